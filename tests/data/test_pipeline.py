@@ -1,0 +1,159 @@
+"""Order, sharding, resume and bad examples of the input pipeline."""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from vidgen.data.pipeline import Pipeline
+from vidgen.data.sources import BadExample, Example, Source
+from vidgen.data.sprites import Sprites
+from vidgen.types import VideoShape
+
+SHAPE = VideoShape(frames=2, height=4, width=4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Example i has the caption str(i); the first pixel is random; `bad` ones are unusable."""
+
+    shape: VideoShape = SHAPE
+    count: int = 10
+    bad: tuple[int, ...] = ()
+
+    def __len__(self):
+        return self.count
+
+    def load(self, index, rng):
+        if index in self.bad:
+            raise BadExample(f"clip{index}.mp4", "too short")
+        video = np.full(self.shape.thwc, index, np.uint8)
+        video[0, 0, 0, 0] = rng.integers(256)
+        return Example(video=video, caption=str(index))
+
+
+def _take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def _same(one, two):
+    return all(
+        np.array_equal(a["video"], b["video"])
+        and a["caption"] == b["caption"]
+        and np.array_equal(a["independent_frames"], b["independent_frames"])
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_batches_of_sprites():
+    shape = VideoShape(frames=4, height=16, width=24)
+    source = Sprites(shape=shape, independent_fraction=0.5)
+    assert isinstance(source, Source)
+    batch = next(Pipeline(source=source, batch_size=6).iterator())
+    assert batch["video"].shape == (6, 4, 16, 24, 3) and batch["video"].dtype == np.uint8
+    assert batch["independent_frames"].dtype == bool
+    for caption, independent in zip(batch["caption"], batch["independent_frames"], strict=True):
+        assert (source.parse_caption(caption)[1] is None) == independent
+
+
+def test_one_pass_shows_everything_once_in_an_order_of_its_own():
+    pipeline = Pipeline(source=Numbers(), batch_size=5)
+    captions = [c for batch in _take(pipeline.iterator(), 4) for c in batch["caption"]]
+    everything = sorted(map(str, range(10)))
+    assert sorted(captions[:10]) == sorted(captions[10:]) == everything
+    assert captions[:10] != captions[10:]
+    other = Pipeline(source=Numbers(), batch_size=5, seed=1).iterator()
+    assert [c for batch in _take(other, 4) for c in batch["caption"]] != captions
+
+
+def test_without_shuffle_and_repeat():
+    pipeline = Pipeline(source=Numbers(), batch_size=4, shuffle=False, repeat=False)
+    captions = [batch["caption"] for batch in pipeline.iterator()]
+    assert captions == [["0", "1", "2", "3"], ["4", "5", "6", "7"]]
+
+
+def test_iterators_are_reproducible_and_random_per_visit():
+    pipeline = Pipeline(source=Numbers(count=4), batch_size=4)
+    assert _same(_take(pipeline.iterator(), 3), _take(pipeline.iterator(), 3))
+    first, second = _take(pipeline.iterator(), 2)
+    noise = [
+        dict(zip(b["caption"], b["video"][:, 0, 0, 0, 0], strict=True)) for b in (first, second)
+    ]
+    assert noise[0] != noise[1]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_stream_of_one(processes):
+    whole = Pipeline(source=Numbers(count=16), batch_size=8)
+    parts = [whole.iterator(process=(p, processes)) for p in range(processes)]
+    for batch in _take(whole.iterator(), 4):
+        shares = [next(part) for part in parts]
+        assert all(len(share["caption"]) == 8 // processes for share in shares)
+        pairs = {
+            (c, int(v))
+            for s in shares
+            for c, v in zip(s["caption"], s["video"][:, 0, 0, 0, 0], strict=True)
+        }
+        expected = zip(batch["caption"], batch["video"][:, 0, 0, 0, 0], strict=True)
+        assert pairs == {(c, int(v)) for c, v in expected}
+
+
+@pytest.mark.parametrize("bad", [(), (1, 4)], ids=["good", "some bad"])
+def test_resume_is_exact(bad):
+    pipeline = Pipeline(source=Numbers(bad=bad), batch_size=3)
+    iterator = pipeline.iterator()
+    _take(iterator, 5)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = _take(iterator, 4)
+    fresh = pipeline.iterator()
+    fresh.set_state(state)
+    assert _same(_take(fresh, 4), expected)
+    iterator.set_state(state)  # going back works too
+    assert _same(_take(iterator, 4), expected)
+
+
+def test_workers_change_nothing():
+    """Two worker processes: same batches, same skips, exact resume."""
+    settings = {"source": Sprites(shape=SHAPE, independent_fraction=0.2), "batch_size": 5}
+    expected = _take(Pipeline(**settings).iterator(), 6)
+    pipeline = Pipeline(**settings, workers=2)
+    iterator = pipeline.iterator()
+    assert _same(_take(iterator, 3), expected[:3])
+    state = json.loads(json.dumps(iterator.get_state()))
+    assert _same(_take(iterator, 1), expected[3:4])
+    iterator.set_state(state)
+    assert _same(_take(iterator, 3), expected[3:])
+    iterator.close()
+
+
+def test_bad_examples_are_skipped_counted_and_named_once(caplog):
+    pipeline = Pipeline(source=Numbers(bad=(2, 5)), batch_size=4)
+    iterator = pipeline.iterator()
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        captions = {c for batch in _take(iterator, 8) for c in batch["caption"]}
+    assert captions == set("01346789")
+    assert set(iterator.skipped) == {"clip2.mp4", "clip5.mp4"}
+    assert iterator.skipped["clip2.mp4"] >= 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert sum("clip2.mp4: too short" in message for message in messages) == 1
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_a_source_without_one_good_example_is_an_error(repeat):
+    pipeline = Pipeline(source=Numbers(bad=tuple(range(10))), batch_size=4, repeat=repeat)
+    with pytest.raises(ValueError, match="none of the 10 examples of Numbers.* too short"):
+        next(pipeline.iterator())
+
+
+def test_wrong_settings_are_explained():
+    with pytest.raises(ValueError, match=r"batch_size is 6, which 4 processes .* 8\)"):
+        Pipeline(source=Numbers(), batch_size=6).iterator(process=(0, 4))
+    with pytest.raises(ValueError, match="process is"):
+        Pipeline(source=Numbers(), batch_size=6).iterator(process=(2, 2))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Pipeline(source=Numbers(), batch_size=0)
+    with pytest.raises(ValueError, match="empty"):
+        Pipeline(source=Numbers(count=0), batch_size=1)

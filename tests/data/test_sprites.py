@@ -1,0 +1,236 @@
+"""The sprite videos show what their captions say, and the held-out split is one."""
+
+import dataclasses
+import io
+import itertools
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidgen.data import sprite_captions, sprite_frames, sprites
+from vidgen.types import VideoShape
+
+SMALL = VideoShape(frames=8, height=16, width=16)
+WIDE = VideoShape(frames=6, height=24, width=40)
+STRAIGHT = tuple(sprites.MOTIONS)[:7]
+
+
+def _foreground(video, background):
+    distance = np.abs(video.astype(int) - np.array(sprites.BACKGROUNDS[background])).sum(-1)
+    return (distance > 60).astype(float)
+
+
+def _centroids(mask):
+    _, h, w = mask.shape
+    area = mask.sum((1, 2))
+    y = (mask * (np.arange(h) + 0.5)[:, None]).sum((1, 2)) / area
+    x = (mask * (np.arange(w) + 0.5)).sum((1, 2)) / area
+    return np.stack([y / h, x / w], -1), area / (h * w)
+
+
+@pytest.mark.parametrize("motion", sprites.MOTIONS)
+@pytest.mark.parametrize("shape", [SMALL, WIDE], ids=str)
+def test_foreground_moves_as_the_caption_says(motion, shape):
+    source = sprites.Sprites(shape=shape, motions=tuple(sprites.MOTIONS), split="all")
+    down, right, growth = sprites.MOTIONS[motion]
+    for seed, subject in enumerate(("frog", "crab", "panda", "whale")):
+        scene = source.scene_of(subject, motion, "black", np.random.default_rng(seed))
+        center, area = _centroids(_foreground(source.render(scene), "black"))
+        moved = center[-1] - center[0]
+        assert np.abs(moved - scene.travel * np.array([down, right])).max() < 0.13, (subject, moved)
+        ratio = area[-1] / area[0]
+        if growth == 0:
+            assert 0.5 < ratio < 2.0
+        else:
+            assert ratio**growth > 2.5
+
+
+def test_sprite_is_where_the_scene_says_at_any_resolution():
+    source = sprites.Sprites(shape=SMALL, subjects=("panda",), split="all")
+    scene = source.scene_of("panda", "moving right", "blue", np.random.default_rng(3))
+    for h, w in ((24, 40), (64, 64), (72, 128)):
+        shape = VideoShape(frames=5, height=h, width=w)
+        video = source.render(scene, shape)
+        assert video.shape == shape.thwc
+        center, _ = _centroids(_foreground(video, "blue"))
+        assert np.abs(center - scene.path(5)).max() < 0.06
+
+
+def test_motion_is_sub_pixel():
+    source = sprites.Sprites(shape=VideoShape(frames=33, height=16, width=16), subjects=("panda",))
+    scene = source.scene_of("panda", "moving right", "green", np.random.default_rng(0))
+    scene = dataclasses.replace(scene, phase=0.0)
+    video = source.render(scene, VideoShape(frames=33, height=16, width=16, fps=1000.0))
+    center, _ = _centroids(np.abs(video.astype(float) - video[0, 0, 0]).sum(-1))
+    steps = np.diff(center[4:-4, 1]) * 16  # 33 frames over about 7 pixels: 0.2 pixels each
+    assert 0.05 < steps.min() and steps.max() < 0.4
+
+
+@pytest.mark.parametrize("background", sprites.BACKGROUNDS)
+def test_background_color_is_exact_at_the_corners(background):
+    source = sprites.Sprites(shape=SMALL, motions=STRAIGHT, split="all")
+    for seed, motion in enumerate(STRAIGHT):
+        scene = source.scene_of("frog", motion, background, np.random.default_rng(seed))
+        video = source.render(scene)
+        corners = video[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        exact = (corners == np.array(sprites.BACKGROUNDS[background])).all(-1)
+        assert exact.all(0).sum() >= 2 and exact.any(0).all()
+
+
+def test_premultiplied_alpha_leaves_no_halo():
+    """Against float arithmetic: premultiply, resize each plane, composite."""
+    name, background = "yellow heart", np.array(sprites.BACKGROUNDS["yellow"], float)
+    with zipfile.ZipFile(sprite_frames.ARCHIVE) as archive:
+        data = archive.read(f"clips/{sprite_frames.catalog()[name]['id']}.webp")
+    straight = np.array(Image.open(io.BytesIO(data)).convert("RGBA"), float)
+    planes = np.concatenate([straight[..., :3] * straight[..., 3:] / 255, straight[..., 3:]], -1)
+    small = [
+        np.array(Image.fromarray(plane.astype(np.float32)).resize((16, 16), 5))  # 5: Hamming
+        for plane in np.moveaxis(planes, -1, 0)
+    ]
+    color, alpha = np.stack(small[:3], -1), small[3][..., None] / 255
+    canvas = np.full((24, 24, 3), background, np.uint8)
+    sprite_frames.paste(canvas, name, 0, (12.0, 12.0), 16.0)
+    error = np.abs(canvas[4:20, 4:20] - (color + (1 - alpha) * background))
+    assert error[1:-1, 1:-1].max() < 4
+
+
+def test_animation_plays_and_depends_on_the_frame_rate():
+    source = sprites.Sprites(shape=SMALL, subjects=("octopus",))
+    scene = source.scene_of("octopus", "standing still", "white", np.random.default_rng(0))
+    fast = source.render(scene, VideoShape(frames=8, height=16, width=16, fps=8.0))
+    slow = source.render(scene, VideoShape(frames=8, height=16, width=16, fps=8000.0))
+    assert (fast[0] != fast[4]).any()
+    assert (slow[0] == slow[7]).all()
+
+
+@pytest.mark.parametrize("templates", [1, 5])
+def test_parse_inverts_caption(templates):
+    source = sprites.Sprites(
+        shape=SMALL, subjects="all", motions=tuple(sprites.MOTIONS), templates=templates
+    )
+    rng = np.random.default_rng(0)
+    for index in rng.integers(0, len(source), 300):
+        scene = source.scene(int(index), rng)
+        truth = (scene.subject, scene.motion, scene.background)
+        assert source.parse_caption(source.caption(scene)) == truth
+
+
+def test_canonical_captions():
+    write = sprite_captions.write
+    assert write("tiger", "moving right", "green") == "a tiger moving right on a green background"
+    assert write("owl", "standing still", "orange") == (
+        "an owl standing still on an orange background"
+    )
+    assert write("tiger", None, "red") == "a tiger on a red background"
+    expected = {"unicorn": "a unicorn", "octopus": "an octopus", "hourglass done": "an hourglass"}
+    for subject, phrase in expected.items():
+        assert sprite_captions.noun_phrase(subject).startswith(phrase)
+    assert sprite_captions.noun_phrase("musical notes") == "musical notes"
+
+
+def test_every_noun_phrase_names_one_subject():
+    names = list(sprite_frames.catalog())
+    assert len(names) == 699
+    assert len({sprite_captions.noun_phrase(name) for name in names}) == 699
+
+
+def test_split_is_disjoint_complete_and_covers_every_pair():
+    source = sprites.Sprites(shape=SMALL)
+    train, held_out = set(source.triples("train")), set(source.triples("held_out"))
+    everything = set(itertools.product(source.subjects, source.motions, source.backgrounds))
+    assert train | held_out == everything == set(source.triples("all"))
+    assert not train & held_out
+    assert 0.05 < len(held_out) / len(everything) < 0.15
+    for i, j in itertools.combinations(range(3), 2):
+        assert {(t[i], t[j]) for t in train} == {(t[i], t[j]) for t in everything}
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.9])
+def test_few_names_keep_every_pair_in_training(fraction):
+    source = sprites.Sprites(
+        shape=SMALL,
+        subjects=("tiger", "frog"),
+        motions=("moving left", "moving right"),
+        backgrounds=("red", "blue"),
+        held_out_fraction=fraction,
+    )
+    train = source.triples("train")
+    for i, j in itertools.combinations(range(3), 2):
+        assert len({(t[i], t[j]) for t in train}) == 4
+
+
+def test_split_is_fixed_for_ever():
+    """Literal values: a change of the rule would leak held-out triples into trained models."""
+    source = sprites.Sprites(shape=SMALL, subjects=("tiger", "frog"), held_out_fraction=0.1)
+    held_out = source.triples("held_out")
+    assert held_out[:4] == HELD_OUT and len(held_out) == 22
+    other = sprites.Sprites(shape=SMALL, subjects=("tiger", "frog"), seed=1)
+    assert other.triples("held_out")[:4] != HELD_OUT
+
+
+HELD_OUT = (
+    ("tiger", "moving left", "yellow"),
+    ("tiger", "moving right", "gray"),
+    ("tiger", "moving right", "black"),
+    ("tiger", "moving up", "blue"),
+)
+
+
+def test_load_depends_on_index_and_rng_only():
+    source = sprites.Sprites(shape=SMALL)
+    first = source.load(7, np.random.default_rng(5))
+    sprite_frames.frames.cache_clear()
+    again = source.load(7, np.random.default_rng(5))
+    other = source.load(7, np.random.default_rng(6))
+    assert (first.video == again.video).all() and first.caption == again.caption
+    assert (first.video != other.video).any()
+    assert source.parse_caption(first.caption) == source.parse_caption(other.caption)
+
+
+def test_independent_images_share_one_caption_that_fits():
+    source = sprites.Sprites(shape=SMALL, independent_fraction=1.0)
+    rng = np.random.default_rng(0)
+    example = source.load(3, rng)
+    subject, motion, background = source.parse_caption(example.caption)
+    assert example.independent_frames and motion is None
+    center, _ = _centroids(_foreground(example.video, background))
+    assert np.abs(np.diff(center, axis=0)).max() > 0.1
+    share = sprites.Sprites(shape=SMALL, independent_fraction=0.3)
+    flags = [share.load(i, rng).independent_frames for i in range(200)]
+    assert 0.18 < np.mean(flags) < 0.42
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"subjects": ("tigger",)}, "tiger"),
+        ({"backgrounds": ("grean",)}, "green"),
+        ({"motions": ("moving lift",)}, "moving left"),
+        ({"subjects": "birds"}, "animals"),
+        ({"split": "test"}, "held_out"),
+        ({"subjects": ("frog", "frog")}, "repeats"),
+        ({"templates": 9}, "1 to 5"),
+        ({"split": "held_out", "held_out_fraction": 0.0}, "no triple"),
+        ({"backgrounds": ()}, "empty"),
+    ],
+)
+def test_wrong_settings_are_explained(settings, hint):
+    with pytest.raises(ValueError, match=hint):
+        sprites.Sprites(shape=SMALL, **settings)
+
+
+def test_parse_rejects_other_sentences():
+    source = sprites.Sprites(shape=SMALL)
+    for caption in ("a dog barks", "a tiger moving sideways on a green background", ""):
+        with pytest.raises(ValueError, match="expected e.g."):
+            source.parse_caption(caption)
+
+
+def test_archive_has_its_license():
+    text = (sprite_frames.ARCHIVE.parent / "LICENSE").read_text()
+    assert "MIT License" in text and "Microsoft" in text
+    with zipfile.ZipFile(sprite_frames.ARCHIVE) as archive:
+        assert "captions.json" in archive.namelist()

@@ -1,0 +1,77 @@
+"""Pixel transforms against closed forms."""
+
+import numpy as np
+import pytest
+
+from vidgen.data import transforms
+
+
+def test_float_and_back_is_exact():
+    every = np.arange(256, dtype=np.uint8)
+    values = transforms.to_float(every)
+    assert values.dtype == np.float32 and values.min() == -1 and values.max() == 1
+    assert (transforms.to_uint8(values) == every).all()
+
+
+def test_to_uint8_clips_and_survives_nan():
+    given = np.array([-3.0, 3.0, np.nan, np.inf], np.float32)
+    assert transforms.to_uint8(given).tolist() == [0, 255, 0, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_resize_averages_blocks(channels):
+    frame = np.random.default_rng(0).integers(0, 256, (12, 20, channels)).astype(np.uint8)
+    blocks = frame.reshape(3, 4, 5, 4, channels).mean((1, 3))
+    assert np.abs(transforms.resize(frame, 3, 5) - blocks).max() <= 1
+
+
+def test_resize_does_not_alias():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = transforms.resize(stripes, 23, 23)[:, 2:-2]
+    assert np.abs(small.astype(int) - 127).max() < 30  # a nearest-pixel resize gives 0 and 255
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "expected"),
+    [((10, 40), (1, 1), (10, 10)), ((40, 10), (1, 1), (10, 10)), ((9, 16), (18, 32), (9, 16))],
+)
+def test_crop_to_aspect_keeps_the_middle(size, wanted, expected):
+    h, w = size
+    frame = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).astype(np.uint8)
+    cropped = transforms.crop_to_aspect(frame, *wanted)
+    assert cropped.shape[:2] == expected
+    assert cropped[0, 0].tolist() == [(h - expected[0]) // 2, (w - expected[1]) // 2]
+
+
+def test_frame_indices_picks_the_nearest_in_time():
+    times = np.arange(24) / 24
+    assert transforms.frame_indices(times, 0.0, 8, 8).tolist() == list(range(0, 24, 3))
+    assert transforms.frame_indices(times, 0.001, 48, 4).tolist() == [0, 1, 1, 2]
+    assert transforms.frame_indices([0.0, 0.1, 1.0], 0.0, 2, 3).tolist() == [0, 1, 2]
+    assert transforms.frame_indices([0.0], 0.0, 2, 3).tolist() == [0, 0, 0]
+
+
+def test_composite_is_linear_in_alpha():
+    frame = np.zeros((1, 3, 4), np.uint8)
+    frame[..., 0] = 200
+    frame[0, :, 3] = 0, 51, 255
+    out = transforms.composite(frame, (100, 100, 100))
+    assert out[0].tolist() == [[100, 100, 100], [120, 80, 80], [200, 0, 0]]
+
+
+def test_invisible_color_does_not_leak_when_resizing():
+    """Transparent black around an opaque red square: no pixel may be darker than red or white."""
+    frame = np.zeros((16, 16, 4), np.uint8)
+    frame[5:11, 5:11] = 255, 0, 0, 255
+    out = transforms.resize(transforms.composite(frame), 5, 5)
+    assert (out[..., 0] == 255).all() and out[..., 1].min() < 60
+
+
+def test_pack_images():
+    images = [np.full((8 + i, 12, 3), i, np.uint8) for i in range(4)]
+    video = transforms.pack_images(images, 4, 6, 6)
+    assert video.shape == (4, 6, 6, 3)
+    assert video[:, 3, 3, 0].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="4 images; a clip holds 5"):
+        transforms.pack_images(images, 5, 6, 6)

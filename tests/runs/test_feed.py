@@ -1,0 +1,62 @@
+"""The feed: right pixels, right captions, and the position of the batch that was handed out."""
+
+import numpy as np
+import pytest
+import toy_training as toy
+
+from vidgen.runs import feed
+
+
+class Limited(toy.ToyIterator):
+    """Ends, or fails, at batch 3."""
+
+    error: Exception = StopIteration()
+
+    def __next__(self):
+        if self.at == 3:
+            raise self.error
+        return super().__next__()
+
+
+def test_position_is_that_of_the_batch_not_of_the_reader():
+    made = feed.Feed(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
+    positions = [next(made).position for _ in range(3)]
+    made.close()
+    assert positions == [{"at": 1}, {"at": 2}, {"at": 3}]
+    assert made.waited >= 0.0
+
+
+def test_ends_with_the_data():
+    made = feed.Feed(Limited(4, (0, 1)), toy.ToyEncoder())
+    assert len(list(made)) == 3
+    made.close()
+
+
+def test_errors_of_the_data_arrive():
+    iterator = Limited(4, (0, 1))
+    iterator.error = OSError("broken disk")
+    made = feed.Feed(iterator, toy.ToyEncoder())
+    for _ in range(3):
+        next(made)
+    with pytest.raises(OSError, match="broken disk"):
+        next(made)
+    made.close()
+
+
+def test_batch_is_encoded():
+    raw = {
+        "video": np.array([0, 255], np.uint8).reshape(2, 1, 1, 1, 1),
+        "caption": np.array(["black", "white"]),
+        "independent_frames": [True, False],
+    }
+    batch = feed.encode_batch(raw, toy.ToyEncoder())
+    np.testing.assert_array_equal(batch.video.ravel(), [-1.0, 1.0])
+    assert batch.video.dtype == np.float32
+    np.testing.assert_array_equal(batch.text.tokens, toy.ToyEncoder()(["black", "white"]).tokens)
+    np.testing.assert_array_equal(batch.independent_frames, [True, False])
+
+
+def test_protocols():
+    assert isinstance(toy.ToyData(), feed.Dataset)
+    assert isinstance(toy.ToyEncoder(), feed.TextEncoder)
+    assert feed.this_process() == (0, 1)

@@ -1,0 +1,342 @@
+"""The whole run on a toy model: files, exact resume, kill -9, signals, and wrong input."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy_training as toy
+
+from vidgen.runs.callbacks import HeldOutLoss, SampleVideos
+from vidgen.runs.train import Train, TrainingDiverged
+from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
+from vidgen.types import VideoShape
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make(model_dir, *, trainer=None, **settings):
+    values = {
+        "dataset": toy.ToyData(),
+        "text_encoder": toy.ToyEncoder(),
+        "train_steps": 12,
+        "log_every": 4,
+        "checkpoint_every": 3,
+        "checkpoints": CheckpointSettings(keep=100),
+    }
+    trainer = trainer or toy.make_trainer()
+    return Train(trainer=trainer, model_dir=str(model_dir), **(values | settings))
+
+
+def lines(model_dir):
+    return [json.loads(x) for x in (model_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+TRAINED = ("step", "loss", "grad_norm", "error_max", "learning_rate")
+
+
+def numbers(model_dir):
+    """What training decides, without what the clock does."""
+    return [{name: line[name] for name in TRAINED} for line in lines(model_dir)]
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run: its folder and last state."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, make(folder)()
+
+
+def test_uninterrupted_run(whole, capsys):
+    folder, state = whole
+    assert int(state.step) == 12
+    found = lines(folder)
+    assert [line["step"] for line in found] == [4, 8, 12]
+    assert list(found[0])[:2] == ["step", "loss"]
+    rates = {"seconds_per_step", "examples_per_second", "data_wait_fraction", "flops_per_second"}
+    assert rates | {"host_memory_gib", "param_norm", "update_norm"} <= set(found[1])
+    assert found[1]["loss"] < found[0]["loss"]
+    with Checkpointer(folder, read_only=True) as checkpointer:
+        assert checkpointer.steps() == [3, 6, 9, 12]
+        assert_equal(checkpointer.restore_params(), state.ema)
+    # The same command again has nothing left to do, and says so.
+    make(folder)()
+    assert "step 12 is saved" in capsys.readouterr().err
+    assert lines(folder) == found
+
+
+def test_console_reads_well(tmp_path, capsys):
+    make(tmp_path, train_steps=8)()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("training 2.3 k parameters on 1 device(s)")
+    assert said[1].startswith("step 4/8  loss 0.") and "s/step" in said[1] and "left" in said[1]
+    assert said[-1].startswith("step 8 is saved in")
+    assert "\r" not in "".join(said)  # not a terminal: no moving line
+
+
+class Interrupted(Exception):
+    pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BreakingData(toy.ToyData):
+    """Fails at batch `at`, as a crash would."""
+
+    at: int
+
+    def iterator(self, *, process=(0, 1)):
+        inner = super().iterator(process=process)
+
+        class Breaking(type(inner)):
+            def __next__(this):
+                if this.at == self.at:
+                    raise Interrupted
+                return super().__next__()
+
+        inner.__class__ = Breaking
+        return inner
+
+
+@pytest.mark.parametrize("at", [5, 8])
+def test_crash_then_resume_is_bit_equal(tmp_path, whole, at):
+    """Checkpoints (every 3) and log lines (every 4) do not coincide: the sums are saved too."""
+    with pytest.raises(Interrupted):
+        make(tmp_path, dataset=BreakingData(at=at))()
+    state = make(tmp_path)()
+    folder, expected = whole
+    assert_equal(state, expected)
+    assert numbers(tmp_path) == numbers(folder)
+
+
+SCRIPT = """
+import sys
+import toy_training as toy
+from vidgen.runs.train import Train
+from vidgen.train.checkpoints import CheckpointSettings
+
+class Slow(toy.ToyData):
+    def iterator(self, *, process=(0, 1)):
+        import time
+        inner = super().iterator(process=process)
+        class Waiting(type(inner)):
+            def __next__(self):
+                time.sleep(float(sys.argv[2]))
+                return super().__next__()
+        inner.__class__ = Waiting
+        return inner
+
+Train(trainer=toy.make_trainer(), dataset=Slow(), text_encoder=toy.ToyEncoder(),
+      model_dir=sys.argv[1], train_steps=12, log_every=4, checkpoint_every=3,
+      checkpoints=CheckpointSettings(keep=100))()
+"""
+
+
+def start(model_dir, *, pause=0.0):
+    paths = [str(ROOT), str(ROOT / "tests" / "train")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SCRIPT, str(model_dir), str(pause)]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole):
+    process = start(tmp_path, pause=0.25)
+    wait_for(lambda: (tmp_path / "checkpoints" / "6").is_dir(), process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "checkpoints" / "12").exists()
+    again = start(tmp_path)
+    errors = again.communicate(timeout=90)[1]
+    assert again.returncode == 0, errors
+    assert "going on from step" in errors
+    folder, expected = whole
+    assert numbers(tmp_path) == numbers(folder)
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert_equal(checkpointer.restore_params(averaged=False), expected.params)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_ends_well(tmp_path, number):
+    process = start(tmp_path, pause=0.25)
+    wait_for(lambda: (tmp_path / "checkpoints" / "3").is_dir(), process)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, errors
+    assert f"{number.name}: stopping after this step" in errors
+    assert "the same command goes on from there" in errors
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert 3 <= checkpointer.latest_step() < 12
+        assert f"step {checkpointer.latest_step()} is saved" in errors
+
+
+def test_time_limit_stops_with_a_checkpoint(tmp_path, whole):
+    make(tmp_path, time_limit_minutes=1e-9)()
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.steps() == [0]
+    state = make(tmp_path)()  # and the next call goes on as if nothing had been
+    assert_equal(state, whole[1])
+
+
+class Exploding(toy.ToyModel):
+    """The loss stops being a number once the parameter `count` is 3."""
+
+    def init(self, key, batch):
+        return super().init(key, batch) | {"count": jnp.zeros(())}
+
+    def loss(self, params, frozen, batch, key, *, train):
+        loss, metrics = super().loss(params, frozen, batch, key, train=train)
+        return jnp.where(params["count"] >= 3, jnp.nan, loss), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+    """An optimizer that adds one to `count` and leaves the rest."""
+
+    learning_rate: float = 0.0
+
+    def build(self):
+        def update(grads, state, params=None):
+            return jax.tree.map(jnp.zeros_like, grads) | {"count": jnp.ones(())}, state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def test_divergence_stops_and_keeps_the_good_checkpoint(tmp_path):
+    t = toy.make_trainer(model=Exploding(), optimizer=Counter())
+    with pytest.raises(TrainingDiverged, match=r"diverged at step 4 .*loss is nan.*checkpoint 3"):
+        make(tmp_path, trainer=t)()
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.steps() == [3]
+        assert float(checkpointer.restore_params(averaged=False)["count"]) == 3.0
+    assert not (tmp_path / "metrics.jsonl").exists()  # the line of step 4 was due, and is not kept
+
+
+def test_samples_and_held_out_loss(tmp_path, whole):
+    sampler = SampleVideos(prompts=("gray 3", "gray 250", "gray 9"), every=6, suffix="npy", seed=1)
+    held_out = HeldOutLoss(dataset=toy.ToyData(), every=6, batches=2)
+    state = make(tmp_path, sampler=sampler, held_out=held_out)()
+    assert_equal(state, whole[1])  # neither touches training
+    by_step = {line["step"]: line for line in lines(tmp_path)}
+    assert list(by_step) == [4, 6, 8, 12]
+    assert "loss" not in by_step[6] and by_step[6]["eval_loss"] > by_step[12]["eval_loss"]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "step_12.npy",
+        "step_6.npy",
+    ]
+    clips = np.load(tmp_path / "samples" / "step_12.npy")
+    assert clips.shape == (3, *toy.SHAPE.thwc)
+    # Clip 1 by hand: from the averaged weights, its own key and its own prompt.
+    text = toy.ToyEncoder()(["gray 250"])
+    keys = jax.random.fold_in(jax.random.key(1), 1)[None]
+    alone = jax.jit(toy.ToyModel().generate)(state.ema, text, None, keys)
+    np.testing.assert_allclose(clips[1], alone[0], rtol=1e-4, atol=1e-6)
+
+
+def test_sample_sheet_is_written(tmp_path):
+    make(tmp_path, train_steps=2, sampler=SampleVideos(prompts=("gray 3",), every=2))()
+    assert (tmp_path / "samples" / "step_2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_that_ends_early(tmp_path, capsys):
+    class Short(toy.ToyData):
+        def iterator(self, *, process=(0, 1)):
+            inner = super().iterator(process=process)
+            inner.__class__ = type("Ending", (type(inner),), {"__next__": _five})
+            return inner
+
+    state = make(tmp_path, dataset=Short())()
+    assert int(state.step) == 5
+    assert "the data ended at step 5" in capsys.readouterr().err
+
+
+def _five(self):
+    if self.at == 5:
+        raise StopIteration
+    return toy.ToyIterator.__next__(self)
+
+
+def test_model_dir_that_is_a_file(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        make(tmp_path / "x")()
+    with pytest.raises(ValueError, match="cannot be written"):
+        make(tmp_path / "x" / "y")()
+    with pytest.raises(ValueError, match="MODEL_DIR is empty"):
+        make("")
+
+
+def test_clips_of_another_shape(tmp_path):
+    shape = VideoShape(frames=2, height=8, width=8, channels=1)
+    t = toy.make_trainer(model=toy.ToyModel(shape=shape))
+    with pytest.raises(ValueError, match=r"gives video of shape \(8, 2, 4, 4, 1\).*\(8, 2, 8, 8"):
+        make(tmp_path, trainer=t)()
+
+
+def test_checkpoint_of_another_model(tmp_path):
+    make(tmp_path, train_steps=1)()
+    t = toy.make_trainer(model=toy.ToyModel(network=toy.Regressor(hidden=8)))
+    with pytest.raises(ValueError, match="does not fit this model: in_bias"):
+        make(tmp_path, trainer=t)()
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"train_steps": 0}, "train_steps is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"time_limit_minutes": 0.0}, "positive"),
+    ],
+)
+def test_wrong_settings(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"prompts": ()}, "at least one prompt"),
+        ({"every": 0}, "every is 0"),
+        ({"suffix": "avi"}, "mp4"),
+    ],
+)
+def test_wrong_sampler(settings, words):
+    with pytest.raises(ValueError, match=words):
+        SampleVideos(**({"prompts": ("a",), "every": 1} | settings))
+
+
+def test_sampler_needs_a_model_that_generates(tmp_path):
+    class Silent(toy.ToyModel):
+        generate = property()  # hasattr says no
+
+    t = toy.make_trainer(model=Silent())
+    with pytest.raises(ValueError, match="Silent cannot generate"):
+        make(tmp_path, trainer=t, sampler=SampleVideos(prompts=("a",), every=1))
+
+
+def test_wrong_held_out():
+    with pytest.raises(ValueError, match="batches is 0"):
+        HeldOutLoss(dataset=toy.ToyData(), every=1, batches=0)

@@ -1,0 +1,222 @@
+"""The rules of the house, read off the source: layers, sizes, docstrings, axis names, imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidgen import gin_utils
+from vidgen.nn import axes
+from vidgen.train.partitioning import Partitioner
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "vidgen"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What each part of the package may import of the package. A module may always import its own part.
+BASE = {"types"}
+ALLOWED = {
+    "types": set(),
+    "assets": set(),
+    "nn": BASE,
+    "diffusion": BASE,
+    "text": BASE | {"nn", "diffusion", "assets"},
+    "imagen": BASE | {"nn", "diffusion"},
+    "phenaki": BASE | {"nn", "diffusion"},
+    "train": BASE,
+    "data": BASE,
+    "evals": BASE | {"data", "nn.backbones", "assets"},
+    "runs": BASE | {"train", "data", "evals"},
+    "gin_utils": set(),
+    "main": {"gin_utils", "runs", "assets"},
+    "__main__": {"main"},
+}
+LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md
+    "nn", "text.t5", "imagen.unet", "imagen.blocks",
+    "phenaki.cvivit", "phenaki.quantizer", "phenaki.discriminator", "phenaki.maskgit",
+}  # fmt: skip
+LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
+MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 60, 350, 8
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path):
+    """(imported module, names) of all imports, those inside functions too."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            yield node.module, tuple(alias.name for alias in node.names)
+
+
+def package_imports(path):
+    """Modules of the package that a file imports, without the leading "vidgen."."""
+    for module, names in imports_of(path):
+        if module == "vidgen":
+            yield from (n for n in names if n != "__version__")
+        elif module.startswith("vidgen."):
+            inner = module.removeprefix("vidgen.")
+            is_package = (PACKAGE / Path(*inner.split("."))).is_dir()
+            yield from (f"{inner}.{n}" for n in names) if is_package else (inner,)
+
+
+def within(module, parts):
+    return any(module == part or module.startswith(part + ".") for part in parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_import_layers(path):
+    part = name_of(path).split(".")[0]
+    if not part or part == "__init__":
+        assert list(package_imports(path)) == []
+        return
+    allowed = ALLOWED[part] | {part}
+    wrong = [module for module in package_imports(path) if not within(module, allowed)]
+    assert not wrong, f"{name_of(path)} may import only {sorted(allowed)} of vidgen, not {wrong}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_frameworks_stay_where_they_belong(path):
+    name = name_of(path)
+    modules = {f"{m}.{n}" for m, names in imports_of(path) for n in names or ("",)}
+    roots = {module.split(".")[0] for module in modules}
+    assert "gin" not in roots or name == "gin_utils"
+    assert "orbax" not in roots or name == "train.checkpoints"
+    assert "tensorflow" not in roots and "torch" not in roots
+    if any(module.startswith("flax.linen") for module in modules):
+        assert within(name, LINEN | LINEN_RULES), f"{name} may not import flax.linen"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_package_files_hold_only_a_docstring(path):
+    if path.name != "__init__.py":
+        return
+    for node in tree_of(path).body:
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_version = isinstance(node, ast.Assign) and path.parent == PACKAGE
+        assert is_text or is_version, f"{path}: line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_sizes(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_MODULE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            where = f"{name_of(path)}.{node.name}"
+            assert node.end_lineno - node.lineno < MAX_FUNCTION, where
+            assert len(node.args.kwonlyargs) <= MAX_ARGUMENTS, where
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_names_have_docstrings(path):
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    todo = [node for node in tree.body if isinstance(node, kinds)]
+    while todo:
+        node = todo.pop()
+        if node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), f"{name_of(path)}.{node.name} has no docstring"
+        if isinstance(node, ast.ClassDef):
+            todo += [inner for inner in node.body if isinstance(inner, kinds)]
+
+
+def test_no_bag_of_helpers():
+    assert not [p for p in MODULES if p.stem in ("utils", "util", "helpers", "common", "misc")]
+
+
+IMPORT_ALL = """
+import importlib, socket, sys
+
+def no_network(*args, **kwargs):
+    raise AssertionError("importing vidgen opened a connection")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "importing vidgen started a back end"
+optional = {"scipy", "seqio", "tensorflow", "tensorflow_datasets", "torch", "matplotlib"}
+# JAX itself imports scipy where it is installed.
+loaded = optional & set(sys.modules) - {"scipy"}
+assert not loaded, f"importing vidgen imported {loaded}"
+"""
+
+
+def test_importing_everything_is_quiet():
+    names = ["vidgen." + name_of(p) for p in MODULES if name_of(p) not in ("", "__init__")]
+    names = ["vidgen", *(n for n in names if n != "vidgen.__main__")]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_light():
+    code = (
+        "import sys, vidgen, vidgen.main; print({'jax', 'flax', 'gin', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+MESHES = sorted((ROOT / "gin_configs" / "mesh").glob("*.gin"))
+
+
+@pytest.mark.parametrize("path", MESHES, ids=lambda p: p.stem)
+def test_every_mesh_has_a_rule_for_every_axis_name(path):
+    with gin_utils.session([str(path)]):
+        mesh = gin_utils.build(Partitioner)
+    named = {name for name, _ in mesh.rules}
+    assert named == set(axes.AXES)
+
+
+def axis_names_used(path):
+    """String constants in tuples that are handed to a parameter or a constraint."""
+    calls = {"partitioned", "with_logical_partitioning", "check_names"}
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if called in calls:
+            tuples = [a for a in node.args if isinstance(a, ast.Tuple)]
+            parts = [part for t in tuples for part in t.elts]
+        elif called == "constrain":
+            parts = node.args[1:]
+        else:
+            continue
+        yield from (p.value for p in parts if isinstance(p, ast.Constant) and p.value)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_axis_names_are_in_the_vocabulary(path):
+    unknown = {name for name in axis_names_used(path) if name not in axes.AXES}
+    assert not unknown
+
+
+def test_config_files_declare_what_they_need():
+    """Each file: a comment block, its own header, and imports of all it names."""
+    for root in gin_utils.config_roots():
+        for path in root.rglob("*.gin"):
+            text = path.read_text(encoding="utf-8")
+            comment = text.split("\n\n")[0] if text.startswith("#") else ""
+            head = text[: text.find("from __gin__")] if "from __gin__" in text else comment
+            for word in ("Defines:", "Requires:", "Often overridden:"):
+                assert word in head, f"{path} does not open with a comment that says {word}"
+            if any(not line.startswith(("#", "include")) and line for line in text.splitlines()):
+                assert "from __gin__ import dynamic_registration" in text, path
+            assert len(text) < 10_000

@@ -1,0 +1,219 @@
+"""Mistakes in configurations are one sentence; what was used is written down whole."""
+
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from vidgen import gin_utils
+from vidgen.gin_utils import GinError
+
+FILE = """
+from __gin__ import dynamic_registration
+import gadgets
+FOLDER = %gin.REQUIRED
+STEPS = 7
+SHAPE = @gadgets.Shape()
+gadgets.Shape.sides = 4
+gadgets.Job.shape = %SHAPE
+gadgets.Job.folder = %FOLDER
+gadgets.Job.steps = %STEPS
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    sides: int
+    color: str = "red"
+
+    def __post_init__(self):
+        if self.sides < 3:
+            raise ValueError(f"Shape.sides is {self.sides}; it must be 3 or more.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    shape: Shape
+    folder: str
+    steps: int = 5
+
+
+@pytest.fixture(autouse=True)
+def gadgets(monkeypatch):
+    module = types.ModuleType("gadgets")
+    module.Shape, module.Job = Shape, Job
+    monkeypatch.setitem(sys.modules, "gadgets", module)
+    monkeypatch.setattr(Shape, "__module__", "gadgets")
+    monkeypatch.setattr(Job, "__module__", "gadgets")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "job.gin"
+    path.write_text(FILE)
+    return str(path)
+
+
+def resolve(files, *bindings, **given):
+    with gin_utils.session([files] if isinstance(files, str) else files, bindings):
+        job = gin_utils.build(Job, **given)
+        return job, gin_utils.operative_config(), gin_utils.unused_bindings()
+
+
+def test_builds_nested_objects(file):
+    job, _, unused = resolve(file, "FOLDER='runs/a'", "Shape.sides=5")
+    assert job == Job(shape=Shape(sides=5), folder="runs/a", steps=7)
+    assert type(job) is Job and type(job.shape) is Shape
+    assert unused == ()
+
+
+def test_later_bindings_win_and_given_fields_win_over_gin(file):
+    job, _, _ = resolve(file, "FOLDER='a'", "STEPS=8", "STEPS=9", "FOLDER='b'")
+    assert (job.steps, job.folder) == (9, "b")
+    job, _, _ = resolve(file, folder="given", steps=1)  # so FOLDER need not be set
+    assert (job.steps, job.folder) == (1, "given")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("'runs/a'", "runs/a"),
+        ('"runs/a"', "runs/a"),
+        ("runs/a", "runs/a"),
+        ("/abs/2024-run_1.x", "/abs/2024-run_1.x"),
+        ("2024_run/b", "2024_run/b"),
+        ("plain", "plain"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_text_may_come_with_or_without_quotes(file, text, value):
+    assert resolve(file, f"FOLDER={text}")[0].folder == value
+
+
+def test_sessions_do_not_leak(file):
+    first = resolve(file, "FOLDER='a'", "Shape.color='blue'")
+    second = resolve(file, "FOLDER='a'")
+    assert first[0].shape.color == "blue" and second[0].shape.color == "red"
+
+
+def test_operative_config_is_complete_readable_and_overridable(file, tmp_path):
+    job, text, _ = resolve(file, "FOLDER='a'", "Shape.sides=6")
+    assert "gadgets.Shape.color = 'red'" in text  # a default: later versions may have another
+    assert "SHAPE/" not in text
+    saved = tmp_path / "saved.gin"
+    saved.write_text(text)
+    assert resolve(str(saved)) == (job, text, ())
+    assert resolve(str(saved), "Shape.sides=9")[0].shape.sides == 9
+
+
+def test_operative_config_keeps_scopes_that_differ(tmp_path):
+    path = tmp_path / "two.gin"
+    path.write_text(
+        FILE
+        + "gadgets.Job.folder = 'f'\nother/gadgets.Shape.sides = 8\nSHAPE = @other/gadgets.Shape()"
+    )
+    job, text, _ = resolve(str(path))
+    saved = tmp_path / "saved.gin"
+    saved.write_text(text)
+    assert job.shape.sides == 8 and resolve(str(saved))[0] == job
+
+
+def test_unused_bindings_are_listed(file):
+    _, _, unused = resolve(file, "FOLDER='a'", "nowhere/Shape.color='blue'")
+    assert unused == ("nowhere/gadgets.Shape.color",)
+
+
+def test_bindings_that_a_narrower_scope_overrides_are_unused(tmp_path):
+    path = tmp_path / "scoped.gin"
+    path.write_text(FILE + "SHAPE = @s/gadgets.Shape()\ns/gadgets.Shape.sides = 8\nFOLDER = 'f'")
+    job, _, unused = resolve(str(path), "Shape.sides=5", "Shape.color='blue'")
+    assert job.shape == Shape(sides=8, color="blue")
+    assert unused == ("gadgets.Shape.sides",)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "words"),
+    [
+        ((), ["FOLDER is not set", "--gin.FOLDER="]),
+        (("FOLER='a'",), ["FOLER", "did you mean FOLDER?", "STEPS"]),
+        (("FOLDER='a'", "Shape.sids=4"), ["'sids'", "did you mean sides?", "color"]),
+        (("FOLDER='a'", "Shap.sides=4"), ["Shap", "gadgets.Shape", "gadgets.Job"]),
+        (("FOLDER='a'", "Shape.sides=2"), ["Shape.sides is 2; it must be 3 or more."]),
+        (("FOLDER='a'", "STEPS=many"), ["STEPS", "a number like 7", "'many'"]),
+        (("FOLDER='a'", "STEPS=10k"), ["STEPS", "a number like 7", "'10k'"]),
+        (("FOLDER='a'", "STEPS=%NOWHERE"), ["STEPS", "%NOWHERE", "no configuration file sets"]),
+        (("FOLDER='a'", "SHAPE=@Circle()"), ["SHAPE", "@Circle()"]),
+        (("FOLDER='a",), ["FOLDER='a", "quotes"]),
+        (("FOLDER",), ["--gin.NAME=VALUE"]),
+        (("FOLDER=",), ["--gin.NAME=VALUE"]),
+        (("FOLDER=true",), ["write True"]),
+        (("FOLDER=none",), ["write None"]),
+    ],
+)
+def test_wrong_bindings_are_one_sentence(file, bindings, words):
+    with pytest.raises(GinError) as caught:
+        resolve(file, *bindings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gadgets.Shape.sdes = 3", ["line 3", "'sdes'", "did you mean sides?"]),
+        ("gadgets.Shap.sides = 3", ["line 3", "gadgets", "Shap"]),
+        ("gadgets.Job.shape = @gadgets.Shape()", ["Shape", "'sides'"]),
+        ("gadgets.Job.shape = (3", ["wrong.gin", "ends inside a bracket"]),
+        (
+            "gadgets.Job.shape = 3 4",
+            ["wrong.gin", "line 3", "cannot read 'gadgets.Job.shape = 3 4'"],
+        ),
+        ("import nowhere_at_all", ["line 3", "nowhere_at_all"]),
+        ("include 'missing.gin'", ["line 3", "'missing.gin'"]),
+        ("X = %gin.REQUIRED\ngadgets.Job.steps = %X", ["X is not set"]),
+        ("gadgets.Job.shape = %SHAEP", ["gadgets.Job.shape", "%SHAEP"]),
+    ],
+)
+def test_wrong_files_are_one_sentence(tmp_path, text, words):
+    path = tmp_path / "wrong.gin"
+    path.write_text(f"from __gin__ import dynamic_registration\nimport gadgets\n{text}\n")
+    with pytest.raises(GinError) as caught:
+        resolve(str(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_missing_directory_macro_shows_the_quotes(tmp_path):
+    path = tmp_path / "a.gin"
+    path.write_text(FILE.replace("FOLDER", "MODEL_DIR"))
+    with pytest.raises(GinError, match="MODEL_DIR is not set: pass --gin.MODEL_DIR=\"'runs/x'\"."):
+        resolve(str(path))
+
+
+def test_missing_file_names_the_nearest():
+    with pytest.raises(GinError, match="did you mean experiments/imagen_base_tiny.gin"):
+        resolve("experiments/imagen_base_tny.gin")
+
+
+def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert gin_utils.find_file("runs/train.gin").is_file()
+    (tmp_path / "mine.gin").write_text("")
+    assert gin_utils.find_file("mine.gin") == Path("mine.gin")
+
+
+def test_a_run_that_no_file_binds_is_refused(tmp_path):
+    (tmp_path / "empty.gin").write_text("")
+
+    class Nothing:
+        pass
+
+    with gin_utils.session([str(tmp_path / "empty.gin")]):
+        with pytest.raises(GinError, match="no configuration file binds anything of Nothing"):
+            gin_utils.build(Nothing)

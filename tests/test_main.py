@@ -1,0 +1,263 @@
+"""The command as a user meets it: every wrong input is one sentence and status 2."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from vidgen import gin_utils, main
+from vidgen.runs.config_file import saved_config
+from vidgen.runs.train import Train
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "--gin_file=experiments/imagen_base_tiny.gin"
+EXPERIMENTS = sorted((ROOT / "gin_configs" / "experiments").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path, monkeypatch):
+    """No test may depend on the current folder, nor write into the clone."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def vidgen(capsys):
+    """Runs a command line in this process: (status, stdout, stderr)."""
+
+    def run(*arguments):
+        try:
+            status = main.main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def assert_sentence(result, *words):
+    """Status 2, nothing on stdout, one line on stderr that says `words`."""
+    status, out, err = result
+    assert (status, out) == (2, ""), err
+    assert err.startswith("vidgen: error: ") and err.count("\n") == 1, err
+    for word in words:
+        assert word in err, err
+
+
+# Wrong input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", TINY], ["MODEL_DIR is not set", "--gin.MODEL_DIR="]),
+        (["train"], ["is not set"]),
+        (["train", TINY, "--gin.MODELDIR=a"], ["MODELDIR", "did you mean MODEL_DIR"]),
+        (["train", TINY, "--gin.MODEL_DIR=a", "--gin.Trainer.ema=1"], ["'ema'", "ema_decay"]),
+        (["train", TINY, "--gin.MODEL_DIR=a", "--gin.Trainr.x=1"], ["Trainr", "trainer.Trainer"]),
+        (["train", TINY, "--gin.MODEL_DIR=a", "--gin.TRAIN_STEPS=0"], ["train_steps is 0"]),
+        (["train", TINY, "--gin.MODEL_DIR=a", "--gin.TRAIN_STEPS=ten"], ["TRAIN_STEPS", "number"]),
+        (["train", TINY, "--gin.MODEL_DIR"], ["--gin.NAME=VALUE"]),
+        (["train", "--gin_file=experiments/imagen_base_tny.gin"], ["imagen_base_tiny.gin"]),
+        (["train", TINY, "--gin_file=data/folder.gin", "--gin.MODEL_DIR=a"], ["DATA_DIR"]),
+        (
+            ["train", TINY, "--gin_file=data/folder.gin", "--gin.MODEL_DIR=a", "--gin.DATA_DIR=no"],
+            ["data folder no does not exist"],
+        ),
+        (["train", TINY, "--frobnicate"], ["--frobnicate"]),
+        (["frobnicate"], ["frobnicate", "generate"]),
+        ([], ["COMMAND"]),
+        (["generate", "a cat"], ["--model"]),
+        (["generate", "a cat", "--model=nowhere"], ["nowhere/config.gin", "vidgen train"]),
+        (["generate", "a cat", "--model=nowhere", "--steps=many"], ["--steps", "many"]),
+        (["plan"], ["is not set"]),
+        (["assets", "fetch", "minilmm"], ["minilmm", "minilm"]),
+        (["assets", "burn"], ["burn", "fetch"]),
+        (["assets", "list", "--gin.X=1"], ["--gin.X=1"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_wrong_flags(vidgen, arguments, words, tmp_path):
+    assert_sentence(vidgen(*arguments), *words)
+    assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+def test_model_dir_that_is_a_file(vidgen, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert_sentence(vidgen("train", TINY, "--gin.MODEL_DIR=file"), "MODEL_DIR 'file'")
+    assert_sentence(vidgen("train", TINY, "--gin.MODEL_DIR=file/sub"), "MODEL_DIR 'file/sub'")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def trained(vidgen, tmp_path):
+    """A model folder as training leaves it, but without checkpoints."""
+    status, config, err = vidgen("train", TINY, "--gin.MODEL_DIR=m", "--dry_run")
+    assert status == 0, err
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.gin").write_text(config)
+    return "--model=m"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["a cat"], ["checkpoint", "train"]),
+        ([], ["no prompt given"]),
+        (["--prompts_file=empty.txt"], ["empty.txt holds no prompt"]),
+        (["--prompts_file=none.txt"], ["none.txt"]),
+        (["a cat", "--sampler=euler"], ["'euler'", "ddim", "dpmpp_2m"]),
+        (["a cat", "--steps=0"], ["steps is 0"]),
+        (["a cat", "--guidance=-1"], ["weight is -1"]),
+        (["a cat", "--num_samples=0"], ["num_samples is 0"]),
+        (["a cat", "--seed=-5"], ["seed is -5"]),
+        (["a cat", "-o", "clip.avi"], ["'.avi'", ".mp4"]),
+        (["a cat", "--gin.NOWHERE=1"], ["NOWHERE"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_wrong_generate_input(vidgen, trained, flags, words, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert_sentence(vidgen("generate", trained, *flags), *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_broken_config_of_a_model(vidgen, trained, tmp_path):
+    (tmp_path / "m" / "config.gin").write_text("nonsense = (")
+    assert_sentence(vidgen("generate", "a cat", trained), "config.gin")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ValueError("two\n lines"), 2, "two lines"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), 2, "the disk is full (f); free"),
+        (ValueError("step 3 is safe (No space left on device)"), 2, "step 3 is safe"),
+        (RuntimeError("write: No space left on device"), 2, "the disk is full; free"),
+        (PermissionError(errno.EACCES, "Permission denied", "f"), 2, "f: Permission denied."),
+        (RuntimeError("RESOURCE_EXHAUSTED: 3 GiB"), 2, "out of memory; lower BATCH_SIZE"),
+        (MemoryError(), 2, "out of memory"),
+        (KeyboardInterrupt(), 130, "stopped by the user"),
+        (TypeError("bug"), 1, "internal fault, TypeError: bug (--debug shows where"),
+    ],
+)
+def test_errors_while_running(vidgen, monkeypatch, error, status, words):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(Train, "__call__", fail)
+    command = ("train", TINY, "--gin.MODEL_DIR=m")
+    found, out, err = vidgen(*command)
+    assert (found, out) == (status, "")
+    assert err.count("\n") == 1 and words in err
+    if isinstance(error, Exception):
+        with pytest.raises(type(error)):
+            main.main([*command, "--debug"])
+
+
+def test_full_disk_when_the_config_is_written(vidgen, monkeypatch, tmp_path):
+    """The first file of a run: the folder is made, no partial file stays in it."""
+
+    def full(self, text):
+        with open(self, "w") as stream:
+            stream.write(text[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(type(epath.Path("m")), "write_text", full)
+    assert_sentence(vidgen("train", TINY, "--gin.MODEL_DIR=m"), "the disk is full")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+# What works --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_experiment_resolves_to_a_configuration_that_resolves_to_itself(
+    vidgen, path, tmp_path
+):
+    first = vidgen("train", f"--gin_file=experiments/{path.name}", "--gin.MODEL_DIR=m", "--dry_run")
+    assert first[0] == 0 and first[2] == ""
+    (tmp_path / "saved.gin").write_text(first[1])
+    assert vidgen("train", "--gin_file=saved.gin", "--dry_run") == first
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_experiments_bind_nothing_in_vain(path):
+    """Gin accepts bindings that nothing reads, e.g. on an object that Python code builds."""
+    files = ["runs/train.gin", f"experiments/{path.name}"]
+    with gin_utils.session(files, ["MODEL_DIR='m'"]):
+        gin_utils.build(Train)
+        unused = gin_utils.unused_bindings()
+    assert unused == ()
+
+
+def test_flags_override_files_and_the_last_one_wins(vidgen):
+    flags = ["--gin.TRAIN_STEPS=7", "--gin.TRAIN_STEPS=8", "--gin.Trainer.ema_decay=0.5"]
+    _, out, _ = vidgen("train", TINY, '--gin.MODEL_DIR="a/b"', "--dry_run", *flags)
+    assert "TRAIN_STEPS = 8" in out and "ema_decay = 0.5" in out and "MODEL_DIR = 'a/b'" in out
+
+
+def test_a_flag_without_effect_is_noted(vidgen):
+    flags = ["--gin.MODEL_DIR=m", "--gin.nowhere/Trainer.ema_decay=0.5", "--dry_run"]
+    status, _, err = vidgen("train", TINY, *flags)
+    assert status == 0
+    assert err.startswith("vidgen: note: --gin.nowhere/Trainer.ema_decay has no effect")
+    assert err.count("\n") == 1
+
+
+def test_training_writes_its_configuration_first(vidgen, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(Train, "__call__", lambda self: seen.append(sorted(os.listdir("m"))))
+    _, config, _ = vidgen("train", TINY, "--gin.MODEL_DIR=m", "--dry_run")
+    assert vidgen("train", TINY, "--gin.MODEL_DIR=m")[0] == 0
+    assert seen == [["config.gin"]]
+    assert (tmp_path / "m" / "config.gin").read_text() == config
+
+
+def test_an_older_configuration_is_kept(tmp_path):
+    for text in ("one", "one", "two", "three"):
+        with saved_config(str(tmp_path / "m"), text):
+            (tmp_path / "m" / "checkpoints" / text).mkdir(parents=True, exist_ok=True)
+    found = {p.name: p.read_text() for p in (tmp_path / "m").glob("*.gin")}
+    assert found == {"config.gin": "three", "config.1.gin": "one", "config.2.gin": "two"}
+
+
+def test_a_run_that_fails_at_once_leaves_the_old_configuration(tmp_path):
+    with saved_config(str(tmp_path), "old"):
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="misfit"):
+        with saved_config(str(tmp_path), "new"):
+            raise ValueError("misfit")
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.gin")} == {"config.gin": "old"}
+
+
+def test_plan_needs_no_model_dir(vidgen):
+    status, out, err = vidgen("plan", TINY, "--json")
+    assert status == 0, err
+    (model,) = json.loads(out)["models"]
+    assert model["name"] == "base" and model["parameters"] > 0
+
+
+@pytest.mark.cli
+def test_the_installed_command_and_the_module_are_the_same():
+    command = Path(sys.executable).with_name("vidgen")
+    commands = [[str(command)]] if command.exists() else []
+    for start in [
+        *commands,
+        [sys.executable, "-m", "vidgen"],
+        [sys.executable, "-m", "vidgen.main"],
+    ]:
+        done = subprocess.run([*start, "--help"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0 and "vidgen train" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "plan", "assets"])
+def test_help_has_an_example(vidgen, command):
+    status, out, _ = vidgen(command, "--help")
+    assert status == 0 and f"  vidgen {command} " in out

@@ -1,0 +1,1 @@
+"""Captioned video: sources, decoding, transforms and the input pipeline. Host only, numpy."""

@@ -1,0 +1,176 @@
+"""From a source to batches: shuffled, repeated, sharded, resumable.
+
+Global position i = 0, 1, 2, ... means: example `order(i)` of the source, loaded with random
+generator number i of the seed. `order` runs through a fresh permutation in every pass. Process p
+of P takes the positions i with i mod P = p, so processes are disjoint, and the positions seen
+by all of them together do not depend on P. Worker processes only compute positions ahead of time:
+numbers and order are those of workers=0.
+
+Grain does the reading ahead and remembers the position; bad examples are dropped here, in the
+main process, so that each is reported once whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from vidgen.data.sources import BadExample, Example, Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The input of a training run.
+
+    Attributes:
+      source: where examples come from.
+      batch_size: examples per step over all processes.
+      seed: decides order and every random choice.
+      workers: worker processes; 0 loads in threads of this one.
+      shuffle: a new order in every pass; False keeps the source's order.
+      repeat: endless; False stops after one pass and drops an incomplete last batch.
+      prefetch: batches to have ready ahead of time.
+    """
+
+    source: Source
+    batch_size: int
+    seed: int = 0
+    workers: int = 0
+    shuffle: bool = True
+    repeat: bool = True
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("workers", 0), ("prefetch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"Pipeline.{name} is {getattr(self, name)}; it must be >= {least}."
+                )
+        if not isinstance(self.source, Source):
+            raise ValueError(f"Pipeline.source is {self.source!r}; expected a data source.")
+        if len(self.source) == 0:
+            raise ValueError(f"Pipeline.source is empty: {self.source}.")
+
+    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
+        """Batches of process `process[0]` of `process[1]`, each of batch_size / process[1].
+
+        Raises:
+          ValueError: the batch does not divide among the processes.
+        """
+        index, count = process
+        if not 0 <= index < count:
+            raise ValueError(f"process is {process}; expected (index, count), 0 <= index < count.")
+        if self.batch_size % count:
+            raise ValueError(
+                f"Pipeline.batch_size is {self.batch_size}, which {count} processes cannot share; "
+                f"set a multiple of {count} (e.g. {math.ceil(self.batch_size / count) * count})."
+            )
+        local = self.batch_size // count
+        positions = grain.MapDataset.range(len(self.source))
+        if self.shuffle:
+            positions = positions.shuffle(seed=self.seed % 2**32)
+        if self.repeat:
+            positions = positions.repeat()
+        loaded = positions.random_map(_Load(self.source), seed=self.seed % 2**32)
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=local * self.prefetch)
+        dataset = loaded[index::count].to_iter_dataset(reading)
+        if self.workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads an absl flag of its own: its default
+            ahead = max(1, math.ceil(local * self.prefetch / self.workers))
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=ahead)
+            )
+        return BatchIterator(iter(dataset), batch_size=local, source=self.source)
+
+
+class BatchIterator:
+    """Iterator over batches, whose position can be saved and restored exactly.
+
+    A batch is a dict: `video` uint8 "b t h w c", `caption` list of b strings,
+    `independent_frames` bool "b". `skipped` counts the bad examples seen so far by file.
+    """
+
+    def __init__(self, examples: Any, *, batch_size: int, source: Source) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._source = source
+        self._good = False
+        self._bad_indices: set[int] = set()
+        self.skipped: collections.Counter[str] = collections.Counter()
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        batch: list[Example] = []
+        while len(batch) < self._batch_size:
+            loaded = next(self._examples)
+            if isinstance(loaded, _Bad):
+                self._skip(loaded)
+            else:
+                self._good = True
+                batch.append(loaded)
+        return {
+            "video": np.stack([example.video for example in batch]),
+            "caption": [example.caption for example in batch],
+            "independent_frames": np.array([example.independent_frames for example in batch]),
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch, as a dict that JSON can hold."""
+        return self._examples.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes back (or on) to a position from `get_state` of an equal pipeline."""
+        self._examples.set_state(state)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        close = getattr(self._examples, "close", None)
+        if close is not None:
+            close()
+
+    def _skip(self, bad: _Bad) -> None:
+        if bad.path not in self.skipped:
+            log.warning(
+                "skipped %s: %s (%d bad so far)", bad.path, bad.reason, len(self.skipped) + 1
+            )
+        self.skipped[bad.path] += 1
+        self._bad_indices.add(bad.index)
+        if not self._good and len(self._bad_indices) >= len(self._source):
+            raise ValueError(
+                f"none of the {len(self._source)} examples of {self._source} can be used; "
+                f"the last one was {bad.path}: {bad.reason}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Bad:
+    """What takes the place of an example that could not be loaded."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Maps (index, rng) to an example, or to the reason why there is none."""
+
+    source: Source
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Example | _Bad:
+        try:
+            return self.source.load(int(index), rng)
+        except BadExample as bad:
+            return _Bad(index=int(index), path=bad.path, reason=bad.reason)

@@ -1,0 +1,107 @@
+"""Pixel transforms on the host: conversion, anti-aliased resizing, cropping, frame choice, alpha.
+
+Everything here is numpy and Pillow, on uint8 frames; the two conversions at the border between
+uint8 files and the float video of the models live here and nowhere else:
+
+    float = uint8 / 127.5 - 1        uint8 = round(127.5 (float + 1)), clipped
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+from PIL import Image
+
+
+def to_float(video: UInt8[np.ndarray, "*x"]) -> Float32[np.ndarray, "*x"]:
+    """`video` in [-1, 1] float32."""
+    return video.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
+    """`video` in 0..255, from [-1, 1]; values outside are clipped, NaN becomes black."""
+    scaled = np.rint((np.asarray(video, np.float32) + 1) * 127.5)
+    return np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255).astype(np.uint8)
+
+
+def resize(
+    frame: UInt8[np.ndarray, "h w c"], height: int, width: int
+) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """`frame` at (height, width), anti-aliased.
+
+    A reduction by whole factors averages blocks exactly; other reductions use a Hamming window as
+    wide as the reduction; enlargements are bilinear.
+    """
+    h, w = frame.shape[:2]
+    if (h, w) == (height, width):
+        return frame
+    if h % height == 0 and w % width == 0:
+        kernel = Image.Resampling.BOX
+    else:
+        kernel = Image.Resampling.HAMMING if h * w > height * width else Image.Resampling.BILINEAR
+    if frame.shape[2] == 3:
+        image = Image.fromarray(np.ascontiguousarray(frame))
+        return np.array(image.resize((width, height), kernel))
+    planes = np.moveaxis(frame, -1, 0)
+    images = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
+    return np.stack([np.array(image.resize((width, height), kernel)) for image in images], axis=-1)
+
+
+def crop_to_aspect(
+    frame: UInt8[np.ndarray, "h w c"], height: float | int, width: float | int
+) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """The largest central part of `frame` whose aspect ratio is height : width."""
+    h, w = frame.shape[:2]
+    new_h, new_w = h, max(1, round(h * width / height))
+    if new_w > w:
+        new_h, new_w = max(1, min(h, round(w * height / width))), w
+    top, left = (h - new_h) // 2, (w - new_w) // 2
+    return frame[top : top + new_h, left : left + new_w]
+
+
+def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """`frame` cropped to the wanted aspect ratio around its center, then resized."""
+    return resize(crop_to_aspect(frame, height, width), height, width)
+
+
+def frame_indices(
+    times: Sequence[float] | Float[np.ndarray, " n"],
+    start: float | int,
+    fps: float | int,
+    frames: int,
+) -> Int[np.ndarray, " frames"]:
+    """For each of start + k / fps, the index of the frame nearest in time.
+
+    Args:
+      times: increasing time stamps of the frames at hand, in seconds.
+      start: time of the first wanted frame, in seconds.
+      fps: wanted frames per second.
+      frames: how many.
+    """
+    stamps = np.asarray(times, float)
+    wanted = start + np.arange(frames) / fps
+    right = np.clip(np.searchsorted(stamps, wanted), 1, max(1, len(stamps) - 1))
+    if len(stamps) == 1:
+        return np.zeros(frames, int)
+    left = right - 1
+    return np.where(wanted - stamps[left] <= stamps[right] - wanted, left, right)
+
+
+def composite(
+    frame: UInt8[np.ndarray, "h w 4"], background: tuple[int, int, int] = (255, 255, 255)
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A straight-alpha RGBA frame over a plain color: a c + (1 - a) g."""
+    alpha = frame[..., 3:].astype(np.float32) / 255
+    color = np.asarray(background, np.float32)
+    return np.rint(frame[..., :3] * alpha + color * (1 - alpha)).astype(np.uint8)
+
+
+def pack_images(
+    images: Sequence[np.ndarray], frames: int, height: int, width: int
+) -> UInt8[np.ndarray, "t h2 w2 c"]:
+    """Unrelated uint8 images as one "clip": joint image-video training, Imagen Video sec. 2.4."""
+    if len(images) != frames:
+        raise ValueError(f"pack_images got {len(images)} images; a clip holds {frames}.")
+    return np.stack([fit(image, height, width) for image in images])

@@ -1,0 +1,238 @@
+"""Video files in and out, with PyAV, and Pillow for animated gif, webp and png.
+
+Reading is lazy: seek to the key frame before a random start, decode forward, shrink each chosen
+frame at once. Only two full-resolution frames are kept at a time, however long the file is.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+import struct
+from collections.abc import Iterator
+
+import av
+import av.error
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vidgen.data import transforms
+from vidgen.data.video_writer import write_video
+from vidgen.types import VideoShape
+
+__all__ = ["VIDEO_SUFFIXES", "BadExample", "read_clip", "write_video"]
+
+PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp")
+_MICROSECOND = 1e-6
+# what Pillow lets through where a damaged file trips its parsers
+_PARSER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, struct.error)
+
+
+class BadExample(Exception):
+    """One example that cannot be used; the pipeline skips it and counts it.
+
+    Attributes:
+      path: the file.
+      reason: what is wrong with it, a short clause.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    """A decoded frame and the moment it is shown, in seconds from the first frame."""
+
+    time: float
+    image: av.VideoFrame
+    aspect: float = 1.0  # width of a stored pixel relative to its height
+
+
+@dataclasses.dataclass(frozen=True)
+class _Span:
+    """When the last frame appears, and how long a frame is shown, in seconds."""
+
+    last: float
+    step: float
+
+
+def read_clip(
+    path: str | os.PathLike, shape: VideoShape, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h w c"]:
+    """A clip of `shape` from a random place of a file.
+
+    The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
+    slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
+    with anti-aliasing. Transparent parts become white; rotation metadata is obeyed.
+
+    Args:
+      path: a video, or an animated gif, webp or png.
+      shape: what to read; channels must be 3.
+      rng: chooses the start, uniformly over all that fit.
+
+    Raises:
+      BadExample: no such file, not a video, damaged, or too short for the clip.
+    """
+    if shape.channels != 3:
+        raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
+    path = pathlib.Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise BadExample(path, "the file is empty")
+        if path.suffix.lower() in PILLOW_SUFFIXES:
+            return _read_pillow(path, shape, rng)
+        return _read_av(path, shape, rng)
+    except av.error.FFmpegError as error:
+        raise BadExample(path, f"cannot be decoded ({error.strerror})") from error
+    except (*_PARSER_ERRORS, Image.DecompressionBombError) as error:
+        raise BadExample(path, f"cannot be read ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:120]
+
+
+def _start(path: pathlib.Path, span: _Span, shape: VideoShape, rng: np.random.Generator) -> float:
+    """A start time such that the whole clip fits."""
+    needed = (shape.frames - 1) / shape.fps
+    # the last wanted moment may fall past the last frame by half of the time it is shown
+    if needed > span.last + span.step / 2 + _MICROSECOND:
+        raise BadExample(
+            path,
+            f"too short: {span.last + span.step:.2f} s, a clip of {shape.frames} frames at "
+            f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s",
+        )
+    return float(rng.uniform(0.0, max(0.0, span.last - needed)))
+
+
+def _nearest(
+    path: pathlib.Path, decoded: Iterator[_Timed], start: float, span: _Span, shape: VideoShape
+) -> UInt8[np.ndarray, "t h w c"]:
+    """The clip that begins at `start`, picked from frames as they are decoded."""
+    wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
+    video: list[np.ndarray] = []
+    previous: _Timed | None = None
+    shrunk: np.ndarray | None = None  # `previous` at the wanted size, once it was needed
+    for frame in decoded:
+        small: np.ndarray | None = None
+        while wanted and wanted[0] <= frame.time:
+            if previous is not None and wanted[0] - previous.time <= frame.time - wanted[0]:
+                shrunk = _shrink(previous, shape) if shrunk is None else shrunk
+                video.append(shrunk)
+            else:
+                small = _shrink(frame, shape) if small is None else small
+                video.append(small)
+            wanted.popleft()
+        if not wanted:
+            return np.stack(video)
+        previous, shrunk = frame, small
+    if previous is None or wanted[-1] > previous.time + span.step:
+        end = 0.0 if previous is None else previous.time
+        raise BadExample(path, f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
+    last = _shrink(previous, shape) if shrunk is None else shrunk
+    return np.stack(video + [last] * len(wanted))
+
+
+def _shrink(frame: _Timed, shape: VideoShape) -> np.ndarray:
+    turns = round(frame.image.rotation / 90) % 4
+    aspect = 1 / frame.aspect if turns % 2 else frame.aspect
+    return _fit(np.rot90(_av_to_rgb(frame.image), turns), shape, aspect)
+
+
+def _fit(pixels: np.ndarray, shape: VideoShape, aspect: float = 1.0) -> np.ndarray:
+    # cropped in stored pixels, so that the picture as displayed has the wanted ratio
+    cropped = transforms.crop_to_aspect(pixels, shape.height * aspect, shape.width)
+    return transforms.resize(cropped, shape.height, shape.width)
+
+
+def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
+    kind = image.format.name
+    if kind.startswith("pal") or any(part.is_alpha for part in image.format.components):
+        return transforms.composite(image.to_ndarray(format="rgba"))
+    return image.to_ndarray(format="rgb24")
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
+        grey = np.clip(np.asarray(image, np.float32) / 257.0, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return transforms.composite(np.array(image.convert("RGBA")))
+
+
+def _read_pillow(path: pathlib.Path, shape: VideoShape, rng: np.random.Generator) -> np.ndarray:
+    with Image.open(path) as image:
+        times, clock, step = [], 0.0, 0.1
+        for i in range(getattr(image, "n_frames", 1)):
+            image.seek(i)
+            image.load()  # webp learns a frame's duration only by decoding it
+            # browsers show a frame without a duration for a tenth of a second
+            step = float(image.info.get("duration", 0) or 100) / 1000
+            times.append(clock)
+            clock += step
+        span = _Span(times[-1], step)
+        start = _start(path, span, shape, rng)
+        chosen = transforms.frame_indices(times, start, shape.fps, shape.frames)
+        small = {}
+        for i in sorted(set(chosen.tolist())):
+            image.seek(i)
+            small[i] = _fit(_to_rgb(image), shape)
+        return np.stack([small[i] for i in chosen.tolist()])
+
+
+def _read_av(path: pathlib.Path, shape: VideoShape, rng: np.random.Generator) -> np.ndarray:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise BadExample(path, "has no video stream")
+        stream = container.streams.video[0]
+        span = _span(container, stream)
+        start = _start(path, span, shape, rng)
+        frames = _decode_from(container, stream, start)
+        first = next(frames, None)
+        if first is not None and first.time > start + span.step:  # the seek went too far
+            frames = _decode_from(container, stream, 0.0)
+            first = next(frames, None)
+
+        def decoded() -> Iterator[_Timed]:
+            if first is not None:
+                yield first
+            yield from frames
+
+        return _nearest(path, decoded(), start, span, shape)
+
+
+def _span(container, stream) -> _Span:
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    step = 1 / float(rate) if rate else 0.04
+    if stream.duration and stream.time_base:
+        return _Span(float(stream.duration * stream.time_base) - step, step)
+    if "DURATION" in stream.metadata:  # matroska and webm, "00:00:02.000000000"
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        origin = float((stream.start_time or 0) * stream.time_base)
+        total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return _Span(total - origin - step, step)
+    if container.duration:
+        return _Span(container.duration * _MICROSECOND - step, step)
+    stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    container.seek(0)
+    length = float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
+    return _Span(length, step)
+
+
+def _decode_from(container, stream, start: float) -> Iterator[_Timed]:
+    """Frames from the last key frame at or before `start` on."""
+    origin = stream.start_time or 0
+    aspect = float(stream.sample_aspect_ratio or 1)
+    container.seek(origin + int(start / stream.time_base), stream=stream, backward=True)
+    for frame in container.decode(stream):
+        if frame.pts is not None:
+            yield _Timed(float((frame.pts - origin) * stream.time_base), frame, aspect)

@@ -1,0 +1,185 @@
+"""Clips to files: the suffix of the name chooses the format.
+
+    .mp4  H.264, plays everywhere          .gif, .webp  animations (webp is lossless)
+    .webm VP9                              .png   sheet of all frames, one row per clip
+    .npy  the numbers as given             several clips in one video: tiled side by side
+
+A file appears whole or not at all: it is encoded in memory, written under a temporary name in
+the same folder, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fractions
+import io
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vidgen.data import transforms
+
+_BT709 = 1  # number of the color description in the H.264 and VP9 standards
+_LIMITED_RANGE = 1
+
+
+def write_video(
+    path: str | os.PathLike,
+    video: np.ndarray | Sequence[np.ndarray],
+    fps: float | int,
+    *,
+    min_side: int = 128,
+) -> None:
+    """Writes one clip "t h w c" or several "b t h w c", float in [-1, 1], c = 3 or 1.
+
+    Args:
+      path: the suffix chooses the format, see the module docstring.
+      video: one array, or a sequence of clips of one shape.
+      fps: frames per second, > 0. A gif counts in hundredths of a second and rounds.
+      min_side: clips with a smaller side are enlarged by the least whole factor that reaches it,
+        each pixel becoming a square, since players blur or refuse tiny videos. 0 or 1 turns this
+        off; npy is never enlarged.
+
+    Raises:
+      ValueError: unknown suffix, or not a video.
+      OSError: the file cannot be written; names the path.
+    """
+    path = pathlib.Path(path)
+    check_suffix(path)
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; it must be positive.")
+    clips = np.asarray(video)
+    if clips.ndim not in (4, 5) or clips.shape[-1] not in (1, 3) or not clips.size:
+        raise ValueError(
+            f"a video to write has shape {clips.shape}; expected t h w c or b t h w c, c = 3 or 1."
+        )
+    if path.suffix.lower() == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, clips)
+        return _write_whole(path, buffer.getvalue())
+    pixels = transforms.to_uint8(clips if clips.ndim == 5 else clips[None])
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    factor = max(1, math.ceil(min_side / min(pixels.shape[2:4])))
+    pixels = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
+    _write_whole(path, _ENCODERS[path.suffix.lower()](pixels, fps))
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """Raises ValueError where `write_video` has no format for the name; for checks up front."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {', '.join(SUFFIXES)}."
+        )
+
+
+def _write_whole(path: pathlib.Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot write the video ({reason})", str(path)) from error
+
+
+def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """All clips in one picture: a grid about as wide as high, white where none is left."""
+    b, t, h, w, c = clips.shape
+    columns = math.ceil(math.sqrt(b * h / w)) if b > 1 else 1
+    columns = min(b, columns)
+    rows = math.ceil(b / columns)
+    grid = np.full((rows * columns, t, h, w, c), 255, np.uint8)
+    grid[:b] = clips
+    grid = grid.reshape(rows, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    return np.ascontiguousarray(grid.reshape(t, rows * h, columns * w, c))
+
+
+def _encode_av(
+    clips: UInt8[np.ndarray, "b t h w 3"],
+    fps: float | int,
+    container: str,
+    codec: str,
+    options: dict,
+) -> bytes:
+    frames = _tile(clips)
+    _, h, w, _ = frames.shape
+    # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
+    frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        rate = fractions.Fraction(fps).limit_denominator(1001)
+        stream = output.add_stream(codec, rate=rate, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            output.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _encode_mp4(clips: np.ndarray, fps: float | int) -> bytes:
+    return _encode_av(clips, fps, "mp4", "libx264", {"crf": "16", "movflags": "+faststart"})
+
+
+def _encode_webm(clips: np.ndarray, fps: float | int) -> bytes:
+    quality = {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"}
+    return _encode_av(clips, fps, "webm", "libvpx-vp9", quality)
+
+
+def _encode_animation(clips: np.ndarray, fps: float | int, kind: str, **options: object) -> bytes:
+    images = [Image.fromarray(frame) for frame in _tile(clips)]
+    # whole milliseconds whose sum does not drift: differences of the rounded time stamps
+    stamps = np.rint(np.arange(len(images) + 1) * 1000 / fps).astype(int)
+    durations = np.diff(stamps).tolist()
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer,
+        format=kind,
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        **options,
+    )
+    return buffer.getvalue()
+
+
+def _encode_gif(clips: np.ndarray, fps: float | int) -> bytes:
+    return _encode_animation(clips, fps, "GIF", disposal=1)
+
+
+def _encode_webp(clips: np.ndarray, fps: float | int) -> bytes:
+    return _encode_animation(clips, fps, "WEBP", lossless=True)
+
+
+def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
+    del fps  # a sheet has no time
+    b, t, h, w, c = clips.shape
+    sheet = clips.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sheet)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+_ENCODERS = {
+    ".mp4": _encode_mp4,
+    ".webm": _encode_webm,
+    ".gif": _encode_gif,
+    ".webp": _encode_webp,
+    ".png": _encode_png,
+}
+SUFFIXES = (*_ENCODERS, ".npy")

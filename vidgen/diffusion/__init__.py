@@ -1,0 +1,1 @@
+"""Diffusion as arrays in, arrays out: noise schedules, parameterizations, guidance, samplers."""

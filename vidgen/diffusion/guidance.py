@@ -1,0 +1,223 @@
+"""Functions on denoisers: guidance and thresholding, as X0Fn -> X0Fn.
+
+Imagen Video sec. 2.6, Imagen sec. 2.3, classifier-free guidance (2207.12598). With the guidance
+weight w (w = 0: unguided; Imagen prints w_I = 1 + w):
+
+    guided x̃ = (1 + w) x̂(z, c) - w x̂(z)
+    static threshold:   clip(x̃, -1, 1)
+    dynamic threshold:  clip(x̃, -s, s)/s,  s = max(1, p-th percentile of |x̃| over the example)
+    oscillating w:      high for the first steps, then low, high, low, high, ...
+
+x0, ε and v are affine in each other with weights that add to one, so guidance may be done in any of
+them; thresholding may not, and comes after guidance. Samplers recompute ε from the result.
+
+Reconstruction guidance (VDM sec. 3.1) draws a sample towards known data a = A(x), for instance the
+first frames:  x̃ = x̂(z) - (w_r α/2) ∇_z ||a - A(x̂(z))||².
+
+What these functions return is a `jax.tree_util.Partial`, a PyTree: if the functions they are given
+are Partials over the parameters, then the parameters stay arguments of a compiled step and are not
+baked into it (`samplers.sample_stepwise`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand
+
+THRESHOLDS = ("none", "static", "dynamic")
+Weights = Float[Array, "steps"] | Float[np.ndarray, "steps"]
+
+
+@runtime_checkable
+class X0Fn(Protocol):
+    """The best guess of the data behind a noisy z."""
+
+    def __call__(
+        self, z: Float[Array, "b *x"], logsnr: Float[Array, "b"], step: Int[Array, ""]
+    ) -> Float[Array, "b *x"]:
+        """x̂; `step` counts sampling steps from 0, for what changes on the way."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceSpec:
+    """How a stage is guided.
+
+    Attributes:
+      weight: w; 0 is unguided. With `low`, the high weight.
+      low: the second weight of oscillating guidance, or None for a constant weight.
+      constant_fraction: share of the steps, rounded to a whole number, that keep `weight` before
+        the oscillation begins. [guess] Imagen Video does not publish it; a tenth is usual.
+      threshold: none, static or dynamic, applied after guidance.
+      percentile: of the dynamic threshold, in percent (Imagen's figures use 99.5).
+    """
+
+    weight: float = 0.0
+    low: float | None = None
+    constant_fraction: float = 0.1
+    threshold: str = "none"
+    percentile: float = 99.5
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "low"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(
+                    f"GuidanceSpec.{name} is {value}; it must be a number >= 0 (0: unguided)."
+                )
+        if not 0 <= self.constant_fraction <= 1:
+            raise ValueError(
+                f"GuidanceSpec.constant_fraction is {self.constant_fraction}; it must be in [0, 1]."
+            )
+        _check_threshold(self.threshold, self.percentile)
+
+    def weights(self, steps: int) -> Float[np.ndarray, "steps"]:
+        """w of every sampling step.
+
+        With n = round(constant_fraction * steps), steps 0 ... n-1 have `weight`; step n has `low`,
+        step n+1 `weight`, and so on: exactly n steps run at the high weight before the first low.
+        """
+        weights = np.full(steps, self.weight, np.float32)
+        if self.low is not None:
+            weights[round(self.constant_fraction * steps) :: 2] = self.low
+        return weights
+
+    @property
+    def is_unguided(self) -> bool:
+        """True where every weight is 0 and the unconditional model is never needed."""
+        return self.weight == 0 and not self.low
+
+
+def guide(
+    cond: Float[Array, "b *x"], uncond: Float[Array, "b *x"], w: LogSnr
+) -> Float[Array, "b *x"]:
+    """(1 + w) cond - w uncond, for one w or one per example; w = 0 gives `cond` bit for bit."""
+    w = expand(w, cond).astype(cond.dtype)
+    return (1 + w) * cond - w * uncond
+
+
+def classifier_free(cond_fn: X0Fn, uncond_fn: X0Fn, weights: Weights) -> X0Fn:
+    """Guided x0 from two evaluations a step; `weights` has one w per sampling step."""
+    return Partial(_guide_two, as_tree(cond_fn), as_tree(uncond_fn), jnp.asarray(weights))
+
+
+def classifier_free_batched(both_fn: X0Fn, weights: Weights) -> X0Fn:
+    """Guided x0 from one evaluation of twice the batch.
+
+    Args:
+      both_fn: denoises a batch of 2b in the order of `pair`: example 0 with its condition, example
+        0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
+      weights: one w per sampling step.
+    """
+    return Partial(_guide_pairs, as_tree(both_fn), jnp.asarray(weights))
+
+
+def pair(first: Any, second: Any) -> Any:
+    """The batches (PyTrees of "b ...") `first` and `second` interleaved to one of "2b ...".
+
+    Neighbours stay together, so a batch axis sharded over devices needs no communication.
+    """
+
+    def interleave(a, b):
+        return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
+
+    return jax.tree.map(interleave, first, second)
+
+
+def static_threshold(x0: Float[Array, "b *x"]) -> Float[Array, "b *x"]:
+    """x0 clipped to [-1, 1]."""
+    return jnp.clip(x0, -1, 1)
+
+
+def dynamic_threshold(x0: Float[Array, "b *x"], percentile: float = 99.5) -> Float[Array, "b *x"]:
+    """x0 clipped to [-s, s] and divided by s, the percentile of its own |x0|, at least 1."""
+    axes = tuple(range(1, x0.ndim))
+    s = jnp.maximum(jnp.percentile(jnp.abs(x0), percentile, axis=axes, keepdims=True), 1)
+    return jnp.clip(x0, -s, s) / s
+
+
+def thresholded(x0_fn: X0Fn, *, method: str, percentile: float = 99.5) -> X0Fn:
+    """`x0_fn` with its result thresholded: none, static or dynamic. Apply it after guidance.
+
+    Raises:
+      ValueError: for another method, or a percentile outside (0, 100].
+    """
+    _check_threshold(method, percentile)
+    if method == "none":
+        return x0_fn
+    return Partial(_Thresholded(method, percentile), as_tree(x0_fn))
+
+
+def reconstruction_guided(
+    x0_fn: X0Fn,
+    observe: Callable[[Float[Array, "b *x"]], Float[Array, "b *y"]],
+    observed: Float[Array, "b *y"],
+    weight: float,
+) -> X0Fn:
+    """`x0_fn` drawn towards data with `observe(x0) == observed` (VDM eq. 7).
+
+    Args:
+      x0_fn: a differentiable denoiser.
+      observe: A, differentiable: picks the known frames, or downsamples.
+      observed: a, what A gives on the true data.
+      weight: w_r; VDM uses 2 to 50.
+    """
+    return Partial(_Reconstructed(observe), as_tree(x0_fn), observed, jnp.asarray(weight))
+
+
+def as_tree(x0_fn: X0Fn) -> Partial:
+    """`x0_fn` as a PyTree; a plain function becomes a constant without leaves."""
+    return x0_fn if isinstance(x0_fn, Partial) else Partial(x0_fn)
+
+
+def _guide_two(cond_fn, uncond_fn, weights, z, logsnr, step):
+    return guide(cond_fn(z, logsnr, step), uncond_fn(z, logsnr, step), weights[step])
+
+
+def _guide_pairs(both_fn, weights, z, logsnr, step):
+    both = both_fn(pair(z, z), pair(logsnr, logsnr), step)
+    return guide(both[0::2], both[1::2], weights[step])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Thresholded:
+    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
+
+    method: str
+    percentile: float
+
+    def __call__(self, x0_fn, z, logsnr, step):
+        x0 = x0_fn(z, logsnr, step)
+        return static_threshold(x0) if self.method == "static" else self._dynamic(x0)
+
+    def _dynamic(self, x0):
+        return dynamic_threshold(x0, self.percentile)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reconstructed:
+    observe: Callable[[Any], Any]
+
+    def __call__(self, x0_fn, observed, weight, z, logsnr, step):
+        def error(z):
+            x0 = x0_fn(z, logsnr, step)
+            return jnp.sum(jnp.square(observed - self.observe(x0))), x0
+
+        gradient, x0 = jax.grad(error, has_aux=True)(z)
+        return x0 - expand(0.5 * weight * alpha_sigma(logsnr)[0], z).astype(z.dtype) * gradient
+
+
+def _check_threshold(method: str, percentile: float) -> None:
+    if method not in THRESHOLDS:
+        raise ValueError(f"Unknown threshold {method!r}; choose one of {', '.join(THRESHOLDS)}.")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"The threshold percentile is {percentile}; it must be in (0, 100].")

@@ -1,0 +1,294 @@
+"""What the network's output means, and how its error is weighted.
+
+Imagen Video sec. 2.1, progressive distillation sec. 4. With z = α x + σ ε:
+
+    name   target                       x0 from the output         x0-MSE / output-MSE =: k(λ)
+    eps    ε                            (z - σ out)/α              1/SNR
+    x0     x                            out                        1
+    v      v = α ε - σ x                α z - σ out                σ² = 1/(1 + SNR)
+    edm    (σ x - d² α ε)/(d √D)        (d² α/D) z + (σ d/√D) out  1/(d⁻² + SNR)
+
+where D = σ² + α² d² and d is the standard deviation of the data; edm is EDM's c_skip and c_out
+written for z = z_edm α, and d = 1 gives -v. v and edm are safe at every noise level; eps amplifies
+the network's error by 1/α (22026 at λ = -20) and should not be sampled from pure noise.
+
+A loss weight is a function w_x(λ) on the squared error of x0:
+
+    v_mse 1 + SNR · eps_mse SNR · x_mse 1 · min_snr min(SNR, γ) · truncated_snr max(SNR, 1)
+
+It is applied to the output's own mean squared error, as the multiplier w_x(λ) k(λ). Both factors
+are kept as logarithms until the end, so neither e^20 nor its rounding error ever meets a small
+error of x0, and a loss in the output's own space has the multiplier 1 to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Protocol, TypeVar, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand
+
+
+@runtime_checkable
+class Parameterization(Protocol):
+    """The meaning of the network's output."""
+
+    def target(
+        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """What the network should output for z = α x0 + σ eps."""
+        ...
+
+    def to_x0(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """The data that the output stands for."""
+        ...
+
+    def to_eps(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """The noise that the output stands for."""
+        ...
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """log k(λ): log of the squared error of x0 per unit of squared error of the output."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Eps:
+    """The network outputs the noise ε."""
+
+    def target(
+        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """ε."""
+        return eps
+
+    def to_x0(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """(z - σ out)/α."""
+        alpha, sigma = alpha_sigma(expand(logsnr, z))
+        return (z - sigma * out) / alpha
+
+    def to_eps(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """The output itself."""
+        return out
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """log 1/SNR."""
+        return -logsnr
+
+
+@dataclasses.dataclass(frozen=True)
+class X0Output:
+    """The network outputs the data x."""
+
+    def target(
+        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """x."""
+        return x0
+
+    def to_x0(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """The output itself."""
+        return out
+
+    def to_eps(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """(z - α out)/σ."""
+        return eps_from_x0(out, z, logsnr)
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """log 1."""
+        return jnp.zeros_like(logsnr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Velocity:
+    """The network outputs v = α ε - σ x, the derivative of z by the angle atan(σ/α)."""
+
+    def target(
+        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """α ε - σ x."""
+        alpha, sigma = alpha_sigma(expand(logsnr, x0))
+        return alpha * eps - sigma * x0
+
+    def to_x0(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """α z - σ out."""
+        alpha, sigma = alpha_sigma(expand(logsnr, z))
+        return alpha * z - sigma * out
+
+    def to_eps(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """σ z + α out."""
+        alpha, sigma = alpha_sigma(expand(logsnr, z))
+        return sigma * z + alpha * out
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """log σ² = -log(1 + SNR)."""
+        return -jnp.logaddexp(logsnr, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edm:
+    """The network outputs EDM's F: x0 = c_skip z_edm + c_out F (EDM table 1).
+
+    Attributes:
+      sigma_data: d, standard deviation of the data.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"Edm.sigma_data is {self.sigma_data}; it must be positive.")
+
+    def target(
+        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """(σ x - d² α ε)/(d √D)."""
+        alpha, sigma, d = *alpha_sigma(expand(logsnr, x0)), self.sigma_data
+        return (sigma * x0 - d**2 * alpha * eps) / (d * jnp.sqrt(sigma**2 + (alpha * d) ** 2))
+
+    def to_x0(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """(d² α/D) z + (σ d/√D) out."""
+        alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
+        total = sigma**2 + (alpha * d) ** 2
+        return (d**2 * alpha / total) * z + (sigma * d / jnp.sqrt(total)) * out
+
+    def to_eps(
+        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+    ) -> Float[Array, "b *x"]:
+        """(σ/D) z - (α d/√D) out."""
+        alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
+        total = sigma**2 + (alpha * d) ** 2
+        return (sigma / total) * z - (alpha * d / jnp.sqrt(total)) * out
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """log c_out² = -log(1/d² + SNR)."""
+        return -jnp.logaddexp(logsnr, -2 * math.log(self.sigma_data))
+
+
+EPS, X0, V, EDM = Eps(), X0Output(), Velocity(), Edm()
+PARAMETERIZATIONS: Mapping[str, Parameterization] = {"eps": EPS, "x0": X0, "v": V, "edm": EDM}
+
+
+def by_name(name: str) -> Parameterization:
+    """The parameterization called eps, x0, v or edm.
+
+    Raises:
+      ValueError: for any other name.
+    """
+    return _lookup("parameterization", name, PARAMETERIZATIONS)
+
+
+def eps_from_x0(
+    x0: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
+) -> Float[Array, "b *x"]:
+    """ε = (z - α x0)/σ: the noise to go with a guided or thresholded x0."""
+    alpha, sigma = alpha_sigma(expand(logsnr, z))
+    return (z - alpha * x0) / sigma
+
+
+# ---- loss weights --------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class LossWeight(Protocol):
+    """Weight of one example's loss by its noise level."""
+
+    def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
+        """Multiplier of the mean squared error of the output against `target`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MseIn:
+    """The unweighted squared error in the space of another parameterization.
+
+    Attributes:
+      space: where the error is measured, whatever the network outputs.
+    """
+
+    space: Parameterization
+
+    def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
+        """k(λ) / k_space(λ)."""
+        return jnp.exp(parameterization.log_x0_error(logsnr) - self.space.log_x0_error(logsnr))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinSnr:
+    """w_x = min(SNR, γ) (2303.09556).
+
+    Attributes:
+      gamma: SNR above which clean levels gain no more weight.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ValueError(f"MinSnr.gamma is {self.gamma}; it must be positive.")
+
+    def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
+        """min(SNR, γ) k(λ)."""
+        log_weight = jnp.minimum(logsnr, math.log(self.gamma))
+        return jnp.exp(log_weight + parameterization.log_x0_error(logsnr))
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedSnr:
+    """w_x = max(SNR, 1), the larger of x-MSE and ε-MSE (progressive distillation sec. 4)."""
+
+    def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
+        """max(SNR, 1) k(λ)."""
+        return jnp.exp(jnp.maximum(logsnr, 0) + parameterization.log_x0_error(logsnr))
+
+
+V_MSE, EPS_MSE, X_MSE, EDM_MSE = MseIn(V), MseIn(EPS), MseIn(X0), MseIn(EDM)
+LOSS_WEIGHTS: Mapping[str, LossWeight] = {
+    "v_mse": V_MSE,
+    "eps_mse": EPS_MSE,
+    "x_mse": X_MSE,
+    "edm_mse": EDM_MSE,
+    "min_snr": MinSnr(),
+    "truncated_snr": TruncatedSnr(),
+}
+
+
+def loss_weight_by_name(name: str) -> LossWeight:
+    """The loss weight called v_mse, eps_mse, x_mse, edm_mse, min_snr (γ = 5) or truncated_snr.
+
+    Raises:
+      ValueError: for any other name.
+    """
+    return _lookup("loss weight", name, LOSS_WEIGHTS)
+
+
+T = TypeVar("T")
+
+
+def _lookup(kind: str, name: str, choices: Mapping[str, T]) -> T:
+    if name not in choices:
+        raise ValueError(f"Unknown {kind} {name!r}; choose one of {', '.join(choices)}.")
+    return choices[name]

@@ -1,0 +1,299 @@
+"""Noise schedules and the Gaussian algebra of diffusion, in log-SNR.
+
+Variance preserving diffusion of data x with noise ε ~ N(0, I) (Imagen Video sec. 2.1, VDM sec. 2):
+
+    z = α x + σ ε            α² = sigmoid(λ)    σ² = sigmoid(-λ)    λ = log(α²/σ²)
+
+For a cleaner level s and a noisier level t, λ_t <= λ_s:
+
+    q(z_t | z_s)    = N((α_t/α_s) z_s, σ²_{t|s} I)      σ²_{t|s} = (1 - e^{λ_t-λ_s}) σ_t²
+    q(z_s | z_t, x) = N(μ̃, σ̃² I)                        σ̃²       = (1 - e^{λ_t-λ_s}) σ_s²
+                      μ̃ = e^{λ_t-λ_s} (α_s/α_t) z_t + (1 - e^{λ_t-λ_s}) α_s x
+
+λ is the only noise coordinate that leaves this module. A schedule maps a time u in [0, 1]
+(0: data, 1: noise) to λ, decreasing; training draws u from a `TimeSampler`. The variance exploding
+noise level of EDM is σ_edm = σ/α = e^{-λ/2}, with z_edm = z/α. Every formula is safe in float32 for
+|λ| <= 20: differences of exponentials are `expm1`, and no cosine is taken close to its zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0  # truncation used by VDM, CFG and progressive distillation
+
+LogSnr = Float[Array, "b"] | Float[Array, ""]  # one level per example, or one for all of them
+
+
+@runtime_checkable
+class LogSnrSchedule(Protocol):
+    """A decreasing map from time u in [0, 1] (0: data, 1: noise) to log-SNR."""
+
+    def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """Log-SNR at time u."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Truncated cosine schedule: λ(u) = -2 log tan(a u + b) + shift, which is α ≈ cos(πu/2).
+
+    b = atan(e^{-λmax/2}), a = atan(e^{-λmin/2}) - b (progressive distillation, appendix; CFG).
+
+    Attributes:
+      logsnr_min: λ at u = 1, before the shift.
+      logsnr_max: λ at u = 0, before the shift.
+      shift: added to λ. Video of a higher resolution keeps more signal at the same λ; moving from
+        side d0 to side d takes 2 log(d0/d) (later practice). Neither paper mentions one: 0.
+    """
+
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.logsnr_min, self.logsnr_max)
+
+    def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """λ(u); u >= 1/2 is measured from the other end, where π/2 - (a u + b) is small."""
+        clean = math.atan(math.exp(-self.logsnr_max / 2))
+        noisy = math.atan(math.exp(self.logsnr_min / 2))
+        slope = math.pi / 2 - clean - noisy
+        from_clean = -2 * jnp.log(jnp.tan(slope * jnp.minimum(u, 0.5) + clean))
+        from_noisy = 2 * jnp.log(jnp.tan(slope * (1 - jnp.maximum(u, 0.5)) + noisy))
+        return jnp.where(u < 0.5, from_clean, from_noisy) + self.shift
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImprovedCosine:
+    """The cosine schedule of improved DDPM, ᾱ(u) = cos²θ(u) / cos²θ(0), cut to the λ range.
+
+    θ(u) = (u + s)/(1 + s) π/2. From cos²θ0 - cos²θ = sin(θ - θ0) sin(θ + θ0):
+    λ(u) = 2 log sin(c (1-u)) - log sin(c u) - log sin(c u + 2 c s), c = π/2/(1 + s).
+
+    Attributes:
+      offset: s; keeps the first noise levels from being too small.
+      logsnr_min: smallest λ, reached before u = 1.
+      logsnr_max: largest λ, reached before u = 0.
+    """
+
+    offset: float = 0.008
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+
+    def __post_init__(self) -> None:
+        _check_range(self.logsnr_min, self.logsnr_max)
+
+    def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """λ(u)."""
+        c = math.pi / 2 / (1 + self.offset)
+        log_alpha2 = 2 * jnp.log(jnp.sin(c * (1 - u)))
+        log_sigma2 = jnp.log(jnp.sin(c * u)) + jnp.log(jnp.sin(c * u + 2 * c * self.offset))
+        return jnp.clip(log_alpha2 - log_sigma2, self.logsnr_min, self.logsnr_max)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearBetas:
+    """The DDPM schedule, β linear over `steps` discrete steps, made continuous in u.
+
+    Step k = 1 ... steps lies at u = (k-1)/(steps-1), where λ is exact; between steps λ is linear.
+
+    Attributes:
+      beta_min: β of the first step.
+      beta_max: β of the last step.
+      steps: number of discrete steps.
+      zero_terminal_snr: rescale so that the last step holds no signal (`rescale_zero_terminal`).
+        λ is cut at `logsnr_min` there; only x0, v and EDM outputs can be sampled from such a level.
+      logsnr_min: smallest λ.
+    """
+
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    steps: int = 1000
+    zero_terminal_snr: bool = False
+    logsnr_min: float = LOGSNR_MIN
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise ValueError(f"LinearBetas.steps is {self.steps}; it must be >= 2.")
+        if not 0 < self.beta_min <= self.beta_max < 1:
+            raise ValueError(
+                f"LinearBetas has beta_min {self.beta_min} and beta_max {self.beta_max}; "
+                "they must satisfy 0 < beta_min <= beta_max < 1."
+            )
+
+    def table(self) -> Float[np.ndarray, "steps"]:
+        """λ of the discrete steps, in float64."""
+        alpha_bar = cumulative_alpha(np.linspace(self.beta_min, self.beta_max, self.steps))
+        if self.zero_terminal_snr:
+            alpha_bar = rescale_zero_terminal(alpha_bar)
+        with np.errstate(divide="ignore"):
+            logsnr = np.log(alpha_bar) - np.log1p(-alpha_bar)
+        return np.maximum(logsnr, self.logsnr_min)
+
+    def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """λ(u)."""
+        position = u * (self.steps - 1)
+        table = jnp.asarray(self.table(), position.dtype)
+        return jnp.interp(position, jnp.arange(self.steps, dtype=position.dtype), table)
+
+
+def _check_range(low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"logsnr_min is {low} and logsnr_max is {high}; min must be below max.")
+
+
+def cumulative_alpha(betas: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
+    """ᾱ_k = α_k² = Π_{j<=k} (1 - β_j), in float64."""
+    return np.cumprod(1 - betas.astype(np.float64))
+
+
+def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
+    """ᾱ with √ᾱ shifted and scaled: the last becomes 0, the first stays (2305.08891, Alg. 1)."""
+    alpha = np.sqrt(alpha_bar)
+    return np.square((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))
+
+
+# ---- Gaussian algebra ----------------------------------------------------------------------------
+
+
+def expand(a: Float[Array, "*y"], like: Float[Array, "*x"]) -> Float[Array, "*z"]:
+    """`a` (a scalar, or one value per example) with trailing axes, to broadcast against `like`."""
+    return jnp.reshape(a, a.shape + (1,) * (like.ndim - a.ndim))
+
+
+def alpha_sigma(
+    logsnr: Float[Array, "*x"],
+) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
+    """(α, σ), signal and noise amplitude."""
+    return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def diffuse(
+    x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
+) -> Float[Array, "b *x"]:
+    """z = α x0 + σ eps."""
+    alpha, sigma = alpha_sigma(expand(logsnr, x0))
+    return alpha * x0 + sigma * eps
+
+
+def transition_variance(
+    logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
+) -> Float[Array, "*x"]:
+    """σ²_{t|s}, the noise added on the way from the cleaner level s to the noisier level t."""
+    return -jnp.expm1(logsnr_t - logsnr_s) * jax.nn.sigmoid(-logsnr_t)
+
+
+def posterior_variance(
+    logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
+) -> Float[Array, "*x"]:
+    """σ̃² of q(z_s | z_t, x)."""
+    return -jnp.expm1(logsnr_t - logsnr_s) * jax.nn.sigmoid(-logsnr_s)
+
+
+def posterior_mean(
+    z: Float[Array, "b *x"], x0: Float[Array, "b *x"], logsnr_t: LogSnr, logsnr_s: LogSnr
+) -> Float[Array, "b *x"]:
+    """μ̃ of q(z_s | z_t, x)."""
+    t, s = expand(logsnr_t, z), expand(logsnr_s, z)
+    alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
+    return jnp.exp(t - s) * (alpha_s / alpha_t) * z - jnp.expm1(t - s) * alpha_s * x0
+
+
+def renoise(
+    z: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr_s: LogSnr, logsnr_t: LogSnr
+) -> Float[Array, "b *x"]:
+    """z_t = (α_t/α_s) z_s + σ_{t|s} eps: from the cleaner level s back to the noisier level t."""
+    t, s = expand(logsnr_t, z), expand(logsnr_s, z)
+    alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
+    return (alpha_t / alpha_s) * z + jnp.sqrt(transition_variance(t, s)) * eps
+
+
+# ---- other coordinates ---------------------------------------------------------------------------
+
+
+def logsnr_to_unit(logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """atan(e^{-λ/2}) 2/π: the cosine-schedule time of λ, in (0, 1); the network's noise input.
+
+    λ is cut to [-20, 20]. Source: `inv_cos` of progressive distillation.
+    """
+    return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, LOGSNR_MIN, LOGSNR_MAX))) * (2 / math.pi)
+
+
+def logsnr_to_edm(logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """σ_edm = e^{-λ/2}."""
+    return jnp.exp(-0.5 * logsnr)
+
+
+def edm_to_logsnr(sigma: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """λ = -2 log σ_edm."""
+    return -2 * jnp.log(sigma)
+
+
+def edm_sigmas(
+    steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Float[np.ndarray, "steps"]:
+    """The EDM grid, noisy to clean, without its closing 0: σ^{1/ρ} falls linearly (EDM eq. 5)."""
+    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return np.linspace(*ends, steps) ** rho
+
+
+# ---- times to train on ---------------------------------------------------------------------------
+
+
+@runtime_checkable
+class TimeSampler(Protocol):
+    """Draws the times of one training batch."""
+
+    def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
+        """Times u in [0, 1], one per example."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformTimes:
+    """u ~ U[0, 1] for every example.
+
+    Attributes:
+      stratified: one offset u0 for the batch, u = (i + u0)/b in shuffled order. Each u is still
+        uniform and does not depend on which example it lands on, but the batch covers the noise
+        levels evenly, which lowers the variance of the loss (VDM, appendix I.1).
+    """
+
+    stratified: bool = True
+
+    def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
+        """Times u in [0, 1], one per example."""
+        offset_key, order_key = jax.random.split(key)
+        if not self.stratified:
+            return jax.random.uniform(offset_key, (batch_size,))
+        order = jax.random.permutation(order_key, batch_size)
+        return (order + jax.random.uniform(offset_key)) / batch_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitNormalTimes:
+    """u = sigmoid(n), n ~ N(mean, std²): more of the middle noise levels (SD3 sec. 3.1).
+
+    Attributes:
+      mean: positive leans towards noise.
+      std: spread of the logit.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogitNormalTimes.std is {self.std}; it must be positive.")
+
+    def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
+        """Times u in (0, 1), one per example."""
+        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (batch_size,)))

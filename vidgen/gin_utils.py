@@ -1,0 +1,349 @@
+"""The only module that imports gin: where files are found, how a run is built, what it used.
+
+    with session(files, bindings):      # parses; forgets everything on leaving
+        run = build(Train)              # gin supplies the fields, nested objects included
+        text = operative_config()       # what was really used, as a .gin file
+
+Gin alone accepts three mistakes in silence or answers them obscurely; here each is a `GinError`
+of one sentence: a macro that no file mentions, a required macro that is reached but not set, and
+a value of another kind than the one it replaces. Bindings that a run never used are listed by
+`unused_bindings` (a binding on an object that Python code builds would have no effect).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import re
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import gin
+from gin import config as gin_config
+
+T = TypeVar("T")
+PACKAGE = Path(__file__).resolve().parent
+_MACRO = "gin.macro"
+_REQUIRED = "%gin.REQUIRED"
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+
+
+class GinError(ValueError):
+    """A mistake in a configuration file or in a --gin flag, told in one sentence."""
+
+
+def config_roots() -> tuple[Path, ...]:
+    """The folders of .gin files: the clone's own if this is a clone, else the installed copy."""
+    candidates = (PACKAGE.parent / "gin_configs", PACKAGE / "gin_configs")
+    return tuple(root for root in candidates if root.is_dir())
+
+
+def find_file(name: str) -> Path:
+    """Path of a configuration file: absolute, in the current folder, or in `config_roots`.
+
+    Raises:
+      GinError: there is no such file; the message names the nearest matches.
+    """
+    for root in (Path(), *config_roots()):
+        if (root / name).is_file():
+            return root / name
+    known = [str(p.relative_to(r)) for r in config_roots() for p in sorted(r.rglob("*.gin"))]
+    folders = (Path.cwd(), *config_roots())
+    searched = "" if Path(name).is_absolute() else f" in {' or '.join(map(str, folders))}"
+    raise GinError(f"there is no configuration file {name!r}{searched}{_nearest(name, known)}")
+
+
+@contextlib.contextmanager
+def session(files: Sequence[str], bindings: Sequence[str] = ()) -> Iterator[None]:
+    """Gin holds exactly these files and then these `NAME=VALUE` bindings inside the block.
+
+    Raises:
+      GinError: a file or a binding is wrong.
+    """
+    gin.clear_config()
+    # Only plain files: gin's other reader looks into packages, and logs an error when it fails.
+    readers, prefixes = gin_config._FILE_READERS[:1], ["", *map(str, config_roots())]
+    try:
+        with (
+            mock.patch.object(gin_config, "_FILE_READERS", readers),
+            mock.patch.object(gin_config, "_LOCATION_PREFIXES", prefixes),
+        ):
+            for name in files:
+                path = str(find_file(name))
+                with _one_sentence(path):
+                    gin.parse_config_file(path)
+        for binding in bindings:
+            _bind(binding)
+        yield
+    finally:
+        gin.clear_config()
+
+
+def build(cls: Callable[..., T], **given: Any) -> T:
+    """`cls` with its fields from gin; `given` fields win over gin's.
+
+    Raises:
+      GinError: a macro is missing, a field has no value, or an object refuses its settings.
+    """
+    configurable = gin_config._inverse_lookup(cls)
+    if configurable is None:
+        name = getattr(cls, "__name__", str(cls))
+        raise GinError(f"no configuration file binds anything of {name}; add its runs/*.gin file.")
+    _check_required(configurable.selector, set(given))
+    with _one_sentence():
+        return gin.get_configurable(cls)(**given)
+
+
+def operative_config() -> str:
+    """All values that built objects really used, defaults included, as the text of a .gin file.
+
+    Gin notes an object reached through a macro under the macro's name as scope. Those scopes are
+    dropped where nothing is lost, so that an unscoped binding can still override the saved file.
+    """
+    used = gin_config._OPERATIVE_CONFIG
+    bound = {scope for scope, selector in gin_config._CONFIG if selector != _MACRO}
+    aliases = set(macros()) - bound
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for (scope, selector), values in used.items():
+        if scope in aliases and selector != _MACRO:
+            same = [v for (s, sel), v in used.items() if sel == selector and s in {"", *aliases}]
+            scope = "" if all(repr(v) == repr(values) for v in same) else scope
+        merged[scope, selector] = values
+    return gin_config._config_str(merged, max_line_length=100).rstrip("\n") + "\n"
+
+
+def macros() -> tuple[str, ...]:
+    """Names of the macros that the parsed files set or read."""
+    bound = {scope for scope, selector in gin_config._CONFIG if selector == _MACRO}
+    read = {"/".join(ref.scopes) for ref in _references(gin_config._CONFIG) if _is_macro(ref)}
+    return tuple(sorted(bound | read))
+
+
+def unused_bindings() -> tuple[str, ...]:
+    """The `scope/selector.parameter` bindings that no object built so far has read.
+
+    That is so where nothing of that class was built in that scope, and where a binding of the same
+    parameter in a narrower scope won every time.
+    """
+    unused = []
+    for (scope, selector), values in gin_config._CONFIG.items():
+        built = [s for s, other in gin_config._OPERATIVE_CONFIG if other == selector]
+        for parameter in values:
+            if not any(_winner(active, selector, parameter) == scope for active in built):
+                unused.append(_binding_name(scope, selector, parameter))
+    return tuple(sorted(unused))
+
+
+def _winner(active: str, selector: str, parameter: str) -> str | None:
+    """The narrowest scope that binds a parameter of an object built in the scope `active`."""
+    parts = active.split("/") if active else []
+    for length in range(len(parts), -1, -1):
+        scope = "/".join(parts[:length])
+        if parameter in gin_config._CONFIG.get((scope, selector), {}):
+            return scope
+    return None
+
+
+def _binding_name(scope: str, selector: str, parameter: str) -> str:
+    if selector == _MACRO:
+        return scope
+    return f"{scope}/{selector}.{parameter}" if scope else f"{selector}.{parameter}"
+
+
+def _bind(binding: str) -> None:
+    """Apply one NAME=VALUE, checked against what the files say."""
+    name, equals, text = (part.strip() for part in binding.partition("="))
+    if not equals or not name or not text:
+        raise GinError(f"--gin.{binding} needs the form --gin.NAME=VALUE.")
+    value = _parse_value(name, text)
+    selector = name.split("/")[-1]
+    with _one_sentence():
+        if "." not in selector:
+            _check_macro(name)
+            key = (name, _MACRO, "value")
+        else:
+            scope, slash, _ = name.rpartition("/")
+            configurable, _, parameter = selector.rpartition(".")
+            key = (scope if slash else "", _known_selector(configurable), parameter)
+            _check_parameter(*key[1:])
+        _check_kind(name, key, value)
+        gin.bind_parameter(key, value)
+
+
+def _parse_value(name: str, text: str) -> Any:
+    """A gin value; a bare word or path that is none counts as a string."""
+    if text in ("true", "false", "none", "null"):
+        python = {"true": "True", "false": "False"}.get(text, "None")
+        raise GinError(f"--gin.{name}={text}: write {python}, as Python does.")
+    try:
+        delegate = gin_config.ParserDelegate(skip_unknown=False)
+        statement: Any = next(gin_config.config_parser.ConfigParser(f"_x = {text}", delegate))
+        return statement.value
+    except (SyntaxError, ValueError, StopIteration, tokenize.TokenError) as error:
+        if text[0] in "@%([{'\"" or "\n" in text:
+            reason = str(error).splitlines()[0] if isinstance(error, ValueError) else "not a value"
+            hint = f"strings need their own quotes, --gin.{name}=\"'text'\""
+            raise GinError(f"--gin.{name}={text} cannot be read ({reason}); {hint}.") from None
+        return text
+
+
+def _check_macro(name: str) -> None:
+    known = macros()
+    if name not in known:
+        raise GinError(
+            f"--gin.{name}: no configuration file mentions a macro {name}"
+            f"{_nearest(name, known)}; known: {', '.join(known) or 'none'}."
+        )
+
+
+def _known_selector(name: str) -> str:
+    known = {selector for _, selector in gin_config._CONFIG}
+    known |= {_selector(ref) for ref in _references(gin_config._CONFIG)}
+    known = {selector for selector in known if not selector.startswith("gin.")}
+    matches = [s for s in known if s == name or s.endswith("." + name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise GinError(f"--gin.{name}: {name} may be {' or '.join(sorted(matches))}; say which.")
+    short = sorted(".".join(selector.split(".")[-2:]) for selector in known)
+    raise GinError(
+        f"--gin.{name}: no configuration file mentions {name}{_nearest(name, short)}; "
+        f"known: {', '.join(short)}."
+    )
+
+
+def _check_parameter(selector: str, parameter: str) -> None:
+    known = _parameters(selector)
+    if parameter not in known:
+        short = selector.rpartition(".")[2]
+        raise GinError(
+            f"{short} has no parameter {parameter!r}{_nearest(parameter, known)}; "
+            f"it has: {', '.join(known)}."
+        )
+
+
+def _parameters(selector: str) -> tuple[str, ...]:
+    wrapped = gin_config._REGISTRY[selector].wrapped
+    names = inspect.signature(wrapped).parameters
+    # A Linen module's parent and name are Flax's business.
+    return tuple(n for n in names if n not in ("parent", "name") or not hasattr(wrapped, "apply"))
+
+
+def _check_kind(name: str, key: tuple[str, str, str], value: Any) -> None:
+    """A word where the files hold a number (or the reverse) is a slip worth stopping for."""
+    old = gin_config._CONFIG.get(key[:2], {}).get(key[2])
+    number = (int, float)
+    if isinstance(old, number) and isinstance(value, str):
+        raise GinError(f"--gin.{name} takes a number like {old!r}; got {value!r}.")
+    if isinstance(old, str) and isinstance(value, number):
+        raise GinError(f"--gin.{name} takes text like {old!r}; got {value!r}: put it in quotes.")
+
+
+def _references(tree: Any) -> Iterator[gin_config.ConfigurableReference]:
+    for value in gin_config._iterate_flattened_values(tree):
+        if isinstance(value, gin_config.ConfigurableReference):
+            yield value
+
+
+def _is_macro(reference: gin_config.ConfigurableReference) -> bool:
+    return _selector(reference) == _MACRO
+
+
+def _selector(reference: gin_config.ConfigurableReference) -> str:
+    assert reference.configurable is not None  # gin refuses a reference to nothing
+    return reference.configurable.selector
+
+
+def _check_required(root: str, given: set[str]) -> None:
+    """Every macro reached from the configurable `root`, but for its `given` fields, has a value."""
+    seen: set[str] = set()
+    todo = [("", root)]
+    while todo:
+        scope, selector = todo.pop()
+        key = f"{scope}/{selector}"
+        if key in seen:
+            continue
+        seen.add(key)
+        for (bound_scope, bound), values in gin_config._CONFIG.items():
+            if bound != selector or (selector == _MACRO and bound_scope != scope):
+                continue
+            for parameter, value in values.items():
+                if selector == root and parameter in given:
+                    continue
+                name = _binding_name(bound_scope, bound, parameter)
+                todo.extend(_reached(name, value))
+
+
+def _reached(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(scope, selector) of all that a bound value refers to."""
+    for reference in _references([value]):
+        if repr(reference) == _REQUIRED:
+            if name.endswith("_DIR"):
+                raise GinError(f"{name} is not set: pass --gin.{name}=\"'runs/x'\".")
+            raise GinError(
+                f"{name} is not set: pass --gin.{name}=VALUE, or a --gin_file that sets it."
+            )
+        macro = "/".join(reference.scopes)
+        if _is_macro(reference) and (macro, _MACRO) not in gin_config._CONFIG:
+            raise GinError(f"{name} reads %{macro}, which no configuration file sets.")
+        yield (macro if _is_macro(reference) else ""), _selector(reference)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """', did you mean ...' or nothing."""
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(matches)}?" if matches else ""
+
+
+@contextlib.contextmanager
+def _one_sentence(file: str = "the command line") -> Iterator[None]:
+    """Whatever gin or a constructor raises becomes a GinError that keeps what a user needs."""
+    try:
+        yield
+    except GinError:
+        raise
+    except tokenize.TokenError as error:
+        raise GinError(f"{file} ends inside a bracket or a string.") from error
+    except SyntaxError as error:
+        raise GinError(_syntax_sentence(error)) from error
+    except Exception as error:
+        raise GinError(_plain(str(error), error)) from error
+
+
+def _syntax_sentence(error: SyntaxError) -> str:
+    location = error.args[1]
+    line = (location[3] or "").strip()
+    return (
+        f"{location[0] or 'command line'}, line {location[1]}: cannot read {line!r} ({error.msg})"
+    )
+
+
+def _plain(message: str, error: Exception) -> str:
+    """Gin's message without its trail of calls; an unknown parameter gets its nearest names."""
+    where = re.search(r'In file "([^"]+)", line (\d+)', message)
+    what = re.split(r"\n\s+In (?:call to|file|bindings)", message)[0]
+    what = re.split(r"\n\s+No values supplied", what)[0]
+    what = re.sub(r"\s+", " ", what).strip() or type(error).__name__
+    if match := re.match(r"Unable to open file: (.*?)\. Searched", what):
+        what = f"it includes {match[1]!r}, which does not exist"
+    elif match := re.match(
+        r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", what
+    ):
+        what = f"{match[1]} has no parameter {match[2]!r}" + _parameter_hint(match[1], match[2])
+    elif match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?arguments?: (.*)", what):
+        what = f"{match[1]} needs a value for {match[2]}; no configuration file gives one"
+    elif match := re.search(r"module '?([\w.]+)'?.* has no attribute (\w+)", what):
+        what = f"{match[1]} has no {match[2]}"
+    elif isinstance(error, TypeError):
+        scoped = re.search(r"In call to configurable '([^']+)'", message)
+        what = f"{scoped[1]}: {what}" if scoped else what
+    return f"{where[1]}, line {where[2]}: {what}" if where else what
+
+
+def _parameter_hint(name: str, parameter: str) -> str:
+    known = _parameters(gin_config._REGISTRY.matching_selectors(name)[0])
+    return f"{_nearest(parameter, known)}; it has: {', '.join(known)}"

@@ -1,0 +1,191 @@
+"""The space-time block: one residual block and its optional operators over space, text and time.
+
+    x ─ residual block (1x3x3, FiLM) ─ spatial attention ─ text attention ─ temporal ─ feed-forward
+
+Each operator is a residual branch that starts at zero, so a fresh network is the identity along
+the residual stream, and an image model stays one when its temporal branches are added (Imagen
+Video sec. 2.2, Video Diffusion Models; papers.md A2, B5, C1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, no_type_check
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+from jaxtyping import Array, Bool, Float
+
+from vidgen.nn import attention, axes
+from vidgen.nn.conv import TemporalConv, mask_independent, norm, spatial_conv, swish
+
+Choice = Literal["none", "attention"]
+TEMPORAL = ("none", "attention", "conv", "attention+conv")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelSpec:
+    """One resolution of the U-Net.
+
+    Attributes:
+      width: channels.
+      blocks: space-time blocks on the way down, and again on the way up.
+      stride: spatial down-sampling on entering the level from the one above. With 1 at the first
+        level the network begins at full resolution; with 2 it is the "efficient" order, which
+        down-samples first and up-samples last (Imagen sec. 2.5, papers.md B6).
+      spatial: self-attention over each frame, or none.
+      text: cross-attention to the text tokens, or none.
+      temporal: attention over frames, a 3x1x1 convolution, both, or none.
+      feed_forward: hidden width of a feed-forward layer, in multiples of `width`; 0 for none.
+      head_dim: features of an attention head; `width` must be a multiple.
+    """
+
+    width: int
+    blocks: int = 2
+    stride: int = 1
+    spatial: Choice = "none"
+    text: Choice = "none"
+    temporal: Literal["none", "attention", "conv", "attention+conv"] = "none"
+    feed_forward: int = 0
+    head_dim: int = 64
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("spatial", ("none", "attention")),
+            ("text", ("none", "attention")),
+            ("temporal", TEMPORAL),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"LevelSpec.{name} is {getattr(self, name)!r}; choose one of {choices}."
+                )
+        for name in ("width", "blocks", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"LevelSpec.{name} is {getattr(self, name)}; it must be >= 1.")
+        attends = "attention" in self.spatial + self.text + self.temporal
+        if attends and self.width % self.head_dim:
+            raise ValueError(
+                f"LevelSpec.width {self.width} is not a multiple of head_dim {self.head_dim}."
+            )
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.width // self.head_dim
+
+
+@no_type_check
+class BlockInputs(PyTreeNode):
+    """What every block reads besides the video: all of it is the same for all blocks.
+
+    `cond` is the conditioning vector per frame (one frame where all are alike), `text` the
+    normalised tokens.
+    """
+
+    cond: Float[Array, "b #t e"]
+    text: Float[Array, "b s d"]
+    text_mask: Bool[Array, "b s"]
+    independent_frames: Bool[Array, "b"]
+
+
+class ResidualBlock(nn.Module):
+    """[norm, swish, conv] twice, the second norm scaled and shifted by the conditioning (FiLM).
+
+    Attributes:
+      width: output channels; where the input has others, a dense layer maps the skip path.
+      norm: kind of normalisation.
+      dropout: rate before the second convolution.
+      dtype: of the computation.
+    """
+
+    width: int
+    norm: str = "group"
+    dropout: float = 0.0
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t h w c"], cond: Float[Array, "b #t e"], train: bool
+    ) -> Float[Array, "b t h w c2"]:
+        """Transform `x` as told by `cond`."""
+        dtype = self.dtype
+        y = swish(norm(self.norm, x.shape[-1], name="norm1", dtype=dtype)(x))
+        y = spatial_conv(self.width, name="conv1", dtype=dtype)(y)
+        film = axes.dense(2 * self.width, ("cond", "film"), name="film", scale=0.0, dtype=dtype)
+        scale, shift = jnp.split(film(cond)[:, :, None, None, :], 2, axis=-1)
+        y = norm(self.norm, self.width, name="norm2", dtype=dtype)(y) * (1 + scale) + shift
+        y = nn.Dropout(self.dropout, deterministic=not train)(swish(y))
+        y = spatial_conv(self.width, name="conv2", scale=0.0, dtype=dtype)(y)
+        if x.shape[-1] != self.width:
+            x = axes.dense(self.width, ("conv_in", "conv_out"), name="skip", dtype=dtype)(x)
+        return x + y
+
+
+class FeedForward(nn.Module):
+    """norm, dense to `hidden`, GELU, dense back to the input width (zero at the start)."""
+
+    hidden: int
+    norm: str = "group"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*x c"]) -> Float[Array, "*x c"]:
+        """Transform each pixel alone."""
+        dtype, width = self.dtype, x.shape[-1]
+        y = norm(self.norm, width, name="norm", dtype=dtype)(x)
+        y = nn.gelu(axes.dense(self.hidden, ("embed", "mlp"), name="in", dtype=dtype)(y))
+        return axes.dense(width, ("mlp", "embed"), name="out", scale=0.0, dtype=dtype)(y)
+
+
+class SpaceTimeBlock(nn.Module):
+    """One block of a level; a scan body: (x, skip, inputs) -> (y, y).
+
+    Attributes:
+      spec: the level's operators.
+      norm: kind of normalisation.
+      dropout: rate in the residual block.
+      train: whether dropout acts.
+      dtype: of the computation.
+    """
+
+    spec: LevelSpec
+    norm: str = "group"
+    dropout: float = 0.0
+    train: bool = False
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t h w c"], skip: Array | None, inputs: BlockInputs
+    ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b t h w c"]]:
+        """Apply the operators of the spec in the order of the module's docstring."""
+        spec, common = self.spec, {"norm": self.norm, "dtype": self.dtype}
+        y = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+        block = ResidualBlock(spec.width, dropout=self.dropout, name="residual", **common)
+        y = axes.constrain_video(block(y, inputs.cond, self.train))
+        if spec.spatial == "attention":
+            y += attention.SpatialAttention(spec.heads, name="spatial_attention", **common)(y)
+        if spec.text == "attention":
+            attend = attention.TextAttention(spec.heads, name="text_attention", **common)
+            y += attend(y, inputs.text, inputs.text_mask)
+        y = self._over_time(y, inputs.independent_frames)
+        if spec.feed_forward:
+            hidden = spec.feed_forward * spec.width
+            y += FeedForward(hidden, name="feed_forward", **common)(y)
+        y = axes.constrain_video(y)
+        return y, y
+
+    def _over_time(
+        self, y: Float[Array, "b t h w c"], independent: Bool[Array, "b"]
+    ) -> Float[Array, "b t h w c"]:
+        """The temporal operators; nothing passes between independent frames."""
+        spec, common = self.spec, {"norm": self.norm, "dtype": self.dtype}
+        if "conv" in spec.temporal:
+            branch = norm(self.norm, spec.width, name="temporal_norm", dtype=self.dtype)(y)
+            branch = TemporalConv(spec.width, dtype=self.dtype, name="temporal_conv")(swish(branch))
+            y += mask_independent(branch, independent)
+        if "attention" in spec.temporal:
+            attend = attention.TemporalAttention(spec.heads, name="temporal_attention", **common)
+            y += attend(y, independent)
+        return y

@@ -1,0 +1,217 @@
+"""The video U-Net: one class for all seven stages, described by a list of levels.
+
+    video ─ stem ─ level 0 ─↓─ level 1 ─↓─ ... ─ level n ─↑─ ... ─ level 0 ─ head ─ video
+                     └──────────── skips ────────────────────────────┘
+
+The conditioning vector e is computed once,
+    e = MLP( logsnr + pooled text + augmentation level + guidance weight + place in the clip ),
+and modulates every residual block (FiLM); the text tokens enter the levels that attend to them.
+All blocks of a level have the same shapes, so a level is one scan: its parameters are stacked
+along "layers" whether the scan is unrolled or not (Imagen Video sec. 2.2; papers.md A2, B2, B5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
+from vidgen.nn import attention, axes, embeddings
+from vidgen.nn.conv import (
+    NORMS,
+    depth_to_space,
+    norm,
+    space_to_depth,
+    spatial_conv,
+    swish,
+    upsample_nearest,
+)
+from vidgen.types import Conditioning
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class VideoUNet(nn.Module):
+    """A factorised space-time U-Net; satisfies the `Denoiser` protocol of imagen/stage.py.
+
+    Attributes:
+      levels: from full resolution down.
+      channels: of the output video.
+      patch: pixels folded into channels by the stem and unfolded by the head (1: none).
+      cond_width: width e of the conditioning vector.
+      cond_layers: hidden layers of its MLP.
+      pool_queries: learned queries that pool the text into the conditioning vector.
+      frame_positions: Fourier features of each frame's place in the clip that enter the
+        conditioning vector; 0 for none. Ignored where frames are independent.
+      norm: "group" or "channel" (see nn/conv.py).
+      dropout: rate in the residual blocks.
+      dtype: of the computation; parameters are float32.
+      remat: "none", "dots" (recompute all but matrix products) or "full" (recompute blocks).
+      unroll: whether the blocks of a level are unrolled when compiled: same parameters and
+        outputs, slower to compile, faster to run (on a CPU 25 times: keep it True there).
+    """
+
+    levels: Sequence[LevelSpec]
+    channels: int = 3
+    patch: int = 1
+    cond_width: int = 512
+    cond_layers: int = 2
+    pool_queries: int = 4
+    frame_positions: int = 0
+    norm: Literal["group", "channel"] = "group"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: Literal["none", "dots", "full"] = "none"
+    unroll: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("VideoUNet.levels is empty; give at least one LevelSpec.")
+        for name, choices in (
+            ("norm", NORMS),
+            ("dtype", ("float32", "bfloat16")),
+            ("remat", tuple(REMAT)),
+        ):
+            if getattr(self, name) not in choices:
+                value = getattr(self, name)
+                raise ValueError(f"VideoUNet.{name} is {value!r}; choose one of {choices}.")
+        super().__post_init__()
+
+    @property
+    def stride(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.patch * math.prod(level.stride for level in self.levels)
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "b t h w c"],
+        logsnr: Float[Array, "b"],
+        cond: Conditioning,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b t h w {self.channels}"]:
+        """The raw network output for noisy video `z` at noise level `logsnr`."""
+        self._check(z)
+        inputs = self._conditioning(z.shape[1], logsnr, cond)
+        x = space_to_depth(self._stack(z, cond), self.patch)
+        first = self.levels[0].width
+        x = spatial_conv(first, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
+        stem = x = axes.constrain_video(x)
+
+        skips = []
+        for i, level in enumerate(self.levels):
+            if level.stride > 1 or i > 0:
+                down = spatial_conv(
+                    level.width, name=f"down{i}_in", stride=level.stride, dtype=self.dtype
+                )
+                x = axes.constrain_video(down(x))
+            x, kept = self._blocks(f"down{i}", level, train)(x, None, inputs)
+            skips.append(kept)
+        for i in reversed(range(len(self.levels))):
+            level = self.levels[i]
+            skip = skips.pop()[::-1] / math.sqrt(2)
+            x, _ = self._blocks(f"up{i}", level, train)(x, skip, inputs)
+            if level.stride > 1 or i > 0:
+                width = self.levels[max(i - 1, 0)].width
+                x = upsample_nearest(x, level.stride)
+                x = spatial_conv(width, name=f"up{i}_out", dtype=self.dtype)(x)
+                x = axes.constrain_video(x)
+        if self.levels[0].stride > 1:  # full resolution has met no block: show the head the stem
+            x = jnp.concatenate([x, stem], axis=-1)
+        return self._head(x)
+
+    def _head(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t H W c2"]:
+        """From features to video, in float32; zero at the start."""
+        x = swish(norm(self.norm, x.shape[-1], name="head_norm", dtype=self.dtype)(x))
+        pixels = self.channels * self.patch**2
+        names = ("conv_in", "pixels")
+        x = spatial_conv(pixels, names, name="head", scale=0.0)(x)
+        return depth_to_space(x, self.patch)
+
+    def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
+        """The blocks of one level: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
+        block: Any = SpaceTimeBlock
+        if self.remat != "none":
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+        going_up = name.startswith("up")
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0 if going_up else nn.broadcast, nn.broadcast),
+            length=level.blocks,
+            # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn,
+            # and XLA runs convolutions inside a loop up to 25 times slower on a CPU.
+            unroll=level.blocks + 1 if self.unroll else 1,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scanned(level, self.norm, self.dropout, train, self.dtype, name=name)
+
+    def _conditioning(
+        self, frames: int, logsnr: Float[Array, "b"], cond: Conditioning
+    ) -> BlockInputs:
+        """The conditioning vector per frame, and the normalised text."""
+        width, dtype = self.cond_width, self.dtype
+        text = nn.LayerNorm(
+            dtype=jnp.float32,
+            scale_init=axes.partitioned(nn.initializers.ones_init(), ("text",)),
+            bias_init=axes.partitioned(nn.initializers.zeros_init(), ("text",)),
+            name="text_norm",
+        )(cond.text.tokens).astype(dtype)
+        pool = attention.AttentionPool(width, self.pool_queries, dtype=dtype, name="text_pool")
+        e = self._scalar(embeddings.logsnr_features(logsnr, width), "logsnr")
+        e += pool(text, cond.text.mask)
+        if cond.aug_logsnr is not None:
+            e += self._scalar(embeddings.logsnr_features(cond.aug_logsnr, width), "aug_logsnr")
+        if cond.guidance_weight is not None:
+            # [guess] 1000·w/100 sinusoids cover the weights in use, 0 to about 15.
+            features = embeddings.sinusoids(cond.guidance_weight, width, max_time=100.0)
+            e += self._scalar(features, "guidance_weight", scale=0.0)
+        e = e[:, None, :]
+        if self.frame_positions:
+            e = e + self._places(frames, cond.independent_frames)
+        for i in range(self.cond_layers):
+            e = axes.dense(width, ("cond", "cond"), name=f"cond{i}", dtype=dtype)(swish(e))
+        return BlockInputs(swish(e), text, cond.text.mask, cond.independent_frames)
+
+    def _scalar(self, features: Float[Array, "b e"], name: str, scale: float = 1.0) -> Array:
+        """One scalar's share of the conditioning vector."""
+        names = (None, "cond")
+        return axes.dense(self.cond_width, names, name=name, scale=scale, dtype=self.dtype)(
+            features
+        )
+
+    def _places(self, frames: int, independent: Bool[Array, "b"]) -> Float[Array, "b t e"]:
+        """Each frame's place in the clip; zero for independent frames, which have none."""
+        features = embeddings.frame_features(frames, self.frame_positions)
+        places = self._scalar(features, "frame_position")[None]
+        return jnp.where(independent[:, None, None], 0, places)
+
+    def _stack(self, z: Float[Array, "b t h w c"], cond: Conditioning) -> Array:
+        """`z` with all that conditions it pixel by pixel, concatenated on channels."""
+        parts = [z]
+        if cond.low_res is not None:
+            parts.append(cond.low_res)
+        if cond.known_frames is not None:
+            known = cond.known_frames[:, :, None, None, None].astype(z.dtype)
+            parts.append(jnp.broadcast_to(known, (*z.shape[:-1], 1)))
+        return jnp.concatenate(parts, axis=-1).astype(self.dtype)
+
+    def _check(self, z: Array) -> None:
+        h, w = z.shape[2:4]
+        if h % self.stride or w % self.stride:
+            raise ValueError(
+                f"frames are {h}x{w}, but this network down-samples by {self.stride}: "
+                f"height and width must be multiples of {self.stride}."
+            )

@@ -1,0 +1,206 @@
+"""Attention over space, over time and over text, and attention pooling.
+
+    out = softmax(q·kᵀ/√d + bias + mask) · v          softmax in float32
+
+Spatial attention treats frames as batch, temporal attention treats pixels as batch (Video
+Diffusion Models, papers.md C1). Temporal attention has relative positions only, and sees each
+frame alone where the frames are unrelated images. Padded text is masked, never attended to; a
+prompt without tokens gives exactly zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vidgen.nn import axes, embeddings
+from vidgen.nn.conv import norm
+
+
+def attend(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "n k h d"],
+    v: Float[Array, "n k h d"],
+    *,
+    bias: Float[Array, "#n h q k"] | None = None,
+    mask: Bool[Array, "#n #h #q k"] | None = None,
+) -> Float[Array, "n q h d"]:
+    """Softmax attention; `mask` is True where a query may look; fully masked queries give 0.
+
+    Runs `jax.nn.dot_product_attention`, which takes the fused kernel of the platform where there
+    is one, with the softmax in float32.
+    """
+    out = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
+    if mask is None:
+        return out
+    seen = jnp.any(mask, axis=-1, keepdims=True)  # n h q 1
+    return out * jnp.swapaxes(seen, 1, 2).astype(out.dtype)
+
+
+def heads_of(
+    heads: int, head_dim: int, *, name: str, source: str = "embed", dtype: Any = "float32"
+) -> nn.DenseGeneral:
+    """A projection of the last axis, which has the logical name `source`, to (heads, head_dim)."""
+    return nn.DenseGeneral(
+        (heads, head_dim),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=axes.partitioned(axes.fan_in_over((0,)), (source, "heads", "head_dim")),
+        name=name,
+    )
+
+
+def merge_heads(features: int, *, dtype: Any = "float32") -> nn.DenseGeneral:
+    """The projection of all heads back to `features`, named "out"; zero at the start."""
+    return nn.DenseGeneral(
+        features,
+        axis=(-2, -1),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=axes.partitioned(axes.fan_in(0.0), ("heads", "head_dim", "embed")),
+        name="out",
+    )
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention of the pixels of each frame, as a residual branch (without the sum)."""
+
+    heads: int
+    norm: str = "group"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        """Let the pixels of each frame see each other."""
+        b, t, h, w, c = x.shape
+        y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x).reshape(b * t, h * w, c)
+        q, k, v = _project(y, self.heads, c // self.heads, self.dtype)
+        out = merge_heads(c, dtype=self.dtype)(attend(q, k, v))
+        return out.reshape(x.shape)
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention of each pixel over time, with relative positions, as a residual branch.
+
+    Attributes:
+      heads: number of heads.
+      norm: kind of the normalisation before it.
+      buckets: relative positions that have a bias of their own (`embeddings.relative_buckets`).
+      dtype: of the computation.
+    """
+
+    heads: int
+    norm: str = "group"
+    buckets: int = 32
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t h w c"], independent_frames: Bool[Array, "b"]
+    ) -> Float[Array, "b t h w c"]:
+        """Let the frames at each pixel see each other, or only themselves."""
+        b, t, h, w, c = x.shape
+        y = (
+            norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x)
+            .transpose(0, 2, 3, 1, 4)
+            .reshape(b * h * w, t, c)
+        )
+        q, k, v = _project(y, self.heads, c // self.heads, self.dtype)
+        bias = RelativeBias(self.heads, self.buckets, name="positions")(t).astype(q.dtype)
+        out = attend(q, k, v, bias=bias, mask=frame_mask(independent_frames, t, h * w))
+        out = merge_heads(c, dtype=self.dtype)(out)
+        return out.reshape(b, h, w, t, c).transpose(0, 3, 1, 2, 4)
+
+
+class TextAttention(nn.Module):
+    """Cross-attention of every pixel to the text, as a residual branch."""
+
+    heads: int
+    norm: str = "group"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t h w c"],
+        text: Float[Array, "b s d"],
+        mask: Bool[Array, "b s"],
+    ) -> Float[Array, "b t h w c"]:
+        """Let every pixel read the (already normalised) text tokens."""
+        b, t, h, w, c = x.shape
+        head_dim = c // self.heads
+        y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x).reshape(b, t * h * w, c)
+        project = functools.partial(heads_of, self.heads, head_dim, source="text", dtype=self.dtype)
+        q = heads_of(self.heads, head_dim, name="query", dtype=self.dtype)(y)
+        k = project(name="key")(text)
+        v = project(name="value")(text)
+        out = attend(q, k, v, mask=mask[:, None, None, :])
+        return merge_heads(c, dtype=self.dtype)(out).reshape(x.shape)
+
+
+class RelativeBias(nn.Module):
+    """A learned bias per head and bucket of signed frame distance; zero at the start."""
+
+    heads: int
+    buckets: int = 32
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "1 h {length} {length}"]:
+        """The biases of `length` frames against each other."""
+        init = axes.partitioned(nn.initializers.zeros_init(), ("heads", "buckets"))
+        table = self.param("bias", init, (self.heads, self.buckets), jnp.float32)
+        index = embeddings.relative_buckets(length, length, buckets=self.buckets)
+        return jnp.asarray(table)[None, :, index]
+
+
+class AttentionPool(nn.Module):
+    """One vector a prompt: learned queries attend to its tokens (Imagen, papers.md B2).
+
+    The result is 0 for a prompt without tokens, so that dropping a prompt drops this path too.
+    """
+
+    features: int
+    queries: int = 4
+    head_dim: int = 64
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, text: Float[Array, "b s d"], mask: Bool[Array, "b s"]
+    ) -> Float[Array, "b {self.features}"]:
+        """Pool the tokens that `mask` marks."""
+        init = axes.partitioned(axes.fan_in_over((2,)), ("queries", "heads", "head_dim"))
+        heads = max(1, self.features // self.head_dim)
+        query = self.param("query", init, (self.queries, heads, self.head_dim), jnp.float32)
+        query = jnp.broadcast_to(jnp.asarray(query, self.dtype), (len(text), *query.shape))
+        project = functools.partial(heads_of, heads, self.head_dim, source="text", dtype=self.dtype)
+        k = project(name="key")(text)
+        v = project(name="value")(text)
+        pooled = attend(query, k, v, mask=mask[:, None, None, :])
+        pooled = pooled.reshape(len(text), self.queries * heads * self.head_dim)
+        names = ("embed", "cond")
+        out = axes.dense(self.features, names, name="out", dtype=self.dtype, use_bias=False)
+        return out(pooled)
+
+
+def frame_mask(
+    independent_frames: Bool[Array, "b"], frames: int, pixels: int
+) -> Bool[Array, "n 1 {frames} {frames}"]:
+    """Which frames may see which, per pixel: all of them, or each only itself; n = b·pixels."""
+    itself = jnp.eye(frames, dtype=bool)
+    mask = itself | ~independent_frames[:, None, None]
+    return jnp.repeat(mask, pixels, axis=0)[:, None]
+
+
+def _project(
+    x: Float[Array, "n s c"], heads: int, head_dim: int, dtype: Any
+) -> tuple[Array, Array, Array]:
+    """Query, key and value heads of self-attention."""
+    return tuple(  # type: ignore[return-value]
+        heads_of(heads, head_dim, name=name, dtype=dtype)(x) for name in ("query", "key", "value")
+    )

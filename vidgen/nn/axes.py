@@ -1,0 +1,132 @@
+"""The logical axis vocabulary, and the parameter and activation helpers that use it.
+
+Every parameter axis and every constrained activation axis has a name from this file; a mesh gin
+file maps names to mesh axes. JAX silently replicates a name it does not know, so the names are
+closed here: `param` and `constrain` refuse any other, and a test checks each mesh file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array
+
+PARAMETER_AXES: dict[str, str] = {
+    "layers": "blocks stacked by a scan",
+    "kernel": "taps of a convolution, in space or in time",
+    "embed": "features of the residual stream that a layer reads or writes",
+    "conv_in": "input channels of a convolution",
+    "conv_out": "output channels of a convolution",
+    "heads": "attention heads",
+    "head_dim": "features of one attention head",
+    "mlp": "hidden features of a feed-forward layer",
+    "cond": "features of the conditioning vector",
+    "film": "scales and shifts of a residual block",
+    "text": "features of a text embedding",
+    "norm": "scale and shift of a normalisation",
+    "buckets": "relative positions that share a bias",
+    "queries": "learned queries of the attention pooling",
+    "pixels": "channels of the video itself, or of its space-to-depth form",
+}
+
+ACTIVATION_AXES: dict[str, str] = {
+    "batch": "examples",
+    "frames": "time",
+    "height": "rows",
+    "width": "columns",
+    "channels": "features of an activation",
+    "tokens": "text tokens",
+}
+
+AXES = {**PARAMETER_AXES, **ACTIVATION_AXES}
+
+Initializer = Callable[..., Any]
+
+
+def check_names(names: tuple[str | None, ...]) -> None:
+    """Raise ValueError unless every name is in `AXES` (None: never sharded)."""
+    unknown = [name for name in names if name is not None and name not in AXES]
+    if unknown:
+        raise ValueError(f"unknown logical axes {unknown}; nn/axes.py has {sorted(AXES)}.")
+
+
+class Named(nn.LogicallyPartitioned):
+    """A parameter boxed with its logical axis names, which unboxes without a constraint.
+
+    Linen constrains a parameter whenever it is unboxed, also while a layer holds it flattened to
+    two axes, where three names do not fit. The trainer places parameters by their names itself.
+    """
+
+    def unbox(self, apply_constraint: bool = True) -> Any:
+        """The bare array."""
+        return self.value
+
+
+def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Initializer:
+    """`init` whose result is boxed with its logical axis names."""
+    check_names(names)
+
+    def boxed(*args: Any, **kwargs: Any) -> Named:
+        return Named(init(*args, **kwargs), names)
+
+    return boxed
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """`x`, told how its axes are laid out over the mesh; nothing happens without a mesh."""
+    check_names(names)
+    return nn.with_logical_constraint(x, names)
+
+
+def constrain_video(x: Array) -> Array:
+    """Constrain a `b t h w c` activation."""
+    return constrain(x, "batch", "frames", "height", "width", "channels")
+
+
+def fan_in(scale: float = 1.0) -> Initializer:
+    """Truncated normal with variance scale / fan_in; with scale 0, zeros."""
+    if scale == 0.0:
+        return nn.initializers.zeros_init()
+    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+
+
+def fan_in_over(axes: tuple[int, ...], scale: float = 1.0) -> Initializer:
+    """`fan_in` for a kernel whose input axes are `axes` and whose other axes are outputs."""
+    if scale == 0.0:
+        return nn.initializers.zeros_init()
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
+        out_axes = tuple(i for i in range(len(shape)) if i not in axes)
+        make = nn.initializers.variance_scaling(
+            scale, "fan_in", "truncated_normal", in_axis=axes, out_axis=out_axes
+        )
+        return make(key, shape, dtype)
+
+    return init
+
+
+def dense(
+    features: int,
+    names: tuple[str | None, str],
+    *,
+    name: str,
+    scale: float = 1.0,
+    dtype: Any = "float32",
+    use_bias: bool = True,
+) -> nn.Dense:
+    """A dense layer over the last axis whose kernel's (input, output) axes are `names`.
+
+    `scale` is the variance scale of the initialiser; 0 starts at zero. Parameters are float32,
+    the computation and the result `dtype`.
+    """
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=partitioned(fan_in(scale), names),
+        bias_init=partitioned(nn.initializers.zeros_init(), names[1:]),
+        name=name,
+    )

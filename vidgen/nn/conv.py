@@ -1,0 +1,128 @@
+"""Convolutions over video, resampling, and the normalisations around them.
+
+A 1x3x3 convolution folds frames into the batch; a 3x1x1 convolution is a dense layer over each
+frame beside its neighbours, which is the same sum and runs faster than a 3-D convolution on
+every back end we measured (Imagen Video sec. 2.2, papers.md A2).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vidgen.nn import axes
+
+NORMS = ("group", "channel")
+
+
+def spatial_conv(
+    features: int,
+    names: tuple[str, str] = ("conv_in", "conv_out"),
+    *,
+    name: str,
+    stride: int = 1,
+    scale: float = 1.0,
+    dtype: Any = "float32",
+) -> nn.Conv:
+    """A (1, 3, 3) convolution with stride (1, s, s), zero padded, over `b t h w c`.
+
+    `names` are the logical names of the (input, output) channel axes; `scale` is the variance
+    scale of the initialiser (0 starts at zero).
+    """
+    return nn.Conv(
+        features,
+        (3, 3),
+        (stride, stride),
+        dtype=dtype,
+        kernel_init=axes.partitioned(axes.fan_in(scale), ("kernel", "kernel", *names)),
+        bias_init=axes.partitioned(nn.initializers.zeros_init(), names[1:]),
+        name=name,
+    )
+
+
+class TemporalConv(nn.Module):
+    """A (3, 1, 1) convolution: each frame mixed with the one before and the one after.
+
+    Clip borders see zeros. The initialiser is zero by default, so that a residual branch built
+    on it starts as the identity and an image model can be extended to video.
+    """
+
+    features: int
+    scale: float = 0.0
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c2"]:
+        """Mix neighbouring frames."""
+        pad = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+        neighbours = jnp.concatenate([pad[:, :-2], x, pad[:, 2:]], axis=-1)
+        names = ("conv_in", "conv_out")
+        dense = axes.dense(self.features, names, name="taps", scale=self.scale, dtype=self.dtype)
+        return dense(neighbours)
+
+
+def norm(
+    kind: Literal["group", "channel"], channels: int, *, name: str, dtype: Any = "float32"
+) -> nn.Module:
+    """A normalisation with float32 statistics and result `dtype`; never across frames.
+
+    "group" is GroupNorm over the pixels of one frame and a group of at most 32 channels.
+    "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so a
+    network built on it gives the same pixels on a crop as on the full frame.
+    """
+    scale = axes.partitioned(nn.initializers.ones_init(), ("norm",))
+    if kind == "channel":
+        return nn.RMSNorm(scale_init=scale, dtype=dtype, name=name)
+    if kind != "group":
+        raise ValueError(f"unknown norm {kind!r}; choose one of {', '.join(NORMS)}.")
+    return nn.GroupNorm(
+        num_groups=largest_divisor(channels, 32),
+        scale_init=scale,
+        bias_init=axes.partitioned(nn.initializers.zeros_init(), ("norm",)),
+        dtype=dtype,
+        reduction_axes=(-3, -2, -1),
+        name=name,
+    )
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n that is at most `limit`."""
+    return next(d for d in range(min(n, limit), 0, -1) if n % d == 0)
+
+
+def mask_independent(
+    branch: Float[Array, "b t *x"], independent_frames: Bool[Array, "b"]
+) -> Float[Array, "b t *x"]:
+    """`branch` with zeros for examples whose frames are unrelated images."""
+    keep = ~independent_frames.reshape(-1, *(1,) * (branch.ndim - 1))
+    return branch * keep.astype(branch.dtype)
+
+
+def upsample_nearest(x: Float[Array, "b t h w c"], factor: int) -> Float[Array, "b t H W c"]:
+    """Repeat every pixel `factor` times along h and w."""
+    b, t, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, t, h, factor, w, factor, c))
+    return x.reshape(b, t, h * factor, w * factor, c)
+
+
+def space_to_depth(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b t h2 w2 c2"]:
+    """Fold every patch x patch square of pixels into channels: (h/p, w/p, p·p·c)."""
+    b, t, h, w, c = x.shape
+    x = x.reshape(b, t, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // patch, w // patch, -1)
+
+
+def depth_to_space(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b t h2 w2 c2"]:
+    """The inverse of `space_to_depth`."""
+    b, t, h, w, c = x.shape
+    x = x.reshape(b, t, h, w, patch, patch, c // patch**2)
+    return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h * patch, w * patch, -1)
+
+
+def swish(x: Array) -> Array:
+    """x · sigmoid(x)."""
+    return jax.nn.silu(x)

@@ -1,0 +1,71 @@
+"""Features of the scalars a denoiser is told, and positions that do not depend on clip length.
+
+    log-SNR     u = (2/π) · atan(e^{-λ/2}) ∈ [0, 1], then sinusoids          (papers' "inv_cos")
+    time        τ = i/(t-1) ∈ [0, 1], the place of frame i in the clip       (`frame_features`)
+    relative    signed distance of two frames, log-spaced buckets, one bias a head
+
+All three are defined for any number of frames, so clips longer than trained can be run.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def sinusoids(
+    x: Float[Array, "*x"], dim: int, *, max_time: float = 1.0
+) -> Float[Array, "*x {dim}"]:
+    """[sin | cos] of 1000·x/max_time at dim/2 geometric frequencies from 1 down to 1/10000."""
+    if dim < 4 or dim % 2:
+        raise ValueError(f"sinusoidal features need an even width >= 4, got {dim}.")
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10_000.0) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+    angles = (x * (1000.0 / max_time))[..., None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def logsnr_features(logsnr: Float[Array, "*x"], dim: int) -> Float[Array, "*x {dim}"]:
+    """Sinusoids of the angle that the noise level stands for; log-SNR is clipped to [-20, 20]."""
+    unit = jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20.0, 20.0))) * (2.0 / jnp.pi)
+    return sinusoids(unit, dim)
+
+
+def frame_features(frames: int, dim: int) -> Float[Array, "t {dim}"]:
+    """Fourier features of each frame's place in the clip, τ ∈ [0, 1].
+
+    Octaves of a half cosine: cos(2^j π τ) and sin(2^j π τ) for j = 0 .. dim/2 - 1. The lowest
+    tells before from after; each further one halves the time it resolves. A longer clip reads the
+    same functions at more places, which suits a cascade in which every stage covers the same
+    stretch of time.
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"frame features need an even width >= 2, got {dim}.")
+    place = np.linspace(0.0, 1.0, frames) if frames > 1 else np.full((1,), 0.5)
+    angles = np.pi * place[:, None] * 2.0 ** np.arange(dim // 2)
+    return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], -1), jnp.float32)
+
+
+def relative_buckets(
+    queries: int, keys: int, *, buckets: int = 32, max_distance: int = 128
+) -> Int[np.ndarray, "{queries} {keys}"]:
+    """Bucket of every signed distance key - query, as in T5 (bidirectional).
+
+    Half of the buckets belong to the future side. On each side distances below buckets/4 have a
+    bucket each; further ones share log-spaced buckets up to `max_distance`, beyond which the last
+    bucket serves.
+    """
+    if buckets < 4 or buckets % 4:
+        raise ValueError(f"relative positions need a multiple of 4 buckets, got {buckets}.")
+    distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+    side = buckets // 2
+    exact = side // 2
+    magnitude = np.abs(distance)
+    # float32 as in the published table: 2 of its 256 borders would move in float64.
+    ratio = np.log(np.maximum(magnitude, 1).astype(np.float32) / exact)
+    spread = ratio / np.float32(math.log(max_distance / exact)) * (side - exact)
+    far = np.minimum(exact + spread.astype(np.int32), side - 1)
+    return np.where(distance > 0, side, 0) + np.where(magnitude < exact, magnitude, far)

@@ -1,0 +1,100 @@
+"""What a training run does every so often besides training: sample clips, held-out loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from vidgen.data.video_writer import check_suffix, write_video
+from vidgen.runs.feed import Dataset, TextEncoder, encode_batch, this_process
+from vidgen.train.metrics import Accumulator
+from vidgen.train.trainer import Trainer
+from vidgen.types import Frozen, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleVideos:
+    """Writes clips of fixed prompts with fixed noise to MODEL_DIR/samples/step_N.SUFFIX.
+
+    Attributes:
+      prompts: one clip each.
+      every: steps between two samplings; the last step is always sampled.
+      suffix: kind of file that `write_video` knows: mp4, webm, gif, webp, png (a sheet), npy.
+      seed: of the noise, the same at every step so that files compare.
+    """
+
+    prompts: tuple[str, ...]
+    every: int
+    suffix: str = "png"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if not self.prompts:
+            raise ValueError("SampleVideos.prompts is empty; give at least one prompt.")
+        if self.every < 1:
+            raise ValueError(f"SampleVideos.every is {self.every}; it must be >= 1.")
+        check_suffix(f"samples.{self.suffix}")
+
+    def __call__(
+        self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """Samples, writes, and returns the clips; `trainer.model` must be able to `generate`."""
+        count = len(self.prompts)
+        # Filled up so that the batch divides over the mesh; an example never sees its neighbors.
+        ways = trainer.partitioner.batch_ways()
+        index = np.arange(-(-count // ways) * ways) % count
+        text = jax.tree.map(lambda x: np.asarray(x)[index], encoder(self.prompts))
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(index)
+        video = np.asarray(trainer.sample(params, text, keys), np.float32)[:count]
+        if jax.process_index() == 0:
+            folder = epath.Path(model_dir) / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            model: Any = trainer.model
+            write_video(folder / f"step_{step}.{self.suffix}", video, model.shape.fps)
+        return video
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """The loss on data that is not trained on: always the same batches and the same noise.
+
+    Attributes:
+      dataset: the held-out data.
+      every: steps between two evaluations.
+      batches: how many, from the start of the data.
+      seed: of the noise.
+    """
+
+    dataset: Dataset
+    every: int
+    batches: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("every", "batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"HeldOutLoss.{name} is {getattr(self, name)}; it must be >= 1.")
+
+    def __call__(
+        self, trainer: Trainer, params: Params, frozen: Frozen, encoder: TextEncoder
+    ) -> dict[str, float]:
+        """Means over the batches, each name with "eval_" before it."""
+        iterator = self.dataset.iterator(process=this_process())
+        total = Accumulator()
+        for i in range(self.batches):
+            raw = next(iterator, None)
+            if raw is None:
+                break
+            batch = trainer.partitioner.to_global(encode_batch(raw, encoder))
+            key = jax.random.fold_in(jax.random.key(self.seed), i)
+            total.add(trainer.eval_step(params, frozen, batch, key))
+        if hasattr(iterator, "close"):
+            iterator.close()
+        return {f"eval_{name}": value for name, value in total.result().items()}

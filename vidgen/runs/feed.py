@@ -1,0 +1,109 @@
+"""Training batches, prepared one ahead in a thread: captions encoded, pixels in [-1, 1].
+
+With each batch comes the position of the data after it, which is what a checkpoint taken after
+training on it must hold; the reader itself is already one batch further.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from vidgen.data.transforms import to_float
+from vidgen.types import TextEmbedding, VideoBatch
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What a run needs of `data.pipeline.Pipeline`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a batch over all processes."""
+        ...
+
+    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
+        """Batches of one process, with get_state and set_state."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a run needs of a text encoder."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of an encoded prompt, padding included."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Features of a token."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """The prompts, encoded as numpy arrays."""
+        ...
+
+
+class Fed(NamedTuple):
+    """A batch of this process, and the position of the data after it."""
+
+    batch: VideoBatch
+    position: Any
+
+
+def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch:
+    """The dict of a data pipeline as the batch of a model, in numpy."""
+    video: Any = to_float(np.asarray(raw["video"]))
+    independent: Any = np.asarray(raw["independent_frames"], bool)
+    text = encoder([str(caption) for caption in raw["caption"]])
+    return VideoBatch(video=video, text=text, independent_frames=independent)
+
+
+class Feed:
+    """Iterator over `Fed`; `waited` adds up the seconds that the caller had to wait."""
+
+    def __init__(self, iterator: Any, encoder: TextEncoder) -> None:
+        """Starts to prepare the first batch at the iterator's position."""
+        self._iterator = iterator
+        self._encoder = encoder
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-feed")
+        self._next: Future[Fed | None] = self._pool.submit(self._prepare)
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Fed]:
+        return self
+
+    def __next__(self) -> Fed:
+        start = time.perf_counter()
+        fed = self._next.result()
+        self.waited += time.perf_counter() - start
+        if fed is None:
+            raise StopIteration
+        self._next = self._pool.submit(self._prepare)
+        return fed
+
+    def _prepare(self) -> Fed | None:
+        try:
+            raw = next(self._iterator)
+        except StopIteration:  # cannot travel through a Future
+            return None
+        return Fed(encode_batch(raw, self._encoder), self._iterator.get_state())
+
+    def close(self) -> None:
+        """Ends the thread and the reader's workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def this_process() -> tuple[int, int]:
+    """(index, count) of this process among those of the run."""
+    return jax.process_index(), jax.process_count()

@@ -1,0 +1,310 @@
+"""Training: from a model, data and a folder to checkpoints, metrics and sample clips.
+
+    MODEL_DIR/metrics.jsonl, tensorboard/, checkpoints/, samples/
+
+The same run called again goes on from its newest checkpoint, and then gives the numbers, to the
+last bit, that it would have given uninterrupted: randomness is a function of the step, and the
+data position and the half-filled averages of the log are part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from vidgen.runs import progress
+from vidgen.runs.callbacks import HeldOutLoss, SampleVideos
+from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, this_process
+from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
+from vidgen.train.flops import count_jaxpr
+from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
+from vidgen.train.model import Batch, TrainState
+from vidgen.train.trainer import Trainer
+from vidgen.types import Frozen, Metrics
+
+
+class TrainingDiverged(ValueError):
+    """The loss or the gradient is no longer a finite number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """A training run; calling it trains to `train_steps`.
+
+    Attributes:
+      trainer: model, mesh and optimizer.
+      dataset: training data; its batch_size is that of a step, over all processes.
+      text_encoder: frozen encoder of the captions.
+      model_dir: folder of the run; made if absent.
+      train_steps: step to train to, counted from the very first.
+      seed: of initial weights and of all noise in training.
+      log_every: steps between two lines of the log, which hold means over those steps.
+      checkpoint_every: steps between two checkpoints; the last step always has one.
+      checkpoints: which are kept, and how they are written.
+      time_limit_minutes: stop after so long, with a checkpoint; None has no limit.
+      sampler: writes sample clips.
+      held_out: computes the loss on held-out data.
+      frozen: makes what the loss may read beside the parameters (a teacher, say).
+    """
+
+    trainer: Trainer
+    dataset: Dataset
+    text_encoder: TextEncoder
+    model_dir: str
+    train_steps: int
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
+    time_limit_minutes: float | None = None
+    sampler: SampleVideos | None = None
+    held_out: HeldOutLoss | None = None
+    frozen: Callable[[], Frozen] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_steps", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Train.{name} is {getattr(self, name)}; it must be >= 1.")
+        if self.time_limit_minutes is not None and not self.time_limit_minutes > 0:
+            raise ValueError(
+                f"Train.time_limit_minutes is {self.time_limit_minutes}; it must be positive, "
+                "or None."
+            )
+        if self.sampler is not None and not hasattr(self.trainer.model, "generate"):
+            kind = type(self.trainer.model).__name__
+            raise ValueError(f"Train.sampler is set, but {kind} cannot generate; set it to None.")
+        if not str(self.model_dir):
+            raise ValueError("MODEL_DIR is empty; name a folder for the run.")
+
+    def __call__(self) -> TrainState:
+        """Trains, and returns the last state."""
+        check_model_dir(self.model_dir)
+        self.trainer.partitioner.check_batch_size(self.dataset.batch_size)
+        with contextlib.ExitStack() as stack:
+            session = _Session(self, stack)
+            session.train()
+            session.finish()
+            return session.state
+
+
+def check_model_dir(model_dir: epath.PathLike) -> None:
+    """Makes the folder and tries to write there, before anything long begins.
+
+    Raises:
+      ValueError: it cannot be made or written; the message says why.
+    """
+    folder = epath.Path(model_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"MODEL_DIR {folder} is a file; name a folder.")
+    probe = folder / f".write_test_{jax.process_index()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"MODEL_DIR {folder} cannot be written ({reason}); name another folder."
+        ) from error
+
+
+class _Session:
+    """The moving parts of one call of `Train`."""
+
+    def __init__(self, run: Train, stack: contextlib.ExitStack) -> None:
+        """Restores or initialises, and opens everything that `stack` will close."""
+        self.run = run
+        self.console = progress.Console()
+        self.spec = _batch_spec(run)
+        self.log = Accumulator()
+        self.checkpointer = stack.enter_context(Checkpointer(run.model_dir, run.checkpoints))
+        iterator = run.dataset.iterator(process=this_process())
+        self.state, self.step = self._start(iterator)
+        self.saved = self.checkpointer.latest_step()
+        self.position: Any = iterator.get_state()
+        self.writer = MetricsWriter(run.model_dir, resume_step=self.step)
+        stack.callback(self.writer.close)
+        self.frozen: Frozen = None if run.frozen is None else run.frozen()
+        self.feed = Feed(iterator, run.text_encoder)
+        stack.callback(self.feed.close)
+        self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
+        self.clock = progress.Clock()
+        self.flops: float | None = None
+        self.stop = stack.enter_context(_stop_requests(self.console))
+
+    def _start(self, iterator: Any) -> tuple[TrainState, int]:
+        run, latest = self.run, self.checkpointer.latest_step()
+        if latest is None:
+            key = jax.random.fold_in(jax.random.key(run.seed), 0)
+            state = run.trainer.init_state(key, self.spec)
+            size = sum(x.size for x in jax.tree.leaves(state.params))
+            self.console.say(
+                f"training {progress.engineering(float(size)).strip()} parameters on "
+                f"{run.trainer.partitioner.mesh.size} device(s), in {run.model_dir}"
+            )
+            return state, 0
+        abstract = run.trainer.abstract_state(self.spec)
+        state, position = self.checkpointer.restore(abstract, latest)
+        iterator.set_state(position["data"])
+        self.log.set_state(position["log"])
+        self.console.say(f"going on from step {latest} in {run.model_dir}")
+        return state, latest
+
+    def train(self) -> None:
+        """Steps until the last one, the time limit, a signal or the end of the data."""
+        run, unchecked = self.run, None
+        while self.step < run.train_steps and not self._should_stop():
+            fed = next(self.feed, None)
+            if fed is None:
+                self.console.say(f"the data ended at step {self.step}")
+                break
+            metrics = self._one_step(fed)
+            # The step before is looked at while this one runs: the device never waits for us.
+            if unchecked is not None:
+                _check_finite(*unchecked, self.saved)
+            unchecked = (self.step, metrics)
+            if self._due(run.log_every, run.checkpoint_every, run.sampler, run.held_out):
+                _check_finite(*unchecked, self.saved)
+                self._report()
+        if unchecked is not None:
+            _check_finite(*unchecked, self.saved)
+
+    def _one_step(self, fed: Fed) -> Metrics:
+        trainer = self.run.trainer
+        if not self.clock.compiled:
+            _check_shapes(fed.batch, self.spec)
+        batch = trainer.partitioner.to_global(fed.batch)
+        if not self.clock.compiled:
+            program = trainer.train_program(batch)
+            jaxpr = program.jaxpr(self.state, self.frozen, batch, self.key)
+            self.flops = float(count_jaxpr(jaxpr))
+            self.console.show("compiling ...")
+        self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key)
+        if not self.clock.compiled:
+            jax.block_until_ready(metrics)
+        self.clock.step()
+        self.step += 1
+        self.position = fed.position
+        self.log.add(metrics)
+        self.console.show(f"step {self.step}/{self.run.train_steps}")
+        return metrics
+
+    def _due(self, *events: Any) -> bool:
+        """True if any of the events (a number of steps, or an object with `every`) is now."""
+        periods = [getattr(event, "every", event) for event in events if event is not None]
+        last = self.step == self.run.train_steps
+        return last or any(self.step % period == 0 for period in periods)
+
+    def _report(self) -> None:
+        """Whatever is due at this step: log line, held-out loss, clips, checkpoint."""
+        run, values = self.run, {}
+        if self._due(run.log_every):
+            values = self.log.result()  # waits for the device, so the rates are those of work done
+            values |= self.clock.reading(run.dataset.batch_size, self.feed.waited, self.flops)
+            values |= progress.memory()
+        began = time.perf_counter()
+        params = self.state.inference_params()
+        if run.held_out is not None and self._due(run.held_out):
+            values |= run.held_out(run.trainer, params, self.frozen, run.text_encoder)
+        if values:
+            self.writer.write(self.step, values)
+            if "loss" in values:
+                self.console.say(progress.line(self.step, run.train_steps, values))
+        if self._due(run.checkpoint_every):
+            self._save()
+        if run.sampler is not None and self._due(run.sampler):
+            clip = run.sampler(self.step, run.trainer, params, run.text_encoder, run.model_dir)
+            self.writer.write_video(self.step, "samples", clip)
+        self.clock.pause(time.perf_counter() - began)
+
+    def _save(self) -> None:
+        position = {"data": self.position, "log": self.log.state()}
+        self.checkpointer.save(self.step, self.state, position)
+        self.saved = self.step
+
+    def finish(self) -> None:
+        """Saves where training stopped, and says so."""
+        if self.saved != self.step:
+            self._save()
+        self.checkpointer.wait()
+        spent = progress.duration(time.perf_counter() - self.clock.start)
+        rest = "" if self.step >= self.run.train_steps else "; the same command goes on from there"
+        self.console.say(f"step {self.step} is saved in {self.run.model_dir} ({spent}){rest}")
+
+    def _should_stop(self) -> bool:
+        limit = self.run.time_limit_minutes
+        late = limit is not None and time.perf_counter() - self.clock.start > 60.0 * limit
+        stop = late or self.stop.is_set()
+        if jax.process_count() == 1:
+            return stop
+        if self.step % self.run.log_every:
+            return False
+        # All processes must stop at one step, whichever of them was told to.
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(stop)).any())
+
+
+def _batch_spec(run: Train) -> Batch:
+    make: Any = getattr(run.trainer.model, "batch_spec", None)
+    if make is None:
+        raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
+    return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim)
+
+
+def _check_shapes(batch: Batch, spec: Batch) -> None:
+    """Raises ValueError where the data is not what the model was made for."""
+    expected = jax.tree_util.tree_leaves_with_path(spec)
+    count = jax.process_count()
+    for (path, want), found in zip(expected, jax.tree.leaves(batch), strict=True):
+        shape = (want.shape[0] // count, *want.shape[1:])
+        if tuple(found.shape) != shape:
+            raise ValueError(
+                f"the data gives {jax.tree_util.keystr(path).lstrip('.')} of shape "
+                f"{tuple(found.shape)}, the model expects {shape}; make the shapes of data set "
+                "and model equal (CLIP_SHAPE)."
+            )
+
+
+def _check_finite(step: int, metrics: Metrics, saved: int | None) -> None:
+    """Raises TrainingDiverged if the loss or the gradient of a step is not finite."""
+    values = to_floats({name: metrics[name] for name in ("loss", "grad_norm")})
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        kept = "there is no checkpoint yet" if saved is None else f"checkpoint {saved} is kept"
+        raise TrainingDiverged(
+            f"training diverged at step {step} ({', '.join(bad)}); {kept}. Lower LEARNING_RATE "
+            "or lengthen its warm-up, and run again."
+        )
+
+
+@contextlib.contextmanager
+def _stop_requests(console: progress.Console) -> Iterator[threading.Event]:
+    """An event set by SIGTERM or Ctrl-C; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals reach the main thread only
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+        console.say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

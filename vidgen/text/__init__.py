@@ -1,0 +1,1 @@
+"""Frozen text encoders: prompts in, padded token states out."""

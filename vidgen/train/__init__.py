@@ -1,0 +1,1 @@
+"""Training: optimizers, partitioning over a device mesh, the step, checkpoints and metrics."""

@@ -1,0 +1,332 @@
+"""Checkpoints: everything a run needs to go on exactly, written while training continues.
+
+    MODEL_DIR/checkpoints/<step>/params     weights
+                                 ema        averaged weights, where they are kept
+                                 optimizer  optimizer state and step number
+                                 data       position of each process in the data
+
+The parts are separate items, so that generating reads one tree of weights and nothing else. A
+step folder appears by a rename once it is complete: a run killed while saving leaves none. This is
+the only file that imports orbax; it keeps the newest `keep` steps and every `keep_every`-th.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vidgen.train.model import TrainState
+from vidgen.types import Params
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written, or does not fit the model; the message says which."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What is kept.
+
+    Attributes:
+      keep: newest checkpoints kept.
+      keep_every: steps that are multiples of this stay for ever; None keeps none so.
+      asynchronous: write in the background while training continues.
+    """
+
+    keep: int = 3
+    keep_every: int | None = None
+    asynchronous: bool = True
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"CheckpointSettings.keep is {self.keep}; it must be >= 1.")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(
+                f"CheckpointSettings.keep_every is {self.keep_every}; it must be >= 1, or None."
+            )
+
+    def options(self, *, read_only: bool) -> ocp.CheckpointManagerOptions:
+        """The same settings in orbax's words."""
+        kept: list[Any] = [policies.LatestN(self.keep)]
+        if self.keep_every is not None:
+            kept.append(policies.EveryNSteps(self.keep_every))
+        return ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=self.asynchronous and not read_only,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+
+
+class Checkpointer:
+    """The checkpoints of one model directory."""
+
+    def __init__(
+        self,
+        model_dir: epath.PathLike,
+        settings: CheckpointSettings | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Opens `MODEL_DIR/checkpoints`; with `read_only` it must exist and is left alone.
+
+        Raises:
+          FileNotFoundError: `read_only`, and there is no such folder.
+        """
+        self.directory = _absolute(model_dir) / "checkpoints"
+        if read_only and not self.directory.is_dir():
+            raise FileNotFoundError(_no_folder(self.directory))
+        options = (settings or CheckpointSettings()).options(read_only=read_only)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """All complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data_state: Any = None) -> None:
+        """Starts to write a checkpoint; a step that is there already is left as it is.
+
+        Args:
+          step: its number.
+          state: copied to the host before this returns, so its buffers may be donated.
+          data_state: this process's position in the data: bytes, or anything JSON can hold.
+
+        Raises:
+          CheckpointError: this or the write before it failed (a full disk, say).
+        """
+        if step in self._manager.all_steps():
+            return
+        items = {
+            "params": ocp.args.StandardSave(state.params),
+            "optimizer": ocp.args.StandardSave(_optimizer_item(state)),
+            "data": ocp.args.JsonSave({"processes": _gathered(data_state)}),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # orbax lets those of tensorstore and of the system through
+            raise self._cannot_write(error) from error
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
+        """The state and this process's data position at `step` (default: the newest).
+
+        Args:
+          abstract: ShapeDtypeStructs with shardings, from `Trainer.abstract_state`; the checkpoint
+            may have been written on another mesh.
+          step: which checkpoint.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          CheckpointError: it was written by another model or optimizer.
+        """
+        step = self._existing(step)
+        kept = self._items(step)
+        self._check_fit(step, "params", abstract.params)
+        trees = {"params": abstract.params, "optimizer": _optimizer_item(abstract)}
+        if abstract.ema is not None:
+            # Averaging that begins later begins at the weights of that moment.
+            trees["ema"] = abstract.ema
+        sources = {n: n if n in kept else "params" for n in trees}
+        items = {n: ocp.args.StandardRestore(trees[n]) for n in trees if sources[n] == n}
+        try:
+            found = self._manager.restore(
+                step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), **items)
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {self.directory / str(step)} has the weights of this model, but not "
+                "the state of this optimizer: use the optimizer settings that it was trained "
+                f"with, or another MODEL_DIR ({_first_line(error)})"
+            ) from error
+        state = TrainState(
+            step=found["optimizer"]["step"],
+            params=found["params"],
+            opt_state=found["optimizer"]["opt_state"],
+            ema=None if abstract.ema is None else found[sources["ema"]],
+        )
+        if abstract.ema is not None and sources["ema"] == "params":
+            state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
+        return state, self._own_position(step, found["data"]["processes"])
+
+    def restore_params(
+        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
+    ) -> Params:
+        """The weights alone, averaged if the run kept an average; no optimizer state is read.
+
+        Args:
+          abstract: shapes, dtypes and optionally shardings to load onto; None takes shapes and
+            dtypes from the checkpoint and puts all on the first device.
+          step: which checkpoint; None is the newest.
+          averaged: False gives the weights themselves.
+        """
+        step = self._existing(step)
+        item = "ema" if averaged and "ema" in self._items(step) else "params"
+        if abstract is None:
+            abstract = jax.tree.map(
+                lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), self._metadata(step, item)
+            )
+        else:
+            self._check_fit(step, item, abstract)
+        restore = ocp.args.StandardRestore(jax.tree.map(_placed, abstract))
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+
+    def wait(self) -> None:
+        """Returns once everything is written.
+
+        Raises:
+          CheckpointError: a write failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._cannot_write(error) from error
+
+    def close(self) -> None:
+        """Waits for the last write and lets go of the folder."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._cannot_write(error) from error
+
+    def _existing(self, step: int | None) -> int:
+        steps = self.steps()
+        if not steps:
+            raise FileNotFoundError(
+                f"no complete checkpoint in {self.directory}; train the model first, or correct "
+                "MODEL_DIR."
+            )
+        if step is not None and step not in steps:
+            raise FileNotFoundError(
+                f"no checkpoint of step {step} in {self.directory}; there are {steps}."
+            )
+        return steps[-1] if step is None else step
+
+    def _items(self, step: int) -> set[str]:
+        return {path.name for path in (self.directory / str(step)).iterdir()}
+
+    def _metadata(self, step: int, item: str) -> Any:
+        return ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / item)
+
+    def _check_fit(self, step: int, item: str, abstract: Params) -> None:
+        stored = _shapes(dict(self._metadata(step, item)))
+        wanted = _shapes(abstract)
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f"checkpoint {self.directory / str(step)} does not fit this model: {name} is "
+                    f"{_shape_words(stored.get(name))} there and {_shape_words(wanted.get(name))} "
+                    "here; use the configuration it was trained with (MODEL_DIR/config.gin), or "
+                    "another MODEL_DIR."
+                )
+
+    def _own_position(self, step: int, positions: Sequence[Any]) -> Any:
+        if len(positions) != jax.process_count():
+            raise CheckpointError(
+                f"checkpoint {self.directory / str(step)} has the data position of "
+                f"{len(positions)} process(es), this run has {jax.process_count()}; continue with "
+                "the same number of processes."
+            )
+        return _decoded(positions[jax.process_index()])
+
+    def _cannot_write(self, error: Exception) -> CheckpointError:
+        last = max((s for s in self.steps()), default=None)
+        kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
+        return CheckpointError(
+            f"cannot write a checkpoint to {self.directory} ({_reason(error)}); {kept}. Make room "
+            "there and run the same command again: it goes on from the newest checkpoint."
+        )
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+    """Orbax wants absolute local paths; object-store addresses stay as they are."""
+    found = epath.Path(path).expanduser()
+    return found if "://" in str(found) else found.resolve()
+
+
+def _no_folder(directory: epath.Path) -> str:
+    parent = directory.parent
+    if not parent.is_dir():
+        return f"no model directory {parent}; give the MODEL_DIR of a training run."
+    names = sorted(p.name for p in parent.iterdir())[:8]
+    return f"no checkpoints in {parent} (it has: {', '.join(names) or 'nothing'}); train first."
+
+
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _placed(x: Any) -> Any:
+    """`x` with a place to load to: its sharding, or else the first device."""
+    if getattr(x, "sharding", None) is not None:
+        return x
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}
+
+
+def _shape_words(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(shape)
+
+
+def _encoded(position: Any) -> str:
+    if isinstance(position, bytes):
+        return json.dumps({"hex": position.hex()})
+    return json.dumps({"json": position})
+
+
+def _decoded(text: str) -> Any:
+    value = json.loads(text)
+    return bytes.fromhex(value["hex"]) if "hex" in value else value["json"]
+
+
+def _gathered(position: Any) -> list[str]:
+    """The positions of all processes, in order; every process gets them all."""
+    text = _encoded(position)
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: "No space left on device" for a full disk, however deep it lies."""
+    text = str(error)
+    for known in ("No space left on device", "File too large", "Permission denied", "quota"):
+        if known in text:
+            return known
+    return _first_line(error)

@@ -1,0 +1,106 @@
+"""Floating-point operations of a JAX function, counted on its jaxpr: nothing runs.
+
+Only matrix products and convolutions count, a multiply-add as two operations:
+
+    dot_general           2 · |output| · Π contracted sizes
+    convolution           2 · |output| · Π kernel taps · input features per group / Π input dilation
+
+Input dilation puts zeros between the elements (the gradient of a strided convolution); products
+with them are not work. Padding is counted as if it were data, which is the usual convention and
+what published figures do. Loops count as often as they run: a scan `length` times, the widest
+branch of a cond, a while loop (whose length is unknown here) once. What rematerialisation computes
+twice counts twice, so this is the work done, not the least work possible.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from vidgen.train.model import Batch, Model
+from vidgen.types import Frozen, Params
+
+
+def count(function: Callable[..., Any], *args: Any) -> int:
+    """Operations of one call; the arguments may be ShapeDtypeStructs."""
+    return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def loss_and_gradient(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
+    """Operations of the loss and its gradient for a batch, which is all of a step but the update.
+
+    The update is a few operations for each parameter: nothing beside the gradient.
+    """
+    loss = functools.partial(model.loss, train=True)
+    return count(jax.value_and_grad(loss, has_aux=True), params, frozen, batch, _key())
+
+
+def forward(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
+    """Operations of the loss alone, without a gradient: one pass of the network."""
+    loss = functools.partial(model.loss, train=False)
+    return count(loss, params, frozen, batch, _key())
+
+
+def count_jaxpr(jaxpr: Any) -> int:
+    """Operations of a jaxpr, bare or closed."""
+    return _count(getattr(jaxpr, "jaxpr", jaxpr), {})
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _count(jaxpr: Any, seen: dict[int, int]) -> int:
+    """`seen` maps jaxprs by identity to their count: shared bodies are walked once."""
+    if id(jaxpr) not in seen:
+        seen[id(jaxpr)] = sum(_count_equation(equation, seen) for equation in jaxpr.eqns)
+    return seen[id(jaxpr)]
+
+
+def _count_equation(equation: Any, seen: dict[int, int]) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _dot_general(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+    bodies = [_count(body, seen) for body in _bodies(equation.params)]
+    if not bodies:
+        return 0
+    if name == "cond":
+        return max(bodies)
+    if name == "scan":
+        return equation.params["length"] * sum(bodies)
+    if name == "shard_map":  # its body is one device's share
+        return equation.params["mesh"].size * sum(bodies)
+    return sum(bodies)  # jit, remat, custom_vjp, custom_jvp, while, ...
+
+
+def _bodies(params: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters."""
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            body = getattr(item, "jaxpr", item)
+            if hasattr(body, "eqns"):
+                yield body
+
+
+def _dot_general(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    lhs = equation.invars[0].aval.shape
+    return 2 * _size(equation.outvars[0]) * math.prod(lhs[axis] for axis in contracted)
+
+
+def _convolution(equation: Any) -> int:
+    # The kernel's axes are (output features, input features of a group, taps ...).
+    _, *inputs = equation.params["dimension_numbers"].rhs_spec
+    kernel = equation.invars[1].aval.shape
+    products = _size(equation.outvars[0]) * math.prod(kernel[axis] for axis in inputs)
+    return 2 * products // math.prod(equation.params["lhs_dilation"])
+
+
+def _size(variable: Any) -> int:
+    return math.prod(variable.aval.shape)

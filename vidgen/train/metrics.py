@@ -1,0 +1,141 @@
+"""Metrics: added up on the device, written by the first process to JSON lines and TensorBoard.
+
+`MODEL_DIR/metrics.jsonl` has one object a line with `step` among its keys, each step once: a run
+that resumes from step n first drops the lines beyond n, which it is about to write again. Values
+that are not finite are written as null, since JSON has no word for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from vidgen.types import Mean, Metrics
+
+
+def _is_mean(x: Any) -> bool:
+    return isinstance(x, Mean)
+
+
+@jax.jit
+def _merged(a: Metrics, b: Metrics) -> Metrics:
+    return jax.tree.map(lambda x, y: x.merge(y), dict(a), dict(b), is_leaf=_is_mean)
+
+
+class Accumulator:
+    """Adds up metrics without waiting for the device until `result` asks for numbers."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._sum: Metrics | None = None
+
+    def add(self, metrics: Metrics) -> None:
+        """Counts the metrics of one more step; names must not change between steps."""
+        self._sum = metrics if self._sum is None else _merged(self._sum, metrics)
+
+    def state(self) -> dict[str, list[float]]:
+        """What is added up so far, exactly, as JSON can hold it: for a checkpoint."""
+        host = jax.device_get(dict(self._sum or {}))
+        return {name: [float(m.total), float(m.weight)] for name, m in host.items()}
+
+    def set_state(self, state: Mapping[str, list[float]]) -> None:
+        """Goes on from a `state`, so that the next result is that of a run never interrupted."""
+        exact: Any = np.float32
+        sums = {n: Mean(total=exact(t), weight=exact(w)) for n, (t, w) in state.items()}
+        self._sum = sums or None
+
+    def result(self) -> dict[str, float]:
+        """The means since the last call, as floats, and a fresh start."""
+        total, self._sum = self._sum, None
+        return {} if total is None else to_floats(total)
+
+
+def to_floats(metrics: Metrics) -> dict[str, float]:
+    """The values on the host, sorted by name; NaN where nothing was counted."""
+    host = jax.device_get(dict(metrics))
+    out = {}
+    for name in sorted(host):
+        total, weight = float(host[name].total), float(host[name].weight)
+        out[name] = total / weight if weight else math.nan
+    return out
+
+
+class MetricsWriter:
+    """The log of one run; on every process but the first it does nothing."""
+
+    def __init__(
+        self, model_dir: epath.PathLike, *, resume_step: int = 0, tensorboard: bool = True
+    ) -> None:
+        """Opens the log and removes what lies beyond `resume_step`, which will come again."""
+        self._active = jax.process_index() == 0
+        self._board: Any = None
+        if not self._active:
+            return
+        self.path = epath.Path(model_dir) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_beyond(resume_step)
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # imported late: it is slow to load
+
+            folder = os.fspath(epath.Path(model_dir) / "tensorboard")
+            self._board = SummaryWriter(folder, purge_step=resume_step + 1, flush_secs=30)
+
+    def _drop_beyond(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        text = "".join(line + "\n" for line in kept)
+        if text == self.path.read_text():
+            return
+        # Written beside and moved there: a stop halfway must not lose the history.
+        beside = self.path.with_suffix(".jsonl.part")
+        beside.write_text(text)
+        beside.replace(self.path)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line and the same numbers to TensorBoard."""
+        if not self._active:
+            return
+        first = {"loss": values["loss"]} if "loss" in values else {}
+        line = {"step": int(step)} | {k: _finite(v) for k, v in (first | dict(values)).items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def write_video(self, step: int, name: str, video: Float[np.ndarray, "b t h w c"]) -> None:
+        """Adds clips (float in [-1, 1]) to TensorBoard: a row for each, frames left to right."""
+        if not self._active or self._board is None:
+            return
+        b, t, h, w, c = video.shape
+        sheet = video.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
+        image = np.clip((sheet + 1.0) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _finite(value: float) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for the torn last line of a killed run, so that it goes."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

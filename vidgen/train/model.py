@@ -1,0 +1,63 @@
+"""What a trainer needs of a model, what it keeps of one, and the averaged weights.
+
+Averaged weights θ̄ (EMA) follow the weights θ with a warm-up, so that a short run is not an average
+over its own random start:
+
+    d(n) = min(decay, (1 + n) / (10 + n)),    θ̄ ← d(n) θ̄ + (1 − d(n)) θ
+
+with n the number of updates made before this one. d reaches 0.9999 after about 90,000 updates.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, no_type_check, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+from jaxtyping import Array, Float, Int, Key
+
+from vidgen.types import Frozen, Metrics, Params
+
+Batch = Any  # a PyTree of arrays whose first axis is the batch: VideoBatch, TokenBatch
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything that can be trained: two pure functions of explicit parameters."""
+
+    def init(self, key: Key[Array, ""], batch: Batch) -> Params:
+        """Fresh parameters; leaves are boxed with the logical names of their axes."""
+        ...
+
+    def loss(
+        self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""], *, train: bool
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The mean loss over the batch, and what to log beside it."""
+        ...
+
+
+@no_type_check
+class TrainState(PyTreeNode):
+    """All that a checkpoint must hold to go on exactly; randomness is a function of `step`."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    ema: Params | None = None
+
+    def inference_params(self) -> Params:
+        """The averaged weights where they are kept, otherwise the weights."""
+        return self.params if self.ema is None else self.ema
+
+
+def ema_decay_at(count: Int[Array, ""], decay: float) -> Float[Array, ""]:
+    """d(n) of the module docstring, n = `count` updates made so far."""
+    n = jnp.asarray(count, jnp.float32)
+    return jnp.minimum(jnp.float32(decay), (1.0 + n) / (10.0 + n))
+
+
+def ema_update(ema: Params, params: Params, count: Int[Array, ""], decay: float) -> Params:
+    """θ̄ after one more update; the average keeps its own dtype."""
+    d = ema_decay_at(count, decay)
+    return jax.tree.map(lambda e, p: (e + (1.0 - d) * (p - e)).astype(e.dtype), ema, params)

@@ -1,0 +1,197 @@
+"""Optimizers and learning rates, as settings that gin can fill.
+
+Learning rate at update n (0 for the first), with peak η, warm-up W, total T and floor f:
+
+    warm-up      η (n + 1) / W                                       while n < W
+    constant     η
+    linear       η [f + (1 − f)(1 − p)]           p = (n − W) / (T − W), clipped to [0, 1]
+    cosine       η [f + (1 − f)(1 + cos πp) / 2]
+    rsqrt        η √(max(W, 1) / n)
+
+Gradients are clipped by their global norm first. Weight decay touches matrices and kernels only:
+arrays of one axis or none are norm scales and biases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from vidgen.types import Params
+
+DECAYS = ("constant", "cosine", "linear", "rsqrt")
+MOMENT_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Linear warm-up to `peak`, then one of `DECAYS`.
+
+    Attributes:
+      peak: the highest learning rate η.
+      warmup_steps: updates W until the peak; 0 starts there.
+      decay: what follows: constant, cosine, linear or rsqrt.
+      total_steps: update T at which cosine and linear reach their floor.
+      floor: the floor as a fraction f of the peak.
+    """
+
+    peak: float
+    warmup_steps: int = 0
+    decay: str = "constant"
+    total_steps: int | None = None
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.decay not in DECAYS:
+            raise ValueError(f"LearningRate.decay is {self.decay!r}; choose one of {DECAYS}.")
+        if not self.peak > 0:
+            raise ValueError(f"LearningRate.peak is {self.peak}; it must be positive.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"LearningRate.warmup_steps is {self.warmup_steps}; it must be >= 0.")
+        if not 0.0 <= self.floor <= 1.0:
+            raise ValueError(f"LearningRate.floor is {self.floor}; it is a fraction, 0 to 1.")
+        if self.decay in ("cosine", "linear"):
+            self._check_total()
+
+    def _check_total(self) -> None:
+        if self.total_steps is None:
+            raise ValueError(f"LearningRate.decay {self.decay!r} needs total_steps.")
+        if self.total_steps < 1:
+            raise ValueError(f"LearningRate.total_steps is {self.total_steps}; it must be >= 1.")
+
+    def __call__(self, count: Any) -> Float[Array, ""]:
+        """The learning rate of update `count` (an integer or an integer array), from 0."""
+        n = jnp.asarray(count, jnp.float32)
+        warmup = float(max(self.warmup_steps, 1))
+        rate = self._after_warmup(n)
+        if self.warmup_steps:
+            rate = jnp.where(n < warmup, (n + 1.0) / warmup, rate)
+        return jnp.float32(self.peak) * rate
+
+    def _after_warmup(self, n: Float[Array, ""]) -> Float[Array, ""]:
+        if self.decay == "constant":
+            return jnp.ones_like(n)
+        if self.decay == "rsqrt":
+            warmup = float(max(self.warmup_steps, 1))
+            return jnp.sqrt(warmup / jnp.maximum(n, warmup))
+        total = float(self.total_steps or 1)
+        span = max(total - self.warmup_steps, 1.0)
+        progress = jnp.clip((n - self.warmup_steps) / span, 0.0, 1.0)
+        falling = 1.0 - progress
+        if self.decay == "cosine":
+            falling = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return self.floor + (1.0 - self.floor) * falling
+
+
+def decayed(params: Params) -> Any:
+    """True on the arrays that weight decay touches: those with two axes or more."""
+    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+
+
+def _clipped(
+    clip_norm: float | None, tx: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    if clip_norm is None:
+        return tx
+    return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+
+
+def _check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"{owner}.clip_norm is {clip_norm}; it must be positive, or None.")
+    if weight_decay < 0:
+        raise ValueError(f"{owner}.weight_decay is {weight_decay}; it must be >= 0.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (two moments for each parameter).
+
+    Attributes:
+      learning_rate: see `LearningRate`.
+      beta1, beta2, eps: Adam's constants.
+      weight_decay: multiplied with the learning rate; 0 switches it off.
+      clip_norm: largest global norm of the gradient; None does not clip.
+      moment_dtype: dtype of the first moment; the second is always float32.
+    """
+
+    learning_rate: LearningRate
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    moment_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _check_common("AdamW", self.clip_norm, self.weight_decay)
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"AdamW.{name} is {getattr(self, name)}; it must be in [0, 1).")
+        if self.moment_dtype not in MOMENT_DTYPES:
+            raise ValueError(
+                f"AdamW.moment_dtype is {self.moment_dtype!r}; choose one of {MOMENT_DTYPES}."
+            )
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation that these settings describe."""
+        tx = optax.adamw(
+            self.learning_rate,
+            b1=self.beta1,
+            b2=self.beta2,
+            eps=self.eps,
+            mu_dtype=self.moment_dtype,
+            weight_decay=self.weight_decay,
+            mask=decayed,
+        )
+        return _clipped(self.clip_norm, tx)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor:
+    """Adafactor: the second moment of a large matrix is kept as a row and a column.
+
+    Attributes:
+      learning_rate: see `LearningRate`; relative to a parameter's size if `scale_by_parameter`.
+      momentum: first moment, None for none (the memory-saving choice).
+      decay_rate: exponent of the second moment's schedule, 1 - n^(-decay_rate).
+      min_factored_size: matrices whose two largest axes reach this size are factored.
+      scale_by_parameter: multiply the step by the parameter's root mean square.
+      weight_decay: multiplied with the learning rate; 0 switches it off.
+      clip_norm: largest global norm of the gradient; None does not clip.
+    """
+
+    learning_rate: LearningRate
+    momentum: float | None = 0.9
+    decay_rate: float = 0.8
+    min_factored_size: int = 128
+    scale_by_parameter: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _check_common("Adafactor", self.clip_norm, self.weight_decay)
+        if self.momentum is not None and not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"Adafactor.momentum is {self.momentum}; it must be in [0, 1).")
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation that these settings describe."""
+        parts = [
+            optax.scale_by_factored_rms(
+                decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factored_size
+            ),
+            optax.clip_by_block_rms(1.0),
+        ]
+        if self.momentum is not None:
+            parts.append(optax.ema(self.momentum, debias=False))
+        if self.scale_by_parameter:
+            parts.append(optax.scale_by_param_block_rms())
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay, mask=decayed))
+        parts.append(optax.scale_by_learning_rate(self.learning_rate))
+        return _clipped(self.clip_norm, optax.chain(*parts))

@@ -1,0 +1,287 @@
+"""Where every array lives: a device mesh, and rules from logical axis names to mesh axes.
+
+A model names the axes of its parameters and activations ("embed", "heads", "batch"); an ordered
+list of rules maps names to mesh axes. Rules are tried in order for each array. A rule applies if
+
+    its name is on the array, that axis has no mesh axis yet, no other axis of the array uses the
+    rule's mesh axes, and the axis length is a multiple of their product;
+
+so several rules for one name are alternatives, and an axis that fits none of its rules is
+replicated with a note (`Placement.note`) rather than refused: a 3-channel axis must not forbid a
+mesh. A name that has no rule at all is an error, where Linen would replicate without a word.
+
+Mesh axes are in JAX's Auto mode: the compiler places what the constraints leave open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax import linen as nn  # only for its axis rules: layers stay out of this package
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vidgen.train.model import TrainState
+from vidgen.types import Params
+
+MeshAxes = str | Sequence[str] | None
+Rules = Sequence[Any]  # of (logical name, MeshAxes) pairs; gin gives lists as well as tuples
+
+
+class Placement(NamedTuple):
+    """How one array is laid out; `note` says where a rule could not be followed."""
+
+    path: str
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+    spec: PartitionSpec
+    note: str = ""
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, meta.AxisMetadata)
+
+
+def unbox(boxed: Params) -> Params:
+    """The bare arrays of a tree of Linen boxes; no sharding constraint is added."""
+    return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=_is_box)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function that is called and lowered inside the mesh and the axis rules.
+
+    Both contexts matter: without `jax.set_mesh` Linen drops activation constraints silently.
+    """
+
+    function: Any
+    context: Callable[[], contextlib.AbstractContextManager[None]]
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the function."""
+        with self.context():
+            return self.function(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """The lowered program for these arguments (arrays or ShapeDtypeStructs)."""
+        with self.context():
+            return self.function.lower(*args)
+
+    def jaxpr(self, *args: Any) -> Any:
+        """The closed jaxpr for these arguments."""
+        with self.context():
+            return jax.make_jaxpr(self.function)(*args)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partitioner:
+    """A mesh of devices and the rules that lay arrays out on it.
+
+    Attributes:
+      mesh_axes: names of the mesh axes.
+      mesh_shape: devices along each axis; one may be -1, "all that are left".
+      rules: ordered pairs of a logical name and a mesh axis, a tuple of mesh axes, or None.
+      device_count: use only the first so many devices; None uses all.
+    """
+
+    rules: Rules
+    mesh_axes: Sequence[str] = ("data", "fsdp", "tensor")
+    mesh_shape: Sequence[int] = (-1, 1, 1)
+    device_count: int | None = None
+
+    def __post_init__(self) -> None:
+        # Tuples throughout, so that it can be hashed.
+        rules = tuple((n, tuple(to) if isinstance(to, list) else to) for n, to in self.rules)
+        object.__setattr__(self, "rules", rules)
+        object.__setattr__(self, "mesh_axes", tuple(self.mesh_axes))
+        object.__setattr__(self, "mesh_shape", tuple(self.mesh_shape))
+        if len(self.mesh_axes) != len(self.mesh_shape):
+            raise ValueError(
+                f"Partitioner has mesh_axes {self.mesh_axes} but mesh_shape {self.mesh_shape}; "
+                "give one size for each axis."
+            )
+        if self.mesh_shape.count(-1) > 1 or any(n < 1 and n != -1 for n in self.mesh_shape):
+            raise ValueError(
+                f"Partitioner.mesh_shape is {self.mesh_shape}; sizes are >= 1, and one may be -1."
+            )
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        for name, to in self.rules:
+            unknown = [axis for axis in _axes(to) if axis not in self.mesh_axes]
+            if unknown:
+                raise ValueError(
+                    f"the partitioning rule ({name!r}, {to!r}) uses mesh axis {unknown[0]!r}; "
+                    f"choose from {self.mesh_axes}."
+                )
+
+    def sizes(self, device_count: int | None = None) -> dict[str, int]:
+        """Devices along each mesh axis, for so many devices (default: those of this run)."""
+        count = device_count or self.device_count or jax.device_count()
+        fixed = math.prod(n for n in self.mesh_shape if n != -1)
+        if -1 in self.mesh_shape and count % fixed == 0:
+            shape = tuple(count // fixed if n == -1 else n for n in self.mesh_shape)
+        else:
+            shape = self.mesh_shape
+        if math.prod(shape) != count:
+            raise ValueError(
+                f"mesh_shape {self.mesh_shape} over {self.mesh_axes} does not make {count} "
+                f"device(s): its sizes give {'multiples of ' if -1 in shape else ''}{fixed}. "
+                "Change MESH_SHAPE, or set Partitioner.device_count."
+            )
+        return dict(zip(self.mesh_axes, shape, strict=True))
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The device mesh; made on first use."""
+        available = jax.device_count()
+        if (self.device_count or 0) > available:
+            raise ValueError(
+                f"Partitioner.device_count is {self.device_count}; there are {available} device(s)."
+            )
+        sizes = tuple(self.sizes().values())
+        devices = jax.devices()[: math.prod(sizes)]
+        types = (AxisType.Auto,) * len(sizes)
+        return jax.make_mesh(sizes, self.mesh_axes, types, devices=devices)
+
+    def placements(self, boxed_params: Params, device_count: int | None = None) -> list[Placement]:
+        """The layout of every parameter, in tree order. Needs no devices if their count is given.
+
+        Raises:
+          ValueError: a parameter has an axis name without a rule, or the wrong number of names.
+        """
+        sizes = self.sizes(device_count)
+        leaves = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=_is_box)
+        return [_place(jax.tree_util.keystr(p), leaf, self.rules, sizes) for p, leaf in leaves]
+
+    def param_shardings(self, boxed_params: Params) -> Params:
+        """A NamedSharding for every parameter, in the tree of the unboxed parameters."""
+        specs = [NamedSharding(self.mesh, p.spec) for p in self.placements(boxed_params)]
+        return jax.tree.unflatten(jax.tree.structure(unbox(boxed_params)), specs)
+
+    def state_shardings(
+        self, abstract: TrainState, boxed_params: Params, tx: optax.GradientTransformation
+    ) -> TrainState:
+        """Shardings of a train state: whatever has a parameter's shape lies like the parameter.
+
+        That covers Adam's moments and the averaged weights; factored moments and counters are
+        small and replicated.
+        """
+        params = self.param_shardings(boxed_params)
+        opt_state = optax.tree_utils.tree_map_params(
+            tx,
+            lambda x, param, sharding: sharding if x.shape == param.shape else self.replicated(),
+            abstract.opt_state,
+            abstract.params,
+            params,
+            transform_non_params=lambda _: self.replicated(),
+        )
+        ema = None if abstract.ema is None else params
+        everywhere: Any = self.replicated()
+        return TrainState(step=everywhere, params=params, opt_state=opt_state, ema=ema)
+
+    def replicated(self) -> NamedSharding:
+        """The sharding of a value that every device holds."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def batch_sharding(self) -> NamedSharding:
+        """The sharding of data: the first axis over the mesh axes of the rule for "batch"."""
+        return NamedSharding(self.mesh, PartitionSpec(self._batch_axes()))
+
+    def _batch_axes(self) -> MeshAxes:
+        for name, to in self.rules:
+            if name == "batch":
+                return to
+        raise ValueError('no partitioning rule for "batch"; add one, e.g. ("batch", "data").')
+
+    def batch_ways(self) -> int:
+        """Parts that a batch is cut into."""
+        return math.prod(dict(self.mesh.shape)[axis] for axis in _axes(self._batch_axes()))
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises ValueError unless this many examples spread evenly over the mesh."""
+        ways = self.batch_ways()
+        if batch_size % ways:
+            raise ValueError(
+                f"a batch of {batch_size} does not divide over {ways} devices (mesh axes "
+                f"{_axes(self._batch_axes())}); make BATCH_SIZE a multiple of {ways}."
+            )
+
+    def to_global(self, batch: Any) -> Any:
+        """This process's part of a batch (numpy) as global arrays on the mesh."""
+        sharding = self.batch_sharding()
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """The mesh and the axis rules, as `Program` enters them."""
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
+            yield
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Program:
+        """`jax.jit(function, **options)` that runs and lowers inside `context()`."""
+        return Program(jax.jit(function, **options), self.context)
+
+
+def _axes(to: MeshAxes) -> tuple[str, ...]:
+    if to is None:
+        return ()
+    return (to,) if isinstance(to, str) else tuple(to)
+
+
+def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Placement:
+    """The placement of one parameter, boxed or bare (bare: replicated, with a note)."""
+    shape = tuple(getattr(leaf, "value", leaf).shape)
+    if not _is_box(leaf):
+        names: tuple[str | None, ...] = (None,) * len(shape)
+        return Placement(path, shape, names, PartitionSpec(), "no logical axis names: replicated")
+    names = tuple(leaf.names)
+    _check_names(path, shape, names, rules)
+    found: dict[int, MeshAxes] = {}
+    used: set[str] = set()
+    for name, to in rules:
+        if name not in names or names.index(name) in found:
+            continue
+        at, axes = names.index(name), _axes(to)
+        if not used & set(axes) and shape[at] % math.prod(sizes[a] for a in axes) == 0:
+            found[at] = to
+            used |= set(axes)
+    spec = PartitionSpec(*(found.get(i) for i in range(len(shape))))
+    return Placement(path, shape, names, spec, _note(names, shape, found, rules, sizes))
+
+
+def _check_names(
+    path: str, shape: tuple[int, ...], names: tuple[str | None, ...], rules: Rules
+) -> None:
+    if len(names) != len(shape):
+        raise ValueError(f"parameter {path} has shape {shape} but axis names {names}.")
+    known = {name for name, _ in rules}
+    unknown = [name for name in names if name is not None and name not in known]
+    if unknown:
+        raise ValueError(
+            f"parameter {path} has the axis name {unknown[0]!r}, which no partitioning rule "
+            f"mentions; add a rule (None replicates). Names with rules: {sorted(known)}."
+        )
+
+
+def _note(
+    names: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    found: Mapping[int, MeshAxes],
+    rules: Rules,
+    sizes: Mapping[str, int],
+) -> str:
+    """One clause for each axis whose rules ask for more than one device and got none."""
+    missed = []
+    for i, name in enumerate(names):
+        wanted = [to for n, to in rules if n == name and math.prod(sizes[a] for a in _axes(to)) > 1]
+        if wanted and i not in found:
+            missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
+    return "; ".join(missed)

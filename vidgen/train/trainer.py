@@ -1,0 +1,244 @@
+"""One training step, and the state it acts on.
+
+    key_n = fold_in(key, n)                     randomness of step n: nothing to save, exact resume
+    L, g  = mean over m microbatches of value and gradient of loss(θ, batch_i, fold_in(key_n, i))
+    θ     ← θ + optimizer(g),    θ̄ ← average(θ̄, θ)
+
+With m = 1 the loss gets key_n itself. Microbatch i takes every m-th example, starting at i, so that
+each microbatch is spread over all devices as the whole batch is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from vidgen.train.model import Batch, Model, TrainState, ema_update
+from vidgen.train.partitioning import Partitioner, Program, unbox
+from vidgen.types import Frozen, Mean, Metrics, Params, TextEmbedding
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What the trainer needs of optimizer settings."""
+
+    @property
+    def learning_rate(self) -> Any:
+        """A function from the update count to the learning rate, for the log."""
+        ...
+
+    def build(self) -> optax.GradientTransformation:
+        """The transformation of gradients into updates."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Model, mesh and optimizer put together into compiled steps.
+
+    Attributes:
+      model: what is trained.
+      partitioner: the mesh and the layout of every array.
+      optimizer: `optimizers.AdamW` or `optimizers.Adafactor`.
+      ema_decay: decay of the averaged weights; None keeps none.
+      microbatches: parts a batch is cut into to save memory; the loss must be a mean.
+    """
+
+    model: Model
+    partitioner: Partitioner
+    optimizer: Optimizer
+    ema_decay: float | None = 0.9999
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.microbatches < 1:
+            raise ValueError(f"Trainer.microbatches is {self.microbatches}; it must be >= 1.")
+        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"Trainer.ema_decay is {self.ema_decay}; it is in [0, 1), or None.")
+        if not isinstance(self.model, Model):
+            raise ValueError(
+                f"Trainer.model is a {type(self.model).__name__} without init and loss."
+            )
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformation:
+        """The gradient transformation; built once, it is part of the compiled program."""
+        return self.optimizer.build()
+
+    @functools.cached_property
+    def _programs(self) -> dict[Any, Program]:
+        return {}
+
+    def boxed_params(self, batch_spec: Batch) -> Params:
+        """Parameters as boxed ShapeDtypeStructs; nothing is allocated."""
+        spec = _as_spec(batch_spec)
+        return jax.eval_shape(self.model.init, jax.random.key(0), spec)
+
+    def _fresh_state(self, key: Key[Array, ""], batch: Batch) -> TrainState:
+        params = unbox(self.model.init(key, batch))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            # Unboxed: factored moments have fewer axes than the names in a box.
+            opt_state=self.tx.init(params),
+            # A copy, since state buffers are donated one by one.
+            ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
+        )
+
+    def abstract_state(self, batch_spec: Batch) -> TrainState:
+        """The train state as ShapeDtypeStructs that carry shardings; nothing is allocated."""
+        spec = _as_spec(batch_spec)
+        shapes = jax.eval_shape(self._fresh_state, jax.random.key(0), spec)
+        shardings = self.partitioner.state_shardings(shapes, self.boxed_params(spec), self.tx)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
+
+    def init_state(self, key: Key[Array, ""], batch_spec: Batch) -> TrainState:
+        """A fresh state, each array created in its own sharding and never in one piece."""
+        spec = _as_spec(batch_spec)
+
+        def init(key: Key[Array, ""]) -> TrainState:
+            batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
+            return self._fresh_state(key, batch)
+
+        # Outside the axis rules on purpose: the outputs have exact shardings already, and Linen's
+        # own constraints would refuse axes that the partitioner replicates.
+        return jax.jit(init, out_shardings=_shardings(self.abstract_state(spec)))(key)
+
+    def train_step(
+        self, state: TrainState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One update. `state` is consumed (its buffers are reused); `key` is the run's base key."""
+        return self.train_program(batch)(state, frozen, batch, key)
+
+    def train_program(self, batch: Batch) -> Program:
+        """The compiled-once program behind `train_step` for batches of this shape."""
+        spec = _as_spec(batch)
+        cache_key = ("train", _signature(spec))
+        if cache_key not in self._programs:
+            self._check_microbatches(spec)
+            state = _shardings(self.abstract_state(spec))
+            everywhere = self.partitioner.replicated()
+            self._programs[cache_key] = self.partitioner.jit(
+                self._train_step,
+                in_shardings=(state, None, self.partitioner.batch_sharding(), everywhere),
+                out_shardings=(state, everywhere),
+                donate_argnums=(0,),
+            )
+        return self._programs[cache_key]
+
+    def eval_step(
+        self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> Metrics:
+        """Metrics of one batch without training; `key` is used as it is."""
+        cache_key = ("eval", _signature(_as_spec(batch)))
+        if cache_key not in self._programs:
+            self._programs[cache_key] = self.partitioner.jit(
+                self._eval_step, out_shardings=self.partitioner.replicated()
+            )
+        return self._programs[cache_key](params, frozen, batch, key)
+
+    def sample(self, params: Params, text: TextEmbedding, keys: Key[Array, "b"]) -> Array:
+        """Clips of a model that can `generate` from text alone; every process gets all of them."""
+        model: Any = self.model
+        if ("sample",) not in self._programs:
+            self._programs[("sample",)] = self.partitioner.jit(
+                lambda params, text, keys: model.generate(params, text, None, keys),
+                out_shardings=self.partitioner.replicated(),
+            )
+        return self._programs[("sample",)](params, text, keys)
+
+    def _check_microbatches(self, batch: Batch) -> None:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if size % self.microbatches:
+            raise ValueError(
+                f"a batch of {size} cannot be cut into {self.microbatches} microbatches; "
+                "make BATCH_SIZE a multiple of Trainer.microbatches."
+            )
+        self.partitioner.check_batch_size(size // self.microbatches)
+
+    def _train_step(
+        self, state: TrainState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        grads, metrics = self._gradients(state.params, frozen, batch, key)
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None and self.ema_decay is not None:
+            ema = ema_update(ema, params, state.step, self.ema_decay)
+        metrics = dict(metrics) | {
+            "grad_norm": Mean.of(optax.tree.norm(grads)),
+            "param_norm": Mean.of(optax.tree.norm(params)),
+            "update_norm": Mean.of(optax.tree.norm(updates)),
+            "learning_rate": Mean.of(_rate(self.optimizer, state.step)),
+        }
+        new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+        return new, metrics
+
+    def _eval_step(
+        self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> Metrics:
+        loss, metrics = self.model.loss(params, frozen, batch, key, train=False)
+        return {"loss": _weighted(loss, batch)} | dict(metrics)
+
+    def _gradients(
+        self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Params, Metrics]:
+        """The gradient and the metrics of a batch, one microbatch after the other."""
+
+        def part(batch: Batch, key: Key[Array, ""]) -> tuple[Params, Metrics]:
+            loss_fn = functools.partial(self.model.loss, train=True)
+            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+            (loss, metrics), grads = grad_fn(params, frozen, batch, key)
+            return grads, {"loss": _weighted(loss, batch)} | dict(metrics)
+
+        count = self.microbatches
+        if count == 1:
+            return part(batch, key)
+        parts = jax.tree.map(lambda x: _interleaved(x, count), batch)
+
+        def body(total: Any, xs: Any) -> tuple[Any, None]:
+            index, piece = xs
+            return jax.tree.map(jnp.add, total, part(piece, jax.random.fold_in(key, index))), None
+
+        first = jax.eval_shape(part, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        (grads, metrics), _ = jax.lax.scan(body, zeros, (jnp.arange(count), parts))
+        return jax.tree.map(lambda g: g / count, grads), metrics
+
+
+def _rate(optimizer: Optimizer, step: Int[Array, ""]) -> Float[Array, ""]:
+    rate = optimizer.learning_rate
+    return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
+
+
+def _weighted(loss: Float[Array, ""], batch: Batch) -> Mean:
+    """The loss as a mean over examples, so that parts of different size merge rightly."""
+    size = jnp.float32(jax.tree.leaves(batch)[0].shape[0])
+    return Mean(total=loss.astype(jnp.float32) * size, weight=size)
+
+
+def _interleaved(x: Array, count: int) -> Array:
+    """`[b, ...]` as `[count, b / count, ...]`: part i has the examples i, i + count, ..."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+
+
+def _as_spec(batch: Batch) -> Batch:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+
+def _signature(spec: Batch) -> Any:
+    leaves, structure = jax.tree.flatten(spec)
+    return structure, tuple((x.shape, str(x.dtype)) for x in leaves)
+
+
+def _shardings(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, state)

@@ -1,0 +1,120 @@
+"""The structures that cross module borders, and the one legend of axis letters.
+
+    b batch · t frames · h w pixels · c channels · s text tokens · d features
+    gt gh gw token grid · n flat tokens · k codes · *x any further axes
+
+Video is channels last, time second, float in [-1, 1] between the data pipeline and the file
+writer. Noise levels cross borders as log-SNR, λ = log(α²/σ²), never as a bare time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+from jaxtyping import Array, Bool, Float
+
+Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
+Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoShape:
+    """Size of one clip, without the batch axis.
+
+    Attributes:
+      frames: number of frames t.
+      height: pixels h.
+      width: pixels w.
+      channels: 3 for RGB.
+      fps: frames per second; together with `frames` it says which stretch of time a clip covers.
+    """
+
+    frames: int
+    height: int
+    width: int
+    channels: int = 3
+    fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"VideoShape.{name} is {getattr(self, name)}; it must be >= 1.")
+        if not self.fps > 0:
+            raise ValueError(f"VideoShape.fps is {self.fps}; it must be positive.")
+
+    @property
+    def thwc(self) -> tuple[int, int, int, int]:
+        """(t, h, w, c), the shape of one example."""
+        return (self.frames, self.height, self.width, self.channels)
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+@no_type_check
+class TextEmbedding(PyTreeNode):
+    """Encoded prompts. `mask` is True on real tokens; an all-False row is the null prompt."""
+
+    tokens: Float[Array, "b s d"]
+    mask: Bool[Array, "b s"]
+
+
+@no_type_check
+class VideoBatch(PyTreeNode):
+    """What a video model trains on.
+
+    `independent_frames` is True where the "clip" is t unrelated images packed together (joint
+    image-video training, Imagen Video sec. 2.4): nothing may then flow between frames.
+    """
+
+    video: Float[Array, "b t h w c"]
+    text: TextEmbedding
+    independent_frames: Bool[Array, "b"]
+
+
+@no_type_check
+class Conditioning(PyTreeNode):
+    """Everything a denoiser is told besides the noisy video and its noise level."""
+
+    text: TextEmbedding
+    independent_frames: Bool[Array, "b"]
+    low_res: Float[Array, "b t h w c"] | None = None
+    aug_logsnr: Float[Array, "b"] | None = None
+    known_frames: Bool[Array, "b t"] | None = None
+    guidance_weight: Float[Array, "b"] | None = None
+
+
+@no_type_check
+class Mean(PyTreeNode):
+    """A weighted mean that adds up over microbatches, steps and hosts: value = total / weight."""
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    @classmethod
+    def of(cls, values, weights=None) -> Mean:
+        """The mean of `values`, each counted with its weight (1 by default)."""
+        values = jnp.asarray(values, jnp.float32)
+        weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
+        return cls(total=jnp.sum(values * weights), weight=jnp.sum(weights))
+
+    def merge(self, other: Mean) -> Mean:
+        """The mean over both sets of values."""
+        return Mean(total=self.total + other.total, weight=self.weight + other.weight)
+
+    def value(self) -> Float[Array, ""]:
+        """total / weight; NaN where nothing was counted."""
+        return self.total / self.weight
+
+
+Metrics = Mapping[str, Mean]
+
+
+def null_text(text: TextEmbedding) -> TextEmbedding:
+    """The unconditional prompt in the shape of `text`: zero tokens, nothing attended to."""
+    return jax.tree.map(jnp.zeros_like, text)
