@@ -155,8 +155,6 @@ def _synthesis_error(
     return best
 
 
-def _mean_center(
-    drawn: UInt8[np.ndarray, "t h w 3"], background: str
-) -> Float[np.ndarray, "2"]:
+def _mean_center(drawn: UInt8[np.ndarray, "t h w 3"], background: str) -> Float[np.ndarray, "2"]:
     color = np.array(BACKGROUNDS[background], np.float32)
     return _track(_foreground(drawn.astype(np.float32), color))[0].mean(0)

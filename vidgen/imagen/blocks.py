@@ -10,7 +10,7 @@ Video sec. 2.2, Video Diffusion Models; papers.md A2, B5, C1).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, no_type_check
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from vidgen.nn import attention, axes
 from vidgen.nn.conv import TemporalConv, mask_independent, norm, spatial_conv, swish
 
-Choice = Literal["none", "attention"]
+ATTENTION = ("none", "attention")
 TEMPORAL = ("none", "attention", "conv", "attention+conv")
 
 
@@ -44,16 +44,16 @@ class LevelSpec:
     width: int
     blocks: int = 2
     stride: int = 1
-    spatial: Choice = "none"
-    text: Choice = "none"
-    temporal: Literal["none", "attention", "conv", "attention+conv"] = "none"
+    spatial: str = "none"
+    text: str = "none"
+    temporal: str = "none"
     feed_forward: int = 0
     head_dim: int = 64
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("spatial", ("none", "attention")),
-            ("text", ("none", "attention")),
+            ("spatial", ATTENTION),
+            ("text", ATTENTION),
             ("temporal", TEMPORAL),
         ):
             if getattr(self, name) not in choices:

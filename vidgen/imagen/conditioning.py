@@ -70,4 +70,3 @@ def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
         return jnp.where(dropped.reshape(-1, *(1,) * (kept.ndim - 1)), null, kept)
 
     return jax.tree.map(pick, null_text(text), text)
-

@@ -60,8 +60,8 @@ class DiffusionStage:
       schedule: log-SNR as a function of u.
       times: distribution of u in training.
       parameterization: what the network's output means: "v", "eps" or "x0".
-      loss_weight: of the squared error, as a function of log-SNR: "v_mse", "eps_mse", "min_snr", ...
-        (see diffusion/parameterization.py).
+      loss_weight: of the squared error, as a function of log-SNR: "v_mse", "eps_mse", ... (see
+        diffusion/parameterization.py).
       conditioner: what the network is told besides the text.
       guidance: classifier-free guidance and thresholding in sampling.
       sampler: steps and kind of sampler.
@@ -92,13 +92,14 @@ class DiffusionStage:
 
     def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> VideoBatch:
         """The shapes of a training batch."""
+        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         return VideoBatch(
-            video=jax.ShapeDtypeStruct((batch_size, *self.shape.thwc), jnp.float32),
+            video=spec((batch_size, *self.shape.thwc), jnp.float32),
             text=TextEmbedding(
-                tokens=jax.ShapeDtypeStruct((batch_size, text_length, text_dim), jnp.float32),
-                mask=jax.ShapeDtypeStruct((batch_size, text_length), jnp.bool_),
+                tokens=spec((batch_size, text_length, text_dim), jnp.float32),
+                mask=spec((batch_size, text_length), jnp.bool_),
             ),
-            independent_frames=jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
+            independent_frames=spec((batch_size,), jnp.bool_),
         )
 
     # ---- training ----------------------------------------------------------------------------
@@ -177,9 +178,7 @@ class DiffusionStage:
         x0_fn = self.x0_fn(params, cond, self.sampler.steps)
         if on_step is None:
             return samplers.sample(x0_fn, self.sampler.transition(), **run)
-        return samplers.sample_stepwise(
-            x0_fn, self.sampler.transition(), on_step=on_step, **run
-        )
+        return samplers.sample_stepwise(x0_fn, self.sampler.transition(), on_step=on_step, **run)
 
     def _denoise(
         self,

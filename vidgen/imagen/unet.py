@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,8 @@ class VideoUNet(nn.Module):
       pool_queries: learned queries that pool the text into the conditioning vector.
       frame_positions: Fourier features of each frame's place in the clip that enter the
         conditioning vector; 0 for none. Ignored where frames are independent.
+      pixel_positions: Fourier features of each pixel's place in the frame that are added after the
+        stem; 0 for none, as a stage that is trained on crops needs.
       norm: "group" or "channel" (see nn/conv.py).
       dropout: rate in the residual blocks.
       dtype: of the computation; parameters are float32.
@@ -68,10 +70,11 @@ class VideoUNet(nn.Module):
     cond_layers: int = 2
     pool_queries: int = 4
     frame_positions: int = 0
-    norm: Literal["group", "channel"] = "group"
+    pixel_positions: int = 0
+    norm: str = "group"
     dropout: float = 0.0
     dtype: str = "float32"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: str = "none"
     unroll: bool = False
 
     def __post_init__(self) -> None:
@@ -104,10 +107,7 @@ class VideoUNet(nn.Module):
         """The raw network output for noisy video `z` at noise level `logsnr`."""
         self._check(z)
         inputs = self._conditioning(z.shape[1], logsnr, cond)
-        x = space_to_depth(self._stack(z, cond), self.patch)
-        first = self.levels[0].width
-        x = spatial_conv(first, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
-        stem = x = axes.constrain_video(x)
+        stem = x = self._stem(z, cond)
 
         skips = []
         for i, level in enumerate(self.levels):
@@ -131,6 +131,18 @@ class VideoUNet(nn.Module):
             x = jnp.concatenate([x, stem], axis=-1)
         return self._head(x)
 
+    def _stem(self, z: Float[Array, "b t H W c"], cond: Conditioning) -> Array:
+        """From the video, and all that conditions it pixel by pixel, to features."""
+        x = space_to_depth(self._stack(z, cond), self.patch)
+        width = self.levels[0].width
+        x = spatial_conv(width, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
+        if self.pixel_positions:
+            places = embeddings.pixel_features(*x.shape[2:4], self.pixel_positions)
+            x += axes.dense(width, (None, "conv_out"), name="pixel_position", dtype=self.dtype)(
+                places
+            )
+        return axes.constrain_video(x)
+
     def _head(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t H W c2"]:
         """From features to video, in float32; zero at the start."""
         x = swish(norm(self.norm, x.shape[-1], name="head_norm", dtype=self.dtype)(x))
@@ -142,10 +154,12 @@ class VideoUNet(nn.Module):
     def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
         """The blocks of one level: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
         block: Any = SpaceTimeBlock
+        scan: Any = nn.scan  # its stub knows one axis only
         if self.remat != "none":
-            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+            # Only a loop keeps the compiler from merging the recomputation with the original.
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=self.unroll)
         going_up = name.startswith("up")
-        scanned = nn.scan(
+        scanned = scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},

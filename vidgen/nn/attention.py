@@ -174,7 +174,10 @@ class AttentionPool(nn.Module):
         self, text: Float[Array, "b s d"], mask: Bool[Array, "b s"]
     ) -> Float[Array, "b {self.features}"]:
         """Pool the tokens that `mask` marks."""
-        init = axes.partitioned(axes.fan_in_over((2,)), ("queries", "heads", "head_dim"))
+        # Unit variance, as keys have: logits then spread by 1, and heads differ from the start.
+        init = axes.partitioned(
+            nn.initializers.normal(1.0), ("queries", "heads", "head_dim")
+        )
         heads = max(1, self.features // self.head_dim)
         query = self.param("query", init, (self.queries, heads, self.head_dim), jnp.float32)
         query = jnp.broadcast_to(jnp.asarray(query, self.dtype), (len(text), *query.shape))

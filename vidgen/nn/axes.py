@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.linen import spmd
 from jaxtyping import Array
 
 PARAMETER_AXES: dict[str, str] = {
@@ -78,7 +79,7 @@ def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Initializer
 def constrain(x: Array, *names: str | None) -> Array:
     """`x`, told how its axes are laid out over the mesh; nothing happens without a mesh."""
     check_names(names)
-    return nn.with_logical_constraint(x, names)
+    return spmd.with_logical_constraint(x, names)
 
 
 def constrain_video(x: Array) -> Array:

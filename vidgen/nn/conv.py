@@ -7,7 +7,7 @@ every back end we measured (Imagen Video sec. 2.2, papers.md A2).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -66,7 +66,7 @@ class TemporalConv(nn.Module):
 
 
 def norm(
-    kind: Literal["group", "channel"], channels: int, *, name: str, dtype: Any = "float32"
+    kind: str, channels: int, *, name: str, dtype: Any = "float32"
 ) -> nn.Module:
     """A normalisation with float32 statistics and result `dtype`; never across frames.
 

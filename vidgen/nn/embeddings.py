@@ -37,16 +37,29 @@ def logsnr_features(logsnr: Float[Array, "*x"], dim: int) -> Float[Array, "*x {d
 def frame_features(frames: int, dim: int) -> Float[Array, "t {dim}"]:
     """Fourier features of each frame's place in the clip, τ ∈ [0, 1].
 
-    Octaves of a half cosine: cos(2^j π τ) and sin(2^j π τ) for j = 0 .. dim/2 - 1. The lowest
-    tells before from after; each further one halves the time it resolves. A longer clip reads the
-    same functions at more places, which suits a cascade in which every stage covers the same
-    stretch of time.
+    A longer clip reads the same functions at more places, which suits a cascade in which every
+    stage covers the same stretch of time.
+    """
+    return jnp.asarray(_octaves(frames, dim), jnp.float32)
+
+
+def pixel_features(height: int, width: int, dim: int) -> Float[Array, "h w {dim}"]:
+    """Fourier features of each pixel's place in the frame: half of them of y, half of x."""
+    rows = np.broadcast_to(_octaves(height, dim // 2)[:, None], (height, width, dim // 2))
+    columns = np.broadcast_to(_octaves(width, dim - dim // 2)[None], (height, width, dim // 2))
+    return jnp.asarray(np.concatenate([rows, columns], axis=-1), jnp.float32)
+
+
+def _octaves(places: int, dim: int) -> Float[np.ndarray, "{places} {dim}"]:
+    """cos(2^j π τ) and sin(2^j π τ) at τ = 0 ... 1 for j = 0 ... dim/2 - 1.
+
+    The lowest tells one end from the other; each further one halves what it resolves.
     """
     if dim < 2 or dim % 2:
-        raise ValueError(f"frame features need an even width >= 2, got {dim}.")
-    place = np.linspace(0.0, 1.0, frames) if frames > 1 else np.full((1,), 0.5)
+        raise ValueError(f"position features need an even width >= 2 an axis, got {dim}.")
+    place = np.linspace(0.0, 1.0, places) if places > 1 else np.full((1,), 0.5)
     angles = np.pi * place[:, None] * 2.0 ** np.arange(dim // 2)
-    return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], -1), jnp.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles)], -1)
 
 
 def relative_buckets(

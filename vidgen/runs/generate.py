@@ -144,10 +144,9 @@ class Generate:
 
     def __call__(self) -> list[Path]:
         """Make and write all clips; returns their files in the order of the prompts."""
-        params = self._load()
         clips = self.clips()
         _check_folder(clips[0].path.parent)
-        for clip, video in self._videos(params, clips):
+        for clip, video in self.videos():
             if not np.isfinite(video).all():
                 raise ValueError(
                     f"the clip for {clip.prompt!r} holds values that are no numbers: the weights "
@@ -179,10 +178,9 @@ class Generate:
             boxed = jax.eval_shape(self.model.init, jax.random.key(0), spec)
             return checkpointer.restore_params(unbox(boxed), self.checkpoint_step)
 
-    def _videos(
-        self, params: Params, clips: Sequence[Clip]
-    ) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
-        """Each clip with its frames, batch by batch."""
+    def videos(self) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
+        """Each clip of `clips` with its frames, batch by batch; nothing is written."""
+        params, clips = self._load(), self.clips()
         size = min(self.batch_size, len(clips))
         frames, steps = self.model.shape.frames, self.model.sampler.steps
         starts = range(0, len(clips), size)

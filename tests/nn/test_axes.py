@@ -1,0 +1,109 @@
+"""The closed vocabulary of axis names, and the initialisers that go with it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen.imagen.blocks import LevelSpec
+from vidgen.imagen.unet import VideoUNet
+from vidgen.nn import axes
+from vidgen.types import Conditioning, TextEmbedding
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"\['head'\].*nn/axes.py has \['batch', .*'heads'"):
+        axes.check_names(("batch", "head"))
+    with pytest.raises(ValueError, match="embde"):
+        axes.partitioned(nn.initializers.zeros_init(), ("embde", "mlp"))
+    with pytest.raises(ValueError, match="wide"):
+        axes.constrain(jnp.zeros((1, 2)), "batch", "wide")
+    with pytest.raises(ValueError, match="out"):
+        axes.dense(4, ("embed", "out"), name="x")
+
+
+def test_none_is_a_name_for_axes_that_are_never_split():
+    axes.check_names((None, "mlp"))
+
+
+def test_parameter_and_activation_names_are_apart():
+    assert not set(axes.PARAMETER_AXES) & set(axes.ACTIVATION_AXES)
+    assert set(axes.AXES) == set(axes.PARAMETER_AXES) | set(axes.ACTIVATION_AXES)
+
+
+def test_constrain_without_a_mesh_changes_nothing():
+    x = jnp.arange(2.0 * 3 * 4 * 4 * 2).reshape(2, 3, 4, 4, 2)
+    np.testing.assert_array_equal(axes.constrain_video(x), x)
+
+
+def test_boxes_hold_the_value_and_its_names():
+    box = axes.partitioned(nn.initializers.ones_init(), ("embed", "mlp"))(None, (2, 3), jnp.float32)
+    assert box.names == ("embed", "mlp")
+    np.testing.assert_array_equal(box.unbox(), np.ones((2, 3)))
+
+
+def test_dense_names_its_kernel_and_bias():
+    params = axes.dense(3, ("embed", "mlp"), name="layer").init(jax.random.key(0), jnp.zeros((1, 2)))
+    assert params["params"]["kernel"].names == ("embed", "mlp")
+    assert params["params"]["bias"].names == ("mlp",)
+
+
+def test_scale_zero_starts_at_zero():
+    for init in (axes.fan_in(0.0), axes.fan_in_over((0,), 0.0)):
+        np.testing.assert_array_equal(init(jax.random.key(0), (3, 4), jnp.float32), 0)
+
+
+@pytest.mark.parametrize("shape, over", [((200, 4, 50), (0,)), ((4, 50, 200), (0, 1))])
+def test_variance_is_one_over_fan_in(shape, over):
+    values = axes.fan_in_over(over)(jax.random.key(0), shape)
+    expected = 1 / np.prod([shape[i] for i in over])
+    np.testing.assert_allclose(np.var(values), expected, rtol=0.03)
+
+
+EVERYTHING = VideoUNet(
+    levels=(
+        LevelSpec(width=16, blocks=1, stride=2, temporal="conv"),
+        LevelSpec(
+            width=24,
+            blocks=2,
+            stride=2,
+            spatial="attention",
+            text="attention",
+            temporal="attention+conv",
+            feed_forward=2,
+            head_dim=8,
+        ),
+    ),
+    cond_width=32,
+    frame_positions=4,
+)
+
+
+@pytest.mark.parametrize("norm", ["group", "channel"])
+def test_every_axis_of_every_parameter_has_a_name(norm):
+    b, t = 1, 2
+    video = jnp.zeros((b, t, 8, 8, 3))
+    cond = Conditioning(
+        text=TextEmbedding(tokens=jnp.zeros((b, 3, 5)), mask=jnp.ones((b, 3), bool)),
+        independent_frames=jnp.zeros(b, bool),
+        low_res=video,
+        aug_logsnr=jnp.zeros(b),
+        known_frames=jnp.zeros((b, t), bool),
+        guidance_weight=jnp.zeros(b),
+    )
+    init = EVERYTHING.clone(norm=norm).init
+    params = jax.eval_shape(init, jax.random.key(0), video, jnp.zeros(b), cond)
+    boxes = jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, axes.Named))
+    assert len(boxes) > 60
+    for path, box in boxes:
+        where = jax.tree_util.keystr(path)
+        assert isinstance(box, axes.Named), where
+        assert len(box.names) == box.value.ndim, where
+        assert box.value.dtype == jnp.float32, where
+        axes.check_names(box.names)
+        # only sinusoids and Fourier features, our own numbers, enter over an unnamed axis
+        scalars = ("logsnr", "aug_logsnr", "guidance_weight", "frame_position")
+        assert None not in box.names or path[1].key in scalars, where
+        stacked = path[1].key[:-1] in ("down", "up")
+        assert (box.names[0] == "layers") == stacked, where
