@@ -12,7 +12,7 @@ CONFIGS = Path("gin_configs")
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    "eval": ["scipy>=1.11"],
+    "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": ["seqio>=0.0.19"],
     "tfds": ["tensorflow-datasets>=4.9.4"],
     "test": ["pytest>=8", "beartype>=0.20", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=77"],

@@ -69,7 +69,7 @@ class VideoBatch(PyTreeNode):
     """What a video model trains on.
 
     `independent_frames` is True where the "clip" is t unrelated images packed together (joint
-    image-video training, Imagen Video sec. 2.4): nothing may then flow between frames.
+    image-video training, Imagen Video): nothing may then flow between frames.
     """
 
     video: Float[Array, "b t h w c"]

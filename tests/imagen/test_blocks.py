@@ -1,5 +1,7 @@
 """The space-time block: closed forms, identity at the start, and one test per operator."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_residual_block_closed_form():
     """On frames of one pixel a 3x3 convolution is its middle tap."""
     module = blocks.ResidualBlock(8, norm="channel")
     x, cond = tiny.normal(0, 2, 3, 1, 1, 4), tiny.normal(1, 2, 3, 6)
-    params = tiny.random_params(module, x, cond, False)
+    params = tiny.random_params(module, x, cond, train=False)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     conv1, conv2 = p["conv1"], p["conv2"]
     flat, e = np.asarray(x, np.float64)[:, :, 0, 0], np.asarray(cond, np.float64)
@@ -57,14 +59,14 @@ def test_residual_block_closed_form():
     y = channel_norm(y, p["norm2"]["scale"]) * (1 + film[..., :8]) + film[..., 8:]
     y = swish(y) @ conv2["kernel"][1, 1] + conv2["bias"]
     expected = flat @ p["skip"]["kernel"] + p["skip"]["bias"] + y
-    found = jax.jit(module.apply, static_argnums=3)(params, x, cond, False)
+    found = jax.jit(functools.partial(module.apply, train=False))(params, x, cond)
     np.testing.assert_allclose(found[:, :, 0, 0], expected, atol=1e-5)
 
 
 def test_conditioning_per_frame_acts_on_its_frame():
     module = blocks.ResidualBlock(8)
     x, inputs = features(), block_inputs(cond_frames=3)
-    params = tiny.random_params(module, x, inputs.cond, False)
+    params = tiny.random_params(module, x, inputs.cond, train=False)
     apply = jax.jit(lambda cond: module.apply(params, x, cond, False))
     found, other = apply(inputs.cond), apply(inputs.cond.at[0, 1].add(1.0))
     same = np.ones((2, 3), bool)
@@ -76,7 +78,7 @@ def test_conditioning_per_frame_acts_on_its_frame():
 def test_dropout_acts_in_training_alone():
     module = blocks.ResidualBlock(8, dropout=0.5)
     x, cond = features(), block_inputs().cond
-    params = tiny.random_params(module, x, cond, False)
+    params = tiny.random_params(module, x, cond, train=False)
 
     def apply(seed, train):
         return module.apply(params, x, cond, train, rngs={"dropout": jax.random.key(seed)})

@@ -20,8 +20,8 @@ ORDER = np.array([2, 0, 3, 1])
 
 @pytest.fixture(scope="module")
 def unet():
-    """Two levels with every operator and frame positions."""
-    return tiny.Compiled.of(tiny.network(frame_positions=8), *tiny.inputs())
+    """Two levels with every operator and positions."""
+    return tiny.Compiled.of(tiny.network(frame_positions=8, pixel_positions=8), *tiny.inputs())
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +78,14 @@ def test_who_sees_the_last_frame(unet, independent):
 
 
 def test_only_temporal_branches_cross_frames(unet):
-    """With those at their initial zero, an image model stays one (test_vectors.md section 9)."""
+    """With those at their initial zero, an image model stays one."""
     temporal = ("temporal_conv/", "temporal_attention/out", "frame_position/")
     params = tiny.edit(
         unet.params, lambda name, x: 0 * x if any(part in name for part in temporal) else x
     )
     z, logsnr, cond = tiny.inputs()
     packed = cond.replace(independent_frames=jnp.ones(2, bool))
-    np.testing.assert_array_equal(
-        unet(z, logsnr, cond, params), unet(z, logsnr, packed, params)
-    )
+    np.testing.assert_array_equal(unet(z, logsnr, cond, params), unet(z, logsnr, packed, params))
     assert far(unet(z, logsnr, cond), unet(z, logsnr, packed)) > 0.05
 
 
@@ -171,6 +169,15 @@ def test_both_paths_of_the_text_are_live(unet, silenced):
     z, logsnr, cond = tiny.inputs()
     other = cond.replace(text=tiny.text(seed=8))
     assert far(unet(z, logsnr, cond, params), unet(z, logsnr, other, params)) > 0.02
+
+
+def test_pixel_positions_tell_places_apart(unet):
+    """Frames that repeat every 4 x 4 pixels: the features between borders need positions."""
+    tile = tiny.normal(4, 2, 4, 4, 4, 3)
+    z = jnp.tile(tile, (1, 1, 2, 2, 1))
+    _, logsnr, cond = tiny.inputs()
+    moved = tiny.edit(unet.params, lambda name, x: 0 * x if "pixel_position" in name else x)
+    assert far(unet(z, logsnr, cond), unet(z, logsnr, cond, moved)) > 0.05
 
 
 def test_noise_level_matters(unet):
@@ -319,7 +326,9 @@ def test_wrong_size_says_what_is_right(size):
 @pytest.mark.parametrize("patch", [1, 2])
 def test_many_levels(patch):
     block = dict(temporal="attention", head_dim=8)
-    levels = [LevelSpec(width=8 * (i + 1), blocks=i + 1, stride=1 + (i > 0), **block) for i in range(4)]
+    levels = [
+        LevelSpec(width=8 * (i + 1), blocks=i + 1, stride=1 + (i > 0), **block) for i in range(4)
+    ]
     net = tiny.network(levels, patch=patch)
     assert net.stride == 8 * patch
     args = tiny.inputs(b=1, t=3, h=16, w=32)

@@ -23,14 +23,12 @@ EVERY_OPERATOR = LevelSpec(
     head_dim=8,
 )
 TWO_LEVELS = (LevelSpec(width=16, blocks=1, temporal="conv"), EVERY_OPERATOR)
-ONE_LEVEL = (
-    LevelSpec(width=8, blocks=2, text="attention", temporal="attention+conv", head_dim=8),
-)
+ONE_LEVEL = (LevelSpec(width=8, blocks=2, text="attention", temporal="attention+conv", head_dim=8),)
 
 
 def network(levels=TWO_LEVELS, **changes):
     # XLA runs a convolution inside a loop many times slower on a CPU: unroll by default.
-    return VideoUNet(levels=levels, cond_width=32, **{"unroll": True} | changes)
+    return VideoUNet(levels=levels, **{"unroll": True, "cond_width": 32} | changes)
 
 
 def normal(seed, *shape):
@@ -62,16 +60,17 @@ def extra_inputs(b=2, t=4, h=8, w=8):
     )
 
 
-def shapes(module, *args):
+def shapes(module, *args, **static):
     """Parameters without their values, and without boxes."""
-    return nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *args))
+    init = functools.partial(module.init, **static)
+    return nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), *args))
 
 
-def random_params(module, *args, seed=0):
+def random_params(module, *args, **static):
     """No zeros anywhere; kernels of about unit gain."""
-    leaves, tree = jax.tree.flatten_with_path(shapes(module, *args))
-    return jax.tree.unflatten(
-        tree, [_fill(path[-1].key, leaf.shape, seed + i) for i, (path, leaf) in enumerate(leaves)]
+    leaves, tree = jax.tree.flatten_with_path(shapes(module, *args, **static))
+    return tree.unflatten(
+        [_fill(path[-1].key, leaf.shape, seed) for seed, (path, leaf) in enumerate(leaves)]
     )
 
 

@@ -51,9 +51,7 @@ def test_a_fully_masked_query_gives_zero(heads):
     mask[1, 0, 2] = False
     found = np.asarray(attention.attend(*heads, mask=jnp.asarray(mask)))
     np.testing.assert_array_equal(found[1, 2], 0)
-    np.testing.assert_allclose(
-        found, softmax_attention(*heads, np.zeros(1), mask), atol=1e-5
-    )
+    np.testing.assert_allclose(found, softmax_attention(*heads, np.zeros(1), mask), atol=1e-5)
 
 
 def test_masked_keys_do_not_matter_to_the_last_bit(heads):
@@ -79,7 +77,8 @@ def test_softmax_is_float32_in_bfloat16():
 
 def test_fully_masked_queries_have_finite_gradients(heads):
     mask = jnp.zeros((2, 1, 5, 7), bool)
-    grads = jax.grad(lambda q: attention.attend(q, *heads[1:], mask=mask).sum())(heads[0])
+    loss = jax.jit(jax.grad(lambda q: attention.attend(q, *heads[1:], mask=mask).sum()))
+    grads = loss(heads[0])
     np.testing.assert_array_equal(grads, 0)
 
 
@@ -129,7 +128,7 @@ def temporal():
 def test_temporal_attention_starts_at_zero():
     x = normal(0, 1, 3, 2, 2, 8)
     module = attention.TemporalAttention(2)
-    found, _ = module.init_with_output(jax.random.key(0), x, jnp.zeros(1, bool))
+    found, _ = jax.jit(module.init_with_output)(jax.random.key(0), x, jnp.zeros(1, bool))
     np.testing.assert_array_equal(found, 0)
 
 
@@ -220,7 +219,7 @@ def test_only_real_tokens_are_read(reader, text):
 
 def test_text_attention_starts_at_zero(text):
     module, _, before = text_attention()
-    found, _ = module.init_with_output(jax.random.key(0), *before, *text)
+    found, _ = jax.jit(module.init_with_output)(jax.random.key(0), *before, *text)
     np.testing.assert_array_equal(found, 0)
 
 

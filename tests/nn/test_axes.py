@@ -44,7 +44,9 @@ def test_boxes_hold_the_value_and_its_names():
 
 
 def test_dense_names_its_kernel_and_bias():
-    params = axes.dense(3, ("embed", "mlp"), name="layer").init(jax.random.key(0), jnp.zeros((1, 2)))
+    params = axes.dense(3, ("embed", "mlp"), name="layer").init(
+        jax.random.key(0), jnp.zeros((1, 2))
+    )
     assert params["params"]["kernel"].names == ("embed", "mlp")
     assert params["params"]["bias"].names == ("mlp",)
 
@@ -77,6 +79,7 @@ EVERYTHING = VideoUNet(
     ),
     cond_width=32,
     frame_positions=4,
+    pixel_positions=8,
 )
 
 
@@ -103,7 +106,7 @@ def test_every_axis_of_every_parameter_has_a_name(norm):
         assert box.value.dtype == jnp.float32, where
         axes.check_names(box.names)
         # only sinusoids and Fourier features, our own numbers, enter over an unnamed axis
-        scalars = ("logsnr", "aug_logsnr", "guidance_weight", "frame_position")
+        scalars = ("logsnr", "aug_logsnr", "guidance_weight", "frame_position", "pixel_position")
         assert None not in box.names or path[1].key in scalars, where
         stacked = path[1].key[:-1] in ("down", "up")
         assert (box.names[0] == "layers") == stacked, where

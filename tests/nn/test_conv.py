@@ -45,7 +45,7 @@ def test_temporal_conv_is_a_3x1x1_convolution():
 
 def test_temporal_conv_starts_at_zero():
     x = normal(0, 1, 3, 2, 2, 4)
-    found, _ = conv.TemporalConv(6).init_with_output(jax.random.key(0), x)
+    found, _ = jax.jit(conv.TemporalConv(6).init_with_output)(jax.random.key(0), x)
     np.testing.assert_array_equal(found, np.zeros((1, 3, 2, 2, 6)))
 
 
@@ -72,7 +72,7 @@ def test_upsample_repeats_pixels():
 
 def apply_norm(kind, x, dtype="float32"):
     layer = conv.norm(kind, x.shape[-1], name="layer", dtype=dtype)
-    return layer.init_with_output(jax.random.key(0), x)[0]
+    return jax.jit(layer.init_with_output)(jax.random.key(0), x)[0]
 
 
 def test_group_norm_closed_form():

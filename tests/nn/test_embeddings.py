@@ -66,8 +66,23 @@ def test_longer_clip_reads_the_same_functions():
 
 @pytest.mark.parametrize("dim", [0, 3])
 def test_frame_features_need_an_even_width(dim):
-    with pytest.raises(ValueError, match=f"even width >= 2, got {dim}"):
+    with pytest.raises(ValueError, match=f"even width >= 2 an axis, got {dim}"):
         embeddings.frame_features(4, dim)
+
+
+def test_pixel_features_are_those_of_each_axis():
+    found = embeddings.pixel_features(3, 5, 8)
+    assert found.shape == (3, 5, 8)
+    for y in range(3):
+        np.testing.assert_array_equal(found[y, :, 4:], embeddings.frame_features(5, 4))
+    for x in range(5):
+        np.testing.assert_array_equal(found[:, x, :4], embeddings.frame_features(3, 4))
+
+
+@pytest.mark.parametrize("dim", [2, 6, 7])
+def test_pixel_features_need_an_even_width_on_both_axes(dim):
+    with pytest.raises(ValueError, match=f"even width >= 2 an axis, got {dim // 2}"):
+        embeddings.pixel_features(4, 4, dim)
 
 
 def t5_bucket(distance):

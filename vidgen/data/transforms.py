@@ -101,7 +101,7 @@ def composite(
 def pack_images(
     images: Sequence[np.ndarray], frames: int, height: int, width: int
 ) -> UInt8[np.ndarray, "t h2 w2 c"]:
-    """Unrelated uint8 images as one "clip": joint image-video training, Imagen Video sec. 2.4."""
+    """Unrelated uint8 images as one "clip": joint image-video training (Imagen Video)."""
     if len(images) != frames:
         raise ValueError(f"pack_images got {len(images)} images; a clip holds {frames}.")
     return np.stack([fit(image, height, width) for image in images])

@@ -1,6 +1,6 @@
 """Functions on denoisers: guidance and thresholding, as X0Fn -> X0Fn.
 
-Imagen Video sec. 2.6, Imagen sec. 2.3, classifier-free guidance (2207.12598). With the guidance
+Imagen Video and Imagen, classifier-free guidance (2207.12598). With the guidance
 weight w (w = 0: unguided; Imagen prints w_I = 1 + w):
 
     guided x̃ = (1 + w) x̂(z, c) - w x̂(z)

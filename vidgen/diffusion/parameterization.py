@@ -1,6 +1,6 @@
 """What the network's output means, and how its error is weighted.
 
-Imagen Video sec. 2.1, progressive distillation sec. 4. With z = α x + σ ε:
+Imagen Video, progressive distillation sec. 4. With z = α x + σ ε:
 
     name   target                       x0 from the output         x0-MSE / output-MSE =: k(λ)
     eps    ε                            (z - σ out)/α              1/SNR

@@ -2,7 +2,7 @@
 
 A sampler walks down a ladder of log-SNR levels λ_0 < λ_1 < ... < λ_N. At every step the denoiser
 gives x̂ = x̂(z_t), and a transition moves z_t to the next, cleaner level s; the last step returns x̂
-itself. Imagen Video sec. 2.1, 2.7; VDM sec. 3; progressive distillation; DPM-Solver++ (2211.01095).
+itself. Imagen Video; VDM sec. 3; progressive distillation; DPM-Solver++ (2211.01095).
 
     ddim        z_s = α_s x̂ + σ_s ε̂ = (σ_s/σ_t) z_t + (1 - e^{(λ_t-λ_s)/2}) α_s x̂
     ancestral   z_s = μ̃(z_t, x̂) + √((σ̃²)^{1-γ} (σ²_{t|s})^γ) n       (see `schedules`)

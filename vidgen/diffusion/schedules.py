@@ -1,6 +1,6 @@
 """Noise schedules and the Gaussian algebra of diffusion, in log-SNR.
 
-Variance preserving diffusion of data x with noise ε ~ N(0, I) (Imagen Video sec. 2.1, VDM sec. 2):
+Variance preserving diffusion of data x with noise ε ~ N(0, I) (Imagen Video, VDM sec. 2):
 
     z = α x + σ ε            α² = sigmoid(λ)    σ² = sigmoid(-λ)    λ = log(α²/σ²)
 

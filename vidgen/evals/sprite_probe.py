@@ -84,7 +84,7 @@ def _border_color(clip: Float[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "3"]:
     return np.median(np.concatenate([e.reshape(-1, 3) for e in edges]), axis=0)
 
 
-def _distance(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+def _distance(a: Float[np.ndarray, "c"], b: Sequence[int]) -> float:
     return float(np.sum((np.asarray(a, float) - np.asarray(b, float)) ** 2))
 
 
@@ -110,7 +110,7 @@ def _track(
 def _change(values: Float[np.ndarray, "t *x"]) -> Float[np.ndarray, "*x"]:
     """Change from the first to the last frame along a least-squares line."""
     time = np.linspace(-0.5, 0.5, len(values))
-    return np.tensordot(time, values, 1) / np.sum(time**2)
+    return np.asarray(np.tensordot(time, values, 1) / np.sum(time**2))
 
 
 def _nearest_motion(

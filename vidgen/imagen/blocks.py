@@ -4,7 +4,7 @@
 
 Each operator is a residual branch that starts at zero, so a fresh network is the identity along
 the residual stream, and an image model stays one when its temporal branches are added (Imagen
-Video sec. 2.2, Video Diffusion Models; papers.md A2, B5, C1).
+Video, video diffusion architectures; Video Diffusion Models).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LevelSpec:
       blocks: space-time blocks on the way down, and again on the way up.
       stride: spatial down-sampling on entering the level from the one above. With 1 at the first
         level the network begins at full resolution; with 2 it is the "efficient" order, which
-        down-samples first and up-samples last (Imagen sec. 2.5, papers.md B6).
+        down-samples first and up-samples last (Imagen, efficient U-Net).
       spatial: self-attention over each frame, or none.
       text: cross-attention to the text tokens, or none.
       temporal: attention over frames, a 3x1x1 convolution, both, or none.

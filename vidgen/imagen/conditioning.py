@@ -1,7 +1,7 @@
 """What a stage is told besides its noisy video: the text, and for later stages a smaller video.
 
 Dropping the text for classifier-free guidance zeroes the tokens *and* the mask, so the
-cross-attention and the pooled vector both lose it (Imagen, papers.md B1, B2).
+cross-attention and the pooled vector both lose it (Imagen).
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
     sampling    x̂ = to_x0(network(z, λ)),  guided, then thresholded;  z moves from noise to data
 
 The text of an example is dropped with a fixed rate, tokens and pooled path together, so that one
-network gives both halves of classifier-free guidance (Imagen Video sec. 2.3 to 2.6; papers.md A3,
-A4, B1).
+network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 """
 
 from __future__ import annotations

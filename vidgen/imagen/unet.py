@@ -7,7 +7,7 @@ The conditioning vector e is computed once,
     e = MLP( logsnr + pooled text + augmentation level + guidance weight + place in the clip ),
 and modulates every residual block (FiLM); the text tokens enter the levels that attend to them.
 All blocks of a level have the same shapes, so a level is one scan: its parameters are stacked
-along "layers" whether the scan is unrolled or not (Imagen Video sec. 2.2; papers.md A2, B2, B5).
+along "layers" whether the scan is unrolled or not (Imagen Video, video diffusion architectures).
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class VideoUNet(nn.Module):
         width = self.levels[0].width
         x = spatial_conv(width, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
         if self.pixel_positions:
-            places = embeddings.pixel_features(*x.shape[2:4], self.pixel_positions)
+            h, w = x.shape[2:4]
+            places = embeddings.pixel_features(h, w, self.pixel_positions)
             x += axes.dense(width, (None, "conv_out"), name="pixel_position", dtype=self.dtype)(
                 places
             )

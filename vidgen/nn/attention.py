@@ -3,7 +3,7 @@
     out = softmax(q·kᵀ/√d + bias + mask) · v          softmax in float32
 
 Spatial attention treats frames as batch, temporal attention treats pixels as batch (Video
-Diffusion Models, papers.md C1). Temporal attention has relative positions only, and sees each
+Diffusion Models). Temporal attention has relative positions only, and sees each
 frame alone where the frames are unrelated images. Padded text is masked, never attended to; a
 prompt without tokens gives exactly zero.
 """
@@ -159,7 +159,7 @@ class RelativeBias(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One vector a prompt: learned queries attend to its tokens (Imagen, papers.md B2).
+    """One vector a prompt: learned queries attend to its tokens (Imagen).
 
     The result is 0 for a prompt without tokens, so that dropping a prompt drops this path too.
     """
@@ -175,9 +175,7 @@ class AttentionPool(nn.Module):
     ) -> Float[Array, "b {self.features}"]:
         """Pool the tokens that `mask` marks."""
         # Unit variance, as keys have: logits then spread by 1, and heads differ from the start.
-        init = axes.partitioned(
-            nn.initializers.normal(1.0), ("queries", "heads", "head_dim")
-        )
+        init = axes.partitioned(nn.initializers.normal(1.0), ("queries", "heads", "head_dim"))
         heads = max(1, self.features // self.head_dim)
         query = self.param("query", init, (self.queries, heads, self.head_dim), jnp.float32)
         query = jnp.broadcast_to(jnp.asarray(query, self.dtype), (len(text), *query.shape))

@@ -2,7 +2,7 @@
 
 A 1x3x3 convolution folds frames into the batch; a 3x1x1 convolution is a dense layer over each
 frame beside its neighbours, which is the same sum and runs faster than a 3-D convolution on
-every back end we measured (Imagen Video sec. 2.2, papers.md A2).
+a CPU (Imagen Video, video diffusion architectures).
 """
 
 from __future__ import annotations
@@ -65,12 +65,10 @@ class TemporalConv(nn.Module):
         return dense(neighbours)
 
 
-def norm(
-    kind: str, channels: int, *, name: str, dtype: Any = "float32"
-) -> nn.Module:
+def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.Module:
     """A normalisation with float32 statistics and result `dtype`; never across frames.
 
-    "group" is GroupNorm over the pixels of one frame and a group of at most 32 channels.
+    "group" is GroupNorm over the pixels of one frame, in at most 32 groups of channels.
     "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so a
     network built on it gives the same pixels on a crop as on the full frame.
     """

@@ -3,7 +3,7 @@
 An encoder is a host function: it takes strings and returns numpy arrays, so that captions can be
 encoded while the device trains. Prompts become `length` token states of width `dim`; the mask is
 True on real tokens, and states where it is False are zero. The encoder is frozen: nothing is ever
-differentiated with respect to it (Imagen Video sec. 2.1 conditions every stage on frozen T5-XXL).
+differentiated with respect to it (Imagen Video conditions every stage on frozen T5-XXL).
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+"""Draws a training run: loss by noise level, and what the sprite probe read.
+
+    python benchmarks/plot_run.py --model=runs/a -o curves.png
+
+Reads MODEL_DIR/metrics.jsonl, which training writes, and MODEL_DIR/probe.jsonl, which
+benchmarks/sprite_probe.py writes. Needs matplotlib (extra `eval`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+
+def rows(path: Path) -> list[dict]:
+    """The objects of a .jsonl file; none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def draw_losses(axes: plt.Axes, metrics: list[dict]) -> None:
+    """Loss over steps: all of it, its three ranges of log-SNR, and on held-out data."""
+    names = {
+        "loss": "all",
+        "loss_noisy": "log-SNR < -2",
+        "loss_middle": "between",
+        "loss_clean": "log-SNR > 2",
+        "eval_loss": "held out",
+    }
+    for name, label in names.items():
+        points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+        if points:
+            style = "o-" if name == "eval_loss" else "-"
+            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
+    axes.set(xlabel="step", ylabel="squared error of v", yscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def draw_probe(axes: plt.Axes, probes: list[dict]) -> None:
+    """Share of generated clips read right over steps; dashed for held-out combinations."""
+    colors = {"background": "tab:green", "subject": "tab:blue", "motion": "tab:red"}
+    for split, style in (("train", "o-"), ("held_out", "s--")):
+        for name, color in colors.items():
+            points = [(row["step"], row[split][name]) for row in probes]
+            label = f"{name}, {split.replace('_', ' ')}"
+            axes.plot(*zip(*points, strict=True), style, color=color, label=label, markersize=4)
+    axes.set(xlabel="step", ylabel="share read right", ylim=(-0.02, 1.02))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="a MODEL_DIR that vidgen train wrote")
+    parser.add_argument("-o", "--output", default="curves.png")
+    flags = parser.parse_args()
+    probes = sorted(rows(Path(flags.model) / "probe.jsonl"), key=lambda row: row["step"])
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    draw_losses(panels[0], rows(Path(flags.model) / "metrics.jsonl"))
+    if probes:
+        draw_probe(panels[1], probes)
+    figure.savefig(flags.output, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

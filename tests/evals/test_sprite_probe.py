@@ -1,0 +1,129 @@
+"""The probe against clips whose truth is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vidgen.data.sprites import BACKGROUNDS, MOTIONS, Sprites
+from vidgen.data.transforms import to_float
+from vidgen.evals import sprite_probe
+from vidgen.evals.sprite_probe import Reading
+from vidgen.types import VideoShape
+
+SPRITES = Sprites(shape=VideoShape(frames=8, height=16, width=16), split="all")
+
+
+def draw(triple, seed=0):
+    scene = SPRITES.scene_of(*triple, np.random.default_rng(seed))
+    return np.asarray(to_float(SPRITES.render(scene)))
+
+
+def alone(subject):
+    """Fewer candidates are quicker to compare, where the subject is not the question."""
+    return dataclasses.replace(SPRITES, subjects=(subject,))
+
+
+@pytest.fixture(scope="module")
+def spread():
+    """60 triples spread over all of them."""
+    triples = SPRITES.triples("all")
+    order = np.random.default_rng(0).permutation(len(triples))[:60]
+    return [triples[i] for i in order]
+
+
+@pytest.fixture(scope="module")
+def readings(spread):
+    return [sprite_probe.read(draw(triple, seed), SPRITES) for seed, triple in enumerate(spread)]
+
+
+def test_true_clips_are_read_right(readings, spread):
+    found = sprite_probe.accuracy(readings, spread)
+    assert found["all"] >= 0.97
+    assert found["background"] == 1.0
+
+
+def test_error_tells_sprites_from_anything_else(readings):
+    errors = [reading.error for reading in readings]
+    assert max(errors) < 0.5
+    assert np.median(errors) < 0.05
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    assert sprite_probe.read(noise, SPRITES).error > 0.5
+
+
+@pytest.mark.parametrize("motion", SPRITES.motions)
+def test_one_frame_repeated_stands_still(motion):
+    video = draw(("tiger", motion, "blue"))
+    frozen = np.broadcast_to(video[4], video.shape).copy()
+    assert sprite_probe.read(frozen, alone("tiger")).triple == ("tiger", "standing still", "blue")
+
+
+@pytest.mark.parametrize(
+    "motion, opposite",
+    [
+        ("moving left", "moving right"),
+        ("moving up", "moving down"),
+        ("growing", "shrinking"),
+        ("standing still", "standing still"),
+    ],
+)
+def test_a_clip_run_backwards_moves_the_other_way(motion, opposite):
+    video = draw(("octopus", motion, "green"))
+    assert sprite_probe.read(video, alone("octopus")).motion == motion
+    assert sprite_probe.read(video[::-1].copy(), alone("octopus")).motion == opposite
+
+
+def test_diagonals_are_read_where_they_are_candidates():
+    both = dataclasses.replace(SPRITES, motions=tuple(MOTIONS), subjects=("crab",))
+    for motion in tuple(MOTIONS)[7:]:
+        scene = both.scene_of("crab", motion, "white", np.random.default_rng(1))
+        video = np.asarray(to_float(both.render(scene)))
+        assert sprite_probe.read(video, both).motion == motion
+
+
+@pytest.mark.parametrize("background", SPRITES.backgrounds)
+def test_backgrounds_are_told_apart_in_noise(background):
+    rng = np.random.default_rng(0)
+    video = draw(("star", "moving up", background))
+    noisy = np.clip(video + 0.1 * rng.normal(size=video.shape), -1, 1).astype(np.float32)
+    assert sprite_probe.read(noisy, alone("star")).background == background
+
+
+def test_a_repainted_background_is_noticed():
+    video = draw(("whale", "moving right", "red"))
+    red, green = (np.asarray(to_float(np.uint8(BACKGROUNDS[name]))) for name in ("red", "green"))
+    repainted = np.where(np.all(video == red, axis=-1, keepdims=True), green, video)
+    found = sprite_probe.read(repainted, SPRITES)
+    assert found.triple == ("whale", "moving right", "green")
+
+
+def test_swapped_channels_are_noticed():
+    video = draw(("frog", "moving right", "green"))
+    found = sprite_probe.read(video[..., [0, 2, 1]], SPRITES)
+    assert found.background != "green"
+    assert found.error > 2 * sprite_probe.read(video, SPRITES).error
+
+
+def test_another_size_than_the_candidates():
+    big = VideoShape(frames=5, height=24, width=40)
+    scene = SPRITES.scene_of("panda", "moving left", "pink", np.random.default_rng(2))
+    video = np.asarray(to_float(SPRITES.render(scene, big)))
+    assert sprite_probe.read(video, SPRITES).triple == ("panda", "moving left", "pink")
+
+
+def test_accuracy_counts_each_part():
+    triples = [("tiger", "moving up", "red"), ("frog", "moving up", "blue")]
+    seen = [Reading("tiger", "moving up", "red", 0.0), Reading("frog", "moving up", "red", 0.0)]
+    assert sprite_probe.accuracy(seen, triples) == {
+        "subject": 1.0,
+        "motion": 1.0,
+        "background": 0.5,
+        "all": 0.5,
+    }
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_accuracy_needs_one_truth_for_each_reading(count):
+    readings = [Reading("tiger", "moving up", "red", 0.0)] * count
+    with pytest.raises(ValueError, match=f"{count} readings for 1 true triples"):
+        sprite_probe.accuracy(readings, [("tiger", "moving up", "red")])
