@@ -184,6 +184,8 @@ class AttentionPool(nn.Module):
         v = project(name="value")(text)
         pooled = attend(query, k, v, mask=mask[:, None, None, :])
         pooled = pooled.reshape(len(text), self.queries * heads * self.head_dim)
+        # Or the compiler lays the attention out like the next kernel, and gathers it all again.
+        pooled = axes.constrain(pooled, "batch", "channels")
         names = ("embed", "cond")
         out = axes.dense(self.features, names, name="out", dtype=self.dtype, use_bias=False)
         return out(pooled)

@@ -78,7 +78,8 @@ def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.M
     if kind != "group":
         raise ValueError(f"unknown norm {kind!r}; choose one of {', '.join(NORMS)}.")
     return nn.GroupNorm(
-        num_groups=largest_divisor(channels, 32),
+        # At least two channels a group: with one, an image loses its own mean and scale.
+        num_groups=largest_divisor(channels, max(1, min(32, channels // 2))),
         scale_init=scale,
         bias_init=axes.partitioned(nn.initializers.zeros_init(), ("norm",)),
         dtype=dtype,
