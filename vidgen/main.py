@@ -280,8 +280,9 @@ def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:
     logger.setLevel(logging.INFO)
     from absl import logging as absl_logging
 
-    # Orbax speaks through absl, and warns of what is as it should be.
-    absl_logging.set_verbosity(absl_logging.DEBUG if flags.debug else absl_logging.ERROR)
+    # Orbax speaks through absl: it warns of what is as it should be, and prints the stack of every
+    # error that it then raises, which becomes our own sentence.
+    absl_logging.set_verbosity(absl_logging.DEBUG if flags.debug else absl_logging.FATAL)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "vidgen", "xla"))
     coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")

@@ -224,3 +224,5 @@ def test_write_that_fails_is_one_sentence(tmp_path):
         assert "cannot write a checkpoint to" in done.stdout, done.stdout + done.stderr
         assert "File too large" in done.stdout and "step 1 is safe" in done.stdout
         assert done.stdout.endswith("[1]\n")
+        left = [path.name for path in (tmp_path / mode / "checkpoints").iterdir()]
+        assert left == ["1"], left  # nothing half-written keeps the disk full

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -250,6 +251,10 @@ class Checkpointer:
         return _decoded(positions[jax.process_index()])
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
+        """The error for a user; what was written of the failed checkpoint gives its room back."""
+        if jax.process_index() == 0:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                _remove(unfinished)
         last = max((s for s in self.steps()), default=None)
         kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
         return CheckpointError(
@@ -262,6 +267,18 @@ def _absolute(path: epath.PathLike) -> epath.Path:
     """Orbax wants absolute local paths; object-store addresses stay as they are."""
     found = epath.Path(path).expanduser()
     return found if "://" in str(found) else found.resolve()
+
+
+def _remove(folder: epath.Path) -> None:
+    """Deletes a folder in which other writers of a failed checkpoint may be at work for a while."""
+    for _ in range(20):
+        try:
+            folder.rmtree()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.25)
 
 
 def _no_folder(directory: epath.Path) -> str:
