@@ -1,8 +1,12 @@
 """Settings of every test process. They act through the environment, so sub-processes share them."""
 
+import json
 import os
 import pathlib
+import subprocess
 import sys
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs compiled by one run of the tests are read by the next, and by sub-processes.
@@ -19,3 +23,23 @@ if "jax" in sys.modules:  # some plugin was quicker, and jax has read the enviro
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def on_devices():
+    """Runs a script in a process of its own with simulated devices; returns what it prints."""
+
+    def run(count, script, *arguments):
+        env = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+            "JAX_PLATFORMS": "cpu",
+        }
+        command = [sys.executable, "-W", "error", str(script), *arguments]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        # "Involuntary full rematerialization": a layout that gathers a whole array at every step.
+        assert "rematerialization" not in done.stderr
+        return json.loads(done.stdout)
+
+    return run

@@ -1,6 +1,6 @@
 """Trains a small stage for a few steps on however many devices there are; prints the losses.
 
-Run as `python -m stage_losses MESH_FILE`; see test_multidevice.py.
+Run as `python stage_losses.py MESH_FILE`; see test_multidevice.py.
 """
 
 import json

@@ -1,11 +1,7 @@
 """The step: microbatches, averages, metrics, determinism, and one against eight devices."""
 
 import functools
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -180,25 +176,12 @@ def test_program_can_be_counted():
     assert flops.count_jaxpr(jaxpr) == 2 * 8 * (3 * sum(sizes) - sizes[0])
 
 
-def devices(count, mesh_shape):
-    """What toy_training prints in a process of its own with so many simulated devices."""
-    folder = pathlib.Path(__file__).parent
-    root = folder.parents[1]
-    env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-        "PYTHONPATH": os.pathsep.join([str(root), str(folder)]),
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-W", "error", "-m", "toy_training", mesh_shape]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "rematerialization" not in done.stderr
-    return json.loads(done.stdout)
+TOY = pathlib.Path(__file__).parent / "toy_training.py"
 
 
 @pytest.mark.multidevice
-def test_eight_devices_give_the_losses_of_one():
-    one, eight = devices(1, "-1,1,1"), devices(8, "2,-1,2")
+def test_eight_devices_give_the_losses_of_one(on_devices):
+    one, eight = on_devices(1, TOY, "-1,1,1"), on_devices(8, TOY, "2,-1,2")
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
     assert one["collectives"] == 0 and eight["collectives"] > 0
