@@ -70,10 +70,10 @@ def minutes_at(step: int, metrics: list[dict]) -> float:
 
 def table(probes: list[dict], metrics: list[dict]) -> str:
     """The probe as Markdown; each cell is trained / held-out combinations."""
-    names = ("background", "subject", "motion", "all")
+    names = ("background", "subject", "motion", "all", "error")
     lines = [
-        "| minutes | steps | background | subject | motion | all three |",
-        "|---|---|---|---|---|---|",
+        "| minutes | steps | background | subject | motion | all three | error |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in probes:
         cells = [f"{row['train'][name]:.2f} / {row['held_out'][name]:.2f}" for name in names]
