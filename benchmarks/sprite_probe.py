@@ -5,8 +5,8 @@
 
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
-vidgen/evals/sprite_probe.py. It prints the share read right (chance in brackets) with its standard
-error, and writes MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png.
+vidgen/evals/sprite_probe.py. It prints the share read right with its standard error, and writes
+MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vidgen.runs.generate import Generate
 from vidgen.train.checkpoints import Checkpointer
 
 
-def prompts(sprites: Sprites, split: str, count: int) -> tuple[list[Triple], list[str]]:
-    """`count` triples of a split, drawn with a fixed seed, and their canonical captions."""
-    triples = sprites.triples(split)
+def prompts(sprites: Sprites, count: int) -> tuple[list[Triple], list[str]]:
+    """`count` triples of the split of `sprites`, drawn with a fixed seed, and their captions."""
+    triples = sprites.triples(sprites.split)
     rng = np.random.default_rng(0)
     chosen = [triples[i] for i in rng.permutation(len(triples))[:count]]
     scenes = [sprites.scene_of(*triple, rng) for triple in chosen]
@@ -42,8 +42,8 @@ def probe(flags: argparse.Namespace, step: int) -> dict:
     videos = []
     with gin_utils.session(["runs/generate.gin", config], [f"MODEL_DIR={flags.model!r}"]):
         for split in ("train", "held_out"):
-            with_one_template = gin_utils.build(Sprites, split=split, templates=1)
-            triples, captions = prompts(with_one_template, split, flags.clips // 2)
+            sprites = gin_utils.build(Sprites, split=split, templates=1)
+            triples, captions = prompts(sprites, flags.clips // 2)
             run = gin_utils.build(
                 Generate,
                 prompts=captions,
@@ -53,7 +53,7 @@ def probe(flags: argparse.Namespace, step: int) -> dict:
                 checkpoint_step=step,
             )
             clips = [video for _, video in run.videos()]
-            readings = [sprite_probe.read(clip, with_one_template) for clip in clips]
+            readings = [sprite_probe.read(clip, sprites) for clip in clips]
             shares = sprite_probe.accuracy(readings, triples)
             shares["error"] = float(np.mean([reading.error for reading in readings]))
             scores[split] = shares
