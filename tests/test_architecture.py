@@ -29,8 +29,10 @@ ALLOWED = {
     "data": BASE,
     "evals": BASE | {"data", "nn.backbones", "assets"},
     "runs": BASE | {"train", "data", "evals"},
-    "gin_utils": set(),
-    "main": {"gin_utils", "runs", "assets"},
+    "gin_files": set(),
+    "gin_utils": {"gin_files"},
+    "gin_sessions": {"gin_utils"},
+    "main": {"gin_utils", "gin_sessions", "runs", "assets"},
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md

@@ -13,10 +13,16 @@ from etils import epath
 from vidgen import gin_utils, main
 from vidgen.runs.config_file import saved_config
 from vidgen.runs.train import Train
+from vidgen.types import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--gin_file=experiments/imagen_base_tiny.gin"
-EXPERIMENTS = sorted((ROOT / "gin_configs" / "experiments").glob("*.gin"))
+EXPERIMENTS = sorted(  # those that stand alone; a distillation reads its teacher's configuration
+    path
+    for path in (ROOT / "gin_configs" / "experiments").glob("*.gin")
+    if "distill" not in path.stem and "cascade" not in path.stem
+)
+CASCADES = sorted((ROOT / "gin_configs" / "experiments").glob("*cascade*.gin"))  # to be planned
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +81,7 @@ def assert_sentence(result, *words):
         (["generate", "a cat", "--model=nowhere"], ["nowhere/config.gin", "vidgen train"]),
         (["generate", "a cat", "--model=nowhere", "--steps=many"], ["--steps", "many"]),
         (["plan"], ["is not set"]),
+        (["plan", TINY, "--topology=v5p:2x2x1"], ["--topology", "--sampling"]),
         (["assets", "fetch", "minilmm"], ["minilmm", "minilm"]),
         (["assets", "burn"], ["burn", "fetch"]),
         (["assets", "list", "--gin.X=1"], ["--gin.X=1"]),
@@ -187,14 +194,27 @@ def test_every_experiment_resolves_to_a_configuration_that_resolves_to_itself(
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_experiments_bind_nothing_in_vain(path):
-    """Gin accepts bindings that nothing reads, e.g. on an object that Python code builds."""
-    files = ["runs/train.gin", f"experiments/{path.name}"]
-    with gin_utils.session(files, ["MODEL_DIR='m'"]):
-        gin_utils.build(Train)
-        unused = gin_utils.unused_bindings()
-    assert unused == ()
+@pytest.mark.parametrize("path", CASCADES, ids=lambda p: p.stem)
+def test_every_cascade_resolves_to_a_plan_of_seven_models(vidgen, path):
+    status, out, err = vidgen("plan", f"--gin_file=experiments/{path.name}", "--dry_run")
+    assert (status, err) == (0, "")
+    for stage in STAGES:
+        assert f"\n{stage}/stage.DiffusionStage.name = '{stage}'\n" in out
+
+
+@pytest.mark.parametrize("size", ["tiny", "demo", "paper"])
+def test_experiments_bind_nothing_in_vain(size):
+    """Gin accepts bindings that nothing reads, e.g. on an object that Python code builds.
+
+    One file of sizes serves all stages: what one of them does not read, another must.
+    """
+    unused = []
+    for path in (path for path in EXPERIMENTS if path.match(f"imagen_*_{size}.gin")):
+        files = ["runs/train.gin", f"experiments/{path.name}"]
+        with gin_utils.session(files, ["MODEL_DIR='m'"]):
+            gin_utils.build(Train)
+            unused.append(set(gin_utils.unused_bindings()))
+    assert len(unused) == 7 and set.intersection(*unused) == {"RUN"}
 
 
 def test_flags_override_files_and_the_last_one_wins(vidgen):

@@ -1,4 +1,4 @@
-"""The only module that imports gin: where files are found, how a run is built, what it used.
+"""The only module that imports gin: what files say, how a run is built, what it used.
 
     with session(files, bindings):      # parses; forgets everything on leaving
         run = build(Train)              # gin supplies the fields, nested objects included
@@ -13,53 +13,37 @@ a value of another kind than the one it replaces. Bindings that a run never used
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import re
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from unittest import mock
 
 import gin
 from gin import config as gin_config
 
+from vidgen.gin_files import GinError, config_roots, find_file, nearest, syntax_sentence
+
 T = TypeVar("T")
-PACKAGE = Path(__file__).resolve().parent
 _MACRO = "gin.macro"
 _REQUIRED = "%gin.REQUIRED"
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
-class GinError(ValueError):
-    """A mistake in a configuration file or in a --gin flag, told in one sentence."""
-
-
-def config_roots() -> tuple[Path, ...]:
-    """The folders of .gin files: the clone's own if this is a clone, else the installed copy."""
-    candidates = (PACKAGE.parent / "gin_configs", PACKAGE / "gin_configs")
-    return tuple(root for root in candidates if root.is_dir())
-
-
-def find_file(name: str) -> Path:
-    """Path of a configuration file: absolute, in the current folder, or in `config_roots`.
-
-    Raises:
-      GinError: there is no such file; the message names the nearest matches.
-    """
-    for root in (Path(), *config_roots()):
-        if (root / name).is_file():
-            return root / name
-    known = [str(p.relative_to(r)) for r in config_roots() for p in sorted(r.rglob("*.gin"))]
-    folders = (Path.cwd(), *config_roots())
-    searched = "" if Path(name).is_absolute() else f" in {' or '.join(map(str, folders))}"
-    raise GinError(f"there is no configuration file {name!r}{searched}{_nearest(name, known)}")
-
-
 @contextlib.contextmanager
-def session(files: Sequence[str], bindings: Sequence[str] = ()) -> Iterator[None]:
+def session(
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    renamed: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[None]:
     """Gin holds exactly these files and then these `NAME=VALUE` bindings inside the block.
+
+    Args:
+      files: read in this order.
+      bindings: applied after them.
+      renamed: for a file, new names of macros that it sets; what a later file binds to the old name
+        may then refer to the new one.
 
     Raises:
       GinError: a file or a binding is wrong.
@@ -76,8 +60,10 @@ def session(files: Sequence[str], bindings: Sequence[str] = ()) -> Iterator[None
                 path = str(find_file(name))
                 with _one_sentence(path):
                     gin.parse_config_file(path)
+                for old, new in (renamed or {}).get(name, {}).items():
+                    _rename_macro(path, old, new)
         for binding in bindings:
-            _bind(binding)
+            bind(binding)
         yield
     finally:
         gin.clear_config()
@@ -94,8 +80,25 @@ def build(cls: Callable[..., T], **given: Any) -> T:
         name = getattr(cls, "__name__", str(cls))
         raise GinError(f"no configuration file binds anything of {name}; add its runs/*.gin file.")
     _check_required(configurable.selector, set(given))
+    for (_, selector), values in gin_config._CONFIG.items():
+        if selector == configurable.selector:
+            for name in given.keys() & values.keys():
+                del values[name]  # gin would build it all the same, perhaps of what is not set
     with _one_sentence():
         return gin.get_configurable(cls)(**given)
+
+
+def named_by(macro: str) -> Callable[..., Any]:
+    """The class that a macro names, as in RUN = @train.Train(); it counts as used.
+
+    Raises:
+      GinError: it is not set, or to something else.
+    """
+    value = gin_config._CONFIG.get((macro, _MACRO), {}).get("value")
+    if not isinstance(value, gin_config.ConfigurableReference) or _is_macro(value):
+        raise GinError(f"{macro} is {value!r}; it must name a class, like @train.Train().")
+    gin_config._OPERATIVE_CONFIG[macro, _MACRO] = {"value": value}
+    return gin_config._REGISTRY[_selector(value)].wrapped
 
 
 def operative_config() -> str:
@@ -154,8 +157,16 @@ def _binding_name(scope: str, selector: str, parameter: str) -> str:
     return f"{scope}/{selector}.{parameter}" if scope else f"{selector}.{parameter}"
 
 
-def _bind(binding: str) -> None:
-    """Apply one NAME=VALUE, checked against what the files say."""
+def _rename_macro(path: str, old: str, new: str) -> None:
+    if (new, _MACRO) in gin_config._CONFIG:
+        raise GinError(f"{path} has a {new} already; its {old} cannot become another {new}.")
+    if (old, _MACRO) not in gin_config._CONFIG:
+        raise GinError(f"{path} sets no {old}.")
+    gin_config._CONFIG[new, _MACRO] = gin_config._CONFIG.pop((old, _MACRO))
+
+
+def bind(binding: str) -> None:
+    """Apply one NAME=VALUE to the open session, checked against what its files say."""
     name, equals, text = (part.strip() for part in binding.partition("="))
     if not equals or not name or not text:
         raise GinError(f"--gin.{binding} needs the form --gin.NAME=VALUE.")
@@ -196,7 +207,7 @@ def _check_macro(name: str) -> None:
     if name not in known:
         raise GinError(
             f"--gin.{name}: no configuration file mentions a macro {name}"
-            f"{_nearest(name, known)}; known: {', '.join(known) or 'none'}."
+            f"{nearest(name, known)}; known: {', '.join(known) or 'none'}."
         )
 
 
@@ -211,7 +222,7 @@ def _known_selector(name: str) -> str:
         raise GinError(f"--gin.{name}: {name} may be {' or '.join(sorted(matches))}; say which.")
     short = sorted(".".join(selector.split(".")[-2:]) for selector in known)
     raise GinError(
-        f"--gin.{name}: no configuration file mentions {name}{_nearest(name, short)}; "
+        f"--gin.{name}: no configuration file mentions {name}{nearest(name, short)}; "
         f"known: {', '.join(short)}."
     )
 
@@ -221,7 +232,7 @@ def _check_parameter(selector: str, parameter: str) -> None:
     if parameter not in known:
         short = selector.rpartition(".")[2]
         raise GinError(
-            f"{short} has no parameter {parameter!r}{_nearest(parameter, known)}; "
+            f"{short} has no parameter {parameter!r}{nearest(parameter, known)}; "
             f"it has: {', '.join(known)}."
         )
 
@@ -293,12 +304,6 @@ def _reached(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield (macro if _is_macro(reference) else ""), _selector(reference)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """', did you mean ...' or nothing."""
-    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(matches)}?" if matches else ""
-
-
 @contextlib.contextmanager
 def _one_sentence(file: str = "the command line") -> Iterator[None]:
     """Whatever gin or a constructor raises becomes a GinError that keeps what a user needs."""
@@ -309,17 +314,9 @@ def _one_sentence(file: str = "the command line") -> Iterator[None]:
     except tokenize.TokenError as error:
         raise GinError(f"{file} ends inside a bracket or a string.") from error
     except SyntaxError as error:
-        raise GinError(_syntax_sentence(error)) from error
+        raise GinError(syntax_sentence(error)) from error
     except Exception as error:
         raise GinError(_plain(str(error), error)) from error
-
-
-def _syntax_sentence(error: SyntaxError) -> str:
-    location = error.args[1]
-    line = (location[3] or "").strip()
-    return (
-        f"{location[0] or 'command line'}, line {location[1]}: cannot read {line!r} ({error.msg})"
-    )
 
 
 def _plain(message: str, error: Exception) -> str:
@@ -346,4 +343,4 @@ def _plain(message: str, error: Exception) -> str:
 
 def _parameter_hint(name: str, parameter: str) -> str:
     known = _parameters(gin_config._REGISTRY.matching_selectors(name)[0])
-    return f"{_nearest(parameter, known)}; it has: {', '.join(known)}"
+    return f"{nearest(parameter, known)}; it has: {', '.join(known)}"

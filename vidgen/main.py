@@ -34,16 +34,9 @@ _EXAMPLES = {
       --gin.DATA_DIR="'my_videos'" --gin.MODEL_DIR="'runs/b'" --gin.TRAIN_STEPS=20000
 
 The same command again continues from the last checkpoint in MODEL_DIR.""",
-    "generate": """examples:
-  vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
-  vidgen generate --prompts_file=prompts.txt --model=runs/a -o clips.webm --num_samples=4 \\
-      --guidance=3 --steps=64 --sampler=ddim
-
-The suffix chooses the format: .mp4, .webm, .gif, .webp, .png (a sheet of frames) or .npy. Several
-clips are numbered: clips-000.webm, clips-001.webm, ... A file of that name is replaced.
-The same seed, prompt, model and settings give the same clip, alone or among others.""",
     "plan": """examples:
-  vidgen plan --gin_file=experiments/imagen_base_paper.gin
+  vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
+  vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
   vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
     "assets": """examples:
   vidgen assets list
@@ -97,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=help_text,
             description=help_text[0].upper() + help_text[1:] + ".",
-            epilog=_EXAMPLES[name],
+            epilog=_EXAMPLES.get(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -139,30 +132,28 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help="what to show, one quoted sentence each")
-    add("--prompts_file", metavar="FILE", help="more prompts, one a line")
-    add("--model", required=True, metavar="MODEL_DIR", help="a folder that vidgen train wrote")
-    add("-o", "--output", default="out.mp4", metavar="FILE", help="default: out.mp4")
-    add("--seed", type=int, default=0, help="default: 0")
-    add("--num_samples", type=int, default=1, metavar="N", help="clips for each prompt")
-    add(
-        "--guidance",
-        type=float,
-        metavar="W",
-        help="how strongly to follow the prompt: (1 + W) * with - W * without; 0 is unguided",
-    )
-    add("--steps", type=int, metavar="N", help="sampling steps")
-    add("--sampler", metavar="KIND", help="ddim, ancestral, stochastic or dpmpp_2m")
-    add("--batch_size", type=int, metavar="N", help="clips made at a time")
-    add("--step", type=int, metavar="N", help="checkpoint to use; default: the last")
+    from vidgen.runs import generate_flags
+
+    parser.epilog = generate_flags.EXAMPLES
+    generate_flags.add(parser)
     _add_gin(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the training step: real memory, slower"
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object")
+    add("--details", action="store_true", help="everything about each model of a cascade")
+    add("--compile", action="store_true", help="compile the training step: real memory, slower")
+    add(
+        "--sampling",
+        action="store_true",
+        help="compile a step of sampling a whole clip: real memory, slower",
+    )
+    add(
+        "--topology",
+        default="",
+        metavar="NAME",
+        help="compile for TPUs that need not be here: v5p:2x2x1, v6e:2x2 (needs vidgen[tpu])",
     )
     _add_gin(parser)
 
@@ -177,38 +168,39 @@ def _add_assets(parser: argparse.ArgumentParser) -> None:
 
 def _train(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
-    _run(flags, "train", "Train", flags.gin_file, flags.bindings, write_config=True)
+    _run(flags, "train", None, flags.gin_file, flags.bindings, write_config=True)
 
 
 def _plan(flags: argparse.Namespace) -> None:
     _start_jax(flags)
-    given = {"as_json": flags.json, "compile": flags.compile}
+    if flags.topology:  # nothing runs: leave alone what accelerators there are
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    given = {"as_json": flags.json, "compile": flags.compile, "sampling": flags.sampling}
+    given |= {"topology": flags.topology, "details": flags.details}
     _run(flags, "plan", "Plan", flags.gin_file, flags.bindings, **given)
 
 
 def _generate(flags: argparse.Namespace) -> None:
-    config = Path(flags.model).expanduser() / "config.gin"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"--model={flags.model}: there is no {config}; name a folder that vidgen train wrote."
-        )
     _start_jax(flags)
-    from vidgen.runs import generate
+    from vidgen.gin_sessions import Sessions
+    from vidgen.runs import generate, generate_flags, stages
 
-    prompts = generate.read_prompts(flags.prompts, flags.prompts_file)
-    optional = {
-        "steps": flags.steps,
-        "sampler": flags.sampler,
-        "guidance": flags.guidance,
-        "batch_size": flags.batch_size,
-        "checkpoint_step": flags.step,
-    }
-    given = {name: value for name, value in optional.items() if value is not None}
-    given |= {"prompts": prompts, "output": flags.output}
-    given |= {"seed": flags.seed, "num_samples": flags.num_samples}
-    files = [str(config), *flags.gin_file]
-    bindings = [f"MODEL_DIR={flags.model!r}", *flags.bindings]
-    _run(flags, "generate", "Generate", files, bindings, **given)
+    given = generate_flags.settings(flags)
+    folders = stages.find(flags.model, flags.first_stage, flags.until)
+    # Every stage has a configuration of its own, and all of them bind the same names.
+    sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
+    given["stages"] = [
+        sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"])
+        for f in folders
+    ]
+    stages.check_names(given["stages"], flags.first_stage, flags.until)
+    run = sessions.build(generate.Generate, **given)
+    sessions.check_bindings()
+    if not flags.dry_run:
+        run()
+        return
+    for title, config in zip([*map(str, folders), "the run"], sessions.configs, strict=True):
+        print(f"# ==== {title}\n\n{config}")
 
 
 def _assets(flags: argparse.Namespace) -> None:
@@ -233,25 +225,30 @@ def _assets(flags: argparse.Namespace) -> None:
 def _run(
     flags: argparse.Namespace,
     mode: str,
-    class_name: str,
+    class_name: str | None,
     files: Sequence[str],
     bindings: Sequence[str],
     *,
     write_config: bool = False,
     **given: Any,
 ) -> None:
-    """Build the run mode `vidgen.runs.<mode>.<class_name>` through gin, then call it."""
-    from vidgen import gin_utils
+    """Build the run mode `vidgen.runs.<mode>.<class_name>` through gin, then call it.
 
-    with gin_utils.session([f"runs/{mode}.gin", *files], bindings):
-        run_class = getattr(importlib.import_module(f"vidgen.runs.{mode}"), class_name)
+    Where `class_name` is None the files name the class: RUN = @train.Train().
+    """
+    from vidgen import gin_sessions, gin_utils
+
+    teacher = _teacher_config(bindings)
+    renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
+    with gin_utils.session([f"runs/{mode}.gin", *teacher, *files], bindings, renamed):
+        if class_name is None:
+            run_class = gin_utils.named_by("RUN")
+        else:
+            run_class = getattr(importlib.import_module(f"vidgen.runs.{mode}"), class_name)
         run: Any = gin_utils.build(run_class, **given)
         config = gin_utils.operative_config()
         unused = gin_utils.unused_bindings()
-    for name in (binding.partition("=")[0].strip() for binding in flags.bindings):
-        if any(_is_short_for(name, full) for full in unused):
-            why = "nothing reads it, or the files bind it in a scope (such as base/), which wins"
-            print(f"vidgen: note: --gin.{name} has no effect here: {why}.", file=sys.stderr)
+    gin_sessions.note(gin_sessions.without_effect(flags.bindings, unused))
     if flags.dry_run:
         print(config, end="")
         return
@@ -264,11 +261,16 @@ def _run(
         run()
 
 
-def _is_short_for(name: str, full: str) -> bool:
-    """True of `s/Trainer.ema_decay` and `s/vidgen.train.trainer.Trainer.ema_decay`."""
-    scope, _, selector = name.rpartition("/")
-    full_scope, _, full_selector = full.rpartition("/")
-    return scope == full_scope and f".{full_selector}".endswith(f".{selector}")
+def _teacher_config(bindings: Sequence[str]) -> list[str]:
+    """The config.gin in TEACHER_DIR, read before the files of a distillation; none without one."""
+    given = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith("TEACHER_DIR=")]
+    configs = [Path(text.strip(" '\"")).expanduser() / "config.gin" for text in given[-1:]]
+    for config in configs:
+        if not config.is_file():
+            raise FileNotFoundError(
+                f"TEACHER_DIR: there is no {config}; name a folder that vidgen train wrote."
+            )
+    return [str(config) for config in configs]
 
 
 def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:

@@ -21,6 +21,10 @@ from jaxtyping import Array, Bool, Float
 Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
 Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
 
+# The stages of the Imagen Video cascade, in the order in which they run: temporal (t) and spatial
+# (s) super-resolution after the base.
+STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoShape:
@@ -58,10 +62,13 @@ class VideoShape:
 
 @no_type_check
 class TextEmbedding(PyTreeNode):
-    """Encoded prompts. `mask` is True on real tokens; an all-False row is the null prompt."""
+    """Encoded prompts, one a clip, or one a frame where frames are images with their own captions.
 
-    tokens: Float[Array, "b s d"]
-    mask: Bool[Array, "b s"]
+    `mask` is True on real tokens; an all-False row is the null prompt.
+    """
+
+    tokens: Float[Array, "b s d"] | Float[Array, "b t s d"]
+    mask: Bool[Array, "b s"] | Bool[Array, "b t s"]
 
 
 @no_type_check
@@ -87,6 +94,17 @@ class Conditioning(PyTreeNode):
     aug_logsnr: Float[Array, "b"] | None = None
     known_frames: Bool[Array, "b t"] | None = None
     guidance_weight: Float[Array, "b"] | None = None
+
+
+@no_type_check
+class Known(PyTreeNode):
+    """Content that a sampled video must have: `video` wherever `mask` is True.
+
+    The mask broadcasts to the video: (b, t, 1, 1, 1) for whole frames, (b, t, h, w, 1) for pixels.
+    """
+
+    video: Float[Array, "b t h w c"]
+    mask: Bool[Array, "b #t #h #w #c"]
 
 
 @no_type_check

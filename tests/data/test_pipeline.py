@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from vidgen.data.images import Joint
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import BadExample, Example, Source
 from vidgen.data.sprites import Sprites
@@ -49,13 +50,49 @@ def _same(one, two):
 
 def test_batches_of_sprites():
     shape = VideoShape(frames=4, height=16, width=24)
-    source = Sprites(shape=shape, independent_fraction=0.5)
+    source = Sprites(shape=shape)
     assert isinstance(source, Source)
-    batch = next(Pipeline(source=source, batch_size=6).iterator())
+    pipeline = Pipeline(source=source, batch_size=6)
+    assert pipeline.captions_per_clip == 1
+    batch = next(pipeline.iterator())
     assert batch["video"].shape == (6, 4, 16, 24, 3) and batch["video"].dtype == np.uint8
-    assert batch["independent_frames"].dtype == bool
-    for caption, independent in zip(batch["caption"], batch["independent_frames"], strict=True):
-        assert (source.parse_caption(caption)[1] is None) == independent
+    assert batch["independent_frames"].dtype == bool and not batch["independent_frames"].any()
+    for caption in batch["caption"]:
+        assert source.parse_caption(caption)[1] in source.motions
+
+
+def joint_sprites(image_rate=0.4):
+    return Joint(
+        videos=Sprites(shape=SHAPE),
+        images=Sprites(shape=SHAPE, stills=True),
+        image_rate=image_rate,
+    )
+
+
+def test_a_joint_source_has_a_caption_for_every_frame_of_every_example():
+    """A video's own is repeated, so that all batches have one form."""
+    source = joint_sprites()
+    pipeline = Pipeline(source=source, batch_size=16)
+    assert pipeline.captions_per_clip == 2
+    batch = next(pipeline.iterator())
+    assert set(batch["independent_frames"]) == {True, False}
+    for captions, independent in zip(batch["caption"], batch["independent_frames"], strict=True):
+        assert len(captions) == 2
+        motions = {source.videos.parse_caption(caption)[1] for caption in captions}
+        assert (motions == {None}) == independent
+        assert independent or len(set(captions)) == 1
+
+
+def test_a_source_that_miscounts_its_captions_is_explained():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Wrong(Numbers):
+        captions_per_clip: int = 3
+
+        def load(self, index, rng):
+            return dataclasses.replace(super().load(index, rng), caption=("one", "two"))
+
+    with pytest.raises(ValueError, match="gave 2 captions for a clip, and says that it gives 3"):
+        next(Pipeline(source=Wrong(), batch_size=2).iterator())
 
 
 def test_one_pass_shows_everything_once_in_an_order_of_its_own():
@@ -116,7 +153,7 @@ def test_resume_is_exact(bad):
 
 def test_workers_change_nothing():
     """Two worker processes: same batches, same skips, exact resume."""
-    settings = {"source": Sprites(shape=SHAPE, independent_fraction=0.2), "batch_size": 5}
+    settings = {"source": joint_sprites(0.2), "batch_size": 5}
     expected = _take(Pipeline(**settings).iterator(), 6)
     pipeline = Pipeline(**settings, workers=2)
     iterator = pipeline.iterator()
@@ -157,3 +194,27 @@ def test_wrong_settings_are_explained():
         Pipeline(source=Numbers(), batch_size=0)
     with pytest.raises(ValueError, match="empty"):
         Pipeline(source=Numbers(count=0), batch_size=1)
+
+
+def test_a_crop_is_one_window_over_all_frames():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Coordinates(Numbers):
+        """Every pixel says where it is: (frame, row, column)."""
+
+        def load(self, index, rng):
+            grid = np.indices(self.shape.thwc[:3]).astype(np.uint8)
+            return Example(video=np.moveaxis(grid, 0, -1), caption="")
+
+    shape = VideoShape(frames=3, height=10, width=12)
+    crop = VideoShape(frames=3, height=4, width=6)
+    found = next(Pipeline(source=Coordinates(shape=shape), batch_size=64, crop=crop).iterator())
+    video = found["video"].astype(int)
+    corners = video[:, 0, 0, 0]
+    expected = np.moveaxis(np.indices(crop.thwc[:3]), 0, -1)
+    np.testing.assert_array_equal(
+        video - corners[:, None, None, None], expected[None].repeat(64, 0)
+    )
+    assert {tuple(c[1:]) for c in corners} <= set(np.ndindex(7, 7))
+    assert corners[:, 1].max() == 6 and corners[:, 2].max() == 6 and corners[:, 1:].min() == 0
+    with pytest.raises(ValueError, match="no window of the same frames"):
+        Pipeline(source=Coordinates(shape=crop), batch_size=1, crop=shape)

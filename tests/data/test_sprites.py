@@ -55,7 +55,7 @@ def test_sprite_is_where_the_scene_says_at_any_resolution():
         video = source.render(scene, shape)
         assert video.shape == shape.thwc
         center, _ = _centroids(_foreground(video, "blue"))
-        assert np.abs(center - scene.path(5)).max() < 0.06
+        assert np.abs(center - scene.path(shape)).max() < 0.06
 
 
 def test_motion_is_sub_pixel():
@@ -190,17 +190,20 @@ def test_load_depends_on_index_and_rng_only():
     assert source.parse_caption(first.caption) == source.parse_caption(other.caption)
 
 
-def test_independent_images_share_one_caption_that_fits():
-    source = sprites.Sprites(shape=SMALL, independent_fraction=1.0)
-    rng = np.random.default_rng(0)
+def test_stills_are_single_images_anywhere_with_captions_that_fit():
+    source = sprites.Sprites(shape=SMALL, stills=True, duration=2.0)
+    assert source.shape == dataclasses.replace(SMALL, frames=1)
+    rng, centers = np.random.default_rng(0), []
+    for index in range(40):
+        scene = source.scene(index, rng)
+        caption = source.caption(scene)
+        assert source.parse_caption(caption) == (scene.subject, None, scene.background)
+        video = source.render(scene)
+        assert video.shape == (1, SMALL.height, SMALL.width, 3)
+        centers.append(_centroids(_foreground(video, scene.background))[0][0])
+    assert np.ptp(centers, axis=0).min() > 0.3
     example = source.load(3, rng)
-    subject, motion, background = source.parse_caption(example.caption)
-    assert example.independent_frames and motion is None
-    center, _ = _centroids(_foreground(example.video, background))
-    assert np.abs(np.diff(center, axis=0)).max() > 0.1
-    share = sprites.Sprites(shape=SMALL, independent_fraction=0.3)
-    flags = [share.load(i, rng).independent_frames for i in range(200)]
-    assert 0.18 < np.mean(flags) < 0.42
+    assert not example.independent_frames and isinstance(example.caption, str)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +237,26 @@ def test_archive_has_its_license():
     assert "MIT License" in text and "Microsoft" in text
     with zipfile.ZipFile(sprite_frames.ARCHIVE) as archive:
         assert "captions.json" in archive.namelist()
+
+
+def test_windows_of_a_scene_show_the_same_moments_at_any_rate():
+    whole = VideoShape(frames=32, height=16, width=16, fps=6.0)
+    source = sprites.Sprites(shape=whole, duration=32 / 6, split="all")
+    scene = source.scene_of("panda", "moving right", "blue", np.random.default_rng(3))
+    assert scene.start == 0
+    full = source.render(scene)
+    slow = source.render(scene, dataclasses.replace(whole, frames=16, fps=3.0))
+    np.testing.assert_array_equal(slow, full[::2])
+    window = source.render(
+        dataclasses.replace(scene, start=10 / 6), dataclasses.replace(whole, frames=8)
+    )
+    np.testing.assert_array_equal(window, full[10:18])
+
+
+def test_windows_begin_anywhere():
+    shape = VideoShape(frames=8, height=8, width=8, fps=6.0)
+    source = sprites.Sprites(shape=shape, duration=32 / 6)
+    starts = {round(6 * source.scene(0, np.random.default_rng(i)).start) for i in range(300)}
+    assert starts == set(range(25))
+    with pytest.raises(ValueError, match="its clips last 1.33333 s"):
+        sprites.Sprites(shape=shape, duration=1.0)

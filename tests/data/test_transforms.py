@@ -66,12 +66,3 @@ def test_invisible_color_does_not_leak_when_resizing():
     frame[5:11, 5:11] = 255, 0, 0, 255
     out = transforms.resize(transforms.composite(frame), 5, 5)
     assert (out[..., 0] == 255).all() and out[..., 1].min() < 60
-
-
-def test_pack_images():
-    images = [np.full((8 + i, 12, 3), i, np.uint8) for i in range(4)]
-    video = transforms.pack_images(images, 4, 6, 6)
-    assert video.shape == (4, 6, 6, 3)
-    assert video[:, 3, 3, 0].tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="4 images; a clip holds 5"):
-        transforms.pack_images(images, 5, 6, 6)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_unet as tiny
+from flax import linen as nn
 
 from vidgen.imagen.blocks import LevelSpec
 from vidgen.imagen.conditioning import drop_text
@@ -363,3 +364,14 @@ def test_width_may_change_between_levels_of_one_resolution():
 def test_wrong_setting_lists_the_choices(setting, choices):
     with pytest.raises(ValueError, match=f"VideoUNet.*{choices}"):
         VideoUNet(**{"levels": tiny.ONE_LEVEL} | setting)
+
+
+def test_pixel_skip_is_a_path_of_its_own():
+    net = tiny.network(tiny.ONE_LEVEL, pixel_skip=True)
+    z, logsnr, cond = tiny.inputs(low_res=tiny.normal(20, 2, 4, 8, 8, 3))
+    fresh = nn.meta.unbox(net.init(jax.random.key(0), z, logsnr, cond))
+    np.testing.assert_array_equal(net.apply(fresh, z, logsnr, cond), 0)
+    bias = jnp.array([1.0, 2.0, 3.0, 0.5, 0.5, 0.0])
+    params = tiny.edit(fresh, lambda name, x: bias if name == "pixel_skip/bias" else x)
+    expected = z * bias[:3] + cond.low_res * bias[3:]
+    np.testing.assert_allclose(net.apply(params, z, logsnr, cond), expected, rtol=1e-6)

@@ -1,6 +1,7 @@
-"""Shares the toy model of tests/train."""
+"""Shares the toy model of tests/train, and the cascade of this folder."""
 
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "train"))
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "train"), str(HERE)]

@@ -56,6 +56,36 @@ def test_batch_is_encoded():
     np.testing.assert_array_equal(batch.independent_frames, [True, False])
 
 
+def test_captions_of_frames_are_encoded_once_each():
+    asked = []
+
+    class Counting(toy.ToyEncoder):
+        def __call__(self, prompts):
+            asked.append(list(prompts))
+            return super().__call__(prompts)
+
+    captions = [("cat", "dog", "cat"), ("a clip",) * 3]
+    raw = {
+        "video": np.zeros((2, 3, 1, 1, 1), np.uint8),
+        "caption": captions,
+        "independent_frames": [True, False],
+    }
+    text = feed.encode_batch(raw, Counting()).text
+    assert text.tokens.shape == (2, 3, toy.LENGTH, toy.DIM) and text.mask.shape == (2, 3, 3)
+    for i, row in enumerate(captions):
+        np.testing.assert_array_equal(text.tokens[i], toy.ToyEncoder()(row).tokens)
+    # Filled up to a power of two: however many differ, a compiled encoder sees few sizes.
+    assert asked == [["cat", "dog", "a clip", ""]]
+
+
+def test_captions_per_clip_is_one_unless_the_data_says_more():
+    class Frames(toy.ToyData):
+        captions_per_clip = 2
+
+    assert feed.captions_per_clip(toy.ToyData()) == 1
+    assert feed.captions_per_clip(Frames()) == 2
+
+
 def test_protocols():
     assert isinstance(toy.ToyData(), feed.Dataset)
     assert isinstance(toy.ToyEncoder(), feed.TextEncoder)

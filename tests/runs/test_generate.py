@@ -11,8 +11,10 @@ import pytest
 from vidgen.data import video_writer
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.runs import generate
-from vidgen.runs.generate import Generate, clip_key, read_prompts
+from vidgen.imagen.cascade import Cascade
+from vidgen.runs.generate import Generate, clip_key
+from vidgen.runs.per_stage import PerStage
+from vidgen.runs.stages import Generator, Sampling, Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import TrainState
@@ -25,9 +27,11 @@ ENCODER = ByteEncoder(dim=4, length=8)
 class FakeStage:
     """A clip is noise of its key, shifted by its text, its weights and its settings."""
 
+    name: str = "base"
     shape: VideoShape = VideoShape(frames=2, height=4, width=4, fps=4.0)
     sampler: SamplerSpec = SamplerSpec(kind="ddim", steps=3)
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0, low=0.5)
+    input_shape: VideoShape | None = None
 
     def init(self, key, batch):
         del key, batch
@@ -42,8 +46,8 @@ class FakeStage:
         video = spec((batch_size, *self.shape.thwc), jnp.float32)
         return VideoBatch(video=video, text=text, independent_frames=spec((batch_size,), bool))
 
-    def generate(self, params, text, low_res, keys, *, on_step=None):
-        assert low_res is None
+    def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
+        assert low_res is None and known is None
         for step in range(self.sampler.steps if on_step else 0):
             on_step(step + 1, self.sampler.steps)
         noise = jax.vmap(lambda key: jax.random.normal(key, self.shape.thwc))(keys)
@@ -69,12 +73,21 @@ def model_dir(tmp_path_factory):
     return str(folder)
 
 
+def generate(*prompts, model_dir="nowhere", model=None, **settings):
+    """The run of one fake stage; settings of its sampling are told apart by their names."""
+    stage = Stage(model=model or FakeStage(), text_encoder=ENCODER, model_dir=model_dir)
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    sampling = Sampling(**{n: v for n, v in settings.items() if n in names})
+    others = {n: v for n, v in settings.items() if n not in names}
+    run = {"stages": [stage], "cascade": Cascade, "prompts": prompts, "sampling": sampling}
+    return Generate(**run | others)
+
+
 @pytest.fixture
 def run(model_dir, tmp_path):
     def make(*prompts, **settings):
         settings = {"model_dir": model_dir, "output": str(tmp_path / "o.npy")} | settings
-        settings = {"model": FakeStage(), "text_encoder": ENCODER} | settings
-        return [np.load(path) for path in Generate(prompts=prompts, **settings)()]
+        return [np.load(path) for path in generate(*prompts, **settings)()]
 
     return make
 
@@ -118,19 +131,39 @@ PINNED_KEY = [219226520, 1579670596]
 
 
 def test_settings_override_the_models_own(run):
-    run_settings = Generate(
-        model=FakeStage(),
-        text_encoder=ENCODER,
-        model_dir="unused",
-        prompts=["a"],
-        steps=9,
-        sampler="dpmpp_2m",
-        guidance=0.0,
-    )
-    model = run_settings.model
+    made = generate("a", steps=9, sampler="dpmpp_2m", guidance=0.0, threshold="dynamic")
+    (model,) = made.chain.stages
     assert model.sampler == SamplerSpec(kind="dpmpp_2m", steps=9)
     assert model.guidance.is_unguided  # the oscillation of the model's own guidance is off too
+    assert model.guidance.threshold == "dynamic"
     assert np.abs(run("a")[0] - run("a", steps=9)[0]).max() > 1e-3
+    (other,) = generate("a", guidance=(15.0, 1.0), gamma=0.5).chain.stages
+    assert (other.guidance.weight, other.guidance.low) == (15.0, 1.0)
+    assert other.sampler == SamplerSpec(kind="ddim", steps=3, gamma=0.5)
+
+
+def test_settings_by_stage_leave_the_others_their_own():
+    (model,) = generate("a", steps=PerStage(None, {"base": 9}), gamma=PerStage(0.7)).chain.stages
+    assert model.sampler == SamplerSpec(kind="ddim", steps=9, gamma=0.7)
+    (model,) = generate("a", steps=PerStage(None, {"tsr1": 9})).chain.stages
+    assert model == FakeStage()
+
+
+def test_another_size(run):
+    (video,) = run("a", frames=5, size=(6, 8), model=SizedStage())
+    assert video.shape == (5, 6, 8, 3)
+    with pytest.raises(ValueError, match="cannot make 5 pixels of height: .* of 2; .* 4 and 6"):
+        generate("a", size=(5, 8), model=SizedStage())
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    stride: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedStage(FakeStage):
+    network: Network = Network()
 
 
 def test_averaged_weights_and_a_chosen_step(run, tmp_path):
@@ -149,13 +182,7 @@ def test_a_file_of_that_name_is_replaced(run, tmp_path):
 @pytest.mark.parametrize("suffix", video_writer.SUFFIXES)
 def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
     path = tmp_path / f"clip{suffix}"
-    Generate(
-        model=FakeStage(),
-        text_encoder=ENCODER,
-        model_dir=model_dir,
-        prompts=["a"],
-        output=str(path),
-    )()
+    generate("a", model_dir=model_dir, output=str(path))()
     assert path.stat().st_size > 50
 
 
@@ -164,6 +191,9 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
     [
         ({"prompts": []}, "no prompt"),
         ({"prompts": ["a", " "]}, "no prompt"),
+        ({"frames": 0}, "cannot make 0 frames"),
+        ({"threshold": "hard"}, "'hard'; choose one of none, static, dynamic"),
+        ({"gamma": 2.0}, "gamma is 2"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -176,9 +206,8 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
     ],
 )
 def test_wrong_settings_stop_before_anything_is_loaded(settings, words):
-    given = {"prompts": ["a"], "model_dir": "nowhere"} | settings
     with pytest.raises(ValueError, match=words):
-        Generate(model=FakeStage(), text_encoder=ENCODER, **given)
+        generate(**{"prompts": ["a"]} | settings)
 
 
 def test_missing_checkpoints(run, tmp_path, model_dir):
@@ -220,25 +249,5 @@ def test_a_full_disk_leaves_the_old_file(run, tmp_path, monkeypatch):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("o.npy", b"old")]
 
 
-def test_prompts_come_from_flags_and_files(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("\ufeffone\n\n  two  \r\nthrée\n", encoding="utf-8")
-    assert read_prompts(["zero"], str(file)) == ("zero", "one", "two", "thrée")
-
-
-def test_prompt_files_that_are_wrong(tmp_path):
-    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
-    empty.write_text("\n  \n")
-    binary.write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(ValueError, match="empty.txt holds no prompt"):
-        read_prompts([], str(empty))
-    with pytest.raises(ValueError, match="binary.txt is no UTF-8 text"):
-        read_prompts([], str(binary))
-    with pytest.raises(FileNotFoundError):
-        read_prompts([], str(tmp_path / "none.txt"))
-    with pytest.raises(ValueError, match="no prompt given"):
-        read_prompts([], None)
-
-
 def test_the_fake_offers_what_is_asked_of_a_model():
-    assert isinstance(FakeStage(), generate.Generator)
+    assert isinstance(FakeStage(), Generator)

@@ -16,7 +16,7 @@ import optax
 import pytest
 import toy_training as toy
 
-from vidgen.runs.callbacks import HeldOutLoss, SampleVideos
+from vidgen.runs.callbacks import HeldOutLoss, SampleUpsampled, SampleVideos
 from vidgen.runs.train import Train, TrainingDiverged
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.types import VideoShape
@@ -257,6 +257,37 @@ def test_samples_and_held_out_loss(tmp_path, whole):
 def test_sample_sheet_is_written(tmp_path):
     make(tmp_path, train_steps=2, sampler=SampleVideos(prompts=("gray 3",), every=2))()
     assert (tmp_path / "samples" / "step_2.png").read_bytes().startswith(b"\x89PNG")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doubler(toy.ToyModel):
+    """A "stage" that repeats the frames it is given, plus a tenth."""
+
+    @property
+    def conditioner(self):
+        return self
+
+    def degrade(self, video):
+        return video[:, ::2, ::2]
+
+    def generate(self, params, text, low_res, keys):
+        return jnp.repeat(jnp.repeat(low_res, 2, axis=1), 2, axis=2) + 0.1
+
+
+def test_restored_clips_are_shown_between_what_was_given_and_the_truth(tmp_path):
+    sampler = SampleUpsampled(dataset=toy.ToyData(), every=2, count=2, suffix="npy")
+    make(tmp_path, trainer=toy.make_trainer(model=Doubler()), train_steps=2, sampler=sampler)()
+    clips = np.load(tmp_path / "samples" / "step_2.npy")
+    assert clips.shape == (6, *toy.SHAPE.thwc)
+    raw = next(toy.ToyData().iterator())["video"][:2] / 127.5 - 1
+    np.testing.assert_allclose(clips[2::3], raw, atol=1e-6)
+    np.testing.assert_allclose(clips[0::3], clips[2::3], atol=1e-6)  # plain gray, made small
+    np.testing.assert_allclose(clips[1::3], clips[0::3] + 0.1, atol=1e-6)
+
+
+def test_wrong_restored_clips():
+    with pytest.raises(ValueError, match="count is 0"):
+        SampleUpsampled(dataset=toy.ToyData(), every=1, count=0)
 
 
 def test_data_that_ends_early(tmp_path, capsys):

@@ -22,7 +22,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from vidgen.data.sources import BadExample, Example, Source
+from vidgen.data.sources import BadExample, Example, Source, captions_per_clip
+from vidgen.data.transforms import random_crop
+from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Pipeline:
       shuffle: a new order in every pass; False keeps the source's order.
       repeat: endless; False stops after one pass and drops an incomplete last batch.
       prefetch: batches to have ready ahead of time.
+      crop: train on a random window of this height and width, the same in all frames of a clip;
+        None, or the source's own size, keeps whole frames.
     """
 
     source: Source
@@ -48,6 +52,7 @@ class Pipeline:
     shuffle: bool = True
     repeat: bool = True
     prefetch: int = 2
+    crop: VideoShape | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("workers", 0), ("prefetch", 1)):
@@ -59,6 +64,22 @@ class Pipeline:
             raise ValueError(f"Pipeline.source is {self.source!r}; expected a data source.")
         if len(self.source) == 0:
             raise ValueError(f"Pipeline.source is empty: {self.source}.")
+        self._check_crop()
+
+    def _check_crop(self) -> None:
+        crop, shape = self.crop, self.source.shape
+        if crop is None:
+            return
+        if crop.frames != shape.frames or crop.height > shape.height or crop.width > shape.width:
+            raise ValueError(
+                f"Pipeline.crop is {crop}, which is no window of the same frames of the source's "
+                f"{shape}; a crop is at most as high and wide, and as long."
+            )
+
+    @property
+    def captions_per_clip(self) -> int:
+        """1, or the number of frames where each may have a caption of its own."""
+        return captions_per_clip(self.source)
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
         """Batches of process `process[0]` of `process[1]`, each of batch_size / process[1].
@@ -80,7 +101,7 @@ class Pipeline:
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
             positions = positions.repeat()
-        loaded = positions.random_map(_Load(self.source), seed=self.seed % 2**32)
+        loaded = positions.random_map(_Load(self.source, self.crop), seed=self.seed % 2**32)
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=local * self.prefetch)
         dataset = loaded[index::count].to_iter_dataset(reading)
         if self.workers:
@@ -96,8 +117,9 @@ class Pipeline:
 class BatchIterator:
     """Iterator over batches, whose position can be saved and restored exactly.
 
-    A batch is a dict: `video` uint8 "b t h w c", `caption` list of b strings,
-    `independent_frames` bool "b". `skipped` counts the bad examples seen so far by file.
+    A batch is a dict: `video` uint8 "b t h w c", `caption` list of b strings (of b tuples of t
+    strings where the pipeline has t captions a clip), `independent_frames` bool "b". `skipped`
+    counts the bad examples seen so far by file.
     """
 
     def __init__(self, examples: Any, *, batch_size: int, source: Source) -> None:
@@ -122,9 +144,21 @@ class BatchIterator:
                 batch.append(loaded)
         return {
             "video": np.stack([example.video for example in batch]),
-            "caption": [example.caption for example in batch],
+            "caption": [self._caption(example) for example in batch],
             "independent_frames": np.array([example.independent_frames for example in batch]),
         }
+
+    def _caption(self, example: Example) -> str | tuple[str, ...]:
+        """The caption, in the one form that all examples of the source have."""
+        count = captions_per_clip(self._source)
+        if isinstance(example.caption, str):
+            return example.caption if count == 1 else (example.caption,) * count
+        if len(example.caption) != count:
+            raise ValueError(
+                f"{self._source} gave {len(example.caption)} captions for a clip, and says that it "
+                f"gives {count} (captions_per_clip)."
+            )
+        return example.caption[0] if count == 1 else example.caption
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, as a dict that JSON can hold."""
@@ -168,9 +202,14 @@ class _Load:
     """Maps (index, rng) to an example, or to the reason why there is none."""
 
     source: Source
+    crop: VideoShape | None = None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Example | _Bad:
         try:
-            return self.source.load(int(index), rng)
+            example = self.source.load(int(index), rng)
         except BadExample as bad:
             return _Bad(index=int(index), path=bad.path, reason=bad.reason)
+        if self.crop is None:
+            return example
+        video = random_crop(example.video, self.crop.height, self.crop.width, rng)
+        return dataclasses.replace(example, video=video)

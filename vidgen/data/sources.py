@@ -1,8 +1,8 @@
-"""Where examples come from: the `Source` protocol, and a user's folder of captioned video files.
+"""Where examples come from: the `Source` protocol, and a user's folder of captioned files.
 
 A folder is searched with its sub-folders. Captions come from, in this order of preference,
 
-    clip.txt            beside clip.mp4: the whole text is the caption
+    clip.txt            beside clip.mp4 (or photo.jpg): the whole text is the caption
     captions.jsonl      one object a line: {"file": "birds/clip.mp4", "caption": "a parrot flies"}
     captions.csv        columns `file` and `caption`, with a header line
 
@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,23 +27,42 @@ from jaxtyping import UInt8
 from vidgen.data.video_files import VIDEO_SUFFIXES, BadExample, read_clip
 from vidgen.types import VideoShape
 
-__all__ = ["BadExample", "Example", "FolderSource", "Source"]
+__all__ = [
+    "BadExample",
+    "Example",
+    "FolderSource",
+    "Source",
+    "captioned_files",
+    "captions_per_clip",
+]
+
+MISSING_CAPTIONS = ("skip", "empty")
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """One captioned clip. `independent_frames`: the frames are unrelated images."""
+    """One captioned clip.
+
+    Attributes:
+      video: the frames.
+      caption: of all of it, or one for each frame where they are unrelated images.
+      independent_frames: the frames are unrelated images.
+    """
 
     video: UInt8[np.ndarray, "t h w c"]
-    caption: str
+    caption: str | tuple[str, ...]
     independent_frames: bool = False
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A finite, randomly accessible set of examples of one shape."""
+    """A finite, randomly accessible set of examples of one shape.
+
+    Where an example may have a caption for each frame, the source has a further property
+    `captions_per_clip`, the number of frames: batches of it then always have so many captions.
+    """
 
     @property
     def shape(self) -> VideoShape:
@@ -57,6 +76,11 @@ class Source(Protocol):
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Example `index`, a function of (index, rng) only; raises BadExample to be skipped."""
         ...
+
+
+def captions_per_clip(source: Source) -> int:
+    """How many captions every example of `source` is given: 1, or one a frame."""
+    return getattr(source, "captions_per_clip", 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,47 +105,13 @@ class FolderSource:
     def __post_init__(self) -> None:
         if self.shape.channels != 3:
             raise ValueError(f"FolderSource reads RGB; shape.channels is {self.shape.channels}.")
-        if self.missing_captions not in ("skip", "empty"):
-            raise ValueError(
-                f"FolderSource.missing_captions is {self.missing_captions!r}; choose skip or empty."
-            )
         object.__setattr__(self, "path", os.fspath(self.path))
         _ = self.files  # so that a wrong folder is reported when it is configured
 
     @functools.cached_property
     def files(self) -> tuple[tuple[str, str], ...]:
         """(file, caption) pairs, sorted by file."""
-        root = pathlib.Path(self.path)
-        if not root.is_dir():
-            raise FileNotFoundError(f"the data folder {self.path} does not exist.")
-        found = sorted(_files(root), key=lambda file: file.relative_to(root).as_posix())
-        videos = [file for file in found if file.suffix.lower() in VIDEO_SUFFIXES]
-        if not videos:
-            suffixes = " ".join(VIDEO_SUFFIXES)
-            raise FileNotFoundError(
-                f"the data folder {self.path} holds no video: looked for files ending in "
-                f"{suffixes} here and in all sub-folders, among {len(found)} files."
-            )
-        captions = _captions(found)
-        missing = [file for file in videos if file not in captions]
-        if missing:
-            log.warning(
-                "%d of %d videos in %s have no caption (%s), e.g. %s",
-                len(missing),
-                len(videos),
-                self.path,
-                "skipped" if self.missing_captions == "skip" else 'used with the caption ""',
-                missing[0],
-            )
-        if self.missing_captions == "empty":
-            return tuple((str(file), captions.get(file, "")) for file in videos)
-        if len(missing) == len(videos):
-            raise FileNotFoundError(
-                f"the data folder {self.path} holds {len(videos)} videos but no caption for any: "
-                f"looked for {missing[0].with_suffix('.txt').name} and the like, captions.jsonl "
-                "and captions.csv (columns file, caption)."
-            )
-        return tuple((str(file), captions[file]) for file in videos if file in captions)
+        return captioned_files(self.path, VIDEO_SUFFIXES, "video", self.missing_captions)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -132,13 +122,57 @@ class FolderSource:
         return Example(video=read_clip(file, self.shape, rng), caption=caption)
 
 
+def captioned_files(
+    path: str, suffixes: Sequence[str], kind: str, missing_captions: str
+) -> tuple[tuple[str, str], ...]:
+    """(file, caption) pairs of the files under a folder, sorted by file.
+
+    Args:
+      path: the folder.
+      suffixes: which files count, in lower case.
+      kind: what to call one of them in messages: "video", "image".
+      missing_captions: "skip" or "empty", as in `FolderSource`.
+
+    Raises:
+      FileNotFoundError: no such folder, or nothing usable in it.
+      ValueError: a caption file is not as described in the module docstring, or another setting.
+    """
+    if missing_captions not in MISSING_CAPTIONS:
+        raise ValueError(f"missing_captions is {missing_captions!r}; choose skip or empty.")
+    root = pathlib.Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"the data folder {path} does not exist.")
+    found = sorted(_files(root), key=lambda file: file.relative_to(root).as_posix())
+    wanted = [file for file in found if file.suffix.lower() in suffixes]
+    if not wanted:
+        raise FileNotFoundError(
+            f"the data folder {path} holds no {kind}: looked for files ending in "
+            f"{' '.join(suffixes)} here and in all sub-folders, among {len(found)} files."
+        )
+    captions = _captions(found, suffixes)
+    missing = [file for file in wanted if file not in captions]
+    if missing_captions == "skip" and len(missing) == len(wanted):
+        raise FileNotFoundError(
+            f"the data folder {path} holds {len(wanted)} {kind}s but no caption for any: "
+            f"looked for {missing[0].with_suffix('.txt').name} and the like, captions.jsonl "
+            "and captions.csv (columns file, caption)."
+        )
+    if missing:
+        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
+        counts = f"{len(missing)} of {len(wanted)} {kind}s in {path}"
+        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
+    if missing_captions == "empty":
+        return tuple((str(file), captions.get(file, "")) for file in wanted)
+    return tuple((str(file), captions[file]) for file in wanted if file in captions)
+
+
 def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         yield from (pathlib.Path(folder, name) for name in names if not name.startswith("."))
 
 
-def _captions(files: list[pathlib.Path]) -> dict[pathlib.Path, str]:
+def _captions(files: list[pathlib.Path], suffixes: Sequence[str]) -> dict[pathlib.Path, str]:
     """Caption by file; sidecar text wins over captions.jsonl, which wins over captions.csv."""
     captions: dict[pathlib.Path, str] = {}
     for name, read in (("captions.csv", _read_csv), ("captions.jsonl", _read_jsonl)):
@@ -149,7 +183,7 @@ def _captions(files: list[pathlib.Path]) -> dict[pathlib.Path, str]:
     texts = {file for file in files if file.suffix == ".txt"}
     for file in files:
         beside = file.with_suffix(".txt")
-        if file.suffix.lower() in VIDEO_SUFFIXES and beside in texts:
+        if file.suffix.lower() in suffixes and beside in texts:
             captions[file] = " ".join(_text(beside).split())
     return {file: caption for file, caption in captions.items() if caption}
 

@@ -1,8 +1,8 @@
 """The caption grammar of the sprite videos, in both directions.
 
 The canonical caption is `a tiger moving right on a green background`; four further templates say
-the same in other words. A clip of independent images drops the motion: `a tiger on a green
-background`. `parse` inverts every form, which gives probes the truth behind any caption.
+the same in other words. A single image has no motion: `a tiger on a green background`. `parse`
+inverts every form, which gives probes the truth behind any caption.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def noun_phrase(subject: str) -> str:
 
 
 def write(subject: str, motion: str | None, background: str, template: int = 0) -> str:
-    """The caption of a scene; `motion=None` captions independent images."""
+    """The caption of a scene; `motion=None` captions a single image."""
     parts = {"subject": noun_phrase(subject), "background": _background(background)}
     if motion is None:
         return _STILL.format(**parts)
@@ -62,7 +62,7 @@ def write(subject: str, motion: str | None, background: str, template: int = 0) 
 def parse(
     caption: str, subjects: tuple[str, ...], motions: tuple[str, ...], backgrounds: tuple[str, ...]
 ) -> tuple[str, str | None, str]:
-    """(subject, motion, background) of a caption; motion is None for independent images.
+    """(subject, motion, background) of a caption; motion is None for a single image.
 
     Raises:
       ValueError: the caption is not in this grammar over the given names.

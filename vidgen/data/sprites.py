@@ -9,7 +9,9 @@ sprite's center and side are (in units of canvas height, width and the smaller o
 so the sprite passes near the middle of the canvas at half time, at constant speed, and covers
 0.4 to 0.5 of the canvas: direction of motion is never in doubt. Its own 16-frame animation loops
 at 8 frames per second, from a random phase. A scene does not depend on resolution or frame rate;
-the same scene can be rendered for every stage of a cascade.
+the same scene can be rendered for every stage of a cascade. With a `duration`, frame i of a clip is
+at u = (start + i/fps)/duration, so clips of different rates show the same moments and a short
+clip is a window of a long one; without, the first frame is at u = 0 and the last at u = 1.
 
 Held-out split: a triple (subject, motion, background) is held out where the first 8 bytes of
 sha256("seed/subject/motion/background") over 2^64 fall below `held_out_fraction`. Where this would
@@ -71,28 +73,20 @@ GROWTH = 0.4  # a growing sprite goes from 0.6 to 1.4 times its size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Still:
-    """One of several independent images of the same scene."""
-
-    middle: tuple[float, float]
-    scale: float
-    phase: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
     """The truth behind one clip.
 
     Attributes:
       subject: sprite name.
-      motion: key of MOTIONS; None for independent images.
+      motion: key of MOTIONS; None for a single image.
       background: key of BACKGROUNDS.
       middle: (y, x) of the sprite at half time, as fractions of height and width.
       travel: distance covered over the clip, as a fraction of height or width.
       scale: side of the sprite at half time, as a fraction of the smaller canvas side.
       phase: start of the sprite's own animation, in [0, 1) of a loop.
       template: index into the caption templates.
-      stills: one per frame for independent images, else empty.
+      duration: seconds that u = 0 ... 1 stands for; None: the length of the clip.
+      start: seconds at which the clip begins.
     """
 
     subject: str
@@ -103,22 +97,25 @@ class Scene:
     scale: float
     phase: float
     template: int = 0
-    stills: tuple[Still, ...] = ()
+    duration: float | None = None
+    start: float = 0.0
 
-    def path(self, frames: int) -> Float[np.ndarray, "t 2"]:
+    def path(self, shape: VideoShape) -> Float[np.ndarray, "t 2"]:
         """(y, x) centers per frame, as fractions of height and width."""
-        if self.motion is None:
-            return np.array([self.stills[i].middle for i in range(frames)])
-        down, right, _ = MOTIONS[self.motion]
-        offset = self.travel * (_clip_time(frames) - 0.5)
+        down, right, _ = MOTIONS[self.motion or "standing still"]
+        offset = self.travel * (self._times(shape) - 0.5)
         return np.array(self.middle) + offset[:, None] * np.array([down, right], float)
 
-    def sides(self, frames: int) -> Float[np.ndarray, " t"]:
+    def sides(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
         """Side of the sprite per frame, as a fraction of the smaller canvas side."""
-        if self.motion is None:
-            return np.array([self.stills[i].scale for i in range(frames)])
-        growth = MOTIONS[self.motion][2] * GROWTH
-        return self.scale * (1 + 2 * growth * (_clip_time(frames) - 0.5))
+        growth = MOTIONS[self.motion or "standing still"][2] * GROWTH
+        return self.scale * (1 + 2 * growth * (self._times(shape) - 0.5))
+
+    def _times(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
+        """u of every frame."""
+        if self.duration is not None:
+            return (self.start + np.arange(shape.frames) / shape.fps) / self.duration
+        return np.linspace(0.0, 1.0, shape.frames) if shape.frames > 1 else np.array([0.5])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,10 @@ class Sprites:
       travel: range of the distance covered, relative to the canvas side it moves along.
       jitter: largest offset of the middle of the path, relative to the canvas.
       templates: how many caption templates to draw from; 1 gives canonical captions only.
-      independent_fraction: share of examples that are packs of independent images.
+      stills: single images in place of clips, anywhere on the canvas, with captions without a
+        motion; the frames of `shape` become 1. For joint training (data/images.py).
+      duration: seconds of a whole scene; a clip is a window of it, from a random frame of the
+        clip's own frame rate on. None: the clip is the whole scene, whatever its length.
       size: number of examples in one pass; None counts every triple once.
       seed: selects the held-out split (what is drawn inside a scene comes from the pipeline).
     """
@@ -151,7 +151,8 @@ class Sprites:
     travel: tuple[float, float] = (0.4, 0.5)
     jitter: float = 0.05
     templates: int = len(sprite_captions.TEMPLATES)
-    independent_fraction: float = 0.0
+    stills: bool = False
+    duration: float | None = None
     size: int | None = None
     seed: int = 0
 
@@ -163,6 +164,8 @@ class Sprites:
             ("motions", self.motions, MOTIONS),
         ):
             object.__setattr__(self, name, _checked(name, values, known))
+        if self.stills:
+            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
         object.__setattr__(self, "scale", tuple(self.scale))
         object.__setattr__(self, "travel", tuple(self.travel))
         self._check_numbers()
@@ -180,11 +183,18 @@ class Sprites:
         if not 1 <= self.templates <= len(sprite_captions.TEMPLATES):
             limit = len(sprite_captions.TEMPLATES)
             raise ValueError(f"Sprites.templates is {self.templates}; expected 1 to {limit}.")
-        for name in ("held_out_fraction", "independent_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Sprites.{name} is {getattr(self, name)}; expected 0 to 1.")
+        if not 0 <= self.held_out_fraction <= 1:
+            raise ValueError(
+                f"Sprites.held_out_fraction is {self.held_out_fraction}; expected 0 to 1."
+            )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"Sprites.scale is {self.scale}; expected 0 < low <= high.")
+        length = self.shape.frames / self.shape.fps
+        if self.duration is not None and self.duration < length - 1e-6:
+            raise ValueError(
+                f"Sprites.duration is {self.duration} s, but its clips last {length:g} s "
+                f"({self.shape.frames} frames at {self.shape.fps:g} a second)."
+            )
         if self.size is not None and self.size < 1:
             raise ValueError(f"Sprites.size is {self.size}; it must be >= 1.")
 
@@ -212,43 +222,39 @@ class Sprites:
         self, subject: str, motion: str, background: str, rng: np.random.Generator
     ) -> Scene:
         """A scene of the given triple; place, size, speed, phase and wording come from `rng`."""
-        independent = rng.random() < self.independent_fraction
-        scene = Scene(
+        reach = self.travel[1] / 2 if self.stills else self.jitter
+        return Scene(
             subject=subject,
-            motion=None if independent else motion,
+            motion=None if self.stills else motion,
             background=background,
-            middle=_pair(rng.uniform(0.5 - self.jitter, 0.5 + self.jitter, 2)),
+            middle=_pair(rng.uniform(0.5 - reach, 0.5 + reach, 2)),
             travel=float(rng.uniform(*self.travel)),
             scale=float(rng.uniform(*self.scale)),
             phase=float(rng.random()),
             template=int(rng.integers(self.templates)),
+            duration=None if self.stills else self.duration,
+            start=0.0 if self.stills else self._start(rng),
         )
-        if not independent:
-            return scene
-        stills = tuple(self._still(rng) for _ in range(self.shape.frames))
-        return dataclasses.replace(scene, stills=stills)
 
-    def _still(self, rng: np.random.Generator) -> Still:
-        reach = self.travel[1] / 2
-        return Still(
-            middle=_pair(rng.uniform(0.5 - reach, 0.5 + reach, 2)),
-            scale=float(rng.uniform(*self.scale)),
-            phase=float(rng.random()),
-        )
+    def _start(self, rng: np.random.Generator) -> float:
+        """Seconds into the scene at which a clip begins; a whole number of its frames."""
+        if self.duration is None:
+            return 0.0
+        spare = round(self.duration * self.shape.fps) - self.shape.frames
+        return int(rng.integers(max(spare, 0) + 1)) / self.shape.fps
 
     def render(self, scene: Scene, shape: VideoShape | None = None) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of a scene, in this source's shape or another."""
         shape = shape or self.shape
         video = np.empty(shape.thwc, np.uint8)
         video[:] = BACKGROUNDS[scene.background]
-        centers = scene.path(shape.frames) * np.array([shape.height, shape.width])
-        sides = scene.sides(shape.frames) * min(shape.height, shape.width)
+        centers = scene.path(shape) * np.array([shape.height, shape.width])
+        sides = scene.sides(shape) * min(shape.height, shape.width)
         loop = len(sprite_frames.frames(scene.subject))
         for i, canvas in enumerate(video):
-            phase = scene.stills[i].phase if scene.stills else scene.phase
-            elapsed = 0.0 if scene.stills else i * ANIMATION_FPS / shape.fps
+            elapsed = (scene.start + i / shape.fps) * ANIMATION_FPS
             center = (float(centers[i, 0]), float(centers[i, 1]))
-            pose = int(phase * loop + elapsed)
+            pose = int(scene.phase * loop + elapsed)
             sprite_frames.paste(canvas, scene.subject, pose, center, float(sides[i]))
         return video
 
@@ -257,22 +263,14 @@ class Sprites:
         return sprite_captions.write(scene.subject, scene.motion, scene.background, scene.template)
 
     def parse_caption(self, caption: str) -> tuple[str, str | None, str]:
-        """(subject, motion, background) of a caption; motion None: independent images."""
+        """(subject, motion, background) of a caption; motion None: a single image."""
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return sprite_captions.parse(caption, *names)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Example `index` with everything random about it drawn from `rng`."""
         scene = self.scene(index, rng)
-        return Example(
-            video=self.render(scene),
-            caption=self.caption(scene),
-            independent_frames=scene.motion is None,
-        )
-
-
-def _clip_time(frames: int) -> Float[np.ndarray, " t"]:
-    return np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5])
+        return Example(video=self.render(scene), caption=self.caption(scene))
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

@@ -61,6 +61,14 @@ def crop_to_aspect(
     return frame[top : top + new_h, left : left + new_w]
 
 
+def random_crop(
+    video: UInt8[np.ndarray, "t h w c"], height: int, width: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h2 w2 c"]:
+    """A window of (height, width) at a random place, the same in all frames."""
+    top, left = (int(rng.integers(video.shape[i] - n + 1)) for i, n in ((1, height), (2, width)))
+    return video[:, top : top + height, left : left + width]
+
+
 def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
     """`frame` cropped to the wanted aspect ratio around its center, then resized."""
     return resize(crop_to_aspect(frame, height, width), height, width)
@@ -96,12 +104,3 @@ def composite(
     alpha = frame[..., 3:].astype(np.float32) / 255
     color = np.asarray(background, np.float32)
     return np.rint(frame[..., :3] * alpha + color * (1 - alpha)).astype(np.uint8)
-
-
-def pack_images(
-    images: Sequence[np.ndarray], frames: int, height: int, width: int
-) -> UInt8[np.ndarray, "t h2 w2 c"]:
-    """Unrelated uint8 images as one "clip": joint image-video training (Imagen Video)."""
-    if len(images) != frames:
-        raise ValueError(f"pack_images got {len(images)} images; a clip holds {frames}.")
-    return np.stack([fit(image, height, width) for image in images])

@@ -7,11 +7,13 @@ frame at once. Only two full-resolution frames are kept at a time, however long 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
 import struct
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -23,7 +25,9 @@ from vidgen.data import transforms
 from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
-__all__ = ["VIDEO_SUFFIXES", "BadExample", "read_clip", "write_video"]
+__all__ = ["VIDEO_SUFFIXES", "BadExample", "Probed", "probe", "read_clip", "write_video"]
+
+Start = np.random.Generator | float | int
 
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp")
@@ -48,6 +52,24 @@ class BadExample(Exception):
         return f"{self.path}: {self.reason}"
 
 
+class Probed(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      seconds: how long it plays.
+      fps: frames per second, on average.
+      height: pixels as displayed.
+      width: pixels as displayed.
+      frames: how many, where the file says so without being decoded.
+    """
+
+    seconds: float
+    fps: float
+    height: int
+    width: int
+    frames: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Timed:
     """A decoded frame and the moment it is shown, in seconds from the first frame."""
@@ -66,9 +88,9 @@ class _Span:
 
 
 def read_clip(
-    path: str | os.PathLike, shape: VideoShape, rng: np.random.Generator
+    path: str | os.PathLike, shape: VideoShape, start: Start
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip of `shape` from a random place of a file.
+    """A clip of `shape` from a random or a given place of a file.
 
     The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
     slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
@@ -77,7 +99,8 @@ def read_clip(
     Args:
       path: a video, or an animated gif, webp or png.
       shape: what to read; channels must be 3.
-      rng: chooses the start, uniformly over all that fit.
+      start: seconds from the first frame, or a generator that chooses it, uniformly over all
+        that fit.
 
     Raises:
       BadExample: no such file, not a video, damaged, or too short for the clip.
@@ -85,12 +108,42 @@ def read_clip(
     if shape.channels != 3:
         raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
     path = pathlib.Path(path)
+    with told_as_bad(path):
+        if path.suffix.lower() in PILLOW_SUFFIXES:
+            return _read_pillow(path, shape, start)
+        return _read_av(path, shape, start)
+
+
+def probe(path: str | os.PathLike) -> Probed:
+    """What a file that `read_clip` reads holds; only its first frame is decoded.
+
+    Raises:
+      BadExample: no such file, not a video, or damaged.
+    """
+    path = pathlib.Path(path)
+    with told_as_bad(path):
+        if path.suffix.lower() in PILLOW_SUFFIXES:
+            with Image.open(path) as image:
+                times, span = _timeline(image)
+                width, height = image.size
+                return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
+        with _opened(path) as (container, stream):
+            span = _span(container, stream)
+            first = next(_decode_from(container, stream, 0.0), None)
+            if first is None:
+                raise BadExample(path, "has no frame that can be decoded")
+            size = first.image.height, round(first.image.width * first.aspect)
+            height, width = size[::-1] if round(first.image.rotation / 90) % 2 else size
+            return Probed(span.last + span.step, 1 / span.step, height, width)
+
+
+@contextlib.contextmanager
+def told_as_bad(path: pathlib.Path) -> Iterator[None]:
+    """All that a damaged or missing file can raise becomes BadExample."""
     try:
         if path.stat().st_size == 0:
             raise BadExample(path, "the file is empty")
-        if path.suffix.lower() in PILLOW_SUFFIXES:
-            return _read_pillow(path, shape, rng)
-        return _read_av(path, shape, rng)
+        yield
     except av.error.FFmpegError as error:
         raise BadExample(path, f"cannot be decoded ({error.strerror})") from error
     except (*_PARSER_ERRORS, Image.DecompressionBombError) as error:
@@ -102,17 +155,24 @@ def _short(error: Exception) -> str:
     return text.splitlines()[0][:120]
 
 
-def _start(path: pathlib.Path, span: _Span, shape: VideoShape, rng: np.random.Generator) -> float:
+def _start(path: pathlib.Path, span: _Span, shape: VideoShape, start: Start) -> float:
     """A start time such that the whole clip fits."""
     needed = (shape.frames - 1) / shape.fps
-    # the last wanted moment may fall past the last frame by half of the time it is shown
-    if needed > span.last + span.step / 2 + _MICROSECOND:
+    if isinstance(start, np.random.Generator):
+        # the last wanted moment may fall past the last frame by half of the time it is shown
+        fits = needed <= span.last + span.step / 2 + _MICROSECOND
+    else:
+        fits = start + needed < span.last + span.step + _MICROSECOND
+    if not fits:
         raise BadExample(
             path,
             f"too short: {span.last + span.step:.2f} s, a clip of {shape.frames} frames at "
-            f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s",
+            f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s"
+            + (f" from {start:g} s on" if isinstance(start, float) and start else ""),
         )
-    return float(rng.uniform(0.0, max(0.0, span.last - needed)))
+    if not isinstance(start, np.random.Generator):
+        return float(start)
+    return float(start.uniform(0.0, max(0.0, span.last - needed)))
 
 
 def _nearest(
@@ -162,43 +222,55 @@ def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
     return image.to_ndarray(format="rgb24")
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def pillow_to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a picture of any mode, over white where it is transparent."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
         grey = np.clip(np.asarray(image, np.float32) / 257.0, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     return transforms.composite(np.array(image.convert("RGBA")))
 
 
-def _read_pillow(path: pathlib.Path, shape: VideoShape, rng: np.random.Generator) -> np.ndarray:
+def _timeline(image: Image.Image) -> tuple[list[float], _Span]:
+    """When each frame of an animation appears."""
+    times, clock, step = [], 0.0, 0.1
+    for i in range(getattr(image, "n_frames", 1)):
+        image.seek(i)
+        image.load()  # webp learns a frame's duration only by decoding it
+        # browsers show a frame without a duration for a tenth of a second
+        step = float(image.info.get("duration", 0) or 100) / 1000
+        times.append(clock)
+        clock += step
+    return times, _Span(times[-1], step)
+
+
+def _read_pillow(path: pathlib.Path, shape: VideoShape, start: Start) -> np.ndarray:
     with Image.open(path) as image:
-        times, clock, step = [], 0.0, 0.1
-        for i in range(getattr(image, "n_frames", 1)):
-            image.seek(i)
-            image.load()  # webp learns a frame's duration only by decoding it
-            # browsers show a frame without a duration for a tenth of a second
-            step = float(image.info.get("duration", 0) or 100) / 1000
-            times.append(clock)
-            clock += step
-        span = _Span(times[-1], step)
-        start = _start(path, span, shape, rng)
-        chosen = transforms.frame_indices(times, start, shape.fps, shape.frames)
+        times, span = _timeline(image)
+        begin = _start(path, span, shape, start)
+        chosen = transforms.frame_indices(times, begin, shape.fps, shape.frames)
         small = {}
         for i in sorted(set(chosen.tolist())):
             image.seek(i)
-            small[i] = _fit(_to_rgb(image), shape)
+            small[i] = _fit(pillow_to_rgb(image), shape)
         return np.stack([small[i] for i in chosen.tolist()])
 
 
-def _read_av(path: pathlib.Path, shape: VideoShape, rng: np.random.Generator) -> np.ndarray:
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tuple[Any, Any]]:
+    """(container, its first video stream)."""
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise BadExample(path, "has no video stream")
-        stream = container.streams.video[0]
+        yield container, container.streams.video[0]
+
+
+def _read_av(path: pathlib.Path, shape: VideoShape, start: Start) -> np.ndarray:
+    with _opened(path) as (container, stream):
         span = _span(container, stream)
-        start = _start(path, span, shape, rng)
-        frames = _decode_from(container, stream, start)
+        begin = _start(path, span, shape, start)
+        frames = _decode_from(container, stream, begin)
         first = next(frames, None)
-        if first is not None and first.time > start + span.step:  # the seek went too far
+        if first is not None and first.time > begin + span.step:  # the seek went too far
             frames = _decode_from(container, stream, 0.0)
             first = next(frames, None)
 
@@ -207,7 +279,7 @@ def _read_av(path: pathlib.Path, shape: VideoShape, rng: np.random.Generator) ->
                 yield first
             yield from frames
 
-        return _nearest(path, decoded(), start, span, shape)
+        return _nearest(path, decoded(), begin, span, shape)
 
 
 def _span(container, stream) -> _Span:

@@ -59,6 +59,8 @@ class GuidanceSpec:
         the oscillation begins. [guess] Imagen Video does not publish it; a tenth is usual.
       threshold: none, static or dynamic, applied after guidance.
       percentile: of the dynamic threshold, in percent (Imagen's figures use 99.5).
+      reconstruction: w_r, how strongly what is not known is drawn to agree with what is
+        (diffusion/known.py); without known content it has no effect. 0 saves the backward pass.
     """
 
     weight: float = 0.0
@@ -66,6 +68,7 @@ class GuidanceSpec:
     constant_fraction: float = 0.1
     threshold: str = "none"
     percentile: float = 99.5
+    reconstruction: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("weight", "low"):
@@ -77,6 +80,10 @@ class GuidanceSpec:
         if not 0 <= self.constant_fraction <= 1:
             raise ValueError(
                 f"GuidanceSpec.constant_fraction is {self.constant_fraction}; it must be in [0, 1]."
+            )
+        if not 0 <= self.reconstruction < float("inf"):
+            raise ValueError(
+                f"GuidanceSpec.reconstruction is {self.reconstruction}; it must be >= 0 (0: none)."
             )
         _check_threshold(self.threshold, self.percentile)
 
@@ -171,12 +178,12 @@ def reconstruction_guided(
       observed: a, what A gives on the true data.
       weight: w_r; VDM uses 2 to 50.
     """
-    return Partial(_Reconstructed(observe), as_tree(x0_fn), observed, jnp.asarray(weight))
+    return Partial(_reconstruct, as_tree(x0_fn), as_tree(observe), observed, jnp.asarray(weight))
 
 
-def as_tree(x0_fn: X0Fn) -> Partial:
-    """`x0_fn` as a PyTree; a plain function becomes a constant without leaves."""
-    return x0_fn if isinstance(x0_fn, Partial) else Partial(x0_fn)
+def as_tree(function: Callable[..., Any]) -> Partial:
+    """`function` as a PyTree; a plain function becomes a constant without leaves."""
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def _guide_two(cond_fn, uncond_fn, weights, z, logsnr, step):
@@ -203,17 +210,13 @@ class _Thresholded:
         return dynamic_threshold(x0, self.percentile)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reconstructed:
-    observe: Callable[[Any], Any]
+def _reconstruct(x0_fn, observe, observed, weight, z, logsnr, step):
+    def error(z):
+        x0 = x0_fn(z, logsnr, step)
+        return jnp.sum(jnp.square(observed - observe(x0))), x0
 
-    def __call__(self, x0_fn, observed, weight, z, logsnr, step):
-        def error(z):
-            x0 = x0_fn(z, logsnr, step)
-            return jnp.sum(jnp.square(observed - self.observe(x0))), x0
-
-        gradient, x0 = jax.grad(error, has_aux=True)(z)
-        return x0 - expand(0.5 * weight * alpha_sigma(logsnr)[0], z).astype(z.dtype) * gradient
+    gradient, x0 = jax.grad(error, has_aux=True)(z)
+    return x0 - expand(0.5 * weight * alpha_sigma(logsnr)[0], z).astype(z.dtype) * gradient
 
 
 def _check_threshold(method: str, percentile: float) -> None:

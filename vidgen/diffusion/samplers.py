@@ -258,10 +258,12 @@ def sample_stepwise(
       on_step: called after every step, once its result is there, with (steps done, steps).
     """
     plan = _plan(logsnrs, z, to_data)
-    carry, steps = (z, jnp.zeros_like(z)), len(logsnrs) - 1
+    steps = len(logsnrs) - 1
+    # Laid out as z is, or the second step, whose x̂ before is a result, would be compiled anew.
+    carry = (z, jax.device_put(jnp.zeros_like(z), z.sharding))
     for i in range(steps):
         xs = jax.tree.map(lambda a, i=i: a[i], plan)
-        carry = jax.block_until_ready(_compiled_step(as_tree(x0_fn), transition, keys, carry, *xs))
+        carry = jax.block_until_ready(compiled_step(as_tree(x0_fn), transition, keys, carry, *xs))
         on_step(i + 1, steps)
     return carry[0]
 
@@ -287,7 +289,7 @@ def _step(x0_fn, transition, keys, carry, number, levels, is_last):
     return jnp.where(is_last, x0, moved), x0
 
 
-_compiled_step = jax.jit(_step, static_argnums=1)
+compiled_step = jax.jit(_step, static_argnums=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

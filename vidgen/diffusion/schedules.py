@@ -259,18 +259,31 @@ class TimeSampler(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniformTimes:
-    """u ~ U[0, 1] for every example.
+    """u ~ U[low, high] for every example.
 
     Attributes:
+      low: smallest time.
+      high: largest time.
       stratified: one offset u0 for the batch, u = (i + u0)/b in shuffled order. Each u is still
         uniform and does not depend on which example it lands on, but the batch covers the noise
         levels evenly, which lowers the variance of the loss (VDM, appendix I.1).
     """
 
+    low: float = 0.0
+    high: float = 1.0
     stratified: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(
+                f"UniformTimes covers {self.low} to {self.high}; it must be 0 <= low < high <= 1."
+            )
+
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Times u in [0, 1], one per example."""
+        """Times u in [low, high], one per example."""
+        return self.low + (self.high - self.low) * self._unit(key, batch_size)
+
+    def _unit(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         offset_key, order_key = jax.random.split(key)
         if not self.stratified:
             return jax.random.uniform(offset_key, (batch_size,))

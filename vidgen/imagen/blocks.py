@@ -80,12 +80,12 @@ class BlockInputs(PyTreeNode):
     """What every block reads besides the video: all of it is the same for all blocks.
 
     `cond` is the conditioning vector per frame (one frame where all are alike), `text` the
-    normalised tokens.
+    normalised tokens of each clip, or of each frame.
     """
 
     cond: Float[Array, "b #t e"]
-    text: Float[Array, "b s d"]
-    text_mask: Bool[Array, "b s"]
+    text: Float[Array, "b s d"] | Float[Array, "b t s d"]
+    text_mask: Bool[Array, "b s"] | Bool[Array, "b t s"]
     independent_frames: Bool[Array, "b"]
 
 

@@ -1,5 +1,14 @@
 """What a stage is told besides its noisy video: the text, and for later stages a smaller video.
 
+    training    low = degrade(video),  low' = α low + σ n,  the network sees up(low') and log α²/σ²
+    sampling    low = what the stage before made; the same at a fixed, small level of noise
+
+`degrade` is what tells two stages apart: averaging squares of pixels (spatial super-resolution) or
+skipping frames (temporal). `up` is bilinear in space; in time it repeats frames or leaves blanks,
+and a mask tells the frames that were there from those that were not. The noise makes up for the
+difference between true videos and those of the stage before, so that all stages can be trained at
+the same time (Imagen Video, noise conditioning augmentation; cascaded diffusion, 2106.15282).
+
 Dropping the text for classifier-free guidance zeroes the tokens *and* the mask, so the
 cross-attention and the pooled vector both lose it (Imagen).
 """
@@ -13,12 +22,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from vidgen.types import Conditioning, TextEmbedding, VideoBatch, null_text
+from vidgen.diffusion import samplers, schedules
+from vidgen.types import Conditioning, TextEmbedding, VideoBatch, VideoShape, null_text
+
+FILLS = ("repeat", "blank")
+NOISED = ("input", "upsampled")
 
 
 @runtime_checkable
 class Conditioner(Protocol):
     """How a stage makes its training target and its conditioning."""
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """How much more the stage gives than it gets: (frames, pixels along a side)."""
+        ...
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
+        """The video that the stage before would have made; None where there is no such stage."""
+        ...
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
@@ -37,8 +59,51 @@ class Conditioner(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Noise on the low-resolution video, at a level that the network is told.
+
+    Attributes:
+      times: distribution of the level in training, as times of `schedule`; neither paper prints
+        it. Imagen draws it evenly.
+      schedule: log-SNR of a time.
+      sampling_logsnr: level when generating; None leaves the video clean. Imagen Video takes "an
+        SNR of 3 or 5", which may mean log-SNR 1.1 and 1.6, or 3 and 5. [guess] 3, as the noise is
+        called small.
+      noised: "input" noises the video before it is up-sampled, as cascaded diffusion does, so
+        that the noise is as coarse as the stage before; "upsampled" after it.
+    """
+
+    times: schedules.TimeSampler = schedules.UniformTimes()
+    schedule: schedules.LogSnrSchedule = schedules.Cosine()
+    sampling_logsnr: float | None = 3.0
+    noised: str = "input"
+
+    def __post_init__(self) -> None:
+        if self.noised not in NOISED:
+            raise ValueError(f"Augmentation.noised is {self.noised!r}; choose one of {NOISED}.")
+
+    def training_level(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
+        """A log-SNR for every example."""
+        return self.schedule(self.times(key, batch_size))
+
+    def sampling_level(self, batch_size: int) -> Float[Array, "b"]:
+        """The same log-SNR for every example; the schedule's cleanest where there is no noise."""
+        if self.sampling_logsnr is None:
+            return jnp.full((batch_size,), schedules.LOGSNR_MAX)
+        return jnp.full((batch_size,), self.sampling_logsnr)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoLowRes:
     """The base stage: text alone."""
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """The base stage makes everything itself."""
+        return (1, 1)
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> None:
+        """There is no stage before the base."""
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
@@ -63,10 +128,195 @@ class NoLowRes:
         return Conditioning(text=text, independent_frames=video)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upsample:
+    """Up-sampling by a factor; `SpatialUpsample` and `TemporalUpsample` say along which axes.
+
+    Attributes:
+      factor: how many frames, or pixels along each side, come out for one that goes in.
+      augmentation: the noise on what goes in.
+    """
+
+    factor: int = 2
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if self.factor < 2:
+            raise ValueError(f"{type(self).__name__}.factor is {self.factor}; it must be >= 2.")
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"]:
+        """What the stage before would have made of `video`."""
+        raise NotImplementedError
+
+    def up(self, low: Float[Array, "b t0 h0 w0 c"]) -> Float[Array, "b t h w c"]:
+        """`low` in the size of the stage's output."""
+        raise NotImplementedError
+
+    def known_frames(self, low: Float[Array, "b t0 h0 w0 c"]) -> Bool[Array, "b t"] | None:
+        """Which frames of the output were in `low`; None where all are."""
+        raise NotImplementedError
+
+    def for_training(
+        self, batch: VideoBatch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
+        """The batch's own video, and its degraded, noised copy."""
+        level_key, noise_key = jax.random.split(key)
+        low = self.degrade(batch.video)
+        logsnr = self.augmentation.training_level(level_key, low.shape[0])
+        keys = jax.random.split(noise_key, low.shape[0])
+        return batch.video, self._told(low, logsnr, keys, batch.text, batch.independent_frames)
+
+    def for_sampling(
+        self,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
+        text: TextEmbedding,
+        keys: Key[Array, "b"],
+    ) -> Conditioning:
+        """The video of the stage before, slightly noised, and the text."""
+        if low_res is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the video of the stage before; generate with the "
+                "whole cascade, or give a video (--from, --init)."
+            )
+        logsnr = self.augmentation.sampling_level(low_res.shape[0])
+        videos = jnp.zeros(text.mask.shape[:1], bool)
+        return self._told(low_res, logsnr, keys, text, videos)
+
+    def _told(
+        self,
+        low: Float[Array, "b t0 h0 w0 c"],
+        logsnr: Float[Array, "b"],
+        keys: Key[Array, "b"],
+        text: TextEmbedding,
+        independent: Bool[Array, "b"],
+    ) -> Conditioning:
+        """`low`, noised and up-sampled, with the level of noise and the frames that it holds."""
+        noise_first = self.augmentation.noised == "input"
+        low_res = self.up(_noised(low, logsnr, keys) if noise_first else low)
+        if not noise_first:
+            low_res = _noised(low_res, logsnr, keys)
+        known = self.known_frames(low)
+        if known is not None:
+            # An unrelated image tells nothing of its neighbour.
+            told = expand(known, low_res) | ~expand(independent, low_res)
+            low_res = jnp.where(told, low_res, 0)
+        return Conditioning(
+            text=text,
+            independent_frames=independent,
+            low_res=low_res,
+            aug_logsnr=logsnr,
+            known_frames=known,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpatialUpsample(Upsample):
+    """Spatial super-resolution: the same frames, `factor` times as high and as wide."""
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """(1, factor)."""
+        return (1, self.factor)
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h0 w0 c"]:
+        """Means over squares of factor x factor pixels: anti-aliased, as the data is resized."""
+        b, t, h, w, c = video.shape
+        f = self.factor
+        if h % f or w % f:
+            raise ValueError(f"frames of {h}x{w} do not shrink by {f}; take multiples of {f}.")
+        return video.reshape(b, t, h // f, f, w // f, f, c).mean((3, 5))
+
+    def up(self, low: Float[Array, "b t h0 w0 c"]) -> Float[Array, "b t h w c"]:
+        """Bilinear."""
+        b, t, h, w, c = low.shape
+        return jax.image.resize(low, (b, t, h * self.factor, w * self.factor, c), "bilinear")
+
+    def known_frames(self, low: Float[Array, "b t h0 w0 c"]) -> None:
+        """Every frame is known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemporalUpsample(Upsample):
+    """Temporal super-resolution: `factor` times as many frames of the same size.
+
+    Frame i of the input is frame factor * i of the output. Both ways of filling the gaps are in
+    the paper, which does not say where it takes which; the network is told by a mask.
+
+    Attributes:
+      fill: "repeat" shows the frame before in a gap, "blank" shows zeros.
+    """
+
+    fill: str = "repeat"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fill not in FILLS:
+            raise ValueError(f"TemporalUpsample.fill is {self.fill!r}; choose one of {FILLS}.")
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """(factor, 1)."""
+        return (self.factor, 1)
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h w c"]:
+        """Every factor-th frame."""
+        if video.shape[1] % self.factor:
+            raise ValueError(
+                f"a clip of {video.shape[1]} frames cannot be made from every {self.factor}th of "
+                f"them; take a multiple of {self.factor}."
+            )
+        return video[:, :: self.factor]
+
+    def up(self, low: Float[Array, "b t0 h w c"]) -> Float[Array, "b t h w c"]:
+        """Each frame `factor` times, or once and then blanks."""
+        video = jnp.repeat(low, self.factor, axis=1)
+        if self.fill == "repeat":
+            return video
+        return jnp.where(expand(self.known_frames(low), video), video, 0)
+
+    def known_frames(self, low: Float[Array, "b t0 h w c"]) -> Bool[Array, "b t"]:
+        """Every factor-th frame."""
+        known = jnp.arange(low.shape[1] * self.factor) % self.factor == 0
+        return jnp.broadcast_to(known, (low.shape[0], known.size))
+
+
+def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | None:
+    """The clip from which a stage with this conditioner makes one of `shape`; None for the base.
+
+    Raises:
+      ValueError: the factors do not divide `shape`.
+    """
+    time, space = conditioner.factors
+    if (time, space) == (1, 1):
+        return None
+    if shape.frames % time or shape.height % space or shape.width % space:
+        raise ValueError(
+            f"a clip of {shape} cannot come from one with {time} times fewer frames and {space} "
+            "times fewer pixels along each side: the numbers do not divide."
+        )
+    return dataclasses.replace(
+        shape,
+        frames=shape.frames // time,
+        height=shape.height // space,
+        width=shape.width // space,
+        fps=shape.fps / time,
+    )
+
+
 def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
     """`text` with the null prompt where `dropped`."""
+    return jax.tree.map(
+        lambda null, kept: jnp.where(expand(dropped, kept), null, kept), null_text(text), text
+    )
 
-    def pick(null: Array, kept: Array) -> Array:
-        return jnp.where(dropped.reshape(-1, *(1,) * (kept.ndim - 1)), null, kept)
 
-    return jax.tree.map(pick, null_text(text), text)
+def expand(flags: Bool[Array, "*x"], like: Array) -> Bool[Array, "*y"]:
+    """`flags` with trailing axes, to broadcast against `like`."""
+    return flags.reshape(*flags.shape, *(1,) * (like.ndim - flags.ndim))
+
+
+def _noised(
+    video: Float[Array, "b t h w c"], logsnr: Float[Array, "b"], keys: Key[Array, "b"]
+) -> Float[Array, "b t h w c"]:
+    """α video + σ n, each example with its own level and noise."""
+    return schedules.diffuse(video, samplers.normal_like(keys, video), logsnr)

@@ -4,6 +4,9 @@
                 loss = weight(λ) · mean (network(z, λ, conditioning) - target(x, ε, λ))²
     sampling    x̂ = to_x0(network(z, λ)),  guided, then thresholded;  z moves from noise to data
 
+A stage may train on less than it generates, a window of frames or a crop of each frame: what it
+generates is as large as its low-resolution video says.
+
 The text of an example is dropped with a fixed rate, tokens and pooled path together, so that one
 network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 """
@@ -11,6 +14,7 @@ network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,12 +23,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
+from vidgen.diffusion import known as known_content
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
+from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
     Frozen,
+    Known,
     Mean,
     Metrics,
     Params,
@@ -55,6 +63,7 @@ class DiffusionStage:
     Attributes:
       name: "base", "tsr1", ...: also its gin scope.
       shape: the clip it generates.
+      train_shape: the clip it trains on, a window of frames and pixels; None is `shape`.
       network: a `VideoUNet`.
       schedule: log-SNR as a function of u.
       times: distribution of u in training.
@@ -65,11 +74,14 @@ class DiffusionStage:
       guidance: classifier-free guidance and thresholding in sampling.
       sampler: steps and kind of sampler.
       text_drop_rate: share of training examples that lose their text (Imagen: 0.1).
+      guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
+        an input of the network, and guidance costs one evaluation instead of two.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
     """
 
     name: str = "base"
     shape: VideoShape
+    train_shape: VideoShape | None = None
     network: Network
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
     times: schedules.TimeSampler = schedules.UniformTimes()
@@ -79,6 +91,7 @@ class DiffusionStage:
     guidance: GuidanceSpec = GuidanceSpec()
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
     text_drop_rate: float = 0.1
+    guidance_input: bool = False
     published_parameters: float | None = None
 
     def __post_init__(self) -> None:
@@ -89,14 +102,22 @@ class DiffusionStage:
                 f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
             )
 
-    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> VideoBatch:
-        """The shapes of a training batch."""
+    @property
+    def input_shape(self) -> VideoShape | None:
+        """The clip that the stage before must give; None for the base."""
+        return conditioning.input_shape(self.shape, self.conditioner)
+
+    def batch_spec(
+        self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
+    ) -> VideoBatch:
+        """The shapes of a training batch; images in a clip may each have a caption of their own."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+        texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
         return VideoBatch(
-            video=spec((batch_size, *self.shape.thwc), jnp.float32),
+            video=spec((batch_size, *(self.train_shape or self.shape).thwc), jnp.float32),
             text=TextEmbedding(
-                tokens=spec((batch_size, text_length, text_dim), jnp.float32),
-                mask=spec((batch_size, text_length), jnp.bool_),
+                tokens=spec((*texts, text_length, text_dim), jnp.float32),
+                mask=spec((*texts, text_length), jnp.bool_),
             ),
             independent_frames=spec((batch_size,), jnp.bool_),
         )
@@ -107,6 +128,8 @@ class DiffusionStage:
         """Fresh parameters, boxed with their logical axis names."""
         cond_key, init_key = jax.random.split(key)
         x, cond = self.conditioner.for_training(batch, cond_key)
+        if self.guidance_input:
+            cond = cond.replace(guidance_weight=jnp.zeros(x.shape[0]))
         return self.network.init(init_key, x, jnp.zeros(x.shape[0]), cond, train=False)
 
     def loss(
@@ -136,13 +159,18 @@ class DiffusionStage:
 
     # ---- sampling ----------------------------------------------------------------------------
 
-    def x0_fn(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
-        """What the sampler sees: clean video, guided and thresholded.
+    def x0_fn(
+        self, params: Params, cond: Conditioning, steps: int, known: Known | None = None
+    ) -> guidance.X0Fn:
+        """What the sampler sees: clean video, guided (towards `known` too) and thresholded.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
         is evaluated once, and its conditional prediction is returned bit for bit.
         """
-        if self.guidance.is_unguided:
+        if self.guidance_input:
+            weights = jnp.asarray(self.guidance.weights(steps))
+            x0_fn = jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
+        elif self.guidance.is_unguided:
             x0_fn = jax.tree_util.Partial(self._denoise, params, cond)
         else:
             both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
@@ -150,6 +178,8 @@ class DiffusionStage:
                 jax.tree_util.Partial(self._denoise, params, both), self.guidance.weights(steps)
             )
         spec = self.guidance
+        if known is not None:
+            x0_fn = known_content.drawn_to(x0_fn, known, spec.reconstruction)
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
 
     def generate(
@@ -160,37 +190,107 @@ class DiffusionStage:
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
+        known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Videos for `text`, in about [-1, 1]; each depends on its own text and key alone.
 
-        With `on_step(done, total)` the steps are run one by one, with the same result as the
-        single compiled scan.
+        They are as long and as large as `low_res` says, `shape` for the base. Where `known` has
+        content, that comes out unchanged, and the rest is made to go with it. With
+        `on_step(done, total)` the steps are run one by one, with the same result as the single
+        compiled scan.
         """
-        split = jax.vmap(jax.random.split)(keys)
-        cond = self.conditioner.for_sampling(low_res, text, split[:, 0])
-        logsnrs = self.sampler.logsnrs(self.schedule)
-        run: dict[str, Any] = dict(
-            logsnrs=logsnrs,
-            z=samplers.initial_noise(split[:, 1], self.shape.thwc),
-            keys=split[:, 1],
-        )
-        x0_fn = self.x0_fn(params, cond, self.sampler.steps)
+        x0_fn, run = self._start(params, text, low_res, keys, known)
+        run["logsnrs"] = self.sampler.logsnrs(self.schedule)
         if on_step is None:
             return samplers.sample(x0_fn, self.sampler.transition(), **run)
         return samplers.sample_stepwise(x0_fn, self.sampler.transition(), on_step=on_step, **run)
 
-    def _denoise(
+    def _start(
+        self, params: Params, text: TextEmbedding, low_res: Any, keys: Any, known: Known | None
+    ) -> tuple[guidance.X0Fn, dict[str, Any]]:
+        """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
+        split = jax.vmap(jax.random.split)(keys)
+        cond = self.conditioner.for_sampling(low_res, text, split[:, 0])
+        if cond.low_res is not None:
+            cond = cond.replace(low_res=_laid_out(cond.low_res))
+        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known)
+        z = _initial_noise(split[:, 1], self._size(cond))
+        if known is not None:
+            x0_fn = known_content.imposed(x0_fn, known, z)
+        return x0_fn, {"z": z, "keys": split[:, 1]}
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one clip."""
+        twice = not (self.guidance.is_unguided or self.guidance_input)
+        return self.sampler.steps * (2 if twice else 1)
+
+    def step_spec(
+        self, params: Params, batch_size: int, text_length: int, text_dim: int
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The program that `generate` runs at every step, and the shapes of its arguments.
+
+        The ShapeDtypeStructs of `params` are among them as they are, with their shardings.
+        """
+        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+        text = TextEmbedding(
+            tokens=spec((batch_size, text_length, text_dim), jnp.float32),
+            mask=spec((batch_size, text_length), jnp.bool_),
+        )
+        before = self.input_shape
+        low_res = None if before is None else spec((batch_size, *before.thwc), jnp.float32)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+        x0_fn, run = jax.eval_shape(self._start, params, text, low_res, keys, None)
+        leaves, tree = jax.tree.flatten(x0_fn)
+        own = jax.tree.leaves(params)  # the first of what the denoiser holds
+        x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
+        level = spec((), run["z"].dtype)
+        step = (spec((), jnp.int32), (level,) * 4, spec((), jnp.bool_))
+        carry = (run["z"], run["z"])
+        arguments = (x0_fn, self.sampler.transition(), run["keys"], carry, *step)
+        return samplers.compiled_step, arguments
+
+    def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
+        """(t, h, w, c) of what is generated."""
+        if cond.low_res is None:
+            return self.shape.thwc
+        _, t, h, w, _ = cond.low_res.shape
+        return (t, h, w, self.shape.channels)
+
+    def denoise(
         self,
         params: Params,
         cond: Conditioning,
         z: Float[Array, "b t h w c"],
         logsnr: Float[Array, "b"],
-        step: Any,
     ) -> Float[Array, "b t h w c"]:
-        del step
+        """x̂ of one evaluation of the network: neither guided nor thresholded."""
         out = self.network.apply(params, z, logsnr, cond, train=False)
         head = parameterization.by_name(self.parameterization)
         return head.to_x0(out.astype(z.dtype), z, logsnr)
+
+    def _denoise(self, params: Params, cond: Conditioning, z: Array, logsnr: Array, step: Any):
+        del step
+        return self.denoise(params, cond, z, logsnr)
+
+    def _denoise_guided(
+        self, params: Params, cond: Conditioning, weights: Array, z: Array, logsnr: Array, step: Any
+    ):
+        weight = jnp.full(z.shape[:1], weights[step])
+        return self.denoise(params, cond.replace(guidance_weight=weight), z, logsnr)
+
+
+# Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device
+# makes its own part of the noise.
+_laid_out = jax.jit(axes.constrain_video)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _initial_noise(
+    keys: Key[Array, "b"], shape: tuple[int, int, int, int]
+) -> Float[Array, "b t h w c"]:
+    """The z to start from, laid out over the mesh as activations are."""
+    return axes.constrain_video(samplers.initial_noise(keys, shape))
 
 
 def _by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:

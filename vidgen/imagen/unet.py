@@ -55,6 +55,9 @@ class VideoUNet(nn.Module):
         conditioning vector; 0 for none. Ignored where frames are independent.
       pixel_positions: Fourier features of each pixel's place in the frame that are added after the
         stem; 0 for none, as a stage that is trained on crops needs.
+      pixel_skip: whether z and the low-resolution video reach the output on a path of their own,
+        each channel times a number that the conditioning decides: what is known of every pixel
+        need not pass through features that are as narrow as a patch of pixels.
       norm: "group" or "channel" (see nn/conv.py).
       dropout: rate in the residual blocks.
       dtype: of the computation; parameters are float32.
@@ -71,6 +74,7 @@ class VideoUNet(nn.Module):
     pool_queries: int = 4
     frame_positions: int = 0
     pixel_positions: int = 0
+    pixel_skip: bool = False
     norm: str = "group"
     dropout: float = 0.0
     dtype: str = "float32"
@@ -94,6 +98,20 @@ class VideoUNet(nn.Module):
     def stride(self) -> int:
         """Height and width must be multiples of this."""
         return self.patch * math.prod(level.stride for level in self.levels)
+
+    @property
+    def operators(self) -> dict[str, tuple[int, ...]]:
+        """Each operator besides the spatial convolution, and the levels that use it."""
+        uses = {
+            "spatial attention": lambda level: level.spatial == "attention",
+            "temporal attention": lambda level: "attention" in level.temporal,
+            "temporal conv": lambda level: "conv" in level.temporal,
+            "text attention": lambda level: level.text == "attention",
+        }
+        return {
+            name: tuple(i for i, level in enumerate(self.levels) if used(level))
+            for name, used in uses.items()
+        }
 
     @nn.compact
     def __call__(
@@ -129,7 +147,18 @@ class VideoUNet(nn.Module):
                 x = axes.constrain_video(x)
         if self.levels[0].stride > 1:  # full resolution has met no block: show the head the stem
             x = jnp.concatenate([x, stem], axis=-1)
-        return self._head(x)
+        return self._head(x) + (self._pixel_skip(z, inputs, cond) if self.pixel_skip else 0)
+
+    def _pixel_skip(
+        self, z: Float[Array, "b t h w c"], inputs: BlockInputs, cond: Conditioning
+    ) -> Float[Array, "b t h w c"]:
+        """The videos at the input, each channel times a number; zero at the start."""
+        c = self.channels
+        count = c if cond.low_res is None else 2 * c
+        dense = axes.dense(count, ("cond", "pixels"), name="pixel_skip", scale=0.0)
+        shares = dense(inputs.cond)[:, :, None, None, :]
+        out = shares[..., :c] * z
+        return out if cond.low_res is None else out + shares[..., c:] * cond.low_res
 
     def _stem(self, z: Float[Array, "b t H W c"], cond: Conditioning) -> Array:
         """From the video, and all that conditions it pixel by pixel, to features."""
@@ -185,15 +214,16 @@ class VideoUNet(nn.Module):
             name="text_norm",
         )(cond.text.tokens).astype(dtype)
         pool = attention.AttentionPool(width, self.pool_queries, dtype=dtype, name="text_pool")
+        pooled = pool(text, cond.text.mask)
         e = self._scalar(embeddings.logsnr_features(logsnr, width), "logsnr")
-        e += pool(text, cond.text.mask)
         if cond.aug_logsnr is not None:
             e += self._scalar(embeddings.logsnr_features(cond.aug_logsnr, width), "aug_logsnr")
         if cond.guidance_weight is not None:
             # [guess] 1000·w/100 sinusoids cover the weights in use, 0 to about 15.
             features = embeddings.sinusoids(cond.guidance_weight, width, max_time=100.0)
             e += self._scalar(features, "guidance_weight", scale=0.0)
-        e = e[:, None, :]
+        # One caption for all frames, or one for each.
+        e = e[:, None] + (pooled[:, None] if pooled.ndim == 2 else pooled)
         if self.frame_positions:
             e = e + self._places(frames, cond.independent_frames)
         for i in range(self.cond_layers):

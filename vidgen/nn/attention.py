@@ -128,17 +128,23 @@ class TextAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t h w c"],
-        text: Float[Array, "b s d"],
-        mask: Bool[Array, "b s"],
+        text: Float[Array, "b *frames s d"],
+        mask: Bool[Array, "b *frames s"],
     ) -> Float[Array, "b t h w c"]:
-        """Let every pixel read the (already normalised) text tokens."""
+        """Let every pixel read the (already normalised) tokens of its clip, or of its frame."""
         b, t, h, w, c = x.shape
         head_dim = c // self.heads
-        y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x).reshape(b, t * h * w, c)
+        y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x)
+        # One row a frame, also where all frames of a clip share a text: behind the frames, pixels
+        # that are spread over devices by their height would have to be gathered.
+        text, mask = _rows(text, 2), _rows(mask, 1)
+        y = y.reshape(b * t, h * w, c)
         project = functools.partial(heads_of, self.heads, head_dim, source="text", dtype=self.dtype)
         q = heads_of(self.heads, head_dim, name="query", dtype=self.dtype)(y)
-        k = project(name="key")(text)
-        v = project(name="value")(text)
+        k, v, mask = (
+            jnp.repeat(one, b * t // len(text), axis=0)
+            for one in (project(name="key")(text), project(name="value")(text), mask)
+        )
         out = attend(q, k, v, mask=mask[:, None, None, :])
         return merge_heads(c, dtype=self.dtype)(out).reshape(x.shape)
 
@@ -161,6 +167,8 @@ class RelativeBias(nn.Module):
 class AttentionPool(nn.Module):
     """One vector a prompt: learned queries attend to its tokens (Imagen).
 
+    There may be a prompt for each clip or for each frame; a vector comes out for each.
+
     The result is 0 for a prompt without tokens, so that dropping a prompt drops this path too.
     """
 
@@ -171,9 +179,11 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(
-        self, text: Float[Array, "b s d"], mask: Bool[Array, "b s"]
-    ) -> Float[Array, "b {self.features}"]:
+        self, text: Float[Array, "b *frames s d"], mask: Bool[Array, "b *frames s"]
+    ) -> Float[Array, "b *frames {self.features}"]:
         """Pool the tokens that `mask` marks."""
+        leading = mask.shape[:-1]
+        text, mask = _rows(text, 2), _rows(mask, 1)
         # Unit variance, as keys have: logits then spread by 1, and heads differ from the start.
         init = axes.partitioned(nn.initializers.normal(1.0), ("queries", "heads", "head_dim"))
         heads = max(1, self.features // self.head_dim)
@@ -188,7 +198,7 @@ class AttentionPool(nn.Module):
         pooled = axes.constrain(pooled, "batch", "channels")
         names = ("embed", "cond")
         out = axes.dense(self.features, names, name="out", dtype=self.dtype, use_bias=False)
-        return out(pooled)
+        return out(pooled).reshape(*leading, self.features)
 
 
 def frame_mask(
@@ -198,6 +208,11 @@ def frame_mask(
     itself = jnp.eye(frames, dtype=bool)
     mask = itself | ~independent_frames[:, None, None]
     return jnp.repeat(mask, pixels, axis=0)[:, None]
+
+
+def _rows(x: Array, kept: int) -> Array:
+    """`x` with all axes before the last `kept` made one."""
+    return x.reshape(-1, *x.shape[x.ndim - kept :])
 
 
 def _project(

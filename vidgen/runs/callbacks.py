@@ -62,6 +62,66 @@ class SampleVideos:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleUpsampled:
+    """Lets a super-resolution stage restore held-out clips that were made small.
+
+    Writes MODEL_DIR/samples/step_N.SUFFIX with three clips for each example, one below the other:
+    what the stage was given, what it made of it, and the truth.
+
+    Attributes:
+      dataset: the held-out data; its first batch is used.
+      every: steps between two samplings; the last step is always sampled.
+      count: examples, at most a batch.
+      suffix: kind of file, as for `SampleVideos`.
+      seed: of the noise.
+    """
+
+    dataset: Dataset
+    every: int
+    count: int = 4
+    suffix: str = "png"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("every", "count"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"SampleUpsampled.{name} is {getattr(self, name)}; it must be >= 1."
+                )
+        check_suffix(f"samples.{self.suffix}")
+
+    def __call__(
+        self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """Samples, writes, and returns the clips that were written."""
+        model: Any = trainer.model
+        iterator = self.dataset.iterator(process=(0, 1))
+        batch = encode_batch(next(iterator), encoder)
+        if hasattr(iterator, "close"):
+            iterator.close()
+        keys = jax.random.split(jax.random.key(self.seed), batch.video.shape[0])
+        low = model.conditioner.degrade(batch.video)
+        made = np.asarray(trainer.sample(params, batch.text, keys, low), np.float32)
+        given = np.asarray(_enlarged(np.asarray(low), made.shape), np.float32)
+        rows = np.stack([given, made, batch.video], axis=1)[: self.count]
+        video = rows.reshape(-1, *made.shape[1:])
+        if jax.process_index() == 0:
+            folder = epath.Path(model_dir) / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_video(folder / f"step_{step}.{self.suffix}", video, model.shape.fps)
+        return video
+
+
+def _enlarged(
+    low: Float[np.ndarray, "b t0 h0 w0 c"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "b t h w c"]:
+    """`low` in `shape` by repeating frames and pixels."""
+    for axis in (1, 2, 3):
+        low = np.repeat(low, shape[axis] // low.shape[axis], axis=axis)
+    return low
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutLoss:
     """The loss on data that is not trained on: always the same batches and the same noise.
 

@@ -20,7 +20,10 @@ from vidgen.types import TextEmbedding, VideoBatch
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What a run needs of `data.pipeline.Pipeline`."""
+    """What a run needs of `data.pipeline.Pipeline`.
+
+    One whose batches have a caption for each frame says how many with `captions_per_clip`.
+    """
 
     @property
     def batch_size(self) -> int:
@@ -51,6 +54,11 @@ class TextEncoder(Protocol):
         ...
 
 
+def captions_per_clip(dataset: Dataset) -> int:
+    """How many captions the clips of `dataset` have: 1, or one for each frame."""
+    return getattr(dataset, "captions_per_clip", 1)
+
+
 class Fed(NamedTuple):
     """A batch of this process, and the position of the data after it."""
 
@@ -59,11 +67,27 @@ class Fed(NamedTuple):
 
 
 def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch:
-    """The dict of a data pipeline as the batch of a model, in numpy."""
+    """The dict of a data pipeline as the batch of a model, in numpy.
+
+    Captions are strings, or all of them sequences of strings, one for each frame.
+    """
     video: Any = to_float(np.asarray(raw["video"]))
     independent: Any = np.asarray(raw["independent_frames"], bool)
-    text = encoder([str(caption) for caption in raw["caption"]])
+    text = encode_captions(list(raw["caption"]), encoder)
     return VideoBatch(video=video, text=text, independent_frames=independent)
+
+
+def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncoder) -> TextEmbedding:
+    """The embedding "b s d" of b captions, or "b t s d" of b sequences of t."""
+    if isinstance(captions[0], str):
+        return encoder([str(caption) for caption in captions])
+    rows = [[str(caption) for caption in row] for row in captions]
+    unique = list(dict.fromkeys(caption for row in rows for caption in row))
+    place = {caption: i for i, caption in enumerate(unique)}
+    index = np.array([[place[caption] for caption in row] for row in rows])
+    # How many differ changes with every batch: a compiled encoder shall see few sizes.
+    unique += [""] * ((1 << (len(unique) - 1).bit_length()) - len(unique))
+    return jax.tree.map(lambda x: np.asarray(x)[index], encoder(unique))
 
 
 class Feed:

@@ -1,22 +1,26 @@
-"""Prompts to video files.
+"""Prompts to video files, through one stage or a chain of them.
 
-A clip depends on (seed, prompt, number of the sample, model, settings) and on nothing else: its key
+A clip depends on (seed, prompt, number of the sample, models, settings, given video) and on
+nothing else: its key
 
     key = fold_in(fold_in(fold_in(key(seed), h₀), h₁), sample),   h₀ h₁ = SHA-256(prompt)[:8]
 
-is the same alone or among others, and samplers draw noise for each example by itself. Clips are
-made `batch_size` at a time; a last, smaller batch is filled up, so that one program is compiled.
+is the same alone or among others, and samplers draw noise for each example by itself. Every stage
+makes all clips, `batch_size` at a time, before the next is loaded; a last, smaller batch is filled
+up, so that one program is compiled a stage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,52 +29,17 @@ from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
 from vidgen.data import video_writer
-from vidgen.runs.feed import TextEncoder
-from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.partitioning import unbox
-from vidgen.types import Params, TextEmbedding, VideoShape
+from vidgen.runs import per_stage
+from vidgen.runs.content import Init, KnownFiles
+from vidgen.runs.per_stage import PerStage
+from vidgen.runs.stages import Sampling, Stage
+from vidgen.train.partitioning import Partitioner
+from vidgen.types import Params, TextEmbedding, null_text
 
 log = logging.getLogger(__name__)
 
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that makes video from text: what a diffusion stage offers."""
-
-    @property
-    def shape(self) -> VideoShape:
-        """Size of one clip."""
-        ...
-
-    @property
-    def sampler(self) -> Any:
-        """A dataclass with `kind` and `steps`."""
-        ...
-
-    @property
-    def guidance(self) -> Any:
-        """A dataclass with `weight` and `low`."""
-        ...
-
-    def init(self, key: Key[Array, ""], batch: Any) -> Params:
-        """Fresh parameters, boxed."""
-        ...
-
-    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
-        """Shapes of a training batch."""
-        ...
-
-    def generate(
-        self,
-        params: Params,
-        text: TextEmbedding,
-        low_res: Any,
-        keys: Key[Array, "b"],
-        *,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Float[Array, "b t h w c"]:
-        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done."""
-        ...
+BATCH_SIZE = 8
+_VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,82 +50,107 @@ class Clip:
     sample: int
     path: Path
 
+    def path_of(self, stage: str) -> Path:
+        """The file of an intermediate video: out.mp4 becomes out.base.mp4."""
+        return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
     """The `generate` run mode.
 
     Attributes:
-      model: what makes the clips.
-      text_encoder: the one that the model was trained with.
-      model_dir: folder of the training run; the averaged weights are read from its checkpoints.
-      prompts: what to show, one clip (or `num_samples`) each.
+      stages: what makes the clips, in the order in which they run.
+      cascade: makes a chain of their models: checks that they fit, and runs them one by one.
+      prompts: what to show, one clip (or `num_samples`) each. "" is no prompt at all, which takes
+        an `init` or known content.
       output: file to write; its suffix is the format. Several clips are numbered.
       seed: in [0, 2³²).
       num_samples: clips for each prompt.
       batch_size: clips made at a time; fewer where there are fewer.
-      steps: sampling steps; None takes the model's own.
-      sampler: kind of sampler; None takes the model's own.
-      guidance: constant guidance weight w, guided = (1 + w) cond − w uncond; None takes the
-        model's own, which need not be constant.
+      sampling: what of the models' own sampling is replaced.
       checkpoint_step: which checkpoint; None is the last.
+      init: the video that the first stage starts from, if it starts from one.
+      known: content that every clip must have.
+      frames: of the clips that come out, None: what the last stage was trained for.
+      size: their height and width; None: likewise.
+      keep_stages: write the video of every stage.
+      mesh: devices to use, and the layout over them; None is the first device alone.
     """
 
-    model: Generator
-    text_encoder: TextEncoder
-    model_dir: str
+    stages: Sequence[Stage]
+    cascade: Callable[..., Any]
     prompts: Sequence[str]
     output: str = "out.mp4"
     seed: int = 0
     num_samples: int = 1
-    batch_size: int = 8
-    steps: int | None = None
-    sampler: str | None = None
-    guidance: float | None = None
-    checkpoint_step: int | None = None
+    batch_size: int | PerStage = BATCH_SIZE
+    sampling: Sampling = Sampling()
+    checkpoint_step: int | PerStage | None = None
+    init: Init | None = None
+    known: KnownFiles | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    keep_stages: bool = False
+    mesh: Partitioner | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+        silent = self.init is not None or bool(self.known)
+        if not self.prompts or not (silent or all(prompt.strip() for prompt in self.prompts)):
             raise ValueError("no prompt to show: give one or more, none of them empty.")
-        for name, value in (("num_samples", self.num_samples), ("batch_size", self.batch_size)):
-            if value < 1:
+        sizes = [per_stage.value(self.batch_size, stage.model.name) for stage in self.stages]
+        for name, value in [("num_samples", self.num_samples), *(("batch_size", n) for n in sizes)]:
+            if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}; it must be 1 or more.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
         video_writer.check_suffix(self.output)
         if Path(self.output).is_dir():
             raise ValueError(f"--output {self.output} is a folder; name a file in it.")
-        object.__setattr__(self, "model", self._overridden())
+        _ = self.chain  # stages that do not fit are told before anything is loaded
 
-    def _overridden(self) -> Generator:
-        """The model with the sampler and guidance asked for."""
-        given = {"kind": self.sampler, "steps": self.steps}
-        sampler = {name: value for name, value in given.items() if value is not None}
-        model: Any = self.model
-        if sampler:
-            model = dataclasses.replace(
-                model, sampler=dataclasses.replace(model.sampler, **sampler)
+    @functools.cached_property
+    def chain(self) -> Any:
+        """The cascade of the models, with the sampling and for the size asked for."""
+        chain = self.cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        height, width = self.size or (None, None)
+        wanted = {"frames": self.frames, "height": height, "width": width}
+        if chain.input_shape is None and self.init is not None:
+            raise ValueError(
+                f"--init needs a stage that starts from a video: give --from=STAGE, since "
+                f"{chain.names[0]} starts from text alone."
             )
-        if self.guidance is not None:
-            guidance = dataclasses.replace(model.guidance, weight=self.guidance, low=None)
-            model = dataclasses.replace(model, guidance=guidance)
-        return model
+        if chain.input_shape is not None and self.init is None:
+            raise ValueError(
+                f"stage {chain.names[0]} starts from a video: give --init=FILE, or begin with base."
+            )
+        if self.init is not None:
+            return self.init.sized(chain, **wanted)
+        return chain.sized(**wanted)
 
     def __call__(self) -> list[Path]:
         """Make and write all clips; returns their files in the order of the prompts."""
         clips = self.clips()
         _check_folder(clips[0].path.parent)
-        for clip, video in self.videos():
-            if not np.isfinite(video).all():
-                raise ValueError(
-                    f"the clip for {clip.prompt!r} holds values that are no numbers: the weights "
-                    "in this checkpoint are broken; use an earlier one (--step)."
-                )
-            replaced = clip.path.exists()
-            video_writer.write_video(clip.path, video, self.model.shape.fps)
+        for stage in self.stages:
+            stage.check(self._step_of(stage))
+        last = self.chain.stages[-1]
+        for model, clip, video in self.made():
+            path = clip.path if model is last else clip.path_of(model.name)
+            if model is not last and not self.keep_stages:
+                continue
+            replaced = path.exists()
+            video_writer.write_video(path, video, model.shape.fps)
             if replaced:
-                log.info("replaced %s", clip.path)
-            print(clip.path, flush=True)
+                log.info("replaced %s", path)
+            if model is last:
+                print(path, flush=True)
+        shape = last.shape
+        log.info(
+            "%d clip(s) of %d frames of %dx%d at %g fps, %.2f s",
+            *(len(clips), shape.frames, shape.height, shape.width),
+            *(shape.fps, shape.frames / shape.fps),
+        )
         return [clip.path for clip in clips]
 
     def clips(self) -> list[Clip]:
@@ -171,39 +165,149 @@ class Generate:
         ]
         return [Clip(prompt, i, name) for (prompt, i), name in zip(wanted, numbered, strict=True)]
 
-    def _load(self) -> Params:
-        """The averaged weights, checked against the model's own shapes."""
-        with Checkpointer(self.model_dir, read_only=True) as checkpointer:
-            spec = self.model.batch_spec(1, self.text_encoder.length, self.text_encoder.dim)
-            boxed = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-            return checkpointer.restore_params(unbox(boxed), self.checkpoint_step)
-
     def videos(self) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
-        """Each clip of `clips` with its frames, batch by batch; nothing is written."""
-        params, clips = self._load(), self.clips()
-        size = min(self.batch_size, len(clips))
-        frames, steps = self.model.shape.frames, self.model.sampler.steps
-        starts = range(0, len(clips), size)
-        with tqdm(total=len(starts) * steps, unit="step", disable=None) as bar:
+        """Each clip of `clips` with the frames of the last stage; nothing is written."""
+        for model, clip, video in self.made():
+            if model is self.chain.stages[-1]:
+                yield clip, video
 
-            def on_step(done: int, total: int) -> None:
-                del done, total
-                bar.update(1)
+    def made(self) -> Iterator[tuple[Any, Clip, Float[np.ndarray, "t h w c"]]]:
+        """(model, clip, frames) of every stage and clip, stage by stage."""
+        clips, chain = self.clips(), self.chain
+        models = dict(zip(chain.names, chain.stages, strict=True))
+        sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
+        low_res, known = None, None
+        if self.init is not None:
+            video = self.init.read(chain.input_shape)
+            low_res = np.broadcast_to(video, (len(clips), *video.shape))
+        if self.known:
+            rates = {"coarse_fps": chain.stages[0].shape.fps, "array_fps": chain.shape.fps}
+            known = functools.partial(self.known.at, **rates)
+        with _Progress(models, sizes, len(clips)) as progress:
+            for name, start, videos in chain.generate(
+                functools.partial(self._load, progress),
+                self._encoded(clips),
+                jnp.stack([clip_key(self.seed, clip.prompt, clip.sample) for clip in clips]),
+                low_res=low_res,
+                known=known,
+                batch_size=sizes,
+                sample=functools.partial(self._sample, progress),
+            ):
+                for clip, video in zip(clips[start:], videos, strict=False):
+                    _check_finite(name, clip, video)
+                    yield models[name], clip, video
 
-            for start in starts:
-                bar.set_description(f"{start * frames}/{len(clips) * frames} frames")
-                group = list(clips[start : start + size])
-                filled = group + [group[-1]] * (size - len(group))
-                text = self.text_encoder([clip.prompt for clip in filled])
-                videos = self.model.generate(
-                    params,
-                    jax.tree.map(jnp.asarray, text),
-                    None,
-                    jnp.stack([clip_key(self.seed, c.prompt, c.sample) for c in filled]),
-                    on_step=on_step,
-                )
-                # What fills up the last batch has no clip to go with.
-                yield from zip(group, np.asarray(videos, np.float32), strict=False)
+    def _batch_size(self, stage: str, clips: int) -> int:
+        """Clips made at a time, a number that divides over the mesh."""
+        size = min(per_stage.value(self.batch_size, stage) or BATCH_SIZE, clips)
+        ways = 1 if self.mesh is None else self.mesh.batch_ways()
+        return -(-size // ways) * ways
+
+    def _step_of(self, stage: Stage) -> int | None:
+        return per_stage.value(self.checkpoint_step, stage.model.name)
+
+    def _load(self, progress: _Progress, name: str) -> Params:
+        """The weights of a stage."""
+        progress.begin(name)
+        (stage,) = (stage for stage in self.stages if stage.model.name == name)
+        return stage.load(self._step_of(stage), self.mesh)
+
+    def _encoded(self, clips: Sequence[Clip]) -> Callable[[str], TextEmbedding]:
+        """The prompts of all clips as the encoder of a stage gives them; equal encoders run once.
+
+        Each prompt is encoded alone, so that it cannot depend on the others.
+        """
+        seen: list[tuple[Any, TextEmbedding]] = []
+
+        def encode(name: str) -> TextEmbedding:
+            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
+            for other, text in seen:
+                if other == encoder:
+                    return text
+            rows = {prompt: encoder([prompt]) for prompt in dict.fromkeys(c.prompt for c in clips)}
+            rows |= {prompt: null_text(row) for prompt, row in rows.items() if not prompt.strip()}
+            text = jax.tree.map(
+                lambda *x: np.concatenate([np.asarray(a) for a in x]),
+                *(rows[clip.prompt] for clip in clips),
+            )
+            seen.append((encoder, text))
+            return text
+
+        return encode
+
+    def _sample(
+        self,
+        progress: _Progress,
+        model: Any,
+        params: Params,
+        text: TextEmbedding,
+        low_res: Any,
+        keys: Key[Array, "b"],
+        known: Any,
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """One batch, on the mesh if there is one."""
+        options = {} if known is None else {"known": jax.tree.map(self._placed, known)}
+        with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
+            video = model.generate(
+                params,
+                jax.tree.map(self._placed, text),
+                None if low_res is None else self._placed(low_res),
+                self._placed(keys),
+                on_step=progress.step,
+                **options,
+            )
+            return np.asarray(video, np.float32)
+
+    def _placed(self, x: Any) -> Array:
+        """An array of a batch on the device, or laid out over the mesh."""
+        if self.mesh is None:
+            # Committed to it, as the weights are: then all steps are one program.
+            return jax.device_put(x, jax.local_devices()[0])
+        names = _VIDEO_AXES if x.ndim == 5 else ("batch", *[None] * (x.ndim - 1))
+        return jax.device_put(x, self.mesh.sharding(x.shape, names))
+
+
+class _Progress:
+    """A bar for each stage: its steps over all batches, and the time left."""
+
+    def __init__(self, models: dict[str, Any], sizes: dict[str, int], clips: int) -> None:
+        """Nothing is shown before the first stage begins."""
+        self._totals = {
+            name: -(-clips // sizes[name]) * model.sampler.steps for name, model in models.items()
+        }
+        self._order = list(models)
+        self._bar: tqdm | None = None
+
+    def begin(self, stage: str) -> None:
+        """The bar of the next stage, which is being loaded."""
+        self.close()
+        place = f"{self._order.index(stage) + 1}/{len(self._order)} {stage}"
+        self._bar = tqdm(total=self._totals[stage], desc=place, unit="step", disable=None)
+
+    def step(self, done: int, total: int) -> None:
+        """One more step is done."""
+        del done, total
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
+    if not np.isfinite(video).all():
+        raise ValueError(
+            f"stage {stage}: the clip for {clip.prompt!r} holds values that are no numbers: the "
+            f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -225,25 +329,3 @@ def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
     for part in (digest[:4], digest[4:8]):
         key = jax.random.fold_in(key, np.uint32(int.from_bytes(part, "little")))
     return jax.random.fold_in(key, sample)
-
-
-def read_prompts(given: Sequence[str], file: str | None) -> tuple[str, ...]:
-    """The prompts given, then those of a file with one a line; blank lines do not count.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file holds no prompt or is no text, or there is no prompt at all.
-    """
-    prompts = [prompt.strip() for prompt in given]
-    if file is not None:
-        try:
-            lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"--prompts_file {file} is no UTF-8 text ({error.reason}).") from error
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
-            raise ValueError(f"--prompts_file {file} holds no prompt; write one a line.")
-        prompts += found
-    if not prompts:
-        raise ValueError('no prompt given: vidgen generate "what to show" ..., or --prompts_file.')
-    return tuple(prompts)

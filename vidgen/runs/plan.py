@@ -1,46 +1,45 @@
 """What a configuration costs, before anything is allocated.
 
 Shapes come from `jax.eval_shape`, the layout from the partitioner's rules, FLOPs from the jaxpr of
-the loss and its gradient. So any size can be planned on any machine, for a mesh of devices that
-are not there. Per device and for a whole step,
+the loss and its gradient, and of a step of sampling. So any size can be planned on any machine, for
+a mesh of devices that are not there. Per device and for a whole step,
 
     parameters + optimizer state + averaged parameters + gradients + batch
 
 are exact; activations are not in this sum: they depend on the compiler. `--compile` compiles the
-real training step for the devices at hand and reports what it needs, activations included.
+real training step and `--sampling` a real step of sampling, for the devices at hand or for a TPU
+`--topology`, and reports what they need, activations included. The models of a cascade are checked:
+each must take what the one before gives.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
-import numpy as np
-import optax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from vidgen.runs import plan_memory, plan_tables
 from vidgen.train import flops
-from vidgen.train.partitioning import Partitioner, Placement, unbox
+from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Metrics, Params, VideoShape
 
 Report = dict[str, Any]
 _LEVELS = 2  # names of a parameter's path that make its module
-_NOTES = 8  # shown to people
 
 
 @runtime_checkable
 class PlannedModel(Protocol):
     """A `train.Model` that can say what it is called, makes and eats.
 
-    A model may also have `published_parameters`: the paper's count, shown beside ours.
+    A model may also have `published_parameters`, the paper's count, shown beside ours; and
+    `network.operators`, which levels use which.
     """
 
     @property
@@ -99,6 +98,27 @@ class TextSizeOf:
         )
 
 
+@runtime_checkable
+class SampledModel(Protocol):
+    """A model that can say what sampling runs: a diffusion stage."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one clip."""
+        ...
+
+    @property
+    def sampler(self) -> Any:
+        """Has `steps`."""
+        ...
+
+    def step_spec(
+        self, params: Params, batch_size: int, text_length: int, text_dim: int
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted program of a step, and the shapes of its arguments."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """The `plan` run mode.
@@ -106,70 +126,160 @@ class Plan:
     Attributes:
       trainers: one for each model to report; the model, mesh, optimizer and averaging are its.
       text_encoder: gives the length and width of the text in a batch.
-      batch_size: examples of a step, over all devices.
+      batch_size: examples of a step, over all devices; one number, or one for each trainer.
+      cascade: makes a chain of the models, which checks that they fit; None where they are none.
       device_count: devices to plan for; None is what the mesh shape says, and where that leaves
         one size open, the devices at hand or the fewest that the mesh can have.
-      compile: compile the training step for the devices at hand.
+      compile: compile the training step.
+      sampling: compile a step of sampling a whole clip.
+      topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
+      details: show everything about each of several models, not their table alone.
       as_json: print one JSON object instead of tables.
     """
 
     trainers: Sequence[Trainer]
     text_encoder: TextSize
-    batch_size: int
+    batch_size: int | Sequence[int]
+    cascade: Callable[..., Any] | None = None
     device_count: int | None = None
     compile: bool = False
+    sampling: bool = False
+    topology: str = ""
+    details: bool = False
     as_json: bool = False
 
     def __post_init__(self) -> None:
         if not self.trainers:
             raise ValueError("Plan.trainers is empty; give at least one trainer.")
-        for name in ("batch_size", "device_count"):
-            value = getattr(self, name)
+        sizes = [("batch_size", size) for size in self._batch_sizes()]
+        for name, value in [*sizes, ("device_count", self.device_count)]:
             if value is not None and value < 1:
                 raise ValueError(f"Plan.{name} is {value}; it must be >= 1.")
+        if self.topology and not (self.compile or self.sampling):
+            raise ValueError(
+                f"--topology={self.topology} is what to compile for: add --sampling or --compile."
+            )
         for trainer in self.trainers:
-            if not isinstance(trainer.model, PlannedModel):
-                raise ValueError(
-                    f"{type(trainer.model).__name__} cannot be planned: a model for `plan` has "
-                    "name, shape, init, loss and batch_spec."
-                )
+            self._check(trainer.model)
+        if self.cascade is not None:
+            self.cascade([trainer.model for trainer in self.trainers])
+
+    def _check(self, model: Any) -> None:
+        kind = type(model).__name__
+        if not isinstance(model, PlannedModel):
+            raise ValueError(
+                f"{kind} cannot be planned: a model for `plan` has name, shape, init, loss and "
+                "batch_spec."
+            )
+        if self.sampling and not isinstance(model, SampledModel):
+            raise ValueError(f"{kind} has no steps of sampling to compile; leave out --sampling.")
+
+    def _batch_sizes(self) -> list[int]:
+        """Examples of a step of each trainer."""
+        sizes = self.batch_size
+        if isinstance(sizes, int):
+            return [sizes] * len(self.trainers)
+        if len(sizes) != len(self.trainers):
+            raise ValueError(
+                f"BATCH_SIZE has {len(sizes)} numbers for {len(self.trainers)} models; give one "
+                "number, or one for each."
+            )
+        return list(sizes)
+
+    @functools.cached_property
+    def _devices(self) -> Sequence[Any] | None:
+        """Those of the topology; None: the devices at hand."""
+        return plan_memory.topology(self.topology) if self.topology else None
 
     def __call__(self) -> None:
         """Prints the report: tables, or with `as_json` one object on standard output."""
-        report = self.report()
-        print(json.dumps(report) if self.as_json else _tables(report))
+        brief = len(self.trainers) > 1 and not (self.details or self.as_json)
+        report = self.report(brief=brief)
+        print(json.dumps(report) if self.as_json else plan_tables.tables(report, self.details))
 
-    def report(self) -> Report:
-        """`{"models": [...]}`, one object a model; sizes are in bytes, FLOPs are per step."""
-        return {"models": [self._model(trainer) for trainer in self.trainers]}
+    def report(self, *, brief: bool = False) -> Report:
+        """`models`, a list of objects, and `totals` over them; sizes are in bytes.
 
-    def _model(self, trainer: Trainer) -> Report:
+        `brief` leaves out the work of training, which takes longest to count.
+        """
+        sizes = self._batch_sizes()
+        models = [
+            self._model(trainer, size, brief)
+            for trainer, size in zip(self.trainers, sizes, strict=True)
+        ]
+        sums = ("parameters", "published_parameters", "flops_per_clip")
+        totals = {name: _sum([model[name] for model in models]) for name in sums}
+        return {"models": models, "totals": totals, "chained": self.cascade is not None}
+
+    def _model(self, trainer: Trainer, batch_size: int, brief: bool) -> Report:
+        if self._devices is not None:
+            elsewhere = plan_memory.Elsewhere.of(trainer.partitioner, self._devices)
+            trainer = dataclasses.replace(trainer, partitioner=elsewhere)
         model: Any = trainer.model
-        batch = model.batch_spec(self.batch_size, self.text_encoder.length, self.text_encoder.dim)
+        batch = model.batch_spec(batch_size, *self._text)
         boxed = trainer.boxed_params(batch)
         params = unbox(boxed)
         count = _device_count(trainer.partitioner, self.device_count)
-        modules = count_by_module(params)
-        report: Report = {
-            "name": model.name,
-            "parameters": sum(modules.values()),
-            "published_parameters": getattr(model, "published_parameters", None),
-            "output_shape": list(model.shape.thwc),
-            "fps": model.shape.fps,
-            "batch_size": self.batch_size,
-            "modules": modules,
+        report = _about(model, params)
+        report |= {
+            "batch_size": batch_size,
             "mesh": trainer.partitioner.sizes(count),
             "devices": count,
         }
-        step = flops.loss_and_gradient(model, params, None, batch)
-        report |= {
-            "flops_per_step": step,
-            "flops_per_step_per_example": step / self.batch_size,
-            "flops_forward_per_example": flops.forward(model, params, None, batch)
-            / self.batch_size,
-        }
-        report |= bytes_per_device(trainer, boxed, batch, count)
-        return report | (_compiled(trainer, model.name, batch) if self.compile else {})
+        if not brief:
+            report |= _training_flops(model, params, batch, batch_size)
+        report |= self._sampled(model, params)
+        report |= plan_memory.bytes_per_device(trainer, boxed, batch, count)
+        if self.compile:
+            report |= plan_memory.training_step(trainer, model.name, batch)
+        if self.sampling:
+            report["sampling"] = plan_memory.sampling_step(trainer, model.name, *self._text)
+        return report
+
+    @property
+    def _text(self) -> tuple[int, int]:
+        return self.text_encoder.length, self.text_encoder.dim
+
+    def _sampled(self, model: Any, params: Params) -> Report:
+        """Work for one clip; None where the model does not say what sampling runs."""
+        names = ("sampling_steps", "evaluations", "flops_per_evaluation", "flops_per_clip")
+        if not isinstance(model, SampledModel):
+            return dict.fromkeys(names)
+        program, arguments = model.step_spec(params, 1, *self._text)
+        steps, evaluations = model.sampler.steps, model.evaluations
+        clip = steps * flops.count_jaxpr(program.trace(*arguments).jaxpr)
+        return dict(zip(names, (steps, evaluations, clip / evaluations, clip), strict=True))
+
+
+def _about(model: Any, params: Params) -> Report:
+    """What a model is, whatever the mesh and the batch."""
+    modules = count_by_module(params)
+    before = getattr(model, "input_shape", None)
+    return {
+        "name": model.name,
+        "parameters": sum(modules.values()),
+        "published_parameters": getattr(model, "published_parameters", None),
+        "input_shape": None if before is None else list(before.thwc),
+        "output_shape": list(model.shape.thwc),
+        "fps": model.shape.fps,
+        "seconds": model.shape.frames / model.shape.fps,
+        "operators": getattr(getattr(model, "network", None), "operators", None),
+        "modules": modules,
+    }
+
+
+def _training_flops(model: Any, params: Params, batch: Any, batch_size: int) -> Report:
+    step = flops.loss_and_gradient(model, params, None, batch)
+    return {
+        "flops_per_step": step,
+        "flops_per_step_per_example": step / batch_size,
+        "flops_forward_per_example": flops.forward(model, params, None, batch) / batch_size,
+    }
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """None where one is not known."""
+    return None if None in values else sum(values)
 
 
 def count_by_module(params: Params) -> dict[str, int]:
@@ -184,165 +294,9 @@ def count_by_module(params: Params) -> dict[str, int]:
     return counts
 
 
-def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: int) -> Report:
-    """The largest share of one device in everything a step holds but activations, in bytes.
-
-    Returns:
-      `bytes_per_device`, and `notes`: parameters that a rule could not split.
-    """
-    partitioner, tx = trainer.partitioner, trainer.tx
-    sizes = partitioner.sizes(device_count)
-    params = unbox(boxed)
-    placements = partitioner.placements(boxed, device_count)
-    specs = jax.tree.unflatten(jax.tree.structure(params), [p.spec for p in placements])
-    state = jax.eval_shape(tx.init, params)
-    # As Partitioner.state_shardings: what has a parameter's shape lies like the parameter.
-    state_bytes = optax.tree_utils.tree_map_params(
-        tx,
-        lambda x, p, spec: shard_bytes(x, spec if x.shape == p.shape else PartitionSpec(), sizes),
-        state,
-        params,
-        specs,
-        transform_non_params=lambda x: shard_bytes(x, PartitionSpec(), sizes),
-    )
-    own = sum(jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs)))
-    spread = _batch_spec(partitioner, sizes, jax.tree.leaves(batch)[0].shape[0])
-    found = {
-        "parameters": own,
-        "optimizer_state": sum(jax.tree.leaves(state_bytes)),
-        "averaged_parameters": 0 if trainer.ema_decay is None else own,
-        "gradients": own,
-        "batch": sum(shard_bytes(x, spread, sizes) for x in jax.tree.leaves(batch)),
-    }
-    found["total"] = sum(found.values())
-    return {"bytes_per_device": found, "notes": _notes(placements)}
-
-
-def shard_bytes(x: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
-    """Bytes of one device's part of an array that is laid out by `spec` on a mesh of `sizes`."""
-    ways = [math.prod(sizes[axis] for axis in _axes(to)) for to in spec]
-    ways += [1] * (len(x.shape) - len(ways))
-    part = [-(-length // way) for length, way in zip(x.shape, ways, strict=True)]
-    return math.prod(part) * np.dtype(x.dtype).itemsize
-
-
-def _axes(to: Any) -> tuple[str, ...]:
-    if to is None:
-        return ()
-    return (to,) if isinstance(to, str) else tuple(to)
-
-
-def _batch_spec(partitioner: Partitioner, sizes: Mapping[str, int], batch: int) -> PartitionSpec:
-    """The layout of data; a ValueError where the batch cannot be spread as training needs it."""
-    to = next((to for name, to in partitioner.rules if name == "batch"), None)
-    ways = math.prod(sizes[axis] for axis in _axes(to))
-    if batch % ways:
-        raise ValueError(
-            f"a batch of {batch} does not divide over {ways} devices (mesh axes {_axes(to)}); "
-            f"make BATCH_SIZE a multiple of {ways}."
-        )
-    return PartitionSpec(to)
-
-
 def _device_count(partitioner: Partitioner, wanted: int | None) -> int:
     fixed = math.prod(size for size in partitioner.mesh_shape if size != -1)
     if wanted or partitioner.device_count:
         return wanted or partitioner.device_count or 1
     here = jax.device_count() if -1 in partitioner.mesh_shape else fixed
     return here if here % fixed == 0 else fixed
-
-
-def _notes(placements: Sequence[Placement]) -> list[str]:
-    return [f"{placement.path}: {placement.note}" for placement in placements if placement.note]
-
-
-def _compiled(trainer: Trainer, name: str, batch: Any) -> Report:
-    """What the compiler says about the real training step on the devices at hand."""
-    print(f"vidgen: compiling the training step of {name} ...", file=sys.stderr, flush=True)
-    device = trainer.partitioner.mesh.devices.flat[0]
-    limit = _memory_of(device, trainer.partitioner.mesh.size)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (trainer.abstract_state(batch), None, batch, key)
-    report = {"compiled_for": f"{trainer.partitioner.mesh.size} x {device.device_kind}"}
-    try:
-        compiled = trainer.train_program(batch).lower(*arguments).compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return report | {"fits": False, "peak_bytes_per_device": None, "device_bytes": limit}
-    stats = compiled.memory_analysis()
-    peak = stats.argument_size_in_bytes + stats.output_size_in_bytes
-    peak += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
-    peak -= stats.alias_size_in_bytes  # the new state is written over the old one
-    fits = None if limit is None else peak <= limit
-    return report | {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
-
-
-def _memory_of(device: Any, devices: int) -> int | None:
-    """Bytes that programs may use on a device; simulated CPU devices share the machine's."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    if device.platform != "cpu":
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
-
-
-def _tables(report: Report) -> str:
-    return "\n\n".join(_table(model) for model in report["models"])
-
-
-def _table(model: Report) -> str:
-    """The report of one model for people."""
-    t, h, w, c = model["output_shape"]
-    total = model["parameters"]
-    lines = [f"{model['name']}: {total:,} parameters{_against(model)}"]
-    lines.append(f"  output  {t} x {h} x {w} x {c} at {model['fps']:g} fps")
-    mesh = ", ".join(f"{axis} {size}" for axis, size in model["mesh"].items())
-    lines.append(f"  mesh    {model['devices']} device(s): {mesh}")
-    rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in model["modules"].items()]
-    lines += _aligned("parameters by module", rows)
-    rows = [(name.replace("_", " "), _gib(n)) for name, n in model["bytes_per_device"].items()]
-    lines += _aligned("bytes per device, activations not included", rows)
-    rows = [
-        (f"a step of {model['batch_size']} examples", _tera(model["flops_per_step"])),
-        ("a step, per example", _tera(model["flops_per_step_per_example"])),
-        ("a forward pass, per example", _tera(model["flops_forward_per_example"])),
-    ]
-    lines += _aligned("floating-point operations", rows)
-    if "fits" in model:
-        peak, limit = model["peak_bytes_per_device"], model["device_bytes"]
-        rows = [("peak", "more than there is" if peak is None else _gib(peak))]
-        rows.append(("there is", "unknown" if limit is None else _gib(limit)))
-        rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[model["fits"]]))
-        lines += _aligned(f"compiled for {model['compiled_for']}, bytes per device", rows)
-    notes = model["notes"]
-    lines += [f"  note: {note}" for note in notes[:_NOTES]]
-    if len(notes) > _NOTES:
-        lines.append(f"  note: {len(notes) - _NOTES} more like these; --json lists them all")
-    return "\n".join(lines)
-
-
-def _against(model: Report) -> str:
-    published = model["published_parameters"]
-    if not published:
-        return ""
-    return f" ({model['parameters'] / published - 1:+.1%} against the published {published:,.0f})"
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:,.3f} GiB"
-
-
-def _tera(count: int | float) -> str:
-    return f"{count / 1e12:,.4g} TFLOP"
-
-
-def _aligned(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A title and rows: the first column flush left, the others flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = (
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    )
-    return [f"  {title}", *("    " + "  ".join(row) for row in cells)]

@@ -19,18 +19,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from vidgen.runs import progress
-from vidgen.runs.callbacks import HeldOutLoss, SampleVideos
-from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, this_process
+from vidgen.runs.callbacks import HeldOutLoss, SampleUpsampled, SampleVideos
+from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, captions_per_clip, this_process
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.flops import count_jaxpr
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model import Batch, TrainState
 from vidgen.train.trainer import Trainer
-from vidgen.types import Frozen, Metrics
+from vidgen.types import Frozen, Metrics, Params
 
 
 class TrainingDiverged(ValueError):
@@ -55,6 +56,8 @@ class Train:
       sampler: writes sample clips.
       held_out: computes the loss on held-out data.
       frozen: makes what the loss may read beside the parameters (a teacher, say).
+      initial: makes the weights to begin with out of fresh ones (`WarmStart`); a run that goes on
+        from its own checkpoint does not ask it.
     """
 
     trainer: Trainer
@@ -67,9 +70,10 @@ class Train:
     checkpoint_every: int = 1000
     checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
     time_limit_minutes: float | None = None
-    sampler: SampleVideos | None = None
+    sampler: SampleVideos | SampleUpsampled | None = None
     held_out: HeldOutLoss | None = None
     frozen: Callable[[], Frozen] | None = None
+    initial: Callable[[Params], Params] | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_steps", "log_every", "checkpoint_every"):
@@ -147,6 +151,11 @@ class _Session:
         if latest is None:
             key = jax.random.fold_in(jax.random.key(run.seed), 0)
             state = run.trainer.init_state(key, self.spec)
+            if run.initial is not None:
+                params = run.initial(state.params)
+                # A copy, since state buffers are donated one by one.
+                ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+                state = state.replace(params=params, ema=ema)
             size = sum(x.size for x in jax.tree.leaves(state.params))
             self.console.say(
                 f"training {progress.engineering(float(size)).strip()} parameters on "
@@ -259,7 +268,9 @@ def _batch_spec(run: Train) -> Batch:
     make: Any = getattr(run.trainer.model, "batch_spec", None)
     if make is None:
         raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
-    return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim)
+    count = captions_per_clip(run.dataset)
+    more = {} if count == 1 else {"captions_per_clip": count}  # not every model knows of images
+    return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
 
 
 def _check_shapes(batch: Batch, spec: Batch) -> None:

@@ -13,17 +13,16 @@ the only file that imports orbax; it keeps the newest `keep` steps and every `ke
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vidgen.train import positions
 from vidgen.train.model import TrainState
 from vidgen.types import Params
 
@@ -119,7 +118,7 @@ class Checkpointer:
         items = {
             "params": ocp.args.StandardSave(state.params),
             "optimizer": ocp.args.StandardSave(_optimizer_item(state)),
-            "data": ocp.args.JsonSave({"processes": _gathered(data_state)}),
+            "data": ocp.args.JsonSave({"processes": positions.gathered(data_state)}),
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
@@ -181,15 +180,19 @@ class Checkpointer:
           averaged: False gives the weights themselves.
         """
         step = self._existing(step)
-        item = "ema" if averaged and "ema" in self._items(step) else "params"
+        item = self._weights_item(step, averaged)
         if abstract is None:
-            abstract = jax.tree.map(
-                lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), self._metadata(step, item)
-            )
+            abstract = self.stored_params(step, averaged=averaged)
         else:
             self._check_fit(step, item, abstract)
         restore = ocp.args.StandardRestore(jax.tree.map(_placed, abstract))
         return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+
+    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
+        """Shapes and dtypes of the weights that `restore_params` would read."""
+        step = self._existing(step)
+        found = self._metadata(step, self._weights_item(step, averaged))
+        return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), dict(found))
 
     def wait(self) -> None:
         """Returns once everything is written.
@@ -226,6 +229,9 @@ class Checkpointer:
     def _items(self, step: int) -> set[str]:
         return {path.name for path in (self.directory / str(step)).iterdir()}
 
+    def _weights_item(self, step: int, averaged: bool) -> str:
+        return "ema" if averaged and "ema" in self._items(step) else "params"
+
     def _metadata(self, step: int, item: str) -> Any:
         return ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / item)
 
@@ -241,14 +247,14 @@ class Checkpointer:
                     "another MODEL_DIR."
                 )
 
-    def _own_position(self, step: int, positions: Sequence[Any]) -> Any:
-        if len(positions) != jax.process_count():
+    def _own_position(self, step: int, stored: Sequence[Any]) -> Any:
+        if len(stored) != jax.process_count():
             raise CheckpointError(
                 f"checkpoint {self.directory / str(step)} has the data position of "
-                f"{len(positions)} process(es), this run has {jax.process_count()}; continue with "
+                f"{len(stored)} process(es), this run has {jax.process_count()}; continue with "
                 "the same number of processes."
             )
-        return _decoded(positions[jax.process_index()])
+        return positions.decoded(stored[jax.process_index()])
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
         """The error for a user; what was written of the failed checkpoint gives its room back."""
@@ -308,32 +314,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _shape_words(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else str(shape)
-
-
-def _encoded(position: Any) -> str:
-    if isinstance(position, bytes):
-        return json.dumps({"hex": position.hex()})
-    return json.dumps({"json": position})
-
-
-def _decoded(text: str) -> Any:
-    value = json.loads(text)
-    return bytes.fromhex(value["hex"]) if "hex" in value else value["json"]
-
-
-def _gathered(position: Any) -> list[str]:
-    """The positions of all processes, in order; every process gets them all."""
-    text = _encoded(position)
-    if jax.process_count() == 1:
-        return [text]
-    from jax.experimental import multihost_utils
-
-    data = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(data.size))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: data.size] = data
-    rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -191,6 +191,11 @@ class Partitioner:
         """The sharding of a value that every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def sharding(self, shape: Sequence[int], names: Sequence[str | None]) -> NamedSharding:
+        """The sharding of an array whose axes have these logical names."""
+        box = meta.Partitioned(jax.ShapeDtypeStruct(tuple(shape), "float32"), tuple(names))
+        return NamedSharding(self.mesh, _place("", box, self.rules, dict(self.mesh.shape)).spec)
+
     def batch_sharding(self) -> NamedSharding:
         """The sharding of data: the first axis over the mesh axes of the rule for "batch"."""
         return NamedSharding(self.mesh, PartitionSpec(self._batch_axes()))

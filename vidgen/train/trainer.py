@@ -145,15 +145,16 @@ class Trainer:
             )
         return self._programs[cache_key](params, frozen, batch, key)
 
-    def sample(self, params: Params, text: TextEmbedding, keys: Key[Array, "b"]) -> Array:
-        """Clips of a model that can `generate` from text alone; every process gets all of them."""
+    def sample(
+        self, params: Params, text: TextEmbedding, keys: Key[Array, "b"], low_res: Any = None
+    ) -> Array:
+        """Clips of a model that can `generate`; every process gets all of them."""
         model: Any = self.model
         if ("sample",) not in self._programs:
             self._programs[("sample",)] = self.partitioner.jit(
-                lambda params, text, keys: model.generate(params, text, None, keys),
-                out_shardings=self.partitioner.replicated(),
+                model.generate, out_shardings=self.partitioner.replicated()
             )
-        return self._programs[("sample",)](params, text, keys)
+        return self._programs[("sample",)](params, text, low_res, keys)
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]

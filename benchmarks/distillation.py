@@ -1,0 +1,190 @@
+"""Time and quality of a distilled cascade beside its teachers.
+
+    python benchmarks/distillation.py --teachers=runs/cascade --students=runs/cascade8 \\
+        --teacher_steps=128,base=256
+
+Both folders hold one training folder a stage, named by the stage. Prompts are combinations of
+subject, motion and background, half of which training never showed. The clips of the last stage are
+read with vidgen/evals/sprite_probe.py, made smaller first. Everything runs twice: the first time
+compiles, the second is the one to compare. One JSON line goes to STUDENTS/distillation.jsonl, a
+Markdown table to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sprite_probe import prompts
+
+from vidgen import gin_utils
+from vidgen.data.sprites import Sprites, Triple
+from vidgen.data.video_writer import write_video
+from vidgen.evals import sprite_probe
+from vidgen.gin_sessions import Sessions
+from vidgen.runs import per_stage, stages
+from vidgen.runs.generate import Generate
+
+SPLITS = ("train", "held_out")
+SHARES = ("subject", "motion", "background", "all", "error")
+
+
+def questions(folder: str, count: int) -> tuple[Sprites, dict[str, list[Triple]], list[str]]:
+    """The world of the first stage, `count` triples of each split, and all their captions."""
+    first = stages.find(folder)[0]
+    triples, captions = {}, []
+    with gin_utils.session(["runs/train.gin", str(first / "config.gin")]):
+        for split in SPLITS:
+            world = gin_utils.build(Sprites, split=split, templates=1)
+            triples[split], words = prompts(world, count)
+            captions += words
+    return world, triples, captions
+
+
+def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: str | None) -> Any:
+    """A run that generates a clip for every caption with the whole cascade in `folder`."""
+    folders = stages.find(folder, None, flags.until)
+    sessions = Sessions(["runs/generate.gin"], [], [])
+    given: dict[str, Any] = {"prompts": captions, "batch_size": flags.batch_size}
+    given["stages"] = [
+        sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"])
+        for f in folders
+    ]
+    if steps is not None:
+        chosen = per_stage.parse("teacher_steps", steps, per_stage.whole)
+        given["sampling"] = stages.Sampling(steps=chosen)
+    return sessions.build(Generate, **given)
+
+
+def timed(run: Generate) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Seconds by stage, loading included, and the clips of the last one."""
+    seconds: dict[str, float] = {}
+    last, clips, began = run.chain.names[-1], [], time.perf_counter()
+    for model, _, video in run.made():
+        now = time.perf_counter()
+        seconds[model.name] = seconds.get(model.name, 0.0) + now - began
+        began = now
+        if model.name == last:
+            clips.append(video)
+    return seconds, clips
+
+
+def quality(
+    flags: argparse.Namespace, clips: list[np.ndarray], world: Sprites, triples: dict[str, list]
+) -> dict[str, dict[str, float]]:
+    """What the probe reads in the clips, by split."""
+    found, start = {}, 0
+    for split in SPLITS:
+        own = clips[start : start + len(triples[split])]
+        start += len(own)
+        readings = [sprite_probe.read(smaller(clip, flags.probe_size), world) for clip in own]
+        shares = sprite_probe.accuracy(readings, triples[split])
+        found[split] = shares | {"error": float(np.mean([r.error for r in readings]))}
+    return found
+
+
+def smaller(clip: np.ndarray, size: int) -> np.ndarray:
+    """At most 8 frames of at most `size` pixels a side: reading is by synthesis, and slow."""
+    clip = clip[:: max(1, len(clip) // 8)]
+    factor = max(1, clip.shape[1] // size)
+    t, h, w, c = clip.shape
+    return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
+def measure(
+    flags: argparse.Namespace, folder: str, asked: tuple[Sprites, dict, list], steps: str | None
+) -> dict[str, Any]:
+    """Time, evaluations of the networks and quality of one cascade."""
+    world, triples, captions = asked
+    run = cascade(flags, folder, captions, steps)
+    first, _ = timed(run)
+    warm, clips = timed(run)
+    write_video(Path(flags.students) / f"{Path(folder).name}.png", np.stack(clips[:4]), 8.0)
+    models = run.chain.stages
+    return {
+        "folder": folder,
+        "steps": {m.name: m.sampler.steps for m in models},
+        "evaluations": {m.name: evaluations(m) for m in models},
+        "first_seconds": first,
+        "warm_seconds": warm,
+        "quality": quality(flags, clips, world, triples),
+    }
+
+
+def evaluations(model: Any) -> int:
+    """Of the network for one clip: two a step where guidance needs both halves."""
+    both = not model.guidance_input and not model.guidance.is_unguided
+    return model.sampler.steps * (2 if both else 1)
+
+
+def table(rows: dict[str, dict[str, Any]], clips: int) -> str:
+    """The rows as Markdown: time, then quality."""
+    lines = [
+        "| cascade | evaluations | first call, s | warm, s | warm, s a clip | "
+        + " | ".join(f"{name}, seen / held out" for name in SHARES)
+        + " |",
+        "|---" * (5 + len(SHARES)) + "|",
+    ]
+    for name, row in rows.items():
+        warm = sum(row["warm_seconds"].values())
+        cells = [name, f"{sum(row['evaluations'].values())}"]
+        cells += [f"{sum(row['first_seconds'].values()):.1f}", f"{warm:.1f}", f"{warm / clips:.2f}"]
+        cells += [" / ".join(f"{row['quality'][s][x]:.2f}" for s in SPLITS) for x in SHARES]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stage_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Warm seconds of every stage."""
+    teachers, students = rows["teachers"], rows["students"]
+    lines = ["| stage | teacher: steps, s | student: steps, s | ratio |", "|---|---|---|---|"]
+    for stage, slow in teachers["warm_seconds"].items():
+        fast = students["warm_seconds"][stage]
+        steps = teachers["steps"][stage], students["steps"][stage]
+        lines.append(
+            f"| {stage} | {steps[0]}, {slow:.2f} | {steps[1]}, {fast:.2f} | {slow / fast:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure both cascades."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--teachers", required=True, metavar="DIR", help="a cascade: one folder a stage")
+    add("--students", required=True, metavar="DIR", help="its students, likewise")
+    add("--clips", type=int, default=32, help="clips, half of them held out; default: 32")
+    add("--batch_size", type=int, default=8, help="clips made at a time; default: 8")
+    add("--teacher_steps", metavar="PER-STAGE", help="as for vidgen generate --steps")
+    add("--until", metavar="STAGE", help="the last stage to run")
+    add("--probe_size", type=int, default=32, help="side of what the probe reads; default: 32")
+    flags = parser.parse_args()
+    logging.getLogger("vidgen").setLevel(logging.WARNING)
+    asked = questions(flags.teachers, flags.clips // 2)
+    rows = {
+        "teachers": measure(flags, flags.teachers, asked, flags.teacher_steps),
+        "students": measure(flags, flags.students, asked, None),
+    }
+    total = {name: sum(row["warm_seconds"].values()) for name, row in rows.items()}
+    report = rows | {
+        "speedup": total["teachers"] / total["students"],
+        "clips": len(asked[2]),
+        "batch_size": flags.batch_size,
+        "device": jax.devices()[0].device_kind,
+    }
+    with open(Path(flags.students) / "distillation.jsonl", "a") as log:
+        log.write(json.dumps(report) + "\n")
+    print(table(rows, len(asked[2])))
+    print()
+    print(stage_table(rows))
+    print(f"\n{report['speedup']:.1f} times faster on {report['device']}, {len(asked[2])} clips")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What the compiler says of a sampling step, and compiling for devices that are not here."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+
+from vidgen.diffusion import samplers
+from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen.blocks import LevelSpec
+from vidgen.imagen.conditioning import SpatialUpsample
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.imagen.unet import VideoUNet
+from vidgen.nn import axes
+from vidgen.runs import plan_memory, plan_tables
+from vidgen.runs.plan import Plan, TextSizeOf
+from vidgen.train.optimizers import AdamW, LearningRate
+from vidgen.train.partitioning import Partitioner
+from vidgen.train.trainer import Trainer
+from vidgen.types import VideoShape
+
+RULES = tuple((name, "data" if name == "batch" else None) for name in axes.AXES)
+
+
+def stage(width=16, weight=0.0):
+    level = LevelSpec(width=8, blocks=1, temporal="conv", text="attention", head_dim=8)
+    return DiffusionStage(
+        name="ssr3",
+        shape=VideoShape(frames=4, height=16, width=width),
+        network=VideoUNet(
+            levels=(level,), cond_width=8, cond_layers=1, pool_queries=1, norm="channel"
+        ),
+        conditioner=SpatialUpsample(factor=2),
+        guidance=GuidanceSpec(weight=weight),
+        sampler=SamplerSpec(steps=3),
+    )
+
+
+def plan(model, **settings):
+    trainer = Trainer(
+        model=model,
+        partitioner=Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(1,), device_count=1),
+        optimizer=AdamW(learning_rate=LearningRate(peak=1e-3)),
+    )
+    text = TextSizeOf(length=3, dim=8)
+    return Plan(trainers=[trainer], text_encoder=text, batch_size=1, **settings)
+
+
+def test_the_peak_is_said_and_grows_with_the_clip(capsys):
+    reports = [plan(stage(w), sampling=True).report(brief=True) for w in (16, 64)]
+    small, wide = (report["models"][0]["sampling"] for report in reports)
+    assert (small["fits"], small["clips"], small["shape"]) == (True, 1, [4, 16, 16, 3])
+    video = 4 * 16 * 16 * 3 * 4  # bytes of z, of the low-resolution video, of z afterwards, of x̂
+    assert small["peak_bytes_per_device"] > 4 * video
+    assert wide["peak_bytes_per_device"] > 3 * small["peak_bytes_per_device"]
+    assert "compiling a sampling step of ssr3" in capsys.readouterr().err
+    reports[0]["models"] *= 2
+    text = plan_tables.tables(reports[0], details=False)
+    peak = f"{small['peak_bytes_per_device'] / 2**30:.3f} GiB"
+    assert text.count(f"ssr3:  sampling step  1 x cpu  peak {peak}, there is ") == 2, text
+
+
+def test_the_step_that_is_planned_is_the_one_that_runs(monkeypatch):
+    """The arguments are those with which `generate` calls the same program."""
+    model, calls = stage(weight=2.0), []
+    batch = model.batch_spec(1, 3, 8)
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)
+    program, planned = model.step_spec(params, 1, 3, 8)
+    assert program is samplers.compiled_step
+    params, text, low_res = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        (params, batch.text, jax.ShapeDtypeStruct((1, *model.input_shape.thwc), "float32")),
+    )
+
+    def called(*arguments):
+        calls.append(arguments)
+        return arguments[3]
+
+    monkeypatch.setattr(samplers, "compiled_step", called)
+    keys = jax.random.split(jax.random.key(0), 1)
+    model.generate(params, text, low_res, keys, on_step=lambda done, total: None)
+    assert len(calls) == 3
+    real = jax.tree.map(lambda x: (x.shape, x.dtype) if hasattr(x, "shape") else x, calls[0])
+    mine = jax.tree.map(lambda x: (x.shape, x.dtype) if hasattr(x, "shape") else x, planned)
+    assert jax.tree.leaves(mine) == jax.tree.leaves(real)
+
+
+def test_a_model_without_sampling_is_named():
+    class Bare:
+        name, shape = "bare", VideoShape(frames=1, height=1, width=1)
+
+        def init(self, key, batch): ...
+        def loss(self, params, frozen, batch, key, *, train): ...
+        def batch_spec(self, batch_size, text_length, text_dim): ...
+
+    with pytest.raises(ValueError, match="Bare has no steps of sampling"):
+        plan(Bare(), sampling=True)
+
+
+# Other devices -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Described:
+    devices: list
+
+
+def test_the_topology_is_what_is_compiled_for(monkeypatch):
+    asked, compiled = [], []
+
+    def describe(name, platform, **options):
+        asked.append((name, platform, options))
+        return Described(jax.devices())
+
+    def compile_for(trainer, name, text_length, text_dim):
+        compiled.append((trainer.partitioner, name, text_length, text_dim))
+        return {}
+
+    monkeypatch.setattr(topologies, "get_topology_desc", describe)
+    monkeypatch.setattr(plan_memory, "sampling_step", compile_for)
+    plan(stage(), sampling=True, topology="v5p:2x2x1").report(brief=True)
+    ((partitioner, *rest),) = compiled
+    assert partitioner.mesh.devices.tolist() == jax.devices()[:1] and rest == ["ssr3", 3, 8]
+    assert isinstance(partitioner, plan_memory.Elsewhere)
+    assert plan_memory.topology("v4:2x2x1") == jax.devices()
+    megacore = {"chip_config_name": "megacore"}
+    assert asked == [("v5p:2x2x1", "tpu", {}), ("v4:2x2x1", "tpu", megacore)]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("JAX TPU support not installed; cannot"), r"pip install \"vidgen\[tpu\]\""),
+        (RuntimeError("Invalid TPU external name: v99"), "refused by libtpu .*v99.*like v5p:2x2x1"),
+    ],
+)
+def test_a_topology_that_is_not_to_be_had(monkeypatch, error, words):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(ValueError, match=words):
+        plan(stage(), sampling=True, topology="v99:1x1").report()
+
+
+def test_a_topology_needs_something_to_compile():
+    with pytest.raises(ValueError, match="add --sampling or --compile"):
+        plan(stage(), topology="v5p:2x2x1")
+
+
+def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
+    four = [object()] * 4
+    mesh = Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(-1,))
+    assert plan_memory.Elsewhere.of(mesh, four).sizes() == {"data": 4}
+    two = dataclasses.replace(mesh, device_count=2)
+    assert plan_memory.Elsewhere.of(two, four).sizes() == {"data": 2}
+    with pytest.raises(ValueError, match="device_count is 8; the topology has 4"):
+        plan_memory.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
+
+
+def test_a_compiler_out_of_memory_says_how_much_it_wanted():
+    error = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 47.50G of 31.25G hbm."
+    assert plan_memory._said(error) == (int(47.5 * 2**30), int(31.25 * 2**30))
+    assert plan_memory._said("RESOURCE_EXHAUSTED: something else") == (None, None)

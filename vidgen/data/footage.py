@@ -1,0 +1,150 @@
+"""A user's own video, picture or array, in the size and at the times that a model wants.
+
+    video   mp4, webm, mov, gif, ...   the frame nearest in time, cropped to the aspect, resized
+    still   png, jpg, ...              the same picture for every frame
+    array   npy, "t h w c" or "h w c"  frames one by one; in the wanted size, the numbers as given
+
+Everything comes out as float in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from vidgen.data import transforms
+from vidgen.data.video_files import PILLOW_SUFFIXES, BadExample, probe, read_clip
+from vidgen.types import VideoShape
+
+STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_TINY = 1e-6
+
+
+class FootageError(ValueError):
+    """A file that cannot be used, told in one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Footage:
+    """A file that has been looked at, and not yet read.
+
+    Attributes:
+      path: the file.
+      kind: "video", "still" or "array".
+      height: pixels as displayed.
+      width: pixels as displayed.
+      seconds: how long it plays; infinite for a still.
+      frames: of an array; 1 of a still.
+    """
+
+    path: pathlib.Path
+    kind: str
+    height: int
+    width: int
+    seconds: float = math.inf
+    frames: int = 1
+
+    @property
+    def is_still(self) -> bool:
+        """True of a single picture, whatever the file."""
+        return self.kind == "still" or (self.kind == "array" and self.frames == 1)
+
+    def at_rate(self, fps: float) -> Footage:
+        """The same, an array counted as of this frame rate, since it has none of its own."""
+        if self.kind != "array" or self.is_still:
+            return self
+        return dataclasses.replace(self, seconds=self.frames / fps)
+
+    def frames_at(self, fps: float, start: float = 0.0) -> int:
+        """How many frames there are at this rate from `start` seconds on; one for a still."""
+        return 1 if self.is_still else max(0, math.floor((self.seconds - start) * fps + _TINY))
+
+    def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
+        """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
+
+        Raises:
+          FootageError: it is too short, or damaged.
+        """
+        if self.kind == "array":
+            return self._from_array(shape, start)
+        if self.is_still:
+            frame = transforms.fit(_picture(self.path), shape.height, shape.width)
+            return np.broadcast_to(transforms.to_float(frame), shape.thwc)
+        try:
+            return transforms.to_float(read_clip(self.path, shape, float(start)))
+        except BadExample as error:
+            raise FootageError(f"{error}.") from error
+
+    def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
+        rate = 0.0 if self.is_still else self.frames / self.seconds
+        wanted = np.floor((start + np.arange(shape.frames) / shape.fps) * rate + _TINY).astype(int)
+        if wanted[-1] >= self.frames:
+            raise FootageError(
+                f"{self.path}: too short: {self.frames} frames, {wanted[-1] + 1} are needed."
+            )
+        video = _array(self.path)[wanted]
+        if video.shape[1:3] == (shape.height, shape.width):
+            return video if video.dtype == np.float32 else transforms.to_float(video)
+        pixels = video if video.dtype == np.uint8 else transforms.to_uint8(video)
+        small = [transforms.fit(frame, shape.height, shape.width) for frame in pixels]
+        return transforms.to_float(np.stack(small))
+
+
+def open_footage(path: str | os.PathLike) -> Footage:
+    """Look at a file.
+
+    Raises:
+      FootageError: there is no such file, or it is none that can be read.
+    """
+    path = pathlib.Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise FootageError(f"there is no file {path}.")
+    if suffix == ".npy":
+        video = _array(path)
+        return Footage(path, "array", *video.shape[1:3], frames=len(video))
+    if suffix in STILL_SUFFIXES:
+        return Footage(path, "still", *_picture(path).shape[:2])
+    try:
+        found = probe(path)
+    except BadExample as error:
+        raise FootageError(f"{error}.") from error
+    if found.frames == 1 and suffix in PILLOW_SUFFIXES:
+        return Footage(path, "still", found.height, found.width)
+    return Footage(path, "video", found.height, found.width, seconds=found.seconds)
+
+
+def _picture(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A still as RGB, upright, over white where it is transparent."""
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return transforms.composite(np.array(upright.convert("RGBA")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FootageError(f"{path}: no picture that can be read.") from error
+
+
+def _array(path: pathlib.Path) -> np.ndarray:
+    """The frames of an npy file, float32 or uint8."""
+    try:
+        video = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FootageError(f"{path}: no numpy array that can be read.") from error
+    video = video[None] if video.ndim == 3 else video
+    if video.ndim != 4 or video.shape[-1] != 3 or not video.size:
+        raise FootageError(
+            f"{path}: its shape is {video.shape}; a video is (frames, height, width, 3)."
+        )
+    if video.dtype == np.uint8:
+        return video
+    if not np.issubdtype(video.dtype, np.floating) or not np.isfinite(video).all():
+        raise FootageError(
+            f"{path}: it holds {video.dtype}; a video is uint8, or finite float in [-1, 1]."
+        )
+    return video.astype(np.float32)

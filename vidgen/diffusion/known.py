@@ -1,0 +1,84 @@
+"""Known content while sampling: first frames, every other frame, pixels outside of a mask.
+
+Video Diffusion Models sec. 3.1, as functions X0Fn -> X0Fn, so that every sampler can use them. With
+the known data a on a mask m, and the rest b of the same clip to be drawn:
+
+    z  on m  becomes  α a + σ ε          what the denoiser sees ("replacement")
+    x̂  on m  becomes  a                  what the sampler goes on with, and ends on
+    x̃_b = x̂_b - (w_r α/2) ∇_{z_b} ||a - x̂_a(z)||²          reconstruction guidance, off m
+
+ε is fixed for each example: it is the noise that its sample starts from, so that a deterministic
+sampler moves the known part along its exact path, and a sample depends on its own key alone.
+Replacement by itself tells b about a only through noisy z, and b then agrees badly with a: the
+score of z_b lacks ∇ log q(a | z), which reconstruction guidance approximates. It costs a backward
+pass through the denoiser at every step.
+
+Order: guidance, `drawn_to`, thresholding, `imposed`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from vidgen.diffusion.guidance import X0Fn, as_tree, reconstruction_guided
+from vidgen.diffusion.schedules import diffuse
+from vidgen.types import Known
+
+
+def drawn_to(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
+    """`x0_fn` with its unknown part drawn to agree with the known one; `weight` 0: unchanged.
+
+    Args:
+      x0_fn: a differentiable denoiser, guided but not thresholded: clipped values have no gradient.
+      known: what is known.
+      weight: w_r; VDM continues videos with 50 (BAIR) and 9 (Kinetics-600).
+
+    Raises:
+      ValueError: if the weight is negative.
+    """
+    if weight == 0:
+        return x0_fn
+    if not weight > 0:
+        raise ValueError(f"the reconstruction weight is {weight}; it must be >= 0 (0: none).")
+    visible = Partial(_visible, known.mask)
+    return reconstruction_guided(x0_fn, visible, visible(known.video), weight)
+
+
+def imposed(x0_fn: X0Fn, known: Known, noise: Float[Array, "b *x"]) -> X0Fn:
+    """`x0_fn` that is shown, and answers, the known data wherever there is some.
+
+    Args:
+      x0_fn: the denoiser, otherwise finished: guided, drawn, thresholded.
+      known: what is known, in the size that is sampled.
+      noise: ε, standard normal: the z that sampling starts from.
+
+    Raises:
+      ValueError: if the known data is of another size, or the mask does not fit it.
+    """
+    if known.video.shape != noise.shape:
+        raise ValueError(
+            f"the known content has the shape {known.video.shape}, but {noise.shape} is sampled; "
+            "resize it first."
+        )
+    try:
+        fits = jnp.broadcast_shapes(known.mask.shape, noise.shape) == noise.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"the mask of the known content has the shape {known.mask.shape}, which does not "
+            f"broadcast to {noise.shape}."
+        )
+    return Partial(_impose, as_tree(x0_fn), known, noise)
+
+
+def _visible(mask, x0):
+    return jnp.where(mask, x0, 0)
+
+
+def _impose(x0_fn, known, noise, z, logsnr, step):
+    a = known.video.astype(z.dtype)
+    shown = jnp.where(known.mask, diffuse(a, noise.astype(z.dtype), logsnr), z)
+    return jnp.where(known.mask, a, x0_fn(shown, logsnr, step))

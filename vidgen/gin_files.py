@@ -1,0 +1,49 @@
+"""Where configuration files are found, and what is said of one that is wrong; gin is not needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class GinError(ValueError):
+    """A mistake in a configuration file or in a --gin flag, told in one sentence."""
+
+
+def config_roots() -> tuple[Path, ...]:
+    """The folders of .gin files: the clone's own if this is a clone, else the installed copy."""
+    candidates = (PACKAGE.parent / "gin_configs", PACKAGE / "gin_configs")
+    return tuple(root for root in candidates if root.is_dir())
+
+
+def find_file(name: str) -> Path:
+    """Path of a configuration file: absolute, in the current folder, or in `config_roots`.
+
+    Raises:
+      GinError: there is no such file; the message names the nearest matches.
+    """
+    for root in (Path(), *config_roots()):
+        if (root / name).is_file():
+            return root / name
+    known = [str(p.relative_to(r)) for r in config_roots() for p in sorted(r.rglob("*.gin"))]
+    folders = (Path.cwd(), *config_roots())
+    searched = "" if Path(name).is_absolute() else f" in {' or '.join(map(str, folders))}"
+    raise GinError(f"there is no configuration file {name!r}{searched}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """', did you mean ...' or nothing."""
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def syntax_sentence(error: SyntaxError) -> str:
+    """Where the parser stopped, and at what."""
+    location = error.args[1]
+    line = (location[3] or "").strip()
+    return (
+        f"{location[0] or 'command line'}, line {location[1]}: cannot read {line!r} ({error.msg})"
+    )

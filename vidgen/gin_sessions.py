@@ -1,0 +1,77 @@
+"""Several objects, each built by gin from files of its own, with one set of --gin flags for all.
+
+The stages of a cascade were trained by themselves, and all their configurations set MODEL. So each
+is read in a session of its own; a flag is for whichever of them understands it, such as
+ssr1/SamplerSpec.steps, and it is an error only where none does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vidgen import gin_utils
+
+
+class Sessions:
+    """Sessions one after the other.
+
+    Attributes:
+      configs: the operative configuration of each object built.
+    """
+
+    def __init__(self, first: Sequence[str], last: Sequence[str], bindings: Sequence[str]) -> None:
+        """Every session reads the files `first`, its own, `last`, and then `bindings`."""
+        self.configs: list[str] = []
+        self._first, self._last, self._bindings = first, last, bindings
+        self._taken: set[str] = set()
+        self._used: set[str] = set()
+        self._refused: dict[str, gin_utils.GinError] = {}
+
+    def build(
+        self, cls: Any, files: Sequence[str] = (), bindings: Sequence[str] = (), **given: Any
+    ) -> Any:
+        """`cls` from these files and bindings and from those of all sessions."""
+        with gin_utils.session([*self._first, *files, *self._last], bindings):
+            taken = [binding for binding in self._bindings if self._bind(binding)]
+            made = gin_utils.build(cls, **given)
+            self.configs.append(gin_utils.operative_config())
+            self._used |= set(taken) - set(without_effect(taken, gin_utils.unused_bindings()))
+        self._taken |= set(taken)
+        return made
+
+    def check_bindings(self) -> None:
+        """Raises the error of a binding that no session took; notes those that none used."""
+        for binding, error in self._refused.items():
+            if binding not in self._taken:
+                raise error
+        note([binding for binding in self._bindings if binding not in self._used])
+
+    def _bind(self, binding: str) -> bool:
+        try:
+            gin_utils.bind(binding)
+        except gin_utils.GinError as error:  # it may be meant for another session
+            self._refused.setdefault(binding, error)
+            return False
+        return True
+
+
+def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:
+    """Those of the NAME=VALUE `bindings` that nothing has read, given `unused_bindings()`."""
+    names = [(binding, binding.partition("=")[0].strip()) for binding in bindings]
+    return [b for b, name in names if any(_is_short_for(name, full) for full in unused)]
+
+
+def note(bindings: Sequence[str]) -> None:
+    """Tells the user of bindings without effect."""
+    for name in (binding.partition("=")[0].strip() for binding in bindings):
+        why = "nothing reads it, or the files bind it in a scope (such as base/), which wins"
+        print(f"vidgen: note: --gin.{name} has no effect here: {why}.", file=sys.stderr)
+
+
+def _is_short_for(name: str, full: str) -> bool:
+    """True of `s/Trainer.ema_decay` and `s/vidgen.train.trainer.Trainer.ema_decay`."""
+    scope, _, selector = name.rpartition("/")
+    full_scope, _, full_selector = full.rpartition("/")
+    return scope == full_scope and f".{full_selector}".endswith(f".{selector}")

@@ -1,0 +1,311 @@
+"""The chain of stages: a small, slow video first, then more frames and larger ones.
+
+    text ─ base ─ tsr1 ─ ssr1 ─ ssr2 ─ tsr2 ─ tsr3 ─ ssr3 ─ video          (Imagen Video, fig. 6)
+
+Stage n makes x_n from the text and x_{n-1}, clipped to [-1, 1]. Each is trained by itself, so any
+part of the chain runs by itself: it may stop early, and it may start from any video of the size
+that its first stage takes. What stage n draws depends on the clip's key and the stage's name,
+
+    key_n = key  for the base,   fold_in(key, h) for all others,   h = SHA-256(name)[:4],
+
+so that a part of the chain makes what the whole would have made from there. The weights of one
+stage at a time are on the device; finished videos wait on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
+
+__all__ = ["STAGES", "Cascade", "Made", "Stage", "stage_keys"]
+
+KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
+Sample = Callable[..., Any]
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What a chain needs of `DiffusionStage`, which is a dataclass with a field `shape`."""
+
+    @property
+    def name(self) -> str:
+        """One name a chain."""
+        ...
+
+    @property
+    def shape(self) -> VideoShape:
+        """The clip that it makes."""
+        ...
+
+    @property
+    def input_shape(self) -> VideoShape | None:
+        """The clip that it makes it from; None where it needs none."""
+        ...
+
+    def generate(
+        self, params: Params, text: TextEmbedding, low_res: Any, keys: Any, **kwargs: Any
+    ) -> Float[Array, "b t h w c"]:
+        """A video for every text, low-resolution video and key; `known` is a keyword."""
+        ...
+
+
+class Made(NamedTuple):
+    """Videos that a stage has just made.
+
+    Attributes:
+      stage: its name.
+      start: number of the first of these clips among all.
+      video: about in [-1, 1], on the host.
+    """
+
+    stage: str
+    start: int
+    video: Float[np.ndarray, "b t h w c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """Stages that fit each other: what each makes is what the next one takes.
+
+    Attributes:
+      stages: each a `Stage`, in the order in which they run.
+
+    Raises:
+      ValueError: two neighbours do not fit; names both, and what belongs between them.
+    """
+
+    # A check against `Stage` would ask for `input_shape`, and swallow its sentence.
+    stages: Sequence[Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise ValueError("a cascade needs one stage or more; got none.")
+        names = self.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages of a cascade have the same name: {', '.join(names)}.")
+        for before, after in zip(self.stages[:-1], self.stages[1:], strict=True):
+            _check_fit(before, after)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the stages, in order."""
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def shape(self) -> VideoShape:
+        """The clip that comes out."""
+        return self.stages[-1].shape
+
+    @property
+    def input_shape(self) -> VideoShape | None:
+        """The clip that the first stage takes; None where it begins with text alone."""
+        return _input_shape(self.stages[0])
+
+    def part(self, first: str | None = None, last: str | None = None) -> Cascade:
+        """The stages from `first` to `last`, both included; None: from, or to, the end.
+
+        Raises:
+          ValueError: no stage has that name, or `last` comes before `first`.
+        """
+        names = self.names
+        for name in (first, last):
+            if name is not None and name not in names:
+                raise ValueError(f"there is no stage {name!r}; there is {', '.join(names)}.")
+        start = 0 if first is None else names.index(first)
+        stop = len(names) if last is None else names.index(last) + 1
+        if stop <= start:
+            raise ValueError(f"stage {last} comes before {first}; the order is {', '.join(names)}.")
+        return Cascade(self.stages[start:stop])
+
+    # ---- sizes -------------------------------------------------------------------------------
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """How much more comes out than goes in: (frames, pixels along a side)."""
+        first = self.input_shape or self.stages[0].shape
+        return self.shape.frames // first.frames, self.shape.height // first.height
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """The frames, and the pixels along a side, that come out are multiples of these."""
+        time, space = self.factors
+        pixels = space
+        for stage in self.stages:
+            stride = getattr(getattr(stage, "network", None), "stride", 1)
+            pixels = math.lcm(pixels, stride * (self.shape.height // stage.shape.height))
+        return time, pixels
+
+    def sized(
+        self, *, frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> Cascade:
+        """The same stages for clips of another size; None keeps what they were trained for.
+
+        The frame rate stays, so that another number of frames is another length.
+
+        Raises:
+          ValueError: the chain cannot make that size; names the nearest that it can.
+        """
+        shape, (time, pixels) = self.shape, self.multiples
+        wanted = {"frames": frames, "height": height, "width": width}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        for name, value in given.items():
+            _check_multiple(self.names, name, value, time if name == "frames" else pixels)
+        new = dataclasses.replace(shape, **given)
+        stages: list[Any] = []
+        for stage in self.stages:
+            own: Any = stage
+            here = dataclasses.replace(
+                stage.shape,
+                frames=new.frames * stage.shape.frames // shape.frames,
+                height=new.height * stage.shape.height // shape.height,
+                width=new.width * stage.shape.width // shape.width,
+            )
+            stages.append(dataclasses.replace(own, shape=here))
+        return Cascade(stages)
+
+    # ---- sampling ----------------------------------------------------------------------------
+
+    def generate(
+        self,
+        load: Callable[[str], Params],
+        text: TextEmbedding | Callable[[str], TextEmbedding],
+        keys: Key[Array, "n"],
+        *,
+        low_res: Float[np.ndarray, "n t h w c"] | None = None,
+        known: KnownAt | None = None,
+        batch_size: Mapping[str, int] | None = None,
+        sample: Sample | None = None,
+    ) -> Iterator[Made]:
+        """Videos of every stage, stage after stage, and within a stage batch after batch.
+
+        A last, smaller batch is filled up with copies, so that one program is compiled a stage.
+
+        Args:
+          load: brings the weights of a stage; they are let go before it is asked for the next.
+          text: n encoded prompts, or a function from a stage's name to them.
+          keys: of the n clips; `stage_keys` makes the stages' own.
+          low_res: what the first stage starts from, in `input_shape`; None for the base.
+          known: content that every clip must have: from the clip's shape at a stage to the video,
+            and a mask that is True where it is known.
+          batch_size: clips made at a time, by stage; all where a stage is not named.
+          sample: stage, params, text, low_res, keys, known -> video; None is `stage.generate`.
+
+        Raises:
+          ValueError: `low_res` is missing, not wanted, or of another size.
+        """
+        self._check_input(low_res)
+        count, sample = len(keys), sample or _generate
+        videos = low_res
+        for stage in self.stages:
+            size = (batch_size or {}).get(stage.name, count)
+            params, own_keys = load(stage.name), stage_keys(keys, stage.name)
+            encoded = text(stage.name) if callable(text) else text
+            content = _known_batch(known, stage.shape, size)
+            made: list[Any] = []
+            for start in range(0, count, size):
+                rows = np.minimum(np.arange(start, start + size), count - 1)
+                low = None if videos is None else _handed_on([videos[i] for i in rows])
+                words = jax.tree.map(lambda x, rows=rows: x[rows], encoded)
+                video = sample(stage, params, words, low, own_keys[rows], content)
+                video = np.asarray(video, np.float32)[: count - start]
+                yield Made(stage.name, start, video)
+                made += list(video)
+            videos = made
+            del params, content
+
+    def _check_input(self, low_res: np.ndarray | None) -> None:
+        first, wanted = self.stages[0].name, self.input_shape
+        if wanted is None and low_res is not None:
+            raise ValueError(f"stage {first} makes video from text alone; it takes no video.")
+        if wanted is not None and low_res is None:
+            raise ValueError(f"stage {first} starts from a video of {_words(wanted)}; give one.")
+        if low_res is not None and wanted is not None and low_res.shape[1:] != wanted.thwc:
+            found = "x".join(map(str, low_res.shape[1:4]))
+            raise ValueError(f"stage {first} starts from {_words(wanted)}, not from {found}.")
+
+
+def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
+    """The keys of a stage for clips with these keys; see the module's docstring."""
+    if stage == STAGES[0]:
+        return keys
+    number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(number))
+
+
+def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
+    """Videos of one stage as the input of the next."""
+    return np.clip(np.stack(videos), -1, 1)
+
+
+def _generate(
+    stage: Stage, params: Params, text: TextEmbedding, low_res: Any, keys: Any, known: Any
+) -> Array:
+    """One batch on the default device."""
+    options = {} if known is None else {"known": jax.tree.map(jnp.asarray, known)}
+    low_res = None if low_res is None else jnp.asarray(low_res)
+    return stage.generate(params, jax.tree.map(jnp.asarray, text), low_res, keys, **options)
+
+
+def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:
+    """The same known content for each of a batch, not copied."""
+    if known is None:
+        return None
+    video, mask = known(shape)
+    whole: Any = np.broadcast_to(video, (size, *video.shape))
+    where: Any = np.broadcast_to(mask[..., None], (size, *mask.shape, 1))
+    return Known(video=whole, mask=where)
+
+
+def _input_shape(stage: Any) -> VideoShape | None:
+    try:
+        return stage.input_shape
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}") from error
+
+
+def _check_fit(before: Any, after: Any) -> None:
+    wanted, given = _input_shape(after), before.shape
+    if wanted is None:
+        raise ValueError(
+            f"stage {after.name} makes video from text alone; it cannot come after {before.name}."
+        )
+    if wanted.thwc == given.thwc and math.isclose(wanted.fps, given.fps, rel_tol=1e-6):
+        return
+    sentence = (
+        f"stage {after.name} takes clips of {_words(wanted)}, but {before.name} gives "
+        f"{_words(given)}"
+    )
+    if before.name in STAGES and after.name in STAGES:
+        between = STAGES[STAGES.index(before.name) + 1 : STAGES.index(after.name)]
+        if between:
+            verb = "is" if len(between) == 1 else "are"
+            sentence += f": {' and '.join(between)} {verb} missing between them"
+    raise ValueError(sentence + ".")
+
+
+def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) -> None:
+    if value >= 1 and value % multiple == 0:
+        return
+    lower = max(value, 0) // multiple * multiple
+    near = " and ".join(str(n) for n in (lower, lower + multiple) if n)
+    what = what if what == "frames" else f"pixels of {what}"
+    raise ValueError(
+        f"{' '.join(names)} cannot make {value} {what}: it must be a multiple of {multiple}; "
+        f"nearest: {near}."
+    )
+
+
+def _words(shape: VideoShape) -> str:
+    """ "16 frames of 24x40 at 3 fps"."""
+    return f"{shape.frames} frames of {shape.height}x{shape.width} at {shape.fps:g} fps"

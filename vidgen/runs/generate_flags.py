@@ -1,0 +1,178 @@
+"""The flags of `vidgen generate`, and what they mean to the run.
+
+Nothing heavy is imported until the flags are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
+  vidgen generate "a tiger moving right" --model=runs/cascade --until=ssr1 --keep_stages
+  vidgen generate --prompts_file=prompts.txt --model=runs/cascade -o clips.webm \\
+      --num_samples=4 --steps=base=256,tsr1=64 --guidance=3,base=15:1
+  vidgen generate --model=runs/cascade --from=ssr1 --init=holiday.mp4 --init_size=own
+  vidgen generate "the tiger moves on" --model=runs/cascade --first=tiger.mp4
+
+--model is the folder of one stage, or of a cascade with a folder a stage: base, tsr1, ssr1, ssr2,
+tsr2, tsr3, ssr3. PER-STAGE values are one for all stages (64), some by name (base=256,tsr1=64), or
+both (64,base=256). The suffix of --output chooses the format: .mp4, .webm, .gif, .webp, .png (a
+sheet of frames) or .npy. Several clips are numbered: clips-000.webm, clips-001.webm, ... A file
+of that name is replaced. The same seed, prompt, models and settings give the same clip, alone or
+among others, and whether its stages run at once or one after the other with --until and --from."""
+
+_EACH = "PER-STAGE"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """All flags but those of the configuration."""
+    add = parser.add_argument
+    add("prompts", nargs="*", metavar="PROMPT", help="what to show, one quoted sentence each")
+    add("--prompts_file", metavar="FILE", help="more prompts, one a line")
+    add("--model", required=True, metavar="MODEL_DIR", help="a folder that vidgen train wrote")
+    add("-o", "--output", default="out.mp4", metavar="FILE", help="default: out.mp4")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--num_samples", type=int, default=1, metavar="N", help="clips for each prompt")
+    add("--frames", type=int, metavar="N", help="frames of the clip that comes out")
+    add("--size", metavar="HxW", help="its height and width, such as 96x160")
+    add("--batch_size", metavar=_EACH, help="clips made at a time; default: 8")
+    add("--step", metavar=_EACH, help="checkpoint to use; default: the last")
+    _add_stages(parser.add_argument_group("stages of a cascade"))
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_known(parser.add_argument_group("content that stays as it is"))
+
+
+def _add_stages(group: Any) -> None:
+    add = group.add_argument
+    add("--until", metavar="STAGE", help="the last stage to run")
+    add("--from", dest="first_stage", metavar="STAGE", help="the first, which needs --init")
+    add("--init", metavar="FILE", help="a video, picture or .npy that the first stage starts from")
+    add(
+        "--init_size",
+        default="model",
+        metavar="SIZE",
+        help="model: the size and length that the stage was trained for (default); own: the file's",
+    )
+    add("--init_start", type=float, default=0.0, metavar="SECONDS", help="skip so much of it")
+    add(
+        "--keep_stages",
+        action="store_true",
+        help="write the video of every stage: out.base.mp4, out.tsr1.mp4, ...",
+    )
+
+
+def _add_sampling(group: Any) -> None:
+    add = group.add_argument
+    add("--steps", metavar=_EACH, help="sampling steps")
+    add("--sampler", metavar=_EACH, help="ddim, ancestral, stochastic or dpmpp_2m")
+    add("--gamma", metavar=_EACH, help="noise of the ancestral sampler, 0 to 1")
+    add(
+        "--guidance",
+        metavar=_EACH,
+        help="how strongly to follow the prompt: (1 + W) * with - W * without; 0 is unguided, "
+        "HIGH:LOW alternates between two weights",
+    )
+    add("--threshold", metavar=_EACH, help="none, static or dynamic")
+
+
+def _add_known(group: Any) -> None:
+    add = group.add_argument
+    add("--first", metavar="FILE", help="a picture to begin with, or a video to continue")
+    add("--last", metavar="FILE", help="a picture or a video to end with")
+    add(
+        "--overlap",
+        type=float,
+        metavar="SECONDS",
+        help="how much of --first and --last, if videos, is shown; default: a quarter of the clip",
+    )
+    add("--inpaint", metavar="FILE", help="a video of which a part is made anew")
+    add("--mask", metavar="FILE", help="a picture or video that is white there")
+
+
+def settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `runs.generate.Generate` that the flags give.
+
+    Raises:
+      ValueError: a flag that cannot be read, or a file that cannot be used.
+    """
+    from vidgen.runs import per_stage
+    from vidgen.runs.content import Init, KnownFiles
+    from vidgen.runs.stages import Sampling
+
+    readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
+    readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
+    readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
+    each: dict[str, Any] = {
+        name: per_stage.parse(name, getattr(flags, name), read)
+        for name, read in readers.items()
+        if getattr(flags, name) is not None
+    }
+    optional = {
+        "batch_size": each.pop("batch_size", None),
+        "checkpoint_step": each.pop("step", None),
+        "frames": flags.frames,
+        "size": None if flags.size is None else read_size(flags.size),
+        "init": _init(flags, Init),
+        "known": KnownFiles(
+            first=flags.first,
+            last=flags.last,
+            inpaint=flags.inpaint,
+            mask=flags.mask,
+            overlap=flags.overlap,
+        ),
+    }
+    given = {name: value for name, value in optional.items() if value}
+    silent = "init" in given or "known" in given
+    given |= {"prompts": read_prompts(flags.prompts, flags.prompts_file, required=not silent)}
+    given |= {"output": flags.output, "seed": flags.seed, "num_samples": flags.num_samples}
+    return given | {"sampling": Sampling(**each), "keep_stages": flags.keep_stages}
+
+
+def _init(flags: argparse.Namespace, make: Any) -> Any:
+    if flags.init is None:
+        for name in ("init_size", "init_start"):
+            if getattr(flags, name) not in ("model", 0.0):
+                raise ValueError(f"--{name} says how to read --init=FILE, which is missing.")
+        return None
+    return make(path=flags.init, size=flags.init_size, start=flags.init_start)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """ "96x160" as (96, 160).
+
+    Raises:
+      ValueError: it is no such thing.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", text)
+    if not found:
+        raise ValueError(f"--size={text}: give HEIGHTxWIDTH, such as 96x160.")
+    return int(found[1]), int(found[2])
+
+
+def read_prompts(given: Sequence[str], file: str | None, required: bool = True) -> tuple[str, ...]:
+    """The prompts given, then those of a file with one a line; blank lines do not count.
+
+    Without any, and not `required`, one empty prompt: video without text.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file holds no prompt or is no text, or there is no prompt at all.
+    """
+    prompts = [prompt.strip() for prompt in given]
+    if file is not None:
+        try:
+            lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompts_file {file} is no UTF-8 text ({error.reason}).") from error
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise ValueError(f"--prompts_file {file} holds no prompt; write one a line.")
+        prompts += found
+    if not prompts and required:
+        raise ValueError('no prompt given: vidgen generate "what to show" ..., or --prompts_file.')
+    return tuple(prompts) or ("",)

@@ -1,0 +1,102 @@
+"""Settings that may differ from stage to stage, as people write them.
+
+64                  for every stage
+base=256,tsr1=64    for these; the others keep their own
+128,base=256        for every stage but these
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vidgen.types import STAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class PerStage:
+    """One setting.
+
+    Attributes:
+      default: for the stages that are not named; None leaves them their own.
+      by_stage: for those that are.
+    """
+
+    default: Any = None
+    by_stage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, stage: str) -> Any:
+        """The value for a stage, or None."""
+        return self.by_stage.get(stage, self.default)
+
+
+def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
+    """A flag's text as a setting.
+
+    Args:
+      flag: its name, for messages.
+      text: what was given, in the form of the module's docstring.
+      read: one value from its text; raises ValueError with what it takes.
+
+    Raises:
+      ValueError: a stage that there is none of, one that is named twice, or a wrong value.
+    """
+    default: Any = None
+    named: dict[str, Any] = {}
+    for item in text.split(","):
+        stage, equals, value = (part.strip() for part in item.rpartition("="))
+        if equals and stage not in STAGES:
+            raise ValueError(
+                f"--{flag}={text}: there is no stage {stage!r}; choose from {', '.join(STAGES)}."
+            )
+        if stage in named or (not equals and default is not None):
+            raise ValueError(
+                f"--{flag}={text} says twice what {stage or 'all stages'} should have."
+            )
+        try:
+            found = read(value)
+        except ValueError as error:
+            raise ValueError(f"--{flag}={text}: {value!r} is not {error}.") from None
+        if equals:
+            named[stage] = found
+        else:
+            default = found
+    return PerStage(default, named)
+
+
+def value(setting: Any, stage: str) -> Any:
+    """What a setting, or one value for all stages, says of a stage; None: nothing."""
+    return setting(stage) if isinstance(setting, PerStage) else setting
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+
+
+def word(text: str) -> str:
+    """A name."""
+    if not text:
+        raise ValueError("a name")
+    return text
+
+
+def weights(text: str) -> tuple[float, float | None]:
+    """A guidance weight and None, or as HIGH:LOW the two between which guidance alternates."""
+    high, colon, low = text.partition(":")
+    try:
+        return float(high), float(low) if colon else None
+    except ValueError:
+        raise ValueError("a weight, or two as HIGH:LOW") from None

@@ -1,0 +1,208 @@
+"""A plan's report for people: one model in detail, or a cascade as the table of Imagen Video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Report = dict[str, Any]
+_NOTES = 8  # shown to people
+
+
+def tables(report: Report, details: bool) -> str:
+    """Models in detail; more than one also, or without `details` only, as a table."""
+    models = report["models"]
+    parts = [_model(model) for model in models] if details or len(models) == 1 else []
+    if len(models) > 1:
+        parts.append(_cascade(report))
+    return "\n\n".join(parts)
+
+
+# ---- a cascade: a row for each stage -------------------------------------------------------------
+
+
+def _cascade(report: Report) -> str:
+    models = report["models"]
+    head = ("stage", "frames", "fps", "published", "ours", "", "space", "time", "text")
+    head += ("GiB", "TFLOP", "times", "PFLOP")
+    rows = [head, *(_row(model) for model in models), _sum_row(report["totals"])]
+    lines = _columns(rows, left=(0, 6, 7, 8))
+    rule = "-" * max(map(len, lines))
+    lines = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", *_legend(report)]
+    lines += _programs(models)
+    notes = sum(len(model["notes"]) for model in models)
+    if notes:
+        lines.append(f"{notes} parameters are not cut as the rules ask; --details lists them.")
+    return "\n".join(lines)
+
+
+def _row(model: Report) -> tuple[str, ...]:
+    t, h, w, _ = model["output_shape"]
+    published, operators = model["published_parameters"], model["operators"]
+    return (
+        model["name"],
+        f"{t} x {h} x {w}",
+        f"{model['fps']:g}",
+        _count(published),
+        _count(model["parameters"]),
+        _difference(model["parameters"], published),
+        *(_used(operators, axis) for axis in ("spatial", "temporal", "text")),
+        f"{model['bytes_per_device']['total'] / 2**30:,.1f}",
+        _scaled(model["flops_per_evaluation"], 1e12),
+        f"{model['evaluations'] or '-'}",
+        _scaled(model["flops_per_clip"], 1e15),
+    )
+
+
+def _sum_row(total: Report) -> tuple[str, ...]:
+    ours, published = total["parameters"], total["published_parameters"]
+    counts = (_count(published), _count(ours), _difference(ours, published))
+    return ("sum", "", "", *counts, *[""] * 6, _scaled(total["flops_per_clip"], 1e15))
+
+
+def _used(operators: Report | None, axis: str) -> str:
+    """ "conv", "attn" or both."""
+    if operators is None:
+        return "?"
+    found = ["conv"] if axis == "spatial" else []
+    found += ["conv"] if operators.get(f"{axis} conv") else []
+    found += ["attn"] if operators.get(f"{axis} attention") else []
+    return " + ".join(found) or "-"
+
+
+def _legend(report: Report) -> list[str]:
+    models = report["models"]
+    meshes = " or ".join(dict.fromkeys(_mesh(model) for model in models))
+    batch = " or ".join(dict.fromkeys(str(model["batch_size"]) for model in models))
+    seconds = dict.fromkeys(f"{model['seconds']:.4g}" for model in models)
+    lines = [
+        "ours    parameters",
+        f"GiB     of one device in training, a batch of {batch}, without activations; {meshes}",
+        "TFLOP   of one evaluation of the network on a whole clip",
+        "times   evaluations for a clip: two a step where guidance needs both",
+        "PFLOP   of a clip",
+    ]
+    chained = "each stage takes what the one before gives; " if report["chained"] else ""
+    return [*lines, f"clips   {chained}each covers {' or '.join(seconds)} s"]
+
+
+def _programs(models: Sequence[Report]) -> list[str]:
+    """A line for each compiled program."""
+    rows = []
+    for model in models:
+        for what, found in (("training step", model), ("sampling step", model.get("sampling", {}))):
+            if "fits" in found:
+                words = [f"{name} {value}" for name, value in _memory_rows(found)]
+                rows.append((f"{model['name']}:", what, found["compiled_for"], ", ".join(words)))
+    return ["", *_columns(rows, left=(0, 1, 2, 3))] if rows else []
+
+
+# ---- one model -----------------------------------------------------------------------------------
+
+
+def _model(model: Report) -> str:
+    """Everything about one model."""
+    t, h, w, c = model["output_shape"]
+    total = model["parameters"]
+    lines = [f"{model['name']}: {total:,} parameters{_against(model)}"]
+    lines.append(f"  output  {t} x {h} x {w} x {c} at {model['fps']:g} fps")
+    lines.append(f"  mesh    {_mesh(model)}")
+    rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in model["modules"].items()]
+    lines += _aligned("parameters by module", rows)
+    rows = [(name.replace("_", " "), _gib(n)) for name, n in model["bytes_per_device"].items()]
+    lines += _aligned("bytes per device, activations not included", rows)
+    lines += _aligned("floating-point operations", _operations(model))
+    for what, found in (("training step", model), ("sampling step", model.get("sampling", {}))):
+        if "fits" in found:
+            title = f"{what} compiled for {found['compiled_for']}, bytes per device"
+            lines += _aligned(title, _memory_rows(found))
+    notes = model["notes"]
+    lines += [f"  note: {note}" for note in notes[:_NOTES]]
+    if len(notes) > _NOTES:
+        lines.append(f"  note: {len(notes) - _NOTES} more like these; --json lists them all")
+    return "\n".join(lines)
+
+
+def _operations(model: Report) -> list[tuple[str, str]]:
+    rows = [
+        (f"a step of {model['batch_size']} examples", _tera(model["flops_per_step"])),
+        ("a step, per example", _tera(model["flops_per_step_per_example"])),
+        ("a forward pass, per example", _tera(model["flops_forward_per_example"])),
+    ]
+    if model["flops_per_clip"] is not None:
+        rows.append(("sampling, an evaluation", _tera(model["flops_per_evaluation"])))
+        count = model["evaluations"]
+        rows.append((f"a clip, {count} evaluations", _tera(model["flops_per_clip"])))
+    return rows
+
+
+def _memory_rows(found: Report) -> list[tuple[str, str]]:
+    peak, limit = found["peak_bytes_per_device"], found["device_bytes"]
+    return [
+        ("peak", "more than there is" if peak is None else _gib(peak)),
+        ("there is", "unknown" if limit is None else _gib(limit)),
+        ("fits", {True: "yes", False: "no", None: "unknown"}[found["fits"]]),
+    ]
+
+
+def _mesh(model: Report) -> str:
+    mesh = ", ".join(f"{axis} {size}" for axis, size in model["mesh"].items())
+    return f"{model['devices']} device(s): {mesh}"
+
+
+def _against(model: Report) -> str:
+    published = model["published_parameters"]
+    if not published:
+        return ""
+    difference = _difference(model["parameters"], published)
+    return f" ({difference} against the published {published:,.0f})"
+
+
+# ---- numbers and columns -------------------------------------------------------------------------
+
+
+def _difference(ours: int, published: int | float | None) -> str:
+    return f"{ours / published - 1:+.1%}" if published else ""
+
+
+def _count(count: int | float | None) -> str:
+    """A number of parameters: "5.572 B", "786.3 M"."""
+    if not count:
+        return "-"
+    for unit, size, digits in (("B", 1e9, 3), ("M", 1e6, 1)):
+        if count >= size:
+            return f"{count / size:,.{digits}f} {unit}"
+    return f"{count:,.0f}"
+
+
+def _scaled(count: int | float | None, unit: float) -> str:
+    """Three figures or more: "61.6", "1,234", "0.00123"."""
+    if count is None:
+        return "-"
+    value = count / unit
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.3f} GiB"
+
+
+def _tera(count: int | float) -> str:
+    return f"{count / 1e12:,.4g} TFLOP"
+
+
+def _aligned(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A title and rows: the first column flush left, the others flush right."""
+    return [f"  {title}", *("    " + line for line in _columns(rows, left=(0,)))]
+
+
+def _columns(rows: Sequence[tuple[str, ...]], left: Sequence[int]) -> list[str]:
+    """Rows as lines of equal columns, those of `left` flush left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

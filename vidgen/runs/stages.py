@@ -1,0 +1,199 @@
+"""Trained stages on disk, and what a run wants done otherwise than they were trained for.
+
+runs/a/{config.gin, checkpoints}                one stage
+runs/c/{base,tsr1,...}/{config.gin, checkpoints}  a cascade
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from vidgen.runs import per_stage
+from vidgen.runs.feed import TextEncoder
+from vidgen.runs.per_stage import PerStage
+from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that makes video from text, or from text and a video: a diffusion stage."""
+
+    @property
+    def name(self) -> str:
+        """The stage that it is."""
+        ...
+
+    @property
+    def shape(self) -> VideoShape:
+        """Size of one clip."""
+        ...
+
+    @property
+    def input_shape(self) -> VideoShape | None:
+        """Size of the clip that it starts from; None where it starts from text alone."""
+        ...
+
+    @property
+    def sampler(self) -> Any:
+        """A dataclass with `kind`, `steps` and `gamma`."""
+        ...
+
+    @property
+    def guidance(self) -> Any:
+        """A dataclass with `weight`, `low` and `threshold`."""
+        ...
+
+    def init(self, key: Key[Array, ""], batch: Any) -> Params:
+        """Fresh parameters, boxed."""
+        ...
+
+    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
+        """Shapes of a training batch."""
+        ...
+
+    def generate(
+        self,
+        params: Params,
+        text: TextEmbedding,
+        low_res: Any,
+        keys: Key[Array, "b"],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        known: Known | None = None,
+    ) -> Float[Array, "b t h w c"]:
+        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A trained model.
+
+    Attributes:
+      model: what makes the clips.
+      text_encoder: the one that it was trained with.
+      model_dir: folder of the training run; the averaged weights are read from its checkpoints.
+    """
+
+    model: Generator
+    text_encoder: TextEncoder
+    model_dir: str
+
+    def check(self, step: int | None = None) -> None:
+        """Raises FileNotFoundError unless there is a checkpoint (of this step)."""
+        with Checkpointer(self.model_dir, read_only=True) as checkpointer:
+            checkpointer.stored_params(step)
+
+    def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
+        """The averaged weights, checked against the model's own shapes, laid out over `mesh`."""
+        spec = self.model.batch_spec(1, self.text_encoder.length, self.text_encoder.dim)
+        boxed = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        shapes = unbox(boxed)
+        if mesh is not None:
+            shapes = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                shapes,
+                mesh.param_shardings(boxed),
+            )
+        with Checkpointer(self.model_dir, read_only=True) as checkpointer:
+            return checkpointer.restore_params(shapes, step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What of a stage's own sampling is replaced; None leaves it.
+
+    Attributes:
+      steps: sampling steps.
+      sampler: kind of sampler.
+      gamma: noise of the ancestral sampler.
+      guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
+        where a low of None is constant as well.
+      threshold: none, static or dynamic.
+    """
+
+    steps: int | PerStage | None = None
+    sampler: str | PerStage | None = None
+    gamma: float | PerStage | None = None
+    guidance: float | tuple[float, float | None] | PerStage | None = None
+    threshold: str | PerStage | None = None
+
+    def apply(self, model: Generator) -> Generator:
+        """`model` with the sampling asked for.
+
+        Raises:
+          ValueError: a value is out of its range; says which can be chosen.
+        """
+        asked = {
+            field.name: per_stage.value(getattr(self, field.name), model.name)
+            for field in dataclasses.fields(self)
+        }
+        weight = asked["guidance"]
+        pair = weight if isinstance(weight, tuple) else (weight, None)
+        sampler = {"kind": asked["sampler"], "steps": asked["steps"], "gamma": asked["gamma"]}
+        guidance: dict[str, Any] = {"threshold": asked["threshold"]}
+        if weight is not None:
+            guidance |= {"weight": pair[0]}
+        changed: Any = model
+        for name, values in (("sampler", sampler), ("guidance", guidance)):
+            given = {n: v for n, v in values.items() if v is not None}
+            if name == "guidance" and weight is not None:
+                given["low"] = pair[1]
+            if given:
+                part = dataclasses.replace(getattr(model, name), **given)
+                changed = dataclasses.replace(changed, **{name: part})
+        return changed
+
+
+def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:
+    """The training folders that are needed, in the order in which they run.
+
+    Args:
+      model: the folder of one stage, or of a cascade.
+      first: name of the first stage to run; None is the first that is there.
+      last: name of the last.
+
+    Raises:
+      FileNotFoundError: there is no trained model.
+      ValueError: a stage that is asked for is not there.
+    """
+    folder = Path(model).expanduser()
+    if (folder / "config.gin").is_file():
+        return (folder,)
+    here = [name for name in STAGES if (folder / name / "config.gin").is_file()]
+    if not here:
+        raise FileNotFoundError(
+            f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
+            f"({', '.join(STAGES)}) in it; name a folder that vidgen train wrote."
+        )
+    for flag, name in (("from", first), ("until", last)):
+        if name is not None and name not in here:
+            raise ValueError(
+                f"--{flag}={name}: there is no such stage in {folder}; it has {', '.join(here)}."
+            )
+    start = 0 if first is None else here.index(first)
+    stop = len(here) if last is None else here.index(last) + 1
+    if stop <= start:
+        raise ValueError(f"--until={last} comes before --from={first}; swap them.")
+    return tuple(folder / name for name in here[start:stop])
+
+
+def check_names(stages: Sequence[Stage], first: str | None, last: str | None) -> None:
+    """Raises ValueError where `first` and `last` are not the names of the stages at the ends."""
+    ends = (("from", first, stages[0]), ("until", last, stages[-1]))
+    for flag, name, stage in ends:
+        if name is not None and name != stage.model.name:
+            raise ValueError(
+                f"--{flag}={name}: {stage.model_dir} holds the stage {stage.model.name}."
+            )

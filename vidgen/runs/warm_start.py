@@ -1,0 +1,108 @@
+"""Beginning with the weights of another run: fine-tuning, distillation.
+
+    θ_p = the other run's θ_p   where it has a parameter p (its shape must be the same)
+    θ_p = fresh                 where it has none, as for the input that a distilled student adds
+
+Optimizer, step number and data begin anew: this is another run, not its continuation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from vidgen.train.checkpoints import Checkpointer, CheckpointError
+from vidgen.types import Params
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """The weights of a checkpoint of another run, for `Train.initial`.
+
+    Attributes:
+      model_dir: folder of that run; "" keeps the fresh weights.
+      averaged: take its averaged weights, where it kept an average.
+      step: which of its checkpoints; None is the newest.
+    """
+
+    model_dir: str = ""
+    averaged: bool = True
+    step: int | None = None
+
+    def __call__(self, fresh: Params) -> Params:
+        """`fresh` with all that the other run has in its place, laid out over devices alike.
+
+        Raises:
+          FileNotFoundError: that folder holds no checkpoint.
+          CheckpointError: a parameter has another shape there, or none has its name.
+        """
+        if not str(self.model_dir):
+            return fresh
+        try:
+            with Checkpointer(self.model_dir, read_only=True) as checkpointer:
+                wanted = named_leaves(fresh)
+                stored = checkpointer.stored_params(self.step, averaged=self.averaged)
+                self._check_shapes(wanted, named_leaves(stored))
+                placed = _map_named(stored, lambda name, x: wanted.get(name, x))
+                spec = _as_spec(placed)
+                found = checkpointer.restore_params(spec, self.step, averaged=self.averaged)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"no weights to begin with: {error}") from error
+        known = named_leaves(found)
+        self._tell([n for n in wanted if n not in known], [n for n in known if n not in wanted])
+        return _map_named(fresh, lambda name, x: known.get(name, x))
+
+    def _check_shapes(self, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
+        if not wanted.keys() & stored.keys():
+            raise CheckpointError(
+                f"{self.model_dir} holds the weights of another kind of model: it has no "
+                f"parameter {next(iter(wanted))}, nor any other of this one."
+            )
+        for name, leaf in wanted.items():
+            here = tuple(leaf.shape)
+            there = tuple(stored[name].shape) if name in stored else here
+            if here != there:
+                raise CheckpointError(
+                    f"cannot begin with the weights of {self.model_dir}: {name} is {there} there "
+                    f"and {here} here; use a model of the same size (its config.gin tells it)."
+                )
+
+    def _tell(self, missing: Sequence[str], unused: Sequence[str]) -> None:
+        if jax.process_index() != 0:
+            return
+        told = f"beginning with the weights of {self.model_dir}"
+        if missing:
+            told += f"; not there, so fresh: {_listed(missing)}"
+        if unused:
+            told += f"; there, but not used: {_listed(unused)}"
+        log.info(told)
+
+
+def named_leaves(tree: Params) -> dict[str, Any]:
+    """The leaves of a tree by their path, as in "params/stem/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _map_named(tree: Params, function: Any) -> Params:
+    """`tree` with `function(path, leaf)` for each leaf."""
+    leaves = [function(name, leaf) for name, leaf in named_leaves(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _as_spec(tree: Params) -> Params:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        tree,
+    )
+
+
+def _listed(names: Sequence[str], shown: int = 6) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
