@@ -6,13 +6,14 @@
 Both folders hold one training folder a stage, named by the stage. Prompts are combinations of
 subject, motion and background, half of which training never showed. The clips of the last stage are
 read with vidgen/evals/sprite_probe.py, made smaller first. Everything runs twice: the first time
-compiles, the second is the one to compare. One JSON line goes to STUDENTS/distillation.jsonl, a
-Markdown table to standard output.
+loads and compiles, the second is the one to compare. One JSON line goes to
+STUDENTS/distillation.jsonl, Markdown tables to standard output.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import time
@@ -21,7 +22,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from sprite_probe import prompts
+from absl import logging as absl_logging
+from sprite_probe import prompts, smaller
 
 from vidgen import gin_utils
 from vidgen.data.sprites import Sprites, Triple
@@ -47,13 +49,31 @@ def questions(folder: str, count: int) -> tuple[Sprites, dict[str, list[Triple]]
     return world, triples, captions
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept(stages.Stage):
+    """A stage that reads its weights from disk once: the second run times sampling alone."""
+
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def load(self, step: int | None = None, mesh: Any = None) -> Any:
+        """The averaged weights, on the device."""
+        if not self.kept:
+            self.kept["params"] = jax.device_get(super().load(step, mesh))
+        return jax.device_put(self.kept["params"])
+
+
+def kept(stage: stages.Stage) -> Kept:
+    """`stage` that keeps its weights on the host."""
+    return Kept(model=stage.model, text_encoder=stage.text_encoder, model_dir=stage.model_dir)
+
+
 def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: str | None) -> Any:
     """A run that generates a clip for every caption with the whole cascade in `folder`."""
     folders = stages.find(folder, None, flags.until)
     sessions = Sessions(["runs/generate.gin"], [], [])
     given: dict[str, Any] = {"prompts": captions, "batch_size": flags.batch_size}
     given["stages"] = [
-        sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"])
+        kept(sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"]))
         for f in folders
     ]
     if steps is not None:
@@ -63,7 +83,7 @@ def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: 
 
 
 def timed(run: Generate) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Seconds by stage, loading included, and the clips of the last one."""
+    """Seconds by stage and the clips of the last one; the first time it loads and compiles."""
     seconds: dict[str, float] = {}
     last, clips, began = run.chain.names[-1], [], time.perf_counter()
     for model, _, video in run.made():
@@ -87,14 +107,6 @@ def quality(
         shares = sprite_probe.accuracy(readings, triples[split])
         found[split] = shares | {"error": float(np.mean([r.error for r in readings]))}
     return found
-
-
-def smaller(clip: np.ndarray, size: int) -> np.ndarray:
-    """At most 8 frames of at most `size` pixels a side: reading is by synthesis, and slow."""
-    clip = clip[:: max(1, len(clip) // 8)]
-    factor = max(1, clip.shape[1] // size)
-    t, h, w, c = clip.shape
-    return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
 def measure(
@@ -155,7 +167,7 @@ def stage_table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure both cascades."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--teachers", required=True, metavar="DIR", help="a cascade: one folder a stage")
     add("--students", required=True, metavar="DIR", help="its students, likewise")
@@ -166,6 +178,7 @@ def main() -> None:
     add("--probe_size", type=int, default=32, help="side of what the probe reads; default: 32")
     flags = parser.parse_args()
     logging.getLogger("vidgen").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     asked = questions(flags.teachers, flags.clips // 2)
     rows = {
         "teachers": measure(flags, flags.teachers, asked, flags.teacher_steps),

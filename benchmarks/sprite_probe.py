@@ -2,6 +2,7 @@
 
     python benchmarks/sprite_probe.py --model=runs/a                  # the last checkpoint
     python benchmarks/sprite_probe.py --model=runs/a --all_steps      # every checkpoint kept
+    python benchmarks/sprite_probe.py --model=runs/cascade            # a folder with all stages
 
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
@@ -15,6 +16,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from vidgen import gin_utils
 from vidgen.data.sprites import Sprites, Triple
 from vidgen.data.video_writer import write_video
 from vidgen.evals import sprite_probe
+from vidgen.gin_sessions import Sessions
+from vidgen.runs import stages
 from vidgen.runs.generate import Generate
 from vidgen.train.checkpoints import Checkpointer
 
@@ -35,45 +39,60 @@ def prompts(sprites: Sprites, count: int) -> tuple[list[Triple], list[str]]:
     return chosen, [sprites.caption(scene) for scene in scenes]
 
 
-def probe(flags: argparse.Namespace, step: int) -> dict:
+def generated(flags: argparse.Namespace, captions: list[str], step: int | None) -> list[np.ndarray]:
+    """A clip for every caption, by the stage or the cascade in flags.model."""
+    sessions = Sessions(["runs/generate.gin"], [], [])
+    given: dict[str, Any] = {"prompts": captions, "batch_size": min(32, len(captions))}
+    given["stages"] = [
+        sessions.build(stages.Stage, [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"])
+        for folder in stages.find(flags.model)
+    ]
+    given["sampling"] = stages.Sampling(steps=flags.steps, guidance=flags.guidance)
+    run = sessions.build(Generate, checkpoint_step=step, **given)
+    return [video for _, video in run.videos()]
+
+
+def smaller(clip: np.ndarray, size: int = 32) -> np.ndarray:
+    """At most 8 frames of at most `size` pixels a side: reading is by synthesis, and slow."""
+    clip = clip[:: max(1, len(clip) // 8)]
+    factor = max(1, clip.shape[1] // size)
+    t, h, w, c = clip.shape
+    return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
+def probe(flags: argparse.Namespace, step: int | None) -> dict:
     """Generate from one checkpoint, read the clips, and return the scores."""
-    config = str(Path(flags.model) / "config.gin")
+    config = str(stages.find(flags.model)[0] / "config.gin")
     scores: dict = {"step": step, "clips": flags.clips}
     videos = []
-    with gin_utils.session(["runs/generate.gin", config], [f"MODEL_DIR={flags.model!r}"]):
-        for split in ("train", "held_out"):
+    for split in ("train", "held_out"):
+        with gin_utils.session(["runs/train.gin", config]):
             sprites = gin_utils.build(Sprites, split=split, templates=1)
-            triples, captions = prompts(sprites, flags.clips // 2)
-            run = gin_utils.build(
-                Generate,
-                prompts=captions,
-                batch_size=min(32, len(captions)),
-                steps=flags.steps,
-                guidance=flags.guidance,
-                checkpoint_step=step,
-            )
-            clips = [video for _, video in run.videos()]
-            readings = [sprite_probe.read(clip, sprites) for clip in clips]
-            shares = sprite_probe.accuracy(readings, triples)
-            shares["error"] = float(np.mean([reading.error for reading in readings]))
-            scores[split] = shares
-            videos += clips[:8]
-    sheet = Path(flags.model) / f"probe_{step}.png"
-    write_video(sheet, np.stack(videos), run.model.shape.fps)
+        triples, captions = prompts(sprites, flags.clips // 2)
+        clips = [smaller(clip) for clip in generated(flags, captions, step)]
+        readings = [sprite_probe.read(clip, sprites) for clip in clips]
+        shares = sprite_probe.accuracy(readings, triples)
+        shares["error"] = float(np.mean([reading.error for reading in readings]))
+        scores[split] = shares
+        videos += clips[:8]
+    sheet = Path(flags.model) / f"probe_{'cascade' if step is None else step}.png"
+    write_video(sheet, np.stack(videos), 8.0)
     return scores
 
 
 def main() -> None:
     """Probe one checkpoint or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="a MODEL_DIR that vidgen train wrote")
+    parser.add_argument("--model", required=True, help="a MODEL_DIR, or a folder of them")
     parser.add_argument("--clips", type=int, default=112, help="clips a checkpoint (half held out)")
     parser.add_argument("--steps", type=int, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float, default=None, help="guidance weight")
     parser.add_argument("--all_steps", action="store_true", help="every checkpoint kept")
     flags = parser.parse_args()
-    with Checkpointer(flags.model, read_only=True) as checkpointer:
-        steps = checkpointer.steps()
+    steps: list[int | None] = [None]
+    if (Path(flags.model) / "config.gin").is_file():
+        with Checkpointer(flags.model, read_only=True) as checkpointer:
+            steps = list(checkpointer.steps())
     for step in steps if flags.all_steps else steps[-1:]:
         began = time.time()
         scores = probe(flags, step)
@@ -84,7 +103,8 @@ def main() -> None:
                 for name, share in scores[split].items()
                 if name != "error"
             ]
-            print(f"step {step:6} {split:8} {'  '.join(cells)}  error {scores[split]['error']:.2f}")
+            error = f"error {scores[split]['error']:.2f}"
+            print(f"step {step or 'last':6} {split:8} {'  '.join(cells)}  {error}")
         scores["seconds"] = round(time.time() - began, 1)
         with open(Path(flags.model) / "probe.jsonl", "a") as log:
             log.write(json.dumps(scores) + "\n")

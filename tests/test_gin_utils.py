@@ -217,3 +217,66 @@ def test_a_run_that_no_file_binds_is_refused(tmp_path):
     with gin_utils.session([str(tmp_path / "empty.gin")]):
         with pytest.raises(GinError, match="no configuration file binds anything of Nothing"):
             gin_utils.build(Nothing)
+
+
+# ---- what one file says, changed by the next ---------------------------------------------------
+
+LATER = """
+from __gin__ import dynamic_registration
+import gadgets
+RUN = @gadgets.Pair()
+SHAPE = @later/gadgets.Shape()
+later/gadgets.Shape.sides = 9
+gadgets.Pair.shape = %SHAPE
+gadgets.Pair.folder = %FOLDER
+gadgets.Pair.other = %OLD_SHAPE
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(Job):
+    other: Shape
+
+
+def test_a_renamed_macro_is_what_a_later_file_replaces(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["gadgets"], "Pair", Pair, raising=False)
+    monkeypatch.setattr(Pair, "__module__", "gadgets")
+    later = tmp_path / "later.gin"
+    later.write_text(LATER)
+    renamed = {file: {"SHAPE": "OLD_SHAPE"}}
+    with gin_utils.session([file, str(later)], ["FOLDER='a'"], renamed):
+        assert gin_utils.named_by("RUN") is Pair
+        pair = gin_utils.build(Pair)
+        saved = gin_utils.operative_config()
+    assert (pair.shape.sides, pair.other.sides) == (9, 4)
+    # What is saved says it all, the run included, and needs no renaming.
+    (tmp_path / "saved.gin").write_text(saved)
+    with gin_utils.session([str(tmp_path / "saved.gin")]):
+        assert gin_utils.build(gin_utils.named_by("RUN")) == pair
+
+
+def test_what_cannot_be_renamed(file, tmp_path):
+    with pytest.raises(GinError, match="sets no MODEL"):
+        with gin_utils.session([file], [], {file: {"MODEL": "TEACHER"}}):
+            pass
+    with pytest.raises(GinError, match="has a STEPS already; its SHAPE cannot become another"):
+        with gin_utils.session([file], [], {file: {"SHAPE": "STEPS"}}):
+            pass
+
+
+@pytest.mark.parametrize(
+    "name, value", [("STEPS", "7"), ("NOTHING", "None"), ("FOLDER", "REQUIRED")]
+)
+def test_a_macro_that_names_no_class(file, name, value):
+    with gin_utils.session([file]):
+        with pytest.raises(GinError, match=f"{name} is .*{value}.*it must name a class"):
+            gin_utils.named_by(name)
+
+
+def test_a_given_field_is_not_built_from_gin(tmp_path):
+    """Gin would build what a binding refers to even where the caller has something else."""
+    path = tmp_path / "job.gin"
+    path.write_text(FILE.replace("Shape.sides = 4", "Shape.sides = 2"))  # which Shape refuses
+    with gin_utils.session([str(path)]):
+        job = gin_utils.build(Job, shape=Shape(sides=3), folder="a")
+    assert job.shape.sides == 3

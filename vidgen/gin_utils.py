@@ -95,7 +95,8 @@ def named_by(macro: str) -> Callable[..., Any]:
       GinError: it is not set, or to something else.
     """
     value = gin_config._CONFIG.get((macro, _MACRO), {}).get("value")
-    if not isinstance(value, gin_config.ConfigurableReference) or _is_macro(value):
+    is_reference = isinstance(value, gin_config.ConfigurableReference)
+    if not is_reference or _selector(value).startswith("gin."):  # a macro or a constant
         raise GinError(f"{macro} is {value!r}; it must name a class, like @train.Train().")
     gin_config._OPERATIVE_CONFIG[macro, _MACRO] = {"value": value}
     return gin_config._REGISTRY[_selector(value)].wrapped

@@ -32,6 +32,8 @@ _EXAMPLES = {
   vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
   vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin_file=data/folder.gin \\
       --gin.DATA_DIR="'my_videos'" --gin.MODEL_DIR="'runs/b'" --gin.TRAIN_STEPS=20000
+  vidgen train --gin_file=experiments/imagen_distill_tiny.gin --gin.TEACHER_DIR="'runs/a'" \\
+      --gin.MODEL_DIR="'runs/a8'"
 
 The same command again continues from the last checkpoint in MODEL_DIR.""",
     "plan": """examples:
@@ -142,7 +144,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object")
-    add("--details", action="store_true", help="everything about each model of a cascade")
+    add("--details", action="store_true", help="of several models, everything about each")
     add("--compile", action="store_true", help="compile the training step: real memory, slower")
     add(
         "--sampling",
@@ -200,7 +202,7 @@ def _generate(flags: argparse.Namespace) -> None:
         run()
         return
     for title, config in zip([*map(str, folders), "the run"], sessions.configs, strict=True):
-        print(f"# ==== {title}\n\n{config}")
+        print(f"#### {title}\n\n{config}")
 
 
 def _assets(flags: argparse.Namespace) -> None:

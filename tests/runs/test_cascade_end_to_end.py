@@ -31,12 +31,12 @@ def cascade(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vidgen(cascade):
-    """Runs `vidgen generate` on the cascade; returns the array that it wrote."""
+    """Runs `vidgen generate` on the cascade; returns the array that it wrote, if one."""
 
     def run(*arguments, output, model=cascade):
         command = ["generate", f"--model={model}", "-o", str(output), *map(str, arguments)]
         assert main.main(command) == 0
-        return np.load(output) if str(output).endswith(".npy") else None
+        return np.load(output) if output.exists() else None
 
     return run
 
@@ -60,9 +60,9 @@ def moving_square(frames, height, width):
 
 @pytest.fixture(scope="module")
 def real_mp4(tmp_path_factory):
-    """6 frames of 22 x 38 at 10 frames a second, H.264."""
+    """12 frames of 22 x 38 at 10 frames a second, H.264."""
     path = tmp_path_factory.mktemp("real") / "real.mp4"
-    write_video(path, moving_square(6, 22, 38), 10.0, min_side=0)
+    write_video(path, moving_square(12, 22, 38), 10.0, min_side=0)
     return path
 
 
@@ -98,10 +98,8 @@ def test_the_folder_of_a_stage_is_the_stage(vidgen, cascade, whole, tmp_path):
 def test_batches_and_neighbours_change_nothing(vidgen, whole, tmp_path):
     flags = ("a tiger", "a frog", "--until=tsr1", "--keep_stages")
     vidgen(*flags, "--num_samples=2", "--batch_size=base=3,tsr1=1", output=tmp_path / "o.npy")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [
-        f"o-00{i}{stage}.npy" for i in range(4) for stage in ("", ".base")
-    ] or names == sorted(f"o-00{i}{stage}.npy" for i in range(4) for stage in ("", ".base"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"o-00{i}{stage}.npy" for i in range(4) for stage in ("", ".base")}
     for name, kept in (("o-000.npy", "out.tsr1.npy"), ("o-000.base.npy", "out.base.npy")):
         np.testing.assert_allclose(np.load(tmp_path / name), np.load(whole / kept), atol=1e-5)
     videos = [np.load(tmp_path / f"o-00{i}.npy") for i in range(4)]
@@ -119,11 +117,6 @@ def test_settings_by_stage(vidgen, whole, tmp_path):
     np.testing.assert_array_equal(same, np.load(whole / "out.tsr1.npy"))
 
 
-def test_a_longer_and_wider_clip(vidgen, tmp_path):
-    found = vidgen("a", "--until=tsr1", "--frames=20", "--size=16x24", output=tmp_path / "o.npy")
-    assert found.shape == (20, 16, 24, 3) and np.isfinite(found).all()
-
-
 def _differs(one, other):
     return np.abs(np.load(one) - np.load(other)).max() > 1e-3
 
@@ -132,10 +125,13 @@ def _differs(one, other):
 
 
 def test_a_real_video_is_up_sampled_in_its_own_size(vidgen, real_mp4, tmp_path):
-    """22 x 38 at 10 fps for 0.6 s: 9 frames at the 16 fps that ssr1 takes, twice as large."""
+    """22 x 38 at 10 fps for 1.2 s: 19 frames at the 16 fps that ssr1 takes, twice as large.
+
+    Longer than its clips, and not square as they are.
+    """
     flags = ("--from=ssr1", "--until=ssr1", f"--init={real_mp4}", "--init_size=own")
     found = vidgen(*flags, output=tmp_path / "o.npy")
-    assert found.shape == (9, 44, 76, 3) and np.isfinite(found).all()
+    assert found.shape == (19, 44, 76, 3) and np.isfinite(found).all()
 
 
 def test_a_real_video_without_a_prompt_in_the_size_of_the_model(vidgen, real_mp4, tmp_path):
@@ -144,14 +140,6 @@ def test_a_real_video_without_a_prompt_in_the_size_of_the_model(vidgen, real_mp4
     assert found.shape == (8, 32, 32, 3)
     told = vidgen("a tiger", *flags, output=tmp_path / "p.npy")
     assert np.abs(found - told).max() > 1e-3
-
-
-def test_a_picture_is_up_sampled(vidgen, tmp_path):
-    pixels = (moving_square(1, 40, 40)[0] * 127.5 + 127.5).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "in.jpg")
-    init = f"--init={tmp_path / 'in.jpg'}"
-    found = vidgen("--from=ssr1", "--until=ssr1", init, output=tmp_path / "o.npy")
-    assert found.shape == (1, 32, 32, 3)
 
 
 # ---- known content -------------------------------------------------------------------------------
@@ -197,8 +185,8 @@ def test_the_resolved_configuration_of_every_stage(cascade, capsys, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert main.main(["generate", "a", f"--model={cascade}", "--until=ssr1", "--dry_run"]) == 0
     out = capsys.readouterr().out
-    titles = [line for line in out.splitlines() if line.startswith("# ====")]
-    assert titles == [f"# ==== {cascade / n}" for n in STAGES[:3]] + ["# ==== the run"]
+    titles = [line for line in out.splitlines() if line.startswith("#### ")]
+    assert titles == [f"#### {cascade / n}" for n in STAGES[:3]] + ["#### the run"]
     assert "ssr1/conditioning.SpatialUpsample" in out and list(tmp_path.iterdir()) == []
 
 
@@ -212,8 +200,11 @@ def test_the_resolved_configuration_of_every_stage(cascade, capsys, tmp_path, mo
         (["--from=tsr1"], ["no prompt given"]),
         (["--from=ssr1", "--init=none.mp4"], ["--init: there is no file none.mp4."]),
         (["--from=ssr1", "--init={text}"], ["--init: ", "cannot be decoded"]),
-        (["--from=ssr1", "--init={mp4}"], ["too short: 0.60 s", "--frames", "--init_size=own"]),
-        (["--from=ssr1", "--init={mp4}", "--init_size=big"], ["'big'", "model, own"]),
+        (
+            ["--from=ssr1", "--init={mp4}", "--init_start=0.5"],
+            ["too short: 1.20 s", "from 0.5 s on", "--frames", "--init_size=own"],
+        ),
+        (["--from=ssr1", "--init={mp4}", "--init_size=big"], ["--init_size=big", "model, own"]),
         (["a", "--init_size=own"], ["--init_size says how to read --init"]),
         (
             ["--from=ssr1", "--until=ssr1", "--init={mp4}", "--init_size=own", "--size=32x32"],
@@ -222,11 +213,11 @@ def test_the_resolved_configuration_of_every_stage(cascade, capsys, tmp_path, mo
         (["--from=tsr1", "--init={jpg}"], ["is one picture", "tsr1", "--until"]),
         (["--from=ssr3", "--init={jpg}", "--init_size=own"], ["is 1x1", "2 pixels"]),
         (["a", "--size=100"], ["--size=100: give HEIGHTxWIDTH"]),
-        (["a", "--size=100x100"], ["100 pixels of height", "nearest: 96 and 128"]),
+        (["a", "--size=100x100"], ["100 pixels of height", "nearest: 96 and 112"]),
         (["a", "--frames=60"], ["60 frames", "multiple of 8; nearest: 56 and 64"]),
         (["a", "--steps=base=many"], ["--steps=base=many", "'many' is not a whole number"]),
         (["a", "--steps=bass=3"], ["no stage 'bass'", "base, tsr1"]),
-        (["a", "--steps=3,4"], ["two values for all stages"]),
+        (["a", "--steps=3,4"], ["--steps=3,4 says twice what all stages should have"]),
         (["a", "--guidance=1:2:3"], ["HIGH:LOW"]),
         (["a", "--sampler=tsr1=euler"], ["'euler'", "ddim"]),
         (["a", "--batch_size=base=0"], ["batch_size is 0"]),
@@ -234,7 +225,7 @@ def test_the_resolved_configuration_of_every_stage(cascade, capsys, tmp_path, mo
         (["a", "--first=none.png"], ["--first: there is no file none.png"]),
         (["a", "--inpaint={mp4}"], ["--inpaint=VIDEO and --mask=FILE go together"]),
         (["a", "--overlap=1"], ["--overlap is for a video"]),
-        (["a", "--first={mp4}", "--overlap=0.9"], ["plays 0.60 s", "overlap of 0.90 s"]),
+        (["a", "--first={mp4}", "--overlap=1.3"], ["--overlap is 1.3 s, which leaves nothing"]),
         (["a", "--gin.Nothing.here=1"], ["Nothing"]),
         (["a", "--gin.tsr1/SamplerSpec.stepz=1"], ["'stepz'", "steps"]),
     ],

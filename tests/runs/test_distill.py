@@ -182,6 +182,16 @@ def test_teacher_that_trains_on_stays_the_same_teacher(tmp_path, whole, teacher)
     assert_equal(make(folder, source)(), whole[1])
 
 
+@pytest.mark.multidevice
+def test_teacher_lies_on_the_mesh_as_the_student_does(on_devices, tmp_path, teacher):
+    script = ROOT / "tests" / "runs" / "distill_on_devices.py"
+    one = on_devices(1, script, str(tmp_path / "one"), str(teacher[0]))
+    two = on_devices(2, script, str(tmp_path / "two"), str(teacher[0]))
+    assert (one["devices"], two["devices"]) == (1, 2)
+    assert two["teacher"] == [[None, "fsdp"]] * len(NAMES)
+    assert two["sizes"] == pytest.approx(one["sizes"], rel=1e-3)
+
+
 # ---- wrong input ---------------------------------------------------------------------------------
 
 

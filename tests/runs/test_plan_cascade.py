@@ -104,11 +104,11 @@ def test_the_table_says_the_same(report):
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
-def test_the_json_and_the_details_hold_all(cascade_plan, capsys):
+def test_the_json_holds_all_with_details(cascade_plan, capsys):
     (tsr1,) = (t.model for t in cascade_plan.trainers if t.model.name == "tsr1")
     twin = dataclasses.replace(tsr1, name="twin")
     plan = with_models(dataclasses.replace(cascade_plan, cascade=None), [tsr1, twin])
-    dataclasses.replace(plan, as_json=True)()
+    dataclasses.replace(plan, as_json=True, details=True)()
     found = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in found["models"]] == ["tsr1", "twin"]
     for model in found["models"]:
@@ -117,6 +117,14 @@ def test_the_json_and_the_details_hold_all(cascade_plan, capsys):
     text = plan_tables.tables(found, details=True)
     assert text.count("parameters by module") == 2 and text.count("a step, per example") == 2
     assert "stage takes what" not in text  # nobody asked for a chain
+
+
+def test_the_json_is_brief_without(two_stages, report, monkeypatch, capsys):
+    monkeypatch.setattr(Plan, "report", lambda self, *, brief: report if brief else None)
+    dataclasses.replace(two_stages, as_json=True)()
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"][0]["flops_per_step"] is None
+    assert found["models"][0]["parameters"] == report["models"][0]["parameters"]
 
 
 def test_an_evaluation_is_the_network_on_a_whole_clip(cascade_plan):

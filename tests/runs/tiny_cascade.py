@@ -17,6 +17,7 @@ from vidgen.types import STAGES
 # One level of width 8 without anything that is not tested elsewhere; no network to download.
 SMALL = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
+from vidgen.diffusion import samplers
 from vidgen.imagen import blocks
 from vidgen.imagen import unet
 from vidgen.text import tokenizer
@@ -24,6 +25,9 @@ from vidgen.text import tokenizer
 TEXT_ENCODER = @tokenizer.ByteEncoder()
 tokenizer.ByteEncoder.dim = 8
 tokenizer.ByteEncoder.length = 12
+
+samplers.SamplerSpec.kind = "ddim"  # noise takes a second to compile
+base/samplers.SamplerSpec.kind = "ancestral"
 
 {stage}/unet.VideoUNet.levels = (@{stage}/level0/blocks.LevelSpec(),)
 {stage}/unet.VideoUNet.cond_width = 16

@@ -162,7 +162,7 @@ def _start(path: pathlib.Path, span: _Span, shape: VideoShape, start: Start) -> 
         # the last wanted moment may fall past the last frame by half of the time it is shown
         fits = needed <= span.last + span.step / 2 + _MICROSECOND
     else:
-        fits = start + needed < span.last + span.step + _MICROSECOND
+        fits = start + needed < span.last + span.step - _MICROSECOND
     if not fits:
         raise BadExample(
             path,

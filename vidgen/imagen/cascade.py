@@ -209,9 +209,9 @@ class Cascade:
         videos = low_res
         for stage in self.stages:
             size = (batch_size or {}).get(stage.name, count)
-            params, own_keys = load(stage.name), stage_keys(keys, stage.name)
-            encoded = text(stage.name) if callable(text) else text
             content = _known_batch(known, stage.shape, size)
+            encoded = text(stage.name) if callable(text) else text
+            params, own_keys = load(stage.name), stage_keys(keys, stage.name)
             made: list[Any] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)

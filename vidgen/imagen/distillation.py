@@ -38,11 +38,10 @@ from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
-from vidgen.imagen.stage import DiffusionStage
+from vidgen.imagen.stage import DiffusionStage, by_noise
 from vidgen.types import (
     Conditioning,
     Frozen,
-    Mean,
     Metrics,
     Params,
     TextEmbedding,
@@ -149,7 +148,7 @@ class Distillation:
         scale = parameterization.loss_weight_by_name(stage.loss_weight)(head, levels.t)
         square = (out.astype(jnp.float32) - target) ** 2
         error = scale * jnp.mean(square, axis=(1, 2, 3, 4))
-        return jnp.mean(error), _by_noise(error, levels.t)
+        return jnp.mean(error), by_noise(error, levels.t)
 
     # ---- what else a run asks of a model ---------------------------------------------------------
 
@@ -285,13 +284,3 @@ class ProgressiveDistillation(Distillation):
         eps = parameterization.eps_from_x0(x0, z, levels.t)
         head = parameterization.by_name(self.stage.parameterization)
         return head.target(x0, eps, levels.t)
-
-
-def _by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
-    """The mean error over three ranges of log-SNR, as `DiffusionStage.loss` has it."""
-    noisy, clean = logsnr < -2, logsnr > 2
-    return {
-        "loss_noisy": Mean.of(error, noisy),
-        "loss_middle": Mean.of(error, ~(noisy | clean)),
-        "loss_clean": Mean.of(error, clean),
-    }

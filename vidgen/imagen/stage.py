@@ -155,7 +155,7 @@ class DiffusionStage:
         weight = parameterization.loss_weight_by_name(self.loss_weight)(head, logsnr)
         square = (out.astype(jnp.float32) - head.target(x, eps, logsnr)) ** 2
         error = weight * jnp.mean(square, axis=(1, 2, 3, 4))
-        return jnp.mean(error), {"text_dropped": Mean.of(dropped), **_by_noise(error, logsnr)}
+        return jnp.mean(error), {"text_dropped": Mean.of(dropped), **by_noise(error, logsnr)}
 
     # ---- sampling ----------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ def _initial_noise(
     return axes.constrain_video(samplers.initial_noise(keys, shape))
 
 
-def _by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
+def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
     """The mean error over three ranges of log-SNR: below -2, to 2, above."""
     noisy, clean = logsnr < -2, logsnr > 2
     return {

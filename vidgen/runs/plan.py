@@ -133,7 +133,7 @@ class Plan:
       compile: compile the training step.
       sampling: compile a step of sampling a whole clip.
       topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
-      details: show everything about each of several models, not their table alone.
+      details: tell everything about each of several models, the work of training too.
       as_json: print one JSON object instead of tables.
     """
 
@@ -193,14 +193,14 @@ class Plan:
 
     def __call__(self) -> None:
         """Prints the report: tables, or with `as_json` one object on standard output."""
-        brief = len(self.trainers) > 1 and not (self.details or self.as_json)
+        brief = len(self.trainers) > 1 and not self.details
         report = self.report(brief=brief)
         print(json.dumps(report) if self.as_json else plan_tables.tables(report, self.details))
 
     def report(self, *, brief: bool = False) -> Report:
         """`models`, a list of objects, and `totals` over them; sizes are in bytes.
 
-        `brief` leaves out the work of training, which takes longest to count.
+        With `brief` the work of training, which takes longest to count, is None.
         """
         sizes = self._batch_sizes()
         models = [
@@ -226,6 +226,8 @@ class Plan:
             "mesh": trainer.partitioner.sizes(count),
             "devices": count,
         }
+        work = ("flops_per_step", "flops_per_step_per_example", "flops_forward_per_example")
+        report |= dict.fromkeys(work)
         if not brief:
             report |= _training_flops(model, params, batch, batch_size)
         report |= self._sampled(model, params)

@@ -7,6 +7,8 @@ from typing import Any
 
 Report = dict[str, Any]
 _NOTES = 8  # shown to people
+_BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10))
+_WORK = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 
 
 def tables(report: Report, details: bool) -> str:
@@ -23,12 +25,18 @@ def tables(report: Report, details: bool) -> str:
 
 def _cascade(report: Report) -> str:
     models = report["models"]
+    units = (
+        _unit([model["bytes_per_device"]["total"] for model in models], _BYTES),
+        _unit([model["flops_per_evaluation"] for model in models], _WORK),
+        _unit([model["flops_per_clip"] for model in models], _WORK),
+    )
+    (space, _), (each, _), (clip, scale) = units
     head = ("stage", "frames", "fps", "published", "ours", "", "space", "time", "text")
-    head += ("GiB", "TFLOP", "times", "PFLOP")
-    rows = [head, *(_row(model) for model in models), _sum_row(report["totals"])]
-    lines = _columns(rows, left=(0, 6, 7, 8))
+    head += (space, f"{each}/eval", "evals", f"{clip}/clip")
+    total = _sum_row(report["totals"], scale)
+    lines = _columns([head, *(_row(model, units) for model in models), total], left=(0, 6, 7, 8))
     rule = "-" * max(map(len, lines))
-    lines = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", *_legend(report)]
+    lines = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", *_legend(report, space)]
     lines += _programs(models)
     notes = sum(len(model["notes"]) for model in models)
     if notes:
@@ -36,9 +44,10 @@ def _cascade(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _row(model: Report) -> tuple[str, ...]:
+def _row(model: Report, units: Sequence[tuple[str, float]]) -> tuple[str, ...]:
     t, h, w, _ = model["output_shape"]
     published, operators = model["published_parameters"], model["operators"]
+    space, each, clip = (size for _, size in units)
     return (
         model["name"],
         f"{t} x {h} x {w}",
@@ -47,17 +56,17 @@ def _row(model: Report) -> tuple[str, ...]:
         _count(model["parameters"]),
         _difference(model["parameters"], published),
         *(_used(operators, axis) for axis in ("spatial", "temporal", "text")),
-        f"{model['bytes_per_device']['total'] / 2**30:,.1f}",
-        _scaled(model["flops_per_evaluation"], 1e12),
+        f"{model['bytes_per_device']['total'] / space:,.1f}",
+        _scaled(model["flops_per_evaluation"], each),
         f"{model['evaluations'] or '-'}",
-        _scaled(model["flops_per_clip"], 1e15),
+        _scaled(model["flops_per_clip"], clip),
     )
 
 
-def _sum_row(total: Report) -> tuple[str, ...]:
+def _sum_row(total: Report, scale: float) -> tuple[str, ...]:
     ours, published = total["parameters"], total["published_parameters"]
     counts = (_count(published), _count(ours), _difference(ours, published))
-    return ("sum", "", "", *counts, *[""] * 6, _scaled(total["flops_per_clip"], 1e15))
+    return ("sum", "", "", *counts, *[""] * 6, _scaled(total["flops_per_clip"], scale))
 
 
 def _used(operators: Report | None, axis: str) -> str:
@@ -70,20 +79,18 @@ def _used(operators: Report | None, axis: str) -> str:
     return " + ".join(found) or "-"
 
 
-def _legend(report: Report) -> list[str]:
+def _legend(report: Report, space: str) -> list[str]:
     models = report["models"]
     meshes = " or ".join(dict.fromkeys(_mesh(model) for model in models))
     batch = " or ".join(dict.fromkeys(str(model["batch_size"]) for model in models))
     seconds = dict.fromkeys(f"{model['seconds']:.4g}" for model in models)
     lines = [
-        "ours    parameters",
-        f"GiB     of one device in training, a batch of {batch}, without activations; {meshes}",
-        "TFLOP   of one evaluation of the network on a whole clip",
-        "times   evaluations for a clip: two a step where guidance needs both",
-        "PFLOP   of a clip",
+        "ours   parameters; space, time, text: operators",
+        f"{space}    of a device in training, a batch of {batch}, without activations; {meshes}",
+        "evals  of the network on a whole clip; two a step where guidance needs both",
     ]
     chained = "each stage takes what the one before gives; " if report["chained"] else ""
-    return [*lines, f"clips   {chained}each covers {' or '.join(seconds)} s"]
+    return [*lines, f"clips  {chained}each covers {' or '.join(seconds)} s"]
 
 
 def _programs(models: Sequence[Report]) -> list[str]:
@@ -169,10 +176,16 @@ def _count(count: int | float | None) -> str:
     """A number of parameters: "5.572 B", "786.3 M"."""
     if not count:
         return "-"
-    for unit, size, digits in (("B", 1e9, 3), ("M", 1e6, 1)):
+    for unit, size, digits in (("B", 1e9, 3), ("M", 1e6, 1), ("K", 1e3, 1)):
         if count >= size:
             return f"{count / size:,.{digits}f} {unit}"
     return f"{count:,.0f}"
+
+
+def _unit(values: Sequence[Any], units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """The largest of the units in which the largest value is 1 or more, or the smallest."""
+    largest = max((value for value in values if value is not None), default=0)
+    return next((unit for unit in units if largest >= unit[1]), units[-1])
 
 
 def _scaled(count: int | float | None, unit: float) -> str:

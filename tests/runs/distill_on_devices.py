@@ -1,0 +1,41 @@
+"""Prints, as JSON, what a distillation on all devices of this process gives."""
+
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "train")]
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import toy_distilling  # noqa: E402
+import toy_training as toy  # noqa: E402
+
+from vidgen.runs import distill  # noqa: E402
+
+SEEN = []
+
+
+class Noting(distill.Teacher):
+    """Notes how the teacher is laid out."""
+
+    def __call__(self):
+        frozen = super().__call__()
+        SEEN.append(list(frozen["teacher"]["in_kernel"].sharding.spec))
+        return frozen
+
+
+def main():
+    folder, teacher = sys.argv[1:]
+    sharded = toy.make_trainer(
+        model=toy_distilling.ToyStudent(), mesh_shape=(1, -1, 1), ema_decay=None
+    )
+    distill.Teacher = Noting
+    state = toy_distilling.make(folder, teacher, trainer=sharded)()
+    sizes = {name: float(np.abs(x).sum()) for name, x in state.params.items()}
+    print(json.dumps({"sizes": sizes, "teacher": SEEN, "devices": jax.device_count()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The flags of `vidgen generate` as fields of the run."""
+
+import argparse
+
+import pytest
+
+from vidgen.runs import generate_flags
+from vidgen.runs.generate_flags import read_prompts, read_size
+from vidgen.runs.per_stage import PerStage
+from vidgen.runs.stages import Sampling
+
+
+def settings(*arguments):
+    parser = argparse.ArgumentParser()
+    generate_flags.add(parser)
+    return generate_flags.settings(parser.parse_args(["--model=m", *arguments]))
+
+
+def test_without_flags_the_run_has_its_own():
+    assert settings("a cat") == {
+        "prompts": ("a cat",),
+        "output": "out.mp4",
+        "seed": 0,
+        "num_samples": 1,
+        "sampling": Sampling(),
+        "keep_stages": False,
+    }
+
+
+def test_all_that_may_differ_from_stage_to_stage():
+    flags = ["--steps=64,base=256", "--sampler=ddim", "--gamma=base=0.5", "--threshold=static"]
+    found = settings("a", *flags, "--guidance=base=15:1", "--batch_size=4", "--step=ssr1=100")
+    assert found["sampling"] == Sampling(
+        steps=PerStage(64, {"base": 256}),
+        sampler=PerStage("ddim"),
+        gamma=PerStage(None, {"base": 0.5}),
+        guidance=PerStage(None, {"base": (15.0, 1.0)}),
+        threshold=PerStage("static"),
+    )
+    assert found["batch_size"] == PerStage(4)
+    assert found["checkpoint_step"] == PerStage(None, {"ssr1": 100})
+
+
+def test_sizes():
+    found = settings("a", "--size=96x160", "--frames=64")
+    assert (found["size"], found["frames"]) == ((96, 160), 64)
+    assert read_size(" 96 X 160") == (96, 160)
+    for wrong in ("96", "96x", "axb", "-96x160", "96x160x3"):
+        with pytest.raises(ValueError, match="give HEIGHTxWIDTH"):
+            read_size(wrong)
+
+
+def test_a_prompt_is_needed_only_where_nothing_else_says_what_to_show(tmp_path):
+    (tmp_path / "in.png").write_bytes(PNG)
+    for flag in ("init", "first", "last"):
+        assert settings(f"--{flag}={tmp_path / 'in.png'}")["prompts"] == ("",)
+    with pytest.raises(ValueError, match="no prompt given"):
+        settings()
+
+
+# One black pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+    "53de0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
+)
+
+
+@pytest.mark.parametrize("flag", ["--init_size=own", "--init_start=2"])
+def test_flags_without_their_file(flag):
+    with pytest.raises(ValueError, match="says how to read --init=FILE, which is missing"):
+        settings("a", flag)
+
+
+def test_prompts_come_from_flags_and_files(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffone\n\n  two  \r\nthrée\n", encoding="utf-8")
+    assert read_prompts(["zero"], str(file)) == ("zero", "one", "two", "thrée")
+
+
+def test_prompt_files_that_are_wrong(tmp_path):
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text("\n  \n")
+    binary.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(ValueError, match="empty.txt holds no prompt"):
+        read_prompts([], str(empty))
+    with pytest.raises(ValueError, match="binary.txt is no UTF-8 text"):
+        read_prompts([], str(binary))
+    with pytest.raises(FileNotFoundError):
+        read_prompts([], str(tmp_path / "none.txt"))
+    with pytest.raises(ValueError, match="no prompt given"):
+        read_prompts([], None)
