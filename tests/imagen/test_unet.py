@@ -375,3 +375,20 @@ def test_pixel_skip_is_a_path_of_its_own():
     params = tiny.edit(fresh, lambda name, x: bias if name == "pixel_skip/bias" else x)
     expected = z * bias[:3] + cond.low_res * bias[3:]
     np.testing.assert_allclose(net.apply(params, z, logsnr, cond), expected, rtol=1e-6)
+
+
+def test_a_crop_gives_the_crop_of_the_whole_away_from_the_border():
+    """As the last stage, which trains on crops: no statistic and no place of the frame is used."""
+    level = LevelSpec(width=8, blocks=1, temporal="conv", text="attention", head_dim=8)
+    levels = (level, dataclasses.replace(level, stride=2))
+    net = tiny.network(levels, norm="channel", pixel_skip=True)
+    z, logsnr, cond = tiny.inputs(
+        1, 2, 64, 64, low_res=tiny.normal(20, 1, 2, 64, 64, 3), aug_logsnr=jnp.ones(1)
+    )
+    whole = tiny.Compiled.of(net, z, logsnr, cond)
+    window = (slice(None), slice(None), slice(8, 56), slice(6, 54))
+    crop = whole(z[window], logsnr, cond.replace(low_res=cond.low_res[window]))
+    inner = (slice(None), slice(None), slice(20, 28), slice(20, 28))
+    expected = whole(z, logsnr, cond)[window]
+    np.testing.assert_allclose(crop[inner], expected[inner], rtol=1e-4, atol=1e-4)
+    assert np.abs(crop - expected).max() > 0.01  # the border is seen

@@ -137,8 +137,8 @@ def test_settings_override_the_models_own(run):
     assert model.guidance.is_unguided  # the oscillation of the model's own guidance is off too
     assert model.guidance.threshold == "dynamic"
     assert np.abs(run("a")[0] - run("a", steps=9)[0]).max() > 1e-3
-    (other,) = generate("a", guidance=(15.0, 1.0), gamma=0.5).chain.stages
-    assert (other.guidance.weight, other.guidance.low) == (15.0, 1.0)
+    (other,) = generate("a", guidance=(15.0, 1.0), gamma=0.5, reconstruction=5.0).chain.stages
+    assert other.guidance == GuidanceSpec(weight=15.0, low=1.0, reconstruction=5.0)
     assert other.sampler == SamplerSpec(kind="ddim", steps=3, gamma=0.5)
 
 
@@ -194,6 +194,7 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
         ({"frames": 0}, "cannot make 0 frames"),
         ({"threshold": "hard"}, "'hard'; choose one of none, static, dynamic"),
         ({"gamma": 2.0}, "gamma is 2"),
+        ({"reconstruction": -1.0}, "reconstruction is -1"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),

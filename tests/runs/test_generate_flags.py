@@ -29,6 +29,7 @@ def test_without_flags_the_run_has_its_own():
 
 def test_all_that_may_differ_from_stage_to_stage():
     flags = ["--steps=64,base=256", "--sampler=ddim", "--gamma=base=0.5", "--threshold=static"]
+    flags += ["--reconstruction=tsr1=5"]
     found = settings("a", *flags, "--guidance=base=15:1", "--batch_size=4", "--step=ssr1=100")
     assert found["sampling"] == Sampling(
         steps=PerStage(64, {"base": 256}),
@@ -36,6 +37,7 @@ def test_all_that_may_differ_from_stage_to_stage():
         gamma=PerStage(None, {"base": 0.5}),
         guidance=PerStage(None, {"base": (15.0, 1.0)}),
         threshold=PerStage("static"),
+        reconstruction=PerStage(None, {"tsr1": 5.0}),
     )
     assert found["batch_size"] == PerStage(4)
     assert found["checkpoint_step"] == PerStage(None, {"ssr1": 100})
@@ -44,6 +46,7 @@ def test_all_that_may_differ_from_stage_to_stage():
 def test_sizes():
     found = settings("a", "--size=96x160", "--frames=64")
     assert (found["size"], found["frames"]) == ((96, 160), 64)
+    assert settings("a", "--frames=0")["frames"] == 0  # which the run refuses
     assert read_size(" 96 X 160") == (96, 160)
     for wrong in ("96", "96x", "axb", "-96x160", "96x160x3"):
         with pytest.raises(ValueError, match="give HEIGHTxWIDTH"):

@@ -161,7 +161,28 @@ def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
         plan_memory.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
 
 
-def test_a_compiler_out_of_memory_says_how_much_it_wanted():
-    error = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 47.50G of 31.25G hbm."
-    assert plan_memory._said(error) == (int(47.5 * 2**30), int(31.25 * 2**30))
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        ("Ran out of memory in memory space hbm. Used 47.50G of 31.25G hbm. Exceeded", 47.5),
+        ("memory required for HLO temporaries (38.25G) exceeds available HBM (31.25G).", 38.25),
+    ],
+)
+def test_a_compiler_out_of_memory_says_how_much_it_wanted(error, needed):
+    found = plan_memory._said(f"RESOURCE_EXHAUSTED: {error}")
+    assert found == (int(needed * 2**30), int(31.25 * 2**30))
+
+
+def test_what_does_not_fit_is_reported(monkeypatch):
+    class Program:
+        def lower(self, *arguments):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 2.00G of 1.00G hbm")
+
+    monkeypatch.setattr(DiffusionStage, "step_spec", lambda self, *sizes: (Program(), ()))
+    trainer = plan(stage()).trainers[0]
+    found = plan_memory.sampling_step(trainer, "ssr3", 3, 8)
+    assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
     assert plan_memory._said("RESOURCE_EXHAUSTED: something else") == (None, None)

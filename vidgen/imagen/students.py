@@ -3,7 +3,7 @@
     64 steps, two evaluations each ─ guidance ─ 64 ─ 32 ─ 16 ─ 8 ─ stochastic ─ 8 steps, one each
 
 Each phase begins with the weights of the one before, which are its frozen teacher too. Imagen Video
-takes all seven stages to 8 steps and samples them with the N-step stochastic sampler (sec. 2.7);
+takes all seven stages to 8 steps and samples them with the N-step stochastic sampler;
 50,000 updates a halving are those of progressive distillation, it prints none.
 """
 

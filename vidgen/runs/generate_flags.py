@@ -92,6 +92,12 @@ def _add_known(group: Any) -> None:
     )
     add("--inpaint", metavar="FILE", help="a video of which a part is made anew")
     add("--mask", metavar="FILE", help="a picture or video that is white there")
+    add(
+        "--reconstruction",
+        metavar=_EACH,
+        help="how strongly the rest is drawn to agree with it, such as 5; a step then takes about "
+        "twice as long; default: the models' own, mostly 0",
+    )
 
 
 def settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -107,26 +113,23 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
     readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
     readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
+    readers |= {"reconstruction": per_stage.number}
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)
         for name, read in readers.items()
         if getattr(flags, name) is not None
     }
+    names = ("first", "last", "inpaint", "mask", "overlap")
+    known = KnownFiles(**{name: getattr(flags, name) for name in names})
     optional = {
         "batch_size": each.pop("batch_size", None),
         "checkpoint_step": each.pop("step", None),
         "frames": flags.frames,
         "size": None if flags.size is None else read_size(flags.size),
         "init": _init(flags, Init),
-        "known": KnownFiles(
-            first=flags.first,
-            last=flags.last,
-            inpaint=flags.inpaint,
-            mask=flags.mask,
-            overlap=flags.overlap,
-        ),
+        "known": known or None,
     }
-    given = {name: value for name, value in optional.items() if value}
+    given = {name: value for name, value in optional.items() if value is not None}
     silent = "init" in given or "known" in given
     given |= {"prompts": read_prompts(flags.prompts, flags.prompts_file, required=not silent)}
     given |= {"output": flags.output, "seed": flags.seed, "num_samples": flags.num_samples}

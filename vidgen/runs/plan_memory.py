@@ -29,10 +29,11 @@ from vidgen.types import Params
 
 Report = dict[str, Any]
 _VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
-# Or libtpu asks the network of a cloud which machine it is on, and complains.
+# Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
-_NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8"}
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# "Used 47.50G of 31.25G hbm", "temporaries (38.31G) exceeds available HBM (31.25G)"
+_NEEDED = re.compile(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,13 +226,13 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
 
 
 def _said(error: str) -> tuple[int | None, int | None]:
-    """(bytes needed, bytes there) from the words of a TPU's compiler, if it says so."""
-    if not (match := _USED.search(error)):
+    """(bytes needed at least, bytes there) from the words of a TPU's compiler, if it says so."""
+    if not (match := _NEEDED.search(error)):
         return None, None
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
     numbers = (match[1], match[2]), (match[3], match[4])
-    used, there = (int(float(number) * 2 ** units[unit]) for number, unit in numbers)
-    return used, there
+    needed, there = (int(float(number) * 2 ** units[unit]) for number, unit in numbers)
+    return needed, there
 
 
 def _memory_of(device: Any, devices: int) -> int | None:

@@ -121,6 +121,7 @@ class Sampling:
       guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
         where a low of None is constant as well.
       threshold: none, static or dynamic.
+      reconstruction: weight with which new content is drawn to agree with known content.
     """
 
     steps: int | PerStage | None = None
@@ -128,6 +129,7 @@ class Sampling:
     gamma: float | PerStage | None = None
     guidance: float | tuple[float, float | None] | PerStage | None = None
     threshold: str | PerStage | None = None
+    reconstruction: float | PerStage | None = None
 
     def apply(self, model: Generator) -> Generator:
         """`model` with the sampling asked for.
@@ -141,15 +143,16 @@ class Sampling:
         }
         weight = asked["guidance"]
         pair = weight if isinstance(weight, tuple) else (weight, None)
-        sampler = {"kind": asked["sampler"], "steps": asked["steps"], "gamma": asked["gamma"]}
-        guidance: dict[str, Any] = {"threshold": asked["threshold"]}
-        if weight is not None:
-            guidance |= {"weight": pair[0]}
+        parts: dict[str, dict[str, Any]] = {
+            "sampler": {"kind": asked["sampler"], "steps": asked["steps"], "gamma": asked["gamma"]},
+            "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
+        }
+        parts["guidance"]["weight"] = pair[0]
         changed: Any = model
-        for name, values in (("sampler", sampler), ("guidance", guidance)):
+        for name, values in parts.items():
             given = {n: v for n, v in values.items() if v is not None}
-            if name == "guidance" and weight is not None:
-                given["low"] = pair[1]
+            if "weight" in given:
+                given["low"] = pair[1]  # None makes it constant
             if given:
                 part = dataclasses.replace(getattr(model, name), **given)
                 changed = dataclasses.replace(changed, **{name: part})
