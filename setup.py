@@ -15,7 +15,14 @@ EXTRAS = {
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": ["seqio>=0.0.19"],
     "tfds": ["tensorflow-datasets>=4.9.4"],
-    "test": ["pytest>=8", "beartype>=0.20", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=77"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "beartype>=0.20",
+        "hypothesis>=6.100",
+        "scipy>=1.11",
+        "setuptools>=77",
+    ],
     "dev": ["ruff==0.17.6", "pyright[nodejs]==1.1.414", "pre-commit>=4", "build>=1.2"],
 }
 
