@@ -92,6 +92,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",
         "pillow>=11",
+        "pyyaml>=6",
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "tensorboardX>=2.6.2",

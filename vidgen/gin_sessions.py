@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vidgen import gin_utils
@@ -40,6 +41,10 @@ class Sessions:
             self._used |= set(taken) - set(without_effect(taken, gin_utils.unused_bindings()))
         self._taken |= set(taken)
         return made
+
+    def build_trained(self, cls: Any, folder: Path) -> Any:
+        """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
+        return self.build(cls, [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"])
 
     def check_bindings(self) -> None:
         """Raises the error of a binding that no session took; notes those that none used."""

@@ -36,14 +36,15 @@ def session(
     files: Sequence[str],
     bindings: Sequence[str] = (),
     renamed: Mapping[str, Mapping[str, str]] | None = None,
+    excerpts: Sequence[str] = (),
 ) -> Iterator[None]:
     """Gin holds exactly these files and then these `NAME=VALUE` bindings inside the block.
 
     Args:
       files: read in this order.
-      bindings: applied after them.
-      renamed: for a file, new names of macros that it sets; what a later file binds to the old name
-        may then refer to the new one.
+      bindings: applied last.
+      renamed: for a file, new names of macros that it sets; a later file may bind the old name.
+      excerpts: text of saved configurations (`gin_files.excerpt`), read after the files.
 
     Raises:
       GinError: a file or a binding is wrong.
@@ -62,6 +63,8 @@ def session(
                     gin.parse_config_file(path)
                 for old, new in (renamed or {}).get(name, {}).items():
                     _rename_macro(path, old, new)
+            for text in excerpts:
+                gin.parse_config(text)
         for binding in bindings:
             bind(binding)
         yield
@@ -248,10 +251,10 @@ def _parameters(selector: str) -> tuple[str, ...]:
 def _check_kind(name: str, key: tuple[str, str, str], value: Any) -> None:
     """A word where the files hold a number (or the reverse) is a slip worth stopping for."""
     old = gin_config._CONFIG.get(key[:2], {}).get(key[2])
-    number = (int, float)
-    if isinstance(old, number) and isinstance(value, str):
-        raise GinError(f"--gin.{name} takes a number like {old!r}; got {value!r}.")
-    if isinstance(old, str) and isinstance(value, number):
+    if isinstance(old, int | float) and isinstance(value, str):
+        wanted = "True or False" if isinstance(old, bool) else f"a number like {old!r}"
+        raise GinError(f"--gin.{name} takes {wanted}; got {value!r}.")
+    if isinstance(old, str) and isinstance(value, int | float):
         raise GinError(f"--gin.{name} takes text like {old!r}; got {value!r}: put it in quotes.")
 
 

@@ -185,23 +185,32 @@ def _plan(flags: argparse.Namespace) -> None:
 def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
     from vidgen.gin_sessions import Sessions
-    from vidgen.runs import generate, generate_flags, stages
+    from vidgen.runs import generate, generate_flags, stages, tell, upscale, upscale_stages
 
-    given = generate_flags.settings(flags)
+    read = generate_flags.settings if flags.story is None else generate_flags.story_settings
+    given = read(flags)
     folders = stages.find(flags.model, flags.first_stage, flags.until)
+    later = upscale_stages.find(flags.upscale, flags.model, flags.upscale_model)
+    folders = folders[:1] if later else folders
     # Every stage has a configuration of its own, and all of them bind the same names.
     sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
-    given["stages"] = [
-        sessions.build(stages.Stage, [str(f / "config.gin")], [f"MODEL_DIR={str(f)!r}"])
-        for f in folders
-    ]
-    stages.check_names(given["stages"], flags.first_stage, flags.until)
-    run = sessions.build(generate.Generate, **given)
+    trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+    raising = [sessions.build_trained(stages.Stage, folder) for folder in later]
+    stages.check_names(trained, flags.first_stage, flags.until)
+    if flags.story is None:
+        run = sessions.build(generate.Generate, stages=trained, **given)
+    else:
+        run = sessions.build(tell.Tell, stage=stages.only(trained), **given)
+    if raising:
+        upscale_stages.check_names(raising, later, flags.upscale)
+        options = {"stages": raising, "keep_stages": flags.keep_stages}
+        run = sessions.build(upscale.Upscale, tell=run, **options)
     sessions.check_bindings()
     if not flags.dry_run:
         run()
         return
-    for title, config in zip([*map(str, folders), "the run"], sessions.configs, strict=True):
+    titles = [*map(str, (*folders, *later)), "the run", "the upscaling"][: len(sessions.configs)]
+    for title, config in zip(titles, sessions.configs, strict=True):
         print(f"#### {title}\n\n{config}")
 
 
@@ -238,11 +247,14 @@ def _run(
 
     Where `class_name` is None the files name the class: RUN = @train.Train().
     """
-    from vidgen import gin_sessions, gin_utils
+    from vidgen import gin_files, gin_sessions, gin_utils
 
-    teacher = _teacher_config(bindings)
+    teacher = _trained_configs(bindings, "TEACHER_DIR")
     renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
-    with gin_utils.session([f"runs/{mode}.gin", *teacher, *files], bindings, renamed):
+    # A trained tokenizer is as large as its own configuration says, whatever the files say.
+    configs = map(Path, _trained_configs(bindings, "TOKENIZER_DIR"))
+    excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
+    with gin_utils.session([f"runs/{mode}.gin", *teacher, *files], bindings, renamed, excerpts):
         if class_name is None:
             run_class = gin_utils.named_by("RUN")
         else:
@@ -263,14 +275,14 @@ def _run(
         run()
 
 
-def _teacher_config(bindings: Sequence[str]) -> list[str]:
-    """The config.gin in TEACHER_DIR, read before the files of a distillation; none without one."""
-    given = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith("TEACHER_DIR=")]
+def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
+    """The config.gin in the folder that --gin.MACRO names; none without that flag."""
+    given = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith(f"{macro}=")]
     configs = [Path(text.strip(" '\"")).expanduser() / "config.gin" for text in given[-1:]]
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(
-                f"TEACHER_DIR: there is no {config}; name a folder that vidgen train wrote."
+                f"{macro}: there is no {config}; name a folder that vidgen train wrote."
             )
     return [str(config) for config in configs]
 

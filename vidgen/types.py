@@ -16,7 +16,7 @@ from typing import Any, no_type_check
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
 Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
@@ -80,6 +80,15 @@ class VideoBatch(PyTreeNode):
     """
 
     video: Float[Array, "b t h w c"]
+    text: TextEmbedding
+    independent_frames: Bool[Array, "b"]
+
+
+@no_type_check
+class TokenBatch(PyTreeNode):
+    """What a video transformer trains on when the tokens were made beforehand (`VideoBatch`)."""
+
+    tokens: Int[Array, "b gt gh gw"]
     text: TextEmbedding
     independent_frames: Bool[Array, "b"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from vidgen.data.images import ImageFolder, Joint, read_image
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import BadExample, Example, FolderSource, Source, captions_per_clip
-from vidgen.data.video_files import write_video
+from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=3, height=4, width=6)

@@ -8,7 +8,7 @@ import pytest
 
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import FolderSource, Source
-from vidgen.data.video_files import write_video
+from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from vidgen.data import transforms, video_files, video_writer
-from vidgen.data.video_files import BadExample, read_clip, write_video
+from vidgen.data.video_files import BadExample, read_clip
+from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
 RED, BLUE = (220, 30, 40), (30, 50, 210)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vidgen.data.sprites import BACKGROUNDS, MOTIONS, Sprites
+from vidgen.data.sprite_scenes import BACKGROUNDS, MOTIONS
+from vidgen.data.sprites import Sprites
 from vidgen.data.transforms import to_float
 from vidgen.evals import sprite_probe
 from vidgen.evals.sprite_probe import Reading
@@ -127,3 +128,69 @@ def test_accuracy_needs_one_truth_for_each_reading(count):
     readings = [Reading("tiger", "moving up", "red", 0.0)] * count
     with pytest.raises(ValueError, match=f"{count} readings for 1 true triples"):
         sprite_probe.accuracy(readings, [("tiger", "moving up", "red")])
+
+
+FILMS = Sprites(shape=VideoShape(frames=11, height=24, width=24), split="all")
+
+
+def film_parts(count):
+    """(frames, triple, (y, x, side) per frame) of parts in which the motion is seen."""
+    rng, found = np.random.default_rng(0), []
+    while len(found) < count:
+        subject, background = str(rng.choice(FILMS.subjects)), str(rng.choice(FILMS.backgrounds))
+        plan = [(str(rng.choice(FILMS.motions)), int(rng.integers(6, 20))) for _ in range(3)]
+        scene, shape = FILMS.film(subject, background, plan, rng)
+        video, begin = np.asarray(to_float(FILMS.render(scene, shape))), 0
+        path = np.concatenate([scene.path(shape), scene.sides(shape)[:, None]], axis=1)
+        for motion, frames in plan:
+            part = slice(begin, begin + frames)
+            moved = np.ptp(path[part], axis=0)[np.nonzero(MOTIONS[motion])[0]]
+            if motion == "standing still" or moved.max() > 0.13:
+                found.append((video[part], (subject, motion, background), path[part]))
+            begin += frames
+    return found[:count]
+
+
+@pytest.fixture(scope="module")
+def films():
+    return film_parts(60)
+
+
+def test_true_parts_of_films_are_read_right(films):
+    """Anywhere on the canvas, of any size, and standing at a wall in the end."""
+    readings = [sprite_probe.read_part(video, alone(triple[0])) for video, triple, _ in films]
+    found = sprite_probe.accuracy(readings, [triple for _, triple, _ in films])
+    assert found["motion"] >= 0.95 and found["background"] == 1.0
+
+
+def test_subjects_of_parts_of_films_are_read_right(films):
+    some = films[::4]
+    readings = [sprite_probe.read_part(video, FILMS) for video, _, _ in some]
+    assert sprite_probe.accuracy(readings, [triple for _, triple, _ in some])["subject"] == 1.0
+    assert np.median([reading.error for reading in readings]) < 0.15
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, 24, 24, 3)).astype(np.float32)
+    assert sprite_probe.read_part(noise, FILMS).error > 0.5
+
+
+def test_a_sprite_is_followed_to_where_it_is(films):
+    """Its true place and size; worse where much of it is outside of the canvas."""
+    away, larger = [], []
+    for video, (subject, _, background), path in films[:30]:
+        found = sprite_probe.follow(video, subject, background, FILMS)
+        away.append(np.median(np.abs(found.path - path[:, :2])))
+        larger.append(np.median(np.abs(found.sides / path[:, 2] - 1)))
+    assert np.median(away) < 0.005 and max(away) < 0.04
+    assert np.median(larger) < 0.03 and max(larger) < 0.15
+
+
+def test_an_ordinary_clip_is_a_part_as_well():
+    for motion in SPRITES.motions:
+        triple = ("whale", motion, "pink")
+        assert sprite_probe.read_part(draw(triple), alone("whale")).triple == triple
+
+
+def test_an_empty_part_and_a_short_one():
+    empty = np.zeros((6, 16, 16, 3), np.float32)
+    assert sprite_probe.read_part(empty, alone("frog")).motion == "standing still"
+    with pytest.raises(ValueError, match="a part of 2 frames"):
+        sprite_probe.read_part(empty[:2], SPRITES)

@@ -16,7 +16,6 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.conditioning import SpatialUpsample
 from vidgen.imagen.distillation import (
-    Distillation,
     GuidanceDistillation,
     ProgressiveDistillation,
     two_step_target,
@@ -463,12 +462,17 @@ def make_course(**changes):
         (lambda: make_course(start_steps=4), "START_STEPS is 4; .* take 32, 64 or 128"),
         (lambda: make_course(start_steps=24), "START_STEPS is 24"),
         (lambda: make_course(start_steps=20), "START_STEPS is 20"),
+        (lambda: make_course(train_steps=0), "Course.train_steps is 0; it must be >= 1"),
+        (lambda: make_course(guidance_train_steps=0), "guidance_train_steps is 0; .* >= 1"),
         (lambda: make_course(guidance=GuidanceSpec(weight=9.0)), "guidance 9.0, which is not in"),
         (lambda: make_course(weight_range=(2.0, 4.0)), "guidance 0.0, which is not in"),
         (lambda: make_course(weight_range=(4.0, 0.0)), "low <= high"),
         (lambda: make_course(weight_range=(4.0,)), "must be .low, high."),
         (lambda: GuidanceDistillation(stage=make_stage()), "is no student"),
-        (lambda: Distillation(stage=make_student(), weight_range=(-1.0, 1.0)), "0 <= low <= high"),
+        (
+            lambda: GuidanceDistillation(stage=make_student(), weight_range=(-1.0, 1.0)),
+            "0 <= low <= high",
+        ),
         (lambda: progressive(0), "steps is 0; it must be >= 1"),
         (lambda: progressive(1, stochastic=True), ">= 2 for the stochastic"),
         (

@@ -115,6 +115,15 @@ def test_longer_clips_use_the_same_biases(relative):
     np.testing.assert_array_equal(bias(200)[0, :, 0, 199], table[:, 31])
 
 
+def test_causal_bias_of_the_last_of_many_frames():
+    module = attention.RelativeBias(2, causal=True)
+    table = normal(0, 2, 32)
+    params = {"params": {"bias": table}}
+    whole = np.asarray(module.apply(params, 40))
+    np.testing.assert_array_equal(module.apply(params, 3, 40), whole[:, :, 37:])
+    np.testing.assert_array_equal(whole[0, :, 39, 39 - 20], table[:, 17])  # 19 and 20 share it
+
+
 @pytest.fixture(scope="module")
 def temporal():
     """A compiled TemporalAttention with random parameters, trained on 4 frames."""

@@ -116,6 +116,22 @@ def test_buckets_depend_on_distance_alone():
     np.testing.assert_array_equal(embeddings.relative_buckets(9, 40), table[:9])
 
 
+def test_causal_buckets_of_t5():
+    firsts = [*range(16), 16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
+    table = embeddings.relative_buckets(201, 201, causal=True)
+    found = table[200, ::-1]  # distances 0 ... 200 into the past
+    assert [int(np.argmax(found == bucket)) for bucket in range(32)] == firsts
+    assert np.all(np.diff(found) >= 0) and found[-1] == 31
+    np.testing.assert_array_equal(np.triu(table), 0)  # all that is ahead
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_buckets_of_queries_that_come_later(causal):
+    table = embeddings.relative_buckets(40, 40, causal=causal)
+    found = embeddings.relative_buckets(7, 40, offset=33, causal=causal)
+    np.testing.assert_array_equal(found, table[33:])
+
+
 @pytest.mark.parametrize("buckets", [2, 10])
 def test_buckets_come_in_fours(buckets):
     with pytest.raises(ValueError, match=f"multiple of 4 buckets, got {buckets}"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen import gin_utils, main
+from vidgen import gin_utils
 from vidgen.runs.distill import Distill
 from vidgen.runs.generate import clip_key
 from vidgen.runs.stages import Stage
@@ -26,25 +26,6 @@ def cascade(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cascade")
     tiny_cascade.write(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def somewhere_else(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def vidgen(capsys):
-    """Runs a command line in this process: (status, stdout, stderr)."""
-
-    def run(*arguments):
-        try:
-            status = main.main(arguments)
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -89,31 +70,23 @@ def _bindings(path):
     return [line.strip() for line in (common + path.read_text()).splitlines() if line[:1].isalpha()]
 
 
-def assert_sentence(result, *words):
-    status, out, err = result
-    assert (status, out) == (2, ""), err
-    assert err.startswith("vidgen: error: ") and err.count("\n") == 1, err
-    for word in words:
-        assert word in err, err
-
-
 def test_wrong_input_is_one_sentence(vidgen, cascade, tmp_path):
     teacher, student = f"--gin.TEACHER_DIR={cascade / 'base'}", "--gin.MODEL_DIR=s"
-    assert_sentence(vidgen("train", TINY, student), "TEACHER_DIR is not set")
-    assert_sentence(vidgen("train", TINY, teacher), "MODEL_DIR is not set")
-    assert_sentence(
-        vidgen("train", TINY, student, "--gin.TEACHER_DIR=no"), "TEACHER_DIR", "no/config.gin"
+    vidgen("train", TINY, student).assert_sentence("TEACHER_DIR is not set")
+    vidgen("train", TINY, teacher).assert_sentence("MODEL_DIR is not set")
+    vidgen("train", TINY, student, "--gin.TEACHER_DIR=no").assert_sentence(
+        "TEACHER_DIR", "no/config.gin"
     )
-    assert_sentence(
-        vidgen("train", TINY, teacher, student, "--gin.STUDENT_STEPS=7"), "STUDENT_STEPS"
+    vidgen("train", TINY, teacher, student, "--gin.STUDENT_STEPS=7").assert_sentence(
+        "STUDENT_STEPS"
     )
-    assert_sentence(
-        vidgen("train", TINY, teacher, student, "--gin.STUDENT_SAMPLER='ancestral'"), "stochastic"
+    vidgen("train", TINY, teacher, student, "--gin.STUDENT_SAMPLER='ancestral'").assert_sentence(
+        "stochastic"
     )
-    assert_sentence(
-        vidgen("train", TINY, teacher, student, "--gin.GUIDANCE_RANGE=(0.0, 0.25)"), "widen it"
+    vidgen("train", TINY, teacher, student, "--gin.GUIDANCE_RANGE=(0.0, 0.25)").assert_sentence(
+        "widen it"
     )
-    assert_sentence(vidgen("train", TINY, teacher, f"--gin.MODEL_DIR={cascade / 'base'}"), "both")
+    vidgen("train", TINY, teacher, f"--gin.MODEL_DIR={cascade / 'base'}").assert_sentence("both")
     assert list(tmp_path.iterdir()) == []  # nothing was written
 
 
@@ -123,7 +96,7 @@ def test_a_student_is_no_teacher(vidgen, cascade, tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "config.gin").write_text(config)
     result = vidgen("train", TINY, "--gin.TEACHER_DIR=s", "--gin.MODEL_DIR=r")
-    assert_sentence(result, "s/config.gin has a TEACHER already")
+    result.assert_sentence("s/config.gin has a TEACHER already")
 
 
 QUICK = [

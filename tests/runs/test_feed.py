@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import toy_training as toy
 
+from vidgen.data.sources import captions_per_clip
 from vidgen.runs import feed
 
 
@@ -82,8 +83,8 @@ def test_captions_per_clip_is_one_unless_the_data_says_more():
     class Frames(toy.ToyData):
         captions_per_clip = 2
 
-    assert feed.captions_per_clip(toy.ToyData()) == 1
-    assert feed.captions_per_clip(Frames()) == 2
+    assert captions_per_clip(toy.ToyData()) == 1
+    assert captions_per_clip(Frames()) == 2
 
 
 def test_protocols():

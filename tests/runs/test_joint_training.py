@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vidgen import gin_utils, main
-from vidgen.data.video_files import write_video
+from vidgen.data.video_writer import write_video
 from vidgen.runs.train import Train
 from vidgen.train.checkpoints import Checkpointer
 

@@ -1,6 +1,7 @@
 """The whole run on a toy model: files, exact resume, kill -9, signals, and wrong input."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,12 @@ import optax
 import pytest
 import toy_training as toy
 
-from vidgen.runs.callbacks import HeldOutLoss, SampleUpsampled, SampleVideos
+from vidgen.runs.callbacks import (
+    HeldOutLoss,
+    SampleReconstructions,
+    SampleUpsampled,
+    SampleVideos,
+)
 from vidgen.runs.train import Train, TrainingDiverged
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.types import VideoShape
@@ -78,6 +84,18 @@ def test_uninterrupted_run(whole, capsys):
     make(folder)()
     assert "step 12 is saved" in capsys.readouterr().err
     assert lines(folder) == found
+
+
+def test_a_model_dir_in_the_home_folder(tmp_path, monkeypatch):
+    """A shell leaves the ~ of --gin.MODEL_DIR=~/m as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sampler = SampleVideos(prompts=("gray 3",), every=2, suffix="npy")
+    make("~/m", train_steps=2, sampler=sampler)()
+    assert list((tmp_path / "here").iterdir()) == []
+    found = {path.name for path in (tmp_path / "home" / "m").iterdir()}
+    assert found == {"checkpoints", "metrics.jsonl", "samples", "tensorboard"}
 
 
 def test_console_reads_well(tmp_path, capsys):
@@ -283,6 +301,52 @@ def test_restored_clips_are_shown_between_what_was_given_and_the_truth(tmp_path)
     np.testing.assert_allclose(clips[2::3], raw, atol=1e-6)
     np.testing.assert_allclose(clips[0::3], clips[2::3], atol=1e-6)  # plain gray, made small
     np.testing.assert_allclose(clips[1::3], clips[0::3] + 0.1, atol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Darkening(toy.ToyModel):
+    """Not a tokenizer either, but it can reconstruct."""
+
+    def reconstruct(self, params, video):
+        return video - 0.1
+
+
+def test_reconstructed_clips_are_shown_above_the_truth(tmp_path):
+    sampler = SampleReconstructions(dataset=toy.ToyData(), every=2, count=2, suffix="npy")
+    make(tmp_path, trainer=toy.make_trainer(model=Darkening()), train_steps=2, sampler=sampler)()
+    clips = np.load(tmp_path / "samples" / "step_2.npy")
+    raw = next(toy.ToyData().iterator())["video"][:2] / 127.5 - 1
+    np.testing.assert_allclose(clips[1::2], raw, atol=1e-6)
+    np.testing.assert_allclose(clips[0::2], np.clip(raw - 0.1, -1, 1), atol=1e-6)
+
+
+def test_a_model_that_cannot_reconstruct(tmp_path):
+    sampler = SampleReconstructions(dataset=toy.ToyData(), every=2)
+    with pytest.raises(ValueError, match="ToyModel cannot reconstruct"):
+        make(tmp_path, sampler=sampler)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader(toy.ToyModel):
+    """Generates with what a frozen network holds."""
+
+    def joined(self, params, frozen):
+        return {"own": params, **frozen}
+
+    def loss(self, params, frozen, batch, key, *, train):
+        assert frozen["brightness"].shape == ()
+        return super().loss(params, frozen, batch, key, train=train)
+
+    def generate(self, params, text, low_res, keys):
+        return jnp.full((len(keys), *self.shape.thwc), params["brightness"])
+
+
+def test_a_model_samples_with_the_networks_that_it_reads(tmp_path):
+    trainer = toy.make_trainer(model=Reader())
+    sampler = SampleVideos(prompts=("gray 3",), every=2, suffix="npy")
+    frozen = functools.partial(dict, brightness=np.float32(0.25))
+    make(tmp_path, trainer=trainer, train_steps=2, sampler=sampler, frozen=frozen)()
+    assert (np.load(tmp_path / "samples" / "step_2.npy") == 0.25).all()
 
 
 def test_wrong_restored_clips():

@@ -138,3 +138,11 @@ def test_a_prompt_that_is_cut_is_said_once(caplog):
     (record,) = caplog.records
     assert "keeps 4 tokens" in record.getMessage()
     np.testing.assert_array_equal(cut.tokens, one(["abcd"]).tokens)
+
+
+def test_no_text_is_the_null_prompt():
+    text = encoder.NoText(dim=3, length=2)(["a tiger", ""])
+    assert text.tokens.shape == (2, 2, 3) and not text.tokens.any() and not text.mask.any()
+    assert isinstance(encoder.NoText(), encoder.TextEncoder)
+    with pytest.raises(ValueError, match="at least one"):
+        encoder.NoText()([])

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy_training as toy
 
-from vidgen.train.optimizers import Adafactor, AdamW, LearningRate
+from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.optimizers import SGD, Adafactor, AdamW, Grouped, LearningRate
 
 
 def rates(settings, counts):
@@ -130,3 +132,139 @@ def test_a_quadratic_is_minimised(make):
 
     (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), None, length=200)
     assert float(jnp.max(jnp.abs(params["w"] - target))) < 0.05
+
+
+# ---- an optimizer for each part ------------------------------------------------------------------
+
+
+def two_parts():
+    return {
+        "generator": {"w": jnp.full((2, 2), 3.0)},
+        "discriminator": {"w": jnp.full((2, 2), 3.0), "b": jnp.zeros(2)},
+    }
+
+
+def grouped(**groups):
+    default = {
+        "generator": AdamW(learning_rate=LearningRate(peak=0.1)),
+        "discriminator": SGD(learning_rate=LearningRate(peak=0.5)),
+    }
+    return Grouped(groups=default | groups)
+
+
+def test_each_group_has_the_update_of_its_own_optimizer():
+    params = two_parts()
+    grads = jax.tree.map(lambda x: jnp.full_like(x, 2.0), params)
+    found = update(grouped(), params, grads)
+    alone = update(grouped().groups["generator"], params["generator"], grads["generator"])
+    np.testing.assert_array_equal(found["generator"]["w"], alone["w"])
+    np.testing.assert_array_equal(found["discriminator"]["w"], np.full((2, 2), -1.0))
+    np.testing.assert_array_equal(found["discriminator"]["b"], [-1.0, -1.0])
+
+
+def test_each_group_is_clipped_by_its_own_norm():
+    rate = LearningRate(peak=1.0)
+    parts = {"a": SGD(learning_rate=rate, clip_norm=1.0), "b": SGD(learning_rate=rate)}
+    grads = {"a": {"w": jnp.array([3.0, 4.0])}, "b": {"w": jnp.array([300.0, 400.0])}}
+    found = update(Grouped(groups=parts), jax.tree.map(jnp.zeros_like, grads), grads)
+    np.testing.assert_allclose(found["a"]["w"], [-0.6, -0.8], rtol=1e-6)
+    np.testing.assert_array_equal(found["b"]["w"], [-300.0, -400.0])
+
+
+def test_moments_are_kept_for_the_own_group_only():
+    parts = dict.fromkeys(
+        ("generator", "discriminator"), AdamW(learning_rate=LearningRate(peak=1.0))
+    )
+    params = two_parts()
+    state = Grouped(groups=parts).build().init(params)
+    kept = sum(x.size for x in jax.tree.leaves(state) if jnp.ndim(x))
+    assert kept == 2 * sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_groups_that_the_model_lacks_are_left_out():
+    params = {"generator": two_parts()["generator"]}
+    grads = jax.tree.map(jnp.ones_like, params)
+    assert jax.tree.structure(update(grouped(), params, grads)) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(
+    "params, words",
+    [
+        ({"generator": jnp.zeros(2), "critic": jnp.zeros(2)}, "no optimizer.*'critic'.*generator"),
+        (jnp.zeros(2), "top-level names"),
+    ],
+)
+def test_parts_without_an_optimizer(params, words):
+    with pytest.raises(ValueError, match=words):
+        grouped().build().init(params)
+
+
+@pytest.mark.parametrize("groups, words", [({}, "empty"), ({"a": 0.1}, "a float")])
+def test_wrong_groups(groups, words):
+    with pytest.raises(ValueError, match=words):
+        Grouped(groups=groups)
+
+
+def test_the_logged_learning_rate_is_that_of_the_first_group():
+    assert float(grouped().learning_rate(0)) == np.float32(0.1)
+
+
+def test_gradient_descent_on_half_a_square_is_a_moving_average():
+    values = np.asarray(jax.random.normal(jax.random.key(0), (20,)))
+    tx = SGD(learning_rate=LearningRate(peak=0.1)).build()
+    params, expected = {"a": jnp.float32(0.0)}, 0.0
+    state = tx.init(params)
+    for value in values:
+        grads = jax.grad(lambda p, m: 0.5 * (p["a"] - m) ** 2)(params, value)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        expected = 0.9 * expected + 0.1 * value
+    np.testing.assert_allclose(params["a"], expected, rtol=1e-5)
+
+
+class TwoParts(toy.ToyModel):
+    """The toy with its last layer as a part of its own."""
+
+    def init(self, key, batch):
+        flat = super().init(key, batch)
+        last = {name: flat.pop(name) for name in ("out_kernel", "out_bias")}
+        return {"generator": flat, "discriminator": last}
+
+    def loss(self, params, frozen, batch, key, *, train):
+        flat = params["generator"] | params["discriminator"]
+        return super().loss(flat, frozen, batch, key, train=train)
+
+
+@pytest.mark.parametrize("second", [AdamW, Adafactor, SGD])
+def test_groups_train_and_lie_like_their_parameters(second):
+    last = second(learning_rate=LearningRate(peak=1e-2))
+    t = toy.make_trainer(model=TwoParts(), optimizer=grouped(discriminator=last))
+    boxed = t.boxed_params(toy.spec(model=t.model))
+    lying = {p.path: p for p in t.partitioner.placements(boxed)}
+    assert any("fsdp" in p.spec for p in lying.values())
+    state, moments = t.init_state(jax.random.key(0), toy.spec(model=t.model)), 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
+        like = next((p for p in lying if jax.tree_util.keystr(path).endswith(p)), None)
+        if like and leaf.shape == lying[like].shape:
+            assert leaf.sharding.spec == lying[like].spec
+            moments += 1
+    assert moments >= len(jax.tree.leaves(state.params["generator"]))
+    before = jax.device_get(state.params)
+    state, losses = toy.run_steps(t, state, 0, 5)
+    assert np.isfinite(losses).all()
+    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
+        assert np.any(x != y)
+
+
+def test_groups_go_on_from_a_checkpoint_exactly(tmp_path):
+    t = toy.make_trainer(model=TwoParts(), optimizer=grouped())
+    state, _ = toy.run_steps(t, t.init_state(jax.random.key(0), toy.spec(model=t.model)), 0, 2)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(2, state)
+        checkpointer.wait()
+        host = jax.device_get(state)
+        restored, _ = checkpointer.restore(t.abstract_state(toy.spec(model=t.model)))
+    assert jax.tree.structure(restored) == jax.tree.structure(host)
+    for x, y in zip(jax.tree.leaves(host), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(x, np.asarray(y))
+    assert toy.run_steps(t, state, 2, 2)[1] == toy.run_steps(t, restored, 2, 2)[1]

@@ -106,6 +106,26 @@ def test_lists_from_gin_are_accepted():
     assert hash(partitioner) == hash(Partitioner(rules=(("batch", ("data", "fsdp")),)))
 
 
+def test_what_sampling_is_given_lies_as_its_axes_say():
+    """Video as the network's own activations; all else by its rows alone."""
+    rules = (("batch", "data"), ("frames", None), ("width", "fsdp"), *RULES)
+    rules += (("height", "fsdp"), ("channels", "tensor"))
+    partitioner = Partitioner(rules=rules, mesh_shape=(1, 1, 1), device_count=1)
+    assert partitioner.sampling_sharding((2, 4, 8, 8, 3)).spec == P(
+        "data", None, None, "fsdp", "tensor"
+    )
+    assert partitioner.sampling_sharding((2, 5, 7)).spec == P("data", None, None)
+    assert partitioner.sampling_sharding((2,)).spec == P("data")
+
+
+def test_batch_sizes_of_devices_that_are_not_here():
+    partitioner = Partitioner(rules=RULES, mesh_shape=(-1, 2, 2))
+    assert partitioner.batch_ways(16) == 8
+    partitioner.check_batch_size(24, 16)
+    with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
+        partitioner.check_batch_size(12, 16)
+
+
 def test_batch_needs_a_rule():
     with pytest.raises(ValueError, match='no partitioning rule for "batch"'):
         Partitioner(rules=(("embed", None),)).batch_sharding()

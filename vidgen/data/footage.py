@@ -9,21 +9,23 @@ Everything comes out as float in [-1, 1].
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Float
 
 from vidgen.data import transforms
+from vidgen.data.images import read_image
 from vidgen.data.video_files import PILLOW_SUFFIXES, BadExample, probe, read_clip
 from vidgen.types import VideoShape
 
 STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_TINY = 1e-6
+SLACK = 1e-6  # of seconds, and of frames: rounding shall not lose one
 
 
 class FootageError(ValueError):
@@ -63,7 +65,7 @@ class Footage:
 
     def frames_at(self, fps: float, start: float = 0.0) -> int:
         """How many frames there are at this rate from `start` seconds on; one for a still."""
-        return 1 if self.is_still else max(0, math.floor((self.seconds - start) * fps + _TINY))
+        return 1 if self.is_still else max(0, math.floor((self.seconds - start) * fps + SLACK))
 
     def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
         """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
@@ -74,16 +76,15 @@ class Footage:
         if self.kind == "array":
             return self._from_array(shape, start)
         if self.is_still:
-            frame = transforms.fit(_picture(self.path), shape.height, shape.width)
+            with _told_as_unusable():
+                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
             return np.broadcast_to(transforms.to_float(frame), shape.thwc)
-        try:
+        with _told_as_unusable():
             return transforms.to_float(read_clip(self.path, shape, float(start)))
-        except BadExample as error:
-            raise FootageError(f"{error}.") from error
 
     def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
         rate = 0.0 if self.is_still else self.frames / self.seconds
-        wanted = np.floor((start + np.arange(shape.frames) / shape.fps) * rate + _TINY).astype(int)
+        wanted = np.floor((start + np.arange(shape.frames) / shape.fps) * rate + SLACK).astype(int)
         if wanted[-1] >= self.frames:
             raise FootageError(
                 f"{self.path}: too short: {self.frames} frames, {wanted[-1] + 1} are needed."
@@ -109,25 +110,20 @@ def open_footage(path: str | os.PathLike) -> Footage:
     if suffix == ".npy":
         video = _array(path)
         return Footage(path, "array", *video.shape[1:3], frames=len(video))
-    if suffix in STILL_SUFFIXES:
-        return Footage(path, "still", *_picture(path).shape[:2])
+    with _told_as_unusable():
+        found = None if suffix in STILL_SUFFIXES else probe(path)
+        if found is None or (found.frames == 1 and suffix in PILLOW_SUFFIXES):
+            return Footage(path, "still", *read_image(path).shape[:2])
+        return Footage(path, "video", found.height, found.width, seconds=found.seconds)
+
+
+@contextlib.contextmanager
+def _told_as_unusable() -> Iterator[None]:
+    """A file that is bad for training is one that cannot be used here."""
     try:
-        found = probe(path)
+        yield
     except BadExample as error:
         raise FootageError(f"{error}.") from error
-    if found.frames == 1 and suffix in PILLOW_SUFFIXES:
-        return Footage(path, "still", found.height, found.width)
-    return Footage(path, "video", found.height, found.width, seconds=found.seconds)
-
-
-def _picture(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A still as RGB, upright, over white where it is transparent."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return transforms.composite(np.array(upright.convert("RGBA")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FootageError(f"{path}: no picture that can be read.") from error
 
 
 def _array(path: pathlib.Path) -> np.ndarray:

@@ -78,9 +78,9 @@ class Source(Protocol):
         ...
 
 
-def captions_per_clip(source: Source) -> int:
-    """How many captions every example of `source` is given: 1, or one a frame."""
-    return getattr(source, "captions_per_clip", 1)
+def captions_per_clip(data: object) -> int:
+    """How many captions every example of a source, or data set, is given: 1, or one a frame."""
+    return getattr(data, "captions_per_clip", 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

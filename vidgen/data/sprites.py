@@ -13,109 +13,32 @@ the same scene can be rendered for every stage of a cascade. With a `duration`, 
 at u = (start + i/fps)/duration, so clips of different rates show the same moments and a short
 clip is a window of a long one; without, the first frame is at u = 0 and the last at u = 1.
 
-Held-out split: a triple (subject, motion, background) is held out where the first 8 bytes of
-sha256("seed/subject/motion/background") over 2^64 fall below `held_out_fraction`. Where this would
-leave a pair (or a single name) without any training triple, its triple with the largest hash
-returns to training. So everything, and every pair, is seen in training; some triples never are.
+With `turns` or `arrivals` the world has walls, and a clip begins anywhere between them: the data
+from which a model learns to continue another motion than its caption names, as Phenaki's stories
+ask of it. A clip with a turn shows another motion for a part of its first half, then the caption's;
+one with an arrival has been on its way already, and comes to a wall soon or stands there; all
+others go on with their motion, from where there is room for half of it. See `sprite_scenes`.
+
+Which triples are held out: see `sprite_split`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
-import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from vidgen.data import sprite_captions, sprite_frames
+from vidgen.data import sprite_captions, sprite_frames, sprite_scenes, sprite_split
 from vidgen.data.sources import Example
+from vidgen.data.sprite_scenes import BACKGROUNDS, MOTIONS, Course, Scene
+from vidgen.data.sprite_split import Triple
 from vidgen.types import VideoShape
-
-Triple = tuple[str, str, str]  # subject, motion, background
 
 # One noun each, chosen by eye at 16 x 16: no two share both color and silhouette.
 EASY_SUBJECTS = ("tiger", "octopus", "frog", "panda", "whale", "crab", "star", "snail")
-
-BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {
-    "red": (180, 20, 35),
-    "orange": (245, 140, 30),
-    "yellow": (250, 225, 80),
-    "green": (30, 120, 50),
-    "blue": (35, 70, 190),
-    "purple": (115, 45, 150),
-    "pink": (250, 165, 205),
-    "white": (245, 245, 245),
-    "gray": (125, 125, 125),
-    "black": (15, 15, 15),
-}
-
-# name -> (down, right, growth): travel along y and x, and the change of size over a clip
-MOTIONS: Mapping[str, tuple[int, int, int]] = {
-    "moving left": (0, -1, 0),
-    "moving right": (0, 1, 0),
-    "moving up": (-1, 0, 0),
-    "moving down": (1, 0, 0),
-    "standing still": (0, 0, 0),
-    "growing": (0, 0, 1),
-    "shrinking": (0, 0, -1),
-    "moving up and left": (-1, -1, 0),
-    "moving up and right": (-1, 1, 0),
-    "moving down and left": (1, -1, 0),
-    "moving down and right": (1, 1, 0),
-}
-
-ANIMATION_FPS = 8.0
-GROWTH = 0.4  # a growing sprite goes from 0.6 to 1.4 times its size
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
-    """The truth behind one clip.
-
-    Attributes:
-      subject: sprite name.
-      motion: key of MOTIONS; None for a single image.
-      background: key of BACKGROUNDS.
-      middle: (y, x) of the sprite at half time, as fractions of height and width.
-      travel: distance covered over the clip, as a fraction of height or width.
-      scale: side of the sprite at half time, as a fraction of the smaller canvas side.
-      phase: start of the sprite's own animation, in [0, 1) of a loop.
-      template: index into the caption templates.
-      duration: seconds that u = 0 ... 1 stands for; None: the length of the clip.
-      start: seconds at which the clip begins.
-    """
-
-    subject: str
-    motion: str | None
-    background: str
-    middle: tuple[float, float]
-    travel: float
-    scale: float
-    phase: float
-    template: int = 0
-    duration: float | None = None
-    start: float = 0.0
-
-    def path(self, shape: VideoShape) -> Float[np.ndarray, "t 2"]:
-        """(y, x) centers per frame, as fractions of height and width."""
-        down, right, _ = MOTIONS[self.motion or "standing still"]
-        offset = self.travel * (self._times(shape) - 0.5)
-        return np.array(self.middle) + offset[:, None] * np.array([down, right], float)
-
-    def sides(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
-        """Side of the sprite per frame, as a fraction of the smaller canvas side."""
-        growth = MOTIONS[self.motion or "standing still"][2] * GROWTH
-        return self.scale * (1 + 2 * growth * (self._times(shape) - 0.5))
-
-    def _times(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
-        """u of every frame."""
-        if self.duration is not None:
-            return (self.start + np.arange(shape.frames) / shape.fps) / self.duration
-        return np.linspace(0.0, 1.0, shape.frames) if shape.frames > 1 else np.array([0.5])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,10 +56,13 @@ class Sprites:
       travel: range of the distance covered, relative to the canvas side it moves along.
       jitter: largest offset of the middle of the path, relative to the canvas.
       templates: how many caption templates to draw from; 1 gives canonical captions only.
+      turns: share of clips that begin with another motion than their caption's.
+      arrivals: share of clips whose motion began up to two clips earlier.
       stills: single images in place of clips, anywhere on the canvas, with captions without a
         motion; the frames of `shape` become 1. For joint training (data/images.py).
       duration: seconds of a whole scene; a clip is a window of it, from a random frame of the
-        clip's own frame rate on. None: the clip is the whole scene, whatever its length.
+        clip's own frame rate on (with walls, from its beginning). None: the clip is the whole
+        scene, whatever its length.
       size: number of examples in one pass; None counts every triple once.
       seed: selects the held-out split (what is drawn inside a scene comes from the pipeline).
     """
@@ -151,6 +77,8 @@ class Sprites:
     travel: tuple[float, float] = (0.4, 0.5)
     jitter: float = 0.05
     templates: int = len(sprite_captions.TEMPLATES)
+    turns: float = 0.0
+    arrivals: float = 0.0
     stills: bool = False
     duration: float | None = None
     size: int | None = None
@@ -189,6 +117,19 @@ class Sprites:
             )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"Sprites.scale is {self.scale}; expected 0 < low <= high.")
+        if not 0 <= self.travel[0] <= self.travel[1]:
+            raise ValueError(f"Sprites.travel is {self.travel}; expected 0 <= low <= high.")
+        if self.jitter < 0:
+            raise ValueError(f"Sprites.jitter is {self.jitter}; it must be >= 0.")
+        if min(self.turns, self.arrivals) < 0 or self.turns + self.arrivals > 1:
+            raise ValueError(
+                f"Sprites.turns is {self.turns} and arrivals is {self.arrivals}; expected shares "
+                "from 0 to 1 that add up to 1 at most."
+            )
+        if self._walls and not self.stills and self.shape.frames < 3:
+            raise ValueError(
+                f"Sprites.turns needs clips of 3 frames or more, not {self.shape.frames}."
+            )
         length = self.shape.frames / self.shape.fps
         if self.duration is not None and self.duration < length - 1e-6:
             raise ValueError(
@@ -203,14 +144,13 @@ class Sprites:
 
     def triples(self, split: str = "all") -> tuple[Triple, ...]:
         """(subject, motion, background) triples of a split, in a fixed order."""
-        train, held_out = _split(
-            tuple(self.subjects),
-            tuple(self.motions),
-            tuple(self.backgrounds),
-            self.held_out_fraction,
-            self.seed,
-        )
+        train, held_out, _ = self._split
         return {"train": train, "held_out": held_out, "all": train + held_out}[split]
+
+    @property
+    def _split(self) -> sprite_split.Split:
+        names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
+        return sprite_split.split(*names, self.held_out_fraction, self.seed)
 
     def scene(self, index: int, rng: np.random.Generator) -> Scene:
         """The scene of example `index`, drawn with `rng`."""
@@ -223,7 +163,7 @@ class Sprites:
     ) -> Scene:
         """A scene of the given triple; place, size, speed, phase and wording come from `rng`."""
         reach = self.travel[1] / 2 if self.stills else self.jitter
-        return Scene(
+        scene = Scene(
             subject=subject,
             motion=None if self.stills else motion,
             background=background,
@@ -233,8 +173,86 @@ class Sprites:
             phase=float(rng.random()),
             template=int(rng.integers(self.templates)),
             duration=None if self.stills else self.duration,
-            start=0.0 if self.stills else self._start(rng),
+            start=0.0 if self.stills or self._walls else self._start(rng),
         )
+        if self.stills or not self._walls:
+            return scene
+        return _walking(scene, self._course(scene, rng))
+
+    def film(
+        self,
+        subject: str,
+        background: str,
+        parts: Sequence[tuple[str, int]],
+        rng: np.random.Generator,
+    ) -> tuple[Scene, VideoShape]:
+        """What a model should make of a story: one sprite, several motions, in a world with walls.
+
+        Args:
+          subject: a sprite's name.
+          background: key of BACKGROUNDS.
+          parts: (motion, frames) in their order; the first frame of a part shows its first move.
+          rng: draws the place from where the first motion has room, size, speed and phase.
+
+        Returns:
+          The scene and its shape, for `render`. Its speed is that of a clip of this source.
+        """
+        _checked("motions", list(dict.fromkeys(motion for motion, _ in parts)), MOTIONS)
+        if min(frames for _, frames in parts) < 1:
+            raise ValueError(f"a part of a film has 1 frame or more; the parts are {parts}.")
+        travel, unit = float(rng.uniform(*self.travel)), self.frame_time
+        lengths = [frames * unit for _, frames in parts]
+        lengths[0] -= unit  # its first frame is the place to begin, without a move
+        first = min(1.0, lengths[0])
+        course = sprite_scenes.draw_course(parts[0][0], travel, first, rng)
+        walk = tuple((motion, length) for (motion, _), length in zip(parts, lengths, strict=True))
+        scene = Scene(
+            subject=subject,
+            motion=parts[-1][0],
+            background=background,
+            middle=(0.5, 0.5),
+            travel=travel,
+            scale=float(rng.uniform(*self.scale)),
+            phase=float(rng.random()),
+            duration=1 / (unit * self.shape.fps),
+        )
+        shape = dataclasses.replace(self.shape, frames=sum(frames for _, frames in parts))
+        return _walking(scene, dataclasses.replace(course, parts=walk)), shape
+
+    @property
+    def _walls(self) -> bool:
+        return self.turns > 0 or self.arrivals > 0
+
+    @property
+    def frame_time(self) -> float:
+        """u from one frame to the next."""
+        if self.duration is not None:
+            return 1 / (self.shape.fps * self.duration)
+        return 1 / max(1, self.shape.frames - 1)
+
+    def _course(self, scene: Scene, rng: np.random.Generator) -> Course:
+        """The path of a clip between walls."""
+        assert scene.motion is not None
+        clip = (self.shape.frames - 1) * self.frame_time
+        kind, frames = rng.random(), int(rng.integers(1, self.shape.frames // 2 + 1))
+        others = self._others(scene)
+        if kind < self.turns and others:
+            before = (others[rng.integers(len(others))], frames * self.frame_time)
+            lead = (clip - before[1]) / 2
+            return sprite_scenes.draw_course(scene.motion, scene.travel, lead, rng, before=before)
+        if self.turns <= kind < self.turns + self.arrivals:
+            course = sprite_scenes.draw_course(scene.motion, scene.travel, 0.0, rng)
+            y, x, size = course.at(rng.uniform(0.0, 2 * clip, 1))[0].tolist()
+            return dataclasses.replace(course, begin=(y, x, size))
+        return sprite_scenes.draw_course(scene.motion, scene.travel, clip / 2, rng)
+
+    def _others(self, scene: Scene) -> list[str]:
+        """Motions that may come before that of `scene`; training shows no held-out triple."""
+        found = [motion for motion in self.motions if motion != scene.motion]
+        if self.split != "train":
+            return found
+        seen = self._split.seen
+        return [m for m in found if (scene.subject, m, scene.background) in seen]
 
     def _start(self, rng: np.random.Generator) -> float:
         """Seconds into the scene at which a clip begins; a whole number of its frames."""
@@ -245,18 +263,7 @@ class Sprites:
 
     def render(self, scene: Scene, shape: VideoShape | None = None) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of a scene, in this source's shape or another."""
-        shape = shape or self.shape
-        video = np.empty(shape.thwc, np.uint8)
-        video[:] = BACKGROUNDS[scene.background]
-        centers = scene.path(shape) * np.array([shape.height, shape.width])
-        sides = scene.sides(shape) * min(shape.height, shape.width)
-        loop = len(sprite_frames.frames(scene.subject))
-        for i, canvas in enumerate(video):
-            elapsed = (scene.start + i / shape.fps) * ANIMATION_FPS
-            center = (float(centers[i, 0]), float(centers[i, 1]))
-            pose = int(scene.phase * loop + elapsed)
-            sprite_frames.paste(canvas, scene.subject, pose, center, float(sides[i]))
-        return video
+        return scene.render(shape or self.shape)
 
     def caption(self, scene: Scene) -> str:
         """The caption of a scene."""
@@ -271,6 +278,11 @@ class Sprites:
         """Example `index` with everything random about it drawn from `rng`."""
         scene = self.scene(index, rng)
         return Example(video=self.render(scene), caption=self.caption(scene))
+
+
+def _walking(scene: Scene, course: Course) -> Scene:
+    """`scene` along a course."""
+    return dataclasses.replace(scene, middle=_pair(course.at(np.array([0.5]))[0]), course=course)
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:
@@ -298,34 +310,3 @@ def _checked(field: str, values: Sequence[str], known: Mapping) -> tuple[str, ..
             choices = close or sorted(known)[:10]
             raise ValueError(f"Sprites.{field} has no {value!r}; choose e.g. {', '.join(choices)}.")
     return values
-
-
-def _hash(seed: int, triple: Triple) -> float:
-    text = "/".join((str(seed), *triple))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-@functools.lru_cache(maxsize=64)
-def _split(
-    subjects: tuple[str, ...],
-    motions: tuple[str, ...],
-    backgrounds: tuple[str, ...],
-    fraction: float,
-    seed: int,
-) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """(train, held out) triples; every name, and every pair where possible, is in train."""
-    axes = (subjects, motions, backgrounds)
-    score = {triple: _hash(seed, triple) for triple in itertools.product(*axes)}
-    train = {triple for triple, value in score.items() if value >= fraction}
-    keys = [(axis,) for axis in range(3)]
-    # a pair can be covered and still leave something to hold out only if the third axis varies
-    keys += [(i, j) for i, j in ((0, 1), (0, 2), (1, 2)) if len(axes[3 - i - j]) > 1]
-    for key in keys if fraction < 1 else ():
-        best: dict[tuple[str, ...], Triple] = {}
-        for triple in score:
-            group = tuple(triple[axis] for axis in key)
-            if group not in best or score[triple] > score[best[group]]:
-                best[group] = triple
-        train.update(best.values())
-    chosen = tuple(triple for triple in score if triple in train)
-    return chosen, tuple(triple for triple in score if triple not in train)

@@ -1,4 +1,4 @@
-"""Video files in and out, with PyAV, and Pillow for animated gif, webp and png.
+"""Reads video files, with PyAV, and with Pillow animated gif, webp and png.
 
 Reading is lazy: seek to the key frame before a random start, decode forward, shrink each chosen
 frame at once. Only two full-resolution frames are kept at a time, however long the file is.
@@ -22,10 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vidgen.data import transforms
-from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
-
-__all__ = ["VIDEO_SUFFIXES", "BadExample", "Probed", "probe", "read_clip", "write_video"]
 
 Start = np.random.Generator | float | int
 
@@ -60,7 +57,7 @@ class Probed(NamedTuple):
       fps: frames per second, on average.
       height: pixels as displayed.
       width: pixels as displayed.
-      frames: how many, where the file says so without being decoded.
+      frames: how many, of an animated gif, webp or png; None for a video.
     """
 
     seconds: float
@@ -115,7 +112,9 @@ def read_clip(
 
 
 def probe(path: str | os.PathLike) -> Probed:
-    """What a file that `read_clip` reads holds; only its first frame is decoded.
+    """What a file that `read_clip` reads holds.
+
+    Of a video only the first frame is decoded, of an animated gif, webp or png all.
 
     Raises:
       BadExample: no such file, not a video, or damaged.
@@ -157,18 +156,18 @@ def _short(error: Exception) -> str:
 
 def _start(path: pathlib.Path, span: _Span, shape: VideoShape, start: Start) -> float:
     """A start time such that the whole clip fits."""
-    needed = (shape.frames - 1) / shape.fps
+    needed, where = (shape.frames - 1) / shape.fps, ""
     if isinstance(start, np.random.Generator):
         # the last wanted moment may fall past the last frame by half of the time it is shown
         fits = needed <= span.last + span.step / 2 + _MICROSECOND
     else:
         fits = start + needed < span.last + span.step - _MICROSECOND
+        where = f" from {start:g} s on" if start else ""
     if not fits:
         raise BadExample(
             path,
             f"too short: {span.last + span.step:.2f} s, a clip of {shape.frames} frames at "
-            f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s"
-            + (f" from {start:g} s on" if isinstance(start, float) and start else ""),
+            f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s{where}",
         )
     if not isinstance(start, np.random.Generator):
         return float(start)

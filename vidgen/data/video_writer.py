@@ -5,28 +5,35 @@
     .npy  the numbers as given             several clips in one video: tiled side by side
 
 A file appears whole or not at all: it is encoded in memory, written under a temporary name in
-the same folder, and renamed.
+the same folder, and renamed. A film too long for that is written by `VideoStream`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fractions
+import functools
 import io
 import math
 import os
 import pathlib
 from collections.abc import Sequence
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vidgen.data import transforms
+from vidgen.data import transforms, video_stream
+from vidgen.data.video_sinks import AV_KINDS, AvSink
+from vidgen.data.video_stream import STREAM_SUFFIXES, VideoStream, check_streamable
 
-_BT709 = 1  # number of the color description in the H.264 and VP9 standards
-_LIMITED_RANGE = 1
+__all__ = [
+    "STREAM_SUFFIXES",
+    "SUFFIXES",
+    "VideoStream",
+    "check_streamable",
+    "check_suffix",
+    "write_video",
+]
 
 
 def write_video(
@@ -83,13 +90,13 @@ def check_suffix(path: str | os.PathLike) -> None:
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
+        with video_stream.told_where(path):
+            part.write_bytes(data)
+            os.replace(part, path)
+    except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write the video ({reason})", str(path)) from error
+        raise
 
 
 def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
@@ -104,40 +111,15 @@ def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3
     return np.ascontiguousarray(grid.reshape(t, rows * h, columns * w, c))
 
 
-def _encode_av(
-    clips: UInt8[np.ndarray, "b t h w 3"],
-    fps: float | int,
-    container: str,
-    codec: str,
-    options: dict,
-) -> bytes:
+def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: str) -> bytes:
     frames = _tile(clips)
-    _, h, w, _ = frames.shape
-    # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
-    frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
-        rate = fractions.Fraction(fps).limit_denominator(1001)
-        stream = output.add_stream(codec, rate=rate, options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED_RANGE
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            output.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
-        output.mux(stream.encode(None))
+    kind = AV_KINDS[suffix]
+    _, height, width, _ = frames.shape
+    sink = AvSink(buffer, kind, fps, (height, width), growing=False)
+    sink.write(frames)
+    sink.close()
     return buffer.getvalue()
-
-
-def _encode_mp4(clips: np.ndarray, fps: float | int) -> bytes:
-    return _encode_av(clips, fps, "mp4", "libx264", {"crf": "16", "movflags": "+faststart"})
-
-
-def _encode_webm(clips: np.ndarray, fps: float | int) -> bytes:
-    quality = {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"}
-    return _encode_av(clips, fps, "webm", "libvpx-vp9", quality)
 
 
 def _encode_animation(clips: np.ndarray, fps: float | int, kind: str, **options: object) -> bytes:
@@ -176,8 +158,8 @@ def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
 
 
 _ENCODERS = {
-    ".mp4": _encode_mp4,
-    ".webm": _encode_webm,
+    ".mp4": functools.partial(_encode_av, suffix=".mp4"),
+    ".webm": functools.partial(_encode_av, suffix=".webm"),
     ".gif": _encode_gif,
     ".webp": _encode_webp,
     ".png": _encode_png,

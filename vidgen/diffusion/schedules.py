@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0  # truncation used by VDM, CFG and progressive distillation
 
@@ -164,8 +164,8 @@ def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.nda
 # ---- Gaussian algebra ----------------------------------------------------------------------------
 
 
-def expand(a: Float[Array, "*y"], like: Float[Array, "*x"]) -> Float[Array, "*z"]:
-    """`a` (a scalar, or one value per example) with trailing axes, to broadcast against `like`."""
+def expand(a: Shaped[Array, "*y"], like: Shaped[Array, "*x"]) -> Shaped[Array, "*z"]:
+    """`a` (numbers or flags) with trailing axes, to broadcast against `like`."""
     return jnp.reshape(a, a.shape + (1,) * (like.ndim - a.ndim))
 
 

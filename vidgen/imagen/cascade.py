@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
@@ -112,22 +111,6 @@ class Cascade:
         """The clip that the first stage takes; None where it begins with text alone."""
         return _input_shape(self.stages[0])
 
-    def part(self, first: str | None = None, last: str | None = None) -> Cascade:
-        """The stages from `first` to `last`, both included; None: from, or to, the end.
-
-        Raises:
-          ValueError: no stage has that name, or `last` comes before `first`.
-        """
-        names = self.names
-        for name in (first, last):
-            if name is not None and name not in names:
-                raise ValueError(f"there is no stage {name!r}; there is {', '.join(names)}.")
-        start = 0 if first is None else names.index(first)
-        stop = len(names) if last is None else names.index(last) + 1
-        if stop <= start:
-            raise ValueError(f"stage {last} comes before {first}; the order is {', '.join(names)}.")
-        return Cascade(self.stages[start:stop])
-
     # ---- sizes -------------------------------------------------------------------------------
 
     @property
@@ -182,10 +165,10 @@ class Cascade:
         text: TextEmbedding | Callable[[str], TextEmbedding],
         keys: Key[Array, "n"],
         *,
+        sample: Sample,
         low_res: Float[np.ndarray, "n t h w c"] | None = None,
         known: KnownAt | None = None,
         batch_size: Mapping[str, int] | None = None,
-        sample: Sample | None = None,
     ) -> Iterator[Made]:
         """Videos of every stage, stage after stage, and within a stage batch after batch.
 
@@ -195,18 +178,18 @@ class Cascade:
           load: brings the weights of a stage; they are let go before it is asked for the next.
           text: n encoded prompts, or a function from a stage's name to them.
           keys: of the n clips; `stage_keys` makes the stages' own.
+          sample: one batch: (stage, params, text, low_res, keys, known) -> video, by the stage's
+            `generate`; it puts the arrays, which are on the host, where they belong.
           low_res: what the first stage starts from, in `input_shape`; None for the base.
           known: content that every clip must have: from the clip's shape at a stage to the video,
             and a mask that is True where it is known.
           batch_size: clips made at a time, by stage; all where a stage is not named.
-          sample: stage, params, text, low_res, keys, known -> video; None is `stage.generate`.
 
         Raises:
           ValueError: `low_res` is missing, not wanted, or of another size.
         """
         self._check_input(low_res)
-        count, sample = len(keys), sample or _generate
-        videos = low_res
+        count, videos = len(keys), low_res
         for stage in self.stages:
             size = (batch_size or {}).get(stage.name, count)
             content = _known_batch(known, stage.shape, size)
@@ -246,15 +229,6 @@ def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
 def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
     """Videos of one stage as the input of the next."""
     return np.clip(np.stack(videos), -1, 1)
-
-
-def _generate(
-    stage: Stage, params: Params, text: TextEmbedding, low_res: Any, keys: Any, known: Any
-) -> Array:
-    """One batch on the default device."""
-    options = {} if known is None else {"known": jax.tree.map(jnp.asarray, known)}
-    low_res = None if low_res is None else jnp.asarray(low_res)
-    return stage.generate(params, jax.tree.map(jnp.asarray, text), low_res, keys, **options)
 
 
 def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:

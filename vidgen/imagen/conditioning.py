@@ -15,6 +15,7 @@ cross-attention and the pooled vector both lose it (Imagen).
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from vidgen.diffusion import samplers, schedules
+from vidgen.diffusion.schedules import expand
 from vidgen.types import Conditioning, TextEmbedding, VideoBatch, VideoShape, null_text
 
 FILLS = ("repeat", "blank")
@@ -129,7 +131,7 @@ class NoLowRes:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Upsample:
+class Upsample(abc.ABC):
     """Up-sampling by a factor; `SpatialUpsample` and `TemporalUpsample` say along which axes.
 
     Attributes:
@@ -144,17 +146,22 @@ class Upsample:
         if self.factor < 2:
             raise ValueError(f"{type(self).__name__}.factor is {self.factor}; it must be >= 2.")
 
+    @property
+    @abc.abstractmethod
+    def factors(self) -> tuple[int, int]:
+        """How much more the stage gives than it gets: (frames, pixels along a side)."""
+
+    @abc.abstractmethod
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"]:
         """What the stage before would have made of `video`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def up(self, low: Float[Array, "b t0 h0 w0 c"]) -> Float[Array, "b t h w c"]:
         """`low` in the size of the stage's output."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def known_frames(self, low: Float[Array, "b t0 h0 w0 c"]) -> Bool[Array, "b t"] | None:
         """Which frames of the output were in `low`; None where all are."""
-        raise NotImplementedError
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
@@ -308,11 +315,6 @@ def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
     return jax.tree.map(
         lambda null, kept: jnp.where(expand(dropped, kept), null, kept), null_text(text), text
     )
-
-
-def expand(flags: Bool[Array, "*x"], like: Array) -> Bool[Array, "*y"]:
-    """`flags` with trailing axes, to broadcast against `like`."""
-    return flags.reshape(*flags.shape, *(1,) * (like.ndim - flags.ndim))
 
 
 def _noised(

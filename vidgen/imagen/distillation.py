@@ -28,6 +28,7 @@ dropout: the target is a function of what the student sees.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def two_step_target(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(abc.ABC):
     """What both kinds share: a trainer's `Model` whose loss reads {"teacher": params}.
 
     Attributes:
@@ -109,14 +110,15 @@ class Distillation:
             raise ValueError(f"the stage {self.stage.name} is no student; make one by `student`.")
 
     @property
+    @abc.abstractmethod
     def teacher(self) -> DiffusionStage:
         """The stage that the frozen parameters belong to."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
         """Noise levels of a training batch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def target(
         self,
         teacher: Params,
@@ -126,7 +128,6 @@ class Distillation:
         levels: Levels,
     ) -> Float[Array, "b t h w c"]:
         """What the student's network should output for z at levels.t, with the weight w."""
-        raise NotImplementedError
 
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool

@@ -76,6 +76,9 @@ class Course:
                 f"START_STEPS is {self.start_steps}; halving must lead to STUDENT_STEPS, {steps}: "
                 f"take {steps * 4}, {steps * 8} or {steps * 16}."
             )
+        for name in ("train_steps", "guidance_train_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"Course.{name} is {value}; it must be >= 1.")
         self.phases()
         low, high = self.weight_range
         spec = self.student.guidance

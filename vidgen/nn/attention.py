@@ -150,17 +150,27 @@ class TextAttention(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned bias per head and bucket of signed frame distance; zero at the start."""
+    """A learned bias per head and bucket of signed frame distance; zero at the start.
+
+    Attributes:
+      heads: attention heads.
+      buckets: number of distances, or of ranges of distances, with a bias of their own.
+      causal: whether all buckets belong to the past; what is ahead has then to be masked.
+    """
 
     heads: int
     buckets: int = 32
+    causal: bool = False
 
     @nn.compact
-    def __call__(self, length: int) -> Float[Array, "1 h {length} {length}"]:
-        """The biases of `length` frames against each other."""
+    def __call__(self, length: int, keys: int | None = None) -> Float[Array, "1 h {length} k"]:
+        """The biases of `length` frames, the last of all `keys` (default: there are no others)."""
         init = axes.partitioned(nn.initializers.zeros_init(), ("heads", "buckets"))
         table = self.param("bias", init, (self.heads, self.buckets), jnp.float32)
-        index = embeddings.relative_buckets(length, length, buckets=self.buckets)
+        keys = length if keys is None else keys
+        index = embeddings.relative_buckets(
+            length, keys, offset=keys - length, buckets=self.buckets, causal=self.causal
+        )
         return jnp.asarray(table)[None, :, index]
 
 

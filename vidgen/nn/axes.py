@@ -31,6 +31,9 @@ PARAMETER_AXES: dict[str, str] = {
     "buckets": "relative positions that share a bias",
     "queries": "learned queries of the attention pooling",
     "pixels": "channels of the video itself, or of its space-to-depth form",
+    "codes": "entries of a codebook, or of a table of tokens",
+    "lookup": "features of a code in its codebook",
+    "positions": "places of a token in its grid, along one axis",
 }
 
 ACTIVATION_AXES: dict[str, str] = {

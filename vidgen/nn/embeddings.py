@@ -63,22 +63,30 @@ def _octaves(places: int, dim: int) -> Float[np.ndarray, "{places} {dim}"]:
 
 
 def relative_buckets(
-    queries: int, keys: int, *, buckets: int = 32, max_distance: int = 128
+    queries: int,
+    keys: int,
+    *,
+    offset: int = 0,
+    buckets: int = 32,
+    max_distance: int = 128,
+    causal: bool = False,
 ) -> Int[np.ndarray, "{queries} {keys}"]:
-    """Bucket of every signed distance key - query, as in T5 (bidirectional).
+    """Bucket of every signed distance key - query, as in T5; query i is at place offset + i.
 
-    Half of the buckets belong to the future side. On each side distances below buckets/4 have a
-    bucket each; further ones share log-spaced buckets up to `max_distance`, beyond which the last
-    bucket serves.
+    Half of the buckets belong to the future side; with `causal` all belong to the past, and the
+    future shares bucket 0 with distance 0. On each side distances below half of its buckets have
+    a bucket each; further ones share log-spaced buckets up to `max_distance`, beyond which the
+    last bucket serves.
     """
     if buckets < 4 or buckets % 4:
         raise ValueError(f"relative positions need a multiple of 4 buckets, got {buckets}.")
-    distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
-    side = buckets // 2
+    distance = np.arange(keys)[None, :] - np.arange(offset, offset + queries)[:, None]
+    side = buckets if causal else buckets // 2
     exact = side // 2
-    magnitude = np.abs(distance)
+    magnitude = np.maximum(-distance, 0) if causal else np.abs(distance)
     # float32 as in the published table: 2 of its 256 borders would move in float64.
     ratio = np.log(np.maximum(magnitude, 1).astype(np.float32) / exact)
     spread = ratio / np.float32(math.log(max_distance / exact)) * (side - exact)
     far = np.minimum(exact + spread.astype(np.int32), side - 1)
-    return np.where(distance > 0, side, 0) + np.where(magnitude < exact, magnitude, far)
+    near = np.where(magnitude < exact, magnitude, far)
+    return near if causal else near + np.where(distance > 0, side, 0)

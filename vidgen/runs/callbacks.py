@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,7 +15,25 @@ from vidgen.data.video_writer import check_suffix, write_video
 from vidgen.runs.feed import Dataset, TextEncoder, encode_batch, this_process
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
-from vidgen.types import Frozen, Params
+from vidgen.types import Frozen, Params, VideoBatch
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Makes clips during training, to look at."""
+
+    method: ClassVar[str]  # what the model must have
+
+    @property
+    def every(self) -> int:
+        """Steps between two samplings."""
+        ...
+
+    def __call__(
+        self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """Makes, writes, and returns the clips."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +47,8 @@ class SampleVideos:
       seed: of the noise, the same at every step so that files compare.
     """
 
+    method: ClassVar[str] = "generate"
+
     prompts: tuple[str, ...]
     every: int
     suffix: str = "png"
@@ -38,8 +58,7 @@ class SampleVideos:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if not self.prompts:
             raise ValueError("SampleVideos.prompts is empty; give at least one prompt.")
-        if self.every < 1:
-            raise ValueError(f"SampleVideos.every is {self.every}; it must be >= 1.")
+        _check_counts(self, "every")
         check_suffix(f"samples.{self.suffix}")
 
     def __call__(
@@ -53,11 +72,7 @@ class SampleVideos:
         text = jax.tree.map(lambda x: np.asarray(x)[index], encoder(self.prompts))
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(index)
         video = np.asarray(trainer.sample(params, text, keys), np.float32)[:count]
-        if jax.process_index() == 0:
-            folder = epath.Path(model_dir) / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            model: Any = trainer.model
-            write_video(folder / f"step_{step}.{self.suffix}", video, model.shape.fps)
+        _write(video, trainer, f"step_{step}.{self.suffix}", model_dir)
         return video
 
 
@@ -76,6 +91,8 @@ class SampleUpsampled:
       seed: of the noise.
     """
 
+    method: ClassVar[str] = "generate"
+
     dataset: Dataset
     every: int
     count: int = 4
@@ -83,11 +100,7 @@ class SampleUpsampled:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("every", "count"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"SampleUpsampled.{name} is {getattr(self, name)}; it must be >= 1."
-                )
+        _check_counts(self, "every", "count")
         check_suffix(f"samples.{self.suffix}")
 
     def __call__(
@@ -95,21 +108,60 @@ class SampleUpsampled:
     ) -> Float[np.ndarray, "b t h w c"]:
         """Samples, writes, and returns the clips that were written."""
         model: Any = trainer.model
-        iterator = self.dataset.iterator(process=(0, 1))
-        batch = encode_batch(next(iterator), encoder)
-        if hasattr(iterator, "close"):
-            iterator.close()
+        batch = _first_batch(self.dataset, encoder)
         keys = jax.random.split(jax.random.key(self.seed), batch.video.shape[0])
         low = model.conditioner.degrade(batch.video)
         made = np.asarray(trainer.sample(params, batch.text, keys, low), np.float32)
         given = np.asarray(_enlarged(np.asarray(low), made.shape), np.float32)
         rows = np.stack([given, made, batch.video], axis=1)[: self.count]
         video = rows.reshape(-1, *made.shape[1:])
-        if jax.process_index() == 0:
-            folder = epath.Path(model_dir) / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_video(folder / f"step_{step}.{self.suffix}", video, model.shape.fps)
+        _write(video, trainer, f"step_{step}.{self.suffix}", model_dir)
         return video
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleReconstructions:
+    """Lets a tokenizer encode and decode held-out clips.
+
+    Writes MODEL_DIR/samples/step_N.SUFFIX with two clips for each example, one below the other:
+    what came out, and the truth.
+
+    Attributes:
+      dataset: the held-out data; its first batch is used.
+      every: steps between two samplings; the last step is always sampled.
+      count: examples, at most a batch.
+      suffix: kind of file, as for `SampleVideos`.
+    """
+
+    method: ClassVar[str] = "reconstruct"
+
+    dataset: Dataset
+    every: int
+    count: int = 4
+    suffix: str = "png"
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "every", "count")
+        check_suffix(f"samples.{self.suffix}")
+
+    def __call__(
+        self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """Encodes and decodes, writes, and returns the clips that were written."""
+        truth = np.asarray(_first_batch(self.dataset, encoder).video)
+        made = np.asarray(trainer.call("reconstruct", params, truth), np.float32)
+        video = np.stack([made, truth], axis=1)[: self.count].reshape(-1, *made.shape[1:])
+        _write(video, trainer, f"step_{step}.{self.suffix}", model_dir)
+        return video
+
+
+def _first_batch(dataset: Dataset, encoder: TextEncoder) -> VideoBatch:
+    """The same batch every time."""
+    iterator = dataset.iterator(process=(0, 1))
+    batch = encode_batch(next(iterator), encoder)
+    if hasattr(iterator, "close"):
+        iterator.close()
+    return batch
 
 
 def _enlarged(
@@ -138,9 +190,7 @@ class HeldOutLoss:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("every", "batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"HeldOutLoss.{name} is {getattr(self, name)}; it must be >= 1.")
+        _check_counts(self, "every", "batches")
 
     def __call__(
         self, trainer: Trainer, params: Params, frozen: Frozen, encoder: TextEncoder
@@ -158,3 +208,23 @@ class HeldOutLoss:
         if hasattr(iterator, "close"):
             iterator.close()
         return {f"eval_{name}": value for name, value in total.result().items()}
+
+
+def _check_counts(settings: Any, *names: str) -> None:
+    """Raises ValueError unless these fields are 1 or more."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            owner = type(settings).__name__
+            raise ValueError(f"{owner}.{name} is {getattr(settings, name)}; it must be >= 1.")
+
+
+def _write(
+    video: Float[np.ndarray, "b t h w c"], trainer: Trainer, name: str, model_dir: epath.PathLike
+) -> None:
+    """MODEL_DIR/samples/NAME, by the first process."""
+    if jax.process_index() != 0:
+        return
+    folder = epath.Path(model_dir) / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    model: Any = trainer.model
+    write_video(folder / name, video, model.shape.fps)

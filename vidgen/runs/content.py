@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vidgen.data.footage import Footage, FootageError, open_footage
+from vidgen.data.footage import SLACK, Footage, FootageError, open_footage
 from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
 
 SIZES = ("model", "own")
-_TINY = 1e-6
 _HOLE = -0.8  # a mask pixel that is a tenth white, where -1 is black and 1 is white
 
 
@@ -178,19 +177,19 @@ class KnownFiles:
         if footage.is_still:
             return 1, 0.0
         overlap = self._overlap(shape)
-        if footage.seconds + _TINY < overlap:
+        if footage.seconds + SLACK < overlap:
             raise ValueError(
                 f"--first {footage.path} plays {footage.seconds:.2f} s, less than the overlap of "
                 f"{overlap:.2f} s; give --overlap=SECONDS."
             )
-        return max(1, math.ceil(overlap * shape.fps - _TINY)), footage.seconds - overlap
+        return max(1, math.ceil(overlap * shape.fps - SLACK)), footage.seconds - overlap
 
     def _ending(self, footage: Footage, shape: VideoShape, coarse: float) -> tuple[int, float]:
         """How many frames `last` gives, and from which second of it on."""
         if footage.is_still:
             return min(shape.frames, max(1, round(shape.fps / coarse))), 0.0
         overlap = self._overlap(shape)
-        frames = max(1, math.floor(overlap * shape.fps + _TINY))
+        frames = max(1, math.floor(overlap * shape.fps + SLACK))
         return frames, max(0.0, overlap - frames / shape.fps)
 
     def _overlap(self, shape: VideoShape) -> float:

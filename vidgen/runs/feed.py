@@ -54,11 +54,6 @@ class TextEncoder(Protocol):
         ...
 
 
-def captions_per_clip(dataset: Dataset) -> int:
-    """How many captions the clips of `dataset` have: 1, or one for each frame."""
-    return getattr(dataset, "captions_per_clip", 1)
-
-
 class Fed(NamedTuple):
     """A batch of this process, and the position of the data after it."""
 

@@ -39,7 +39,6 @@ from vidgen.types import Params, TextEmbedding, null_text
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8
-_VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,8 +262,7 @@ class Generate:
         if self.mesh is None:
             # Committed to it, as the weights are: then all steps are one program.
             return jax.device_put(x, jax.local_devices()[0])
-        names = _VIDEO_AXES if x.ndim == 5 else ("batch", *[None] * (x.ndim - 1))
-        return jax.device_put(x, self.mesh.sharding(x.shape, names))
+        return jax.device_put(x, self.mesh.sampling_sharding(x.shape))
 
 
 class _Progress:

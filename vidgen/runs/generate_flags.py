@@ -18,13 +18,17 @@ EXAMPLES = """examples:
       --num_samples=4 --steps=base=256,tsr1=64 --guidance=3,base=15:1
   vidgen generate --model=runs/cascade --from=ssr1 --init=holiday.mp4 --init_size=own
   vidgen generate "the tiger moves on" --model=runs/cascade --first=tiger.mp4
+  vidgen generate --story=story.yaml --model=runs/phenaki -o film.mp4
+  vidgen generate --story="a tiger moving right. then a tiger growing" --model=runs/phenaki \\
+      --upscale=ssr1,ssr2 --upscale_model=runs/cascade
 
 --model is the folder of one stage, or of a cascade with a folder a stage: base, tsr1, ssr1, ssr2,
-tsr2, tsr3, ssr3. PER-STAGE values are one for all stages (64), some by name (base=256,tsr1=64), or
-both (64,base=256). The suffix of --output chooses the format: .mp4, .webm, .gif, .webp, .png (a
-sheet of frames) or .npy. Several clips are numbered: clips-000.webm, clips-001.webm, ... A file
-of that name is replaced. The same seed, prompt, models and settings give the same clip, alone or
-among others, and whether its stages run at once or one after the other with --until and --from."""
+tsr2, tsr3, ssr3; or of Phenaki: maskgit, and its tokenizer. PER-STAGE values are one for all stages
+(64), some by name (base=256,tsr1=64), or both (64,base=256). The suffix of --output chooses the
+format: .mp4, .webm, .gif, .webp, .png (a sheet of frames) or .npy. Several clips are numbered:
+clips-000.webm, clips-001.webm, ... A file of that name is replaced. The same seed, prompt, models
+and settings give the same clip, alone or among others, and whether its stages run at once or one
+after the other with --until and --from."""
 
 _EACH = "PER-STAGE"
 
@@ -45,6 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     _add_stages(parser.add_argument_group("stages of a cascade"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_known(parser.add_argument_group("content that stays as it is"))
+    _add_story(parser.add_argument_group("a story, of any length"))
 
 
 def _add_stages(group: Any) -> None:
@@ -77,6 +82,7 @@ def _add_sampling(group: Any) -> None:
         help="how strongly to follow the prompt: (1 + W) * with - W * without; 0 is unguided, "
         "HIGH:LOW alternates between two weights",
     )
+    add("--temperature", metavar=_EACH, help="of Phenaki: randomness in which tokens are kept")
     add("--threshold", metavar=_EACH, help="none, static or dynamic")
 
 
@@ -100,40 +106,115 @@ def _add_known(group: Any) -> None:
     )
 
 
+def _add_story(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--story",
+        metavar="STORY",
+        help="a .yaml file of scenes (prompt, frames or seconds, seed, guidance, steps, "
+        'transition), StoryBench\'s .json, or "scene one. then scene two.", --frames long',
+    )
+    add(
+        "--context",
+        type=int,
+        metavar="N",
+        help="last frames of the film that the next part goes on from; default: 5",
+    )
+    add("--restart", action="store_true", help="throw away an unfinished film of that name")
+    add(
+        "--upscale",
+        metavar="STAGES",
+        help="stages of a cascade that the film goes through, such as ssr1,ssr2",
+    )
+    add(
+        "--upscale_model",
+        metavar="DIR",
+        help="the cascade that they are in; default: the folder of --model",
+    )
+
+
+# What a film has no use for, and what the flag is worth when it is not given.
+_NOT_OF_STORIES = {
+    "prompts": [], "prompts_file": None, "num_samples": 1, "size": None, "batch_size": None,
+    "until": None, "first_stage": None, "init": None, "keep_stages": False, "last": None,
+    "overlap": None, "inpaint": None, "mask": None,
+}  # fmt: skip
+
+_OF_STORIES = {"context": None, "restart": False, "upscale": None, "upscale_model": None}
+
+
+def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `runs.tell.Tell` that the flags give.
+
+    Raises:
+      ValueError: a flag that cannot be read or that is not for stories, or a wrong story.
+    """
+    from vidgen.runs import story_files
+    from vidgen.runs.story_script import FirstFrames
+
+    if flags.upscale_model is not None and flags.upscale is None:
+        raise ValueError(
+            "--upscale_model says where the stages of --upscale are, which is missing."
+        )
+    for name, default in _NOT_OF_STORIES.items():
+        if getattr(flags, name) != default and not (name == "keep_stages" and flags.upscale):
+            flag = {"prompts": "PROMPT", "first_stage": "--from"}.get(name, f"--{name}")
+            raise ValueError(f"{flag} is not for a film; the --story says what is shown.")
+    given, sampling = _sampling(flags)
+    given |= {"story": story_files.load(flags.story, frames=flags.frames), "sampling": sampling}
+    given |= {"output": flags.output, "seed": flags.seed, "restart": flags.restart}
+    if flags.context is not None:
+        given["context_frames"] = flags.context
+    if flags.first is not None:
+        given["first"] = FirstFrames(path=flags.first)
+    return given
+
+
 def settings(flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `runs.generate.Generate` that the flags give.
 
     Raises:
       ValueError: a flag that cannot be read, or a file that cannot be used.
     """
-    from vidgen.runs import per_stage
     from vidgen.runs.content import Init, KnownFiles
-    from vidgen.runs.stages import Sampling
 
-    readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
-    readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
-    readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
-    readers |= {"reconstruction": per_stage.number}
-    each: dict[str, Any] = {
-        name: per_stage.parse(name, getattr(flags, name), read)
-        for name, read in readers.items()
-        if getattr(flags, name) is not None
-    }
+    for name, default in _OF_STORIES.items():
+        if getattr(flags, name) != default:
+            raise ValueError(
+                f"--{name} is for films: give a --story too; one prompt is one as well."
+            )
+    given, sampling = _sampling(flags)
     names = ("first", "last", "inpaint", "mask", "overlap")
     known = KnownFiles(**{name: getattr(flags, name) for name in names})
     optional = {
-        "batch_size": each.pop("batch_size", None),
-        "checkpoint_step": each.pop("step", None),
         "frames": flags.frames,
         "size": None if flags.size is None else read_size(flags.size),
         "init": _init(flags, Init),
         "known": known or None,
     }
-    given = {name: value for name, value in optional.items() if value is not None}
+    given |= {name: value for name, value in optional.items() if value is not None}
     silent = "init" in given or "known" in given
     given |= {"prompts": read_prompts(flags.prompts, flags.prompts_file, required=not silent)}
     given |= {"output": flags.output, "seed": flags.seed, "num_samples": flags.num_samples}
-    return given | {"sampling": Sampling(**each), "keep_stages": flags.keep_stages}
+    return given | {"sampling": sampling, "keep_stages": flags.keep_stages}
+
+
+def _sampling(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """Batch size and checkpoint as fields of a run, where given; and a `Sampling`."""
+    from vidgen.runs import per_stage
+    from vidgen.runs.stages import Sampling
+
+    readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
+    readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
+    readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
+    readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
+    each: dict[str, Any] = {
+        name: per_stage.parse(name, getattr(flags, name), read)
+        for name, read in readers.items()
+        if getattr(flags, name) is not None
+    }
+    fields = {"batch_size": each.pop("batch_size", None), "checkpoint_step": each.pop("step", None)}
+    return {n: value for n, value in fields.items() if value is not None}, Sampling(**each)
 
 
 def _init(flags: argparse.Namespace, make: Any) -> Any:

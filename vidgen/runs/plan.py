@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Key
 
-from vidgen.runs import plan_memory, plan_tables
+from vidgen.runs import plan_memory, plan_tables, trained
 from vidgen.train import flops
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -38,8 +38,10 @@ _LEVELS = 2  # names of a parameter's path that make its module
 class PlannedModel(Protocol):
     """A `train.Model` that can say what it is called, makes and eats.
 
-    A model may also have `published_parameters`, the paper's count, shown beside ours; and
-    `network.operators`, which levels use which.
+    A model may also have `published_parameters`, the paper's count, shown beside ours (beside those
+    of the top-level `published_part`, if the paper counts that alone);
+    `network.operators`, which levels use which; and `reads`, the models whose parameters its loss
+    finds in `frozen` (None: one that is not counted).
     """
 
     @property
@@ -261,6 +263,7 @@ def _about(model: Any, params: Params) -> Report:
         "name": model.name,
         "parameters": sum(modules.values()),
         "published_parameters": getattr(model, "published_parameters", None),
+        "published_part": getattr(model, "published_part", ""),
         "input_shape": None if before is None else list(before.thwc),
         "output_shape": list(model.shape.thwc),
         "fps": model.shape.fps,
@@ -271,11 +274,12 @@ def _about(model: Any, params: Params) -> Report:
 
 
 def _training_flops(model: Any, params: Params, batch: Any, batch_size: int) -> Report:
-    step = flops.loss_and_gradient(model, params, None, batch)
+    frozen = trained.spec(model)
+    step = flops.loss_and_gradient(model, params, frozen, batch)
     return {
         "flops_per_step": step,
         "flops_per_step_per_example": step / batch_size,
-        "flops_forward_per_example": flops.forward(model, params, None, batch) / batch_size,
+        "flops_forward_per_example": flops.forward(model, params, frozen, batch) / batch_size,
     }
 
 

@@ -20,15 +20,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from vidgen.train.partitioning import Partitioner, Placement, unbox
+from vidgen.runs import trained
+from vidgen.train.partitioning import (
+    Partitioner,
+    Placement,
+    axes_of,
+    map_optimizer_state,
+    unbox,
+)
 from vidgen.train.trainer import Trainer
 from vidgen.types import Params
 
 Report = dict[str, Any]
-_VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
 # Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 _NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -104,7 +109,7 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
     specs = jax.tree.unflatten(jax.tree.structure(params), [p.spec for p in placements])
     state = jax.eval_shape(tx.init, params)
     # As Partitioner.state_shardings: what has a parameter's shape lies like the parameter.
-    state_bytes = optax.tree_utils.tree_map_params(
+    state_bytes = map_optimizer_state(
         tx,
         lambda x, p, spec: shard_bytes(x, spec if x.shape == p.shape else PartitionSpec(), sizes),
         state,
@@ -113,7 +118,8 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
         transform_non_params=lambda x: shard_bytes(x, PartitionSpec(), sizes),
     )
     own = sum(jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs)))
-    spread = _batch_spec(partitioner, sizes, jax.tree.leaves(batch)[0].shape[0])
+    partitioner.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_count)
+    spread = partitioner.batch_spec()
     found = {
         "parameters": own,
         "optimizer_state": sum(jax.tree.leaves(state_bytes)),
@@ -127,28 +133,10 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
 
 def shard_bytes(x: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
     """Bytes of one device's part of an array that is laid out by `spec` on a mesh of `sizes`."""
-    ways = [math.prod(sizes[axis] for axis in _axes(to)) for to in spec]
+    ways = [math.prod(sizes[axis] for axis in axes_of(to)) for to in spec]
     ways += [1] * (len(x.shape) - len(ways))
     part = [-(-length // way) for length, way in zip(x.shape, ways, strict=True)]
     return math.prod(part) * np.dtype(x.dtype).itemsize
-
-
-def _axes(to: Any) -> tuple[str, ...]:
-    if to is None:
-        return ()
-    return (to,) if isinstance(to, str) else tuple(to)
-
-
-def _batch_spec(partitioner: Partitioner, sizes: Mapping[str, int], batch: int) -> PartitionSpec:
-    """The layout of data; a ValueError where the batch cannot be spread as training needs it."""
-    to = next((to for name, to in partitioner.rules if name == "batch"), None)
-    ways = math.prod(sizes[axis] for axis in _axes(to))
-    if batch % ways:
-        raise ValueError(
-            f"a batch of {batch} does not divide over {ways} devices (mesh axes {_axes(to)}); "
-            f"make BATCH_SIZE a multiple of {ways}."
-        )
-    return PartitionSpec(to)
 
 
 def _notes(placements: Sequence[Placement]) -> list[str]:
@@ -161,7 +149,7 @@ def _notes(placements: Sequence[Placement]) -> list[str]:
 def training_step(trainer: Trainer, name: str, batch: Any) -> Report:
     """What the compiler says about the real training step."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (trainer.abstract_state(batch), None, batch, key)
+    arguments = (trainer.abstract_state(batch), trained.spec(trainer.model), batch, key)
     program = trainer.train_program(batch)
     what = f"the training step of {name}"
     return _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
@@ -193,10 +181,7 @@ def _placed(partitioner: Partitioner, x: Any) -> Any:
     """An argument of sampling as `vidgen generate` lays it out over the mesh."""
     if not isinstance(x, jax.ShapeDtypeStruct) or x.sharding is not None:
         return x
-    to = partitioner.replicated()
-    if x.ndim > 1:
-        names = _VIDEO_AXES if x.ndim == 5 else ("batch", *[None] * (x.ndim - 1))
-        to = partitioner.sharding(x.shape, names)
+    to = partitioner.sampling_sharding(x.shape) if x.ndim > 1 else partitioner.replicated()
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
 
 

@@ -161,8 +161,10 @@ def _against(model: Report) -> str:
     published = model["published_parameters"]
     if not published:
         return ""
-    difference = _difference(model["parameters"], published)
-    return f" ({difference} against the published {published:,.0f})"
+    part = model["published_part"]
+    ours = sum(n for name, n in model["modules"].items() if name.startswith(part))
+    what = f", {part} {ours:,}" if part else ""
+    return f"{what} ({_difference(ours, published)} against the published {published:,.0f})"
 
 
 # ---- numbers and columns -------------------------------------------------------------------------

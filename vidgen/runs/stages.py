@@ -2,6 +2,7 @@
 
 runs/a/{config.gin, checkpoints}                one stage
 runs/c/{base,tsr1,...}/{config.gin, checkpoints}  a cascade
+runs/p/{cvivit,maskgit}/{config.gin, checkpoints}  Phenaki: a tokenizer and a transformer
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float, Key
 
-from vidgen.runs import per_stage
+from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import TextEncoder
 from vidgen.runs.per_stage import PerStage
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.partitioning import Partitioner, unbox
-from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
+from vidgen.train.partitioning import Partitioner
+from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, VideoShape
 
 log = logging.getLogger(__name__)
+
+MODELS = ("maskgit", *STAGES)  # that make video, in the order in which they may follow each other
 
 
 @runtime_checkable
@@ -81,14 +83,21 @@ class Stage:
     """A trained model.
 
     Attributes:
-      model: what makes the clips.
+      model: what makes the clips, a `Generator`.
       text_encoder: the one that it was trained with.
       model_dir: folder of the training run; the averaged weights are read from its checkpoints.
+      frozen: loads trained networks that the model reads beside its own weights, if there are any.
     """
 
-    model: Generator
+    model: Any  # checked below, in words for users
     text_encoder: TextEncoder
     model_dir: str
+    frozen: Callable[[], Frozen] | None = None
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.model, "generate"):
+            kind = type(self.model).__name__
+            raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
 
     def check(self, step: int | None = None) -> None:
         """Raises FileNotFoundError unless there is a checkpoint (of this step)."""
@@ -96,18 +105,10 @@ class Stage:
             checkpointer.stored_params(step)
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
-        """The averaged weights, checked against the model's own shapes, laid out over `mesh`."""
-        spec = self.model.batch_spec(1, self.text_encoder.length, self.text_encoder.dim)
-        boxed = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-        shapes = unbox(boxed)
-        if mesh is not None:
-            shapes = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                shapes,
-                mesh.param_shardings(boxed),
-            )
-        with Checkpointer(self.model_dir, read_only=True) as checkpointer:
-            return checkpointer.restore_params(shapes, step)
+        """What the model generates with, checked against its own shapes, laid out over `mesh`."""
+        text = (self.text_encoder.length, self.text_encoder.dim)
+        params = trained.restored(self.model, self.model_dir, step, mesh, text)
+        return trained.joined(self.model, params, self.frozen and self.frozen())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ class Sampling:
       steps: sampling steps.
       sampler: kind of sampler.
       gamma: noise of the ancestral sampler.
+      temperature: of a masked transformer: randomness in which tokens are kept.
       guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
         where a low of None is constant as well.
       threshold: none, static or dynamic.
@@ -127,6 +129,7 @@ class Sampling:
     steps: int | PerStage | None = None
     sampler: str | PerStage | None = None
     gamma: float | PerStage | None = None
+    temperature: float | PerStage | None = None
     guidance: float | tuple[float, float | None] | PerStage | None = None
     threshold: str | PerStage | None = None
     reconstruction: float | PerStage | None = None
@@ -135,7 +138,7 @@ class Sampling:
         """`model` with the sampling asked for.
 
         Raises:
-          ValueError: a value is out of its range; says which can be chosen.
+          ValueError: a value is out of its range, or this kind of model has no such setting.
         """
         asked = {
             field.name: per_stage.value(getattr(self, field.name), model.name)
@@ -144,19 +147,27 @@ class Sampling:
         weight = asked["guidance"]
         pair = weight if isinstance(weight, tuple) else (weight, None)
         parts: dict[str, dict[str, Any]] = {
-            "sampler": {"kind": asked["sampler"], "steps": asked["steps"], "gamma": asked["gamma"]},
+            "sampler": {n: asked[n] for n in ("steps", "gamma", "temperature")},
             "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
         }
-        parts["guidance"]["weight"] = pair[0]
+        parts["sampler"]["kind"], parts["guidance"]["weight"] = asked["sampler"], pair[0]
         changed: Any = model
         for name, values in parts.items():
             given = {n: v for n, v in values.items() if v is not None}
             if "weight" in given:
                 given["low"] = pair[1]  # None makes it constant
             if given:
-                part = dataclasses.replace(getattr(model, name), **given)
+                part = _replaced(model.name, getattr(model, name), given)
                 changed = dataclasses.replace(changed, **{name: part})
         return changed
+
+
+def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
+    """A dataclass with other values in fields that it must have."""
+    for name in given.keys() - {field.name for field in dataclasses.fields(part)}:
+        flag = {"kind": "sampler", "weight": "guidance", "low": "guidance"}.get(name, name)
+        raise ValueError(f"--{flag}: {stage} is a kind of model that has no such setting.")
+    return dataclasses.replace(part, **given)
 
 
 def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:
@@ -174,11 +185,11 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
     folder = Path(model).expanduser()
     if (folder / "config.gin").is_file():
         return (folder,)
-    here = [name for name in STAGES if (folder / name / "config.gin").is_file()]
+    here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
     if not here:
         raise FileNotFoundError(
             f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
-            f"({', '.join(STAGES)}) in it; name a folder that vidgen train wrote."
+            f"({', '.join(MODELS)}) in it; name a folder that vidgen train wrote."
         )
     for flag, name in (("from", first), ("until", last)):
         if name is not None and name not in here:
@@ -200,3 +211,11 @@ def check_names(stages: Sequence[Stage], first: str | None, last: str | None) ->
             raise ValueError(
                 f"--{flag}={name}: {stage.model_dir} holds the stage {stage.model.name}."
             )
+
+
+def only(stages: Sequence[Stage]) -> Stage:
+    """The one stage; a ValueError where there are several."""
+    if len(stages) > 1:
+        names = ", ".join(stage.model.name for stage in stages)
+        raise ValueError(f"a story is told by one model, and --model has {names}; name a folder.")
+    return stages[0]

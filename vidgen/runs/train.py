@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vidgen.runs import progress
-from vidgen.runs.callbacks import HeldOutLoss, SampleUpsampled, SampleVideos
-from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, captions_per_clip, this_process
+from vidgen.data.sources import captions_per_clip
+from vidgen.runs import progress, trained
+from vidgen.runs.callbacks import HeldOutLoss, Sampler
+from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, this_process
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.flops import count_jaxpr
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
@@ -70,7 +71,7 @@ class Train:
     checkpoint_every: int = 1000
     checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
     time_limit_minutes: float | None = None
-    sampler: SampleVideos | SampleUpsampled | None = None
+    sampler: Sampler | None = None
     held_out: HeldOutLoss | None = None
     frozen: Callable[[], Frozen] | None = None
     initial: Callable[[Params], Params] | None = None
@@ -84,9 +85,9 @@ class Train:
                 f"Train.time_limit_minutes is {self.time_limit_minutes}; it must be positive, "
                 "or None."
             )
-        if self.sampler is not None and not hasattr(self.trainer.model, "generate"):
-            kind = type(self.trainer.model).__name__
-            raise ValueError(f"Train.sampler is set, but {kind} cannot generate; set it to None.")
+        if self.sampler is not None and not hasattr(self.trainer.model, self.sampler.method):
+            kind, method = type(self.trainer.model).__name__, self.sampler.method
+            raise ValueError(f"Train.sampler is set, but {kind} cannot {method}; set it to None.")
         if not str(self.model_dir):
             raise ValueError("MODEL_DIR is empty; name a folder for the run.")
 
@@ -131,12 +132,13 @@ class _Session:
         self.console = progress.Console()
         self.spec = _batch_spec(run)
         self.log = Accumulator()
-        self.checkpointer = stack.enter_context(Checkpointer(run.model_dir, run.checkpoints))
+        self.folder = epath.Path(run.model_dir).expanduser()  # no shell does in --gin.MODEL_DIR=~/m
+        self.checkpointer = stack.enter_context(Checkpointer(self.folder, run.checkpoints))
         iterator = run.dataset.iterator(process=this_process())
         self.state, self.step = self._start(iterator)
         self.saved = self.checkpointer.latest_step()
         self.position: Any = iterator.get_state()
-        self.writer = MetricsWriter(run.model_dir, resume_step=self.step)
+        self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
         self.frozen: Frozen = None if run.frozen is None else run.frozen()
         self.feed = Feed(iterator, run.text_encoder)
@@ -232,7 +234,8 @@ class _Session:
         if self._due(run.checkpoint_every):
             self._save()
         if run.sampler is not None and self._due(run.sampler):
-            clip = run.sampler(self.step, run.trainer, params, run.text_encoder, run.model_dir)
+            whole = trained.joined(run.trainer.model, params, self.frozen)
+            clip = run.sampler(self.step, run.trainer, whole, run.text_encoder, self.folder)
             self.writer.write_video(self.step, "samples", clip)
         self.clock.pause(time.perf_counter() - began)
 

@@ -120,6 +120,30 @@ class CachedEncoder:
         }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoText:
+    """For models that see no text, such as a tokenizer: every prompt is the null prompt.
+
+    Attributes:
+      dim: width of a token state.
+      length: number of tokens.
+    """
+
+    dim: int = 1
+    length: int = 1
+
+    @property
+    def name(self) -> str:
+        """Identity."""
+        return "no-text"
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Null prompts, one for each of `prompts`; a ValueError for none."""
+        require_prompts(prompts)
+        shape = (len(prompts), self.length)
+        return host_embedding(np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool))
+
+
 def host_embedding(
     tokens: Float[np.ndarray, "b s d"], mask: Bool[np.ndarray, "b s"]
 ) -> TextEmbedding:

@@ -10,11 +10,15 @@ Learning rate at update n (0 for the first), with peak η, warm-up W, total T an
 
 Gradients are clipped by their global norm first. Weight decay touches matrices and kernels only:
 arrays of one axis or none are norm scales and biases.
+
+`Grouped` gives each top-level part of the parameters an optimizer of its own: a generator and its
+discriminator are one model with one loss, and each is clipped by its own norm.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -195,3 +199,80 @@ class Adafactor:
             parts.append(optax.add_decayed_weights(self.weight_decay, mask=decayed))
         parts.append(optax.scale_by_learning_rate(self.learning_rate))
         return _clipped(self.clip_norm, optax.chain(*parts))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Plain gradient descent, θ ← θ − η g; nothing is kept.
+
+    With the loss (a − m)²/2 it is a moving average of m with decay 1 − η, exactly.
+
+    Attributes:
+      learning_rate: see `LearningRate`.
+      clip_norm: largest global norm of the gradient; None does not clip.
+    """
+
+    learning_rate: LearningRate
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_common("SGD", self.clip_norm, 0.0)
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation that these settings describe."""
+        return _clipped(self.clip_norm, optax.sgd(self.learning_rate))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grouped:
+    """An optimizer for each top-level key of the parameters.
+
+    Clipping, moments and weight decay of a group see that group alone. Groups that the parameters
+    lack are left out, so that one config serves a model with and without its discriminator.
+
+    Attributes:
+      groups: optimizer settings (`AdamW`, `Adafactor`, `SGD`) by top-level key.
+    """
+
+    groups: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError("Grouped.groups is empty; give each part of the model an optimizer.")
+        for name, settings in self.groups.items():
+            if not (hasattr(settings, "build") and hasattr(settings, "learning_rate")):
+                raise ValueError(
+                    f"Grouped.groups[{name!r}] is a {type(settings).__name__}; give it optimizer "
+                    "settings such as AdamW."
+                )
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the first group, for the log."""
+        return next(iter(self.groups.values())).learning_rate
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation that these settings describe.
+
+        Raises:
+          ValueError: on use, where the parameters have a key without an optimizer.
+        """
+        built: dict[Any, Any] = {name: settings.build() for name, settings in self.groups.items()}
+        return optax.partition(built, self._labels)
+
+    def _labels(self, params: Params) -> Any:
+        """The group of each top-level part of the parameters."""
+        if not jax.tree.leaves(params):
+            # optax asks for the form of the state with an empty stand-in for the parameters.
+            return next(iter(self.groups))
+        if not isinstance(params, Mapping):
+            raise ValueError(
+                f"Grouped needs parameters with top-level names, not a {type(params).__name__}."
+            )
+        missing = [name for name in params if name not in self.groups]
+        if missing:
+            raise ValueError(
+                f"Grouped has no optimizer for the parameters under {missing[0]!r}; it has groups "
+                f"{list(self.groups)} and the model has {list(params)}."
+            )
+        return {name: name for name in params}

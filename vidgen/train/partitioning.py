@@ -32,6 +32,7 @@ from vidgen.train.model import TrainState
 from vidgen.types import Params
 
 MeshAxes = str | Sequence[str] | None
+_VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
 Rules = Sequence[Any]  # of (logical name, MeshAxes) pairs; gin gives lists as well as tuples
 
 
@@ -52,6 +53,31 @@ def _is_box(x: Any) -> bool:
 def unbox(boxed: Params) -> Params:
     """The bare arrays of a tree of Linen boxes; no sharding constraint is added."""
     return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=_is_box)
+
+
+def map_optimizer_state(
+    tx: optax.GradientTransformation,
+    function: Callable[..., Any],
+    opt_state: Any,
+    *params_like: Any,
+    transform_non_params: Callable[[Any], Any],
+) -> Any:
+    """`function(leaf, *leaves of params_like)` for all that the state keeps for each parameter.
+
+    As optax's own, but it passes over the parameters that an optimizer of a group leaves out.
+    """
+
+    def left_out(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    return optax.tree_utils.tree_map_params(
+        tx,
+        lambda x, *rest: x if left_out(x) else function(x, *rest),
+        opt_state,
+        *params_like,
+        transform_non_params=transform_non_params,
+        is_leaf=left_out,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +141,7 @@ class Partitioner:
 
     def _check_rules(self) -> None:
         for name, to in self.rules:
-            unknown = [axis for axis in _axes(to) if axis not in self.mesh_axes]
+            unknown = [axis for axis in axes_of(to) if axis not in self.mesh_axes]
             if unknown:
                 raise ValueError(
                     f"the partitioning rule ({name!r}, {to!r}) uses mesh axis {unknown[0]!r}; "
@@ -175,7 +201,7 @@ class Partitioner:
         small and replicated.
         """
         params = self.param_shardings(boxed_params)
-        opt_state = optax.tree_utils.tree_map_params(
+        opt_state = map_optimizer_state(
             tx,
             lambda x, param, sharding: sharding if x.shape == param.shape else self.replicated(),
             abstract.opt_state,
@@ -191,14 +217,22 @@ class Partitioner:
         """The sharding of a value that every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def sharding(self, shape: Sequence[int], names: Sequence[str | None]) -> NamedSharding:
-        """The sharding of an array whose axes have these logical names."""
-        box = meta.Partitioned(jax.ShapeDtypeStruct(tuple(shape), "float32"), tuple(names))
+    def sampling_sharding(self, shape: Sequence[int]) -> NamedSharding:
+        """The sharding of what sampling is given or makes, an array with a row for each clip.
+
+        One of five axes is video, and may be split in time and space too.
+        """
+        names = _VIDEO_AXES if len(shape) == 5 else ("batch", *[None] * (len(shape) - 1))
+        box = meta.Partitioned(jax.ShapeDtypeStruct(tuple(shape), "float32"), names)
         return NamedSharding(self.mesh, _place("", box, self.rules, dict(self.mesh.shape)).spec)
 
+    def batch_spec(self) -> PartitionSpec:
+        """The layout of data: the first axis over the mesh axes of the rule for "batch"."""
+        return PartitionSpec(self._batch_axes())
+
     def batch_sharding(self) -> NamedSharding:
-        """The sharding of data: the first axis over the mesh axes of the rule for "batch"."""
-        return NamedSharding(self.mesh, PartitionSpec(self._batch_axes()))
+        """The sharding of data."""
+        return NamedSharding(self.mesh, self.batch_spec())
 
     def _batch_axes(self) -> MeshAxes:
         for name, to in self.rules:
@@ -206,17 +240,18 @@ class Partitioner:
                 return to
         raise ValueError('no partitioning rule for "batch"; add one, e.g. ("batch", "data").')
 
-    def batch_ways(self) -> int:
-        """Parts that a batch is cut into."""
-        return math.prod(dict(self.mesh.shape)[axis] for axis in _axes(self._batch_axes()))
+    def batch_ways(self, device_count: int | None = None) -> int:
+        """Parts that a batch is cut into, on so many devices (default: those of this run)."""
+        sizes = dict(self.mesh.shape) if device_count is None else self.sizes(device_count)
+        return math.prod(sizes[axis] for axis in axes_of(self._batch_axes()))
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raises ValueError unless this many examples spread evenly over the mesh."""
-        ways = self.batch_ways()
+    def check_batch_size(self, batch_size: int, device_count: int | None = None) -> None:
+        """Raises ValueError unless so many examples spread evenly over (so many) devices."""
+        ways = self.batch_ways(device_count)
         if batch_size % ways:
             raise ValueError(
                 f"a batch of {batch_size} does not divide over {ways} devices (mesh axes "
-                f"{_axes(self._batch_axes())}); make BATCH_SIZE a multiple of {ways}."
+                f"{axes_of(self._batch_axes())}); make BATCH_SIZE a multiple of {ways}."
             )
 
     def to_global(self, batch: Any) -> Any:
@@ -235,7 +270,8 @@ class Partitioner:
         return Program(jax.jit(function, **options), self.context)
 
 
-def _axes(to: MeshAxes) -> tuple[str, ...]:
+def axes_of(to: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes that a rule names: none, one or several."""
     if to is None:
         return ()
     return (to,) if isinstance(to, str) else tuple(to)
@@ -254,7 +290,7 @@ def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Plac
     for name, to in rules:
         if name not in names or names.index(name) in found:
             continue
-        at, axes = names.index(name), _axes(to)
+        at, axes = names.index(name), axes_of(to)
         if not used & set(axes) and shape[at] % math.prod(sizes[a] for a in axes) == 0:
             found[at] = to
             used |= set(axes)
@@ -286,7 +322,7 @@ def _note(
     """One clause for each axis whose rules ask for more than one device and got none."""
     missed = []
     for i, name in enumerate(names):
-        wanted = [to for n, to in rules if n == name and math.prod(sizes[a] for a in _axes(to)) > 1]
-        if wanted and i not in found:
+        asked = [axes_of(to) for n, to in rules if n == name]
+        if any(math.prod(sizes[a] for a in axes) > 1 for axes in asked) and i not in found:
             missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
     return "; ".join(missed)

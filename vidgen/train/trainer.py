@@ -149,12 +149,15 @@ class Trainer:
         self, params: Params, text: TextEmbedding, keys: Key[Array, "b"], low_res: Any = None
     ) -> Array:
         """Clips of a model that can `generate`; every process gets all of them."""
-        model: Any = self.model
-        if ("sample",) not in self._programs:
-            self._programs[("sample",)] = self.partitioner.jit(
-                model.generate, out_shardings=self.partitioner.replicated()
+        return self.call("generate", params, text, low_res, keys)
+
+    def call(self, method: str, *arguments: Any) -> Array:
+        """What a method of the model gives, compiled once; every process gets all of it."""
+        if (method,) not in self._programs:
+            self._programs[(method,)] = self.partitioner.jit(
+                getattr(self.model, method), out_shardings=self.partitioner.replicated()
             )
-        return self._programs[("sample",)](params, text, low_res, keys)
+        return self._programs[(method,)](*arguments)
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]

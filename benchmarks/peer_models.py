@@ -1,0 +1,329 @@
+"""What benchmarks/peers.py times: models at the settings of the PyTorch packages, and its rows.
+
+What differs from the packages, whose parameters `theirs` holds:
+
+- U-Nets: the same widths, factors of 2 and attention, of 4 heads, on the last level; temporal
+  convolution and attention everywhere. A level of theirs has one block more than it is asked
+  for, on the way down and on the way up; so has ours, but the last has 2 (ours are larger).
+- C-ViViT: the same widths, depths and heads; GELU layers of 4 widths for their gated ones of 8/3,
+  which come to as much. They do not count the codebook, we do. Without perceptual networks.
+- Discriminator: StyleGAN's, on every frame, with R1; theirs sees one random frame of a clip.
+- MaskGIT: `train` reads tokens made beforehand, `train_on_video` makes them in each step, as
+  theirs does. `sample` ends with tokens; `cvivit/decode` makes them video.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen.blocks import LevelSpec
+from vidgen.imagen.conditioning import NoLowRes, SpatialUpsample, TemporalUpsample
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.imagen.unet import VideoUNet
+from vidgen.nn import axes
+from vidgen.phenaki.cvivit import CViViT
+from vidgen.phenaki.decoding import DecodingSpec
+from vidgen.phenaki.discriminator import Discriminator
+from vidgen.phenaki.masked_model import MaskedVideoModel
+from vidgen.phenaki.maskgit import MaskGIT
+from vidgen.phenaki.quantizer import VectorQuantizer
+from vidgen.phenaki.tokenizer import VideoTokenizer
+from vidgen.train.optimizers import AdamW, Grouped, LearningRate
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.trainer import Trainer
+from vidgen.types import TextEmbedding, VideoShape
+
+BATCH, TEXT = 2, (16, 768)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imagen:
+    """A cascade; `theirs` has the package's parameters in millions, by stage."""
+
+    dim: int
+    res_blocks: int
+    theirs: dict[str, float]
+    frames: int = 8
+    size: int = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phenaki:
+    """Tokenizer and transformer; `theirs` as in `Imagen`, by network."""
+
+    size: int
+    dim: int
+    depth: int
+    heads: int
+    codes: int
+    layers: int
+    theirs: dict[str, float]
+
+
+class Job(NamedTuple):
+    """What is timed: one call is one training step, or one batch of samples."""
+
+    parameters: int
+    call: Callable[[], Any]
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    theirs: float
+    make: Callable[[], Job]
+
+
+IMAGEN = {
+    "S": Imagen(dim=32, res_blocks=1, theirs={"base": 3.81, "tsr": 4.30, "ssr": 4.30}),
+    "M": Imagen(dim=64, res_blocks=2, theirs={"base": 16.9, "tsr": 19.1, "ssr": 19.1}),
+    "B32": Imagen(dim=64, res_blocks=1, theirs={"base": 13.2}, frames=16, size=32),
+}
+PHENAKI = {
+    "S": Phenaki(
+        size=32,
+        dim=128,
+        depth=2,
+        heads=4,
+        codes=1024,
+        layers=4,
+        theirs={"cvivit": 1.76, "cvivit_gan": 9.60, "maskgit": 2.03},
+    ),
+    "M": Phenaki(
+        size=64,
+        dim=256,
+        depth=4,
+        heads=8,
+        codes=8192,
+        layers=8,
+        theirs={"cvivit": 13.0, "cvivit_gan": 27.1, "maskgit": 15.1},
+    ),
+}
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def unet_stage(spec: Imagen, stage: str) -> DiffusionStage:
+    """A stage of the cascade."""
+    after = {"base": (1, 1), "tsr": (2, 1), "ssr": (2, 2)}[stage]  # times the frames, the size
+    shape = VideoShape(
+        frames=spec.frames * after[0], height=spec.size * after[1], width=spec.size * after[1]
+    )
+    told = {"base": NoLowRes(), "tsr": TemporalUpsample(), "ssr": SpatialUpsample()}
+    return DiffusionStage(
+        name=stage,
+        shape=shape,
+        network=VideoUNet(levels=levels(spec), cond_width=4 * spec.dim, unroll=True),
+        conditioner=told[stage],
+        guidance=GuidanceSpec(weight=4.0, threshold="dynamic"),
+        sampler=SamplerSpec(kind="ancestral", steps=8),
+    )
+
+
+def levels(spec: Imagen) -> list[LevelSpec]:
+    """Three levels of 1, 2 and 4 times the width, 4 heads each; the last one attends."""
+    found = []
+    for i, multiple in enumerate((1, 2, 4)):
+        attends = "attention" if i == 2 else "none"
+        width = spec.dim * multiple
+        found.append(
+            LevelSpec(
+                width=width,
+                blocks=2 if i == 2 else spec.res_blocks + 1,
+                stride=1 if i == 0 else 2,
+                spatial=attends,
+                text=attends,
+                temporal="attention+conv",
+                feed_forward=2 if i == 2 else 0,
+                head_dim=width // 4,
+            )
+        )
+    return found
+
+
+def tokenizer(spec: Phenaki, *, discriminator: bool = False) -> VideoTokenizer:
+    """C-ViViT for 17 frames, patches of 2 x 8 x 8."""
+    autoencoder = CViViT(
+        patch=(2, 8, 8),
+        width=spec.dim,
+        mlp=4 * spec.dim,
+        heads=spec.heads,
+        spatial_layers=spec.depth,
+        temporal_layers=spec.depth,
+        unroll=True,
+    )
+    return VideoTokenizer(
+        shape=VideoShape(frames=17, height=spec.size, width=spec.size),
+        autoencoder=autoencoder,
+        quantizer=VectorQuantizer(codes=spec.codes, dim=spec.dim),
+        # Of those whose widths are powers of 2, the one of about as many parameters as theirs.
+        discriminator=Discriminator(width=64, max_width=512) if discriminator else None,
+    )
+
+
+def transformer(spec: Phenaki, batches: str) -> MaskedVideoModel:
+    """MaskGIT on the tokens of `tokenizer`."""
+    reads = tokenizer(spec)
+    grid = reads.grid(*reads.shape.thwc[:3])
+    network = MaskGIT(
+        codes=spec.codes,
+        grid=grid,
+        layers=spec.layers,
+        width=spec.dim,
+        heads=spec.heads,
+        mlp=4 * spec.dim,
+        unroll=True,
+    )
+    return MaskedVideoModel(
+        shape=reads.shape,
+        tokenizer=reads,
+        network=network,
+        batches=batches,
+        sampler=DecodingSpec(steps=18),
+        guidance=GuidanceSpec(weight=4.0),
+    )
+
+
+# ---- what is timed -------------------------------------------------------------------------------
+
+
+def filled(spec: Any, codes: int = 0) -> Any:
+    """Random arrays (numpy) of these shapes: all text is there, every clip is a video."""
+    rng = np.random.default_rng(0)
+
+    def one(path: Any, x: Any) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if x.dtype == jnp.bool_:
+            return np.full(x.shape, name == "text/mask")
+        if x.dtype == jnp.int32:
+            return rng.integers(codes, size=x.shape, dtype=np.int32)
+        if name == "video":
+            return rng.uniform(-1, 1, x.shape).astype(np.float32)
+        return rng.normal(size=x.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(one, spec)
+
+
+def count(params: Any) -> int:
+    """How many parameters."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def fresh(model: Any) -> Any:
+    """Initial parameters."""
+    spec = model.batch_spec(BATCH, *TEXT)
+
+    def init(key: Any) -> Any:
+        return unbox(model.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)))
+
+    return jax.jit(init)(jax.random.key(0))
+
+
+def training(model: Any, frozen: Callable[[], Any] | None = None, codes: int = 0) -> Job:
+    """Steps of the trainer on one batch."""
+    one = AdamW(learning_rate=LearningRate(peak=1e-4))
+    grouped = Grouped(groups={"generator": one, "discriminator": one})
+    rules = [(name, None) for name in axes.AXES]
+    trainer = Trainer(
+        model=model,
+        partitioner=Partitioner(rules=rules, mesh_shape=(1, 1, 1), device_count=1),
+        optimizer=grouped if isinstance(model, VideoTokenizer) else one,
+    )
+    spec = model.batch_spec(BATCH, *TEXT)
+    batch = trainer.partitioner.to_global(filled(spec, codes))
+    held = {"state": trainer.init_state(jax.random.key(0), spec)}
+    read, key = None if frozen is None else frozen(), jax.random.key(1)
+
+    def call() -> Any:
+        held["state"], metrics = trainer.train_step(held["state"], read, batch, key)
+        return held["state"], metrics
+
+    return Job(count(held["state"].params), call)
+
+
+def arguments(model: Any) -> tuple[Any, TextEmbedding, jax.Array]:
+    """(parameters, text, keys) to sample with, on the device."""
+    params, batch = fresh(model), filled(model.batch_spec(BATCH, *TEXT), 1)
+    return jax.device_put(
+        (params, batch.text, jax.random.split(jax.random.key(1), BATCH)), jax.devices()[0]
+    )
+
+
+def unet_samples(model: DiffusionStage) -> Job:
+    """Clips of one stage, from a random video of the stage before."""
+    params, text, keys = arguments(model)
+    low_res, before = None, model.input_shape
+    if before is not None:
+        video = np.random.default_rng(1).uniform(-1, 1, (BATCH, *before.thwc))
+        low_res = jax.device_put(video.astype(np.float32), jax.devices()[0])
+    return Job(
+        count(params), lambda: model.generate(params, text, low_res, keys, on_step=lambda *_: None)
+    )
+
+
+def token_samples(model: MaskedVideoModel) -> Job:
+    """The tokens of clips of which nothing is known."""
+    params, text, keys = arguments(model)
+    tokens = jnp.zeros((BATCH, *model.grid), jnp.int32)
+    known = jnp.zeros(tokens.shape, bool)
+    return Job(
+        count(params),
+        lambda: model.sample_tokens(params, text, tokens, known, keys, on_step=lambda *_: None),
+    )
+
+
+def coding(model: VideoTokenizer, what: str) -> Job:
+    """Video to tokens ("encode"), or tokens to video ("decode")."""
+    params, rng = fresh(model), np.random.default_rng(0)
+    if what == "encode":
+        given = rng.uniform(-1, 1, (BATCH, *model.shape.thwc)).astype(np.float32)
+    else:
+        grid = model.grid(*model.shape.thwc[:3])
+        given = rng.integers(model.codes, size=(BATCH, *grid), dtype=np.int32)
+    program, x = jax.jit(getattr(model, what)), jnp.asarray(given)
+    return Job(count(params), lambda: program(params, x))
+
+
+def rows() -> dict[str, Row]:
+    """All rows by name; a model is made when its row runs."""
+    found: dict[str, Row] = {}
+    for size, imagen in IMAGEN.items():
+        for stage, theirs in imagen.theirs.items():
+
+            def unet(imagen: Imagen = imagen, stage: str = stage) -> DiffusionStage:
+                return unet_stage(imagen, stage)
+
+            name = f"imagen-{size}/{stage}"
+            found[f"{name}/train"] = Row(theirs, lambda unet=unet: training(unet()))
+            found[f"{name}/sample"] = Row(theirs, lambda unet=unet: unet_samples(unet()))
+    for size, phenaki in PHENAKI.items():
+        jobs = phenaki_jobs(phenaki)
+        for name, make in jobs.items():
+            theirs = phenaki.theirs[name.split("/")[0]]
+            found[f"phenaki-{size}/{name}"] = Row(theirs, make)
+    return found
+
+
+def phenaki_jobs(spec: Phenaki) -> dict[str, Callable[[], Job]]:
+    """What is timed of tokenizer and transformer, by name."""
+
+    def frozen() -> Any:
+        return {"tokenizer": fresh(tokenizer(spec))}
+
+    return {
+        "cvivit/train": lambda: training(tokenizer(spec)),
+        "cvivit_gan/train": lambda: training(tokenizer(spec, discriminator=True)),
+        "cvivit/encode": lambda: coding(tokenizer(spec), "encode"),
+        "cvivit/decode": lambda: coding(tokenizer(spec), "decode"),
+        "maskgit/train": lambda: training(transformer(spec, "tokens"), codes=spec.codes),
+        "maskgit/train_on_video": lambda: training(transformer(spec, "videos"), frozen),
+        "maskgit/sample": lambda: token_samples(transformer(spec, "tokens")),
+    }

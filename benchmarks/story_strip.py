@@ -1,0 +1,187 @@
+"""Draws the strip of a film that tells a story, and reads how well it follows.
+
+    vidgen generate --story=story.yaml --model=runs/p -o film.npy
+    python benchmarks/story_strip.py film.npy story.yaml -o strip.png --probe=runs/p/maskgit
+
+One row a scene: its prompt, frames with their numbers from shortly before the scene begins (a red
+line) to its end. The story is a file or the short form of `vidgen generate --story`.
+
+With --probe, the folder of a model that was trained on sprites, it also reads each scene with
+vidgen/evals/sprite_probe.py and says whether subject, motion and background are those of the
+prompt, and at which frame the motion or the picture changes, beside the planned one. All of it
+goes to a .json file beside the strip. A sprite that has come to a wall stands there, whatever the
+prompt: `begins_at` and `ends_at` say where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from sprite_probe import smaller
+
+from vidgen import gin_utils
+from vidgen.data.footage import open_footage
+from vidgen.data.sprites import Sprites
+from vidgen.data.transforms import to_uint8
+from vidgen.evals import sprite_probe, sprite_turns
+from vidgen.evals.sprite_probe import Reading
+from vidgen.runs import story_files, story_plan
+from vidgen.types import VideoShape
+
+LEAD = 2  # frames of the scene before that a row shows
+NAMES = ("subject", "motion", "background")
+
+
+def film(path: Path, fps: float) -> np.ndarray:
+    """All frames of a .npy or a video file, in [-1, 1]."""
+    found = open_footage(path).at_rate(fps)
+    count = max(1, round(found.seconds * fps))
+    shape = VideoShape(frames=count, height=found.height, width=found.width, fps=fps)
+    return np.asarray(found.read(shape))
+
+
+def scenes(story: str, frames: int, flags: argparse.Namespace) -> list[dict]:
+    """Of each scene its prompt, first frame and last frame + 1, as they were planned."""
+    told = story_files.load(story, frames=flags.frames)
+    segments = story_plan.plan(
+        told, flags.clip_frames, flags.context_frames, flags.patch_time, flags.fps
+    )
+    begins = [s.first_frame for s in segments if s.part == 0]
+    ends = [*begins[1:], segments[-1].end_frame]
+    if ends[-1] > frames:
+        raise SystemExit(
+            f"the story has {ends[-1]} frames and the film {frames}; see --clip_frames"
+        )
+    rows = zip(told.scenes, begins, ends, strict=True)
+    return [{"prompt": s.prompt, "begin": b, "end": e} for s, b, e in rows]
+
+
+def row(video: np.ndarray, scene: dict, side: int, columns: int) -> Image.Image:
+    """One scene: its prompt above, then at most `columns` of its frames."""
+    begin, lead = scene["begin"], min(LEAD, scene["begin"])
+    own = np.linspace(begin, scene["end"] - 1, min(columns - lead, scene["end"] - begin))
+    shown = [*range(begin - lead, begin), *own.round().astype(int)]
+    width = side * video.shape[2] // video.shape[1]
+    picture = Image.new("RGB", (columns * (width + 4), side + 34), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((2, 2), f"{begin}-{scene['end'] - 1}: {scene['prompt']}", fill="black")
+    for i, number in enumerate(shown):
+        left = i * (width + 4) + 2
+        frame = Image.fromarray(to_uint8(video[number]))
+        picture.paste(frame.resize((width, side), Image.Resampling.NEAREST), (left, 16))
+        color = "gray" if number < begin else "red" if number == begin else "black"
+        pen.text((left, side + 17), str(number), fill=color)
+        if number == begin:
+            pen.line((left - 2, 14, left - 2, side + 30), fill="red", width=3)
+    return picture
+
+
+def small(video: np.ndarray) -> np.ndarray:
+    """The film in few pixels, since reading is by synthesis, and slow."""
+    return np.concatenate([smaller(frame[None]) for frame in video])
+
+
+def wanted(prompt: str, sprites: Sprites) -> dict[str, str | None]:
+    """What a prompt says; nothing where it is no caption of the sprites."""
+    try:
+        return dict(zip(NAMES, sprites.parse_caption(prompt), strict=True))
+    except ValueError:
+        return {}
+
+
+def probed(video: np.ndarray, planned: list[dict], sprites: Sprites) -> list[dict]:
+    """Each scene with what is seen in it, and when it is seen to begin."""
+    found, last = [], None
+    for scene in planned:
+        part = video[scene["begin"] : scene["end"]]
+        seen = sprite_probe.read_part(part, sprites)
+        at = sprite_probe.follow(part, seen.subject, seen.background, sprites).path.round(2)
+        said = wanted(scene["prompt"], sprites)
+        values = dict(zip(NAMES, seen.triple, strict=True))
+        facts = {
+            "seen": values | {"error": round(seen.error, 3)},
+            "agrees": {name: values[name] == said[name] for name in NAMES if said.get(name)},
+            "begins_at": at[0].tolist(),
+            "ends_at": at[-1].tolist(),
+        }
+        if scene["begin"]:
+            facts |= changes(video, scene["begin"], last, seen, sprites)
+        found.append(scene | facts)
+        last = seen
+    return found
+
+
+def changes(
+    video: np.ndarray, begin: int, last: Reading | None, seen: Reading, sprites: Sprites
+) -> dict:
+    """Frames at which motion and picture change, near the one that was planned."""
+    facts: dict = {"picture_changes": sprite_turns.picture_change(video, begin)}
+    if last and (last.subject, last.background) == (seen.subject, seen.background):
+        start = max(0, begin - 2 * sprite_turns.REACH)
+        near = video[start : begin + 2 * sprite_turns.REACH]
+        states = sprite_probe.follow(near, seen.subject, seen.background, sprites).states
+        least = 0.4 * sprites.frame_time
+        frame = sprite_turns.motion_change(states, begin - start, least)
+        facts["motion_changes"] = None if frame is None else start + frame
+    return facts
+
+
+def tell(scene: dict) -> str:
+    """A line about a scene."""
+    cells = [f"{scene['begin']:4}-{scene['end'] - 1:<4} {scene['prompt']}\n         "]
+    for name in NAMES:
+        mark = {True: "yes", False: "NO", None: "?"}[scene["agrees"].get(name)]
+        cells.append(f"{name}: {scene['seen'][name]} ({mark})")
+    for name in ("motion_changes", "picture_changes"):
+        if scene.get(name) is not None:
+            cells.append(f"{name.replace('_', ' ')} at {scene[name]}")
+    return "  ".join([*cells, f"error {scene['seen']['error']:.2f}"])
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("film", type=Path, help="the .npy or .mp4 that vidgen generate wrote")
+    parser.add_argument("story", help="the story that it was given")
+    parser.add_argument("-o", "--output", type=Path, default=Path("strip.png"))
+    parser.add_argument("--probe", type=Path, help="MODEL_DIR of a model of the sprites")
+    parser.add_argument("--columns", type=int, default=14, help="frames of a row")
+    parser.add_argument("--side", type=int, default=96, help="height of a frame in the strip")
+    parser.add_argument("--frames", type=int, help="as given to vidgen generate (short form only)")
+    parser.add_argument("--clip_frames", type=int, default=11, help="frames that the model makes")
+    parser.add_argument("--context_frames", type=int, default=5, help="of these, known ones")
+    parser.add_argument("--patch_time", type=int, default=2, help="frames of a patch")
+    parser.add_argument("--fps", type=float, default=8.0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draw, and read if asked to."""
+    flags = parsed()
+    sprites = None
+    if flags.probe:
+        with gin_utils.session(["runs/train.gin", str(flags.probe / "config.gin")]):
+            sprites = gin_utils.build(Sprites, split="train", templates=1)
+        flags.clip_frames, flags.fps = sprites.shape.frames, sprites.shape.fps
+    video = film(flags.film, flags.fps)
+    planned = scenes(flags.story, len(video), flags)
+    rows = [row(video, scene, flags.side, flags.columns) for scene in planned]
+    sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows)), "white")
+    for i, picture in enumerate(rows):
+        sheet.paste(picture, (0, i * picture.height))
+    sheet.save(flags.output)
+    print(flags.output)
+    if sprites:
+        planned = probed(small(video), planned, sprites)
+        print("\n".join(tell(scene) for scene in planned))
+    flags.output.with_suffix(".json").write_text(json.dumps(planned, indent=1))
+
+
+if __name__ == "__main__":
+    main()

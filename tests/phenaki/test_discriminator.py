@@ -1,0 +1,131 @@
+"""The discriminator: what a logit depends on, its sizes, and derivatives of derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen.nn import axes
+from vidgen.phenaki import adversarial
+from vidgen.phenaki.discriminator import Discriminator, half
+
+CLIPS = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
+
+
+def made(dims="2d", **settings):
+    """A small one with its parameters, and its compiled call."""
+    module = Discriminator(dims=dims, **{"width": 4, "max_width": 8} | settings)
+    variables = jax.jit(module.init)(jax.random.key(1), CLIPS)
+    return jax.jit(module.apply), variables
+
+
+# ---- half size -----------------------------------------------------------------------------------
+
+
+def test_half_of_a_ramp():
+    """(1, 3, 3, 1) / 8 around each pair; the border goes on as it ends."""
+    found = half(jnp.arange(6.0)[None], (1,))
+    np.testing.assert_allclose(found, [[0.625, 2.5, 4.375]])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_half_keeps_a_constant_and_rounds_up(size):
+    found = half(jnp.full((2, size, 4), 3.0), (1,))
+    np.testing.assert_array_equal(found, np.full((2, max(1, -(-size // 2)), 4), 3.0))
+
+
+def test_half_removes_the_finest_pattern():
+    """It would alias to a constant if every second value was taken."""
+    x = jnp.tile(jnp.array([1.0, -1.0]), 8)[None]
+    np.testing.assert_allclose(half(x, (1,))[:, 1:-1], 0.0, atol=1e-7)
+
+
+# ---- logits --------------------------------------------------------------------------------------
+
+
+def test_2d_has_a_logit_for_each_frame_that_sees_no_other():
+    apply, variables = made("2d")
+    whole = apply(variables, CLIPS)
+    assert whole.shape == (2, 3) and np.std(whole) > 0
+    for i in range(3):
+        np.testing.assert_allclose(apply(variables, CLIPS[:, i : i + 1])[:, 0], whole[:, i], 1e-5)
+
+
+def test_3d_has_one_logit_that_sees_all_frames():
+    apply, variables = made("3d")
+    assert apply(variables, CLIPS).shape == (2, 1)
+    slope = jax.grad(lambda x: jnp.sum(apply(variables, x)))(CLIPS)
+    assert np.all(np.any(np.asarray(slope) != 0, axis=(2, 3, 4)))
+    backwards = apply(variables, CLIPS[:, ::-1])
+    assert np.all(np.abs(backwards - apply(variables, CLIPS)) > 1e-4)
+
+
+@pytest.mark.parametrize("dims", ["2d", "3d"])
+def test_examples_do_not_see_each_other(dims):
+    apply, variables = made(dims)
+    both = apply(variables, CLIPS)
+    np.testing.assert_allclose(apply(variables, CLIPS[:1]), both[:1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dims, frames", [("2d", 1), ("2d", 5), ("3d", 1), ("3d", 6)])
+def test_parameters_fit_any_number_of_frames(dims, frames):
+    apply, variables = made(dims)
+    clips = jnp.ones((2, frames, 8, 8, 3))
+    assert apply(variables, clips).shape == (2, frames if dims == "2d" else 1)
+
+
+@pytest.mark.parametrize("dims", ["2d", "3d"])
+def test_r1_can_be_trained_on(dims):
+    apply, variables = made(dims)
+
+    @jax.jit
+    def slope(variables):
+        def penalty(v):
+            return jnp.sum(adversarial.r1_penalty(lambda x: apply(v, x), CLIPS))
+
+        return jax.grad(penalty)(variables)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(slope(variables)):
+        assert np.isfinite(leaf).all()
+        # It is linear between the kinks of its activations: a bias moves those alone.
+        assert np.any(np.asarray(leaf) != 0) == ("kernel" in jax.tree_util.keystr(path)), path
+
+
+def test_half_precision_keeps_float32_parameters_and_logits():
+    apply, variables = made(dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits = apply(variables, CLIPS)
+    assert logits.dtype == jnp.float32
+    exact, same = made()
+    np.testing.assert_allclose(logits, exact(same, CLIPS), atol=0.1)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+def test_channels_of_the_published_size():
+    """StyleGAN with channel multiplier 1 at 128 pixels: 128, 256, then 512 down to 4x4."""
+    video = jax.ShapeDtypeStruct((1, 1, 128, 128, 3), jnp.float32)
+    found = jax.eval_shape(Discriminator().init, jax.random.key(0), video)
+    params = jax.tree.map(lambda x: x.value, found, is_leaf=lambda x: isinstance(x, axes.Named))
+    kernels = {name: x["kernel"].shape for name, x in params["params"].items()}
+    widths = [kernels[f"level{i}_conv2"][-1] for i in range(5)]
+    assert widths == [256, 512, 512, 512, 512] and "level5_conv2" not in kernels
+    assert kernels["pixels"] == (3, 128) and kernels["hidden"] == (4 * 4 * 512, 512)
+
+
+@pytest.mark.parametrize("dims", ["2d", "3d"])
+def test_every_axis_has_a_name(dims):
+    boxed = jax.eval_shape(Discriminator(dims=dims, width=4).init, jax.random.key(0), CLIPS)
+    leaves = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, axes.Named))
+    assert all(isinstance(x, axes.Named) and len(x.names) == x.value.ndim for x in leaves)
+    assert all(name in axes.PARAMETER_AXES for x in leaves for name in x.names)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [({"dims": "4d"}, "3d"), ({"dtype": "float16"}, "bfloat16"), ({"width": 600}, "max_width")],
+)
+def test_wrong_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Discriminator(**settings)

@@ -1,0 +1,92 @@
+"""Networks over tokens that are one Python function, a tokenizer that reads pixels, and batches."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vidgen.phenaki.masked_model import MaskedVideoModel
+from vidgen.phenaki.maskgit import MaskGIT
+from vidgen.train.partitioning import unbox
+from vidgen.types import TextEmbedding, TokenBatch, VideoBatch, VideoShape
+
+CODES = 6
+SHAPE = VideoShape(frames=5, height=8, width=8)
+GRID = (3, 2, 2)
+TEXT = (4, 5)  # length, width
+SIZES = {
+    "codes": CODES, "grid": GRID, "layers": 1, "width": 16, "heads": 2, "mlp": 16, "unroll": True,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """A network that is one function of (params, tokens, text, valid)."""
+
+    function: Callable[..., Any]
+    codes: int = CODES
+    cross: bool = True
+
+    def init(self, rngs, *args, **kwargs):
+        return {"weight": jnp.zeros(())}
+
+    def apply(self, variables, tokens, text, *, valid=None, train=False, rngs=None):
+        return self.function(variables, tokens, text, valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The token of a patch is read off one of its pixels; `params` shifts them all."""
+
+    codes: int = CODES
+
+    def grid(self, frames, height, width):
+        return (1 + (frames - 1) // 2, height // 4, width // 4)
+
+    def frames_of(self, steps):
+        return 1 + (steps - 1) * 2
+
+    def encode(self, params, video):
+        corner = video[:, ::2, ::4, ::4, 0]
+        return (jnp.floor((corner + 1) * 100).astype(jnp.int32) + params) % self.codes
+
+
+def uniform(params, tokens, text, valid):
+    return jnp.zeros((*tokens.shape, CODES))
+
+
+def model(function=uniform, **changes):
+    network = function if isinstance(function, MaskGIT) else Fake(function)
+    return MaskedVideoModel(**{"shape": SHAPE, "tokenizer": Pixels(), "network": network} | changes)
+
+
+def text(b, seed=0):
+    tokens = jax.random.normal(jax.random.key(seed), (b, *TEXT))
+    return TextEmbedding(tokens=tokens, mask=jnp.arange(TEXT[0]) < 1 + jnp.arange(b)[:, None] % 4)
+
+
+def images(b, which):
+    return jnp.full(b, which) if isinstance(which, bool) else jnp.array(which)
+
+
+def videos(b=4, independent=False, seed=0):
+    video = jax.random.uniform(jax.random.key(seed), (b, *SHAPE.thwc), minval=-1, maxval=1)
+    return VideoBatch(video=video, text=text(b), independent_frames=images(b, independent))
+
+
+def cached(b=4, independent=False, seed=0, tokens=None):
+    if tokens is None:
+        tokens = jax.random.randint(jax.random.key(seed), (b, *GRID), 0, CODES)
+    return TokenBatch(tokens=tokens, text=text(b), independent_frames=images(b, independent))
+
+
+def lively(network, tokens, words, seed=0):
+    """Parameters without the zeros that networks start with, so that everything has an effect."""
+    params = unbox(jax.jit(network.init)(jax.random.key(seed), tokens, words))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return tree.unflatten(
+        [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )

@@ -1,0 +1,174 @@
+"""Phenaki as a user has it: train a tokenizer, train a transformer on it, make clips and films."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny_cascade
+
+from vidgen import main
+from vidgen.data.video_writer import write_video
+from vidgen.diffusion import samplers
+
+# Sizes of sizes/tiny_phenaki.gin, 5 frames of 16 x 16 in 3 x 4 x 4 tokens; nothing to download.
+SMALL = """# Defines: Requires: Often overridden:
+from __gin__ import dynamic_registration
+from vidgen.phenaki import maskgit
+from vidgen.phenaki import quantizer
+from vidgen.text import tokenizer as bytes_of
+TEXT_ENCODER = @bytes_of.ByteEncoder()
+bytes_of.ByteEncoder.dim = 8
+bytes_of.ByteEncoder.length = 12
+tokenizer/quantizer.VectorQuantizer.codes = 16
+"""
+NETWORK = "maskgit/maskgit.MaskGIT.codes = 16\n"
+SHORT = [f"--gin.{name}" for name in ("TRAIN_STEPS=2", "BATCH_SIZE=2", "CHECKPOINT_EVERY=2")]
+SHORT += ["--gin.SAMPLE_EVERY=2", "--gin.Train.log_every=1", "--gin.HeldOutLoss.batches=1"]
+
+
+def run(*arguments):
+    assert main.main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder that holds cvivit/ and maskgit/, each trained for two steps."""
+    folder = tmp_path_factory.mktemp("phenaki")
+    small = folder / "small.gin"
+    own = {"cvivit": [], "maskgit": [f"--gin.TOKENIZER_DIR={folder / 'cvivit'}"]}
+    for model, flags in own.items():
+        small.write_text(SMALL + (NETWORK if model == "maskgit" else ""))
+        files = [f"--gin_file=experiments/phenaki_{model}_tiny.gin", f"--gin_file={small}"]
+        run("train", *files, *flags, *SHORT, f"--gin.MODEL_DIR={folder / model}")
+    return folder
+
+
+@pytest.fixture
+def generate(trained, tmp_path):
+    """Runs `vidgen generate`; returns the array that it wrote."""
+
+    def call(*arguments, model=trained):
+        run("generate", f"--model={model}", "-o", tmp_path / "out.npy", *arguments)
+        return np.load(tmp_path / "out.npy")
+
+    return call
+
+
+def test_training_shows_what_it_learns(trained):
+    assert (trained / "cvivit" / "samples" / "step_2.png").exists()
+    assert (trained / "maskgit" / "samples" / "step_2.png").exists()
+    config = (trained / "maskgit" / "config.gin").read_text()
+    # The transformer's own configuration says what its tokenizer is.
+    assert "tokenizer/quantizer.VectorQuantizer.codes = 16\n" in config
+
+
+def test_a_clip(generate):
+    video = generate("a tiger", "--steps=3", "--temperature=2", "--guidance=0.5")
+    assert video.shape == (5, 16, 16, 3) and np.abs(video).max() <= 1
+    again = generate("a tiger", "--steps=3", "--temperature=2", "--guidance=0.5")
+    np.testing.assert_array_equal(video, again)
+
+
+def test_both_folders_can_be_moved(trained, generate, tmp_path):
+    before = generate("a tiger")
+    shutil.copytree(trained, tmp_path / "moved")
+    trained.rename(trained.with_name("away"))
+    try:
+        np.testing.assert_array_equal(generate("a tiger", model=tmp_path / "moved"), before)
+    finally:
+        trained.with_name("away").rename(trained)
+
+
+@pytest.mark.parametrize("flag, kept", [("--first", slice(0, 1)), ("--last", slice(4, 5))])
+def test_a_picture_that_a_clip_begins_or_ends_with(generate, tmp_path, flag, kept):
+    picture = np.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(np.float32)
+    write_video(tmp_path / "picture.png", picture, 8.0, min_side=0)
+    video = generate("a tiger", f"{flag}={tmp_path / 'picture.png'}")
+    np.testing.assert_allclose(video[kept], picture, atol=1 / 127)
+
+
+def test_a_part_of_a_video_made_anew(generate, tmp_path):
+    video = np.random.default_rng(0).uniform(-1, 1, (5, 16, 16, 3)).astype(np.float32)
+    np.save(tmp_path / "video.npy", video)
+    mask = np.full((1, 16, 16, 3), -1, np.float32)
+    mask[:, :, 8:] = 1
+    write_video(tmp_path / "mask.png", mask, 8.0, min_side=0)
+    files = (f"--inpaint={tmp_path / 'video.npy'}", f"--mask={tmp_path / 'mask.png'}")
+    found = generate("a tiger", *files)
+    np.testing.assert_allclose(found[:, :, :8], video[:, :, :8], atol=1 / 127)
+    assert np.abs(found[:, :, 8:] - video[:, :, 8:]).mean() > 0.1
+
+
+def test_a_film_of_three_scenes(generate):
+    film = generate("--story=a tiger. then a frog. then a crab", "--frames=17", "--context=3")
+    assert film.shape == (17, 16, 16, 3) and film.dtype == np.uint8
+
+
+def test_the_beginning_of_a_film_does_not_depend_on_its_length(generate):
+    short = generate("--story=a tiger", "--frames=7", "--context=3")
+    long = generate("--story=a tiger", "--frames=11", "--context=3")
+    np.testing.assert_array_equal(long[:7], short)
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    """A folder with two stages of a cascade, their weights random."""
+    folder = tmp_path_factory.mktemp("cascade")
+    tiny_cascade.write(folder, ("tsr1", "ssr1"))
+    return folder
+
+
+def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
+    story = ("--story=a tiger. then a frog", "--frames=17", "--context=3", "--temperature=2")
+    flags = ("--upscale=tsr1,ssr1", f"--upscale_model={cascade}", "--keep_stages")
+    programs = samplers.compiled_step._cache_size()
+    film = generate(*story, *flags)
+    assert samplers.compiled_step._cache_size() == programs + 2  # 3 chunks, and 3
+    assert film.shape == (34, 32, 32, 3) and film.dtype == np.uint8
+    small, smooth = (np.load(tmp_path / f"out.{name}.npy") for name in ("maskgit", "tsr1"))
+    assert small.shape == (17, 16, 16, 3) and smooth.shape == (34, 16, 16, 3)
+    np.testing.assert_array_equal(generate(*story), small)  # the story is the same without
+    assert len({frame.tobytes() for frame in film}) == 34
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--story=a", "--upscale=ssr1"], "there is no trained ssr1"),
+        (["--story=a", "--upscale=base"], "base makes video from text alone"),
+        (["--story=a", "--upscale_model=x"], "the stages of --upscale are, which is missing"),
+        (["a tiger", "--upscale=ssr1"], "--upscale is for films"),
+        (["--story=a", "--keep_stages"], "--keep_stages is not for a film"),
+    ],
+)
+def test_what_cannot_be_upscaled(trained, capsys, flags, words):
+    assert main.main(["generate", f"--model={trained}", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_no_checkpoint_to_upscale_with(trained, cascade, tmp_path, capsys):
+    (tmp_path / "ssr1").mkdir()
+    shutil.copy(cascade / "ssr1" / "config.gin", tmp_path / "ssr1")
+    flags = ["--story=a", "--context=3", "--upscale=ssr1", f"--upscale_model={tmp_path}"]
+    assert main.main(["generate", f"--model={trained}", *flags, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    for title in (trained / "maskgit", tmp_path / "ssr1", "the run", "the upscaling"):
+        assert f"#### {title}\n" in printed
+    output = tmp_path / "new" / "film.npy"
+    assert main.main(["generate", f"--model={trained}", *flags, "-o", str(output)]) == 2
+    assert "checkpoint" in capsys.readouterr().err and not output.parent.exists()
+
+
+def test_what_phenaki_does_not_have(trained, capsys):
+    for flags, words in (
+        (["a tiger", "--gamma=0.3"], "--gamma: maskgit is a kind of model that has no such"),
+        (["a tiger", "--frames=6"], "the nearest are 5 or 7"),
+        (["--story=a. then b", "--context=4"], "context of 4 known frames"),
+    ):
+        assert main.main(["generate", f"--model={trained}", *flags]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_tokenizer_makes_no_video(trained, capsys):
+    assert main.main(["generate", "a tiger", f"--model={trained / 'cvivit'}"]) == 2
+    assert "makes no video" in capsys.readouterr().err

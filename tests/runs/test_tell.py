@@ -1,0 +1,189 @@
+"""From a story to a film, with a model that counts frames and shows its prompt's number."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_training as toy
+
+from vidgen.data.video_writer import write_video
+from vidgen.phenaki import story as narration
+from vidgen.runs.film import FilmError
+from vidgen.runs.stages import Sampling, Stage
+from vidgen.runs.story_files import short
+from vidgen.runs.story_script import FirstFrames, Scene, Story
+from vidgen.runs.tell import Tell, segment_key
+from vidgen.types import VideoShape
+
+SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    steps: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guidance:
+    weight: float = 1.0
+    low: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counter:
+    """Each frame's brightness is a step above the one before; `calls` keeps what it was given."""
+
+    name: str = "maskgit"
+    shape: VideoShape = SHAPE
+    input_shape: VideoShape | None = None
+    sampler: Decoding = Decoding()
+    guidance: Guidance = Guidance()
+    patch_time: int = 2
+    calls: list = dataclasses.field(default_factory=list, compare=False, repr=False)
+    stop_at: int = 10**9
+
+    def init(self, key, batch):
+        """Asked for by a `Stage`."""
+
+    def batch_spec(self, batch_size, text_length, text_dim):
+        """Likewise."""
+
+    def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append((text, keys, known, self))
+        mask = np.asarray(known.mask)[0, :, 0, 0, 0]
+        given = np.asarray(known.video)[0, mask]
+        level = given[-1, 0, 0, 0] if len(given) else -1.0
+        new = level + params * (1 + np.arange(SHAPE.frames - len(given)))
+        new = np.broadcast_to(new[:, None, None, None], (len(new), *SHAPE.thwc[1:]))
+        for step in range(self.sampler.steps):
+            on_step(step + 1, self.sampler.steps)
+        return jnp.asarray(np.concatenate([given, new])[None], jnp.float32)
+
+
+class Ready(Stage):
+    """Needs no folder."""
+
+    def check(self, step=None):
+        pass
+
+    def load(self, step=None, mesh=None):
+        return np.float32(1 / 64)
+
+
+def run(tmp_path, told, model=None, **settings):
+    stage = Ready(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
+    given = {"narrate": narration.tell, "output": str(tmp_path / "film.npy")}
+    return Tell(stage=stage, story=told, **given | settings)
+
+
+def levels(path):
+    return np.load(path)[:, 0, 0, 0] / 127.5 - 1
+
+
+THREE = Story([Scene("a", frames=11), Scene("b", frames=12), Scene("c", frames=6)])
+
+
+def test_a_film_is_as_long_as_its_scenes_and_never_breaks(tmp_path):
+    model = Counter()
+    film = levels(run(tmp_path, THREE, model)())
+    np.testing.assert_allclose(film, -1 + (1 + np.arange(29)) / 64, atol=1 / 255)
+    assert [len(call[2].mask[0].nonzero()[0]) for call in model.calls] == [0, 5, 5, 5]
+
+
+def test_each_segment_has_its_prompt_and_its_key(tmp_path):
+    model = Counter()
+    tell = run(tmp_path, THREE, model, seed=3)
+    tell()
+    for (text, *_), prompt in zip(model.calls, "abbc", strict=True):
+        np.testing.assert_array_equal(text.tokens, toy.ToyEncoder()([prompt]).tokens)
+    expected = [segment_key(segment) for segment in tell.segments]
+    found = [jax.random.key_data(keys[0]).tolist() for _, keys, *_ in model.calls]
+    assert found == [jax.random.key_data(key).tolist() for key in expected]
+    assert len({tuple(key) for key in found}) == 4
+
+
+def test_prompts_are_mixed_in_a_transition(tmp_path):
+    model = Counter()
+    run(tmp_path, Story([Scene("a", frames=11), Scene("b", frames=18, transition=2)]), model)()
+    a, b = (toy.ToyEncoder()([prompt]).tokens for prompt in "ab")
+    expected = [a, (2 * a + b) / 3, (a + 2 * b) / 3, b]
+    for (text, *_), tokens in zip(model.calls, expected, strict=True):
+        np.testing.assert_allclose(text.tokens, tokens, rtol=1e-5)
+
+
+def test_scenes_and_the_run_say_how_to_sample(tmp_path):
+    model = Counter()
+    scenes = [
+        Scene("a", frames=11),
+        Scene("b", frames=6, steps=5),
+        Scene("c", frames=6, guidance=2),
+    ]
+    run(tmp_path, Story(scenes), model, sampling=Sampling(steps=3))()
+    found = [(call[3].sampler.steps, call[3].guidance.weight) for call in model.calls]
+    assert found == [(3, 1.0), (5, 1.0), (3, 2.0)]
+
+
+def test_an_interrupted_film_goes_on_and_is_the_same(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = levels(run(tmp_path / "whole", THREE)())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, THREE, Counter(stop_at=2))()
+    assert not (tmp_path / "film.npy").exists()
+    model = Counter()
+    film = levels(run(tmp_path, THREE, model)())
+    assert len(model.calls) == 2
+    np.testing.assert_array_equal(film, whole)
+    assert {p.name for p in tmp_path.iterdir()} == {"film.npy", "whole"}
+
+
+def test_another_story_is_not_mixed_into_an_unfinished_film(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, THREE, Counter(stop_at=2))()
+    with pytest.raises(FilmError, match="--restart"):
+        run(tmp_path, short("x. then y"))()
+    with pytest.raises(FilmError, match="seed"):
+        run(tmp_path, THREE, seed=1)()
+    assert len(levels(run(tmp_path, THREE, seed=1, restart=True)())) == 29
+
+
+def test_a_film_goes_on_from_a_picture_or_a_video(tmp_path):
+    gray = np.full((20, *SHAPE.thwc[1:]), -0.5, np.float32)
+    gray[-1] = 0.0
+    video = tmp_path / "before.npy"
+    write_video(video, gray, 8.0)
+    model = Counter()
+    scenes, first = Story([Scene("a", frames=6)]), FirstFrames(path=str(video))
+    film = levels(run(tmp_path, scenes, model, first=first)())
+    assert len(film) == 6
+    np.testing.assert_allclose(film, (1 + np.arange(6)) / 64, atol=1 / 127)
+    picture = tmp_path / "picture.png"
+    write_video(picture, gray[:1], 8.0)
+    model = Counter()
+    scenes = Story([Scene("a", frames=10)])
+    film = levels(run(tmp_path, scenes, model, first=FirstFrames(path=str(picture)))())
+    assert model.calls[0][2].mask.sum() == 1 and len(film) == 10
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"context_frames": 4}, "context of 4 known frames"),
+        ({"context_frames": 11}, "context of 11 known frames"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"sampling": Sampling(gamma=0.5)}, "--gamma: maskgit is a kind of model that has no"),
+        ({"first": FirstFrames(path="nowhere.png")}, "the film cannot begin with"),
+    ],
+)
+def test_wrong_settings(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, THREE, **settings)
+
+
+def test_wrong_length_names_the_scene_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="scene 2: frames is 13"):
+        run(tmp_path, Story([Scene("a", frames=11), Scene("b", frames=13)]))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,66 @@
+"""Weights of a trained network for another model to read."""
+
+import jax
+import numpy as np
+import pytest
+import toy_training as toy
+
+from vidgen.runs.trained import Trained
+from vidgen.train.checkpoints import Checkpointer, CheckpointError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A training folder with one checkpoint, and its averaged weights."""
+    path = tmp_path_factory.mktemp("runs") / "network"
+    trainer = toy.make_trainer()
+    state = trainer.init_state(jax.random.key(0), trainer.model.batch_spec(8, toy.LENGTH, toy.DIM))
+    with Checkpointer(path) as checkpointer:
+        checkpointer.save(3, state, {})
+    return path, jax.tree.map(np.asarray, state.ema)
+
+
+def trained(path, **settings):
+    given = {"name": "tokenizer", "model": ToyWithoutText(), "model_dir": str(path)}
+    return Trained(**given | settings)
+
+
+class ToyWithoutText(toy.ToyModel):
+    """The shapes of its parameters depend on the text, which is none here."""
+
+    def batch_spec(self, batch_size, text_length, text_dim):
+        return super().batch_spec(batch_size, toy.LENGTH, toy.DIM)
+
+
+def test_the_averaged_weights_by_name(folder):
+    path, ema = folder
+    found = trained(path)()
+    assert list(found) == ["tokenizer"]
+    jax.tree.map(np.testing.assert_array_equal, found["tokenizer"], ema)
+
+
+def test_weights_lie_on_the_mesh(folder):
+    path, _ = folder
+    mesh = toy.make_trainer().partitioner
+    found = trained(path, mesh=mesh)()
+    shardings = {x.sharding.mesh for x in jax.tree.leaves(found)}
+    assert shardings == {mesh.mesh}
+
+
+def test_a_folder_that_moved_with_its_reader(folder):
+    path, ema = folder
+    reader = path.parent / "reader"
+    found = trained("elsewhere/network", reader_dir=str(reader))()
+    jax.tree.map(np.testing.assert_array_equal, found["tokenizer"], ema)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        trained(tmp_path / "elsewhere")()
+
+
+def test_another_size_of_model(folder):
+    path, _ = folder
+    other = ToyWithoutText(network=toy.Regressor(hidden=8))
+    with pytest.raises(CheckpointError):
+        trained(path, model=other)()

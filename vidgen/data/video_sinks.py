@@ -1,0 +1,211 @@
+"""Sinks: what takes the frames of a film one by one, a class for each way of storing them.
+
+`VideoStream` chooses one by the suffix of the file and gives it uint8 RGB (an array sink: whatever
+came). None keeps more than a few frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import io
+import os
+import pathlib
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+_BT709 = 1  # number of the color description in the H.264 and VP9 standards
+_LIMITED_RANGE = 1
+_FRAGMENT_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AvKind:
+    """A format that PyAV encodes.
+
+    Attributes:
+      container: name of the format.
+      codec: name of the encoder.
+      options: of the encoder.
+      growing: options of the container for a file that is read while it grows.
+    """
+
+    container: str
+    codec: str
+    options: dict[str, str]
+    growing: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+AV_KINDS = {
+    ".mp4": AvKind(
+        container="mp4",
+        codec="libx264",
+        options={"crf": "16"},
+        growing={"movflags": "+frag_keyframe+empty_moov+default_base_moof"},
+    ),
+    ".webm": AvKind(
+        container="webm",
+        codec="libvpx-vp9",
+        options={"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"},
+        growing={"cluster_time_limit": str(int(1000 * _FRAGMENT_SECONDS))},
+    ),
+    ".gif": AvKind(container="gif", codec="gif", options={}),
+}
+
+
+class AvSink:
+    """Frames "t h w 3" into an encoder of PyAV, and its packets into a file."""
+
+    def __init__(
+        self,
+        target: str | io.BytesIO,
+        kind: AvKind,
+        fps: float | int,
+        size: tuple[int, int],
+        *,
+        factor: int = 1,
+        growing: bool = True,
+    ) -> None:
+        """Opens the file.
+
+        Args:
+          target: a path, or a buffer where not `growing`.
+          kind: the format.
+          fps: frames per second.
+          size: height and width of the frames.
+          factor: every pixel becomes a square of so many.
+          growing: whether the file is to be readable before it is closed.
+        """
+        options = kind.growing | {"flush_packets": "1"} if growing else {}
+        self._output = av.open(target, "w", format=kind.container, container_options=options)
+        rate = fractions.Fraction(fps).limit_denominator(1001)
+        stream = self._output.add_stream(kind.codec, rate=rate, options=kind.options)
+        assert isinstance(stream, av.VideoStream)
+        self._stream, self._factor, self._palette = stream, factor, kind.codec == "gif"
+        height, width = (factor * side for side in size)
+        context = stream.codec_context
+        if self._palette:
+            stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
+            return
+        # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
+        stream.height, stream.width, stream.pix_fmt = (
+            height + height % 2,
+            width + width % 2,
+            "yuv420p",
+        )
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        if growing:
+            context.gop_size = max(1, round(_FRAGMENT_SECONDS * fps))
+
+    def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Encodes frames; some of them are held back."""
+        for pixels in frames:
+            pixels = pixels.repeat(self._factor, axis=0).repeat(self._factor, axis=1)
+            self._output.mux(self._stream.encode(self._frame(pixels)))
+
+    def _frame(self, pixels: np.ndarray) -> av.VideoFrame:
+        if self._palette:
+            return _paletted(pixels)
+        height, width = pixels.shape[:2]
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        return frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+
+    def close(self) -> None:
+        """Writes what was held back."""
+        try:
+            self._output.mux(self._stream.encode(None))
+        finally:
+            self._output.close()
+
+
+class NpySink:
+    """An array whose first axis grows: the header is written again after each addition."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Makes the file; an array is in it once frames have come."""
+        self._file = path.open("w+b")
+        self._length = 0
+        self._dtype: np.dtype | None = None
+
+    def write(self, frames: np.ndarray) -> None:
+        """Adds frames "t h w c", all of one kind of number."""
+        if self._dtype is None:
+            self._dtype = frames.dtype
+            self._header(frames.shape[1:])
+        if frames.dtype != self._dtype:
+            raise ValueError(f"the film holds {self._dtype} numbers; {frames.dtype} came.")
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(frames).tobytes())
+        self._file.flush()  # the frames are there before the header counts them
+        self._length += len(frames)
+        self._header(frames.shape[1:])
+
+    def _header(self, shape: tuple[int, ...]) -> None:
+        # numpy leaves room for the first axis to grow, so the header keeps its length
+        fields = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(self._dtype)),
+            "fortran_order": False,
+            "shape": (self._length, *shape),
+        }
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, fields)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class PngSink:
+    """A folder of pictures: 000000.png, 000001.png, ..."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Makes the folder."""
+        folder.mkdir()
+        self._folder, self._count = folder, 0
+
+    def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Writes a picture for each frame."""
+        for pixels in frames:
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+            image.save(self._folder / f"{self._count:06}.png")
+            self._count += 1
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def _paletted(pixels: UInt8[np.ndarray, "h w 3"]) -> av.VideoFrame:
+    image = Image.fromarray(np.ascontiguousarray(pixels)).quantize(256)
+    colors = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 4), np.uint8)  # alpha, red, green, blue
+    palette[:, 0] = 255
+    palette[: len(colors), 1:] = colors
+    planes: Any = (np.asarray(image), palette)  # a pair, which the stubs of PyAV do not know
+    return av.VideoFrame.from_ndarray(planes, format="pal8")
+
+
+def defragment(path: pathlib.Path) -> None:
+    """Copies the packets of a fragmented mp4 into one with its index in front, in its place."""
+    whole = path.with_name(f"{path.name}.whole")
+    options = {"movflags": "+faststart"}
+    try:
+        with (
+            av.open(str(path)) as source,
+            av.open(str(whole), "w", format="mp4", container_options=options) as output,
+        ):
+            old = source.streams.video[0]
+            new = output.add_stream_from_template(old)
+            for packet in source.demux(old):
+                if packet.dts is not None:  # the last, empty one says that the file is over
+                    packet.stream = new
+                    output.mux(packet)
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)

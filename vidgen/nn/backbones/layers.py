@@ -1,0 +1,116 @@
+"""What the feature networks share: convolution, pooling, folded normalisation, early stops.
+
+Networks trained in TensorFlow pad "SAME" as it does (a stride-2 convolution of an even size pads
+only behind), which is also what JAX means by the word. Those from Caffe and PyTorch pad a fixed
+number of pixels on both sides, and their pools may hang over the far edge ("CEIL").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_NORM_EPSILON = 1e-3  # of the TensorFlow networks here
+
+
+def conv(
+    x: Float[Array, "n *space c"],
+    kernel: Any,
+    bias: Any = None,
+    *,
+    stride: int = 1,
+    padding: str | int = "SAME",
+    groups: int = 1,
+) -> Float[Array, "n *space2 c2"]:
+    """A convolution over all axes between the first and the last; kernel [*window in out].
+
+    `padding` is "SAME", "VALID", or so many zeros on each side.
+    """
+    rank = x.ndim - 2
+    space = "DHW"[-rank:]
+    y = jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(kernel),
+        (stride,) * rank,
+        padding if isinstance(padding, str) else [(padding, padding)] * rank,
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        feature_group_count=groups,
+    )
+    return y if bias is None else y + bias
+
+
+def max_pool(
+    x: Float[Array, "n *space c"],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: str = "SAME",
+) -> Float[Array, "n *space2 c"]:
+    """The largest value of each window; what is padded never wins.
+
+    `padding` is "SAME", "VALID", or "CEIL": windows start at 0, and the last may hang over.
+    """
+    pads: Any = padding
+    if padding == "CEIL":
+        pads = [(0, 0), *map(_overhang, x.shape[1:-1], window, stride), (0, 0)]
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *stride, 1), pads)
+
+
+def _overhang(size: int, window: int, stride: int) -> tuple[int, int]:
+    count = max(0, -(-(size - window) // stride)) + 1
+    return 0, max(0, (count - 1) * stride + window - size)
+
+
+def fold_norm(
+    kernel: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    bias: np.ndarray,
+    scale: np.ndarray | float = 1.0,
+) -> dict[str, np.ndarray]:
+    """Kernel [.. out] and bias of a convolution and the frozen batch normalisation after it."""
+    factor = np.reshape(scale / np.sqrt(np.asarray(variance, np.float64) + _NORM_EPSILON), -1)
+    shift = np.reshape(bias, -1) - np.reshape(mean, -1) * factor
+    return {"kernel": (kernel * factor).astype(np.float32), "bias": shift.astype(np.float32)}
+
+
+def take(
+    features: Iterable[tuple[str, Array]], names: Sequence[str], wanted: Iterable[str] | None
+) -> dict[str, Array]:
+    """The wanted ones of the (layer, feature) pairs of a network; None means all.
+
+    Nothing after the last wanted layer is computed. A ValueError names a layer that is none of
+    `names`.
+    """
+    left = set(check_layers(names if wanted is None else wanted, names))
+    found: dict[str, Array] = {}
+    for name, feature in features:
+        if name in left:
+            found[name] = feature
+            left.remove(name)
+        if not left:
+            break
+    return found
+
+
+def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """`wanted`; a ValueError lists the layers if it is empty or one of them is none of `names`."""
+    wanted = tuple(wanted)
+    unknown = [name for name in wanted if name not in names]
+    if unknown or not wanted:
+        what = f"there is no layer {unknown[0]!r}" if unknown else "no layer is named"
+        raise ValueError(f"{what}; choose from: {', '.join(names)}.")
+    return wanted
+
+
+def check_size(network: str, x: Float[Array, "n h w c"], smallest: int) -> None:
+    """A ValueError if the images are too small for the network's first or last layer."""
+    if min(x.shape[1:3]) < smallest:
+        raise ValueError(
+            f"{network} needs images of at least {smallest} x {smallest} pixels; these are of "
+            f"{x.shape[1]} x {x.shape[2]}: enlarge them first."
+        )

@@ -1,0 +1,1 @@
+"""Phenaki (2210.02399): a causal video tokenizer, a masked transformer over its tokens, stories."""

@@ -1,0 +1,289 @@
+"""A causal 3-D convolutional video autoencoder, after MAGVIT-v2 (2310.05737).
+
+    encoder   conv ─ level 0: blocks ─ down ─ level 1: blocks ─ down ─ ... ─ norm, swish, conv
+    decoder   conv ─ level n: film(latents), blocks ─ up ─ ... ─ level 0 ─ norm, swish, conv
+    block     x + conv(swish(norm(conv(swish(norm(x))))))
+
+Step i of the latents is computed from the frames up to i·s, and decoded to them, by convolutions
+that never look ahead (`nn.causal_conv`); s is the product of the strides in time. Norms do not
+cross frames. So the latents of a prefix are the prefix of the latents, and an image is one step.
+
+The latents also scale and shift the features at each level of the decoder (adaptive norm).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vidgen.nn import axes
+from vidgen.nn.causal_conv import KERNELS, CausalConv, CausalDown, CausalUp, Chain, State
+from vidgen.nn.conv import (
+    NORMS,
+    depth_to_space,
+    norm,
+    space_to_depth,
+    spatial_conv,
+    swish,
+    upsample_nearest,
+)
+
+
+class Block(nn.Module):
+    """The residual block of the module's docstring; the identity at the start."""
+
+    kernel: str = "full"
+    norm: str = "group"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t h w c"], past: State | None = None
+    ) -> tuple[Float[Array, "b t h w c"], State]:
+        """The features, and what the two convolutions keep."""
+        width, common = x.shape[-1], {"kernel": self.kernel, "dtype": self.dtype}
+        one, two = (None, None) if past is None else past
+        y = swish(norm(self.norm, width, name="norm1", dtype=self.dtype)(x))
+        y, one = CausalConv(width, name="conv1", **common)(y, one)
+        y = swish(norm(self.norm, width, name="norm2", dtype=self.dtype)(y))
+        y, two = CausalConv(width, scale=0.0, name="conv2", **common)(y, two)
+        return x + y, (one, two)
+
+
+class Film(nn.Module):
+    """norm(x)·(1 + scale) + shift, both from the latents; the plain norm at the start.
+
+    Attributes:
+      time: frames of x for each step of the latents but the first of a clip, which has one.
+      space: rows and columns of x for each place of the latents.
+      norm: kind of normalisation.
+      dtype: of the computation.
+    """
+
+    time: int
+    space: int
+    norm: str = "group"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t h w c"], latents: Float[Array, "b gt gh gw d"], *, starts: bool
+    ) -> Float[Array, "b t h w c"]:
+        """`x` normalised as told by `latents`."""
+        width = x.shape[-1]
+        film = axes.dense(2 * width, ("conv_in", "film"), name="film", scale=0.0, dtype=self.dtype)
+        told = upsample_nearest(film(latents), self.space)
+        told = jnp.repeat(told, self.time, axis=1)[:, self.time - 1 if starts else 0 :]
+        scale, shift = jnp.split(told, 2, axis=-1)
+        return norm(self.norm, width, name="norm", dtype=self.dtype)(x) * (1 + scale) + shift
+
+
+class Settings(nn.Module):
+    """The fields of both halves; see `CausalConv3D`."""
+
+    widths: Sequence[int] = (128, 256, 256, 512)
+    space: Sequence[int] = (2, 2, 2)
+    time: Sequence[int] = (1, 2, 2)
+    blocks: int = 2
+    pixel_patch: int = 1
+    channels: int = 3
+    kernel: str = "full"
+    norm: str = "group"
+    remat: bool = False
+    dtype: str = "float32"
+
+    def _conv(self, features: int, name: str, source: str = "conv_in") -> CausalConv:
+        names = (source, "conv_out")
+        return CausalConv(features, self.kernel, names=names, dtype=self.dtype, name=name)
+
+    def _blocks(self, level: int) -> Iterator[nn.Module]:
+        block: Any = nn.remat(Block) if self.remat else Block
+        for i in range(self.blocks):
+            yield block(self.kernel, self.norm, dtype=self.dtype, name=f"level{level}_block{i}")
+
+    def _activate(self, x: Array) -> Array:
+        return swish(norm(self.norm, x.shape[-1], name="head_norm", dtype=self.dtype)(x))
+
+
+class Encoder(Settings):
+    """Video to latents."""
+
+    @nn.compact
+    def __call__(
+        self, video: Float[Array, "b t h w c"], past: State | None = None
+    ) -> tuple[Float[Array, "b gt gh gw d"], State]:
+        """The latents, and what the next chunk needs to know."""
+        run = Chain(past)
+        x = space_to_depth(video.astype(self.dtype), self.pixel_patch)
+        x = run(self._conv(self.widths[0], "stem", "pixels"), x)
+        for level in range(len(self.widths)):
+            if level:
+                strides = self.time[level - 1], self.space[level - 1]
+                x = run(
+                    CausalDown(self.widths[level], *strides, self.dtype, name=f"down{level}"), x
+                )
+            for block in self._blocks(level):
+                x = run(block, x)
+        return run(self._conv(self.widths[-1], "head"), self._activate(x)), run.kept
+
+
+class Decoder(Settings):
+    """Latents to video."""
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b gt gh gw d"], past: State | None = None
+    ) -> tuple[Float[Array, "b t h w c"], State]:
+        """The video, and what the next chunk needs to know."""
+        run, starts = Chain(past), past is None
+        latents = latents.astype(self.dtype)
+        x = run(self._conv(self.widths[-1], "stem"), latents)
+        for level in reversed(range(len(self.widths))):
+            strides = math.prod(self.time[level:]), math.prod(self.space[level:])
+            film = Film(*strides, self.norm, self.dtype, name=f"level{level}_film")
+            x = film(x, latents, starts=starts)
+            for block in self._blocks(level):
+                x = run(block, x)
+            if level:
+                strides = self.time[level - 1], self.space[level - 1]
+                up = (self.widths[level - 1], *strides, self.kernel, self.dtype)
+                x = run(CausalUp(*up, name=f"up{level}"), x)
+        pixels = self.channels * self.pixel_patch**2
+        head = spatial_conv(pixels, ("conv_in", "pixels"), name="head")
+        return depth_to_space(head(self._activate(x)), self.pixel_patch), run.kept
+
+
+class CausalConv3D(Settings):
+    """The autoencoder; satisfies the same protocol as `cvivit.CViViT`.
+
+    Attributes:
+      widths: channels of each level, from full resolution down; the last is the latents' own.
+      space: spatial stride from each level to the next, one fewer than there are levels.
+      time: the same in time. MAGVIT-v2 strides late.
+      blocks: residual blocks at each level. [guess] The published number is not known here.
+      pixel_patch: side of the squares of pixels that are folded into channels before the first
+        level; 1 for none. Saves most of the work, which is at full resolution, on small machines.
+      channels: of the video.
+      kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for
+        half of the work.
+      norm: "group" is over the pixels of a frame, "channel" is not: see `nn.conv.norm`.
+      remat: whether the backward pass computes each block again instead of keeping its inside.
+      dtype: of the computation; parameters and the decoded video are float32.
+    """
+
+    def __post_init__(self) -> None:
+        self._check_levels()
+        for name, least in (("blocks", 0), ("pixel_patch", 1), ("channels", 1)):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise ValueError(f"CausalConv3D.{name} is {value}; it must be >= {least}.")
+        for name, choices in (
+            ("kernel", KERNELS),
+            ("norm", NORMS),
+            ("dtype", ("float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in choices:
+                value = getattr(self, name)
+                raise ValueError(f"CausalConv3D.{name} is {value!r}; choose one of {choices}.")
+        super().__post_init__()
+
+    def _check_levels(self) -> None:
+        for name in ("widths", "space", "time"):
+            value = tuple(getattr(self, name))  # gin gives lists too
+            setattr(self, name, value)
+            if min(value, default=1) < 1:
+                raise ValueError(f"CausalConv3D.{name} is {value}; give numbers >= 1.")
+        if not len(self.widths) - 1 == len(self.space) == len(self.time):
+            raise ValueError(
+                f"CausalConv3D has {len(self.widths)} widths, {len(self.space)} strides in space "
+                f"and {len(self.time)} in time; there is one stride fewer than there are widths."
+            )
+
+    def setup(self) -> None:
+        """Make both halves."""
+        fields = dataclasses.fields(Settings)
+        own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
+        self.encoder = Encoder(**own)
+        self.decoder = Decoder(**own)
+
+    @property
+    def features(self) -> int:
+        """The last axis of the latents."""
+        return self.widths[-1]
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """(frames, height, width) that one latent stands for; one frame at the first step."""
+        side = self.pixel_patch * math.prod(self.space)
+        return math.prod(self.time), side, side
+
+    @nn.nowrap
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The latents of a clip of this size: (steps, rows, columns).
+
+        Raises:
+          ValueError: where the strides do not fit; it names the nearest sizes that do.
+        """
+        time, side, _ = self.patch
+        sizes = (
+            ("frames", frames, time, 1),
+            ("height", height, side, 0),
+            ("width", width, side, 0),
+        )
+        for name, size, stride, first in sizes:
+            least = first or stride
+            if size < least or (size - first) % stride:
+                below = first + (size - first) // stride * stride
+                near = " or ".join(str(n) for n in (below, below + stride) if n >= least)
+                rule = f"1 + a multiple of {stride}" if first else f"a multiple of {stride}"
+                raise ValueError(
+                    f"the tokenizer takes {name} of {rule}, not {size}; the nearest: {near}."
+                )
+        return 1 + (frames - 1) // time, height // side, width // side
+
+    @nn.nowrap
+    def frames_of(self, steps: int) -> int:
+        """The frames that so many steps of latents decode to."""
+        return 1 + (steps - 1) * self.patch[0]
+
+    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
+        """The latents of a clip; `grid` has their shape and says which sizes fit."""
+        return self.encode_chunk(video)[0]
+
+    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
+        """The clip, float32 and not clipped."""
+        return self.decode_chunk(latents)[0]
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        """Encode and decode."""
+        return self.decode(self.encode(video))
+
+    def encode_chunk(
+        self, video: Float[Array, "b t h w c"], state: State | None = None
+    ) -> tuple[Float[Array, "b gt gh gw d"], State]:
+        """The latents of the next frames of a clip, equal to those that `encode` gives of it all.
+
+        Args:
+          video: 1 + k·patch frames at the start of a clip, a multiple of patch frames after it.
+          state: what came out with the chunk before; None at the start.
+        """
+        _, frames, height, width, _ = video.shape
+        later = state is not None
+        if later and (frames < 1 or frames % self.patch[0]):
+            raise ValueError(
+                f"a later chunk of a clip has a multiple of {self.patch[0]} frames, not {frames}."
+            )
+        self.grid(frames + later, height, width)
+        return self.encoder(video, state)
+
+    def decode_chunk(
+        self, latents: Float[Array, "b gt gh gw d"], state: State | None = None
+    ) -> tuple[Float[Array, "b t h w c"], State]:
+        """The frames of the next steps of a clip, equal to those that `decode` gives of it all."""
+        return self.decoder(latents, state)

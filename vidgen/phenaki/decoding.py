@@ -1,0 +1,265 @@
+"""Mask schedules, and parallel decoding: all unknown tokens in a few steps.
+
+Phenaki sec. B.3; MaskGIT (2202.04200). γ falls from 1 to 0; with N unknown positions and T steps,
+step i = 0 ... T-1 does
+
+    x ~ softmax(logits/τ)             at the positions that are still masked
+    m = ⌊N γ((i+1)/T)⌋                kept between 1 and one less than are masked now
+    c = log p(x) + ϑ (1 - (i+1)/T) g  confidence, g ~ Gumbel; p has no τ
+    mask again the m positions of lowest c; the last step masks none
+
+Training masks ⌈N γ(u)⌉ of N positions, u ~ U(0, 1), or as far as γ(u) ≥ `min_rate` goes: the r_min
+of FSQ (2309.15505) is 1 - u there.
+
+What is known is told by a mask, so text-to-video, image-to-video, continuation and inpainting are
+one call. Known tokens never change, and do not count in N. Every example has its own key, which
+is folded with the number of the step: a sample does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vidgen.diffusion.guidance import as_tree
+
+
+class MaskSchedule(NamedTuple):
+    """γ and its inverse, both of (a number, how many positions there are)."""
+
+    ratio: Callable[..., Any]
+    inverse: Callable[..., Any]
+
+
+def _power(p: float) -> MaskSchedule:
+    return MaskSchedule(lambda r, n: 1 - r**p, lambda m, n: (1 - m) ** (1 / p))
+
+
+# Those of MaskGIT's code and its ablation, there best first: cosine, square, cubic, linear, exp,
+# sqrt, log. The last two of this table depend on the number of positions.
+MASK_SCHEDULES: dict[str, MaskSchedule] = {
+    "cosine": MaskSchedule(
+        lambda r, n: jnp.cos(np.pi / 2 * r), lambda m, n: 2 / np.pi * jnp.arccos(m)
+    ),
+    "linear": _power(1.0),
+    "square": _power(2.0),
+    "cubic": _power(3.0),
+    "sqrt": _power(0.5),
+    "log": MaskSchedule(
+        lambda r, n: jnp.clip(-jnp.log2(r) / jnp.log2(n), 0, 1), lambda m, n: n ** (-m)
+    ),
+    "exp": MaskSchedule(
+        lambda r, n: 1 - n ** (r - 1), lambda m, n: 1 + jnp.log2(1 - m) / jnp.log2(n)
+    ),
+}
+
+
+def mask_schedule(name: str) -> MaskSchedule:
+    """The schedule of this name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in MASK_SCHEDULES:
+        raise ValueError(
+            f"Unknown mask schedule {name!r}; choose one of {', '.join(MASK_SCHEDULES)}."
+        )
+    return MASK_SCHEDULES[name]
+
+
+def mask_ratio(name: str, r: Float[Array, "*b"], count: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """γ(r) in [0, 1] for r in [0, 1], with `count` positions to mask."""
+    n = jnp.maximum(count, 2).astype(jnp.float32)  # one position has no logarithm to divide by
+    return jnp.clip(mask_schedule(name).ratio(r, n), 0, 1)
+
+
+def training_mask(
+    key: Key[Array, ""], valid: Bool[Array, "b n"], *, schedule: str, min_rate: float = 0.0
+) -> Bool[Array, "b n"]:
+    """Positions to mask for training: a random share of the valid ones, at least one of them.
+
+    The shares are as `schedule` says at an even u, and at least `min_rate`.
+    """
+    share_key, place_key = jax.random.split(key)
+    count = jnp.sum(valid, axis=1)
+    n = jnp.maximum(count, 2).astype(jnp.float32)
+    last = jnp.clip(mask_schedule(schedule).inverse(jnp.float32(min_rate), n), 0, 1)
+    u = last * jax.random.uniform(share_key, count.shape)
+    wanted = jnp.ceil(mask_ratio(schedule, u, count) * count).astype(count.dtype)
+    wanted = jnp.minimum(jnp.maximum(wanted, 1), count)
+    place = jax.random.uniform(place_key, valid.shape)
+    return _lowest(jnp.where(valid, place, jnp.inf), wanted) & valid
+
+
+# ---- sampling ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingSpec:
+    """How tokens are sampled.
+
+    Attributes:
+      steps: T. Phenaki takes 12 to 48.
+      temperature: ϑ of the Gumbel noise on the confidence, which falls to 0 at the last step: 4
+        and 8 in Phenaki, which says "temperature" only; MaskGIT's choice temperature is meant
+        [guess].
+      schedule: γ, one of `MASK_SCHEDULES`.
+      sample_temperature: τ of the tokens themselves; 0 takes the likeliest. MaskGIT has 1.
+    """
+
+    steps: int = 24
+    temperature: float = 4.0
+    schedule: str = "cosine"
+    sample_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        mask_schedule(self.schedule)
+        if self.steps < 1:
+            raise ValueError(f"DecodingSpec.steps is {self.steps}; it must be >= 1.")
+        for name in ("temperature", "sample_temperature"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"DecodingSpec.{name} is {value}; it must be a number >= 0.")
+
+
+@runtime_checkable
+class LogitsFn(Protocol):
+    """What a network thinks of every position."""
+
+    def __call__(self, tokens: Int[Array, "b n"], step: Int[Array, ""]) -> Float[Array, "b n k"]:
+        """Logits of the k codes; `tokens` holds the mask id where nothing is known."""
+        ...
+
+
+@runtime_checkable
+class ScoresFn(Protocol):
+    """A critic: how real each token of a filled sequence looks."""
+
+    def __call__(self, tokens: Int[Array, "b n"], step: Int[Array, ""]) -> Float[Array, "b n"]:
+        """Log-probabilities that a token is real; no token is the mask id."""
+        ...
+
+
+def mask_counts(unknown: Int[Array, "b"], *, steps: int, schedule: str) -> Int[Array, "b {steps}"]:
+    """How many positions each step masks again, of `unknown` ones at the start.
+
+    From the second on they fall by at least one a step, down to 1; the last step, which masks
+    none, is listed too.
+    """
+    r = jnp.arange(1, steps + 1, dtype=jnp.float32) / steps
+    spread = (jnp.broadcast_to(a, (*unknown.shape, steps)) for a in (r, unknown[:, None]))
+    wanted = jnp.floor(mask_ratio(schedule, *spread) * unknown[:, None]).astype(unknown.dtype)
+
+    def step(remaining, wanted):
+        count = jnp.minimum(jnp.maximum(jnp.minimum(wanted, remaining - 1), 1), remaining)
+        return count, count
+
+    return jax.lax.scan(step, unknown, wanted.T)[1].T
+
+
+def parallel_decode(
+    logits_fn: LogitsFn,
+    *,
+    tokens: Int[Array, "b n"],
+    known: Bool[Array, "b n"],
+    mask_id: int,
+    keys: Key[Array, "b"],
+    spec: DecodingSpec,
+    scores_fn: ScoresFn | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Int[Array, "b n"]:
+    """`tokens` where `known`, sampled elsewhere.
+
+    Args:
+      logits_fn: guided already. Make it a `jax.tree_util.Partial` over its arrays (parameters,
+        text): then a second call of the same shapes compiles nothing.
+      tokens: read where `known` only.
+      known: what must stay. Positions that mean nothing (padding) count as known.
+      mask_id: the token that stands for an unknown one.
+      keys: one an example.
+      spec: the steps.
+      scores_fn: a critic whose scores are the confidence in place of log p. It also may take back
+        tokens that earlier steps kept (Token-Critic, 2209.04439).
+      on_step: called after every step with (steps done, steps). The steps then run one by one,
+        with the same result as the single compiled scan.
+    """
+    counts = mask_counts(jnp.sum(~known, 1), steps=spec.steps, schedule=spec.schedule)
+    functions = (as_tree(logits_fn), None if scores_fn is None else as_tree(scores_fn))
+    masked = jnp.where(known, tokens, mask_id), ~known
+    if on_step is None:
+        return _scan(functions, spec, mask_id, known, keys, counts, masked)
+    for i in range(spec.steps):
+        now = jnp.asarray(i, jnp.int32)
+        masked = compiled_step(functions, spec, mask_id, known, keys, masked, now, counts[:, i])
+        jax.block_until_ready(masked)
+        on_step(i + 1, spec.steps)
+    return masked[0]
+
+
+def _step(functions, spec, mask_id, known, keys, state, i, count):
+    """(tokens with the mask id in them, where it is) after one more step."""
+    logits_fn, scores_fn = functions
+    tokens, masked = state
+    pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
+    logits = logits_fn(tokens, i).astype(jnp.float32)
+    sampled = categorical(pairs[:, 0], logits, spec.sample_temperature).astype(tokens.dtype)
+    filled = jnp.where(masked, sampled, tokens)
+    free = masked
+    if scores_fn is None:
+        chosen = jnp.take_along_axis(logits, sampled[..., None], axis=-1)[..., 0]
+        confidence = chosen - jax.nn.logsumexp(logits, axis=-1)
+    else:
+        free = ~known
+        confidence = scores_fn(filled, i).astype(jnp.float32)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, tokens.shape[1:]))(pairs[:, 1])
+    confidence += spec.temperature * (1 - (i + 1) / spec.steps) * noise
+    again = _lowest(jnp.where(free, confidence, jnp.inf), count) & free & (i < spec.steps - 1)
+    return jnp.where(again, mask_id, filled), again
+
+
+compiled_step = jax.jit(_step, static_argnums=(1, 2))
+
+
+def step_spec(
+    logits_fn: Any, size: tuple[int, int], *, mask_id: int, spec: DecodingSpec
+) -> tuple[Any, tuple[Any, ...]]:
+    """The program of a step for tokens of this (b, n), and the shapes of its arguments."""
+    shape: Any = jax.ShapeDtypeStruct  # stands for the arrays
+    known, tokens = shape(size, jnp.bool_), shape(size, jnp.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size[0]))
+    number, count = shape((), jnp.int32), shape(size[:1], jnp.int32)
+    functions = (logits_fn, None)
+    state = (tokens, known)
+    return compiled_step, (functions, spec, mask_id, known, keys, state, number, count)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _scan(functions, spec, mask_id, known, keys, counts, state):
+    def step(state, xs):
+        return _step(functions, spec, mask_id, known, keys, state, *xs), None
+
+    numbers = jnp.arange(spec.steps, dtype=jnp.int32)
+    return jax.lax.scan(step, state, (numbers, counts.T))[0][0]
+
+
+def categorical(
+    keys: Key[Array, "b"], logits: Float[Array, "b *n k"], temperature: float
+) -> Int[Array, "b *n"]:
+    """A draw from softmax(logits/temperature) at every position; at 0 the likeliest."""
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    return jax.vmap(jax.random.categorical)(keys, logits / temperature)
+
+
+def _lowest(values: Float[Array, "b n"], count: Int[Array, "b"]) -> Bool[Array, "b n"]:
+    """Where the `count` lowest values of each row are: exactly so many, also among equals."""
+    order = jnp.argsort(values, axis=1)
+    first = jnp.arange(values.shape[1]) < count[:, None]
+    return jnp.put_along_axis(jnp.zeros_like(first), order, first, axis=1, inplace=False)

@@ -1,0 +1,349 @@
+"""A model that fills in masked video tokens: how it is trained and how it samples.
+
+Phenaki sec. 2.2 and B.3; MaskGIT (2202.04200).
+
+    training    ⌈γ(u) N⌉ of the N valid tokens are masked,  u ~ U(0, 1)
+                loss = mean over the masked tokens of an example of -Σ_k q_k log p_k,
+                q_k = (1 - s) [k is the token] + s/K;  then the mean over the batch
+    sampling    parallel decoding (`decoding`) with the guided logits (1 + λ) l(text) - λ l(no text)
+
+A batch holds videos, which a frozen tokenizer turns into tokens, or tokens made beforehand. Where
+the "clip" is a set of images (`independent_frames`), its first frame alone is used: only the tokens
+of the first time step exist then, for the masking, for the attention and for the loss. The text of
+an example is dropped with a fixed rate, tokens and mask together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vidgen.diffusion.guidance import GuidanceSpec, guide, pair
+from vidgen.phenaki import decoding, generation, token_batch
+from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
+from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
+from vidgen.types import (
+    Frozen,
+    Known,
+    Mean,
+    Metrics,
+    Params,
+    TextEmbedding,
+    TokenBatch,
+    VideoBatch,
+    VideoShape,
+    null_text,
+)
+
+
+@runtime_checkable
+class TokenNetwork(Protocol):
+    """A Linen module over tokens, phenaki/maskgit.py: a pair of pure functions, and its sizes."""
+
+    codes: int
+    cross: bool
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Params:
+        """Fresh parameters."""
+        ...
+
+    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:
+        """The output for (tokens, text, valid=..., train=...)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedVideoModel:
+    """The transformer of Phenaki; satisfies the trainer's `Model`.
+
+    Attributes:
+      name: its name and its gin scope.
+      shape: the clip it generates.
+      tokenizer: makes the tokens; its parameters are `frozen["tokenizer"]`, read for videos only.
+      network: a `MaskGIT`.
+      batches: what it trains on, "videos" or "tokens" made beforehand.
+      schedule: γ, one of `decoding.MASK_SCHEDULES`. MaskGIT's best is the cosine; Phenaki follows
+        MaskGIT and names none.
+      min_mask_rate: smallest share of tokens that is masked in training. FSQ (2309.15505) finds
+        0.45 more stable; 0 is Phenaki.
+      label_smoothing: s. MaskGIT 0.1, MAGVIT 0.0001, Phenaki prints none.
+      text_drop_rate: share of training examples that lose their text (Phenaki: 0.1).
+      sampler: how it samples.
+      guidance: λ, in its `weight` (and `low`, at every second step); nothing is thresholded.
+        Phenaki takes 0.1, 6 and 12. [guess] Its formula is not printed; 0.1 makes sense in this.
+      published_parameters: size in the paper, for `vidgen plan`; None where there is none.
+    """
+
+    name: str = "maskgit"
+    shape: VideoShape
+    tokenizer: Tokenizer
+    network: TokenNetwork
+    batches: str = "videos"
+    schedule: str = "cosine"
+    min_mask_rate: float = 0.0
+    label_smoothing: float = 0.0
+    text_drop_rate: float = 0.1
+    sampler: DecodingSpec = DecodingSpec()
+    guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
+    published_parameters: float | None = None
+
+    def __post_init__(self) -> None:
+        decoding.mask_schedule(self.schedule)
+        if self.batches not in BATCHES:
+            raise ValueError(
+                f"MaskedVideoModel.batches is {self.batches!r}; choose one of {BATCHES}."
+            )
+        for name in ("min_mask_rate", "label_smoothing", "text_drop_rate"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"MaskedVideoModel.{name} is {value}; it must be in [0, 1].")
+        if self.network.codes != self.tokenizer.codes:
+            raise ValueError(
+                f"the network has {self.network.codes} codes and the tokenizer "
+                f"{self.tokenizer.codes}; set network.codes to the latter."
+            )
+        if not self.network.cross and not self.guidance.is_unguided:
+            raise ValueError(
+                f"GuidanceSpec.weight is {self.guidance.weight}, but the network reads no text "
+                "(cross=False); set it to 0."
+            )
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for an unknown one."""
+        return self.network.codes
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The tokens of a clip of `shape`, (time, rows, columns)."""
+        return self.tokenizer.grid(self.shape.frames, self.shape.height, self.shape.width)
+
+    def batch_spec(
+        self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
+    ) -> VideoBatch | TokenBatch:
+        """The shapes of a training batch; images in a clip may each have a caption of their own."""
+        text = (text_length, text_dim)
+        return token_batch.spec_of(
+            self.batches,
+            batch_size,
+            shape=self.shape,
+            grid=self.grid,
+            text=text if captions_per_clip == 1 else (captions_per_clip, *text),
+        )
+
+    # ---- training ----------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
+        """Fresh parameters, boxed with their logical axis names."""
+        grid = token_batch.grid_of(batch, self.tokenizer)
+        tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
+        return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
+
+    def loss(
+        self,
+        params: Params,
+        frozen: Frozen,
+        batch: VideoBatch | TokenBatch,
+        key: Key[Array, ""],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The cross-entropy of the masked tokens, and how often the likeliest code is right."""
+        mask_key, drop_key, dropout_key = jax.random.split(key, 3)
+        tokens, valid = token_batch.tokens_of(batch, self.tokenizer, frozen)
+        masked = self.masked(mask_key, valid)
+        text, dropped = token_batch.drop_text(drop_key, batch.text, self.text_drop_rate)
+        logits = self.network.apply(
+            params,
+            jnp.where(masked, self.mask_id, tokens),
+            text,
+            valid=valid,
+            train=train,
+            rngs={"dropout": dropout_key} if train else None,
+        )
+        error = self._error(logits, tokens)
+        right = mean_where(jnp.argmax(logits, axis=-1) == tokens, masked)
+        share = mean_where(masked, valid)
+        error = mean_where(error, masked)
+        many = share > 0.5
+        return jnp.mean(error), {
+            "accuracy": Mean.of(right),
+            "masked": Mean.of(share),
+            "text_dropped": Mean.of(dropped),
+            "loss_many_masked": Mean.of(error, many),
+            "loss_few_masked": Mean.of(error, ~many),
+        }
+
+    def masked(
+        self, key: Key[Array, ""], valid: Bool[Array, "b gt gh gw"]
+    ) -> Bool[Array, "b gt gh gw"]:
+        """The tokens to mask."""
+        flat = decoding.training_mask(
+            key,
+            valid.reshape(len(valid), -1),
+            schedule=self.schedule,
+            min_rate=self.min_mask_rate,
+        )
+        return flat.reshape(valid.shape)
+
+    def _error(
+        self, logits: Float[Array, "b gt gh gw k"], tokens: Int[Array, "b gt gh gw"]
+    ) -> Float[Array, "b gt gh gw"]:
+        """-Σ_k q_k log p_k at every position."""
+        logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+        of_token = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
+        s = self.label_smoothing
+        return -(1 - s) * of_token - (s * jnp.mean(logp, axis=-1) if s else 0.0)
+
+    # ---- sampling ----------------------------------------------------------------------------
+
+    def logits_fn(
+        self,
+        params: Params,
+        text: TextEmbedding,
+        grid: tuple[int, ...],
+        *,
+        valid: Bool[Array, "b gt gh gw"] | None = None,
+    ) -> LogitsFn:
+        """What decoding sees: the guided logits of flat tokens.
+
+        Guidance evaluates both halves in one batch of twice the size; without guidance the network
+        is evaluated once, and its conditional logits are returned bit for bit.
+        """
+        text = clip_text(text)
+        if self.guidance.is_unguided:
+            return jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
+        text = pair(text, null_text(text))
+        valid = None if valid is None else pair(valid, valid)
+        logits = jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
+        weights = jnp.asarray(self.guidance.weights(self.sampler.steps))
+        return jax.tree_util.Partial(_guided, logits, weights)
+
+    def sample_tokens(
+        self,
+        params: Params,
+        text: TextEmbedding,
+        tokens: Int[Array, "b gt gh gw"],
+        known: Bool[Array, "b gt gh gw"],
+        keys: Key[Array, "b"],
+        *,
+        valid: Bool[Array, "b gt gh gw"] | None = None,
+        scores_fn: ScoresFn | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Int[Array, "b gt gh gw"]:
+        """Tokens for `text`: those of `tokens` where `known`, sampled elsewhere.
+
+        Each clip depends on its own text, key and known tokens alone. Any grid up to the network's
+        largest will do.
+
+        Args:
+          params: of the network.
+          text: one prompt a clip.
+          tokens: read where `known` only.
+          known: what stays.
+          keys: one a clip.
+          valid: False on positions that do not exist; they come out as they went in.
+          scores_fn: a critic (phenaki/critic.py).
+          on_step: called after every step; see `decoding.parallel_decode`.
+        """
+        grid, b = tokens.shape[1:], len(tokens)
+        known = known if valid is None else known | ~valid
+        found = decoding.parallel_decode(
+            self.logits_fn(params, text, grid, valid=valid),
+            tokens=tokens.reshape(b, -1),
+            known=known.reshape(b, -1),
+            mask_id=self.mask_id,
+            keys=keys,
+            spec=self.sampler,
+            scores_fn=scores_fn,
+            on_step=on_step,
+        )
+        return found.reshape(tokens.shape)
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """The models whose parameters `loss` finds in `frozen`."""
+        return {"tokenizer": self.tokenizer}
+
+    def joined(self, params: Params, frozen: Frozen) -> Params:
+        """What `generate` takes: the network's own parameters, and those of its tokenizer.
+
+        Raises:
+          ValueError: the latter are missing.
+        """
+        if "tokenizer" not in (frozen or {}):
+            raise ValueError("the tokenizer's weights are missing; set FROZEN (TOKENIZER_DIR).")
+        return {"maskgit": params, "tokenizer": frozen["tokenizer"]}
+
+    def generate(
+        self,
+        params: Params,
+        text: TextEmbedding,
+        low_res: None,
+        keys: Key[Array, "b"],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        known: Known | None = None,
+    ) -> Float[Array, "b t h w c"]:
+        """Videos for `text`, with the content that is known (phenaki/generation.py).
+
+        `params` are `joined`; there is no low-resolution video to start from.
+        """
+        if low_res is not None:
+            raise ValueError("the transformer makes video from text and known frames alone.")
+        return generation.generate(self, params, text, keys, on_step=on_step, known=known)
+
+    @property
+    def input_shape(self) -> None:
+        """It starts from text alone."""
+
+    @property
+    def patch_time(self) -> int:
+        """Frames of a time step after the first; known beginnings have 1 + a multiple of them."""
+        return self.tokenizer.frames_of(2) - 1
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one clip."""
+        return self.sampler.steps * (1 if self.guidance.is_unguided else 2)
+
+    def step_spec(
+        self, params: Params, batch_size: int, text_length: int, text_dim: int
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The program that sampling runs at every step, and the shapes of its arguments.
+
+        The ShapeDtypeStructs of `params` are among them as they are, with their shardings.
+        """
+        batch = self.batch_spec(batch_size, text_length, text_dim)
+        logits_fn = jax.eval_shape(lambda p, t: self.logits_fn(p, t, self.grid), params, batch.text)
+        leaves, tree = jax.tree.flatten(logits_fn)
+        own = jax.tree.leaves(params)  # the first of what the function holds
+        logits_fn = tree.unflatten([*own, *leaves[len(own) :]])
+        size = (batch_size, math.prod(self.grid))
+        return decoding.step_spec(logits_fn, size, mask_id=self.mask_id, spec=self.sampler)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Logits:
+    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
+
+    network: TokenNetwork
+    grid: tuple[int, ...]
+
+    def __call__(self, params, text, valid, tokens, step):
+        del step
+        out = self.network.apply(
+            params, tokens.reshape(-1, *self.grid), text, valid=valid, train=False
+        )
+        return out.reshape(*tokens.shape, -1)
+
+
+def _guided(logits_fn, weights, tokens, step):
+    both = logits_fn(pair(tokens, tokens), step).astype(jnp.float32)
+    return guide(both[0::2], both[1::2], weights[step])

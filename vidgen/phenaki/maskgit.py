@@ -1,0 +1,189 @@
+"""The networks over video tokens: one that fills in masked tokens, one that judges filled ones.
+
+Phenaki sec. 2.2 and Table 7, MaskGIT (2202.04200), Token-Critic (2209.04439).
+
+    x = E[token] + P_time[i] + P_row[j] + P_column[k]      tokens in raster order, time first
+    x = transformer(x, text)                               every token sees every token
+    logits = E norm(gelu(W x)) + bias                      E without its mask row
+
+Position features, the normalisation of the text and the output head are not published. [guess]
+Learned positions, factorised by axis so that a smaller grid is a part of the largest; the text
+through a LayerNorm; MaskGIT's head, whose last matrix is the embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vidgen.nn import axes
+from vidgen.nn.transformer import Transformer
+from vidgen.types import TextEmbedding
+
+_AXES = ("time", "row", "column")
+_INIT = nn.initializers.truncated_normal(0.02)  # MaskGIT
+
+
+class TokenNetwork(nn.Module):
+    """What both networks share: their settings, the embedding and the transformer.
+
+    Attributes:
+      codes: size of the codebook; the token `codes` is the mask.
+      grid: the largest grid of tokens, (time, rows, columns).
+      layers: transformer blocks.
+      width: features of a token.
+      heads: attention heads.
+      mlp: hidden width of the feed-forward branch.
+      dropout: rate in training.
+      cross: whether it reads text.
+      remat: whether the backward pass computes each block again.
+      unroll: whether the blocks are unrolled when compiled.
+      dtype: of the computation; parameters, norms and logits are float32.
+    """
+
+    codes: int = 8192
+    grid: tuple[int, int, int] = (6, 16, 16)
+    layers: int = 24
+    width: int = 2048
+    heads: int = 32
+    mlp: int = 8192
+    dropout: float = 0.0
+    cross: bool = True
+    remat: bool = False
+    unroll: bool = False
+    dtype: Any = "float32"
+
+    def _features(
+        self,
+        tokens: Int[Array, "b gt gh gw"],
+        text: TextEmbedding | None,
+        valid: Bool[Array, "b gt gh gw"] | None,
+        train: bool,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "k d"]]:
+        """Features of every token after the transformer, and the embedding of all tokens."""
+        self._check(tokens, text)
+        names, size = ("codes", "embed"), (self.codes + 1, self.width)
+        table = self.param("embedding", axes.partitioned(_INIT, names), size, jnp.float32)
+        mask = None
+        if valid is not None:
+            tokens = jnp.where(valid, tokens, self.codes)
+            mask = valid.reshape(len(tokens), 1, 1, -1)
+        x = jnp.asarray(table)[tokens] + self._positions(tokens.shape[1:])
+        x = x.reshape(len(x), -1, self.width)
+        if self.dropout and train:
+            x = nn.Dropout(self.dropout, deterministic=False)(x)
+        transformer = Transformer(
+            self.layers,
+            self.heads,
+            self.mlp,
+            cross=self.cross,
+            dropout=self.dropout,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name="transformer",
+        )
+        x = axes.constrain(x.astype(self.dtype), "batch", None, "channels")
+        x, _ = transformer(x, mask=mask, train=train, **self._text(text))
+        return x, jnp.asarray(table)
+
+    def _positions(self, grid: tuple[int, ...]) -> Float[Array, "gt gh gw d"]:
+        """The sum of one learned vector an axis."""
+        total = jnp.zeros((1, 1, 1, self.width))
+        init = axes.partitioned(_INIT, ("positions", "embed"))
+        for axis, name in enumerate(_AXES):
+            size = (self.grid[axis], self.width)
+            table = jnp.asarray(self.param(f"{name}_positions", init, size, jnp.float32))
+            shape = [1, 1, 1, self.width]
+            shape[axis] = grid[axis]
+            total = total + table[: grid[axis]].reshape(shape)
+        return total
+
+    def _text(self, text: TextEmbedding | None) -> dict[str, Any]:
+        """What the transformer is told of the text."""
+        if not self.cross or text is None:
+            return {}
+        tokens = _norm("text_norm", self.dtype, "text")(text.tokens)
+        return {"text": tokens, "text_mask": text.mask}
+
+    def _head(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The features that the output is read from."""
+        names = ("embed", "mlp")
+        x = nn.gelu(axes.dense(self.width, names, name="head", dtype=self.dtype)(x))
+        return _norm("head_norm", self.dtype, "norm")(x)
+
+    def _check(self, tokens: Array, text: TextEmbedding | None) -> None:
+        if any(have > most for have, most in zip(tokens.shape[1:], self.grid, strict=True)):
+            raise ValueError(
+                f"a grid of {_by(tokens.shape[1:])} tokens is larger than the {_by(self.grid)} "
+                f"that {type(self).__name__}.grid allows; take a smaller clip or a larger grid."
+            )
+        if self.cross and text is None:
+            raise ValueError(f"{type(self).__name__} reads text (cross=True) and got none.")
+
+
+class MaskGIT(TokenNetwork):
+    """Logits of every token of a clip, from those that are not masked and the text.
+
+    The attributes are those of Phenaki's main model, of 1.8 billion parameters with text states of
+    width 4096; see `TokenNetwork`.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b gt gh gw"],
+        text: TextEmbedding | None,
+        *,
+        valid: Bool[Array, "b gt gh gw"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b gt gh gw {self.codes}"]:
+        """Fill in the masked tokens.
+
+        Args:
+          tokens: codes, and `self.codes` where they are masked.
+          text: one prompt a clip; padding is never attended to.
+          valid: False on positions that do not exist: no other sees them.
+          train: whether dropout acts.
+        """
+        x, table = self._features(tokens, text, valid, train)
+        x, table = self._head(x), table[: self.codes].astype(self.dtype)
+        bias = axes.partitioned(nn.initializers.zeros_init(), ("codes",))
+        bias = self.param("bias", bias, (self.codes,), jnp.float32)
+        logits = jnp.einsum("bnd,kd->bnk", x, table, preferred_element_type=jnp.float32)
+        return (logits + jnp.asarray(bias)).reshape(*tokens.shape, self.codes)
+
+
+class TokenCritic(TokenNetwork):
+    """Log-odds that each token of a filled clip is real and not sampled; see `TokenNetwork`."""
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b gt gh gw"],
+        text: TextEmbedding | None,
+        *,
+        valid: Bool[Array, "b gt gh gw"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b gt gh gw"]:
+        """Judge every token; arguments as those of `MaskGIT`."""
+        x, _ = self._features(tokens, text, valid, train)
+        out = axes.dense(1, ("embed", "codes"), name="out", scale=0.0, dtype="float32")
+        return out(self._head(x)).reshape(tokens.shape)
+
+
+def _norm(name: str, dtype: Any, axis: str) -> nn.LayerNorm:
+    """LayerNorm with float32 statistics and result `dtype`."""
+    return nn.LayerNorm(
+        dtype=dtype,
+        scale_init=axes.partitioned(nn.initializers.ones_init(), (axis,)),
+        bias_init=axes.partitioned(nn.initializers.zeros_init(), (axis,)),
+        name=name,
+    )
+
+
+def _by(grid: tuple[int, ...]) -> str:
+    return "x".join(map(str, grid))

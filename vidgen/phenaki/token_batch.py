@@ -1,0 +1,129 @@
+"""What the networks over tokens train on: the tokens of a batch, those that exist, and its text.
+
+Where the "clip" is a set of images (`independent_frames`), its first frame alone is used: only the
+tokens of the first time step exist (Phenaki sec. B.3: of an image, loss on its own tokens only).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vidgen.diffusion.schedules import expand
+from vidgen.types import (
+    Frozen,
+    Params,
+    TextEmbedding,
+    TokenBatch,
+    VideoBatch,
+    VideoShape,
+    null_text,
+)
+
+BATCHES = ("videos", "tokens")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What turns videos into tokens: phenaki/tokenizer.py."""
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        ...
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The tokens of a clip, (time, rows, columns)."""
+        ...
+
+    def frames_of(self, steps: int) -> int:
+        """The frames of so many time steps of tokens."""
+        ...
+
+    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
+        """The tokens of `video`; those of the first time step are of the first frame alone."""
+        ...
+
+
+def spec_of(
+    batches: str,
+    batch_size: int,
+    *,
+    shape: VideoShape,
+    grid: tuple[int, int, int],
+    text: tuple[int, ...],
+) -> VideoBatch | TokenBatch:
+    """The shapes of a training batch.
+
+    Args:
+      batches: "videos" or "tokens".
+      batch_size: b.
+      shape: of a clip.
+      grid: of its tokens.
+      text: the axes of the text after the batch, (s, d) or (t, s, d).
+    """
+    spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+    texts = TextEmbedding(
+        tokens=spec((batch_size, *text), jnp.float32),
+        mask=spec((batch_size, *text[:-1]), jnp.bool_),
+    )
+    independent = spec((batch_size,), jnp.bool_)
+    if batches == "tokens":
+        tokens = spec((batch_size, *grid), jnp.int32)
+        return TokenBatch(tokens=tokens, text=texts, independent_frames=independent)
+    video = spec((batch_size, *shape.thwc), jnp.float32)
+    return VideoBatch(video=video, text=texts, independent_frames=independent)
+
+
+def grid_of(batch: VideoBatch | TokenBatch, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The token grid of a batch, (time, rows, columns)."""
+    if isinstance(batch, TokenBatch):
+        return batch.tokens.shape[1:]
+    return tokenizer.grid(*batch.video.shape[1:4])
+
+
+def tokens_of(
+    batch: VideoBatch | TokenBatch, tokenizer: Tokenizer, frozen: Frozen
+) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
+    """The tokens of a batch, and which of them exist; where none does, the token is 0.
+
+    Videos are encoded with the parameters `frozen["tokenizer"]`.
+    """
+    if isinstance(batch, TokenBatch):
+        tokens = batch.tokens
+    else:
+        tokens = jax.lax.stop_gradient(tokenizer.encode(frozen["tokenizer"], batch.video))
+    first = (jnp.arange(tokens.shape[1]) == 0)[None, :, None, None]
+    valid = jnp.broadcast_to(first | ~expand(batch.independent_frames, tokens), tokens.shape)
+    return jnp.where(valid, tokens.astype(jnp.int32), 0), valid
+
+
+def clip_text(text: TextEmbedding) -> TextEmbedding:
+    """One prompt a clip; of captions for each frame, that of the first."""
+    if text.mask.ndim == 2:
+        return text
+    return TextEmbedding(tokens=text.tokens[:, 0], mask=text.mask[:, 0])
+
+
+def drop_text(
+    key: Key[Array, ""], text: TextEmbedding, rate: float
+) -> tuple[TextEmbedding, Bool[Array, "b"]]:
+    """One prompt a clip, null for a share `rate` of them, and for which."""
+    text = clip_text(text)
+    dropped = jax.random.bernoulli(key, rate, text.mask.shape[:1])
+    kept = jax.tree.map(
+        lambda null, x: jnp.where(expand(dropped, x), null, x), null_text(text), text
+    )
+    return kept, dropped
+
+
+def mean_where(
+    values: Float[Array, "b *x"] | Bool[Array, "b *x"], counted: Bool[Array, "b *x"]
+) -> Float[Array, "b"]:
+    """The mean of each example over the positions that are `counted`."""
+    axes = tuple(range(1, values.ndim))
+    total = jnp.sum(jnp.where(counted, values, 0), axis=axes, dtype=jnp.float32)
+    return total / jnp.maximum(jnp.sum(counted, axis=axes), 1)

@@ -1,0 +1,227 @@
+"""The terms of the tokenizer's two losses, one value an example (Phenaki B.1), and their weights.
+
+    L_IP, L_VP    distances of frames and of clips in the features of frozen networks
+    L_Adv, L_D    the game with the discriminator, phenaki/adversarial.py
+
+Where the "clip" is a set of images (`independent_frames`), its first frame alone counts. It is
+shown to all that looks at frames as a clip that stands still, so every example weighs the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vidgen.diffusion.schedules import expand
+from vidgen.phenaki import adversarial
+from vidgen.types import Frozen, Params
+
+log = logging.getLogger(__name__)
+
+NETWORKS = ("image_perceptual", "video_perceptual")
+_LOWEST_ERROR = 1e-10  # of the PSNR, which ends there, at 106 dB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the terms; those of the generator are Phenaki's (B.1).
+
+    Attributes:
+      vq: the quantizer's own loss.
+      l2: mean squared error.
+      adversarial: the generator's part of the game with the discriminator.
+      image_perceptual: distance of frames in features.
+      video_perceptual: distance of clips in features.
+      r1: half the squared gradient of the discriminator on real clips. [guess] 10, which MaskGIT
+        and MAGVIT use; Phenaki names no penalty.
+      lecam: ties logits to the moving averages of the other kind; 0 keeps no averages (MAGVIT-v2:
+        0.001).
+    """
+
+    vq: float = 1.0
+    l2: float = 1.0
+    adversarial: float = 0.1
+    image_perceptual: float = 0.1
+    video_perceptual: float = 1.0
+    r1: float = 10.0
+    lecam: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                value = getattr(self, field.name)
+                raise ValueError(f"LossWeights.{field.name} is {value}; it must be >= 0.")
+
+    def total(self, terms: Mapping[str, Float[Array, "b"]]) -> Float[Array, "b"]:
+        """The weighted sum of terms by name; a name without a weight counts fully."""
+        parts = [getattr(self, name, 1.0) * term for name, term in terms.items()]
+        return functools.reduce(jnp.add, parts)
+
+
+@runtime_checkable
+class FrameDistance(Protocol):
+    """How far images are apart in the features of a frozen network.
+
+    `required` False lets training go on where the weights of the network cannot be had.
+    """
+
+    required: bool
+
+    def load(self) -> Params:
+        """The weights; FileNotFoundError where they cannot be had."""
+        ...
+
+    def __call__(
+        self, params: Params, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"]
+    ) -> Float[Array, "n"]:
+        """The distance of each pair, of images in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class ClipDistance(Protocol):
+    """How far clips are apart in the features of a frozen network; see `FrameDistance`."""
+
+    required: bool
+
+    def load(self) -> Params:
+        """The weights; FileNotFoundError where they cannot be had."""
+        ...
+
+    def __call__(
+        self, params: Params, a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]
+    ) -> Float[Array, "b"]:
+        """The distance of each pair, of clips in [-1, 1]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenNetworks:
+    """Loads the perceptual networks of a tokenizer, for `Train.frozen`.
+
+    Attributes:
+      model: the `VideoTokenizer` that is trained.
+    """
+
+    model: Any
+
+    def __call__(self) -> Frozen:
+        """The weights by name.
+
+        Raises:
+          FileNotFoundError: weights that are required cannot be had.
+        """
+        found = {}
+        for name in NETWORKS:
+            distance = getattr(self.model, name)
+            if distance is None:
+                continue
+            try:
+                found[name] = distance.load()
+            except FileNotFoundError as error:
+                if distance.required:
+                    raise
+                if jax.process_index() == 0:
+                    log.warning("training goes on without the loss %s: %s", name, error)
+        return found
+
+
+def perceptual_terms(
+    distances: Mapping[str, Any],
+    frozen: Frozen,
+    real: Float[Array, "b t h w c"],
+    fake: Float[Array, "b t h w c"],
+    independent_frames: Bool[Array, "b"],
+) -> dict[str, Float[Array, "b"]]:
+    """The distances in features, by name; between clips that stand still it is 0.
+
+    Args:
+      distances: a `FrameDistance` "image_perceptual" and a `ClipDistance` "video_perceptual", or
+        None.
+      frozen: their weights, from `FrozenNetworks`.
+      real: the clips.
+      fake: their reconstructions.
+      independent_frames: which of the clips stand still.
+
+    Raises:
+      ValueError: `frozen` lacks a network that is required.
+    """
+    terms = {}
+    if (frames := _with_weights("image_perceptual", distances, frozen)) is not None:
+        a, b = (x.reshape(-1, *x.shape[2:]) for x in (real, fake))
+        terms["image_perceptual"] = jnp.mean(frames(a, b).reshape(real.shape[:2]), axis=1)
+    if (clips := _with_weights("video_perceptual", distances, frozen)) is not None:
+        terms["video_perceptual"] = jnp.where(independent_frames, 0.0, clips(real, fake))
+    return terms
+
+
+def _with_weights(name: str, distances: Mapping[str, Any], frozen: Frozen) -> Any:
+    """A distance that has its weights, or None; a plan leaves it out by None for weights."""
+    distance = distances[name]
+    if distance is None:
+        return None
+    if name in (frozen or {}):
+        weights = frozen[name]
+        return None if weights is None else functools.partial(distance, weights)
+    if distance.required:
+        raise ValueError(
+            f"the tokenizer has a loss {name} but was not given its network; set Train.frozen to "
+            "tokenizer_losses.FrozenNetworks, or the loss to None."
+        )
+    return None
+
+
+def adversarial_terms(
+    discriminator: Any,
+    params: Params,
+    real: Float[Array, "b t h w c"],
+    fake: Float[Array, "b t h w c"],
+    *,
+    r1: bool,
+) -> tuple[dict[str, Float[Array, "b"]], dict[str, Float[Array, "b n"]]]:
+    """The terms of both players, and the logits of "real" and "fake".
+
+    "adversarial" has a gradient for the reconstructions alone, the others for the discriminator
+    alone.
+
+    Args:
+      discriminator: the module.
+      params: of the tokenizer; LeCam is a term where it has "anchors".
+      real: the clips.
+      fake: their reconstructions.
+      r1: whether R1 is a term.
+    """
+    stop = jax.lax.stop_gradient
+    judge = functools.partial(discriminator.apply, params["discriminator"])
+    against = discriminator.apply(stop(params["discriminator"]), fake)
+    logits = {"real": judge(real), "fake": judge(stop(fake))}
+    terms = {
+        "adversarial": adversarial.generator_loss(against),
+        "discriminator": adversarial.discriminator_loss(**logits),
+    }
+    if r1:
+        terms["r1"] = adversarial.r1_penalty(judge, real)
+    if "anchors" in params:
+        terms["lecam"] = adversarial.lecam_penalty(**logits, anchors=params["anchors"])
+    return terms, logits
+
+
+def as_stills(
+    video: Float[Array, "b t h w c"], independent_frames: Bool[Array, "b"]
+) -> Float[Array, "b t h w c"]:
+    """`video` with the first frame in place of all others where frames are unrelated images."""
+    return jnp.where(expand(independent_frames, video), video[:, :1], video)
+
+
+def psnr(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, "b"]:
+    """Peak signal-to-noise ratio in dB of clips in [-1, 1] (peak 2), after clipping to that."""
+    square = (jnp.clip(a, -1, 1) - jnp.clip(b, -1, 1)) ** 2
+    error = jnp.mean(square, axis=(1, 2, 3, 4))
+    return 10.0 * jnp.log10(4.0 / jnp.maximum(error, _LOWEST_ERROR))

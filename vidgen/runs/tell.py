@@ -1,0 +1,214 @@
+"""A story to a film of any length, segment by segment, each going on from the one before.
+
+A segment depends on (seed, its number, its prompts, settings) and on the film's last frames: its
+key is fold_in(key(seed), draw). The film grows on the disk as segments finish, memory does not; one
+that was stopped goes on with the same command, and comes out as if it had not been.
+
+In a transition the text is Σ w·tokens over the prompts, attended to wherever one of them has a
+token. [guess] Phenaki does not say how it passes from one prompt to the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from vidgen.data.footage import FootageError, open_footage
+from vidgen.runs import per_stage, story_plan
+from vidgen.runs.film import Film
+from vidgen.runs.film_progress import FilmProgress
+from vidgen.runs.per_stage import PerStage
+from vidgen.runs.stages import Sampling, Stage
+from vidgen.runs.story_plan import Segment
+from vidgen.runs.story_script import FirstFrames, Story
+from vidgen.types import Known, Params, TextEmbedding
+
+log = logging.getLogger(__name__)
+
+CONTEXT_FRAMES = 5  # what Phenaki usually takes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tell:
+    """The run mode of `vidgen generate --story`.
+
+    Attributes:
+      stage: what makes the clips; its model must keep known frames.
+      narrate: slides the context along (phenaki/story.py).
+      story: what to tell.
+      output: file to write; its suffix is the format.
+      seed: of scenes whose story names none.
+      context_frames: last frames of the film that a segment knows; the model takes some numbers
+        only, and says which.
+      first: a picture or a video that the film goes on from.
+      sampling: what of the model's own sampling is replaced; a scene may replace it again.
+      checkpoint_step: which checkpoint; None is the last.
+      restart: throw away an unfinished film of that name.
+    """
+
+    stage: Stage
+    narrate: Callable[..., Any]
+    story: Story
+    output: str = "film.mp4"
+    seed: int = 0
+    context_frames: int = CONTEXT_FRAMES
+    first: FirstFrames | None = None
+    sampling: Sampling = Sampling()
+    checkpoint_step: int | PerStage | None = None
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
+        _ = self.segments  # a story that does not fit is told before anything is loaded
+        for segment in self.segments:
+            self._model_of(segment)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The model with the sampling asked for."""
+        return self.sampling.apply(self.stage.model)
+
+    @functools.cached_property
+    def segments(self) -> list[Segment]:
+        """The parts that are made one after the other."""
+        shape = self.model.shape
+        given = 0 if self._beginning is None else len(self._beginning)
+        return story_plan.plan(
+            self.story,
+            shape.frames,
+            self.context_frames,
+            getattr(self.model, "patch_time", 1),
+            shape.fps,
+            given_frames=given,
+            seed=self.seed,
+        )
+
+    @functools.cached_property
+    def _beginning(self) -> Float[np.ndarray, "k h w c"] | None:
+        """The frames that the film goes on from."""
+        first = self.first or self.story.first
+        if first is None:
+            return None
+        shape = self.model.shape
+        try:
+            footage = open_footage(first.path).at_rate(shape.fps)
+            count = 1 if footage.is_still else self.context_frames
+            end = footage.frames_at(shape.fps) if first.end is None else first.end
+            begin = 0 if footage.is_still else max(end - count, first.start, 0)
+            part = dataclasses.replace(shape, frames=count)
+            return footage.read(part, 0.0 if footage.is_still else begin / shape.fps)
+        except FootageError as error:
+            raise ValueError(f"the film cannot begin with {error}") from error
+
+    def __call__(self) -> Path:
+        """Makes the film, or the rest of it; returns its file."""
+        self.stage.check(self._step)
+        with self.film() as film:
+            self.fill(film)
+            path = film.finish()
+        print(path, flush=True)
+        shape, frames = self.model.shape, self.segments[-1].end_frame
+        log.info(
+            "%d scene(s), %d frames of %dx%d at %g fps, %.2f s",
+            *(len(self.story.scenes), frames, shape.height, shape.width),
+            *(shape.fps, frames / shape.fps),
+        )
+        return path
+
+    @property
+    def _step(self) -> int | None:
+        return per_stage.value(self.checkpoint_step, self.model.name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the film depends on."""
+        first = self.first and dataclasses.asdict(self.first)
+        return {
+            "story": self.story.identity(),
+            "model": {"folder": str(Path(self.stage.model_dir).resolve()), "step": self._step},
+            "settings": {
+                "seed": self.seed,
+                "context": self.context_frames,
+                "first": first,
+                "sampler": repr(self.model.sampler),
+                "guidance": repr(getattr(self.model, "guidance", None)),
+            },
+        }
+
+    def film(self) -> Film:
+        """The film as far as it is there."""
+        shape = self.model.shape
+        return Film(
+            self.output,
+            fps=shape.fps,
+            height=shape.height,
+            width=shape.width,
+            identity=self.identity,
+            restart=self.restart,
+        )
+
+    def fill(self, film: Film) -> None:
+        """Makes what `film` lacks of its frames."""
+        begin, state = film.resume()
+        if begin == len(self.segments):
+            return
+        if begin:
+            log.info("going on from segment %d of %d", begin + 1, len(self.segments))
+        context = self._beginning if state is None else state["context"]
+        self._make(film, self.stage.load(self._step), begin, context)
+
+    def _make(self, film: Film, params: Params, begin: int, context: np.ndarray | None) -> None:
+        """All segments from number `begin` on."""
+        with FilmProgress(self.segments, begin) as progress:
+
+            def make(segment: Segment, known: Known) -> Any:
+                progress.begin(segment)
+                return self._model_of(segment).generate(
+                    params,
+                    self._text(segment.prompts),
+                    None,
+                    segment_key(segment)[None],
+                    on_step=progress.step,
+                    known=known,
+                )
+
+            for told in self.narrate(
+                self.segments[begin:],
+                make,
+                shape=self.model.shape,
+                context_frames=self.context_frames,
+                context=context,
+            ):
+                film.append(told.segment.index, told.frames, {"context": told.context})
+                progress.end(told.segment)
+
+    def _model_of(self, segment: Segment) -> Any:
+        """The model with the sampling that the scene asks for."""
+        if segment.guidance is None and segment.steps is None:
+            return self.model
+        guidance = None if segment.guidance is None else float(segment.guidance)
+        return Sampling(guidance=guidance, steps=segment.steps).apply(self.model)
+
+    def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding:
+        """One embedding for weighted prompts."""
+        words = [self.stage.text_encoder([prompt]) for prompt, _ in prompts]
+        if len(words) == 1:
+            return words[0]
+        weights = np.array([weight for _, weight in prompts], np.float32)
+        tokens: Any = np.tensordot(weights, np.stack([np.asarray(t.tokens) for t in words]), 1)
+        mask: Any = np.any([np.asarray(text.mask) for text in words], axis=0)
+        return TextEmbedding(tokens=tokens, mask=mask)
+
+
+def segment_key(segment: Segment) -> Key[Array, ""]:
+    """The random key of a segment; see the module docstring."""
+    return jax.random.fold_in(jax.random.key(segment.seed), segment.draw)

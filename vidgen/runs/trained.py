@@ -1,0 +1,103 @@
+"""Trained networks that another model reads and does not change: the tokenizer of a transformer.
+
+model.joined(own parameters, frozen)        what such a model generates with
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.types import Frozen, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Loads {name: averaged weights of a trained model}.
+
+    Attributes:
+      name: what the model that reads them calls them.
+      model: the trained model; its shapes are checked.
+      model_dir: the folder of its training run. Where it is gone, a folder of the same name beside
+        `reader_dir` is tried, so that both can be moved together.
+      reader_dir: the folder of the run that reads it.
+      mesh: devices to lay the weights out over; None is the first device.
+      step: which checkpoint; None is the newest.
+    """
+
+    name: str
+    model: Any
+    model_dir: str
+    reader_dir: str = ""
+    mesh: Partitioner | None = None
+    step: int | None = None
+
+    def __call__(self) -> Frozen:
+        """The weights.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          CheckpointError: it holds another kind or size of model.
+        """
+        return {self.name: restored(self.model, self.folder, self.step, self.mesh)}
+
+    @property
+    def folder(self) -> epath.Path:
+        """Where the weights are."""
+        folder = epath.Path(self.model_dir).expanduser()
+        beside = epath.Path(self.reader_dir).expanduser().parent / folder.name
+        return beside if self.reader_dir and not folder.exists() and beside.exists() else folder
+
+
+def restored(
+    model: Any,
+    model_dir: epath.PathLike,
+    step: int | None = None,
+    mesh: Partitioner | None = None,
+    text: tuple[int, int] = (1, 1),
+) -> Params:
+    """Averaged weights of a checkpoint, checked against the model's own shapes.
+
+    Args:
+      model: with `init` and `batch_spec`.
+      model_dir: the folder of the training run.
+      step: which checkpoint; None is the newest.
+      mesh: devices to lay them out over; None is the first device.
+      text: length and width of an encoded prompt.
+    """
+    boxed = jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
+    shapes = unbox(boxed)
+    if mesh is not None:
+        shapes = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            mesh.param_shardings(boxed),
+        )
+    with Checkpointer(model_dir, read_only=True) as checkpointer:
+        return checkpointer.restore_params(shapes, step)
+
+
+def joined(model: Any, params: Params, frozen: Frozen) -> Params:
+    """What `model` generates with: its own parameters, and those of the networks that it reads."""
+    join = getattr(model, "joined", None)
+    return params if join is None else join(params, frozen)
+
+
+def spec(model: Any) -> Frozen:
+    """The shapes of the networks that the loss of `model` reads, for a plan.
+
+    A model names them in `reads`; where it gives None for one, the plan leaves that one out.
+    """
+    reads = getattr(model, "reads", None)
+    if reads is None:
+        return None
+    return {
+        name: other
+        and unbox(jax.eval_shape(other.init, jax.random.key(0), other.batch_spec(1, 1, 1)))
+        for name, other in reads.items()
+    }
