@@ -16,8 +16,8 @@ line a row, with every single time. float32, batch 2, text of 16 random vectors 
     CPU         CPU time for wall-clock time in the timed calls: with --threads=1, less than 1
                 says that other work had the processor, and that the times are too long
 
-Each row is a process of its own, on as many processors as --threads says: the affinity is set
-before XLA makes its threads, and CPU shows that it holds. PyTorch's counterpart is
+Each row is a process of its own, on as many processors as --threads says (Linux only): the affinity
+is set before XLA makes its threads, and CPU shows that it holds. PyTorch's counterpart is
 torch.set_num_threads(1), and `peak` is ru_maxrss less the resident memory after the imports.
 
 A training step is that of vidgen's trainer: loss, gradient, clipping, AdamW, averaged weights,
