@@ -41,6 +41,14 @@ class Told(NamedTuple):
             assert word in self.err, self.err
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_file():
+    """A process that keeps every program of thousands of tests grows to gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture
 def vidgen(capsys, tmp_path, monkeypatch):
     """Runs a command line in this process, in an empty folder: (status, stdout, stderr)."""
