@@ -77,7 +77,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vidgen", "vidgen.*"]),
-    package_data={"vidgen": ["data/fluent_emoji/*"]},
+    package_data={"vidgen": ["data/fluent_emoji/*", "zoo_models/*/*/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",

@@ -22,7 +22,10 @@ def built(tmp_path_factory):
 
 def test_the_package_holds_configurations_and_data(built):
     configs = {p.relative_to(ROOT) for p in (ROOT / "gin_configs").rglob("*.gin")}
-    assert {p.relative_to(built / "vidgen") for p in built.rglob("*.gin")} == configs
+    here = (built / "vidgen/gin_configs").rglob("*.gin")
+    assert {p.relative_to(built / "vidgen") for p in here} == configs
+    models = {p.relative_to(ROOT) for p in (ROOT / "vidgen/zoo_models").rglob("*.*")}
+    assert {p.relative_to(built) for p in (built / "vidgen/zoo_models").rglob("*.*")} == models
     sprites = {p.name for p in (ROOT / "vidgen/data/fluent_emoji").iterdir()}
     assert {p.name for p in (built / "vidgen/data/fluent_emoji").iterdir()} == sprites
     modules = {p.relative_to(ROOT) for p in (ROOT / "vidgen").rglob("*.py")}

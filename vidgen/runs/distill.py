@@ -28,6 +28,7 @@ from vidgen.runs.warm_start import WarmStart
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import Model, TrainState
 from vidgen.train.trainer import Trainer
+from vidgen.train.weights import open_weights
 from vidgen.types import Frozen
 
 
@@ -101,7 +102,7 @@ class Teacher:
         """{"teacher": parameters}."""
         model: Any = self.trainer.model
         own = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
-        with Checkpointer(self.weights.model_dir, read_only=True) as checkpointer:
+        with open_weights(self.weights.model_dir) as checkpointer:
             abstract = own.abstract_state(self.batch_spec).params
             return {"teacher": checkpointer.restore_params(abstract, self.weights.step)}
 
@@ -195,7 +196,7 @@ class Distill:
                         f"name another MODEL_DIR (or edit {record}, if the teacher only moved)."
                     )
             return int(found["step"])
-        with Checkpointer(self.teacher_dir, read_only=True) as checkpointer:
+        with open_weights(self.teacher_dir) as checkpointer:
             step = checkpointer.latest_step()
         if step is None:
             raise FileNotFoundError(f"TEACHER_DIR {self.teacher_dir} has no checkpoint; train it.")

@@ -3,6 +3,8 @@
 runs/a/{config.gin, checkpoints}                one stage
 runs/c/{base,tsr1,...}/{config.gin, checkpoints}  a cascade
 runs/p/{cvivit,maskgit}/{config.gin, checkpoints}  Phenaki: a tokenizer and a transformer
+
+The models that come with the package lie likewise, with a weight file in the place of checkpoints.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
+from vidgen import zoo
 from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import TextEncoder
 from vidgen.runs.per_stage import PerStage
-from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.partitioning import Partitioner
+from vidgen.train.weights import open_weights
 from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, VideoShape
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,8 @@ class Stage:
     Attributes:
       model: what makes the clips, a `Generator`.
       text_encoder: the one that it was trained with.
-      model_dir: folder of the training run; the averaged weights are read from its checkpoints.
+      model_dir: folder of the training run; the averaged weights are read from its checkpoints, or
+        from its weight file.
       frozen: loads trained networks that the model reads beside its own weights, if there are any.
     """
 
@@ -100,8 +104,8 @@ class Stage:
             raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
 
     def check(self, step: int | None = None) -> None:
-        """Raises FileNotFoundError unless there is a checkpoint (of this step)."""
-        with Checkpointer(self.model_dir, read_only=True) as checkpointer:
+        """Raises FileNotFoundError unless there are weights (of this step)."""
+        with open_weights(self.model_dir) as checkpointer:
             checkpointer.stored_params(step)
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
@@ -174,7 +178,7 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
     """The training folders that are needed, in the order in which they run.
 
     Args:
-      model: the folder of one stage, or of a cascade.
+      model: the folder of one stage, or of a cascade, or a name of the zoo.
       first: name of the first stage to run; None is the first that is there.
       last: name of the last.
 
@@ -182,14 +186,15 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
       FileNotFoundError: there is no trained model.
       ValueError: a stage that is asked for is not there.
     """
-    folder = Path(model).expanduser()
+    folder = zoo.find(model)
     if (folder / "config.gin").is_file():
         return (folder,)
     here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
     if not here:
         raise FileNotFoundError(
             f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
-            f"({', '.join(MODELS)}) in it; name a folder that vidgen train wrote."
+            f"({', '.join(MODELS)}) in it; name a folder that vidgen train wrote, or a model that "
+            f"comes with vidgen ({', '.join(zoo.names())})."
         )
     for flag, name in (("from", first), ("until", last)):
         if name is not None and name not in here:

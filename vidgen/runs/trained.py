@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.weights import open_weights
 from vidgen.types import Frozen, Params
 
 
@@ -78,7 +78,7 @@ def restored(
             shapes,
             mesh.param_shardings(boxed),
         )
-    with Checkpointer(model_dir, read_only=True) as checkpointer:
+    with open_weights(model_dir) as checkpointer:
         return checkpointer.restore_params(shapes, step)
 
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import jax
 
-from vidgen.train.checkpoints import Checkpointer, CheckpointError
+from vidgen.train.checkpoints import CheckpointError
+from vidgen.train.model import named_leaves
+from vidgen.train.weights import open_weights
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """The weights of a checkpoint of another run, for `Train.initial`.
+    """The weights of another run, from its checkpoints or its weight file, for `Train.initial`.
 
     Attributes:
       model_dir: folder of that run; "" keeps the fresh weights.
@@ -45,7 +47,7 @@ class WarmStart:
         if not str(self.model_dir):
             return fresh
         try:
-            with Checkpointer(self.model_dir, read_only=True) as checkpointer:
+            with open_weights(self.model_dir) as checkpointer:
                 wanted = named_leaves(fresh)
                 stored = checkpointer.stored_params(self.step, averaged=self.averaged)
                 self._check_shapes(wanted, named_leaves(stored))
@@ -82,12 +84,6 @@ class WarmStart:
         if unused:
             told += f"; there, but not used: {_listed(unused)}"
         log.info(told)
-
-
-def named_leaves(tree: Params) -> dict[str, Any]:
-    """The leaves of a tree by their path, as in "params/stem/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _map_named(tree: Params, function: Any) -> Params:

@@ -23,7 +23,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vidgen.train import positions
-from vidgen.train.model import TrainState
+from vidgen.train.model import TrainState, named_leaves
 from vidgen.types import Params
 
 
@@ -185,7 +185,7 @@ class Checkpointer:
             abstract = self.stored_params(step, averaged=averaged)
         else:
             self._check_fit(step, item, abstract)
-        restore = ocp.args.StandardRestore(jax.tree.map(_placed, abstract))
+        restore = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
         return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
@@ -236,16 +236,8 @@ class Checkpointer:
         return ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / item)
 
     def _check_fit(self, step: int, item: str, abstract: Params) -> None:
-        stored = _shapes(dict(self._metadata(step, item)))
-        wanted = _shapes(abstract)
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                raise CheckpointError(
-                    f"checkpoint {self.directory / str(step)} does not fit this model: {name} is "
-                    f"{_shape_words(stored.get(name))} there and {_shape_words(wanted.get(name))} "
-                    "here; use the configuration it was trained with (MODEL_DIR/config.gin), or "
-                    "another MODEL_DIR."
-                )
+        stored = dict(self._metadata(step, item))
+        check_shapes(f"checkpoint {self.directory / str(step)}", stored, abstract)
 
     def _own_position(self, step: int, stored: Sequence[Any]) -> Any:
         if len(stored) != jax.process_count():
@@ -267,6 +259,18 @@ class Checkpointer:
             f"cannot write a checkpoint to {self.directory} ({_reason(error)}); {kept}. Make room "
             "there and run the same command again: it goes on from the newest checkpoint."
         )
+
+
+def check_shapes(where: str, stored: Params, wanted: Params) -> None:
+    """Raises CheckpointError, naming `where`, unless all leaves are there in their shapes."""
+    there, here = _shapes(stored), _shapes(wanted)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise CheckpointError(
+                f"{where} does not fit this model: {name} is {_shape_words(there.get(name))} there "
+                f"and {_shape_words(here.get(name))} here; use the configuration it was trained "
+                "with (MODEL_DIR/config.gin), or another MODEL_DIR."
+            )
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
@@ -299,8 +303,8 @@ def _optimizer_item(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
 
-def _placed(x: Any) -> Any:
-    """`x` with a place to load to: its sharding, or else the first device."""
+def placed(x: Any) -> Any:
+    """`x`, a shape, with a place to load to: its sharding, or else the first device."""
     if getattr(x, "sharding", None) is not None:
         return x
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -308,8 +312,7 @@ def _placed(x: Any) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}
+    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
 def _shape_words(shape: tuple[int, ...] | None) -> str:

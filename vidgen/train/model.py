@@ -61,3 +61,9 @@ def ema_update(ema: Params, params: Params, count: Int[Array, ""], decay: float)
     """θ̄ after one more update; the average keeps its own dtype."""
     d = ema_decay_at(count, decay)
     return jax.tree.map(lambda e, p: (e + (1.0 - d) * (p - e)).astype(e.dtype), ema, params)
+
+
+def named_leaves(tree: Params) -> dict[str, Any]:
+    """The leaves of a tree by their path, as in "params/stem/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

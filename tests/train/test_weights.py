@@ -1,0 +1,99 @@
+"""The weight file: how exact it is, what it replaces, and one sentence when it is not whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_training as toy
+
+from vidgen.train import weights
+from vidgen.train.checkpoints import Checkpointer, CheckpointError
+from vidgen.train.model import named_leaves
+
+
+def params(seed=0, hidden=64):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "params": {
+            "conv": {"kernel": (3, 3, 32, hidden), "bias": (hidden,)},
+            "small": {"kernel": (8, 8)},
+            "norm": {"scale": (5000,)},
+        }
+    }
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def test_large_kernels_keep_eight_bits_and_the_rest_all(tmp_path):
+    given = params()
+    weights.write(tmp_path, given, 7)
+    found = weights.open_weights(tmp_path).restore_params()
+    assert jax.tree.structure(found) == jax.tree.structure(given)
+    before, after = named_leaves(given), named_leaves(found)
+    for name in ("params/conv/bias", "params/small/kernel", "params/norm/scale"):
+        np.testing.assert_array_equal(after[name], before[name])
+    kernel = np.asarray(before["params/conv/kernel"])
+    step = np.abs(kernel).max(axis=2, keepdims=True) / 127
+    error = np.abs(np.asarray(after["params/conv/kernel"]) - kernel)
+    assert (error <= step * 0.5001).all()
+    assert error.max() > 0.4 * step.max()  # it is not stored in full
+    assert (tmp_path / weights.FILE).stat().st_size < 1.3 * kernel.size + 4 * 5000 + 4000
+
+
+def test_a_kernel_on_the_grid_is_exact(tmp_path):
+    grid = np.random.default_rng(0).integers(-127, 128, size=(64, 64)).astype(np.float32)
+    grid[0] = 127  # the largest of every column
+    weights.write(tmp_path, {"kernel": jnp.asarray(grid / 127)}, 1)
+    (found,) = jax.tree.leaves(weights.open_weights(tmp_path).restore_params())
+    np.testing.assert_allclose(found, grid / 127, rtol=1e-6)
+    weights.write(tmp_path, {"kernel": jnp.zeros((64, 64))}, 1)
+    assert not np.any(weights.open_weights(tmp_path).restore_params()["kernel"])
+
+
+def test_reads_like_checkpoints(tmp_path):
+    weights.write(tmp_path, params(), 7)
+    with weights.open_weights(tmp_path) as file:
+        assert file.latest_step() == 7
+        spec = file.stored_params(7)
+        assert named_leaves(spec)["params/conv/kernel"].shape == (3, 3, 32, 64)
+        half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), spec)
+        assert {x.dtype.name for x in jax.tree.leaves(file.restore_params(half))} == {"bfloat16"}
+        with pytest.raises(FileNotFoundError, match="no weights of step 8 .* there is 7 alone"):
+            file.restore_params(step=8)
+        other = jax.eval_shape(lambda: params(hidden=32))
+        with pytest.raises(CheckpointError, match=r"conv/bias is \(64,\) there and \(32,\) here"):
+            file.restore_params(other)
+
+
+def test_weights_lie_where_they_are_asked_to(tmp_path):
+    trainer = toy.make_trainer()
+    abstract = trainer.abstract_state(toy.spec()).params
+    state = trainer.init_state(jax.random.key(0), toy.spec())
+    weights.write(tmp_path, state.params, 0)
+    found = weights.open_weights(tmp_path).restore_params(abstract)
+    for wanted, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(found), strict=True):
+        assert leaf.sharding == wanted.sharding
+
+
+def test_checkpoints_come_before_a_weight_file(tmp_path):
+    weights.write(tmp_path, params(), 7)
+    trainer = toy.make_trainer()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(9, trainer.init_state(jax.random.key(0), toy.spec()))
+    with weights.open_weights(tmp_path) as found:
+        assert found.latest_step() == 9
+
+
+def test_what_is_no_weight_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoints"):
+        weights.open_weights(tmp_path)
+    path = weights.write(tmp_path, params(), 7)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole weight file of vidgen .*fetch it again"):
+        weights.open_weights(tmp_path)
+    path.write_text("")
+    with pytest.raises(CheckpointError, match="not a whole weight file"):
+        weights.open_weights(tmp_path)
