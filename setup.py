@@ -77,7 +77,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vidgen", "vidgen.*"]),
-    package_data={"vidgen": ["data/fluent_emoji/*", "zoo_models/*/*/*"]},
+    package_data={"vidgen": ["data/fluent_emoji/*", "text/t5_vocabulary/*", "zoo_models/*/*/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",
@@ -96,6 +96,7 @@ setup(
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "tensorboardX>=2.6.2",
+        "tensorstore>=0.1.70",
         "tokenizers>=0.21",
         "tqdm>=4.66",
     ],

@@ -38,7 +38,7 @@ ALLOWED = {
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md
-    "nn", "text.t5", "imagen.unet", "imagen.blocks",
+    "nn", "text.t5_network", "imagen.unet", "imagen.blocks",
     "phenaki.cvivit", "phenaki.quantizer", "phenaki.discriminator", "phenaki.maskgit",
     "phenaki.conv_tokenizer",
 }  # fmt: skip

@@ -134,7 +134,6 @@ def test_loss_of_the_truth_is_zero(name):
         ("x_mse", lambda snr: 1 / (1 + snr)),  # σ²
         ("min_snr", lambda snr: min(snr, 5) / (1 + snr)),
         ("truncated_snr", lambda snr: max(snr, 1) / (1 + snr)),
-        ("clipped_v_mse", lambda snr: min(1 + snr, 20) / (1 + snr)),
     ],
 )
 def test_weights_relative_to_v_mse(u, weight, factor):

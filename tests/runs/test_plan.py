@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from vidgen.runs.plan import Plan, PlannedModel, TextSize, TextSizeOf, count_by_module
+from vidgen.runs.plan import Plan, PlannedModel, TextSize, count_by_module
 from vidgen.runs.plan_memory import shard_bytes
+from vidgen.text.encoder import NoText
 from vidgen.text.minilm import MiniLM
 from vidgen.train.optimizers import Adafactor, AdamW, LearningRate
 from vidgen.train.partitioning import Partitioner
@@ -67,7 +68,7 @@ def trainer(mesh_shape=(-1, 1, 1), model=None, optimizer=None, **settings) -> Tr
 
 
 def plan(*trainers, batch_size=8, **settings) -> Plan:
-    text = TextSizeOf(length=5, dim=7)
+    text = NoText(length=5, dim=7)
     return Plan(
         trainers=trainers or (trainer(),), text_encoder=text, batch_size=batch_size, **settings
     )
@@ -198,7 +199,7 @@ def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="Plan.batch_size is 0"):
         plan(batch_size=0)
     with pytest.raises(ValueError, match="trainers is empty"):
-        Plan(trainers=(), text_encoder=TextSizeOf(length=1, dim=1), batch_size=1)
+        Plan(trainers=(), text_encoder=NoText(length=1, dim=1), batch_size=1)
     with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
         plan(trainer((2, 1, 1)), batch_size=3).report()
 

@@ -16,7 +16,8 @@ from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.unet import VideoUNet
 from vidgen.nn import axes
 from vidgen.runs import plan_memory, plan_tables
-from vidgen.runs.plan import Plan, TextSizeOf
+from vidgen.runs.plan import Plan
+from vidgen.text.encoder import NoText
 from vidgen.train.optimizers import AdamW, LearningRate
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.trainer import Trainer
@@ -45,7 +46,7 @@ def plan(model, **settings):
         partitioner=Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(1,), device_count=1),
         optimizer=AdamW(learning_rate=LearningRate(peak=1e-3)),
     )
-    text = TextSizeOf(length=3, dim=8)
+    text = NoText(length=3, dim=8)
     return Plan(trainers=[trainer], text_encoder=text, batch_size=1, **settings)
 
 

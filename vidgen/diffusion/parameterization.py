@@ -15,7 +15,6 @@ the network's error by 1/α (22026 at λ = -20) and should not be sampled from p
 A loss weight is a function w_x(λ) on the squared error of x0:
 
     v_mse 1 + SNR · eps_mse SNR · x_mse 1 · min_snr min(SNR, γ) · truncated_snr max(SNR, 1)
-    clipped_v_mse min(1 + SNR, 20)
 
 It is applied to the output's own mean squared error, as the multiplier w_x(λ) k(λ). Both factors
 are kept as logarithms until the end, so neither e^20 nor its rounding error ever meets a small
@@ -266,23 +265,6 @@ class TruncatedSnr:
         return jnp.exp(jnp.maximum(logsnr, 0) + parameterization.log_x0_error(logsnr))
 
 
-@dataclasses.dataclass(frozen=True)
-class ClippedVMse:
-    """w_x = min(1 + SNR, ceiling): v-MSE for networks that output the data, which cannot follow it
-    to where SNR is e^20.
-
-    Attributes:
-      ceiling: largest weight. [guess] 20: beyond SNR 19 noise is no longer seen.
-    """
-
-    ceiling: float = 20.0
-
-    def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """min(1 + SNR, ceiling) k(λ)."""
-        log_weight = jnp.minimum(jnp.logaddexp(logsnr, 0.0), math.log(self.ceiling))
-        return jnp.exp(log_weight + parameterization.log_x0_error(logsnr))
-
-
 V_MSE, EPS_MSE, X_MSE, EDM_MSE = MseIn(V), MseIn(EPS), MseIn(X0), MseIn(EDM)
 LOSS_WEIGHTS: Mapping[str, LossWeight] = {
     "v_mse": V_MSE,
@@ -291,13 +273,11 @@ LOSS_WEIGHTS: Mapping[str, LossWeight] = {
     "edm_mse": EDM_MSE,
     "min_snr": MinSnr(),
     "truncated_snr": TruncatedSnr(),
-    "clipped_v_mse": ClippedVMse(),
 }
 
 
 def loss_weight_by_name(name: str) -> LossWeight:
-    """The loss weight called v_mse, eps_mse, x_mse, edm_mse, min_snr (γ = 5), truncated_snr or
-    clipped_v_mse.
+    """The loss weight called v_mse, eps_mse, x_mse, edm_mse, min_snr (γ = 5) or truncated_snr.
 
     Raises:
       ValueError: for any other name.

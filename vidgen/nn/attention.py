@@ -29,13 +29,14 @@ def attend(
     *,
     bias: Float[Array, "#n h q k"] | None = None,
     mask: Bool[Array, "#n #h #q k"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "n q h d"]:
     """Softmax attention; `mask` is True where a query may look; fully masked queries give 0.
 
-    Runs `jax.nn.dot_product_attention`, which takes the fused kernel of the platform where there
-    is one, with the softmax in float32.
+    `scale` takes the place of 1/√d. Runs `jax.nn.dot_product_attention`, which takes the fused
+    kernel of the platform where there is one, with the softmax in float32.
     """
-    out = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask)
+    out = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     if mask is None:
         return out
     seen = jnp.any(mask, axis=-1, keepdims=True)  # n h q 1

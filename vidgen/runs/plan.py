@@ -19,7 +19,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -82,22 +82,6 @@ class TextSize(Protocol):
     def length(self) -> int:
         """Tokens of a prompt."""
         ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextSizeOf:
-    """The sizes of an encoder that need not exist here, such as T5-XXL's 256 tokens of 4096."""
-
-    length: int
-    dim: int
-
-    def __call__(self, prompts: Sequence[str]) -> NoReturn:
-        """Refuses: sizes are enough to plan, not to train."""
-        del prompts
-        raise ValueError(
-            f"this configuration plans for text states of width {self.dim} but has no encoder that "
-            "makes them; name a --gin_file that sets TEXT_ENCODER."
-        )
 
 
 @runtime_checkable
@@ -200,7 +184,7 @@ class Plan:
         print(json.dumps(report) if self.as_json else plan_tables.tables(report, self.details))
 
     def report(self, *, brief: bool = False) -> Report:
-        """`models`, a list of objects, and `totals` over them; sizes are in bytes.
+        """`models`, a list of objects, `totals` over them, `text_encoder`; sizes are in bytes.
 
         With `brief` the work of training, which takes longest to count, is None.
         """
@@ -211,7 +195,9 @@ class Plan:
         ]
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
-        return {"models": models, "totals": totals, "chained": self.cascade is not None}
+        text = plan_memory.frozen_text(self.text_encoder, self.device_count)
+        chained = self.cascade is not None
+        return {"models": models, "totals": totals, "chained": chained, "text_encoder": text}
 
     def _model(self, trainer: Trainer, batch_size: int, brief: bool) -> Report:
         if self._devices is not None:

@@ -131,6 +131,27 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
     return {"bytes_per_device": found, "notes": _notes(placements)}
 
 
+def frozen_text(encoder: Any, device_count: int | None = None) -> Report | None:
+    """Parameters of the text encoder and bytes of one device for them; None: it has none to plan.
+
+    Without a mesh of its own, all of it is on the first device.
+    """
+    encoder = getattr(encoder, "encoder", encoder)  # behind a cache
+    if not hasattr(encoder, "boxed_params"):
+        return None
+    boxed, mesh = encoder.boxed_params(), encoder.mesh
+    leaves = jax.tree.leaves(unbox(boxed))
+    sizes: Mapping[str, int] = {} if mesh is None else mesh.sizes(device_count)
+    specs = [PartitionSpec()] * len(leaves)
+    if mesh is not None:
+        specs = [placement.spec for placement in mesh.placements(boxed, device_count)]
+    return {
+        "parameters": sum(leaf.size for leaf in leaves),
+        "bytes_per_device": sum(map(shard_bytes, leaves, specs, [sizes] * len(leaves))),
+        "devices": math.prod(sizes.values()),
+    }
+
+
 def shard_bytes(x: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
     """Bytes of one device's part of an array that is laid out by `spec` on a mesh of `sizes`."""
     ways = [math.prod(sizes[axis] for axis in axes_of(to)) for to in spec]

@@ -17,7 +17,15 @@ def tables(report: Report, details: bool) -> str:
     parts = [_model(model) for model in models] if details or len(models) == 1 else []
     if len(models) > 1:
         parts.append(_cascade(report))
+    if report["text_encoder"] is not None:
+        parts.append(_text_encoder(report["text_encoder"]))
     return "\n\n".join(parts)
+
+
+def _text_encoder(found: Report) -> str:
+    """The frozen encoder, which no model counts among its own."""
+    share = f"{_gib(found['bytes_per_device'])} of a device, {found['devices']} device(s)"
+    return f"text encoder: {found['parameters']:,} parameters, frozen, not in the above: {share}"
 
 
 # ---- a cascade: a row for each stage -------------------------------------------------------------

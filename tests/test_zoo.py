@@ -1,0 +1,49 @@
+"""The models that come with the package: each is whole, small, and found by its name."""
+
+import jax
+import numpy as np
+import pytest
+
+from vidgen import zoo
+from vidgen.gin_sessions import Sessions
+from vidgen.runs import stages
+
+LIMIT = 30e6  # bytes of all of them together
+FOLDERS = {f"{path.parent.name}/{path.name}": path for path in sorted(zoo.FOLDER.glob("*/*"))}
+
+
+def test_all_are_small():
+    assert zoo.names()
+    assert sum(path.stat().st_size for path in zoo.FOLDER.rglob("*.*")) < LIMIT
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_configuration_names_no_path_of_another_machine(name):
+    config = (FOLDERS[name] / "config.gin").read_text(encoding="utf-8")
+    assert "'/" not in config
+    assert f"MODEL_DIR = 'vidgen/zoo_models/{name}'" in config
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_weights_fit_their_configurations(name):
+    for folder in stages.find(name):
+        stage = Sessions(["runs/generate.gin"], [], []).build_trained(stages.Stage, folder)
+        assert stage.model.name == folder.name
+        leaves = jax.tree.leaves(stage.load())
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    name = zoo.names()[0]
+    assert zoo.find(name) == zoo.FOLDER / name
+    assert zoo.find(str(tmp_path)) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert zoo.find(name).resolve() == tmp_path / name
+
+
+def test_an_unknown_name_lists_them():
+    with pytest.raises(
+        FileNotFoundError, match=f"a model that comes with vidgen.*{zoo.names()[0]}"
+    ):
+        stages.find("no_such_model")

@@ -1,0 +1,238 @@
+"""T5 1.1 as a text encoder: prompts to the states of its frozen encoder.
+
+    ids = SentencePiece(prompt)[: length - 1] + [end],  padded with 0
+
+Weights are read tensor by tensor onto the mesh, so that no more than one array of a layer is on
+the host and no more than one array is on the devices twice. They are not part of vidgen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sentencepiece
+from flax.core import meta
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Bool, Int
+
+from vidgen.text import encoder
+from vidgen.text.t5_files import T5FileError, T5Files, fingerprint
+from vidgen.text.t5_network import DTYPES, SIZES, Size, T5Encoder
+from vidgen.types import Params, TextEmbedding
+
+PAD, END = 0, 1
+VOCABULARY = Path(__file__).parent / "t5_vocabulary" / "spiece.model"
+
+
+@runtime_checkable
+class Mesh(Protocol):
+    """Devices, and the layout of parameters over them: `train.partitioning.Partitioner`."""
+
+    def param_shardings(self, boxed_params: Params) -> Params:
+        """A sharding for every parameter."""
+        ...
+
+    def context(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside it programs are compiled for these devices."""
+        ...
+
+    def batch_ways(self, device_count: int | None = None) -> int:
+        """A batch is a multiple of this."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5:
+    """Prompts to the token states of T5 1.1's encoder.
+
+    Attributes:
+      path: a folder with its weights, in the layout of Hugging Face, t5x or orbax. They are read
+        at the first call; sizes are known without.
+      size: "small", "base", "large", "xl" or "xxl", which the weights must have.
+      length: tokens of a prompt, the end mark among them. [guess] 64, as UniSim.
+      dtype: of the computation. With "bfloat16" products are kept in it too; norms, the table of
+        distances and the softmax are float32 always.
+      mesh: devices to spread the weights over; None is the first device of this process.
+    """
+
+    path: str = ""
+    size: str | Size = "xxl"
+    length: int = 64
+    dtype: str = "float32"
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, str) and self.size not in SIZES:
+            raise ValueError(f"T5.size is {self.size!r}; choose one of {', '.join(SIZES)}.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"T5.dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
+        if self.length < 1:
+            raise ValueError(f"T5.length is {self.length}; it must be >= 1.")
+
+    @property
+    def shape(self) -> Size:
+        """The sizes of the network."""
+        return SIZES[self.size] if isinstance(self.size, str) else self.size
+
+    @property
+    def dim(self) -> int:
+        """Width of a token state."""
+        return self.shape.width
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Identity of network, weights and arithmetic; it can be asked for without weights."""
+        size = self.size if isinstance(self.size, str) else "own"
+        folder = Path(self.path).expanduser()
+        mark = fingerprint(folder) if self.path and folder.is_dir() else "without-weights"
+        return f"t5-v1_1-{size}-{self.dtype}-{mark}"
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """numpy float32 states [b s d], zero where the mask [b s] is False.
+
+        Raises:
+          ValueError: there are no prompts, or no weights.
+        """
+        encoder.require_prompts(prompts)
+        count, ways = len(prompts), 1 if self.mesh is None else self.mesh.batch_ways()
+        filled = [*prompts, *[""] * (-count % ways)]
+        ids, mask = self.tokenize(filled)
+        program, params = self._program
+        with self._devices():
+            tokens = np.asarray(jax.device_get(program(params, ids, mask)))
+        return encoder.host_embedding(tokens[:count], mask[:count])
+
+    def tokenize(
+        self, prompts: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
+        """Ids, ended, padded or cut to `length`, and the mask of real tokens."""
+        ids = np.full((len(prompts), self.length), PAD, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for row, pieces in enumerate(_pieces(self._vocabulary).encode(list(prompts))):
+            if len(pieces) >= self.length:
+                encoder.warn_truncated(f"t5-v1_1-{self.size}", self.length)
+            kept = [*pieces[: self.length - 1], END]
+            ids[row, : len(kept)], mask[row, : len(kept)] = kept, True
+        return ids, mask
+
+    @property
+    def network(self) -> T5Encoder:
+        """The Linen module."""
+        return T5Encoder(size=self.shape, dtype=self.dtype)
+
+    def boxed_params(self) -> Params:
+        """The parameters as boxed shapes, named for the mesh."""
+        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+        shapes = (spec((1, self.length), jnp.int32), spec((1, self.length), jnp.bool_))
+        boxed = jax.eval_shape(self.network.init, jax.random.key(0), *shapes)
+        return jax.tree_util.tree_map_with_path(self._kept, boxed)
+
+    def load(self) -> Params:
+        """The weights, laid out over the mesh.
+
+        Raises:
+          ValueError: the folder holds no weights, or those of another size.
+        """
+        files = T5Files(self._folder)
+        if files.size != self.shape:
+            raise T5FileError(
+                f"T5.size is {self.size}, that is {self.shape}; {self.path} holds {files.size}."
+            )
+        boxed = self.boxed_params()
+        shapes = meta.unbox(boxed)
+        if self.mesh is None:
+            first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            places = jax.tree.map(lambda _: first, shapes)
+        else:
+            places = self.mesh.param_shardings(boxed)
+        return _filled(files, shapes["params"], places["params"])
+
+    @functools.cached_property
+    def _program(self) -> tuple[Any, Params]:
+        return jax.jit(self.network.apply), {"params": self.load()}
+
+    def _devices(self) -> contextlib.AbstractContextManager[Any]:
+        if self.mesh is not None:
+            return self.mesh.context()
+        # A mesh of its own: a caller inside `jax.set_mesh` of many devices is no concern of ours.
+        return jax.set_mesh(jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",)))
+
+    def _kept(self, path: Any, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """A parameter's shape in the precision that it is kept in."""
+        product = any(getattr(key, "key", "") in ("kernel", "embedding") for key in path)
+        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(self.dtype if product else "float32"))
+
+    @property
+    def _folder(self) -> Path:
+        if not self.path:
+            raise T5FileError(
+                "the weights of T5 are not part of vidgen: download google/t5-v1_1-xxl (or another "
+                "size) and name its folder in T5_DIR."
+            )
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            raise T5FileError(f"T5_DIR: there is no folder {folder}.")
+        return folder
+
+    @property
+    def _vocabulary(self) -> str:
+        """The folder's own vocabulary if it has one, else the published one."""
+        own = Path(self.path).expanduser() / "spiece.model"
+        return str(own if self.path and own.is_file() else VOCABULARY)
+
+
+def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
+    """The tree of `shapes` with the weights of `files`, on the devices of `places`."""
+    params: dict[str, Any] = {
+        "embedding": _placed(files.outer("embedding"), shapes["embedding"], places["embedding"]),
+        "distance": {
+            "bias": _placed(
+                files.outer("distance"), shapes["distance"]["bias"], places["distance"]["bias"]
+            )
+        },
+        "norm": {
+            "scale": _placed(files.outer("norm"), shapes["norm"]["scale"], places["norm"]["scale"])
+        },
+        "layers": {},
+    }
+    # Layer by layer, in the order of the files, of which one may be open at a time.
+    pieces: dict[str, list[jax.Array]] = {name: [] for name in shapes["layers"]}
+    for index in range(files.size.layers):
+        for name in pieces:
+            ((_, shape),) = shapes["layers"][name].items()
+            ((_, place),) = places["layers"][name].items()
+            one = jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
+            pieces[name].append(_placed(files.layer(name, index), one, _without_layers(place)))
+    for name in list(pieces):
+        ((leaf, place),) = places["layers"][name].items()
+        stack = jax.jit(lambda *arrays: jnp.stack(arrays), out_shardings=place)
+        params["layers"][name] = {leaf: stack(*pieces.pop(name))}
+    return params
+
+
+def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    """`value` in this shape and dtype, each device with its own part of it."""
+    host = np.asarray(value).reshape(shape.shape)
+    return jax.make_array_from_callback(
+        shape.shape, place, lambda index: np.asarray(host[index], shape.dtype)
+    )
+
+
+def _without_layers(place: Any) -> Any:
+    """The sharding of one layer of stacked ones."""
+    if not isinstance(place, NamedSharding):
+        return place
+    return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+
+
+@functools.cache
+def _pieces(path: str) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=path)

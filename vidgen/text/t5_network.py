@@ -1,0 +1,131 @@
+"""The encoder of T5 1.1: the frozen text encoder of Imagen Video (XXL) and of Phenaki.
+
+    x = E[id]
+    x ← x + W_o softmax(q kᵀ + B + log m) v,   q, k, v = W norm(x)       no 1/√d: it is in W
+    x ← x + W_2 (gelu(W_g norm(x)) ∘ W_1 norm(x))                        gelu: the tanh form
+    out = norm(x) after the last layer,        norm(x) = scale ∘ x / √(mean x² + 1e-6)
+
+B is one table of 32 buckets of the signed distance and all heads, shared by all layers. There is
+no bias and no dropout. Norms and softmax are float32 whatever the rest is (T5 v1.1; Raffel et al.
+2020, Shazeer 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vidgen.nn import axes
+from vidgen.nn.attention import RelativeBias, attend, heads_of, merge_heads
+
+BUCKETS = 32
+EPSILON = 1e-6
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """The shape of an encoder.
+
+    Attributes:
+      width: of a token state.
+      layers: of attention and feed-forward.
+      heads: of attention.
+      mlp: hidden width of the feed-forward.
+      head_dim: of one head; heads · head_dim need not be the width.
+      vocabulary: rows of the table of tokens.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    head_dim: int = 64
+    vocabulary: int = 32128
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it has, the table of tokens among them."""
+        attention = 4 * self.width * self.heads * self.head_dim
+        layer = attention + 3 * self.width * self.mlp + 2 * self.width
+        return self.layers * layer + (self.vocabulary + 1) * self.width + BUCKETS * self.heads
+
+
+SIZES: Mapping[str, Size] = MappingProxyType(
+    {
+        "small": Size(width=512, layers=8, heads=6, mlp=1024),
+        "base": Size(width=768, layers=12, heads=12, mlp=2048),
+        "large": Size(width=1024, layers=24, heads=16, mlp=2816),
+        "xl": Size(width=2048, layers=24, heads=32, mlp=5120),
+        "xxl": Size(width=4096, layers=24, heads=64, mlp=10240),
+    }
+)
+
+
+class T5Encoder(nn.Module):
+    """Token ids to token states.
+
+    Attributes:
+      size: its shape.
+      dtype: of the computation; parameters are kept as they are given.
+    """
+
+    size: Size
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "b s"], mask: Bool[Array, "b s"]
+    ) -> Float[Array, "b s {self.size.width}"]:
+        """States after the last layer in float32, zero on padding, which nothing attends to."""
+        size, dtype = self.size, self.dtype
+        init = axes.partitioned(nn.initializers.normal(1.0), ("codes", "embed"))
+        table = self.param("embedding", init, (size.vocabulary, size.width), jnp.float32)
+        x = axes.constrain(jnp.asarray(table)[ids].astype(dtype), "batch", "tokens", "channels")
+        bias = RelativeBias(size.heads, BUCKETS, name="distance")(ids.shape[1])
+        layers = nn.scan(
+            _Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=size.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, _ = layers(size, dtype, name="layers")(x, bias, mask[:, None, None, :])
+        x = _norm("norm", "float32")(x)
+        return x * mask[..., None]
+
+
+class _Layer(nn.Module):
+    """A scan body: (x, bias, mask) -> (x, None)."""
+
+    size: Size
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array, mask: Array) -> tuple[Array, None]:
+        heads, width, dtype = (self.size.heads, self.size.head_dim), self.size.width, self.dtype
+        y = _norm("attention_norm", dtype)(x)
+        q, k, v = (heads_of(*heads, name=n, dtype=dtype)(y) for n in ("query", "key", "value"))
+        y = attend(q, k, v, bias=bias, mask=mask, scale=1.0)
+        x += merge_heads(width, dtype=dtype)(y)
+        y = _norm("mlp_norm", dtype)(x)
+        gate, up = (
+            axes.dense(self.size.mlp, ("embed", "mlp"), name=n, dtype=dtype, use_bias=False)(y)
+            for n in ("gate", "up")
+        )
+        down = axes.dense(width, ("mlp", "embed"), name="down", dtype=dtype, use_bias=False)
+        x += down(nn.gelu(gate, approximate=True) * up)
+        return axes.constrain(x, "batch", "tokens", "channels"), None
+
+
+def _norm(name: str, dtype: Any) -> nn.RMSNorm:
+    """RMSNorm with float32 statistics and result `dtype`."""
+    scale = axes.partitioned(nn.initializers.ones_init(), ("norm",))
+    return nn.RMSNorm(epsilon=EPSILON, dtype=dtype, scale_init=scale, name=name)
