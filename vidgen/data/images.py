@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import logging
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from PIL import Image, ImageOps
 
 from vidgen.data import transforms
 from vidgen.data.sources import BadExample, Example, Source, captioned_files
-from vidgen.data.video_files import pillow_to_rgb, told_as_bad
+from vidgen.data.video_files import File, pillow_to_rgb, readable, told_as_bad
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -145,14 +144,13 @@ class Joint:
         raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others are no better")
 
 
-def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     """A picture upright, as RGB over white; of an animation, the first frame.
 
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
-    path = pathlib.Path(path)
-    with told_as_bad(path), Image.open(path) as image:
+    with told_as_bad(path), Image.open(readable(path)) as image:
         upright: Any = ImageOps.exif_transpose(image)
         return pillow_to_rgb(upright)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import struct
@@ -26,6 +27,25 @@ from vidgen.types import VideoShape
 
 Start = np.random.Generator | float | int
 
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """The content of a file that lies inside another, such as a tar shard.
+
+    Attributes:
+      name: where it was, for messages; its suffix says what it is.
+      data: all its bytes.
+    """
+
+    name: str
+    data: bytes = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = str | os.PathLike | Packed
+
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp")
 _MICROSECOND = 1e-6
@@ -41,7 +61,7 @@ class BadExample(Exception):
       reason: what is wrong with it, a short clause.
     """
 
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+    def __init__(self, path: File, reason: str) -> None:
         super().__init__(str(path), reason)
         self.path, self.reason = str(path), reason
 
@@ -84,9 +104,7 @@ class _Span:
     step: float
 
 
-def read_clip(
-    path: str | os.PathLike, shape: VideoShape, start: Start
-) -> UInt8[np.ndarray, "t h w c"]:
+def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
     """A clip of `shape` from a random or a given place of a file.
 
     The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
@@ -104,14 +122,23 @@ def read_clip(
     """
     if shape.channels != 3:
         raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
-    path = pathlib.Path(path)
     with told_as_bad(path):
-        if path.suffix.lower() in PILLOW_SUFFIXES:
+        if suffix_of(path) in PILLOW_SUFFIXES:
             return _read_pillow(path, shape, start)
         return _read_av(path, shape, start)
 
 
-def probe(path: str | os.PathLike) -> Probed:
+def suffix_of(path: File) -> str:
+    """ ".mp4" and the like, in lower case."""
+    return pathlib.PurePath(str(path)).suffix.lower()
+
+
+def readable(path: File) -> Any:
+    """What PyAV and Pillow open: a path, or bytes that can be read like a file."""
+    return io.BytesIO(path.data) if isinstance(path, Packed) else os.fspath(path)
+
+
+def probe(path: File) -> Probed:
     """What a file that `read_clip` reads holds.
 
     Of a video only the first frame is decoded, of an animated gif, webp or png all.
@@ -119,10 +146,9 @@ def probe(path: str | os.PathLike) -> Probed:
     Raises:
       BadExample: no such file, not a video, or damaged.
     """
-    path = pathlib.Path(path)
     with told_as_bad(path):
-        if path.suffix.lower() in PILLOW_SUFFIXES:
-            with Image.open(path) as image:
+        if suffix_of(path) in PILLOW_SUFFIXES:
+            with Image.open(readable(path)) as image:
                 times, span = _timeline(image)
                 width, height = image.size
                 return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
@@ -137,10 +163,11 @@ def probe(path: str | os.PathLike) -> Probed:
 
 
 @contextlib.contextmanager
-def told_as_bad(path: pathlib.Path) -> Iterator[None]:
+def told_as_bad(path: File) -> Iterator[None]:
     """All that a damaged or missing file can raise becomes BadExample."""
     try:
-        if path.stat().st_size == 0:
+        size = len(path.data) if isinstance(path, Packed) else os.stat(path).st_size
+        if size == 0:
             raise BadExample(path, "the file is empty")
         yield
     except av.error.FFmpegError as error:
@@ -154,7 +181,7 @@ def _short(error: Exception) -> str:
     return text.splitlines()[0][:120]
 
 
-def _start(path: pathlib.Path, span: _Span, shape: VideoShape, start: Start) -> float:
+def _start(path: File, span: _Span, shape: VideoShape, start: Start) -> float:
     """A start time such that the whole clip fits."""
     needed, where = (shape.frames - 1) / shape.fps, ""
     if isinstance(start, np.random.Generator):
@@ -175,7 +202,7 @@ def _start(path: pathlib.Path, span: _Span, shape: VideoShape, start: Start) -> 
 
 
 def _nearest(
-    path: pathlib.Path, decoded: Iterator[_Timed], start: float, span: _Span, shape: VideoShape
+    path: File, decoded: Iterator[_Timed], start: float, span: _Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
     """The clip that begins at `start`, picked from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
@@ -242,8 +269,8 @@ def _timeline(image: Image.Image) -> tuple[list[float], _Span]:
     return times, _Span(times[-1], step)
 
 
-def _read_pillow(path: pathlib.Path, shape: VideoShape, start: Start) -> np.ndarray:
-    with Image.open(path) as image:
+def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
+    with Image.open(readable(path)) as image:
         times, span = _timeline(image)
         begin = _start(path, span, shape, start)
         chosen = transforms.frame_indices(times, begin, shape.fps, shape.frames)
@@ -255,15 +282,15 @@ def _read_pillow(path: pathlib.Path, shape: VideoShape, start: Start) -> np.ndar
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[Any, Any]]:
+def _opened(path: File) -> Iterator[tuple[Any, Any]]:
     """(container, its first video stream)."""
-    with av.open(str(path)) as container:
+    with av.open(readable(path)) as container:
         if not container.streams.video:
             raise BadExample(path, "has no video stream")
         yield container, container.streams.video[0]
 
 
-def _read_av(path: pathlib.Path, shape: VideoShape, start: Start) -> np.ndarray:
+def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
     with _opened(path) as (container, stream):
         span = _span(container, stream)
         begin = _start(path, span, shape, start)

@@ -1,0 +1,247 @@
+"""Tar shards in the layouts of WebDataset: what is found, how it is read, what is refused."""
+
+import io
+import json
+import logging
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidgen.data import tar_shards
+from vidgen.data.pipeline import Pipeline
+from vidgen.data.sources import BadExample, Source
+from vidgen.data.tar_shards import TarShards
+from vidgen.data.video_writer import write_video
+from vidgen.types import VideoShape
+
+SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)
+
+
+@pytest.fixture(autouse=True)
+def _own_index(tmp_path, monkeypatch):
+    """No index of another test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    tar_shards._index.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """An mp4 of a brightness, as bytes."""
+    folder, made = tmp_path_factory.mktemp("clips"), {}
+
+    def make(brightness):
+        if brightness not in made:
+            path = folder / f"{brightness}.mp4"
+            write_video(path, np.full((8, 16, 16, 3), brightness, np.float32), 8, min_side=0)
+            made[brightness] = path.read_bytes()
+        return made[brightness]
+
+    return make
+
+
+def picture(value, kind="png"):
+    stream = io.BytesIO()
+    Image.new("RGB", (24, 16), (value,) * 3).save(stream, kind)
+    return stream.getvalue()
+
+
+def write(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            data = data.encode() if isinstance(data, str) else data
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def mean(example):
+    return float(example.video.mean())
+
+
+def test_video2dataset(tmp_path, clip):
+    """Captions from .txt, else from .json; members of a sample in any order."""
+    for number in range(2):
+        first = number * 2
+        write(
+            tmp_path / f"{number:05}.tar",
+            [
+                (f"{first:09}.json", json.dumps({"caption": "not this", "fps": 8})),
+                (f"{first:09}.txt", f"  clip\n{first} "),
+                (f"{first:09}.mp4", clip(first / 4)),
+                ("notes/readme", "of no sample"),
+                (f"deep/{first + 1:09}.MP4", clip((first + 1) / 4)),
+                (f"deep/{first + 1:09}.json", json.dumps({"caption": f"clip {first + 1}"})),
+            ],
+        )
+    source = TarShards(path=str(tmp_path), shape=SHAPE)
+    assert isinstance(source, Source) and len(source) == 4
+    for index in range(4):
+        example = source.load(index, np.random.default_rng(0))
+        assert example.caption == f"clip {index}" and example.video.shape == SHAPE.thwc
+        assert mean(example) == pytest.approx(127.5 + index / 4 * 127.5, abs=3)
+    same = TarShards(path=str(tmp_path / "{00000..00001}.tar"), shape=SHAPE)
+    assert same.shards == source.shards == TarShards(path=f"{tmp_path}/*.tar", shape=SHAPE).shards
+    keyed = TarShards(path=str(tmp_path), shape=SHAPE, caption_key="fps")
+    assert keyed.load(0, np.random.default_rng(0)).caption == "clip 0"
+
+
+def test_laion(tmp_path):
+    """img2dataset: pictures of any kind; a shard may hold both kinds of content."""
+    members = []
+    for number, kind in enumerate(("jpg", "png", "webp")):
+        members += [(f"{number:09}.{kind}", picture(50 * number, kind.replace("jpg", "jpeg")))]
+        members += [(f"{number:09}.json", json.dumps({"caption": f"picture {number}"}))]
+    write(tmp_path / "a.tar", members)
+    source = TarShards(path=str(tmp_path / "a.tar"), shape=SHAPE, kind="images")
+    assert source.shape.frames == 1 and len(source) == 3
+    for index in range(3):
+        example = source.load(index, np.random.default_rng(0))
+        assert example.caption == f"picture {index}" and example.video.shape == (1, 16, 16, 3)
+        assert mean(example) == pytest.approx(50 * index, abs=2)
+    write(tmp_path / "b.tar", members[:2])
+    with pytest.raises(FileNotFoundError, match="hold no videos with a caption"):
+        TarShards(path=str(tmp_path / "b.tar"), shape=SHAPE)
+
+
+def test_samples_without_a_caption(tmp_path, clip, caplog):
+    members = [("a.mp4", clip(0.0)), ("b.mp4", clip(0.5)), ("b.txt", "told"), ("c.mp4", clip(0.0))]
+    write(tmp_path / "a.tar", [*members, ("c.txt", "")])
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        source = TarShards(path=str(tmp_path), shape=SHAPE)
+    assert len(source) == 1 and source.load(0, np.random.default_rng(0)).caption == "told"
+    assert "2 samples" in caplog.text and "skipped" in caplog.text
+    every = TarShards(path=str(tmp_path), shape=SHAPE, missing_captions="empty")
+    assert [every.load(i, np.random.default_rng(0)).caption for i in range(3)] == ["", "told", ""]
+
+
+def test_an_index_is_made_once_and_anew_for_another_file(tmp_path, clip, monkeypatch):
+    path = write(tmp_path / "a.tar", [("a.mp4", clip(0.0)), ("a.txt", "first")])
+    assert len(TarShards(path=str(path), shape=SHAPE)) == 1
+    tar_shards._index.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_shards, "_members", None)  # a second look does not read the shard
+        assert len(TarShards(path=str(path), shape=SHAPE)) == 1
+    write(path, [("a.mp4", clip(0.0)), ("a.txt", "first"), ("b.mp4", clip(0.5)), ("b.txt", "more")])
+    tar_shards._index.cache_clear()
+    assert len(TarShards(path=str(path), shape=SHAPE, index_dir=str(tmp_path / "own"))) == 2
+    assert len(list((tmp_path / "own").iterdir())) == 1
+
+
+def test_batches_do_not_depend_on_processes(tmp_path, clip):
+    for number in range(3):
+        names = [f"{number}{i}" for i in range(2)]
+        write(
+            tmp_path / f"{number}.tar",
+            [m for n in names for m in ((f"{n}.mp4", clip(0.0)), (f"{n}.txt", n))],
+        )
+    pipeline = Pipeline(source=TarShards(path=str(tmp_path), shape=SHAPE), batch_size=2, seed=3)
+    one = pipeline.iterator()
+    whole = [next(one)["caption"] for _ in range(6)]
+    halves = [pipeline.iterator(process=(p, 2)) for p in range(2)]
+    parts = [[next(half)["caption"][0] for half in halves] for _ in range(6)]
+    assert parts == whole
+    assert sorted(sum(whole[:3], [])) == ["00", "01", "10", "11", "20", "21"]
+    again = pipeline.iterator()
+    next(again)
+    state = again.get_state()
+    following = next(again)["caption"]
+    third = pipeline.iterator()
+    third.set_state(state)
+    assert next(third)["caption"] == following == whole[1]
+
+
+# ---- bad data ------------------------------------------------------------------------------------
+
+
+def test_a_cut_tar_gives_what_is_whole(tmp_path, clip, caplog):
+    members = [("a.mp4", clip(0.0)), ("a.txt", "first"), ("b.mp4", clip(0.5)), ("b.txt", "second")]
+    path = write(tmp_path / "a.tar", members)
+    data = path.read_bytes()
+    second = data.rindex(clip(0.5))
+    for end in (second + 700, second - 100):  # inside a file, inside a header
+        path.write_bytes(data[:end])
+        caplog.clear()
+        tar_shards._index.cache_clear()
+        with caplog.at_level(logging.WARNING, logger="vidgen"):
+            source = TarShards(path=str(tmp_path), shape=SHAPE)
+        assert len(source) == 1 and source.load(0, np.random.default_rng(0)).caption == "first"
+        assert "is cut" in caplog.text
+
+
+def test_bad_samples_are_skipped_and_named(tmp_path, clip, caplog):
+    members = [("good.mp4", clip(0.0)), ("good.txt", "good")]
+    members += [("broken.mp4", clip(0.5)[:300]), ("broken.txt", "broken")]
+    members += [("empty.mp4", b""), ("empty.txt", "empty")]
+    members += [("latin.mp4", clip(0.5)), ("latin.txt", "caf\xe9".encode("latin-1"))]
+    members += [("list.mp4", clip(0.5)), ("list.json", "[1, 2]")]
+    members += [("key.mp4", clip(0.5)), ("key.json", '{"text": "other key"}')]
+    write(tmp_path / "a.tar", members)
+    source = TarShards(path=str(tmp_path), shape=SHAPE)
+    assert len(source) == 6
+    iterator = Pipeline(source=source, batch_size=2, seed=0).iterator()
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        for _ in range(4):
+            assert set(next(iterator)["caption"]) == {"good"}
+    for name in ("broken", "empty", "latin", "list", "key"):
+        assert f"a.tar/{name}.mp4" in caplog.text
+    assert len(iterator.skipped) == 5
+
+
+def test_a_shard_that_shrinks_or_goes(tmp_path, clip):
+    path = write(tmp_path / "a.tar", [("a.mp4", clip(0.0)), ("a.txt", "first")])
+    source = TarShards(path=str(path), shape=SHAPE)
+    assert len(source) == 1
+    source._rows(0)  # as it was
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(BadExample, match="shorter than when it was indexed"):
+        tar_shards._bytes(str(path), "a.tar/a.mp4", 512, 2000)
+    path.unlink()
+    with pytest.raises(BadExample, match="its shard cannot be read"):
+        tar_shards._bytes(str(path), "a.tar/a.mp4", 512, 2000)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "there is no tar of that name"),
+        (lambda path: (path / "x.txt").write_text("x"), "none in such a folder"),
+    ],
+)
+def test_no_shards(tmp_path, make, words):
+    make(tmp_path)
+    with pytest.raises(FileNotFoundError, match=words):
+        TarShards(path=str(tmp_path), shape=SHAPE)
+
+
+def test_a_missing_shard_is_named(tmp_path, clip):
+    write(tmp_path / "00.tar", [("a.mp4", clip(0.0)), ("a.txt", "first")])
+    with pytest.raises(FileNotFoundError, match="there is no shard .*01.tar and 1 more"):
+        TarShards(path=str(tmp_path / "{00..02}.tar"), shape=SHAPE)
+
+
+def test_what_is_no_tar(tmp_path, clip):
+    (tmp_path / "a.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match="a.tar is no tar that can be read in place"):
+        TarShards(path=str(tmp_path), shape=SHAPE)
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    with pytest.raises(ValueError, match="it is compressed: unpack it first"):
+        TarShards(path=str(tmp_path), shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "audio"}, "TarShards.kind is 'audio'; choose videos or images"),
+        ({"missing_captions": "keep"}, "missing_captions is 'keep'; choose skip or empty"),
+        ({"shape": VideoShape(frames=1, height=4, width=4, channels=1)}, "channels is 1"),
+    ],
+)
+def test_wrong_settings(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        TarShards(**{"path": str(tmp_path), "shape": SHAPE} | settings)

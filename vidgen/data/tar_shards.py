@@ -1,0 +1,236 @@
+"""Captioned videos or images in tar files, as WebDataset, img2dataset and video2dataset write them.
+
+    00012.tar:  000120007.mp4   000120007.txt   000120007.json      one sample, by its key
+                000120008.jpg   000120008.txt   ...                 (the name up to its first dot)
+
+The caption is the .txt, or a value of the .json. Tars are read in place, in any order: where each
+member begins is found once a shard and kept in a small file (`index_dir`), so memory does not grow
+with the number of samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidgen.data import transforms
+from vidgen.data.images import IMAGE_SUFFIXES, read_image
+from vidgen.data.sources import MISSING_CAPTIONS, BadExample, Example
+from vidgen.data.video_files import VIDEO_SUFFIXES, Packed, read_clip
+from vidgen.types import VideoShape
+
+KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
+_CAPTIONS = (".txt", ".json")
+_NONE = 255  # no caption
+_ROW = np.dtype(
+    [("key", "S64"), ("suffix", "u1"), ("offset", "<i8"), ("size", "<i8")]
+    + [("caption", "u1"), ("text_offset", "<i8"), ("text_size", "<i4")]
+)
+_VERSION = "1"  # of the rows above and of how they are found
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TarShards:
+    """The samples of some tar files, shard by shard.
+
+    Attributes:
+      path: a tar, a folder of them, or a pattern: "laion/*.tar", "laion/{00000..00199}.tar", where
+        all that braces name must be there.
+      shape: of an example; for images its frames become 1.
+      kind: "videos" or "images", what to take of each sample.
+      missing_captions: "skip" leaves out samples without a caption (they are counted in a warning);
+        "empty" trains on them as unconditional examples with the caption "".
+      caption_key: of the caption in a .json, which is read where there is no .txt.
+      index_dir: folder of the indices; "" is ~/.cache/vidgen/shards.
+
+    Raises:
+      FileNotFoundError: no such shard, or nothing usable in any.
+      ValueError: a setting is wrong, or a file is no tar.
+    """
+
+    path: str
+    shape: VideoShape
+    kind: str = "videos"
+    missing_captions: str = "skip"
+    caption_key: str = "caption"
+    index_dir: str = ""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", tuple(KINDS)), ("missing_captions", MISSING_CAPTIONS)):
+            if getattr(self, name) not in choices:
+                value = getattr(self, name)
+                raise ValueError(f"TarShards.{name} is {value!r}; choose {' or '.join(choices)}.")
+        if self.shape.channels != 3:
+            raise ValueError(f"TarShards reads RGB; shape.channels is {self.shape.channels}.")
+        if self.kind == "images":
+            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
+        _ = self._ends  # so that wrong shards are reported when they are configured
+
+    @functools.cached_property
+    def shards(self) -> tuple[str, ...]:
+        """The tar files."""
+        return tuple(_expanded(os.path.expanduser(os.fspath(self.path))))
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """Of each shard, how many samples it and those before it have."""
+        counts, without = [], 0
+        for number in range(len(self.shards)):
+            rows = self._rows(number)
+            missing = int((rows["caption"] == _NONE).sum())
+            counts.append(len(rows) - (missing if self.missing_captions == "skip" else 0))
+            without += missing
+            if number and not number % 100:
+                log.info("%d of %d shards are indexed", number, len(self.shards))
+        total = sum(counts)
+        if without:
+            done = "skipped" if self.missing_captions == "skip" else 'used with the caption ""'
+            log.warning("%d samples in %s have no caption (%s)", without, self.path, done)
+        if not total:
+            raise FileNotFoundError(
+                f"{self.path}: {len(self.shards)} shard(s) hold no {self.kind} with a caption: a "
+                f"sample is KEY{KINDS[self.kind][0]} beside KEY.txt or KEY.json with a "
+                f"{self.caption_key!r}."
+            )
+        return np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def load(self, index: int, rng: np.random.Generator) -> Example:
+        """A clip from a random place of video `index`, or image `index`."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        rows = self._rows(number)
+        if self.missing_captions == "skip":
+            rows = rows[rows["caption"] != _NONE]
+        row = rows[index - (self._ends[number - 1] if number else 0)]
+        shard = self.shards[number]
+        name = f"{shard}/{row['key'].decode()}{KINDS[self.kind][row['suffix']]}"
+        file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
+        caption = self._caption(shard, name, row)
+        if self.kind == "videos":
+            return Example(video=read_clip(file, self.shape, rng), caption=caption)
+        image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
+        return Example(video=image[None], caption=caption)
+
+    def _caption(self, shard: str, name: str, row: Any) -> str:
+        if row["caption"] == _NONE:
+            return ""
+        data = _bytes(shard, name, row["text_offset"], row["text_size"])
+        try:
+            text = data.decode("utf-8-sig")
+            if _CAPTIONS[row["caption"]] == ".json":
+                text = json.loads(text)[self.caption_key]
+            return " ".join(str(text).split())
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise BadExample(name, f"its caption cannot be read ({what[:80]})") from error
+
+    def _rows(self, number: int) -> np.ndarray:
+        """The index of a shard, read from its file as it is needed."""
+        return _index(self.shards[number], self.kind, self._folder)
+
+    @property
+    def _folder(self) -> str:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        return self.index_dir or os.path.join(cache, "vidgen", "shards")
+
+
+def _expanded(path: str) -> list[str]:
+    """The shards that a path or a pattern names, in order."""
+    if os.path.isdir(path):
+        found = sorted(str(file) for file in pathlib.Path(path).glob("*.tar"))
+    elif braces := re.search(r"\{(\d+)\.\.(\d+)\}", path):
+        first, last = braces.groups()
+        names = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+        found = [path[: braces.start()] + name + path[braces.end() :] for name in names]
+        if missing := [file for file in found if not os.path.isfile(file)]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise FileNotFoundError(f"{path}: there is no shard {missing[0]}{more}.")
+    else:
+        found = sorted(glob.glob(path))
+    if not found:
+        raise FileNotFoundError(f"{path}: there is no tar of that name, and none in such a folder.")
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _index(shard: str, kind: str, folder: str) -> np.ndarray:
+    """A row for each sample of a shard, from its file in `folder`, which is made if need be."""
+    stat = os.stat(shard)
+    mark = f"{_VERSION}:{os.path.abspath(shard)}:{stat.st_size}:{stat.st_mtime_ns}:{kind}"
+    file = pathlib.Path(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
+    if not file.is_file():
+        rows = np.array(list(_found(shard, KINDS[kind])), _ROW)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, rows)
+        partial.replace(file)
+    return np.load(file, mmap_mode="r" if file.stat().st_size > 4096 else None)
+
+
+def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The samples of a shard in order: key, what it is and where, caption and where."""
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, offset, size in _members(shard):
+        folder, _, base = name.rpartition("/")
+        key, dot, suffix = base.partition(".")
+        if key and dot:
+            place = f"{folder}/{key}" if folder else key
+            samples.setdefault(place, {})[f".{suffix.lower()}"] = (offset, size)
+    for key, parts in samples.items():
+        content = next((suffix for suffix in suffixes if suffix in parts), None)
+        if content is None:
+            continue
+        caption = next((s for s in _CAPTIONS if parts.get(s, (0, 0))[1]), None)
+        where = (_CAPTIONS.index(caption), *parts[caption]) if caption else (_NONE, 0, 0)
+        yield (key.encode()[-64:], suffixes.index(content), *parts[content], *where)
+
+
+def _members(shard: str) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of the files in a tar that are whole; a cut one is told of."""
+    length = os.path.getsize(shard)
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if member.isfile() and member.offset_data + member.size <= length:
+                    yield member.name, member.offset_data, member.size
+    except tarfile.ReadError as error:
+        with open(shard, "rb") as file:
+            packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
+        if packed or "unexpected end" not in str(error):
+            hint = "it is compressed: unpack it first" if packed else str(error)
+            raise ValueError(
+                f"shard {shard} is no tar that can be read in place ({hint})."
+            ) from error
+    with open(shard, "rb") as file:
+        file.seek(max(0, length - tarfile.BLOCKSIZE))
+        if any(file.read()):
+            log.warning("shard %s is cut: it lacks the end of a tar; what is whole is used", shard)
+
+
+def _bytes(shard: str, name: str, offset: Any, size: Any) -> bytes:
+    """A part of a shard."""
+    try:
+        with open(shard, "rb") as file:
+            file.seek(int(offset))
+            data = file.read(int(size))
+    except OSError as error:
+        raise BadExample(name, f"its shard cannot be read ({error.strerror})") from error
+    if len(data) != size:
+        raise BadExample(name, "its shard is shorter than when it was indexed")
+    return data
