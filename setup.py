@@ -81,6 +81,7 @@ setup(
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",
+        "array-record>=0.7",
         "av>=13",
         "etils[epath]>=1.9",
         "flax>=0.12.8",

@@ -34,7 +34,8 @@ ALLOWED = {
     "gin_files": set(),
     "gin_utils": {"gin_files"},
     "gin_sessions": {"gin_utils"},
-    "main": {"gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
+    "usage": set(),
+    "main": {"usage", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md

@@ -21,30 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vidgen import __version__
-
-_EXAMPLES = {
-    "": """examples:
-  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
-  vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
-  vidgen plan --gin_file=experiments/imagen_base_paper.gin
-  vidgen COMMAND --help""",
-    "train": """examples:
-  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
-  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin_file=data/folder.gin \\
-      --gin.DATA_DIR="'my_videos'" --gin.MODEL_DIR="'runs/b'" --gin.TRAIN_STEPS=20000
-  vidgen train --gin_file=experiments/imagen_distill_tiny.gin --gin.TEACHER_DIR="'runs/a'" \\
-      --gin.MODEL_DIR="'runs/a8'"
-
-The same command again continues from the last checkpoint in MODEL_DIR.""",
-    "plan": """examples:
-  vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
-  vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
-  vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
-    "assets": """examples:
-  vidgen assets list
-  vidgen assets fetch minilm
-  VIDGEN_ASSETS=/media/stick vidgen assets path minilm""",
-}
+from vidgen.usage import EXAMPLES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vidgen", description="Text to video.", epilog=_EXAMPLES[""])
+    parser = _Parser(prog="vidgen", description="Text to video.", epilog=EXAMPLES[""])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"vidgen {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, help_text, command, add in (
         ("train", "train a model, or continue to", _train, _add_train),
         ("generate", "make videos from prompts", _generate, _add_generate),
+        ("encode", "encode the captions of a data set once", _encode, _add_train),
         ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
         ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
     ):
@@ -92,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=help_text,
             description=help_text[0].upper() + help_text[1:] + ".",
-            epilog=_EXAMPLES.get(name),
+            epilog=EXAMPLES.get(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -128,7 +106,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--distributed",
         action="store_true",
         default=os.environ.get("VIDGEN_DISTRIBUTED", "") not in ("", "0"),
-        help="one of several processes that train together (also: VIDGEN_DISTRIBUTED=1, or "
+        help="one of several processes that work together (also: VIDGEN_DISTRIBUTED=1, or "
         "JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
     )
 
@@ -171,6 +149,11 @@ def _add_assets(parser: argparse.ArgumentParser) -> None:
 def _train(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
     _run(flags, "train", None, flags.gin_file, flags.bindings, write_config=True)
+
+
+def _encode(flags: argparse.Namespace) -> None:
+    _start_jax(flags, flags.distributed)
+    _run(flags, "encode", "Encode", flags.gin_file, flags.bindings)
 
 
 def _plan(flags: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidgen.data import transforms
-from vidgen.data.sources import BadExample, Example, Source, captioned_files
+from vidgen.data.sources import BadExample, Example, Source, captioned_files, captions_of
 from vidgen.data.video_files import File, pillow_to_rgb, readable, told_as_bad
 from vidgen.types import VideoShape
 
@@ -68,6 +69,10 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def captions(self) -> Iterator[str]:
+        """Those of all files."""
+        return (caption for _, caption in self.files)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Image `index`, cropped around its center to the wanted aspect ratio and resized."""
@@ -118,6 +123,11 @@ class Joint:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def captions(self) -> Iterator[str]:
+        """Those of the videos, then those of the images."""
+        for source in (self.videos, self.images):
+            yield from captions_of(source)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Video `index`, or in its place a pack of images."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vidgen.data.sources import Example, Source, captions_per_clip
+from vidgen.data.sources import Example, Source, captions_of, captions_per_clip
 from vidgen.types import VideoShape
 
 
@@ -67,6 +67,11 @@ class Mixture:
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
+
+    def captions(self) -> Iterator[str]:
+        """Those of one source after the other."""
+        for source in self.sources:
+            yield from captions_of(source)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """An example of a source that is drawn; `index` decides nothing but `rng`."""

@@ -29,10 +29,12 @@ from vidgen.types import VideoShape
 
 __all__ = [
     "BadExample",
+    "Captioned",
     "Example",
     "FolderSource",
     "Source",
     "captioned_files",
+    "captions_of",
     "captions_per_clip",
 ]
 
@@ -78,9 +80,32 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Captioned(Protocol):
+    """A source that can list what it says without reading what it shows."""
+
+    def captions(self) -> Iterator[str]:
+        """All captions that its examples can have, in order, some more than once."""
+        ...
+
+
 def captions_per_clip(data: object) -> int:
     """How many captions every example of a source, or data set, is given: 1, or one a frame."""
     return getattr(data, "captions_per_clip", 1)
+
+
+def captions_of(source: Source) -> Iterator[str]:
+    """All captions that the examples of a source can have.
+
+    Raises:
+      ValueError: it cannot list them.
+    """
+    if not isinstance(source, Captioned):
+        raise ValueError(
+            f"a {type(source).__name__} cannot list its captions beforehand; encode them while "
+            "training, with the encoder itself as TEXT_ENCODER."
+        )
+    return source.captions()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +140,10 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def captions(self) -> Iterator[str]:
+        """Those of all files."""
+        return (caption for _, caption in self.files)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """A clip from a random place of file `index`."""

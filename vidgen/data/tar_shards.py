@@ -10,6 +10,7 @@ with the number of samples.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -111,13 +112,17 @@ class TarShards:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def captions(self) -> Iterator[str]:
+        """Those of all samples, but for what cannot be read, which `load` will tell of."""
+        for number, shard in enumerate(self.shards):
+            for row in self._used(number):
+                with contextlib.suppress(BadExample):
+                    yield self._caption(shard, shard, row)
+
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """A clip from a random place of video `index`, or image `index`."""
         number = int(np.searchsorted(self._ends, index, side="right"))
-        rows = self._rows(number)
-        if self.missing_captions == "skip":
-            rows = rows[rows["caption"] != _NONE]
-        row = rows[index - (self._ends[number - 1] if number else 0)]
+        row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
         name = f"{shard}/{row['key'].decode()}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
@@ -139,6 +144,11 @@ class TarShards:
         except (ValueError, KeyError, TypeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise BadExample(name, f"its caption cannot be read ({what[:80]})") from error
+
+    def _used(self, number: int) -> np.ndarray:
+        """The samples of a shard that are examples."""
+        rows = self._rows(number)
+        return rows if self.missing_captions == "empty" else rows[rows["caption"] != _NONE]
 
     def _rows(self, number: int) -> np.ndarray:
         """The index of a shard, read from its file as it is needed."""

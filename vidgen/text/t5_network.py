@@ -89,7 +89,8 @@ class T5Encoder(nn.Module):
         table = self.param("embedding", init, (size.vocabulary, size.width), jnp.float32)
         x = axes.constrain(jnp.asarray(table)[ids].astype(dtype), "batch", "tokens", "channels")
         bias = RelativeBias(size.heads, BUCKETS, name="distance")(ids.shape[1])
-        layers = nn.scan(
+        scan: Any = nn.scan  # its stub knows one axis only
+        layers = scan(
             _Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},

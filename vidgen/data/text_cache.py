@@ -1,0 +1,321 @@
+"""Encoded captions on disk: written once, read while training in the place of an encoder.
+
+    FOLDER/manifest.json                  encoder (with its weights), length, dim, dtype, parts
+           part_00003.json                a finished part: captions, fingerprint of them
+           text-00003-000012.array_record encoded captions, a record each
+           text-00003-000012.npy          SHA-256[:16] of each caption, in the same order
+
+A caption belongs to part (hash mod parts), so no two processes encode the same one, whatever source
+it comes from. A shard gets its name when it is complete: one that was being written when a process
+was killed is written again, and a caption is never there twice. Records hold the real tokens only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+from array_record.python import array_record_module  # type: ignore[attr-defined]
+from jaxtyping import Float
+
+from vidgen.types import TextEmbedding
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+_VERSION = 1
+_HASH = 16
+# What the name of an encoder ends with that was built without its weights (text/t5.py).
+_UNKNOWN = "-without-weights"
+
+
+class TextCacheError(ValueError):
+    """A cache is not finished, not whole, or of another encoder than it is to stand for."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """The part of `text.encoder.TextEncoder` that is needed here."""
+
+    @property
+    def name(self) -> str:
+        """Identity of network and weights."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width d of a token state."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Number s of tokens."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Tokens [b s d] and mask [b s]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a cache holds.
+
+    Attributes:
+      encoder: its name, which tells its weights.
+      length: tokens that captions were cut to.
+      dim: width of a token.
+      dtype: of the stored states.
+      parts: processes that write, or wrote, it.
+      shard_size: captions of a full shard.
+    """
+
+    encoder: str
+    length: int
+    dim: int
+    dtype: str
+    parts: int
+    shard_size: int
+    version: int = _VERSION
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> Manifest:
+        """That of a folder.
+
+        Raises:
+          TextCacheError: there is none, or one of another version.
+        """
+        path = pathlib.Path(folder).expanduser() / "manifest.json"
+        if not path.is_file():
+            raise TextCacheError(
+                f"{folder} is no cache of captions: there is no {path.name} in it."
+            )
+        found = json.loads(path.read_text())
+        if found.get("version") != _VERSION:
+            raise TextCacheError(
+                f"{path} is of version {found.get('version')}, this vidgen reads {_VERSION}; "
+                "encode the captions again."
+            )
+        return cls(**found)
+
+    def agree(self, folder: str | os.PathLike) -> None:
+        """Writes it to a folder, or checks that the one there is the same.
+
+        Raises:
+          TextCacheError: it is another; the message names what differs.
+        """
+        path = pathlib.Path(folder).expanduser() / "manifest.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
+            return
+        other = Manifest.read(folder)
+        for field in dataclasses.fields(self):
+            here, there = getattr(self, field.name), getattr(other, field.name)
+            if here != there:
+                raise TextCacheError(
+                    f"{folder} was begun with {field.name} {there!r}, not {here!r}; name another "
+                    "folder."
+                )
+
+
+def key_of(caption: str) -> bytes:
+    """What a caption is found by."""
+    return hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()[:_HASH]
+
+
+def own_captions(
+    captions: Iterable[str], part: int, parts: int, done: Iterable[bytes] = ()
+) -> Iterator[str]:
+    """The captions of one part but those `done`, each once, in the order in which they come."""
+    seen = set(done)
+    for caption in captions:
+        key = key_of(caption)
+        if int.from_bytes(key[:8], "little") % parts == part and key not in seen:
+            seen.add(key)
+            yield caption
+
+
+def written(folder: str | os.PathLike, part: int) -> int:
+    """How many complete shards a part has: 0, 1, ... without a gap."""
+    count = 0
+    while all(path.is_file() for path in _shard(folder, part, count)):
+        count += 1
+    return count
+
+
+def write_shard(
+    folder: str | os.PathLike,
+    part: int,
+    number: int,
+    captions: Sequence[str],
+    text: TextEmbedding,
+    *,
+    dtype: str,
+) -> None:
+    """Writes one complete shard."""
+    records, keys = _shard(folder, part, number)
+    partial = records.with_suffix(".partial")
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    for tokens, mask in zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True):
+        where = np.flatnonzero(mask).astype(np.uint16)
+        states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
+        writer.write(np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes())
+    writer.close()
+    table = np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH)))
+    partial_keys = keys.with_suffix(".partial.npy")
+    np.save(partial_keys, table)
+    partial.replace(records)
+    partial_keys.replace(keys)  # last: it says that the shard is complete
+
+
+def finish_part(folder: str | os.PathLike, part: int) -> int:
+    """Says that a part has all its captions, and returns how many these are."""
+    count, mark = 0, 0
+    for key in keys_of(folder, part):
+        count, mark = count + 1, mark ^ int.from_bytes(key, "little")
+    found = {"captions": count, "fingerprint": f"{mark:032x}"}
+    path = pathlib.Path(folder).expanduser() / f"part_{part:05}.json"
+    _write_atomically(path, json.dumps(found).encode())
+    return count
+
+
+def keys_of(folder: str | os.PathLike, part: int) -> Iterator[bytes]:
+    """The keys in all complete shards of a part."""
+    for number in range(written(folder, part)):
+        yield from (bytes(key) for key in np.load(_shard(folder, part, number)[1]))
+
+
+def _shard(folder: str | os.PathLike, part: int, number: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """(records, keys) of a shard."""
+    stem = pathlib.Path(folder).expanduser() / f"text-{part:05}-{number:06}"
+    return stem.with_suffix(".array_record"), stem.with_suffix(".npy")
+
+
+def _write_atomically(path: pathlib.Path, data: bytes) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedText:
+    """A text encoder that looks captions up, and encodes only what is not there.
+
+    Attributes:
+      path: the folder that `vidgen encode` wrote.
+      encoder: the one that it stands for, for prompts that are no captions (samples, generating);
+        it need not have its weights until then.
+
+    Raises:
+      TextCacheError: the cache is not finished, or is of another encoder.
+    """
+
+    path: str
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        manifest = self._manifest
+        mine = {"length": self.encoder.length, "dim": self.encoder.dim}
+        theirs = {"length": manifest.length, "dim": manifest.dim}
+        name = self.encoder.name
+        known = name.removesuffix(_UNKNOWN)
+        same = manifest.encoder == name if known == name else manifest.encoder.startswith(known)
+        if not same or mine != theirs:
+            raise TextCacheError(
+                f"the captions in {self.path} were encoded by {manifest.encoder} ({theirs}); this "
+                f"run has {name} ({mine}). Use that encoder, or another cache."
+            )
+        missing = [part for part in range(manifest.parts) if not self._done(part).is_file()]
+        if missing:
+            raise TextCacheError(
+                f"{self.path} is not finished: part {missing[0]} of {manifest.parts} is missing; "
+                "run the same vidgen encode again, it goes on."
+            )
+
+    @functools.cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.read(self.path)
+
+    def _done(self, part: int) -> pathlib.Path:
+        return pathlib.Path(self.path).expanduser() / f"part_{part:05}.json"
+
+    @property
+    def name(self) -> str:
+        """That of the encoder."""
+        return self._manifest.encoder
+
+    @property
+    def dim(self) -> int:
+        """Width of a token state."""
+        return self._manifest.dim
+
+    @property
+    def length(self) -> int:
+        """Tokens of a caption."""
+        return self._manifest.length
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """numpy float32 states [b s d], zero where the mask [b s] is False."""
+        shape = (len(prompts), self.length)
+        tokens, mask = np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool)
+        places = [self._place(caption) for caption in prompts]
+        for row, place in enumerate(places):
+            if place is not None:
+                where, states = self._read(*place)
+                tokens[row, where], mask[row, where] = states, True
+        rest = [row for row, place in enumerate(places) if place is None]
+        if rest or not prompts:
+            text = self.encoder([prompts[row] for row in rest])
+            tokens[rest], mask[rest] = np.asarray(text.tokens), np.asarray(text.mask)
+        # The struct's fields are declared as device arrays; numpy arrays are as good a leaf.
+        return TextEmbedding(tokens=cast(Any, tokens), mask=cast(Any, mask))
+
+    @functools.cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray, list[pathlib.Path]]:
+        """All keys in order, (shard, record) of each, and the shards."""
+        keys, places, shards = [], [], []
+        for part in range(self._manifest.parts):
+            for number in range(written(self.path, part)):
+                records, table = _shard(self.path, part, number)
+                found = np.load(table)
+                keys.append(found.view(f"S{_HASH}").reshape(-1))
+                place = np.stack([np.full(len(found), len(shards)), np.arange(len(found))], 1)
+                places.append(place.astype(np.int32))
+                shards.append(records)
+        if not keys:
+            return np.zeros(0, f"S{_HASH}"), np.zeros((0, 2), np.int32), []
+        flat = np.concatenate(keys)
+        order = np.argsort(flat, kind="stable")
+        return flat[order], np.concatenate(places)[order], shards
+
+    def _place(self, caption: str) -> tuple[int, int] | None:
+        """(shard, record) of a caption; None where it is not there."""
+        keys, places, _ = self._index
+        key = np.frombuffer(key_of(caption), f"S{_HASH}")[0]
+        at = int(np.searchsorted(keys, key))
+        if at == len(keys) or keys[at] != key:
+            return None
+        return int(places[at, 0]), int(places[at, 1])
+
+    def _read(self, shard: int, record: int) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
+        """The places of the real tokens of a caption, and their states."""
+        data = self._reader(shard).read([record])[0]
+        count = int(np.frombuffer(data[:2], np.uint16)[0])
+        where = np.frombuffer(data[2 : 2 + 2 * count], np.uint16).astype(np.int64)
+        states = np.frombuffer(data[2 + 2 * count :], DTYPES[self._manifest.dtype])
+        return where, states.reshape(count, self.dim).astype(np.float32)
+
+    def _reader(self, shard: int) -> Any:
+        return _opened(str(self._index[2][shard]))
+
+
+@functools.lru_cache(maxsize=256)
+def _opened(path: str) -> Any:
+    return array_record_module.ArrayRecordReader(path)

@@ -1,0 +1,35 @@
+"""The examples that `vidgen COMMAND --help` ends with, by command; "" is for `vidgen --help`."""
+
+from __future__ import annotations
+
+EXAMPLES = {
+    "": """examples:
+  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
+  vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
+  vidgen plan --gin_file=experiments/imagen_base_paper.gin
+  vidgen COMMAND --help""",
+    "train": """examples:
+  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
+  vidgen train --gin_file=experiments/imagen_base_tiny.gin --gin_file=data/folder.gin \\
+      --gin.DATA_DIR="'my_videos'" --gin.MODEL_DIR="'runs/b'" --gin.TRAIN_STEPS=20000
+  vidgen train --gin_file=experiments/imagen_distill_tiny.gin --gin.TEACHER_DIR="'runs/a'" \\
+      --gin.MODEL_DIR="'runs/a8'"
+
+The same command again continues from the last checkpoint in MODEL_DIR.""",
+    "encode": """examples:
+  vidgen encode --gin_file=experiments/imagen_base_demo.gin --gin_file=data/folder.gin \\
+      --gin.DATA_DIR="'my_videos'" --gin.TEXT_CACHE="'captions'"
+  vidgen train --gin_file=experiments/imagen_base_demo.gin --gin_file=data/folder.gin \\
+      --gin_file=text/encoded.gin --gin.DATA_DIR="'my_videos'" --gin.TEXT_CACHE="'captions'" \\
+      --gin.MODEL_DIR="'runs/mine'"
+
+The same command again goes on where it was stopped, and adds new captions.""",
+    "plan": """examples:
+  vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
+  vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
+  vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
+    "assets": """examples:
+  vidgen assets list
+  vidgen assets fetch minilm
+  VIDGEN_ASSETS=/media/stick vidgen assets path minilm""",
+}
