@@ -141,11 +141,6 @@ class T5:
         Raises:
           ValueError: the folder holds no weights, or those of another size.
         """
-        files = T5Files(self._folder)
-        if files.size != self.shape:
-            raise T5FileError(
-                f"T5.size is {self.size}, that is {self.shape}; {self.path} holds {files.size}."
-            )
         boxed = self.boxed_params()
         shapes = meta.unbox(boxed)
         if self.mesh is None:
@@ -153,7 +148,12 @@ class T5:
             places = jax.tree.map(lambda _: first, shapes)
         else:
             places = self.mesh.param_shardings(boxed)
-        return _filled(files, shapes["params"], places["params"])
+        with T5Files(self._folder) as files:
+            if files.size != self.shape:
+                raise T5FileError(
+                    f"T5.size is {self.size}, that is {self.shape}; {self.path} holds {files.size}."
+                )
+            return _filled(files, shapes["params"], places["params"])
 
     @functools.cached_property
     def _program(self) -> tuple[Any, Params]:

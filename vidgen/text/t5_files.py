@@ -11,7 +11,6 @@ our names as [in out].
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -64,6 +63,10 @@ class Arrays(Protocol):
         """One of them."""
         ...
 
+    def close(self) -> None:
+        """Lets go of the files."""
+        ...
+
 
 class SafetensorsArrays:
     """Those of some .safetensors files."""
@@ -88,17 +91,19 @@ class SafetensorsArrays:
         with safetensors.safe_open(str(self._file[name]), framework="numpy") as file:
             return file.get_tensor(name)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class TorchArrays:
-    """Those of some files of PyTorch's; one file is in memory at a time."""
+    """Those of some files of PyTorch's, which are read in place."""
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None) -> None:
         """`index` tells the file of each name, where there are several files."""
-        self._load = functools.lru_cache(maxsize=1)(weight_files.read_tensors)
+        opened = {path.name: weight_files.TorchFile(path) for path in files}
         if index is None:
-            self._file = dict.fromkeys(self._load(files[0]), files[0])
-        else:
-            self._file = {name: files[0].parent / file for name, file in index.items()}
+            index = dict.fromkeys(opened[files[0].name].names, files[0].name)
+        self._file = {name: opened[file] for name, file in index.items()}
 
     @property
     def names(self) -> Sequence[str]:
@@ -107,7 +112,12 @@ class TorchArrays:
 
     def read(self, name: str) -> np.ndarray:
         """One of them."""
-        return self._load(self._file[name])[name]
+        return self._file[name].read(name)
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        for file in self._file.values():
+            file.close()
 
 
 class ZarrArrays:
@@ -143,6 +153,9 @@ class ZarrArrays:
         if name in self._inline:
             return self._inline[name]
         return np.asarray(tensorstore.open(self._spec[name]).result().read().result())
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _plain(path: str) -> str:
@@ -223,13 +236,26 @@ class T5Files:
           T5FileError: it is no encoder of T5 1.1 (an ungated T5 1.0, say).
         """
         self._folder, self._arrays = folder, open_arrays(folder)
-        names = set(self._arrays.names)
+        try:
+            self.size = self._looked_at(set(self._arrays.names))
+        except BaseException:
+            self._arrays.close()
+            raise
+
+    def __enter__(self) -> T5Files:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._arrays.close()
+
+    def _looked_at(self, names: set[str]) -> Size:
+        """Finds out whose names these are, and the size."""
         self._theirs = 1 if _OUTER["norm"][1] in names else 0
         self._embedding = next(
             (n for n in (self._outer("embedding"), "encoder.embed_tokens.weight") if n in names), ""
         )
         self._check(names)
-        self.size = self._size(names)
+        return self._size(names)
 
     def outer(self, name: str) -> np.ndarray:
         """ "embedding" [vocabulary width], "distance" [heads buckets] or "norm" [width]."""

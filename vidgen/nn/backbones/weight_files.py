@@ -58,6 +58,9 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
+_LoadStorage = Callable[[_Storage], np.ndarray]
+
+
 def read_arrays(path: Path) -> Any:
     """The containers and numpy arrays of a pickle.
 
@@ -88,12 +91,59 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
         except safetensors.SafetensorError as error:
             raise WeightFileError(f"{path} is not a safetensors file ({error}).") from error
         return {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    with _open(path) as stream:
-        is_zip = stream.read(4) == b"PK\x03\x04"
-        stream.seek(0)
-        if is_zip:
-            return _read_zip(stream, path, prefix)
-        return _read_legacy(stream, path, prefix)
+    with TorchFile(path) as file:
+        return {name: file.read(name) for name in file.names if name.startswith(prefix)}
+
+
+class TorchFile:
+    """A file of `torch.save` whose tensors are read one by one; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads what it holds, and no tensor yet.
+
+        Raises:
+          WeightFileError: it is of no such kind, is damaged, or its pickle asks for more.
+          FileNotFoundError: there is no such file.
+        """
+        self._path = Path(path)
+        self._stream = _open(self._path)
+        try:
+            is_zip = self._stream.read(4) == b"PK\x03\x04"
+            self._stream.seek(0)
+            read = _read_zip if is_zip else _read_legacy
+            state, self._load = read(self._stream, self._path)
+            found = _state_dict(state, self._path)
+            self._tensors = {str(n): v for n, v in found.items() if isinstance(v, _Tensor)}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> TorchFile:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._stream.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors."""
+        return tuple(self._tensors)
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor.
+
+        Raises:
+          WeightFileError: the file is damaged there.
+        """
+        tensor = self._tensors[name]
+        try:
+            return _strided(self._load(tensor.storage), tensor)
+        except (KeyError, ValueError) as error:
+            raise WeightFileError(f"{self._path} is damaged at tensor {name!r}.") from error
 
 
 def _open(path: Path) -> io.BufferedReader:
@@ -162,28 +212,29 @@ def _parameter(data: _Tensor, *_: Any) -> _Tensor:
     return data
 
 
-def _read_zip(stream: io.BufferedReader, path: Path, prefix: str) -> dict[str, np.ndarray]:
+def _read_zip(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]:
+    """What was pickled, and what reads a storage."""
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
         raise WeightFileError(f"{path} is not a readable weight file ({error}).") from error
-    with archive:
-        names = archive.namelist()
-        index = next((name for name in names if name.split("/")[1:] == ["data.pkl"]), None)
-        if index is None:
-            raise WeightFileError(f"{path} is a zip without PyTorch's data.pkl.")
-        root = index.split("/")[0]
-        if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
-            raise WeightFileError(f"{path} was written on a big-endian machine.")
-        state = _load(_Reader(io.BytesIO(archive.read(index)), _torch_names()), path)
+    names = archive.namelist()
+    index = next((name for name in names if name.split("/")[1:] == ["data.pkl"]), None)
+    if index is None:
+        raise WeightFileError(f"{path} is a zip without PyTorch's data.pkl.")
+    root = index.split("/")[0]
+    if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
+        raise WeightFileError(f"{path} was written on a big-endian machine.")
+    state = _load(_Reader(io.BytesIO(archive.read(index)), _torch_names()), path)
 
-        def load(storage: _Storage) -> np.ndarray:
-            return np.frombuffer(archive.read(f"{root}/data/{storage.key}"), storage.dtype)
+    def load(storage: _Storage) -> np.ndarray:
+        return np.frombuffer(archive.read(f"{root}/data/{storage.key}"), storage.dtype)
 
-        return _materialize(state, path, prefix, load)
+    return state, load
 
 
-def _read_legacy(stream: io.BufferedReader, path: Path, prefix: str) -> dict[str, np.ndarray]:
+def _read_legacy(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]:
+    """What was pickled, and what reads a storage."""
     magic, _, machine = (_load(_Reader(stream, {}), path) for _ in range(_LEGACY_PICKLES))
     if magic != _LEGACY_MAGIC or not isinstance(machine, dict):
         raise WeightFileError(f"{path} was not written by torch.save.")
@@ -203,7 +254,7 @@ def _read_legacy(stream: io.BufferedReader, path: Path, prefix: str) -> dict[str
         stream.seek(start)
         return np.frombuffer(stream.read(size), storage.dtype)
 
-    return _materialize(state, path, prefix, load)
+    return state, load
 
 
 def _state_dict(state: Any, path: Path) -> Mapping[str, Any]:
@@ -213,19 +264,6 @@ def _state_dict(state: Any, path: Path) -> Mapping[str, Any]:
             "torch.save(model.state_dict(), path)."
         )
     return state
-
-
-def _materialize(
-    state: Any, path: Path, prefix: str, load: Callable[[_Storage], np.ndarray]
-) -> dict[str, np.ndarray]:
-    found = {}
-    for name, tensor in _state_dict(state, path).items():
-        if isinstance(tensor, _Tensor) and str(name).startswith(prefix):
-            try:
-                found[name] = _strided(load(tensor.storage), tensor)
-            except (KeyError, ValueError) as error:
-                raise WeightFileError(f"{path} is damaged at tensor {name!r}.") from error
-    return found
 
 
 def _strided(flat: np.ndarray, tensor: _Tensor) -> np.ndarray:
