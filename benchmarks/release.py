@@ -51,7 +51,7 @@ def main() -> None:
         config = (source / "config.gin").read_text(encoding="utf-8")
         (target / "config.gin").write_text(portable(config, home), encoding="utf-8")
         count = sum(leaf.size for leaf in named_leaves(params).values())
-        size = path.stat().st_size / 1e6
+        size = path.stat().length / 1e6
         print(f"{flags.name}/{source.name}: step {step}, {count:,} parameters, {size:.2f} MB")
 
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "text": BASE | {"nn", "diffusion", "assets"},
     "imagen": BASE | {"nn", "diffusion"},
     "phenaki": BASE | {"nn", "diffusion", "assets"},
-    "train": BASE,
+    "train": BASE | {"zoo"},
     "data": BASE,
     "evals": BASE | {"data", "nn.backbones", "assets"},
     "zoo": set(),
@@ -35,7 +35,7 @@ ALLOWED = {
     "gin_utils": {"gin_files"},
     "gin_sessions": {"gin_utils"},
     "usage": set(),
-    "main": {"usage", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
+    "main": {"usage", "zoo", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md

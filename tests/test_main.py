@@ -48,7 +48,6 @@ CASCADES = sorted((ROOT / "gin_configs" / "experiments").glob("*cascade*.gin")) 
         (["train", TINY, "--frobnicate"], ["--frobnicate"]),
         (["frobnicate"], ["frobnicate", "generate"]),
         ([], ["COMMAND"]),
-        (["generate", "a cat"], ["--model"]),
         (["generate", "a cat", "--model=nowhere"], ["nowhere/config.gin", "vidgen train"]),
         (["generate", "a cat", "--model=nowhere", "--steps=many"], ["--steps", "many"]),
         (

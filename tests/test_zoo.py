@@ -35,11 +35,17 @@ def test_weights_fit_their_configurations(name):
 
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     name = zoo.names()[0]
-    assert zoo.find(name) == zoo.FOLDER / name
-    assert zoo.find(str(tmp_path)) == tmp_path
     monkeypatch.chdir(tmp_path)
+    assert zoo.find(name) == str(zoo.FOLDER / name)
+    assert zoo.find(f"{name}/base") == str(zoo.FOLDER / name / "base")
+    for other in ("runs/a", "gs://bucket/a", "~/a", str(tmp_path)):
+        assert zoo.find(other) == other
     (tmp_path / name).mkdir()
-    assert zoo.find(name).resolve() == tmp_path / name
+    assert zoo.find(name) == name
+
+
+def test_the_default_is_there():
+    assert zoo.DEFAULT in zoo.names()
 
 
 def test_an_unknown_name_lists_them():

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vidgen import __version__
+from vidgen import __version__, zoo
 from vidgen.usage import EXAMPLES
 
 
@@ -261,7 +261,8 @@ def _run(
 def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
     """The config.gin in the folder that --gin.MACRO names; none without that flag."""
     given = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith(f"{macro}=")]
-    configs = [Path(text.strip(" '\"")).expanduser() / "config.gin" for text in given[-1:]]
+    folders = [zoo.find(text.strip(" '\"")) for text in given[-1:]]
+    configs = [Path(folder).expanduser() / "config.gin" for folder in folders]
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(

@@ -2,14 +2,16 @@
 
     vidgen/zoo_models/NAME/STAGE/{config.gin, weights.safetensors}
 
-A name stands wherever a command takes the folder of a trained model. They are small, and trained on
-the sprite videos; `benchmarks/release.py` writes them from the folders of training runs.
+NAME, or NAME/STAGE, stands wherever a command takes the folder of a trained model. They are small,
+and trained on the sprite videos; `benchmarks/release.py` writes them from folders of training runs.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+DEFAULT = "imagen_demo"
 FOLDER = Path(__file__).resolve().parent / "zoo_models"
 
 
@@ -18,7 +20,9 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({path.parent.parent.name for path in FOLDER.glob("*/*/config.gin")}))
 
 
-def find(model: str) -> Path:
-    """The folder of a model that is named by its folder, or by its name here; the folder first."""
-    own = Path(model).expanduser()
-    return own if own.exists() or model not in names() else FOLDER / model
+def find(model: str) -> str:
+    """`model`, or the folder of the model that is called so; a folder of one's own comes first."""
+    name, _, stage = model.partition("/")
+    if name not in names() or os.path.exists(os.path.expanduser(model)):
+        return model
+    return str(FOLDER / name / stage)

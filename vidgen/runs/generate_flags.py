@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vidgen import zoo
+
 EXAMPLES = """examples:
+  vidgen generate "a tiger moving right on a green background" -o tiger.mp4
   vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
   vidgen generate "a tiger moving right" --model=runs/cascade --until=ssr1 --keep_stages
   vidgen generate --prompts_file=prompts.txt --model=runs/cascade -o clips.webm \\
@@ -38,7 +41,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to show, one quoted sentence each")
     add("--prompts_file", metavar="FILE", help="more prompts, one a line")
-    add("--model", required=True, metavar="MODEL_DIR", help="a folder that vidgen train wrote")
+    add(
+        "--model",
+        default=zoo.DEFAULT,
+        metavar="MODEL",
+        help="a folder that vidgen train wrote, or a model that comes with vidgen: "
+        f"{', '.join(zoo.names())}; default: {zoo.DEFAULT}",
+    )
     add("-o", "--output", default="out.mp4", metavar="FILE", help="default: out.mp4")
     add("--seed", type=int, default=0, help="default: 0")
     add("--num_samples", type=int, default=1, metavar="N", help="clips for each prompt")

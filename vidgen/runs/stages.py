@@ -186,7 +186,7 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
       FileNotFoundError: there is no trained model.
       ValueError: a stage that is asked for is not there.
     """
-    folder = zoo.find(model)
+    folder = Path(zoo.find(model)).expanduser()
     if (folder / "config.gin").is_file():
         return (folder,)
     here = [name for name in MODELS if (folder / name / "config.gin").is_file()]

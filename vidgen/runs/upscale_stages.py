@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidgen import zoo
 from vidgen.runs.stages import MODELS, Stage
 from vidgen.types import STAGES
 
@@ -24,7 +25,7 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
     if names is None:
         return ()
     wanted = _names(names)
-    folder = Path(elsewhere or model).expanduser()
+    folder = Path(zoo.find(elsewhere or model)).expanduser()
     if (folder / "config.gin").is_file():
         if elsewhere and len(wanted) == 1:
             return (folder,)

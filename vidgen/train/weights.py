@@ -22,6 +22,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from vidgen import zoo
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, check_shapes, placed
 from vidgen.train.model import named_leaves
 from vidgen.types import Params
@@ -34,13 +35,16 @@ _LEAST = 4096  # values of a kernel that is worth 8 bits
 def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
     """The weights in a folder, to read: those of its checkpoints, or of its weight file.
 
+    Args:
+      model_dir: the folder, or the name of a model that comes with the package (`vidgen.zoo`).
+
     Raises:
       FileNotFoundError: it has neither.
     """
-    folder = epath.Path(model_dir).expanduser()
+    folder = epath.Path(zoo.find(os.fspath(model_dir))).expanduser()
     if (folder / FILE).is_file() and not (folder / "checkpoints").is_dir():
         return WeightsFile(folder)
-    return Checkpointer(model_dir, read_only=True)
+    return Checkpointer(folder, read_only=True)
 
 
 def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
