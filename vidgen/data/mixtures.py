@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Mixture:
         the sources, so that every example is as likely as any other.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[Any]  # checked below, in words for users
     rates: Sequence[float | int] | None = None
 
     def __post_init__(self) -> None:
