@@ -23,9 +23,10 @@ from flax.core import meta
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int
 
+from vidgen.nn.transformer import DTYPES
 from vidgen.text import encoder
 from vidgen.text.t5_files import T5FileError, T5Files, fingerprint
-from vidgen.text.t5_network import DTYPES, SIZES, Size, T5Encoder
+from vidgen.text.t5_network import SIZES, Size, T5Encoder
 from vidgen.types import Params, TextEmbedding
 
 PAD, END = 0, 1

@@ -26,7 +26,6 @@ from vidgen.nn.attention import RelativeBias, attend, heads_of, merge_heads
 
 BUCKETS = 32
 EPSILON = 1e-6
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
