@@ -89,6 +89,7 @@ setup(
         "grain>=0.2.18",
         "jax>=0.10.2",
         "jaxtyping>=0.3.2",
+        "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",

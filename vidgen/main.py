@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, command, add in (
         ("train", "train a model, or continue to", _train, _add_train),
         ("generate", "make videos from prompts", _generate, _add_generate),
-        ("encode", "encode the captions of a data set once", _encode, _add_train),
+        ("encode", "encode the captions, or the videos, of a data set once", _encode, _add_train),
         ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
         ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
     ):
@@ -153,7 +153,7 @@ def _train(flags: argparse.Namespace) -> None:
 
 def _encode(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
-    _run(flags, "encode", "Encode", flags.gin_file, flags.bindings)
+    _run(flags, "encode", None, flags.gin_file, flags.bindings)
 
 
 def _plan(flags: argparse.Namespace) -> None:

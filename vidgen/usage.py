@@ -22,6 +22,12 @@ The same command again continues from the last checkpoint in MODEL_DIR.""",
   vidgen train --gin_file=experiments/imagen_base_demo.gin --gin_file=data/folder.gin \\
       --gin_file=text/encoded.gin --gin.DATA_DIR="'my_videos'" --gin.TEXT_CACHE="'captions'" \\
       --gin.MODEL_DIR="'runs/mine'"
+  vidgen encode --gin_file=experiments/phenaki_maskgit_demo.gin --gin_file=data/folder.gin \\
+      --gin_file=runs/encode_tokens.gin --gin.DATA_DIR="'my_videos'" \\
+      --gin.TOKENIZER_DIR="'runs/phenaki/cvivit'" --gin.TOKEN_CACHE="'tokens'"
+  vidgen train --gin_file=experiments/phenaki_maskgit_demo.gin --gin_file=data/folder.gin \\
+      --gin_file=data/tokens.gin --gin.TOKENIZER_DIR="'runs/phenaki/cvivit'" \\
+      --gin.TOKEN_CACHE="'tokens'" --gin.MODEL_DIR="'runs/phenaki/maskgit'"
 
 The same command again goes on where it was stopped, and adds new captions.""",
     "plan": """examples:

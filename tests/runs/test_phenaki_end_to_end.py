@@ -1,5 +1,6 @@
 """Phenaki as a user has it: train a tokenizer, train a transformer on it, make clips and films."""
 
+import json
 import shutil
 
 import numpy as np
@@ -172,3 +173,39 @@ def test_what_phenaki_does_not_have(trained, capsys):
 def test_a_tokenizer_makes_no_video(trained, capsys):
     assert main.main(["generate", "a tiger", f"--model={trained / 'cvivit'}"]) == 2
     assert "makes no video" in capsys.readouterr().err
+
+
+def test_training_from_tokens_gives_the_numbers_of_the_videos(trained, tmp_path, capsys):
+    """Files as long as a clip, so that there is one way to cut them."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        path = tmp_path / "videos" / f"{name}.webp"
+        path.parent.mkdir(exist_ok=True)
+        video = np.repeat(np.repeat(rng.uniform(-1, 1, (5, 4, 4, 3)), 4, 1), 4, 2)
+        write_video(path, video.astype(np.float32), 8, min_side=0)
+        path.with_suffix(".txt").write_text(f"a clip called {name}")
+    model = ["--gin_file=experiments/phenaki_maskgit_tiny.gin", "--gin_file=data/folder.gin"]
+    model += [f"--gin_file={trained / 'small.gin'}", f"--gin.TOKENIZER_DIR={trained / 'cvivit'}"]
+    model += [f"--gin.DATA_DIR={tmp_path / 'videos'}"]
+    cache = f"--gin.TOKEN_CACHE={tmp_path / 'tokens'}"
+    run("encode", *model, "--gin_file=runs/encode_tokens.gin", cache)
+    said = "4 examples are in " + str(tmp_path / "tokens") + ", 0 of them cannot be used"
+    assert said in capsys.readouterr().err
+    short = ["--gin.TRAIN_STEPS=3", "--gin.Train.log_every=1", "--gin.BATCH_SIZE=2"]
+    run("train", *model, *short, f"--gin.MODEL_DIR={tmp_path / 'online'}")
+    model += ["--gin_file=data/tokens.gin", cache]
+    run("train", *model, *short, f"--gin.MODEL_DIR={tmp_path / 'offline'}")
+    losses = [
+        [
+            json.loads(x)["loss"]
+            for x in (tmp_path / name / "metrics.jsonl").read_text().split("\n")[:3]
+        ]
+        for name in ("online", "offline")
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    assert len(set(losses[0])) == 3
+    manifest = tmp_path / "tokens" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tokenizer": "another"}))
+    flags = [*model, *short, f"--gin.MODEL_DIR={tmp_path / 'refused'}"]
+    assert main.main(["train", *map(str, flags)]) == 2
+    assert "were made by the tokenizer another; this run has" in capsys.readouterr().err

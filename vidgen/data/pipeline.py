@@ -16,15 +16,18 @@ import collections
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
-from vidgen.data.sources import BadExample, Example, Source, captions_per_clip
+from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_per_clip
 from vidgen.data.transforms import random_crop
 from vidgen.types import VideoShape
+
+_AHEAD = 32  # examples read ahead by `in_order`
 
 log = logging.getLogger(__name__)
 
@@ -104,22 +107,16 @@ class Pipeline:
         loaded = positions.random_map(_Load(self.source, self.crop), seed=self.seed % 2**32)
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=local * self.prefetch)
         dataset = loaded[index::count].to_iter_dataset(reading)
-        if self.workers:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads an absl flag of its own: its default
-            ahead = max(1, math.ceil(local * self.prefetch / self.workers))
-            dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=ahead)
-            )
+        dataset = _by_workers(dataset, self.workers, ahead=local * self.prefetch)
         return BatchIterator(iter(dataset), batch_size=local, source=self.source)
 
 
 class BatchIterator:
     """Iterator over batches, whose position can be saved and restored exactly.
 
-    A batch is a dict: `video` uint8 "b t h w c", `caption` list of b strings (of b tuples of t
-    strings where the pipeline has t captions a clip), `independent_frames` bool "b". `skipped`
-    counts the bad examples seen so far by file.
+    A batch is a dict: `video` uint8 "b t h w c" or `tokens` int32 "b gt gh gw", `caption` list of b
+    strings (of b tuples of t strings where the pipeline has t captions a clip),
+    `independent_frames` bool "b". `skipped` counts the bad examples seen so far by file.
     """
 
     def __init__(self, examples: Any, *, batch_size: int, source: Source) -> None:
@@ -134,7 +131,7 @@ class BatchIterator:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        batch: list[Example] = []
+        batch: list[Example | TokenExample] = []
         while len(batch) < self._batch_size:
             loaded = next(self._examples)
             if isinstance(loaded, _Bad):
@@ -142,13 +139,14 @@ class BatchIterator:
             else:
                 self._good = True
                 batch.append(loaded)
+        content = [example.content for example in batch]
         return {
-            "video": np.stack([example.video for example in batch]),
+            **{name: np.stack([arrays[name] for arrays in content]) for name in content[0]},
             "caption": [self._caption(example) for example in batch],
             "independent_frames": np.array([example.independent_frames for example in batch]),
         }
 
-    def _caption(self, example: Example) -> str | tuple[str, ...]:
+    def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
         """The caption, in the one form that all examples of the source have."""
         count = captions_per_clip(self._source)
         if isinstance(example.caption, str):
@@ -204,12 +202,59 @@ class _Load:
     source: Source
     crop: VideoShape | None = None
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Example | _Bad:
+    def __call__(self, index: int, rng: np.random.Generator) -> Example | TokenExample | _Bad:
         try:
             example = self.source.load(int(index), rng)
         except BadExample as bad:
             return _Bad(index=int(index), path=bad.path, reason=bad.reason)
-        if self.crop is None:
+        if self.crop is None or isinstance(example, TokenExample):
             return example
         video = random_crop(example.video, self.crop.height, self.crop.width, rng)
         return dataclasses.replace(example, video=video)
+
+
+def in_order(
+    source: Source, numbers: Sequence[int], *, seed: int, workers: int = 0
+) -> Iterator[Example | TokenExample | BadExample]:
+    """Examples one after the other, read ahead; a BadExample takes the place of a bad one.
+
+    Args:
+      source: where they come from.
+      numbers: which, counting from pass to pass: number n is example n mod len(source), loaded with
+        the random generator n of the seed.
+      seed: of all of them.
+      workers: processes that read; 0 is a thread.
+    """
+    positions = grain.MapDataset.range(len(numbers))
+    loaded = positions.map(_LoadOrTell(source, numbers, seed))
+    dataset = loaded.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD))
+    return iter(_by_workers(dataset, workers, ahead=_AHEAD))
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadOrTell:
+    """Maps a position to an example, or to the reason why there is none."""
+
+    source: Source
+    numbers: Sequence[int]
+    seed: int
+
+    def __call__(self, position: int) -> Example | TokenExample | BadExample:
+        number = self.numbers[int(position)]
+        rng = np.random.default_rng((self.seed, number))
+        try:
+            return self.source.load(number % len(self.source), rng)
+        except BadExample as bad:
+            return BadExample(bad.path, bad.reason)  # without what it holds of this frame
+
+
+def _by_workers(dataset: Any, workers: int, *, ahead: int) -> Any:
+    """`dataset`, read by so many processes; `ahead` examples of all together are kept ready."""
+    if not workers:
+        return dataset
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads an absl flag of its own: its default
+    each = max(1, math.ceil(ahead / workers))
+    return dataset.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+    )

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from vidgen.data.video_files import VIDEO_SUFFIXES, BadExample, read_clip
 from vidgen.types import VideoShape
@@ -33,6 +33,7 @@ __all__ = [
     "Example",
     "FolderSource",
     "Source",
+    "TokenExample",
     "captioned_files",
     "captions_of",
     "captions_per_clip",
@@ -57,6 +58,31 @@ class Example:
     caption: str | tuple[str, ...]
     independent_frames: bool = False
 
+    @property
+    def content(self) -> dict[str, np.ndarray]:
+        """What a batch stacks."""
+        return {"video": self.video}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenExample:
+    """One captioned clip as the tokens that a tokenizer made of it.
+
+    Attributes:
+      tokens: the tokens.
+      caption: of all of it, or of the first frame where the frames are unrelated images.
+      independent_frames: the frames were unrelated images, and only the first time step counts.
+    """
+
+    tokens: Int[np.ndarray, "gt gh gw"]
+    caption: str
+    independent_frames: bool = False
+
+    @property
+    def content(self) -> dict[str, np.ndarray]:
+        """What a batch stacks."""
+        return {"tokens": self.tokens}
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -75,7 +101,7 @@ class Source(Protocol):
         """Number of examples."""
         ...
 
-    def load(self, index: int, rng: np.random.Generator) -> Example:
+    def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
         """Example `index`, a function of (index, rng) only; raises BadExample to be skipped."""
         ...
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vidgen.data.transforms import to_float
-from vidgen.types import TextEmbedding, VideoBatch
+from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
 
 
 @runtime_checkable
@@ -57,18 +57,21 @@ class TextEncoder(Protocol):
 class Fed(NamedTuple):
     """A batch of this process, and the position of the data after it."""
 
-    batch: VideoBatch
+    batch: VideoBatch | TokenBatch
     position: Any
 
 
-def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch:
+def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | TokenBatch:
     """The dict of a data pipeline as the batch of a model, in numpy.
 
     Captions are strings, or all of them sequences of strings, one for each frame.
     """
-    video: Any = to_float(np.asarray(raw["video"]))
     independent: Any = np.asarray(raw["independent_frames"], bool)
     text = encode_captions(list(raw["caption"]), encoder)
+    if "tokens" in raw:
+        tokens: Any = np.asarray(raw["tokens"], np.int32)
+        return TokenBatch(tokens=tokens, text=text, independent_frames=independent)
+    video: Any = to_float(np.asarray(raw["video"]))
     return VideoBatch(video=video, text=text, independent_frames=independent)
 
 

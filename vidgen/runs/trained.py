@@ -6,11 +6,15 @@ model.joined(own parameters, frozen)        what such a model generates with
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
+from vidgen.train.model import named_leaves
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.weights import open_weights
 from vidgen.types import Frozen, Params
@@ -80,6 +84,20 @@ def restored(
         )
     with open_weights(model_dir) as checkpointer:
         return checkpointer.restore_params(shapes, step)
+
+
+def fingerprint(weights: Callable[[], Frozen]) -> str:
+    """What tells trained networks apart: a hash of the names, shapes and values of their weights.
+
+    Args:
+      weights: loads them (`Trained`).
+    """
+    digest = hashlib.sha256()
+    for name, leaf in named_leaves(weights()).items():
+        value = np.ascontiguousarray(leaf)
+        digest.update(f"{name}:{value.shape}:{value.dtype};".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def joined(model: Any, params: Params, frozen: Frozen) -> Params:

@@ -1,0 +1,275 @@
+"""Video tokens on disk: made once by `vidgen encode`, read while training in the place of videos.
+
+    FOLDER/manifest.json                    tokenizer (with its weights), clip, grid, examples
+           part_00003.json                  a finished part: examples, bad ones, fingerprint
+           tokens-00003-000012.array_record a record for each example of a shard
+
+Example i of a source, cut for the d-th time, is number n = d len(source) + i; it belongs to part
+n mod parts. A record is found by its number alone, so there is no index. A shard gets its name
+when it is complete: one that was being written when a process was killed is written again, and no
+example is lost or there twice. An example that cannot be used keeps its place, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python import array_record_module  # type: ignore[attr-defined]
+from jaxtyping import Int
+
+from vidgen.data.sources import BadExample, TokenExample
+from vidgen.types import VideoShape
+
+_VERSION = 1
+
+
+class TokenCacheError(ValueError):
+    """A cache is not finished, not whole, or of another tokenizer than it is to stand for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a cache holds.
+
+    Attributes:
+      tokenizer: identity of the network and its weights.
+      codes: size of its codebook; tokens are below it.
+      grid: tokens of a clip, (time, rows, columns).
+      clip: of the videos: frames, height, width, channels, fps.
+      examples: of the source.
+      draws: how often each of them was cut.
+      seed: of the cuts.
+      parts: processes that write, or wrote, it.
+      shard_size: examples of a full shard.
+    """
+
+    tokenizer: str
+    codes: int
+    grid: tuple[int, int, int]
+    clip: tuple[int | float, ...]
+    examples: int
+    draws: int
+    seed: int
+    parts: int
+    shard_size: int
+    version: int = _VERSION
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> Manifest:
+        """That of a folder.
+
+        Raises:
+          TokenCacheError: there is none, or one of another version.
+        """
+        path = _path(folder, "manifest.json")
+        if not path.is_file():
+            raise TokenCacheError(f"{folder} is no cache of tokens: there is no {path.name} in it.")
+        found = json.loads(path.read_text())
+        if found.get("version") != _VERSION or "tokenizer" not in found:
+            raise TokenCacheError(
+                f"{path} is of version {found.get('version')} of another cache; this vidgen reads "
+                f"tokens of version {_VERSION}. Encode the videos again."
+            )
+        return cls(**found | {"grid": tuple(found["grid"]), "clip": tuple(found["clip"])})
+
+    def agree(self, folder: str | os.PathLike) -> None:
+        """Writes it to a folder, or checks that the one there is the same.
+
+        Raises:
+          TokenCacheError: it is another; the message names what differs.
+        """
+        path = _path(folder, "manifest.json")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
+            return
+        other = Manifest.read(folder)
+        for field in dataclasses.fields(self):
+            here, there = getattr(self, field.name), getattr(other, field.name)
+            if here != there:
+                raise TokenCacheError(
+                    f"{folder} was begun with {field.name} {there!r}, not {here!r}; name another "
+                    "folder."
+                )
+
+    @property
+    def numbers(self) -> int:
+        """Records of all parts."""
+        return self.examples * self.draws
+
+    def of_part(self, part: int) -> range:
+        """The numbers of a part, in order."""
+        return range(part, self.numbers, self.parts)
+
+    def shards(self, part: int) -> int:
+        """How many shards a part has."""
+        return -(-len(self.of_part(part)) // self.shard_size)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of a stored token."""
+        return np.dtype("<u2" if self.codes <= 1 << 16 else "<u4")
+
+
+def written(folder: str | os.PathLike, part: int) -> int:
+    """How many complete shards a part has: 0, 1, ... without a gap."""
+    count = 0
+    while _shard(folder, part, count).is_file():
+        count += 1
+    return count
+
+
+def write_shard(
+    folder: str | os.PathLike,
+    part: int,
+    number: int,
+    examples: Sequence[TokenExample | BadExample],
+    dtype: np.dtype,
+) -> None:
+    """Writes one complete shard."""
+    path = _shard(folder, part, number)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    for example in examples:
+        if isinstance(example, BadExample):
+            record: dict[str, Any] = {"path": example.path, "reason": example.reason}
+        else:
+            tokens = np.ascontiguousarray(example.tokens.astype(dtype))
+            record = {"tokens": tokens.tobytes(), "caption": example.caption}
+            record["independent"] = example.independent_frames
+        writer.write(msgpack.packb(record, unicode_errors="surrogatepass"))
+    writer.close()
+    partial.replace(path)
+
+
+def finish_part(folder: str | os.PathLike, part: int) -> dict[str, Any]:
+    """Says that a part has all its examples; returns what it holds: examples, bad, fingerprint."""
+    count, bad, digest = 0, 0, hashlib.sha256()
+    for number in range(written(folder, part)):
+        reader = _opened(str(_shard(folder, part, number)))
+        for record in reader.read_all():
+            count, bad = count + 1, bad + ("reason" in _unpacked(record))
+            digest.update(record)
+    found = {"examples": count, "bad": bad, "fingerprint": digest.hexdigest()[:32]}
+    _write_atomically(_path(folder, f"part_{part:05}.json"), json.dumps(found).encode())
+    return found
+
+
+def _shard(folder: str | os.PathLike, part: int, number: int) -> pathlib.Path:
+    return _path(folder, f"tokens-{part:05}-{number:06}.array_record")
+
+
+def _path(folder: str | os.PathLike, name: str) -> pathlib.Path:
+    return pathlib.Path(folder).expanduser() / name
+
+
+def _write_atomically(path: pathlib.Path, data: bytes) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _unpacked(record: bytes) -> dict[str, Any]:
+    return msgpack.unpackb(record, unicode_errors="surrogatepass")
+
+
+@functools.lru_cache(maxsize=256)
+def _opened(path: str) -> Any:
+    return array_record_module.ArrayRecordReader(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenCache:
+    """The tokens of a folder, as a source.
+
+    Attributes:
+      path: the folder that `vidgen encode` wrote.
+      shape: the clip that the model is for; that of the cache must be equal.
+      tokenizer: identity of the tokenizer that the model has (`runs.trained.fingerprint`); ""
+        takes tokens of any.
+
+    Raises:
+      TokenCacheError: the cache is not finished, or of another tokenizer or clip.
+    """
+
+    path: str
+    shape: VideoShape
+    tokenizer: str = ""
+
+    def __post_init__(self) -> None:
+        manifest = self._manifest
+        if self.tokenizer and manifest.tokenizer != self.tokenizer:
+            raise TokenCacheError(
+                f"the tokens in {self.path} were made by the tokenizer {manifest.tokenizer}; this "
+                f"run has {self.tokenizer}. Take that tokenizer (TOKENIZER_DIR), or encode again."
+            )
+        if manifest.clip != clip_of(self.shape):
+            raise TokenCacheError(
+                f"the tokens in {self.path} are of clips {manifest.clip}; this run has "
+                f"{clip_of(self.shape)} (frames, height, width, channels, fps). Encode again."
+            )
+        for part in range(manifest.parts):
+            shards = [_shard(self.path, part, n) for n in range(manifest.shards(part))]
+            wanted = [_path(self.path, f"part_{part:05}.json"), *shards]
+            missing = next((file for file in wanted if not file.is_file()), None)
+            if missing is not None:
+                raise TokenCacheError(
+                    f"{self.path} is not finished: {missing.name} is missing; run the same "
+                    "vidgen encode again, it goes on."
+                )
+
+    @functools.cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.read(self.path)
+
+    def __len__(self) -> int:
+        return self._manifest.numbers
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The tokens of a clip."""
+        return self._manifest.grid
+
+    def captions(self) -> Iterator[str]:
+        """Those of all usable examples."""
+        for index in range(len(self)):
+            record = self._record(index)
+            if "caption" in record:
+                yield record["caption"]
+
+    def load(self, index: int, rng: np.random.Generator) -> TokenExample:
+        """Example `index`; nothing is drawn.
+
+        Raises:
+          BadExample: its video could not be used.
+        """
+        del rng
+        record = self._record(index)
+        if "reason" in record:
+            raise BadExample(record["path"], record["reason"])
+        tokens: Int[np.ndarray, "n"] = np.frombuffer(record["tokens"], self._manifest.dtype)
+        return TokenExample(
+            tokens=tokens.reshape(self.grid).astype(np.int32),
+            caption=record["caption"],
+            independent_frames=record["independent"],
+        )
+
+    def _record(self, index: int) -> dict[str, Any]:
+        place, part = divmod(index, self._manifest.parts)
+        number, record = divmod(place, self._manifest.shard_size)
+        shard = str(_shard(self.path, part, number))
+        return _unpacked(_opened(shard).read([record])[0])
+
+
+def clip_of(shape: VideoShape) -> tuple[int | float, ...]:
+    """What a manifest says of a clip: frames, height, width, channels, fps."""
+    return (*shape.thwc, shape.fps)
