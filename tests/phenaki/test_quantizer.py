@@ -56,7 +56,7 @@ def test_vq_hand_computed():
     # Any multiple of z is the same point of the sphere.
     out = module.apply(params, jnp.asarray([[0.6, 0.8], [6.0, 8.0], [2.0, 0.1], [-0.1, 3.0]]))
     np.testing.assert_array_equal(out.indices, [2, 2, 0, 1])
-    np.testing.assert_allclose(out.loss[:2], 0.02512627, atol=1e-6)
+    np.testing.assert_allclose(out.loss[:2] * 2, 0.02512627, atol=1e-6)  # a mean over 2 features
     np.testing.assert_allclose(out.latents[0], [0.5**0.5, 0.5**0.5], atol=1e-6)
     assert out.indices.dtype == jnp.int32
 
@@ -70,7 +70,7 @@ def test_vq_chooses_the_nearest_of_many():
     z, e = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (z, p["codebook"]))
     distances = ((z[..., None, :] - e) ** 2).sum(-1)
     np.testing.assert_array_equal(out.indices, distances.argmin(-1))
-    np.testing.assert_allclose(out.loss, 1.25 * distances.min(-1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out.loss * 4, 1.25 * distances.min(-1), rtol=1e-4, atol=1e-6)
 
 
 def gradients(beta):
@@ -88,16 +88,16 @@ def test_vq_codebook_learns_from_its_own_term_alone():
     codebook, x = gradients(beta=0.0)
     np.testing.assert_array_equal(x, 0)  # no commitment: nothing reaches z
     np.testing.assert_array_equal(codebook[:2], 0)  # codes that are not the nearest
-    # d|z - e/|e||²/de = -2/|e| (z - (z·e)e) for unit e; here |e| = √2.
+    # d|z - e/|e||²/de = -2/|e| (z - (z·e)e) for unit e; here |e| = √2, and there are 2 features.
     e, z = np.asarray([0.5**0.5, 0.5**0.5]), np.asarray([0.6, 0.8])
-    np.testing.assert_allclose(codebook[2], -(2**0.5) * (z - (z @ e) * e), atol=1e-6)
+    np.testing.assert_allclose(codebook[2], -(2**-0.5) * (z - (z @ e) * e), atol=1e-6)
 
 
 def test_vq_commitment_moves_the_latent_alone():
     (free, _), (codebook, x) = gradients(beta=0.0), gradients(beta=0.25)
     np.testing.assert_array_equal(codebook, free)
     e, z = np.asarray([0.5**0.5, 0.5**0.5]), np.asarray([0.6, 0.8])
-    np.testing.assert_allclose(x[0], 0.25 * -2 * (e - (e @ z) * z), atol=1e-6)
+    np.testing.assert_allclose(x[0], 0.25 * -1 * (e - (e @ z) * z), atol=1e-6)
 
 
 def test_vq_latents_send_nothing_to_the_codebook():
@@ -139,13 +139,13 @@ def test_revive_moves_unused_codes_to_a_latent():
     np.testing.assert_array_equal(without[1:], 0)
     for code, nearest in ((1, 0), (2, 1)):
         e, z = codes[code], x[nearest]
-        np.testing.assert_allclose(grad[code], -2 / 3 * (z - (z @ e) * e), atol=1e-6)
+        np.testing.assert_allclose(grad[code], -1 / 3 * (z - (z @ e) * e), atol=1e-6)
 
 
 def test_revive_leaves_out_positions_of_weight_zero():
     grad, codes, x = revival(weights=jnp.asarray([1.0, 0.0]))
     e = codes[2]
-    np.testing.assert_allclose(grad[2], -2 / 3 * (x[0] - (x[0] @ e) * e), atol=1e-6)
+    np.testing.assert_allclose(grad[2], -1 / 3 * (x[0] - (x[0] @ e) * e), atol=1e-6)
     grad, _, _ = revival(weights=jnp.zeros(2))
     np.testing.assert_array_equal(grad[1:], 0)
 
@@ -167,7 +167,7 @@ def test_revive_brings_codes_into_use():
                 return jnp.mean(out.loss), out.indices
 
             grad, indices = jax.grad(loss, has_aux=True)(codebook)
-            return codebook - grad, quantizer.usage(indices, 16)["codes_used"]
+            return codebook - 3 * grad, quantizer.usage(indices, 16)["codes_used"]
 
         return jax.jit(lambda codebook: jax.lax.scan(step, codebook, data)[1])(codebook)
 

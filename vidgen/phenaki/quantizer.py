@@ -4,7 +4,7 @@ All three project the latent x (d features) to a small lookup space, z = in(x), 
 code e that stands for it, and project back, out(e) (factorised codes, ViT-VQGAN):
 
     VectorQuantizer   e = argmin_k |z - e_k|², both on the unit sphere: |z - e|² = 2 - 2·cos
-                      loss = |sg(z) - e|² + β·|z - sg(e)|²             (Phenaki 2.1, ViT-VQGAN)
+                      loss = (|sg(z) - e|² + β·|z - sg(e)|²)/dim       (Phenaki 2.1, ViT-VQGAN)
     FSQ               e_i = round(bound(z_i)), L_i levels a feature; no loss       (2309.15505)
     LFQ               e_i = sign(z_i), so 2^bits codes without a table             (MAGVIT-v2)
                       loss = w·(H(q|x) - H(E[q])) + β·mean_i (z_i - sg(e_i))²
@@ -50,6 +50,10 @@ class Quantized(PyTreeNode):
 class VectorQuantizer(nn.Module):
     """Nearest of `codes` unit vectors, in a space of `dim` features (Phenaki, ViT-VQGAN).
 
+    The papers print norms, for this loss as for L2, and no scale. [guess] Both are means over
+    features. Summed beside a mean over pixels, this one wins: latents gather at few codes, which
+    they are then near, and the codebook collapses (CONTRIBUTING.md, Decisions).
+
     Attributes:
       codes: entries of the codebook.
       dim: features of the lookup space.
@@ -92,7 +96,7 @@ class VectorQuantizer(nn.Module):
         cosines = _cosines(z, codebook)
         indices = jnp.argmax(cosines, axis=-1).astype(jnp.int32)
         e = codebook[indices]
-        loss = _square(stop(z) - e) + self.beta * _square(z - stop(e))
+        loss = _mean_square(stop(z) - e) + self.beta * _mean_square(z - stop(e))
         if train and self.revive:
             loss += self.revive * pull_unused(z, codebook, cosines, indices, weights)
         latents = self.outward(straight_through(z, e), x.shape[-1])
@@ -273,7 +277,7 @@ def pull_unused(
     indices: Int[Array, "*x"],
     weights: Float[Array, "*x"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over codes of |e - sg(z)|², with 0 for the codes that `indices` use.
+    """Mean over codes of |e - sg(z)|²/dim, with 0 for the codes that `indices` use.
 
     z is, for each code, the latent that it is least behind the nearest code of.
     """
@@ -285,7 +289,7 @@ def pull_unused(
     behind = jnp.where(positions[:, None] > 0, behind.reshape(-1, k), jnp.inf)
     target = stop(z).reshape(-1, d)[jnp.argmin(behind, axis=0)]
     unused = (_counts(indices, k, positions) == 0) & jnp.any(positions > 0)
-    return jnp.mean(jnp.where(unused, _square(codebook - target), 0.0))
+    return jnp.mean(jnp.where(unused, _mean_square(codebook - target), 0.0))
 
 
 def stop(x: Array) -> Array:
@@ -298,8 +302,8 @@ def _cosines(z: Float[Array, "*x d"], codebook: Float[Array, "k d"]) -> Float[Ar
     return jnp.einsum("...d,kd->...k", stop(z), stop(codebook), precision="highest")
 
 
-def _square(x: Float[Array, "*x d"]) -> Float[Array, "*x"]:
-    return jnp.sum(x * x, axis=-1)
+def _mean_square(x: Float[Array, "*x d"]) -> Float[Array, "*x"]:
+    return jnp.mean(x * x, axis=-1)
 
 
 def _counts(indices: Array, codes: int, weights: Array | None) -> Float[Array, "k"]:
