@@ -5,9 +5,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import uuid
 from typing import NamedTuple
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs compiled by one run of the tests are read by the next, and by sub-processes.
@@ -85,3 +88,66 @@ def on_devices():
         return json.loads(done.stdout)
 
     return run
+
+
+class _Flaky(MemoryFileSystem):
+    """Objects in memory, of a service that can be told to fail."""
+
+    protocol = "flaky"
+    store, pseudo_dirs = {}, [""]
+    cachable = False
+    failures = 0
+    requests = 0
+
+    @classmethod
+    def _answer(cls):
+        _Flaky.requests += 1
+        if _Flaky.failures:
+            _Flaky.failures -= 1
+            raise ConnectionError("503 come again later")
+
+    def cat_file(self, path, start=None, end=None, **settings):
+        self._answer()
+        return super().cat_file(path, start, end, **settings)
+
+    def info(self, path, **settings):
+        self._answer()
+        return super().info(path, **settings)
+
+
+class ObjectStore:
+    """A folder of an object store of which this process is the service.
+
+    Attributes:
+      url: of the folder.
+    """
+
+    def __init__(self, scheme):
+        self.url = f"{scheme}://{uuid.uuid4().hex}"
+
+    def put(self, name, data):
+        """Makes an object, and returns its path."""
+        data = data.encode() if isinstance(data, str) else data
+        fsspec.filesystem(self.url.partition(":")[0]).pipe_file(f"{self.url}/{name}", data)
+        return f"{self.url}/{name}"
+
+    def fail(self, times):
+        """The next requests fail."""
+        _Flaky.failures = times
+
+    @property
+    def requests(self):
+        """How many there were so far."""
+        return _Flaky.requests
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An object store that can fail, and no waiting for it."""
+    from vidgen import paths  # once the import hook of the type checks is there
+
+    monkeypatch.setattr(paths, "_WAITS", (0.0, 0.0, 0.0))
+    fsspec.register_implementation("flaky", _Flaky, clobber=True)
+    yield ObjectStore("flaky")
+    _Flaky.failures = 0
+    _Flaky.store.clear()

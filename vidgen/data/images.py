@@ -26,7 +26,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from vidgen.data import transforms
-from vidgen.data.sources import BadExample, Example, Source, captioned_files, captions_of
+from vidgen.data.captions import captioned_files
+from vidgen.data.sources import BadExample, Example, Source, captions_of
 from vidgen.data.video_files import File, pillow_to_rgb, readable, told_as_bad
 from vidgen.types import VideoShape
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vidgen import paths
 from vidgen.data import transforms
 from vidgen.types import VideoShape
 
@@ -134,8 +135,16 @@ def suffix_of(path: File) -> str:
 
 
 def readable(path: File) -> Any:
-    """What PyAV and Pillow open: a path, or bytes that can be read like a file."""
-    return io.BytesIO(path.data) if isinstance(path, Packed) else os.fspath(path)
+    """What PyAV and Pillow open: a local path, or what can be read like a file."""
+    if isinstance(path, Packed):
+        return io.BytesIO(path.data)
+    if not paths.is_remote(path):
+        return os.fspath(path)
+    file = paths.open_binary(path)
+    if not file.seek(0, io.SEEK_END):
+        raise BadExample(path, "the file is empty")
+    file.seek(0)
+    return file
 
 
 def probe(path: File) -> Probed:
@@ -166,9 +175,10 @@ def probe(path: File) -> Probed:
 def told_as_bad(path: File) -> Iterator[None]:
     """All that a damaged or missing file can raise becomes BadExample."""
     try:
-        size = len(path.data) if isinstance(path, Packed) else os.stat(path).st_size
-        if size == 0:
-            raise BadExample(path, "the file is empty")
+        if not paths.is_remote(path):  # or else it is seen when it is opened
+            size = len(path.data) if isinstance(path, Packed) else paths.stat(path).size
+            if size == 0:
+                raise BadExample(path, "the file is empty")
         yield
     except av.error.FFmpegError as error:
         raise BadExample(path, f"cannot be decoded ({error.strerror})") from error
