@@ -9,6 +9,7 @@ import uuid
 from typing import NamedTuple
 
 import fsspec
+import hypothesis
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -27,6 +28,14 @@ if "jax" in sys.modules:  # some plugin was quicker, and jax has read the enviro
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# The same examples in every run, and few: what was found once is a test of its own.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, max_examples=50
+)
+# HYPOTHESIS_PROFILE=long looks for new ones.
+hypothesis.settings.register_profile("long", deadline=None, max_examples=3000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 class Told(NamedTuple):

@@ -9,7 +9,7 @@ import tempfile
 import fsspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidgen import paths
@@ -165,7 +165,6 @@ def test_captions_of_json_are_text_that_can_be_encoded(tmp_path):
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=60)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
 @given(captions=st.lists(TEXT.filter(str.strip), min_size=1, max_size=6), kind=st.integers(0, 2))
 def test_captions_of_any_characters_are_read_as_written(captions, kind):
     """Only spaces are made alike; line separators of all scripts end no row of a table."""

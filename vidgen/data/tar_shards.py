@@ -128,7 +128,7 @@ class TarShards:
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
-        name = f"{shard}/{row['key'].decode()}{KINDS[self.kind][row['suffix']]}"
+        name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
         caption = self._caption(shard, name, row)
         if self.kind == "videos":
@@ -244,7 +244,12 @@ def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
             continue
         caption = next((s for s in _CAPTIONS if 0 < parts.get(s, (0, 0))[1] <= _LONGEST), None)
         where = (_CAPTIONS.index(caption), *parts[caption]) if caption else (_NONE, 0, 0)
-        yield (key.encode()[-64:], suffixes.index(content), *parts[content], *where)
+        yield (
+            key.encode(errors="backslashreplace")[-64:],
+            suffixes.index(content),
+            *parts[content],
+            *where,
+        )
 
 
 def _members(shard: str) -> Iterator[tuple[str, int, int]]:
