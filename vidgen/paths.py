@@ -185,13 +185,13 @@ def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
                 yield error
 
 
-def open_binary(path: Path) -> io.BufferedIOBase:
+def open_binary(path: Path) -> io.BufferedReader:
     """A file to read and to seek in; of a large object only what is asked for is fetched."""
     if not is_remote(path):
         return open(path, "rb")
     size = stat(path).size
     if size is None or size <= _WHOLE:
-        return io.BytesIO(read(path))
+        return io.BufferedReader(io.BytesIO(read(path)))  # type: ignore[arg-type]
     return io.BufferedReader(_Ranges(str(path), size), _BLOCK)
 
 

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from vidgen.data import transforms
+from vidgen.data import pictures, transforms
 from vidgen.data.captions import captioned_files
+from vidgen.data.files import File, told_as_bad
 from vidgen.data.sources import BadExample, Example, Source, captions_of
-from vidgen.data.video_files import File, pillow_to_rgb, readable, told_as_bad
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -161,9 +161,9 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
-    with told_as_bad(path), Image.open(readable(path)) as image:
+    with told_as_bad(path), pictures.opened(path) as image:
         upright: Any = ImageOps.exif_transpose(image)
-        return pillow_to_rgb(upright)
+        return pictures.to_rgb(upright)
 
 
 @functools.cache

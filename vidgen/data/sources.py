@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vidgen.data.captions import captioned_files
-from vidgen.data.video_files import VIDEO_SUFFIXES, BadExample, read_clip
+from vidgen.data.files import BadExample
+from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
 __all__ = [

@@ -30,9 +30,10 @@ import numpy as np
 from vidgen import paths
 from vidgen.data import transforms
 from vidgen.data.captions import MISSING_CAPTIONS, clean
+from vidgen.data.files import Packed
 from vidgen.data.images import IMAGE_SUFFIXES, read_image
 from vidgen.data.sources import BadExample, Example
-from vidgen.data.video_files import VIDEO_SUFFIXES, Packed, read_clip
+from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
 KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
