@@ -18,9 +18,9 @@ in random order, or by PyAV alone. Linux only.
     CPU         CPU time of all processes for wall-clock time
     skipped     bad examples
 
-"PyAV" is a loop over the same files: from the key frame before a random start it decodes every frame
-to the end of the clip, and makes those that are wanted RGB at full size. It does not resize, batch
-or read captions.
+"PyAV" is a loop over the same files: from the key frame before a random start it decodes every
+frame to the end of the clip, and makes those that are wanted RGB at full size. It does not resize,
+batch or read captions.
 
 Clips that are made are textures that move, H.264 at --made_size and 24 fps, --made of them, the
 same in the folder and in the shards. One JSON line a row goes to --output, a Markdown table to
