@@ -267,7 +267,9 @@ def _growth(source, batches=150, batch_size=8):
     before = _resident()
     _take_and_drop(iterator, batches)
     gc.collect()
-    return _resident() - before
+    after = _resident()
+    iterator.close()
+    return after - before
 
 
 def _take_and_drop(iterator, count):
