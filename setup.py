@@ -12,6 +12,9 @@ CONFIGS = Path("gin_configs")
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "gcs": ["gcsfs>=2024.6"],
+    "s3": ["s3fs>=2024.6"],
+    "http": ["fsspec[http]"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": ["seqio>=0.0.19"],
     "tfds": ["tensorflow-datasets>=4.9.4"],
@@ -85,6 +88,7 @@ setup(
         "av>=13",
         "etils[epath]>=1.9",
         "flax>=0.12.8",
+        "fsspec>=2024.6",
         "gin-config>=0.5.0",
         "grain>=0.2.18",
         "jax>=0.10.2",

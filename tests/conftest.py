@@ -5,9 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import uuid
 from typing import NamedTuple
 
+import fsspec
+import hypothesis
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs compiled by one run of the tests are read by the next, and by sub-processes.
@@ -24,6 +28,14 @@ if "jax" in sys.modules:  # some plugin was quicker, and jax has read the enviro
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# The same examples in every run, and few: what was found once is a test of its own.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, max_examples=50
+)
+# HYPOTHESIS_PROFILE=long looks for new ones.
+hypothesis.settings.register_profile("long", deadline=None, max_examples=3000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 class Told(NamedTuple):
@@ -85,3 +97,66 @@ def on_devices():
         return json.loads(done.stdout)
 
     return run
+
+
+class _Flaky(MemoryFileSystem):
+    """Objects in memory, of a service that can be told to fail."""
+
+    protocol = "flaky"
+    store, pseudo_dirs = {}, [""]
+    cachable = False
+    failures = 0
+    requests = 0
+
+    @classmethod
+    def _answer(cls):
+        _Flaky.requests += 1
+        if _Flaky.failures:
+            _Flaky.failures -= 1
+            raise ConnectionError("503 come again later")
+
+    def cat_file(self, path, start=None, end=None, **settings):
+        self._answer()
+        return super().cat_file(path, start, end, **settings)
+
+    def info(self, path, **settings):
+        self._answer()
+        return super().info(path, **settings)
+
+
+class ObjectStore:
+    """A folder of an object store of which this process is the service.
+
+    Attributes:
+      url: of the folder.
+    """
+
+    def __init__(self, scheme):
+        self.url = f"{scheme}://{uuid.uuid4().hex}"
+
+    def put(self, name, data):
+        """Makes an object, and returns its path."""
+        data = data.encode() if isinstance(data, str) else data
+        fsspec.filesystem(self.url.partition(":")[0]).pipe_file(f"{self.url}/{name}", data)
+        return f"{self.url}/{name}"
+
+    def fail(self, times):
+        """The next requests fail."""
+        _Flaky.failures = times
+
+    @property
+    def requests(self):
+        """How many there were so far."""
+        return _Flaky.requests
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An object store that can fail, and no waiting for it."""
+    from vidgen import paths  # once the import hook of the type checks is there
+
+    monkeypatch.setattr(paths, "_WAITS", (0.0, 0.0, 0.0))
+    fsspec.register_implementation("flaky", _Flaky, clobber=True)
+    yield ObjectStore("flaky")
+    _Flaky.failures = 0
+    _Flaky.store.clear()

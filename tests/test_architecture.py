@@ -16,9 +16,10 @@ PACKAGE = ROOT / "vidgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the package. A module may always import its own part.
-BASE = {"types"}
+BASE = {"types", "paths"}
 ALLOWED = {
     "types": set(),
+    "paths": set(),
     "asset_list": set(),
     "assets": {"asset_list"},
     "nn": BASE,
@@ -155,6 +156,7 @@ for name in sys.argv[1:]:
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized(), "importing vidgen started a back end"
 optional = {"scipy", "seqio", "tensorflow", "tensorflow_datasets", "torch", "matplotlib"}
+optional |= {"gcsfs", "s3fs", "aiohttp"}
 # JAX itself imports scipy where it is installed.
 loaded = optional & set(sys.modules) - {"scipy"}
 assert not loaded, f"importing vidgen imported {loaded}"

@@ -1,16 +1,22 @@
 """Order, sharding, resume and bad examples of the input pipeline."""
 
 import dataclasses
+import gc
 import json
 import logging
+import os
+import resource
+import tarfile
 
 import numpy as np
 import pytest
 
 from vidgen.data.images import Joint
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Example, Source
+from vidgen.data.sources import BadExample, Example, FolderSource, Source
 from vidgen.data.sprites import Sprites
+from vidgen.data.tar_shards import TarShards
+from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
@@ -218,3 +224,86 @@ def test_a_crop_is_one_window_over_all_frames():
     assert corners[:, 1].max() == 6 and corners[:, 2].max() == 6 and corners[:, 1:].min() == 0
     with pytest.raises(ValueError, match="no window of the same frames"):
         Pipeline(source=Coordinates(shape=crop), batch_size=1, crop=shape)
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+FLAT = 12 * 2**20  # bytes; 80 kB kept of every one of 400 clips are 32 MB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaking:
+    """Another source, of which something of every clip is kept."""
+
+    source: Source
+    kept: list = dataclasses.field(default_factory=list)
+
+    @property
+    def shape(self):
+        return self.source.shape
+
+    def __len__(self):
+        return len(self.source)
+
+    def load(self, index, rng):
+        self.kept.append(np.ones(80_000, np.uint8))
+        return self.source.load(index, rng)
+
+
+def _resident():
+    """Bytes of this process in memory now: Linux tells, elsewhere the peak has to do."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _growth(source, batches=150, batch_size=8):
+    """Bytes that the process grows by while it loads 1,200 clips, after 400 others."""
+    iterator = Pipeline(source=source, batch_size=batch_size, repeat=True).iterator()
+    _take_and_drop(iterator, 50)
+    gc.collect()
+    before = _resident()
+    _take_and_drop(iterator, batches)
+    gc.collect()
+    after = _resident()
+    iterator.close()
+    return after - before
+
+
+def _take_and_drop(iterator, count):
+    for _ in range(count):
+        next(iterator)
+
+
+@pytest.fixture(scope="module")
+def many_kinds(tmp_path_factory):
+    """Clips of every kind in a folder and in shards, two bad ones among them."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "clips").mkdir()
+    video = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    for name in ("a.mp4", "b.webm", "c.gif", "d.webp"):
+        write_video(folder / "clips" / name, video, 8, min_side=0)
+    (folder / "clips" / "e.mp4").write_bytes((folder / "clips" / "a.mp4").read_bytes()[:900])
+    (folder / "clips" / "f.webp").write_bytes((folder / "clips" / "d.webp").read_bytes()[:900])
+    for path in sorted((folder / "clips").iterdir()):
+        path.with_suffix(".txt").write_text(path.name)
+    for number in range(3):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for path in sorted((folder / "clips").iterdir()):
+                tar.add(path, path.name)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_memory_stays_flat(many_kinds, monkeypatch, tmp_path, kind):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shape = VideoShape(frames=4, height=16, width=16)
+    if kind == "folder":
+        source = FolderSource(path=str(many_kinds / "clips"), shape=shape)
+    else:
+        source = TarShards(path=str(many_kinds), shape=shape)
+    assert _growth(source) < FLAT
+    if kind == "folder":  # and the measurement sees a leak
+        assert _growth(Leaking(source=source), batches=50) > FLAT

@@ -7,8 +7,11 @@ import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from vidgen import paths
 from vidgen.data import tar_shards
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import BadExample, Source
@@ -245,3 +248,158 @@ def test_what_is_no_tar(tmp_path, clip):
 def test_wrong_settings(tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
         TarShards(**{"path": str(tmp_path), "shape": SHAPE} | settings)
+
+
+# ---- any layout ----------------------------------------------------------------------------------
+
+KEYS = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="./"), max_size=90
+)
+FOLDERS = st.sampled_from(["", "a/", "./", "deep/er/", "é" * 60 + "/"])
+WORDS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)
+FORMATS = st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+SMALL = picture(90)
+
+
+@given(
+    names=st.lists(st.tuples(FOLDERS, KEYS.filter(str.strip)), max_size=8, unique=True),
+    words=WORDS.filter(str.strip),
+    kind=FORMATS,
+    order=st.randoms(use_true_random=False),
+)
+def test_tars_of_any_layout(tmp_path_factory, names, words, kind, order):
+    """Members of all samples in any order, long names, scripts, folders and other files between."""
+    members = [("readme.txt", b"of no sample"), ("LICENSE", b""), ("a.b/.hidden", b"x")]
+    for number, (folder, key) in enumerate(names):
+        caption = f"{number} {words}"
+        text = json.dumps({"caption": caption}) if number % 2 else caption
+        members += [(f"{folder}{key}.png", SMALL)]
+        members += [(f"{folder}{key}{'.json' if number % 2 else '.txt'}", text.encode())]
+    order.shuffle(members)
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    with tarfile.open(path, "w", format=kind, errors="surrogateescape") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            try:
+                tar.addfile(info, io.BytesIO(data))
+            except ValueError:  # ustar has no room for such a name
+                return
+    if not names:
+        with pytest.raises(FileNotFoundError, match="hold no images with a caption"):
+            TarShards(path=str(path), shape=SHAPE, kind="images")
+        return
+    source = TarShards(path=str(path), shape=SHAPE, kind="images")
+    found = [source.load(i, np.random.default_rng(0)) for i in range(len(source))]
+    wanted = sorted(" ".join(f"{i} {words}".split()) for i in range(len(names)))
+    assert sorted(example.caption for example in found) == wanted == sorted(source.captions())
+    assert all((example.video == 90).all() for example in found)
+
+
+@given(st.data())
+def test_a_damaged_tar_is_read_in_part_or_refused(tmp_path_factory, data):
+    """Bits that flip, and an end that is lost: ValueError, BadExample or what is whole."""
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    members = [m for n in range(3) for m in ((f"{n}.png", SMALL), (f"{n}.txt", f"picture {n}"))]
+    whole = bytearray(write(path, members).read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):
+        whole[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    try:
+        source = TarShards(path=str(path), shape=SHAPE, kind="images")
+    except (ValueError, FileNotFoundError) as error:
+        assert str(path) in str(error)
+        return
+    for index in range(len(source)):
+        try:
+            example = source.load(index, np.random.default_rng(0))
+        except BadExample:
+            continue
+        assert example.video.shape == (1, 16, 16, 3) and example.caption
+
+
+def test_names_that_are_no_text(tmp_path, clip):
+    """A key of bytes that are no UTF-8, and one whose last 64 bytes begin within a character."""
+    names = [b"caf\xe9".decode("utf-8", "surrogateescape"), "é" * 40 + "a"]
+    write(tmp_path / "a.tar", [m for n in names for m in ((f"{n}.mp4", b"x"), (f"{n}.txt", n[:1]))])
+    source = TarShards(path=str(tmp_path), shape=SHAPE)
+    assert len(source) == 2
+    for index in range(2):
+        with pytest.raises(BadExample, match="a.tar/.*mp4: cannot be"):
+            source.load(index, np.random.default_rng(0))
+
+
+def test_captions_that_are_none(tmp_path, clip):
+    members = []
+    for number, text in enumerate((" \n", '{"caption": null}', '{"caption": " "}', "[" * 100_000)):
+        suffix = "txt" if number == 0 else "json"
+        members += [(f"{number}.mp4", clip(0.0)), (f"{number}.{suffix}", text)]
+    write(tmp_path / "a.tar", members)
+    source = TarShards(path=str(tmp_path), shape=SHAPE)
+    for index in range(4):
+        why = "its caption is blank" if index < 3 else "its caption cannot be read"
+        with pytest.raises(BadExample, match=f"a.tar/{index}.mp4: {why}"):
+            source.load(index, np.random.default_rng(0))
+    every = TarShards(path=str(tmp_path), shape=SHAPE, missing_captions="empty")
+    assert every.load(1, np.random.default_rng(0)).caption == ""
+
+
+# ---- object stores -------------------------------------------------------------------------------
+
+
+def stored(store, tmp_path, clip, count=3):
+    """Shards of two samples each, in an object store."""
+    for number in range(count):
+        names = [f"{number}{i}" for i in range(2)]
+        members = [m for n in names for m in ((f"{n}.mp4", clip(0.5)), (f"{n}.txt", f"clip {n}"))]
+        path = write(tmp_path / "made" / f"{number:03}.tar", members)
+        store.put(f"shards/{number:03}.tar", path.read_bytes())
+    return f"{store.url}/shards"
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.tar", "/{000..002}.tar"])
+def test_shards_in_an_object_store(store, tmp_path, clip, pattern, monkeypatch):
+    monkeypatch.setattr(paths, "_WHOLE", 0)  # as of shards of gigabytes
+    path = stored(store, tmp_path, clip) + pattern
+    source = TarShards(path=path, shape=SHAPE, index_dir=f"{store.url}/index")
+    assert list(source.captions()) == [f"clip {i}{j}" for i in range(3) for j in range(2)]
+    before = store.requests
+    example = source.load(3, np.random.default_rng(0))
+    assert example.caption == "clip 11" and mean(example) == pytest.approx(191, abs=3)
+    assert store.requests == before + 2  # the bytes of the video, those of its caption
+    assert len(paths.names_in(f"{store.url}/index")) == 3
+
+
+def test_an_index_of_objects_is_made_once_and_anew_for_another(store, tmp_path, clip, monkeypatch):
+    path = stored(store, tmp_path, clip, count=1)
+    assert len(TarShards(path=path, shape=SHAPE)) == 2
+    tar_shards._index.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_shards, "_members", None)  # a second look does not read the shard
+        assert len(TarShards(path=path, shape=SHAPE)) == 2
+    more = write(tmp_path / "b.tar", [("a.mp4", clip(0.0)), ("a.txt", "one")])
+    store.put("shards/000.tar", more.read_bytes())
+    tar_shards._index.cache_clear()
+    assert len(TarShards(path=path, shape=SHAPE)) == 1
+
+
+def test_objects_that_are_missing_or_fail(store, tmp_path, clip):
+    path = stored(store, tmp_path, clip, count=2)
+    with pytest.raises(FileNotFoundError, match=r"there is no shard .*/002.tar and 1 more"):
+        TarShards(path=path + "/{000..003}.tar", shape=SHAPE)
+    with pytest.raises(FileNotFoundError, match="none in such a folder"):
+        TarShards(path=store.url + "/nowhere", shape=SHAPE)
+    source = TarShards(path=path, shape=SHAPE)
+    store.fail(2)
+    assert source.load(0, np.random.default_rng(0)).caption == "clip 00"
+    store.fail(4)
+    with pytest.raises(BadExample, match=r"00.mp4: its shard cannot be read \(it failed after 4"):
+        source.load(0, np.random.default_rng(0))
+
+
+def test_shards_of_objects_travel_to_worker_processes(tmp_path, clip):
+    write(tmp_path / "a.tar", [("a.mp4", clip(0.0)), ("a.txt", "one")])
+    source = TarShards(path=f"file://{tmp_path}", shape=SHAPE, index_dir=str(tmp_path / "index"))
+    iterator = Pipeline(source=source, batch_size=2, workers=1).iterator()
+    assert next(iterator)["caption"] == ["one", "one"]
+    iterator.close()

@@ -161,3 +161,30 @@ def test_a_folder_is_not_written_with_other_settings(tmp_path, field, value):
     manifest().agree(tmp_path)
     with pytest.raises(TextCacheError, match=f"was begun with {field} .* not {value!r}"):
         manifest(**{field: value}).agree(tmp_path)
+
+
+# ---- object stores -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_cache_in_an_object_store(store, tmp_path, monkeypatch, parts):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write(store.url, CAPTIONS[:20], parts=parts)
+    write(store.url, CAPTIONS, parts=parts)  # it goes on where it was
+    keys = [key for part in range(parts) for key in text_cache.keys_of(store.url, part)]
+    assert len(keys) == len(set(keys)) == len(CAPTIONS)
+    found = EncodedText(path=store.url, encoder=SILENT)
+    order = [CAPTIONS[i] for i in np.random.default_rng(0).permutation(len(CAPTIONS))]
+    np.testing.assert_array_equal(found(order).tokens, ENCODER(order).tokens)
+    copies = list((tmp_path / "vidgen" / "copies").rglob("*.array_record"))
+    assert len(copies) == sum(text_cache.written(store.url, part) for part in range(parts))
+
+
+def test_an_unfinished_or_other_cache_in_an_object_store(store):
+    with pytest.raises(TextCacheError, match=f"{store.url} is no cache of captions"):
+        EncodedText(path=store.url, encoder=ENCODER)
+    write(store.url, CAPTIONS[:5], parts=2, finish=False)
+    with pytest.raises(TextCacheError, match="part 0 of 2 is missing"):
+        EncodedText(path=store.url, encoder=ENCODER)
+    with pytest.raises(TextCacheError, match="was begun with length 12, not 9"):
+        manifest(2, length=9).agree(store.url)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vidgen.data import transforms
 
@@ -66,3 +68,40 @@ def test_invisible_color_does_not_leak_when_resizing():
     frame[5:11, 5:11] = 255, 0, 0, 255
     out = transforms.resize(transforms.composite(frame), 5, 5)
     assert (out[..., 0] == 255).all() and out[..., 1].min() < 60
+
+
+SIDES = st.integers(1, 70)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_plain_picture_stays_plain(h, w, height, width, color):
+    pixels = np.full((h, w, 3), color, np.uint8)
+    np.testing.assert_array_equal(
+        transforms.fit(pixels, height, width), np.broadcast_to(color, (height, width, 3))
+    )
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 99))
+def test_a_picture_keeps_to_its_range(h, w, height, width, seed):
+    """No filter overshoots, and the crop is a window of the wanted ratio that touches two sides."""
+    pixels = np.random.default_rng(seed).integers(60, 200, (h, w, 3), np.uint8)
+    made = transforms.fit(pixels, height, width)
+    assert made.shape == (height, width, 3) and made.dtype == np.uint8
+    assert pixels.min() <= made.min() and made.max() <= pixels.max()
+    crop = transforms.crop_to_aspect(pixels, height, width)
+    assert crop.shape[0] == h or crop.shape[1] == w
+    # of the other side the nearest whole number of pixels
+    assert abs(crop.shape[1] - crop.shape[0] * width / height) <= max(1, width / height)
+
+
+@given(SIDES, SIDES, st.data())
+def test_a_random_window_is_a_part_of_every_frame(h, w, data):
+    height, width = data.draw(st.integers(1, h)), data.draw(st.integers(1, w))
+    video = np.arange(3 * h * w, dtype=np.uint32).reshape(3, h, w, 1).view(np.uint8)
+    seed = data.draw(st.integers(0, 9))
+    window = transforms.random_crop(video, height, width, np.random.default_rng(seed))
+    numbers = np.ascontiguousarray(window).view(np.uint32)[..., 0]
+    first = int(numbers[0, 0, 0])
+    rows, columns = np.arange(height)[:, None] * w, np.arange(width)
+    expected = first + rows + columns + np.arange(3)[:, None, None] * h * w
+    np.testing.assert_array_equal(numbers, expected)

@@ -1,5 +1,7 @@
 """Video files written and read back: colors, timing, damage, memory."""
 
+import fractions
+import io
 import os
 import struct
 import tracemalloc
@@ -7,9 +9,12 @@ import tracemalloc
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from vidgen.data import transforms, video_files, video_writer
+from vidgen.data.files import Packed
 from vidgen.data.video_files import BadExample, read_clip
 from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
@@ -264,3 +269,140 @@ def test_check_suffix_lists_choices():
     video_writer.check_suffix("out.mp4")
     with pytest.raises(ValueError, match=r"\.npy"):
         video_writer.check_suffix("out")
+
+
+# ---- colors --------------------------------------------------------------------------------------
+
+# Number in the standards, weights of red and blue (ITU-R BT.709, BT.601, BT.2020).
+MATRICES = {"709": (1, 0.2126, 0.0722), "601": (6, 0.299, 0.114), "2020": (9, 0.2627, 0.0593)}
+FORMATS = [
+    ("libx264", "mp4", "yuv420p"), ("libx264", "mp4", "yuv444p"), ("libx264", "mov", "yuv422p"),
+    ("libx264", "mp4", "yuv420p10le"), ("libvpx-vp9", "webm", "yuv420p"),
+    ("libvpx-vp9", "webm", "yuv444p"), ("ffv1", "matroska", "yuv420p"), ("mpeg4", "avi", "yuv420p"),
+    ("mjpeg", "avi", "yuvj420p"), ("libx264", "mp4", "yuvj444p"),
+]  # fmt: skip
+COLORS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+def _planes(color, matrix, full, bits=8):
+    """Y, Cb and Cr of a color: the equations of the standards, by hand."""
+    _, kr, kb = MATRICES[matrix]
+    r, g, b = (value / 255 for value in color)
+    luma = kr * r + (1 - kr - kb) * g + kb * b
+    blue, red = (b - luma) / (2 - 2 * kb), (r - luma) / (2 - 2 * kr)
+    middle, top = 2 ** (bits - 1), 2**bits - 1
+    if full:
+        return [round(top * luma), *(min(top, round(middle + top * x)) for x in (blue, red))]
+    unit = 2 ** (bits - 8)
+    return [round(unit * (16 + 219 * luma)), *(round(middle + unit * 224 * x) for x in (blue, red))]
+
+
+def _flat(values, codec, container, kind, *, matrix=2, full=False, size=(32, 48)):
+    """A video of two plain frames with these values in its planes, and tags that tell of them."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=container) as output:
+        track = output.add_stream(codec, rate=8)
+        track.height, track.width, track.pix_fmt = *size, kind
+        track.codec_context.colorspace, track.codec_context.color_range = matrix, 1 + full
+        for time in range(2):
+            frame = av.VideoFrame(size[1], size[0], kind)
+            frame.colorspace, frame.color_range, frame.pts = matrix, 1 + full, time
+            dtype = np.uint16 if "10" in kind else np.uint8
+            for plane, value in zip(frame.planes, values, strict=True):
+                plane.update(np.full(plane.buffer_size // dtype().itemsize, value, dtype).tobytes())
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return Packed(f"a.{container.replace('matroska', 'mkv')}", stream.getvalue())
+
+
+@given(COLORS, st.sampled_from(FORMATS), st.sampled_from(sorted(MATRICES)), st.booleans())
+def test_a_color_is_the_same_in_every_format(color, form, matrix, full):
+    codec, container, kind = form
+    if kind.startswith("yuvj"):
+        full = True
+    if codec in ("mpeg4", "mjpeg"):  # which have no tags: BT.601, of one range each
+        matrix, full = "601", codec == "mjpeg"
+    values = _planes(color, matrix, full, bits=10 if "10" in kind else 8)
+    file = _flat(values, *form, matrix=MATRICES[matrix][0], full=full)
+    clip = read_clip(file, VideoShape(frames=2, height=8, width=8), 0.0)
+    assert np.abs(clip.astype(int) - color).max() <= 8  # codecs of 8 bits and their rounding
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((480, 640), "601"), ((720, 1280), "709")])
+def test_untagged_colors_are_what_players_take_them_for(size, matrix):
+    color = (200, 60, 90)
+    file = _flat(_planes(color, matrix, False), "libx264", "mp4", "yuv420p", size=size)
+    clip = read_clip(file, VideoShape(frames=2, height=8, width=8), 0.0)
+    assert np.abs(clip.astype(int) - color).max() <= 4
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(transfer, name):
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as output:
+        track = output.add_stream("libx264", rate=8)
+        track.height, track.width, track.pix_fmt = 32, 48, "yuv420p10le"
+        track.codec_context.color_trc = transfer
+        for _ in range(2):
+            output.mux(track.encode(av.VideoFrame(48, 32, "yuv420p10le")))
+        output.mux(track.encode(None))
+    with pytest.raises(BadExample, match=rf"is HDR \({name}\), .* convert it to SDR"):
+        read_clip(Packed("a.mp4", stream.getvalue()), VideoShape(frames=1, height=8, width=8), 0.0)
+
+
+# ---- time ----------------------------------------------------------------------------------------
+
+
+@st.composite
+def _timed(draw):
+    """Times in milliseconds at which frames of a file appear, of a varying rate."""
+    steps = draw(st.lists(st.integers(10, 400), min_size=3, max_size=24))
+    return np.cumsum([0, *steps])
+
+
+def _varying(times, container):
+    """A lossless file whose frame i is plain gray of brightness 10 i and appears at times[i]."""
+    stream = io.BytesIO()
+    codec, kind = ("ffv1", "yuv420p") if container == "matroska" else ("libx264", "yuv420p")
+    with av.open(stream, "w", format=container) as output:
+        track = output.add_stream(
+            codec, rate=25, options={} if codec == "ffv1" else {"qp": "10", "bf": "0"}
+        )
+        track.height, track.width, track.pix_fmt = 16, 16, kind
+        track.time_base = track.codec_context.time_base = fractions.Fraction(1, 1000)
+        for number, time in enumerate(times):
+            pixels = np.full((16, 16, 3), 10 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = int(time), fractions.Fraction(1, 1000)
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return Packed(f"a.{container.replace('matroska', 'mkv')}", stream.getvalue())
+
+
+@given(_timed(), st.sampled_from(["mp4", "matroska"]), st.floats(0.5, 40), st.data())
+def test_frames_are_the_nearest_in_time(times, container, fps, data):
+    """Closed form: argmin |t_i - (start + k / fps)|, whatever the rates; at a tie either one."""
+    seconds = times / 1000
+    most = int(min(12, 1 + (seconds[-1] - 1e-3) * fps))
+    frames = data.draw(st.integers(1, most), label="frames")
+    last = max(0.0, seconds[-1] - (frames - 1) / fps - 1e-3)
+    start = data.draw(st.floats(0, last), label="start")
+    shape = VideoShape(frames=frames, height=16, width=16, fps=fps)
+    clip = read_clip(_varying(times, container), shape, start)
+    numbers = np.rint(clip.mean((1, 2, 3)) / 10).astype(int)
+    wanted = start + np.arange(frames) / fps
+    distance = np.abs(seconds[:, None] - wanted)
+    assert (distance[numbers, np.arange(frames)] <= distance.min(0) + 2e-3).all()
+
+
+@given(_timed(), st.floats(0.5, 40), st.integers(1, 12), st.integers(0, 3))
+def test_a_random_start_always_fits_or_the_file_is_too_short(times, fps, frames, seed):
+    shape = VideoShape(frames=frames, height=16, width=16, fps=fps)
+    try:
+        clip = read_clip(_varying(times, "matroska"), shape, _rng(seed))
+    except BadExample as error:
+        assert "too short" in error.reason
+        assert (frames - 1) / fps > times[-1] / 1000 - 1e-3
+        return
+    assert clip.shape == shape.thwc
+    assert (np.diff(np.rint(clip.mean((1, 2, 3)) / 10)) >= 0).all()

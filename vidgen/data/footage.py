@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen.data import transforms
+from vidgen.data.files import BadExample
 from vidgen.data.images import read_image
-from vidgen.data.video_files import PILLOW_SUFFIXES, BadExample, probe, read_clip
+from vidgen.data.video_files import PILLOW_SUFFIXES, probe, read_clip
 from vidgen.types import VideoShape
 
 STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

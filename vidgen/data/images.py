@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from vidgen.data import transforms
-from vidgen.data.sources import BadExample, Example, Source, captioned_files, captions_of
-from vidgen.data.video_files import File, pillow_to_rgb, readable, told_as_bad
+from vidgen.data import pictures, transforms
+from vidgen.data.captions import captioned_files
+from vidgen.data.files import File, told_as_bad
+from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_of
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -129,7 +130,7 @@ class Joint:
         for source in (self.videos, self.images):
             yield from captions_of(source)
 
-    def load(self, index: int, rng: np.random.Generator) -> Example:
+    def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
         """Video `index`, or in its place a pack of images."""
         if rng.random() >= self.image_rate:
             return self.videos.load(index, rng)
@@ -146,7 +147,10 @@ class Joint:
         """Image `index`, or another where it cannot be read: a pack is not lost for one file."""
         for _ in range(_DRAWS):
             try:
-                return self.images.load(index, rng)
+                example = self.images.load(index, rng)
+                if not isinstance(example, Example):
+                    raise ValueError(f"Joint.images gives tokens: {self.images}.")
+                return example
             except BadExample as error:
                 bad = error
                 _warn_replaced(bad.path, bad.reason)
@@ -160,9 +164,9 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
-    with told_as_bad(path), Image.open(readable(path)) as image:
+    with told_as_bad(path), pictures.opened(path) as image:
         upright: Any = ImageOps.exif_transpose(image)
-        return pillow_to_rgb(upright)
+        return pictures.to_rgb(upright)
 
 
 @functools.cache

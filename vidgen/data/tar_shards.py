@@ -5,7 +5,8 @@
 
 The caption is the .txt, or a value of the .json. Tars are read in place, in any order: where each
 member begins is found once a shard and kept in a small file (`index_dir`), so memory does not grow
-with the number of samples.
+with the number of samples. Shards and indices may be in an object store (vidgen/paths.py), where a
+member is read by its range of bytes.
 """
 
 from __future__ import annotations
@@ -13,28 +14,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
+import io
 import json
 import logging
 import os
-import pathlib
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 
+from vidgen import paths
 from vidgen.data import transforms
+from vidgen.data.captions import MISSING_CAPTIONS, clean
+from vidgen.data.files import Packed
 from vidgen.data.images import IMAGE_SUFFIXES, read_image
-from vidgen.data.sources import MISSING_CAPTIONS, BadExample, Example
-from vidgen.data.video_files import VIDEO_SUFFIXES, Packed, read_clip
+from vidgen.data.sources import BadExample, Example
+from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
 KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
 _CAPTIONS = (".txt", ".json")
 _NONE = 255  # no caption
+_LONGEST = 16 << 20  # [guess] bytes of a .txt or .json; what is longer is no caption
+_SIDE_BY_SIDE = 16  # [guess] shards in an object store that are indexed at the same time
 _ROW = np.dtype(
     [("key", "S64"), ("suffix", "u1"), ("offset", "<i8"), ("size", "<i8")]
     + [("caption", "u1"), ("text_offset", "<i8"), ("text_size", "<i4")]
@@ -90,8 +96,7 @@ class TarShards:
     def _ends(self) -> np.ndarray:
         """Of each shard, how many samples it and those before it have."""
         counts, without = [], 0
-        for number in range(len(self.shards)):
-            rows = self._rows(number)
+        for number, rows in enumerate(self._all_rows()):
             missing = int((rows["caption"] == _NONE).sum())
             counts.append(len(rows) - (missing if self.missing_captions == "skip" else 0))
             without += missing
@@ -124,7 +129,7 @@ class TarShards:
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
-        name = f"{shard}/{row['key'].decode()}{KINDS[self.kind][row['suffix']]}"
+        name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
         caption = self._caption(shard, name, row)
         if self.kind == "videos":
@@ -137,13 +142,16 @@ class TarShards:
             return ""
         data = _bytes(shard, name, row["text_offset"], row["text_size"])
         try:
-            text = data.decode("utf-8-sig")
+            text: Any = data.decode("utf-8-sig")
             if _CAPTIONS[row["caption"]] == ".json":
                 text = json.loads(text)[self.caption_key]
-            return " ".join(str(text).split())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise BadExample(name, f"its caption cannot be read ({what[:80]})") from error
+        caption = "" if text is None else clean(str(text))
+        if not caption and self.missing_captions == "skip":
+            raise BadExample(name, "its caption is blank")
+        return caption
 
     def _used(self, number: int) -> np.ndarray:
         """The samples of a shard that are examples."""
@@ -154,43 +162,72 @@ class TarShards:
         """The index of a shard, read from its file as it is needed."""
         return _index(self.shards[number], self.kind, self._folder)
 
+    def _all_rows(self) -> Iterator[np.ndarray]:
+        """Those of one shard after the other."""
+        if not paths.is_remote(self.shards[0]):
+            yield from map(self._rows, range(len(self.shards)))
+            return
+        with futures.ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            for start in range(0, len(self.shards), _SIDE_BY_SIDE):
+                end = min(start + _SIDE_BY_SIDE, len(self.shards))
+                yield from pool.map(self._rows, range(start, end))
+
     @property
     def _folder(self) -> str:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return self.index_dir or os.path.join(cache, "vidgen", "shards")
+        return self.index_dir or paths.cache_folder("shards")
 
 
 def _expanded(path: str) -> list[str]:
     """The shards that a path or a pattern names, in order."""
-    if os.path.isdir(path):
-        found = sorted(str(file) for file in pathlib.Path(path).glob("*.tar"))
-    elif braces := re.search(r"\{(\d+)\.\.(\d+)\}", path):
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
+    if braces:
         first, last = braces.groups()
         names = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         found = [path[: braces.start()] + name + path[braces.end() :] for name in names]
-        if missing := [file for file in found if not os.path.isfile(file)]:
+        if missing := _missing(found):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise FileNotFoundError(f"{path}: there is no shard {missing[0]}{more}.")
+    elif paths.is_folder(path):
+        found = sorted(
+            paths.join(path, name)
+            for name in paths.names_in(path)
+            if name.endswith(".tar") and not name.startswith(".")
+        )
     else:
-        found = sorted(glob.glob(path))
+        found = paths.glob(path)
     if not found:
         raise FileNotFoundError(f"{path}: there is no tar of that name, and none in such a folder.")
     return found
 
 
+def _missing(shards: Sequence[str]) -> list[str]:
+    """Those that are not there; of an object store by one listing, not by a question each."""
+    folder = shards[0].rpartition("/")[0]
+    if not paths.is_remote(shards[0]) or any(s.rpartition("/")[0] != folder for s in shards):
+        return [shard for shard in shards if not paths.is_file(shard)]
+    try:
+        listed = paths.names_in(folder)
+    except OSError:  # a web server need not have listings
+        listed = set()
+    rest = [shard for shard in shards if shard.rpartition("/")[2] not in listed]
+    return [shard for shard in rest if listed or not paths.is_file(shard)]
+
+
 @functools.lru_cache(maxsize=64)
 def _index(shard: str, kind: str, folder: str) -> np.ndarray:
     """A row for each sample of a shard, from its file in `folder`, which is made if need be."""
-    stat = os.stat(shard)
-    mark = f"{_VERSION}:{os.path.abspath(shard)}:{stat.st_size}:{stat.st_mtime_ns}:{kind}"
-    file = pathlib.Path(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
-    if not file.is_file():
+    size, changed = paths.stat(shard)
+    place = shard if paths.is_remote(shard) else os.path.abspath(shard)
+    mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
+    file = paths.join(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
+    if not paths.is_file(file):
         rows = np.array(list(_found(shard, KINDS[kind])), _ROW)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, rows)
-        partial.replace(file)
-    return np.load(file, mmap_mode="r" if file.stat().st_size > 4096 else None)
+        stream = io.BytesIO()
+        np.save(stream, rows)
+        paths.write(file, stream.getvalue())
+    if paths.is_remote(file):
+        return np.load(io.BytesIO(paths.read(file)))
+    return np.load(file, mmap_mode="r" if os.path.getsize(file) > 4096 else None)
 
 
 def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -206,39 +243,45 @@ def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         content = next((suffix for suffix in suffixes if suffix in parts), None)
         if content is None:
             continue
-        caption = next((s for s in _CAPTIONS if parts.get(s, (0, 0))[1]), None)
+        caption = next((s for s in _CAPTIONS if 0 < parts.get(s, (0, 0))[1] <= _LONGEST), None)
         where = (_CAPTIONS.index(caption), *parts[caption]) if caption else (_NONE, 0, 0)
-        yield (key.encode()[-64:], suffixes.index(content), *parts[content], *where)
+        yield (
+            key.encode(errors="backslashreplace")[-64:],
+            suffixes.index(content),
+            *parts[content],
+            *where,
+        )
 
 
 def _members(shard: str) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of the files in a tar that are whole; a cut one is told of."""
-    length = os.path.getsize(shard)
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if member.isfile() and member.offset_data + member.size <= length:
-                    yield member.name, member.offset_data, member.size
-    except tarfile.ReadError as error:
-        with open(shard, "rb") as file:
-            packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
-        if packed or "unexpected end" not in str(error):
-            hint = "it is compressed: unpack it first" if packed else str(error)
-            raise ValueError(
-                f"shard {shard} is no tar that can be read in place ({hint})."
-            ) from error
-    with open(shard, "rb") as file:
-        file.seek(max(0, length - tarfile.BLOCKSIZE))
-        if any(file.read()):
+    with paths.open_binary(shard) as stream:
+        length = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    whole = member.offset_data + member.size <= length
+                    if member.isfile() and whole and not member.issparse():
+                        yield member.name, member.offset_data, member.size
+                    tar.members = []  # type: ignore[misc]  # it would keep all of them
+        except tarfile.ReadError as error:
+            stream.seek(0)
+            packed = stream.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
+            if packed or "unexpected end" not in str(error):
+                hint = "it is compressed: unpack it first" if packed else str(error)
+                raise ValueError(
+                    f"shard {shard} is no tar that can be read in place ({hint})."
+                ) from error
+        stream.seek(max(0, length - tarfile.BLOCKSIZE))
+        if any(stream.read()):
             log.warning("shard %s is cut: it lacks the end of a tar; what is whole is used", shard)
 
 
 def _bytes(shard: str, name: str, offset: Any, size: Any) -> bytes:
     """A part of a shard."""
     try:
-        with open(shard, "rb") as file:
-            file.seek(int(offset))
-            data = file.read(int(size))
+        data = paths.read(shard, int(offset), int(size))
     except OSError as error:
         raise BadExample(name, f"its shard cannot be read ({error.strerror})") from error
     if len(data) != size:

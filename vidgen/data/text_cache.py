@@ -8,16 +8,22 @@
 A caption belongs to part (hash mod parts), so no two processes encode the same one, whatever source
 it comes from. A shard gets its name when it is complete: one that was being written when a process
 was killed is written again, and a caption is never there twice. Records hold the real tokens only.
+
+The folder may be in an object store (vidgen/paths.py). Records are read from files of this machine:
+a shard is copied to ~/.cache/vidgen/copies at its first use, which takes as much room there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -26,6 +32,7 @@ import numpy as np
 from array_record.python import array_record_module  # type: ignore[attr-defined]
 from jaxtyping import Float
 
+from vidgen import paths
 from vidgen.types import TextEmbedding
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -91,12 +98,12 @@ class Manifest:
         Raises:
           TextCacheError: there is none, or one of another version.
         """
-        path = pathlib.Path(folder).expanduser() / "manifest.json"
-        if not path.is_file():
+        path = _in(folder, "manifest.json")
+        if not paths.is_file(path):
             raise TextCacheError(
-                f"{folder} is no cache of captions: there is no {path.name} in it."
+                f"{folder} is no cache of captions: there is no manifest.json in it."
             )
-        found = json.loads(path.read_text())
+        found = json.loads(paths.read(path))
         if found.get("version") != _VERSION:
             raise TextCacheError(
                 f"{path} is of version {found.get('version')}, this vidgen reads {_VERSION}; "
@@ -110,10 +117,9 @@ class Manifest:
         Raises:
           TextCacheError: it is another; the message names what differs.
         """
-        path = pathlib.Path(folder).expanduser() / "manifest.json"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        path = _in(folder, "manifest.json")
+        if not paths.is_file(path):
+            paths.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
             return
         other = Manifest.read(folder)
         for field in dataclasses.fields(self):
@@ -144,8 +150,13 @@ def own_captions(
 
 def written(folder: str | os.PathLike, part: int) -> int:
     """How many complete shards a part has: 0, 1, ... without a gap."""
+    return _complete(paths.names_in(_in(folder)), part)
+
+
+def _complete(names: set[str], part: int) -> int:
+    """The same, of the names in the folder."""
     count = 0
-    while all(path.is_file() for path in _shard(folder, part, count)):
+    while names.issuperset(_shard(part, count)):
         count += 1
     return count
 
@@ -160,19 +171,23 @@ def write_shard(
     dtype: str,
 ) -> None:
     """Writes one complete shard."""
-    records, keys = _shard(folder, part, number)
-    partial = records.with_suffix(".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    for tokens, mask in zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True):
-        where = np.flatnonzero(mask).astype(np.uint16)
-        states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
-        writer.write(np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes())
-    writer.close()
-    table = np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH)))
-    partial_keys = keys.with_suffix(".partial.npy")
-    np.save(partial_keys, table)
-    partial.replace(records)
-    partial_keys.replace(keys)  # last: it says that the shard is complete
+    records, keys = (_in(folder, name) for name in _shard(part, number))
+    with contextlib.ExitStack() as stack:
+        if paths.is_remote(records):
+            own = stack.enter_context(tempfile.TemporaryDirectory())
+            partial = pathlib.Path(own, "text.partial")
+        else:
+            partial = pathlib.Path(records).with_suffix(".partial")
+        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+        for tokens, mask in zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True):
+            where = np.flatnonzero(mask).astype(np.uint16)
+            states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
+            writer.write(np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes())
+        writer.close()
+        paths.move_to(partial, records)
+    table = io.BytesIO()
+    np.save(table, np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH))))
+    paths.write(keys, table.getvalue())  # last: it says that the shard is complete
 
 
 def finish_part(folder: str | os.PathLike, part: int) -> int:
@@ -181,27 +196,30 @@ def finish_part(folder: str | os.PathLike, part: int) -> int:
     for key in keys_of(folder, part):
         count, mark = count + 1, mark ^ int.from_bytes(key, "little")
     found = {"captions": count, "fingerprint": f"{mark:032x}"}
-    path = pathlib.Path(folder).expanduser() / f"part_{part:05}.json"
-    _write_atomically(path, json.dumps(found).encode())
+    paths.write(_in(folder, f"part_{part:05}.json"), json.dumps(found).encode())
     return count
 
 
 def keys_of(folder: str | os.PathLike, part: int) -> Iterator[bytes]:
     """The keys in all complete shards of a part."""
     for number in range(written(folder, part)):
-        yield from (bytes(key) for key in np.load(_shard(folder, part, number)[1]))
+        yield from (bytes(key) for key in _keys(folder, _shard(part, number)[1]))
 
 
-def _shard(folder: str | os.PathLike, part: int, number: int) -> tuple[pathlib.Path, pathlib.Path]:
-    """(records, keys) of a shard."""
-    stem = pathlib.Path(folder).expanduser() / f"text-{part:05}-{number:06}"
-    return stem.with_suffix(".array_record"), stem.with_suffix(".npy")
+def _keys(folder: str | os.PathLike, name: str) -> np.ndarray:
+    return np.load(io.BytesIO(paths.read(_in(folder, name))))
 
 
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _shard(part: int, number: int) -> tuple[str, str]:
+    """Names of the (records, keys) of a shard."""
+    stem = f"text-{part:05}-{number:06}"
+    return f"{stem}.array_record", f"{stem}.npy"
+
+
+def _in(folder: str | os.PathLike, name: str = "") -> str:
+    """The path of a file of the cache."""
+    folder = folder if paths.is_remote(folder) else os.path.expanduser(os.fspath(folder))
+    return paths.join(folder, name) if name else os.fspath(folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,7 +250,8 @@ class EncodedText:
                 f"the captions in {self.path} were encoded by {manifest.encoder} ({theirs}); this "
                 f"run has {name} ({mine}). Use that encoder, or another cache."
             )
-        missing = [part for part in range(manifest.parts) if not self._done(part).is_file()]
+        there = paths.names_in(_in(self.path))
+        missing = [part for part in range(manifest.parts) if f"part_{part:05}.json" not in there]
         if missing:
             raise TextCacheError(
                 f"{self.path} is not finished: part {missing[0]} of {manifest.parts} is missing; "
@@ -242,9 +261,6 @@ class EncodedText:
     @functools.cached_property
     def _manifest(self) -> Manifest:
         return Manifest.read(self.path)
-
-    def _done(self, part: int) -> pathlib.Path:
-        return pathlib.Path(self.path).expanduser() / f"part_{part:05}.json"
 
     @property
     def name(self) -> str:
@@ -278,17 +294,18 @@ class EncodedText:
         return TextEmbedding(tokens=cast(Any, tokens), mask=cast(Any, mask))
 
     @functools.cached_property
-    def _index(self) -> tuple[np.ndarray, np.ndarray, list[pathlib.Path]]:
+    def _index(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """All keys in order, (shard, record) of each, and the shards."""
         keys, places, shards = [], [], []
+        there = paths.names_in(_in(self.path))
         for part in range(self._manifest.parts):
-            for number in range(written(self.path, part)):
-                records, table = _shard(self.path, part, number)
-                found = np.load(table)
+            for number in range(_complete(there, part)):
+                records, table = _shard(part, number)
+                found = _keys(self.path, table)
                 keys.append(found.view(f"S{_HASH}").reshape(-1))
                 place = np.stack([np.full(len(found), len(shards)), np.arange(len(found))], 1)
                 places.append(place.astype(np.int32))
-                shards.append(records)
+                shards.append(_in(self.path, records))
         if not keys:
             return np.zeros(0, f"S{_HASH}"), np.zeros((0, 2), np.int32), []
         flat = np.concatenate(keys)
@@ -313,9 +330,9 @@ class EncodedText:
         return where, states.reshape(count, self.dim).astype(np.float32)
 
     def _reader(self, shard: int) -> Any:
-        return _opened(str(self._index[2][shard]))
+        return _opened(self._index[2][shard])
 
 
 @functools.lru_cache(maxsize=256)
 def _opened(path: str) -> Any:
-    return array_record_module.ArrayRecordReader(path)
+    return array_record_module.ArrayRecordReader(paths.local_copy(path))

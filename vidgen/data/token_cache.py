@@ -26,7 +26,8 @@ import numpy as np
 from array_record.python import array_record_module  # type: ignore[attr-defined]
 from jaxtyping import Int
 
-from vidgen.data.sources import BadExample, TokenExample
+from vidgen.data.files import BadExample
+from vidgen.data.sources import TokenExample
 from vidgen.types import VideoShape
 
 _VERSION = 1

@@ -101,6 +101,9 @@ def composite(
     frame: UInt8[np.ndarray, "h w 4"], background: tuple[int, int, int] = (255, 255, 255)
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A straight-alpha RGBA frame over a plain color: a c + (1 - a) g."""
-    alpha = frame[..., 3:].astype(np.float32) / 255
     color = np.asarray(background, np.float32)
-    return np.rint(frame[..., :3] * alpha + color * (1 - alpha)).astype(np.uint8)
+    result = np.empty((*frame.shape[:2], 3), np.uint8)
+    for row, pixels in enumerate(frame):  # a large picture need not be in memory as floats
+        alpha = pixels[:, 3:].astype(np.float32) / 255
+        result[row] = np.rint(pixels[:, :3] * alpha + color * (1 - alpha))
+    return result

@@ -9,64 +9,33 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import io
-import os
-import pathlib
-import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import av
-import av.error
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from vidgen.data import transforms
+from vidgen.data import pictures, transforms
+from vidgen.data.files import (
+    MAX_PIXELS,
+    BadExample,
+    File,
+    check_size,
+    readable,
+    suffix_of,
+    told_as_bad,
+)
+from vidgen.data.pictures import Span
 from vidgen.types import VideoShape
 
 Start = np.random.Generator | float | int
 
-
-@dataclasses.dataclass(frozen=True)
-class Packed:
-    """The content of a file that lies inside another, such as a tar shard.
-
-    Attributes:
-      name: where it was, for messages; its suffix says what it is.
-      data: all its bytes.
-    """
-
-    name: str
-    data: bytes = dataclasses.field(repr=False)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-File = str | os.PathLike | Packed
-
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp")
 _MICROSECOND = 1e-6
-# what Pillow lets through where a damaged file trips its parsers
-_PARSER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, struct.error)
-
-
-class BadExample(Exception):
-    """One example that cannot be used; the pipeline skips it and counts it.
-
-    Attributes:
-      path: the file.
-      reason: what is wrong with it, a short clause.
-    """
-
-    def __init__(self, path: File, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+_HDR = {16: "PQ", 18: "HLG"}  # numbers of transfer functions, as in the H.264 standard
+_UNKNOWN, _BT709 = 2, 1  # and of matrices
 
 
 class Probed(NamedTuple):
@@ -96,14 +65,6 @@ class _Timed:
     aspect: float = 1.0  # width of a stored pixel relative to its height
 
 
-@dataclasses.dataclass(frozen=True)
-class _Span:
-    """When the last frame appears, and how long a frame is shown, in seconds."""
-
-    last: float
-    step: float
-
-
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
     """A clip of `shape` from a random or a given place of a file.
 
@@ -128,16 +89,6 @@ def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, 
         return _read_av(path, shape, start)
 
 
-def suffix_of(path: File) -> str:
-    """ ".mp4" and the like, in lower case."""
-    return pathlib.PurePath(str(path)).suffix.lower()
-
-
-def readable(path: File) -> Any:
-    """What PyAV and Pillow open: a path, or bytes that can be read like a file."""
-    return io.BytesIO(path.data) if isinstance(path, Packed) else os.fspath(path)
-
-
 def probe(path: File) -> Probed:
     """What a file that `read_clip` reads holds.
 
@@ -148,8 +99,8 @@ def probe(path: File) -> Probed:
     """
     with told_as_bad(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
-            with Image.open(readable(path)) as image:
-                times, span = _timeline(image)
+            with pictures.opened(path) as image:
+                times, span = pictures.timeline(image)
                 width, height = image.size
                 return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
         with _opened(path) as (container, stream):
@@ -162,26 +113,7 @@ def probe(path: File) -> Probed:
             return Probed(span.last + span.step, 1 / span.step, height, width)
 
 
-@contextlib.contextmanager
-def told_as_bad(path: File) -> Iterator[None]:
-    """All that a damaged or missing file can raise becomes BadExample."""
-    try:
-        size = len(path.data) if isinstance(path, Packed) else os.stat(path).st_size
-        if size == 0:
-            raise BadExample(path, "the file is empty")
-        yield
-    except av.error.FFmpegError as error:
-        raise BadExample(path, f"cannot be decoded ({error.strerror})") from error
-    except (*_PARSER_ERRORS, Image.DecompressionBombError) as error:
-        raise BadExample(path, f"cannot be read ({_short(error)})") from error
-
-
-def _short(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0][:120]
-
-
-def _start(path: File, span: _Span, shape: VideoShape, start: Start) -> float:
+def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
     """A start time such that the whole clip fits."""
     needed, where = (shape.frames - 1) / shape.fps, ""
     if isinstance(start, np.random.Generator):
@@ -202,7 +134,7 @@ def _start(path: File, span: _Span, shape: VideoShape, start: Start) -> float:
 
 
 def _nearest(
-    path: File, decoded: Iterator[_Timed], start: float, span: _Span, shape: VideoShape
+    path: File, decoded: Iterator[_Timed], start: float, span: Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
     """The clip that begins at `start`, picked from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
@@ -243,41 +175,23 @@ def _fit(pixels: np.ndarray, shape: VideoShape, aspect: float = 1.0) -> np.ndarr
 
 def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
     kind = image.format.name
+    # What players take colors for that a file says nothing of; FFmpeg would take BT.601 for all.
+    if image.colorspace == _UNKNOWN and (image.width >= 1280 or image.height > 576):
+        image.colorspace = _BT709
     if kind.startswith("pal") or any(part.is_alpha for part in image.format.components):
         return transforms.composite(image.to_ndarray(format="rgba"))
     return image.to_ndarray(format="rgb24")
 
 
-def pillow_to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a picture of any mode, over white where it is transparent."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
-        grey = np.clip(np.asarray(image, np.float32) / 257.0, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    return transforms.composite(np.array(image.convert("RGBA")))
-
-
-def _timeline(image: Image.Image) -> tuple[list[float], _Span]:
-    """When each frame of an animation appears."""
-    times, clock, step = [], 0.0, 0.1
-    for i in range(getattr(image, "n_frames", 1)):
-        image.seek(i)
-        image.load()  # webp learns a frame's duration only by decoding it
-        # browsers show a frame without a duration for a tenth of a second
-        step = float(image.info.get("duration", 0) or 100) / 1000
-        times.append(clock)
-        clock += step
-    return times, _Span(times[-1], step)
-
-
 def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
-    with Image.open(readable(path)) as image:
-        times, span = _timeline(image)
+    with pictures.opened(path) as image:
+        times, span = pictures.timeline(image)
         begin = _start(path, span, shape, start)
         chosen = transforms.frame_indices(times, begin, shape.fps, shape.frames)
         small = {}
         for i in sorted(set(chosen.tolist())):
             image.seek(i)
-            small[i] = _fit(pillow_to_rgb(image), shape)
+            small[i] = _fit(pictures.to_rgb(image), shape)
         return np.stack([small[i] for i in chosen.tolist()])
 
 
@@ -287,7 +201,18 @@ def _opened(path: File) -> Iterator[tuple[Any, Any]]:
     with av.open(readable(path)) as container:
         if not container.streams.video:
             raise BadExample(path, "has no video stream")
-        yield container, container.streams.video[0]
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise BadExample(path, "its video is of an unknown kind")
+        check_size(path, context.height, context.width)
+        if context.color_trc in _HDR:
+            kind = _HDR[context.color_trc]
+            raise BadExample(
+                path, f"is HDR ({kind}), whose colors would be wrong: convert it to SDR"
+            )
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # frames need not be of the stated size
+        yield container, stream
 
 
 def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
@@ -308,22 +233,22 @@ def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         return _nearest(path, decoded(), begin, span, shape)
 
 
-def _span(container, stream) -> _Span:
+def _span(container, stream) -> Span:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     step = 1 / float(rate) if rate else 0.04
     if stream.duration and stream.time_base:
-        return _Span(float(stream.duration * stream.time_base) - step, step)
+        return Span(float(stream.duration * stream.time_base) - step, step)
     if "DURATION" in stream.metadata:  # matroska and webm, "00:00:02.000000000"
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         origin = float((stream.start_time or 0) * stream.time_base)
         total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return _Span(total - origin - step, step)
+        return Span(total - origin - step, step)
     if container.duration:
-        return _Span(container.duration * _MICROSECOND - step, step)
+        return Span(container.duration * _MICROSECOND - step, step)
     stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
     container.seek(0)
     length = float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
-    return _Span(length, step)
+    return Span(length, step)
 
 
 def _decode_from(container, stream, start: float) -> Iterator[_Timed]:

@@ -161,6 +161,8 @@ def _first_batch(dataset: Dataset, encoder: TextEncoder) -> VideoBatch:
     batch = encode_batch(next(iterator), encoder)
     if hasattr(iterator, "close"):
         iterator.close()
+    if not isinstance(batch, VideoBatch):
+        raise ValueError("sample clips are made of videos, and their data set holds tokens.")
     return batch
 
 
