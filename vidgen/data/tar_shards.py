@@ -26,13 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data import transforms
-from vidgen.data.images import IMAGE_SUFFIXES, read_image
-from vidgen.data.sources import MISSING_CAPTIONS, BadExample, Example
-from vidgen.data.video_files import VIDEO_SUFFIXES, Packed, read_clip
+from vidgen.data.images import KINDS, packed_shape, read_content
+from vidgen.data.sources import BadExample, Example
+from vidgen.data.video_files import Packed
 from vidgen.types import VideoShape
 
-KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
 _CAPTIONS = (".txt", ".json")
 _NONE = 255  # no caption
 _ROW = np.dtype(
@@ -71,14 +69,8 @@ class TarShards:
     index_dir: str = ""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", tuple(KINDS)), ("missing_captions", MISSING_CAPTIONS)):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"TarShards.{name} is {value!r}; choose {' or '.join(choices)}.")
-        if self.shape.channels != 3:
-            raise ValueError(f"TarShards reads RGB; shape.channels is {self.shape.channels}.")
-        if self.kind == "images":
-            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
+        shape = packed_shape("TarShards", self.shape, self.kind, self.missing_captions)
+        object.__setattr__(self, "shape", shape)
         _ = self._ends  # so that wrong shards are reported when they are configured
 
     @functools.cached_property
@@ -127,10 +119,7 @@ class TarShards:
         name = f"{shard}/{row['key'].decode()}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
         caption = self._caption(shard, name, row)
-        if self.kind == "videos":
-            return Example(video=read_clip(file, self.shape, rng), caption=caption)
-        image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
-        return Example(video=image[None], caption=caption)
+        return Example(video=read_content(file, self.kind, self.shape, rng), caption=caption)
 
     def _caption(self, shard: str, name: str, row: Any) -> str:
         if row["caption"] == _NONE:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -23,9 +24,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import ml_dtypes
 import numpy as np
-from array_record.python import array_record_module  # type: ignore[attr-defined]
 from jaxtyping import Float
 
+from vidgen.data.array_records import read_record, write_records, write_whole
 from vidgen.types import TextEmbedding
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -113,7 +114,7 @@ class Manifest:
         path = pathlib.Path(folder).expanduser() / "manifest.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
+            write_whole(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
             return
         other = Manifest.read(folder)
         for field in dataclasses.fields(self):
@@ -161,18 +162,18 @@ def write_shard(
 ) -> None:
     """Writes one complete shard."""
     records, keys = _shard(folder, part, number)
-    partial = records.with_suffix(".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    for tokens, mask in zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True):
-        where = np.flatnonzero(mask).astype(np.uint16)
-        states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
-        writer.write(np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes())
-    writer.close()
+    rows = zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True)
+    write_records(records, (_packed(tokens, mask, dtype) for tokens, mask in rows))
     table = np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH)))
-    partial_keys = keys.with_suffix(".partial.npy")
-    np.save(partial_keys, table)
-    partial.replace(records)
-    partial_keys.replace(keys)  # last: it says that the shard is complete
+    packed = io.BytesIO()
+    np.save(packed, table)
+    write_whole(keys, packed.getvalue())  # last: it says that the shard is complete
+
+
+def _packed(tokens: np.ndarray, mask: np.ndarray, dtype: str) -> bytes:
+    where = np.flatnonzero(mask).astype(np.uint16)
+    states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
+    return np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes()
 
 
 def finish_part(folder: str | os.PathLike, part: int) -> int:
@@ -182,7 +183,7 @@ def finish_part(folder: str | os.PathLike, part: int) -> int:
         count, mark = count + 1, mark ^ int.from_bytes(key, "little")
     found = {"captions": count, "fingerprint": f"{mark:032x}"}
     path = pathlib.Path(folder).expanduser() / f"part_{part:05}.json"
-    _write_atomically(path, json.dumps(found).encode())
+    write_whole(path, json.dumps(found).encode())
     return count
 
 
@@ -196,12 +197,6 @@ def _shard(folder: str | os.PathLike, part: int, number: int) -> tuple[pathlib.P
     """(records, keys) of a shard."""
     stem = pathlib.Path(folder).expanduser() / f"text-{part:05}-{number:06}"
     return stem.with_suffix(".array_record"), stem.with_suffix(".npy")
-
-
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,16 +301,8 @@ class EncodedText:
 
     def _read(self, shard: int, record: int) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
         """The places of the real tokens of a caption, and their states."""
-        data = self._reader(shard).read([record])[0]
+        data = read_record(self._index[2][shard], record)
         count = int(np.frombuffer(data[:2], np.uint16)[0])
         where = np.frombuffer(data[2 : 2 + 2 * count], np.uint16).astype(np.int64)
         states = np.frombuffer(data[2 + 2 * count :], DTYPES[self._manifest.dtype])
         return where, states.reshape(count, self.dim).astype(np.float32)
-
-    def _reader(self, shard: int) -> Any:
-        return _opened(str(self._index[2][shard]))
-
-
-@functools.lru_cache(maxsize=256)
-def _opened(path: str) -> Any:
-    return array_record_module.ArrayRecordReader(path)
