@@ -12,10 +12,12 @@ CONFIGS = Path("gin_configs")
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "beam": ["apache-beam>=2.77"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": ["seqio>=0.0.19"],
     "tfds": ["tensorflow-datasets>=4.9.4"],
     "test": [
+        "apache-beam>=2.77",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "beartype>=0.20",
@@ -89,6 +91,7 @@ setup(
         "grain>=0.2.18",
         "jax>=0.10.2",
         "jaxtyping>=0.3.2",
+        "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",

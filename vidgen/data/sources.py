@@ -36,6 +36,7 @@ __all__ = [
     "captioned_files",
     "captions_of",
     "captions_per_clip",
+    "listed_files",
 ]
 
 MISSING_CAPTIONS = ("skip", "empty")
@@ -168,6 +169,28 @@ def captioned_files(
     """
     if missing_captions not in MISSING_CAPTIONS:
         raise ValueError(f"missing_captions is {missing_captions!r}; choose skip or empty.")
+    found = listed_files(path, suffixes, kind)
+    missing = [file for file, caption in found if not caption]
+    if missing_captions == "skip" and len(missing) == len(found):
+        raise FileNotFoundError(
+            f"the data folder {path} holds {len(found)} {kind}s but no caption for any: "
+            f"looked for {pathlib.Path(missing[0]).with_suffix('.txt').name} and the like, "
+            "captions.jsonl and captions.csv (columns file, caption)."
+        )
+    if missing:
+        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
+        counts = f"{len(missing)} of {len(found)} {kind}s in {path}"
+        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
+    return tuple(row for row in found if row[1] or missing_captions == "empty")
+
+
+def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[tuple[str, str]]:
+    """(file, caption) pairs as in `captioned_files`, the caption "" where there is none.
+
+    Raises:
+      FileNotFoundError: no such folder, or no such file in it.
+      ValueError: a caption file is not as described in the module docstring.
+    """
     root = pathlib.Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"the data folder {path} does not exist.")
@@ -179,20 +202,7 @@ def captioned_files(
             f"{' '.join(suffixes)} here and in all sub-folders, among {len(found)} files."
         )
     captions = _captions(found, suffixes)
-    missing = [file for file in wanted if file not in captions]
-    if missing_captions == "skip" and len(missing) == len(wanted):
-        raise FileNotFoundError(
-            f"the data folder {path} holds {len(wanted)} {kind}s but no caption for any: "
-            f"looked for {missing[0].with_suffix('.txt').name} and the like, captions.jsonl "
-            "and captions.csv (columns file, caption)."
-        )
-    if missing:
-        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
-        counts = f"{len(missing)} of {len(wanted)} {kind}s in {path}"
-        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
-    if missing_captions == "empty":
-        return tuple((str(file), captions.get(file, "")) for file in wanted)
-    return tuple((str(file), captions[file]) for file in wanted if file in captions)
+    return [(str(file), captions.get(file, "")) for file in wanted]
 
 
 def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
