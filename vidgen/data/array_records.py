@@ -102,8 +102,11 @@ def read_record(path: str | os.PathLike, number: int) -> bytes:
     Raises:
       RecordsError: the file or the record is damaged, or not there.
     """
+    reader = _opened(os.fspath(path))
+    if not 0 <= number < reader.num_records():  # the reader does not always look
+        raise RecordsError(f"{path}: there is no record {number} of {reader.num_records()}.")
     try:
-        return _opened(os.fspath(path)).read([number])[0]
+        return reader.read([number])[0]
     except RuntimeError as error:
         raise RecordsError(f"{path}: record {number} is damaged ({_short(error)}).") from error
 

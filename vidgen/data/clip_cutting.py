@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import av.error
 import numpy as np
 
 from vidgen.data.array_records import SUFFIX, write_records, write_whole
@@ -155,6 +156,8 @@ def cut_film(film: Film, cutter: ClipCutter, folder: str) -> Cut:
         )
     except BadExample as error:
         found = rejected(film, error.reason)
+    except av.error.FFmpegError as error:  # frames that can be decoded, but neither shown nor kept
+        found = rejected(film, f"cannot be used ({error.strerror})")
     rows = [[*key, count] for key, count in found.counts.items()]
     write_whole(summary, json.dumps(dataclasses.asdict(found) | {"counts": rows}).encode())
     return found
