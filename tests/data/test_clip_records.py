@@ -252,7 +252,9 @@ def test_a_missing_shard_is_named(tmp_path, clip):
     folder = write(tmp_path / "a", [[clip(0)], [clip(1)], [clip(2)]])
     (folder / shard_name(1, 3)).unlink()
     for path in (str(folder), f"{folder}/clips-*.array_record"):
-        with pytest.raises(FileNotFoundError, match="no shard .*clips-00001-of-00003.array_record;"):
+        with pytest.raises(
+            FileNotFoundError, match="no shard .*clips-00001-of-00003.array_record;"
+        ):
             records(path)
     (folder / shard_name(2, 3)).unlink()
     with pytest.raises(FileNotFoundError, match="00001-of-00003.array_record and 1 more"):

@@ -213,7 +213,7 @@ def _clips(film: Film, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecor
             if frames_of_clip < cutter.shape.frames:
                 counts["rejected clips", f"fewer than {cutter.shape.frames} frames"] += 1
                 continue
-            _count(counts, clip)
+            _count(counts, clip, cutter.shape.fps)
             yield clip
 
 
@@ -266,13 +266,13 @@ def _clip(film: Film, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> Cl
     )
 
 
-def _count(counts: Counts, clip: ClipRecord) -> None:
+def _count(counts: Counts, clip: ClipRecord, fps: float) -> None:
     """Adds a clip to the statistics."""
     found = clip.metadata
     counts["clips",] += 1
     counts["frames",] += found["frames"]
     counts["bytes",] += len(clip.content)
-    counts["frames of a clip", str(found["frames"])] += 1
+    counts["seconds of a clip", str(int(found["frames"] / fps))] += 1
     counts["words of a caption", str(len(clip.caption.split()))] += 1
     counts["size of the film", f"{found['film_height']}x{found['film_width']}"] += 1
     counts["fps of the film", f"{found['film_fps']:.3g}"] += 1

@@ -3,7 +3,7 @@
     FOLDER/manifest.json                        shards, number of examples, statistics; written last
            clips-00003-of-00008.array_record    a clip a record
            captions-00003-of-00008.jsonl        {"key": ..., "caption": ...} of each, in its order
-           rejected.jsonl                       {"file": ..., "reason": ...}: what did not become clips
+           rejected.jsonl                       {"file": ..., "reason": ...}: what gave no clips
 
 A record is a msgpack map: `key`, unique within the folder; `caption`; `suffix`, such as ".mp4";
 `content`, the bytes of such a file; `metadata`, a small map. Within a shard the clips that have no
@@ -22,7 +22,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 import numpy as np
@@ -69,7 +69,7 @@ class ClipRecord:
         """The record as bytes."""
         fields = dataclasses.fields(self)
         found = {field.name: getattr(self, field.name) for field in fields}
-        return msgpack.packb(found, unicode_errors="surrogatepass")
+        return cast(bytes, msgpack.packb(found, unicode_errors="surrogatepass"))
 
     @classmethod
     def unpack(cls, data: bytes) -> ClipRecord:

@@ -1,7 +1,7 @@
 """Whole videos frame by frame, however long they are; a frame rate from another.
 
-    frames  0    1    2    3    4    5    6      24 per second
-    wanted  ^         ^         ^         ^       8 per second: the nearest in time
+frames  0    1    2    3    4    5    6      24 per second
+wanted  ^         ^         ^         ^       8 per second: the nearest in time
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class StreamedFrame:
     def size(self) -> tuple[int, int]:
         """Height and width in pixels as displayed."""
         image = self.frame.image
-        size = image.height, round(image.width * self.frame.aspect)
-        return size[::-1] if round(image.rotation / 90) % 2 else size
+        height, width = image.height, round(image.width * self.frame.aspect)
+        return (width, height) if round(image.rotation / 90) % 2 else (height, width)
 
     def thumbnail(self, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
         """The frame in that size, whatever its own aspect is and which way is up."""

@@ -62,9 +62,7 @@ class CutDetector:
         return score >= self.least and score >= max(near, default=0) and score >= self.ratio * mean
 
 
-def difference(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
-) -> float:
+def difference(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> float:
     """s of two frames of one size, in [0, 1]."""
     pixels = np.abs(before.astype(np.int16) - after.astype(np.int16)).mean() / 255
     colors = np.abs(_histograms(before) - _histograms(after)).sum(-1).mean() / 2

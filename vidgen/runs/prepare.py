@@ -149,19 +149,19 @@ class Prepare:
         """Names the shards, and last of all writes the manifest."""
         found = json.loads((work / "summary.json").read_bytes())
         counts: Counts = collections.Counter({tuple(row[:-1]): row[-1] for row in found["counts"]})
-        shards = [Shard(**shard) for shard in found["shards"]]
-        for shard in shards:
-            for path in (work / "shards" / shard.file, captions_file(work / "shards" / shard.file)):
-                os.replace(path, pathlib.Path(self.output, path.name))
-        os.replace(work / REJECTED, pathlib.Path(self.output, REJECTED))
         shape = self.cutter.shape
         statistics = described(counts, shape.fps)
-        clip = {"height": shape.height, "width": shape.width, "fps": shape.fps}
+        bad = sum(statistics.get("rejected films", {}).values())
+        os.replace(work / REJECTED, pathlib.Path(self.output, REJECTED))
         if statistics["clips"]:
+            shards = [Shard(**shard) for shard in found["shards"]]
+            for shard in shards:
+                for path in (pathlib.Path(shard.file), captions_file(shard.file)):
+                    os.replace(work / "shards" / path, pathlib.Path(self.output, path))
+            clip = {"height": shape.height, "width": shape.width, "fps": shape.fps}
             Manifest(shards=shards, clip=clip, statistics=statistics).write(self.output)
         for old in pathlib.Path(self.output).glob(".work-*"):
             shutil.rmtree(old, ignore_errors=True)
-        bad = sum(statistics.get("rejected films", {}).values())
         if not statistics["clips"]:
             raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} tells why.")
         log.info(
@@ -169,14 +169,14 @@ class Prepare:
             statistics["clips"],
             statistics["seconds"],
             statistics["bytes"] / 1e6,
-            statistics["films"],
+            statistics["films"] - bad,
             self.output,
             bad,
             REJECTED,
         )
 
 
-# What the workers do: functions of the module, so that they can be sent to other processes. --------
+# What the workers do: functions of the module, so that they can be sent to other processes. -------
 
 
 class _Place(NamedTuple):
