@@ -106,14 +106,14 @@ class Prepare:
             )
         names = [pathlib.Path(path).relative_to(root).as_posix() for path, _ in found]
         return tuple(
-            Film(path=path, name=name, caption=caption)
+            Film(path=os.path.abspath(path), name=name, caption=caption)
             for name, (path, caption) in zip(names, found, strict=True)
         )
 
     def __call__(self) -> None:
         """Runs the pipeline, names what it wrote, and tells how much it is."""
         mark = hashlib.sha256(f"{self.cutter.mark} {self.missing_captions}".encode()).hexdigest()
-        work = pathlib.Path(self.output, f".work-{mark[:16]}")
+        work = pathlib.Path(os.path.abspath(self.output), f".work-{mark[:16]}")
         shutil.rmtree(work / "shards", ignore_errors=True)
         (work / "shards").mkdir(parents=True)
         rows = [json.dumps(dataclasses.asdict(film)) for film in self.films]
