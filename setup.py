@@ -15,10 +15,12 @@ EXTRAS = {
     "gcs": ["gcsfs>=2024.6"],
     "s3": ["s3fs>=2024.6"],
     "http": ["fsspec[http]"],
+    "beam": ["apache-beam>=2.77"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": ["seqio>=0.0.19"],
     "tfds": ["tensorflow-datasets>=4.9.4"],
     "test": [
+        "apache-beam>=2.77",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "beartype>=0.20",

@@ -1,75 +1,112 @@
-"""Cuts a film into its shots, as folders to train on and to test on.
+"""Cuts a film into its shots, as folders to train on and to test on; measures how cuts are found.
 
     python benchmarks/shots.py film.mp4 shots.json -o shots/ --last_frame=11500
     vidgen train --gin_file=experiments/phenaki_cvivit_demo.gin --gin_file=data/folder.gin \\
         --gin.DATA_DIR="'shots/train'" --gin.FolderSource.missing_captions="'empty'" ...
+    python benchmarks/shots.py film.mp4 shots.json --score --last_frame=11500
 
-shots.json is a list of [first frame, last frame + 1]. Every fifth shot goes to OUTPUT/held_out, the
-others to OUTPUT/train: split by shot, since frames of one shot look alike. Each is written as
-shot_NNN.mp4 in its own size and frame rate.
+shots.json is a list of [first frame, last frame + 1]; without it, cuts are found. Every
+fifth shot goes to OUTPUT/held_out, the others to OUTPUT/train: split by shot, since frames of one
+shot look alike. Each is written as shot_NNN.mp4 in its own size and frame rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 
+from vidgen.data.frame_stream import StreamedFrame, stream_frames
+from vidgen.data.shots import THUMBNAIL, CutDetector, Shot, by_detection, by_list, read_shots
 from vidgen.data.video_stream import VideoStream
 
 EVERY = 5
 
 
-def frames_of(path: Path):
-    """(number, uint8 frame) of all frames of a film, in order."""
-    with av.open(str(path)) as container:
-        for number, frame in enumerate(container.decode(video=0)):
-            yield number, frame.to_ndarray(format="rgb24")
+def found_shots(film: Path) -> Iterator[tuple[int, StreamedFrame]]:
+    """(number of the shot, frame) of all frames, as `vidgen prepare` finds them."""
+    return by_detection(stream_frames(film), lambda f: f.thumbnail(*THUMBNAIL), CutDetector())
 
 
-def cut(film: Path, shots: list[tuple[int, int]], output: Path) -> dict[str, int]:
-    """Writes the shots; how many frames went into each folder."""
+def cut(
+    film: Path, shots: list[Shot] | None, output: Path, limit: int | None, least: int
+) -> dict[str, int]:
+    """Writes the shots of at least `least` frames; how many frames went into each folder."""
     counts = {"train": 0, "held_out": 0}
-    with av.open(str(film)) as container:
-        rate = float(container.streams.video[0].average_rate or 24)
-    numbered, frames = iter(enumerate(shots)), frames_of(film)
-    current = next(numbered, None)
-    shot: list[np.ndarray] = []
-    for number, frame in frames:
-        if current is None:
+    if shots is None:
+        marked = found_shots(film)
+    else:
+        marked = by_list(stream_frames(film), [s for s in shots if limit is None or s[1] <= limit])
+    index = 0
+    for _, group in itertools.groupby(marked, key=lambda found: found[0]):
+        shot: list[np.ndarray] = []
+        for _, last in group:
+            shot.append(last.frame.image.to_ndarray(format="rgb24"))
+        if limit is not None and last.number >= limit:
             break
-        index, (first, end) = current
-        if first <= number < end:
-            shot.append(frame)
-        if number == end - 1:
-            folder = "train" if index % EVERY else "held_out"
-            path = output / folder / f"shot_{index:03}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with VideoStream(path, rate, *frame.shape[:2]) as stream:
-                stream.append(np.stack(shot))
-            counts[folder] += len(shot)
-            current, shot = next(numbered, None), []
+        if len(shot) < least:
+            continue
+        folder = "train" if index % EVERY else "held_out"
+        path = output / folder / f"shot_{index:03}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with VideoStream(path, 1 / last.step, *shot[0].shape[:2]) as stream:
+            stream.append(np.stack(shot))
+        counts[folder] += len(shot)
+        index += 1
     return counts
 
 
+def score(film: Path, shots: list[Shot], limit: int | None, within: int) -> str:
+    """How many of the true cuts are found, to `within` frames, and of the found ones are true."""
+    end = limit or shots[-1][1]
+    truth = {first for first, _ in shots if 0 < first < end}
+    found, current = [], 0
+    for shot, frame in found_shots(film):
+        if frame.number >= end:
+            break
+        if shot != current:
+            found.append(frame.number)
+            current = shot
+    left, wrong = set(truth), []
+    for place in found:
+        near = [cut for cut in left if abs(cut - place) <= within]
+        if near:
+            left.remove(min(near, key=lambda cut: abs(cut - place)))
+        else:
+            wrong.append(place)
+    right = len(found) - len(wrong)
+    return (
+        f"{len(truth)} cuts, {len(found)} found, {right} of them true to {within} frames: "
+        f"precision {right / max(1, len(found)):.3f}, recall {right / max(1, len(truth)):.3f}\n"
+        f"wrong: {wrong}\nmissed: {sorted(left)}"
+    )
+
+
 def main() -> None:
-    """Read the flags, cut, say how much there is."""
+    """Read the flags, cut, say how much there is; or say how well cuts are found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("film", type=Path)
-    parser.add_argument("shots", type=Path, help="a JSON list of [first frame, last frame + 1]")
+    parser.add_argument("shots", type=Path, nargs="?", help="[[first frame, last frame + 1], ...]")
     parser.add_argument("-o", "--output", type=Path, default=Path("shots"))
     parser.add_argument("--last_frame", type=int, help="leave out shots that end after this frame")
     parser.add_argument("--least", type=int, default=34, help="leave out shots of fewer frames")
+    parser.add_argument("--score", action="store_true", help="compare found cuts with the given")
+    parser.add_argument("--within", type=int, default=2, help="frames that a cut may be off")
     flags = parser.parse_args()
-    shots = [tuple(shot) for shot in json.loads(flags.shots.read_text())]
-    limit = flags.last_frame or shots[-1][1]
-    long = [shot for shot in shots if shot[1] <= limit and shot[1] - shot[0] >= flags.least]
-    for folder, count in cut(flags.film, long, flags.output).items():
+    shots = None if flags.shots is None else read_shots(flags.shots)
+    if flags.score:
+        if shots is None:
+            parser.error("--score compares with given shots; name the file of them")
+        print(score(flags.film, shots, flags.last_frame, flags.within))
+        return
+    for folder, count in cut(
+        flags.film, shots, flags.output, flags.last_frame, flags.least
+    ).items():
         print(f"{flags.output / folder}: {count} frames")
 
 

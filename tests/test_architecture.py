@@ -157,6 +157,7 @@ from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized(), "importing vidgen started a back end"
 optional = {"scipy", "seqio", "tensorflow", "tensorflow_datasets", "torch", "matplotlib"}
 optional |= {"gcsfs", "s3fs", "aiohttp"}
+optional |= {"apache_beam"}
 # JAX itself imports scipy where it is installed.
 loaded = optional & set(sys.modules) - {"scipy"}
 assert not loaded, f"importing vidgen imported {loaded}"

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", "train a model, or continue to", _train, _add_train),
         ("generate", "make videos from prompts", _generate, _add_generate),
         ("encode", "encode the captions, or the videos, of a data set once", _encode, _add_train),
+        ("prepare", "cut raw videos into clips to train on", _prepare, _add_gin),
         ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
         ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
     ):
@@ -154,6 +155,11 @@ def _train(flags: argparse.Namespace) -> None:
 def _encode(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
     _run(flags, "encode", None, flags.gin_file, flags.bindings)
+
+
+def _prepare(flags: argparse.Namespace) -> None:
+    _start_jax(flags)
+    _run(flags, "prepare", "Prepare", flags.gin_file, flags.bindings)
 
 
 def _plan(flags: argparse.Namespace) -> None:

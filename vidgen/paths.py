@@ -64,6 +64,11 @@ def is_remote(path: object) -> bool:
     return isinstance(path, str) and _SCHEME.match(path) is not None
 
 
+def expanded(path: Path) -> str:
+    """A path in which "~" is the home folder."""
+    return str(path) if is_remote(path) else os.path.expanduser(os.fspath(path))
+
+
 def join(folder: Path, name: str) -> str:
     """The path of what has a relative name, with "/", in a folder."""
     if is_remote(folder):
@@ -139,9 +144,9 @@ def names_in(folder: Path) -> set[str]:
 
 
 def glob(pattern: str) -> list[str]:
-    """The paths that a pattern with * and ? stands for, sorted."""
+    """The paths that a pattern with *, ? and ** (folders of any depth) stands for, sorted."""
     if not is_remote(pattern):
-        return sorted(local_glob.glob(pattern))
+        return sorted(local_glob.glob(pattern, recursive=True))
 
     def found(system: Any, name: str) -> list[str]:
         return [system.unstrip_protocol(path) for path in system.glob(name)]

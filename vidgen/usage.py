@@ -30,6 +30,18 @@ The same command again continues from the last checkpoint in MODEL_DIR.""",
       --gin.TOKEN_CACHE="'tokens'" --gin.MODEL_DIR="'runs/phenaki/maskgit'"
 
 The same command again goes on where it was stopped, and adds new captions.""",
+    "prepare": """examples:
+  vidgen prepare --gin_file=experiments/imagen_base_demo.gin \\
+      --gin.RAW_VIDEOS="'films'" --gin.RECORDS="'prepared'"
+  vidgen prepare --gin_file=experiments/imagen_base_demo.gin \\
+      --gin.RAW_VIDEOS="'films/*.mp4'" --gin.RECORDS="'prepared'" --gin.Prepare.shards=64 \\
+      --gin.Prepare.pipeline_args="('--direct_running_mode=multi_processing', \\
+      '--direct_num_workers=8')"
+  vidgen train --gin_file=experiments/imagen_base_demo.gin --gin_file=data/clip_records.gin \\
+      --gin.RECORDS="'prepared'" --gin.MODEL_DIR="'runs/mine'"
+
+Cuts are found, or read from clip.shots.json beside clip.mp4. The same command again goes on
+where it was stopped.""",
     "plan": """examples:
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1

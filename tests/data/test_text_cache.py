@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vidgen.data import text_cache
+from vidgen.data.array_records import read_record
 from vidgen.data.text_cache import EncodedText, Manifest, TextCacheError
 from vidgen.text.encoder import CachedEncoder, TextEncoder
 from vidgen.text.tokenizer import ByteEncoder
@@ -62,8 +63,8 @@ def test_half_the_room(tmp_path):
     half = write(tmp_path / "half", dtype="bfloat16")
     text = EncodedText(path=str(half), encoder=SILENT)(CAPTIONS)
     np.testing.assert_allclose(text.tokens, ENCODER(CAPTIONS).tokens, rtol=2**-8)
-    records = [text_cache._opened(str(x / "text-00000-000000.array_record")) for x in (full, half)]
-    sizes = [len(record.read([0])[0]) for record in records]  # "caption 0": 9 tokens of 8
+    files = [folder / "text-00000-000000.array_record" for folder in (full, half)]
+    sizes = [len(read_record(file, 0)) for file in files]  # "caption 0": 9 tokens of 8
     assert sizes == [2 + 2 * 9 + 4 * 72, 2 + 2 * 9 + 2 * 72]
 
 

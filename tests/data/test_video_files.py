@@ -246,14 +246,14 @@ def test_long_file_is_read_with_bounded_memory_and_little_decoding(tmp_path, mon
     plain = video_files._av_to_rgb
     monkeypatch.setattr(video_files, "_av_to_rgb", lambda f: (converted.append(1), plain(f))[1])
     decoded = []
-    plain_decode = video_files._decode_from
+    plain_decode = video_files.decode_from
 
     def counted(*args):
         for frame in plain_decode(*args):
             decoded.append(frame.time)
             yield frame
 
-    monkeypatch.setattr(video_files, "_decode_from", counted)
+    monkeypatch.setattr(video_files, "decode_from", counted)
     tracemalloc.start()
     for seed in range(3):
         decoded.clear(), converted.clear()

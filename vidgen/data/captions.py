@@ -54,6 +54,31 @@ def captioned_files(
     """
     if missing_captions not in MISSING_CAPTIONS:
         raise ValueError(f"missing_captions is {missing_captions!r}; choose skip or empty.")
+    rows, unreadable = _listed(path, suffixes, kind)
+    missing = [file for file, caption in rows if not caption]
+    if not rows or (missing_captions == "skip" and len(missing) == len(rows)):
+        raise FileNotFoundError(_none(path, kind, missing, unreadable))
+    if missing:
+        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
+        counts = f"{len(missing)} of {len(rows)} {kind}s in {path}"
+        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
+    return tuple(row for row in rows if row[1] or missing_captions == "empty")
+
+
+def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[tuple[str, str]]:
+    """(file, caption) pairs as in `captioned_files`, the caption "" where there is none.
+
+    Raises:
+      FileNotFoundError: no such folder, or no such file in it.
+      ValueError: a table of captions is not as described above.
+    """
+    return _listed(path, suffixes, kind)[0]
+
+
+def _listed(
+    path: str, suffixes: Sequence[str], kind: str
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """The pairs, and the files whose caption cannot be read, which are told of, and why."""
     if not paths.is_folder(path):
         raise FileNotFoundError(f"the data folder {path} does not exist.")
     files = sorted(paths.files_under(path))
@@ -69,20 +94,12 @@ def captioned_files(
         counts = f"{len(unreadable)} of {len(wanted)} {kind}s in {path}"
         text = "%s have a caption file that cannot be read (skipped), e.g. of %s: %s"
         log.warning(text, counts, bad, reason)
-        wanted = [file for file in wanted if file not in unreadable]
-    missing = [file for file in wanted if file not in captions]
-    if not wanted or (missing_captions == "skip" and len(missing) == len(wanted)):
-        raise FileNotFoundError(_none(path, kind, missing, unreadable))
-    if missing:
-        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
-        counts = f"{len(missing)} of {len(wanted)} {kind}s in {path}"
-        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
-    every = missing_captions == "empty"
-    return tuple(
+    rows = [
         (paths.join(path, file), captions.get(file, ""))
         for file in wanted
-        if every or file in captions
-    )
+        if file not in unreadable
+    ]
+    return rows, unreadable
 
 
 def clean(text: str) -> str:

@@ -26,12 +26,14 @@ from jaxtyping import UInt8
 from PIL import ImageOps
 
 from vidgen.data import pictures, transforms
-from vidgen.data.captions import captioned_files
+from vidgen.data.captions import MISSING_CAPTIONS, captioned_files
 from vidgen.data.files import File, told_as_bad
 from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_of
+from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}  # what packed data sets may hold
 _DRAWS = 20  # images that are tried for one place in a pack
 
 log = logging.getLogger(__name__)
@@ -167,6 +169,48 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     with told_as_bad(path), pictures.opened(path) as image:
         upright: Any = ImageOps.exif_transpose(image)
         return pictures.to_rgb(upright)
+
+
+def read_content(
+    file: File, kind: str, shape: VideoShape, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h w c"]:
+    """A clip from a random place of a video, or a picture as a clip of one frame.
+
+    Args:
+      file: of a packed data set.
+      kind: "videos" or "images", as in `KINDS`.
+      shape: of the result.
+      rng: chooses the place.
+
+    Raises:
+      BadExample: it is damaged, or too short.
+    """
+    if kind == "videos":
+        return read_clip(file, shape, rng)
+    return transforms.fit(read_image(file), shape.height, shape.width)[None]
+
+
+def packed_shape(name: str, shape: VideoShape, kind: str, missing_captions: str) -> VideoShape:
+    """The shape of the examples of a packed data set, whose settings are checked.
+
+    Args:
+      name: of the source, for messages.
+      shape: as set; for images its frames become 1.
+      kind: one of `KINDS`.
+      missing_captions: "skip" or "empty".
+
+    Raises:
+      ValueError: a setting is wrong.
+    """
+    for field, value, choices in (
+        ("kind", kind, tuple(KINDS)),
+        ("missing_captions", missing_captions, MISSING_CAPTIONS),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}.{field} is {value!r}; choose {' or '.join(choices)}.")
+    if shape.channels != 3:
+        raise ValueError(f"{name} reads RGB; shape.channels is {shape.channels}.")
+    return dataclasses.replace(shape, frames=1) if kind == "images" else shape
 
 
 @functools.cache

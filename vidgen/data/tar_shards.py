@@ -28,15 +28,12 @@ from typing import Any
 import numpy as np
 
 from vidgen import paths
-from vidgen.data import transforms
-from vidgen.data.captions import MISSING_CAPTIONS, clean
+from vidgen.data.captions import clean
 from vidgen.data.files import Packed
-from vidgen.data.images import IMAGE_SUFFIXES, read_image
+from vidgen.data.images import KINDS, packed_shape, read_content
 from vidgen.data.sources import BadExample, Example
-from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
-KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
 _CAPTIONS = (".txt", ".json")
 _NONE = 255  # no caption
 _LONGEST = 16 << 20  # [guess] bytes of a .txt or .json; what is longer is no caption
@@ -77,14 +74,8 @@ class TarShards:
     index_dir: str = ""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", tuple(KINDS)), ("missing_captions", MISSING_CAPTIONS)):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"TarShards.{name} is {value!r}; choose {' or '.join(choices)}.")
-        if self.shape.channels != 3:
-            raise ValueError(f"TarShards reads RGB; shape.channels is {self.shape.channels}.")
-        if self.kind == "images":
-            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
+        shape = packed_shape("TarShards", self.shape, self.kind, self.missing_captions)
+        object.__setattr__(self, "shape", shape)
         _ = self._ends  # so that wrong shards are reported when they are configured
 
     @functools.cached_property
@@ -132,10 +123,7 @@ class TarShards:
         name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
         caption = self._caption(shard, name, row)
-        if self.kind == "videos":
-            return Example(video=read_clip(file, self.shape, rng), caption=caption)
-        image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
-        return Example(video=image[None], caption=caption)
+        return Example(video=read_content(file, self.kind, self.shape, rng), caption=caption)
 
     def _caption(self, shard: str, name: str, row: Any) -> str:
         if row["caption"] == _NONE:

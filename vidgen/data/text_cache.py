@@ -15,24 +15,21 @@ a shard is copied to ~/.cache/vidgen/copies at its first use, which takes as muc
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
-import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import ml_dtypes
 import numpy as np
-from array_record.python import array_record_module  # type: ignore[attr-defined]
 from jaxtyping import Float
 
 from vidgen import paths
+from vidgen.data.array_records import read_record, write_records
 from vidgen.types import TextEmbedding
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -150,7 +147,7 @@ def own_captions(
 
 def written(folder: str | os.PathLike, part: int) -> int:
     """How many complete shards a part has: 0, 1, ... without a gap."""
-    return _complete(paths.names_in(_in(folder)), part)
+    return _complete(paths.names_in(paths.expanded(folder)), part)
 
 
 def _complete(names: set[str], part: int) -> int:
@@ -172,22 +169,17 @@ def write_shard(
 ) -> None:
     """Writes one complete shard."""
     records, keys = (_in(folder, name) for name in _shard(part, number))
-    with contextlib.ExitStack() as stack:
-        if paths.is_remote(records):
-            own = stack.enter_context(tempfile.TemporaryDirectory())
-            partial = pathlib.Path(own, "text.partial")
-        else:
-            partial = pathlib.Path(records).with_suffix(".partial")
-        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-        for tokens, mask in zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True):
-            where = np.flatnonzero(mask).astype(np.uint16)
-            states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
-            writer.write(np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes())
-        writer.close()
-        paths.move_to(partial, records)
+    rows = zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True)
+    write_records(records, (_packed(tokens, mask, dtype) for tokens, mask in rows))
     table = io.BytesIO()
     np.save(table, np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH))))
     paths.write(keys, table.getvalue())  # last: it says that the shard is complete
+
+
+def _packed(tokens: np.ndarray, mask: np.ndarray, dtype: str) -> bytes:
+    where = np.flatnonzero(mask).astype(np.uint16)
+    states = np.ascontiguousarray(tokens[where]).astype(DTYPES[dtype])
+    return np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes()
 
 
 def finish_part(folder: str | os.PathLike, part: int) -> int:
@@ -216,10 +208,9 @@ def _shard(part: int, number: int) -> tuple[str, str]:
     return f"{stem}.array_record", f"{stem}.npy"
 
 
-def _in(folder: str | os.PathLike, name: str = "") -> str:
+def _in(folder: str | os.PathLike, name: str) -> str:
     """The path of a file of the cache."""
-    folder = folder if paths.is_remote(folder) else os.path.expanduser(os.fspath(folder))
-    return paths.join(folder, name) if name else os.fspath(folder)
+    return paths.join(paths.expanded(folder), name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,7 +241,7 @@ class EncodedText:
                 f"the captions in {self.path} were encoded by {manifest.encoder} ({theirs}); this "
                 f"run has {name} ({mine}). Use that encoder, or another cache."
             )
-        there = paths.names_in(_in(self.path))
+        there = paths.names_in(paths.expanded(self.path))
         missing = [part for part in range(manifest.parts) if f"part_{part:05}.json" not in there]
         if missing:
             raise TextCacheError(
@@ -297,7 +288,7 @@ class EncodedText:
     def _index(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """All keys in order, (shard, record) of each, and the shards."""
         keys, places, shards = [], [], []
-        there = paths.names_in(_in(self.path))
+        there = paths.names_in(paths.expanded(self.path))
         for part in range(self._manifest.parts):
             for number in range(_complete(there, part)):
                 records, table = _shard(part, number)
@@ -323,16 +314,8 @@ class EncodedText:
 
     def _read(self, shard: int, record: int) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
         """The places of the real tokens of a caption, and their states."""
-        data = self._reader(shard).read([record])[0]
+        data = read_record(self._index[2][shard], record)
         count = int(np.frombuffer(data[:2], np.uint16)[0])
         where = np.frombuffer(data[2 : 2 + 2 * count], np.uint16).astype(np.int64)
         states = np.frombuffer(data[2 + 2 * count :], DTYPES[self._manifest.dtype])
         return where, states.reshape(count, self.dim).astype(np.float32)
-
-    def _reader(self, shard: int) -> Any:
-        return _opened(self._index[2][shard])
-
-
-@functools.lru_cache(maxsize=256)
-def _opened(path: str) -> Any:
-    return array_record_module.ArrayRecordReader(paths.local_copy(path))

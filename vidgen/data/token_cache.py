@@ -8,26 +8,28 @@ Example i of a source, cut for the d-th time, is number n = d len(source) + i; i
 n mod parts. A record is found by its number alone, so there is no index. A shard gets its name
 when it is complete: one that was being written when a process was killed is written again, and no
 example is lost or there twice. An example that cannot be used keeps its place, with the reason.
+
+The folder may be in an object store (vidgen/paths.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_module  # type: ignore[attr-defined]
 from jaxtyping import Int
 
-from vidgen.data.files import BadExample
-from vidgen.data.sources import TokenExample
+from vidgen import paths
+from vidgen.data.array_records import RecordsError, read_all, read_record, write_records
+from vidgen.data.sources import BadExample, TokenExample
 from vidgen.types import VideoShape
 
 _VERSION = 1
@@ -71,10 +73,12 @@ class Manifest:
         Raises:
           TokenCacheError: there is none, or one of another version.
         """
-        path = _path(folder, "manifest.json")
-        if not path.is_file():
-            raise TokenCacheError(f"{folder} is no cache of tokens: there is no {path.name} in it.")
-        found = json.loads(path.read_text())
+        path = _in(folder, "manifest.json")
+        if not paths.is_file(path):
+            raise TokenCacheError(
+                f"{folder} is no cache of tokens: there is no manifest.json in it."
+            )
+        found = json.loads(paths.read(path))
         if found.get("version") != _VERSION or "tokenizer" not in found:
             raise TokenCacheError(
                 f"{path} is of version {found.get('version')} of another cache; this vidgen reads "
@@ -88,10 +92,9 @@ class Manifest:
         Raises:
           TokenCacheError: it is another; the message names what differs.
         """
-        path = _path(folder, "manifest.json")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        path = _in(folder, "manifest.json")
+        if not paths.is_file(path):
+            paths.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
             return
         other = Manifest.read(folder)
         for field in dataclasses.fields(self):
@@ -123,8 +126,8 @@ class Manifest:
 
 def written(folder: str | os.PathLike, part: int) -> int:
     """How many complete shards a part has: 0, 1, ... without a gap."""
-    count = 0
-    while _shard(folder, part, count).is_file():
+    there, count = paths.names_in(paths.expanded(folder)), 0
+    while _shard(part, count) in there:
         count += 1
     return count
 
@@ -137,55 +140,47 @@ def write_shard(
     dtype: np.dtype,
 ) -> None:
     """Writes one complete shard."""
-    path = _shard(folder, part, number)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    for example in examples:
-        if isinstance(example, BadExample):
-            record: dict[str, Any] = {"path": example.path, "reason": example.reason}
-        else:
-            tokens = np.ascontiguousarray(example.tokens.astype(dtype))
-            record = {"tokens": tokens.tobytes(), "caption": example.caption}
-            record["independent"] = example.independent_frames
-        writer.write(msgpack.packb(record, unicode_errors="surrogatepass"))
-    writer.close()
-    partial.replace(path)
+    records = (_packed(example, dtype) for example in examples)
+    write_records(_in(folder, _shard(part, number)), records)
+
+
+def _packed(example: TokenExample | BadExample, dtype: np.dtype) -> bytes:
+    if isinstance(example, BadExample):
+        record: dict[str, Any] = {"path": example.path, "reason": example.reason}
+    else:
+        tokens = np.ascontiguousarray(example.tokens.astype(dtype))
+        record = {"tokens": tokens.tobytes(), "caption": example.caption}
+        record["independent"] = example.independent_frames
+    return cast(bytes, msgpack.packb(record, unicode_errors="surrogatepass"))
 
 
 def finish_part(folder: str | os.PathLike, part: int) -> dict[str, Any]:
     """Says that a part has all its examples; returns what it holds: examples, bad, fingerprint."""
     count, bad, digest = 0, 0, hashlib.sha256()
     for number in range(written(folder, part)):
-        reader = _opened(str(_shard(folder, part, number)))
-        for record in reader.read_all():
+        for record in read_all(_in(folder, _shard(part, number))):
             count, bad = count + 1, bad + ("reason" in _unpacked(record))
             digest.update(record)
     found = {"examples": count, "bad": bad, "fingerprint": digest.hexdigest()[:32]}
-    _write_atomically(_path(folder, f"part_{part:05}.json"), json.dumps(found).encode())
+    paths.write(_in(folder, _done(part)), json.dumps(found).encode())
     return found
 
 
-def _shard(folder: str | os.PathLike, part: int, number: int) -> pathlib.Path:
-    return _path(folder, f"tokens-{part:05}-{number:06}.array_record")
+def _shard(part: int, number: int) -> str:
+    return f"tokens-{part:05}-{number:06}.array_record"
 
 
-def _path(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    return pathlib.Path(folder).expanduser() / name
+def _done(part: int) -> str:
+    return f"part_{part:05}.json"
 
 
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _in(folder: str | os.PathLike, name: str) -> str:
+    """The path of a file of the cache."""
+    return paths.join(paths.expanded(folder), name)
 
 
 def _unpacked(record: bytes) -> dict[str, Any]:
     return msgpack.unpackb(record, unicode_errors="surrogatepass")
-
-
-@functools.lru_cache(maxsize=256)
-def _opened(path: str) -> Any:
-    return array_record_module.ArrayRecordReader(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,14 +213,14 @@ class TokenCache:
                 f"the tokens in {self.path} are of clips {manifest.clip}; this run has "
                 f"{clip_of(self.shape)} (frames, height, width, channels, fps). Encode again."
             )
+        there = paths.names_in(paths.expanded(self.path))
         for part in range(manifest.parts):
-            shards = [_shard(self.path, part, n) for n in range(manifest.shards(part))]
-            wanted = [_path(self.path, f"part_{part:05}.json"), *shards]
-            missing = next((file for file in wanted if not file.is_file()), None)
+            wanted = [_done(part), *(_shard(part, n) for n in range(manifest.shards(part)))]
+            missing = next((name for name in wanted if name not in there), None)
             if missing is not None:
                 raise TokenCacheError(
-                    f"{self.path} is not finished: {missing.name} is missing; run the same "
-                    "vidgen encode again, it goes on."
+                    f"{self.path} is not finished: {missing} is missing; run the same vidgen "
+                    "encode again, it goes on."
                 )
 
     @functools.cached_property
@@ -243,9 +238,10 @@ class TokenCache:
     def captions(self) -> Iterator[str]:
         """Those of all usable examples."""
         for index in range(len(self)):
-            record = self._record(index)
-            if "caption" in record:
-                yield record["caption"]
+            with contextlib.suppress(BadExample):  # `load` will tell of it
+                record = self._record(index)
+                if "caption" in record:
+                    yield record["caption"]
 
     def load(self, index: int, rng: np.random.Generator) -> TokenExample:
         """Example `index`; nothing is drawn.
@@ -267,8 +263,12 @@ class TokenCache:
     def _record(self, index: int) -> dict[str, Any]:
         place, part = divmod(index, self._manifest.parts)
         number, record = divmod(place, self._manifest.shard_size)
-        shard = str(_shard(self.path, part, number))
-        return _unpacked(_opened(shard).read([record])[0])
+        shard = _in(self.path, _shard(part, number))
+        try:
+            return _unpacked(read_record(shard, record))
+        except RecordsError as error:
+            reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
+            raise BadExample(f"{shard}[{record}]", reason) from error
 
 
 def clip_of(shape: VideoShape) -> tuple[int | float, ...]:

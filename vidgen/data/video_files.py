@@ -57,12 +57,18 @@ class Probed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Timed:
-    """A decoded frame and the moment it is shown, in seconds from the first frame."""
+class Timed:
+    """A decoded frame and the moment it is shown, in seconds from the first frame.
+
+    Attributes:
+      time: that moment.
+      image: as it is stored, not yet turned upright.
+      aspect: width of a stored pixel relative to its height.
+    """
 
     time: float
     image: av.VideoFrame
-    aspect: float = 1.0  # width of a stored pixel relative to its height
+    aspect: float = 1.0
 
 
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
@@ -103,9 +109,9 @@ def probe(path: File) -> Probed:
                 times, span = pictures.timeline(image)
                 width, height = image.size
                 return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
-        with _opened(path) as (container, stream):
-            span = _span(container, stream)
-            first = next(_decode_from(container, stream, 0.0), None)
+        with opened_video(path) as (container, stream):
+            span = span_of(container, stream)
+            first = next(decode_from(container, stream, 0.0), None)
             if first is None:
                 raise BadExample(path, "has no frame that can be decoded")
             size = first.image.height, round(first.image.width * first.aspect)
@@ -134,21 +140,21 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
 
 
 def _nearest(
-    path: File, decoded: Iterator[_Timed], start: float, span: Span, shape: VideoShape
+    path: File, decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
     """The clip that begins at `start`, picked from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
     video: list[np.ndarray] = []
-    previous: _Timed | None = None
+    previous: Timed | None = None
     shrunk: np.ndarray | None = None  # `previous` at the wanted size, once it was needed
     for frame in decoded:
         small: np.ndarray | None = None
         while wanted and wanted[0] <= frame.time:
             if previous is not None and wanted[0] - previous.time <= frame.time - wanted[0]:
-                shrunk = _shrink(previous, shape) if shrunk is None else shrunk
+                shrunk = shrink(previous, shape) if shrunk is None else shrunk
                 video.append(shrunk)
             else:
-                small = _shrink(frame, shape) if small is None else small
+                small = shrink(frame, shape) if small is None else small
                 video.append(small)
             wanted.popleft()
         if not wanted:
@@ -157,11 +163,12 @@ def _nearest(
     if previous is None or wanted[-1] > previous.time + span.step:
         end = 0.0 if previous is None else previous.time
         raise BadExample(path, f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
-    last = _shrink(previous, shape) if shrunk is None else shrunk
+    last = shrink(previous, shape) if shrunk is None else shrunk
     return np.stack(video + [last] * len(wanted))
 
 
-def _shrink(frame: _Timed, shape: VideoShape) -> np.ndarray:
+def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
+    """A decoded frame upright, cropped around its center to the aspect of `shape`, resized."""
     turns = round(frame.image.rotation / 90) % 4
     aspect = 1 / frame.aspect if turns % 2 else frame.aspect
     return _fit(np.rot90(_av_to_rgb(frame.image), turns), shape, aspect)
@@ -196,7 +203,7 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: File) -> Iterator[tuple[Any, Any]]:
+def opened_video(path: File) -> Iterator[tuple[Any, Any]]:
     """(container, its first video stream)."""
     with av.open(readable(path)) as container:
         if not container.streams.video:
@@ -216,16 +223,16 @@ def _opened(path: File) -> Iterator[tuple[Any, Any]]:
 
 
 def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
-    with _opened(path) as (container, stream):
-        span = _span(container, stream)
+    with opened_video(path) as (container, stream):
+        span = span_of(container, stream)
         begin = _start(path, span, shape, start)
-        frames = _decode_from(container, stream, begin)
+        frames = decode_from(container, stream, begin)
         first = next(frames, None)
         if first is not None and first.time > begin + span.step:  # the seek went too far
-            frames = _decode_from(container, stream, 0.0)
+            frames = decode_from(container, stream, 0.0)
             first = next(frames, None)
 
-        def decoded() -> Iterator[_Timed]:
+        def decoded() -> Iterator[Timed]:
             if first is not None:
                 yield first
             yield from frames
@@ -233,7 +240,8 @@ def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         return _nearest(path, decoded(), begin, span, shape)
 
 
-def _span(container, stream) -> Span:
+def span_of(container, stream) -> Span:
+    """How long a video stream plays, as far as the file says."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     step = 1 / float(rate) if rate else 0.04
     if stream.duration and stream.time_base:
@@ -251,11 +259,11 @@ def _span(container, stream) -> Span:
     return Span(length, step)
 
 
-def _decode_from(container, stream, start: float) -> Iterator[_Timed]:
+def decode_from(container, stream, start: float) -> Iterator[Timed]:
     """Frames from the last key frame at or before `start` on."""
     origin = stream.start_time or 0
     aspect = float(stream.sample_aspect_ratio or 1)
     container.seek(origin + int(start / stream.time_base), stream=stream, backward=True)
     for frame in container.decode(stream):
         if frame.pts is not None:
-            yield _Timed(float((frame.pts - origin) * stream.time_base), frame, aspect)
+            yield Timed(float((frame.pts - origin) * stream.time_base), frame, aspect)

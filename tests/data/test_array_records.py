@@ -1,0 +1,68 @@
+"""Files of records: whole or not there, read in any order, damage told in a sentence."""
+
+import pytest
+
+from vidgen.data.array_records import (
+    RecordsError,
+    count_records,
+    read_record,
+    write_records,
+)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_round_trip(tmp_path, compressed):
+    records = [bytes([i]) * 1000 * i for i in range(50)]
+    path = tmp_path / "a.array_record"
+    assert write_records(path, iter(records), compressed=compressed) == 50
+    assert count_records(path) == 50
+    for number in (49, 0, 7):
+        assert read_record(path, number) == records[number]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_records(tmp_path):
+    assert write_records(tmp_path / "a", []) == 0 and count_records(tmp_path / "a") == 0
+    for number in (0, 3, -1):
+        with pytest.raises(RecordsError, match=f"there is no record {number} of 0"):
+            read_record(tmp_path / "a", number)
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_records(tmp_path / "nowhere" / "a", [b"x"])
+
+    def failing():
+        yield b"x"
+        raise KeyError("y")
+
+    (tmp_path / "a").write_bytes(b"as it was")
+    with pytest.raises(KeyError):
+        write_records(tmp_path / "a", failing())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"as it was"
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    """As the writer tells of it, when it closes."""
+    from vidgen.data import array_records
+
+    real = array_records.array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(
+        array_records.array_record_module,
+        "ArrayRecordWriter",
+        lambda path, options: real("/dev/full", options),
+    )
+    with pytest.raises(OSError, match="a.array_record: .*No space left on device"):
+        write_records(tmp_path / "a.array_record", [b"x" * 100])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_read(tmp_path):
+    with pytest.raises(RecordsError, match="there is no file of records .*nowhere"):
+        count_records(tmp_path / "nowhere")
+    for size in (0, 10, 131072):
+        path = tmp_path / str(size)
+        path.write_bytes(b"x" * size)
+        with pytest.raises(RecordsError, match="is cut, damaged, or no ArrayRecord"):
+            read_record(path, 0)

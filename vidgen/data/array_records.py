@@ -1,0 +1,149 @@
+"""Files of records that are read in any order: ArrayRecord, a record a chunk.
+
+A file appears whole or not at all. Open readers are kept by the process, not by what reads, so that
+a source can be copied to worker processes.
+
+Files may be in an object store (vidgen/paths.py). They are read from this machine: one is copied to
+~/.cache/vidgen/copies at its first use, which takes as much room there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from array_record.python import array_record_module  # type: ignore[attr-defined]
+
+from vidgen import paths
+
+SUFFIX = ".array_record"
+# One record a chunk, so that reading one reads no other.
+_OPTIONS = "group_size:1"
+_OPEN = 256  # files that a process keeps open at most
+
+
+class RecordsError(ValueError):
+    """A file of records that is missing, cut or damaged, told in one sentence."""
+
+
+def write_records(
+    path: str | os.PathLike, records: Iterable[bytes], *, compressed: bool = True
+) -> int:
+    """Writes a file of records, and returns how many they are.
+
+    Args:
+      path: of the file, which is replaced.
+      records: taken one at a time.
+      compressed: False for what is packed already, such as videos.
+
+    Raises:
+      OSError: it cannot be written; names the path.
+    """
+    with _partial(path) as partial:
+        partial.touch()  # the writer would say nothing of a folder that is not there
+        writer = array_record_module.ArrayRecordWriter(
+            str(partial), _OPTIONS if compressed else f"{_OPTIONS},uncompressed"
+        )
+        count = _write(writer, records, path)
+        paths.move_to(partial, path)
+    return count
+
+
+@contextlib.contextmanager
+def _partial(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Where a file is written before it is whole: beside it, or on this machine."""
+    if paths.is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield pathlib.Path(folder, "records.partial")
+        return
+    target = pathlib.Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(writer: Any, records: Iterable[bytes], path: str | os.PathLike) -> int:
+    count = 0
+    try:
+        for record in records:
+            with _told_where(path):
+                writer.write(record)
+            count += 1
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    with _told_where(path):
+        writer.close()
+    return count
+
+
+@contextlib.contextmanager
+def _told_where(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path}: the records cannot be written ({error}).") from error
+
+
+def read_all(path: str | os.PathLike) -> Sequence[bytes]:
+    """All records of a file, in order.
+
+    Raises:
+      RecordsError: the file is damaged, or not there.
+    """
+    try:
+        return _opened(os.fspath(path)).read_all()
+    except RuntimeError as error:
+        raise RecordsError(f"{path} is damaged ({_short(error)}).") from error
+
+
+def count_records(path: str | os.PathLike) -> int:
+    """How many records a file has.
+
+    Raises:
+      RecordsError: there is no such file, it is cut, or it is of another kind.
+    """
+    return _opened(os.fspath(path)).num_records()
+
+
+def read_record(path: str | os.PathLike, number: int) -> bytes:
+    """Record `number` of a file, from 0.
+
+    Raises:
+      RecordsError: the file or the record is damaged, or not there.
+    """
+    reader = _opened(os.fspath(path))
+    if not 0 <= number < reader.num_records():  # the reader does not always look
+        raise RecordsError(f"{path}: there is no record {number} of {reader.num_records()}.")
+    try:
+        return reader.read([number])[0]
+    except RuntimeError as error:
+        raise RecordsError(f"{path}: record {number} is damaged ({_short(error)}).") from error
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _opened(path: str) -> Any:
+    # The reader takes a missing file, and most that are no ArrayRecord, for one without records.
+    if not paths.is_file(path):
+        raise RecordsError(f"there is no file of records {path}.")
+    try:
+        reader = array_record_module.ArrayRecordReader(paths.local_copy(path))
+        if not reader.ok():
+            raise RuntimeError("it does not open")
+    except RuntimeError as error:
+        raise RecordsError(
+            f"{path} is cut, damaged, or no ArrayRecord ({_short(error)})."
+        ) from error
+    return reader
+
+
+def _short(error: Exception) -> str:
+    return str(error).split(" (computed", 1)[0].split("; at byte", 1)[0][:100]
