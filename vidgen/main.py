@@ -154,7 +154,7 @@ def _train(flags: argparse.Namespace) -> None:
 
 def _encode(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
-    _run(flags, "encode", None, flags.gin_file, flags.bindings)
+    _run(flags, "encode", None, flags.gin_file, flags.bindings, macro="ENCODING")
 
 
 def _prepare(flags: argparse.Namespace) -> None:
@@ -229,12 +229,13 @@ def _run(
     files: Sequence[str],
     bindings: Sequence[str],
     *,
+    macro: str = "RUN",
     write_config: bool = False,
     **given: Any,
 ) -> None:
     """Build the run mode `vidgen.runs.<mode>.<class_name>` through gin, then call it.
 
-    Where `class_name` is None the files name the class: RUN = @train.Train().
+    Where `class_name` is None the files name the class, by the macro: RUN = @train.Train().
     """
     from vidgen import gin_files, gin_sessions, gin_utils
 
@@ -245,7 +246,7 @@ def _run(
     excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
     with gin_utils.session([f"runs/{mode}.gin", *teacher, *files], bindings, renamed, excerpts):
         if class_name is None:
-            run_class = gin_utils.named_by("RUN")
+            run_class = gin_utils.named_by(macro)
         else:
             run_class = getattr(importlib.import_module(f"vidgen.runs.{mode}"), class_name)
         run: Any = gin_utils.build(run_class, **given)

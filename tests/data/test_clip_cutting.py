@@ -12,8 +12,9 @@ from vidgen.data import clip_cutting
 from vidgen.data.array_records import count_records, read_record
 from vidgen.data.clip_cutting import ClipCutter, Film, cut_film, described
 from vidgen.data.clip_records import ClipRecord
+from vidgen.data.files import Packed
 from vidgen.data.shots import CutDetector
-from vidgen.data.video_files import Packed, probe, read_clip
+from vidgen.data.video_files import probe, read_clip
 from vidgen.data.video_stream import VideoStream
 from vidgen.types import VideoShape
 

@@ -12,7 +12,8 @@ from vidgen.data import clip_cutting
 from vidgen.data.array_records import read_record
 from vidgen.data.clip_cutting import ClipCutter
 from vidgen.data.clip_records import ClipRecord, ClipRecords, Manifest
-from vidgen.data.video_files import Packed, read_clip
+from vidgen.data.files import Packed
+from vidgen.data.video_files import read_clip
 from vidgen.data.video_stream import VideoStream
 from vidgen.runs import prepare
 from vidgen.runs.prepare import Prepare
