@@ -77,7 +77,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vidgen", "vidgen.*"]),
-    package_data={"vidgen": ["data/fluent_emoji/*", "text/t5_vocabulary/*", "zoo_models/*/*/*"]},
+    package_data={
+        "vidgen": [
+            "data/fluent_emoji/*",
+            "data/label_captions/*",
+            "text/t5_vocabulary/*",
+            "zoo_models/*/*/*",
+        ]
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",
@@ -93,6 +100,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",
         "pillow>=11",
+        "protobuf>=5",
         "pyyaml>=6",
         "safetensors>=0.5",
         "sentencepiece>=0.2",

@@ -85,3 +85,18 @@ def on_devices():
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tfds_sets(tmp_path_factory, worker_id):
+    """The folder of the data sets that tests/data/tfds_sets.py writes, once for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+    made = root / "tfds_sets"
+    if not made.exists():
+        partial = tmp_path_factory.mktemp("tfds_sets")
+        script = pathlib.Path(__file__).parent / "data" / "tfds_sets.py"
+        subprocess.run([sys.executable, str(script), str(partial)], check=True, capture_output=True)
+        if not made.exists():  # another worker was quicker
+            partial.rename(made)
+    return made

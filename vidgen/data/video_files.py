@@ -13,13 +13,13 @@ import io
 import os
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import av
 import av.error
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vidgen.data import transforms
@@ -176,6 +176,18 @@ def told_as_bad(path: File) -> Iterator[None]:
         raise BadExample(path, f"cannot be read ({_short(error)})") from error
 
 
+def chosen_frames(
+    path: File, times: Sequence[float] | np.ndarray, step: float, shape: VideoShape, start: Start
+) -> Int[np.ndarray, " t"]:
+    """Which frames make a clip, of those that appear at `times`, the last for `step` (seconds).
+
+    Raises:
+      BadExample: too short for the clip.
+    """
+    begin = _start(path, _Span(float(times[-1]), step), shape, start)
+    return transforms.frame_indices(times, begin, shape.fps, shape.frames)
+
+
 def _short(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0][:120]
@@ -272,8 +284,7 @@ def _timeline(image: Image.Image) -> tuple[list[float], _Span]:
 def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
     with Image.open(readable(path)) as image:
         times, span = _timeline(image)
-        begin = _start(path, span, shape, start)
-        chosen = transforms.frame_indices(times, begin, shape.fps, shape.frames)
+        chosen = chosen_frames(path, times, span.step, shape, start)
         small = {}
         for i in sorted(set(chosen.tolist())):
             image.seek(i)
