@@ -1,4 +1,4 @@
-"""A clip out of the frames of a video that was stored picture by picture.
+"""A clip out of the frames of a video that was stored picture by picture, and texts out of bytes.
 
 TFDS and seqio hand over a video as a sequence of frames, encoded or not, without time stamps. Only
 the frames of the clip are decoded.
@@ -54,6 +54,18 @@ def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w
       BadExample: it cannot be read.
     """
     return transforms.fit(_rgb(name, frame), shape.height, shape.width)
+
+
+def text_of(name: str, data: bytes) -> str:
+    """A stored text in one line.
+
+    Raises:
+      BadExample: it is not UTF-8.
+    """
+    try:
+        return " ".join(data.decode("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise BadExample(name, "its caption is not UTF-8") from error
 
 
 def _rgb(name: str, frame: Any) -> UInt8[np.ndarray, "h w 3"]:

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from vidgen.data import labels, tfds_files
 from vidgen.data.sources import BadExample, Example
-from vidgen.data.stored_frames import clip_of_frames, frame_of
+from vidgen.data.stored_frames import clip_of_frames, frame_of, text_of
 from vidgen.data.tfds_files import Feature, Prepared
 from vidgen.data.video_files import Packed, read_clip
 from vidgen.types import VideoShape
@@ -94,7 +94,7 @@ class TfdsSource:
                 where, values = self._read(index)
                 for text in values.get(self._text, ()):
                     try:
-                        yield _clean(where, text)
+                        yield text_of(where, text)
                     except BadExample:
                         break  # `load` tells of it
 
@@ -138,7 +138,7 @@ class TfdsSource:
             raise BadExample(where, f"it has no {self._text}")
         chosen = found[int(rng.integers(len(found)))]
         if self._features[self._text].kind != "label":
-            return _clean(where, chosen)
+            return text_of(where, chosen)
         if not 0 <= chosen < len(self._by_class):
             raise BadExample(where, f"its {self._text} is {chosen}, which is no class")
         return self._by_class[chosen]
@@ -228,11 +228,3 @@ class TfdsSource:
         """Features for a message."""
         told = ", ".join(f"{name} ({feature.kind})" for name, feature in sorted(features.items()))
         return f"there are {told}" if told else "there are none"
-
-
-def _clean(where: str, text: bytes) -> str:
-    """A text in one line."""
-    try:
-        return " ".join(text.decode("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise BadExample(where, "its caption is not UTF-8") from error
