@@ -9,12 +9,15 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CONFIGS = Path("gin_configs")
 
+SEQIO = ["seqio>=0.0.20"]  # brings TensorFlow, 2.4 GB in all
+TFDS = ["tensorflow-datasets>=4.9.10"]  # without TensorFlow
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
-    "seqio": ["seqio>=0.0.19"],
-    "tfds": ["tensorflow-datasets>=4.9.4"],
+    "seqio": SEQIO,
+    "tfds": TFDS,
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.6",
@@ -22,6 +25,8 @@ EXTRAS = {
         "hypothesis>=6.100",
         "scipy>=1.11",
         "setuptools>=77",
+        *SEQIO,
+        *TFDS,
     ],
     "dev": ["ruff==0.17.6", "pyright[nodejs]==1.1.414", "pre-commit>=4", "build>=1.2"],
 }

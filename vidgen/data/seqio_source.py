@@ -2,7 +2,7 @@
 
 seqio gives tf.data, which is read in order: a split is cut into `parts` (files where the task has
 as many, else every n-th example), and each visit of a part is a data set of its own, shuffled and
-preprocessed with a seed of that visit. So the order is a function of the seed, going on costs at
+preprocessed with a seed of that pass. So the order is a function of the seed, going on costs at
 most one part read again, and what lies in memory is one shuffle buffer for each task and lane. The
 tasks of a mixture are drawn from at its rates.
 
@@ -165,7 +165,7 @@ class SeqioSource:
                 try_in_mem_cache=False,  # that would be the whole split
             )
         except (ValueError, TypeError, AssertionError, OSError) as error:
-            what = str(error).splitlines()[0].rstrip(".")
+            what = str(error).strip().splitlines()[-1].strip().rstrip(".")
             raise ValueError(f"the seqio task {task.name} cannot be read: {what}.") from error
         options = tf.data.Options()
         options.deterministic = True

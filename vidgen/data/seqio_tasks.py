@@ -5,7 +5,7 @@
     SeqioSource(name="both", shape=shape)
 
 A task gives `video`, uint8 "t h w c", and `caption`. Order, shards and passes are made of indices,
-before anything is loaded; each visit loads with a seed of its own.
+before anything is loaded; each pass loads with seeds of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _indices(size: int) -> Callable[..., Any]:
         indices = tf.data.Dataset.range(size)
         if shuffle_files:
             key = np.random.SeedSequence(seed).generate_state(3)
-            last = size - 1
+            last = np.int64(size - 1)
             indices = indices.map(lambda i: tf.random.experimental.index_shuffle(i, key, last))
         return indices.map(lambda i: {"index": i})
 
@@ -77,7 +77,7 @@ def _loading(source: Source) -> Callable[[Any], Any]:
     seqio, tf = import_seqio()
     nothing = np.zeros(source.shape.thwc, np.uint8)
 
-    def load(index: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, bytes, np.ndarray]:
+    def load(index: Any, seed: Any) -> tuple[np.ndarray, bytes, np.ndarray]:
         try:
             entropy = seed.astype(np.uint32).tolist()
             example = source.load(int(index), np.random.default_rng(entropy))

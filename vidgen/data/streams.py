@@ -75,7 +75,10 @@ class OpenPart(Protocol):
     def __call__(
         self, *, task: int, part: int, seed: int, shuffle: bool, skip: int
     ) -> Iterator[Any]:
-        """Its elements, without the first `skip`; a function of the arguments."""
+        """Its elements, without the first `skip`; a function of the arguments.
+
+        All parts of a pass are opened with one seed.
+        """
         ...
 
 
@@ -245,7 +248,8 @@ class _Task:
         if self._shuffle:
             rng = np.random.default_rng((self._seed, self._task, number))
             part = int(rng.permutation(self._parts)[part])
-        entropy = np.random.SeedSequence((self._seed, self._task, number, part))
+        # One seed for all parts of a pass: parts may be cut out of an order that depends on it.
+        entropy = np.random.SeedSequence((self._seed, self._task, number))
         seed = int(entropy.generate_state(1)[0] >> 1)  # seeds of tf.data have 31 bits
         return self._open(
             task=self._task, part=part, seed=seed, shuffle=self._shuffle, skip=self._offset
