@@ -219,14 +219,21 @@ def import_seqio() -> tuple[Any, Any]:
         with _silent_stderr():
             tf = importlib.import_module("tensorflow")
             for kind in ("GPU", "TPU"):
-                tf.config.set_visible_devices([], kind)
+                # Where TensorFlow is in use already, somebody else has decided that.
+                with contextlib.suppress(RuntimeError):
+                    tf.config.set_visible_devices([], kind)
             seqio = importlib.import_module("seqio")
     except ImportError as error:
         raise ValueError(
             f'seqio tasks need seqio: pip install "vidgen[seqio]" ({error}).'
         ) from error
-    logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger("absl").addFilter(_worth_telling)
     return seqio, tf
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """False for what seqio says each time that a part is opened."""
+    return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 
 @contextlib.contextmanager
