@@ -64,7 +64,7 @@ def _indices(size: int) -> Callable[..., Any]:
         del split
         indices = tf.data.Dataset.range(size)
         if shuffle_files:
-            key = np.random.SeedSequence(seed).generate_state(3)
+            key = np.random.SeedSequence(seed).generate_state(2)
             last = np.int64(size - 1)
             indices = indices.map(lambda i: tf.random.experimental.index_shuffle(i, key, last))
         return indices.map(lambda i: {"index": i})
