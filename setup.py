@@ -9,6 +9,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CONFIGS = Path("gin_configs")
 
+SEQIO = ["seqio>=0.0.20"]  # brings TensorFlow, 2.4 GB in all
+TFDS = ["tensorflow-datasets>=4.9.10"]  # without TensorFlow
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
@@ -17,8 +20,8 @@ EXTRAS = {
     "http": ["fsspec[http]"],
     "beam": ["apache-beam>=2.77"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
-    "seqio": ["seqio>=0.0.19"],
-    "tfds": ["tensorflow-datasets>=4.9.4"],
+    "seqio": SEQIO,
+    "tfds": TFDS,
     "test": [
         "apache-beam>=2.77",
         "pytest>=8",
@@ -27,6 +30,8 @@ EXTRAS = {
         "hypothesis>=6.100",
         "scipy>=1.11",
         "setuptools>=77",
+        *SEQIO,
+        *TFDS,
     ],
     "dev": ["ruff==0.17.6", "pyright[nodejs]==1.1.414", "pre-commit>=4", "build>=1.2"],
 }
@@ -82,7 +87,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vidgen", "vidgen.*"]),
-    package_data={"vidgen": ["data/fluent_emoji/*", "text/t5_vocabulary/*", "zoo_models/*/*/*"]},
+    package_data={
+        "vidgen": [
+            "data/fluent_emoji/*",
+            "data/label_captions/*",
+            "text/t5_vocabulary/*",
+            "zoo_models/*/*/*",
+        ]
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "absl-py>=2.1",
@@ -100,6 +112,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",
         "pillow>=11",
+        "protobuf>=5",
         "pyyaml>=6",
         "safetensors>=0.5",
         "sentencepiece>=0.2",

@@ -160,3 +160,18 @@ def store(monkeypatch):
     yield ObjectStore("flaky")
     _Flaky.failures = 0
     _Flaky.store.clear()
+
+
+@pytest.fixture(scope="session")
+def tfds_sets(tmp_path_factory, worker_id):
+    """The folder of the data sets that tests/data/tfds_sets.py writes, once for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+    made = root / "tfds_sets"
+    if not made.exists():
+        partial = tmp_path_factory.mktemp("tfds_sets")
+        script = pathlib.Path(__file__).parent / "data" / "tfds_sets.py"
+        subprocess.run([sys.executable, str(script), str(partial)], check=True, capture_output=True)
+        if not made.exists():  # another worker was quicker
+            partial.rename(made)
+    return made

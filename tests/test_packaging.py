@@ -28,6 +28,8 @@ def test_the_package_holds_configurations_and_data(built):
     assert {p.relative_to(built) for p in (built / "vidgen/zoo_models").rglob("*.*")} == models
     sprites = {p.name for p in (ROOT / "vidgen/data/fluent_emoji").iterdir()}
     assert {p.name for p in (built / "vidgen/data/fluent_emoji").iterdir()} == sprites
+    labels = {p.name for p in (ROOT / "vidgen/data/label_captions").iterdir()}
+    assert {p.name for p in (built / "vidgen/data/label_captions").iterdir()} == labels
     modules = {p.relative_to(ROOT) for p in (ROOT / "vidgen").rglob("*.py")}
     assert {p.relative_to(built) for p in built.rglob("*.py")} == modules
 

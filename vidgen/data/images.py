@@ -97,14 +97,17 @@ class Joint:
       image_rate: share of the examples that are packs of images.
     """
 
-    videos: Source
-    images: Source
+    videos: Any  # a Source, which is checked below, in words for users
+    images: Any
     image_rate: float
 
     def __post_init__(self) -> None:
         for name in ("videos", "images"):
-            if not len(getattr(self, name)):
-                raise ValueError(f"Joint.{name} is empty: {getattr(self, name)}.")
+            source: object = getattr(self, name)
+            if not isinstance(source, Source):
+                raise ValueError(f"Joint.{name} is {source!r}, which is not read in random order.")
+            if not len(source):
+                raise ValueError(f"Joint.{name} is empty: {source}.")
         if not 0 <= self.image_rate <= 1:
             raise ValueError(f"Joint.image_rate is {self.image_rate}; it must be in [0, 1].")
         found, wanted = self.images.shape, self.videos.shape

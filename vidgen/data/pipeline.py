@@ -7,7 +7,8 @@ by all of them together do not depend on P. Worker processes only compute positi
 numbers and order are those of workers=0.
 
 Grain does the reading ahead and remembers the position; bad examples are dropped here, in the
-main process, so that each is reported once whatever the number of workers.
+main process, so that each is reported once whatever the number of workers. A `Stream`
+(data/streams.py) has an order of its own, and reads ahead by itself.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import numpy as np
 from absl import flags
 
 from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_per_clip
+from vidgen.data.streams import Elements, Stream
 from vidgen.data.transforms import random_crop
 from vidgen.types import VideoShape
 
 _AHEAD = 32  # examples read ahead by `in_order`
+# [guess] After so many examples of a stream, none of which can be used, there is no hope.
+_HOPELESS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ class Pipeline:
         None, or the source's own size, keeps whole frames.
     """
 
-    source: Source
+    source: Source | Stream
     batch_size: int
     seed: int = 0
     workers: int = 0
@@ -63,9 +67,15 @@ class Pipeline:
                 raise ValueError(
                     f"Pipeline.{name} is {getattr(self, name)}; it must be >= {least}."
                 )
-        if not isinstance(self.source, Source):
+        if isinstance(self.source, Stream):
+            if self.workers:
+                raise ValueError(
+                    f"Pipeline.workers is {self.workers}, but a {type(self.source).__name__} is "
+                    "read in order by this process; set 0."
+                )
+        elif not isinstance(self.source, Source):
             raise ValueError(f"Pipeline.source is {self.source!r}; expected a data source.")
-        if len(self.source) == 0:
+        elif len(self.source) == 0:
             raise ValueError(f"Pipeline.source is empty: {self.source}.")
         self._check_crop()
 
@@ -99,7 +109,14 @@ class Pipeline:
                 f"set a multiple of {count} (e.g. {math.ceil(self.batch_size / count) * count})."
             )
         local = self.batch_size // count
-        positions = grain.MapDataset.range(len(self.source))
+        if isinstance(self.source, Stream):
+            elements = self.source.elements(
+                seed=self.seed, shuffle=self.shuffle, repeat=self.repeat, process=process
+            )
+            examples = _Streamed(elements, _Load(self.source, self.crop), self.seed)
+            return BatchIterator(examples, batch_size=local, source=self.source, hopeless=_HOPELESS)
+        size = len(self.source)
+        positions = grain.MapDataset.range(size)
         if self.shuffle:
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
@@ -108,7 +125,7 @@ class Pipeline:
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=local * self.prefetch)
         dataset = loaded[index::count].to_iter_dataset(reading)
         dataset = _by_workers(dataset, self.workers, ahead=local * self.prefetch)
-        return BatchIterator(iter(dataset), batch_size=local, source=self.source)
+        return BatchIterator(iter(dataset), batch_size=local, source=self.source, hopeless=size)
 
 
 class BatchIterator:
@@ -119,8 +136,12 @@ class BatchIterator:
     `independent_frames` bool "b". `skipped` counts the bad examples seen so far by file.
     """
 
-    def __init__(self, examples: Any, *, batch_size: int, source: Source) -> None:
+    def __init__(
+        self, examples: Any, *, batch_size: int, source: Source | Stream, hopeless: int
+    ) -> None:
+        """After `hopeless` bad examples and no other, it gives up."""
         self._examples = examples
+        self._hopeless = hopeless
         self._batch_size = batch_size
         self._source = source
         self._good = False
@@ -179,9 +200,10 @@ class BatchIterator:
             )
         self.skipped[bad.path] += 1
         self._bad_indices.add(bad.index)
-        if not self._good and len(self._bad_indices) >= len(self._source):
+        if not self._good and len(self._bad_indices) >= self._hopeless:
+            which = "first " if isinstance(self._source, Stream) else ""
             raise ValueError(
-                f"none of the {len(self._source)} examples of {self._source} can be used; "
+                f"none of the {which}{self._hopeless} examples of {self._source} can be used; "
                 f"the last one was {bad.path}: {bad.reason}."
             )
 
@@ -199,18 +221,38 @@ class _Bad:
 class _Load:
     """Maps (index, rng) to an example, or to the reason why there is none."""
 
-    source: Source
+    source: Source | Stream
     crop: VideoShape | None = None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Example | TokenExample | _Bad:
+        return self.loaded(int(index), int(index), rng)
+
+    def loaded(
+        self, index: int, what: Any, rng: np.random.Generator
+    ) -> Example | TokenExample | _Bad:
+        """Example `what` of the source, which `index` is for telling from others."""
         try:
-            example = self.source.load(int(index), rng)
+            example = self.source.load(what, rng)
         except BadExample as bad:
-            return _Bad(index=int(index), path=bad.path, reason=bad.reason)
+            return _Bad(index=index, path=bad.path, reason=bad.reason)
         if self.crop is None or isinstance(example, TokenExample):
             return example
         video = random_crop(example.video, self.crop.height, self.crop.width, rng)
         return dataclasses.replace(example, video=video)
+
+
+class _Streamed:
+    """The examples of a stream; example i is loaded with generator i of the seed."""
+
+    def __init__(self, elements: Elements, load: _Load, seed: int) -> None:
+        self._elements, self._load, self._seed = elements, load, seed
+        self.get_state, self.set_state = elements.get_state, elements.set_state
+        self.close = elements.close
+
+    def __next__(self) -> Example | TokenExample | _Bad:
+        position, element = next(self._elements)
+        rng = np.random.default_rng((self._seed, position))
+        return self._load.loaded(position, element, rng)
 
 
 def in_order(

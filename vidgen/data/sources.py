@@ -114,8 +114,8 @@ def captions_per_clip(data: object) -> int:
     return getattr(data, "captions_per_clip", 1)
 
 
-def captions_of(source: Source) -> Iterator[str]:
-    """All captions that the examples of a source can have.
+def captions_of(source: object) -> Iterator[str]:
+    """All captions that the examples of a source, or stream, can have.
 
     Raises:
       ValueError: it cannot list them.

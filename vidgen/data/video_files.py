@@ -9,12 +9,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from vidgen.data import pictures, transforms
 from vidgen.data.files import (
@@ -119,6 +119,18 @@ def probe(path: File) -> Probed:
             return Probed(span.last + span.step, 1 / span.step, height, width)
 
 
+def chosen_frames(
+    path: File, times: Sequence[float] | np.ndarray, step: float, shape: VideoShape, start: Start
+) -> Int[np.ndarray, " t"]:
+    """Which frames make a clip, of those that appear at `times`, the last for `step` (seconds).
+
+    Raises:
+      BadExample: too short for the clip.
+    """
+    begin = _start(path, Span(float(times[-1]), step), shape, start)
+    return transforms.frame_indices(times, begin, shape.fps, shape.frames)
+
+
 def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
     """A start time such that the whole clip fits."""
     needed, where = (shape.frames - 1) / shape.fps, ""
@@ -193,8 +205,7 @@ def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
 def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
     with pictures.opened(path) as image:
         times, span = pictures.timeline(image)
-        begin = _start(path, span, shape, start)
-        chosen = transforms.frame_indices(times, begin, shape.fps, shape.frames)
+        chosen = chosen_frames(path, times, span.step, shape, start)
         small = {}
         for i in sorted(set(chosen.tolist())):
             image.seek(i)

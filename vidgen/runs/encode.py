@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vidgen.data import text_cache
 from vidgen.data.sources import Source, captions_of
+from vidgen.data.streams import Stream
 from vidgen.runs.feed import TextEncoder, this_process
 from vidgen.types import TextEmbedding
 
@@ -38,7 +39,7 @@ class Encode:
       shard_size: captions of a shard, what a killed process has to do again at most.
     """
 
-    source: Source
+    source: Source | Stream
     text_encoder: TextEncoder
     output: str
     dtype: str = "float32"
