@@ -8,7 +8,8 @@ import pytest
 
 from vidgen.data import text_cache
 from vidgen.data.array_records import read_record
-from vidgen.data.text_cache import EncodedText, Manifest, TextCacheError
+from vidgen.data.cache_folders import CacheError
+from vidgen.data.text_cache import EncodedText, Manifest
 from vidgen.text.encoder import CachedEncoder, TextEncoder
 from vidgen.text.tokenizer import ByteEncoder
 
@@ -130,7 +131,7 @@ class Named:
 )
 def test_another_encoder_is_refused(tmp_path, encoder, words):
     path = str(write(tmp_path, CAPTIONS[:3]))
-    with pytest.raises(TextCacheError, match=words):
+    with pytest.raises(CacheError, match=words):
         EncodedText(path=path, encoder=encoder)
 
 
@@ -142,15 +143,15 @@ def test_an_encoder_without_its_weights_can_stand_in(tmp_path):
 
 
 def test_what_is_not_finished_or_no_cache(tmp_path):
-    with pytest.raises(TextCacheError, match="no cache of captions"):
+    with pytest.raises(CacheError, match="no cache of captions"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     write(tmp_path, parts=3)
     (tmp_path / "part_00001.json").unlink()
-    with pytest.raises(TextCacheError, match="part 1 of 3 is missing; run the same vidgen encode"):
+    with pytest.raises(CacheError, match="part 1 of 3 is missing; run the same vidgen encode"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     table = json.loads((tmp_path / "manifest.json").read_text()) | {"version": 0}
     (tmp_path / "manifest.json").write_text(json.dumps(table))
-    with pytest.raises(TextCacheError, match="is of version 0, this vidgen reads 1"):
+    with pytest.raises(CacheError, match="is of version 0, this vidgen reads 1"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
 
 
@@ -160,7 +161,7 @@ def test_what_is_not_finished_or_no_cache(tmp_path):
 def test_a_folder_is_not_written_with_other_settings(tmp_path, field, value):
     manifest().agree(tmp_path)
     manifest().agree(tmp_path)
-    with pytest.raises(TextCacheError, match=f"was begun with {field} .* not {value!r}"):
+    with pytest.raises(CacheError, match=f"was begun with {field} .* not {value!r}"):
         manifest(**{field: value}).agree(tmp_path)
 
 
@@ -182,10 +183,10 @@ def test_a_cache_in_an_object_store(store, tmp_path, monkeypatch, parts):
 
 
 def test_an_unfinished_or_other_cache_in_an_object_store(store):
-    with pytest.raises(TextCacheError, match=f"{store.url} is no cache of captions"):
+    with pytest.raises(CacheError, match=f"{store.url} is no cache of captions"):
         EncodedText(path=store.url, encoder=ENCODER)
     write(store.url, CAPTIONS[:5], parts=2, finish=False)
-    with pytest.raises(TextCacheError, match="part 0 of 2 is missing"):
+    with pytest.raises(CacheError, match="part 0 of 2 is missing"):
         EncodedText(path=store.url, encoder=ENCODER)
-    with pytest.raises(TextCacheError, match="was begun with length 12, not 9"):
+    with pytest.raises(CacheError, match="was begun with length 12, not 9"):
         manifest(2, length=9).agree(store.url)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from vidgen.data import token_cache
+from vidgen.data.cache_folders import CacheError
 from vidgen.data.pipeline import Pipeline, in_order
 from vidgen.data.sources import BadExample, Captioned, Example, Source, TokenExample
-from vidgen.data.token_cache import Manifest, TokenCache, TokenCacheError
+from vidgen.data.token_cache import Manifest, TokenCache
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=8, width=8, fps=8.0)
@@ -105,20 +106,20 @@ def test_what_a_part_says_of_itself(tmp_path):
 
 
 def test_no_cache_half_a_cache_another_cache(tmp_path):
-    with pytest.raises(TokenCacheError, match="is no cache of tokens: there is no manifest.json"):
+    with pytest.raises(CacheError, match="is no cache of tokens: there is no manifest.json"):
         cache(tmp_path)
     write(tmp_path, finish=False)
-    with pytest.raises(TokenCacheError, match="is not finished: part_00000.json is missing"):
+    with pytest.raises(CacheError, match="is not finished: part_00000.json is missing"):
         cache(tmp_path)
     token_cache.finish_part(tmp_path, 0)
     assert len(cache(tmp_path, tokenizer="abc")) == 20
-    with pytest.raises(TokenCacheError, match="made by the tokenizer abc; this run has xyz"):
+    with pytest.raises(CacheError, match="made by the tokenizer abc; this run has xyz"):
         cache(tmp_path, tokenizer="xyz")
     longer = dataclasses.replace(SHAPE, frames=7)
-    with pytest.raises(TokenCacheError, match=r"of clips \(5, 8, 8, 3, 8.0\); this run has \(7, "):
+    with pytest.raises(CacheError, match=r"of clips \(5, 8, 8, 3, 8.0\); this run has \(7, "):
         cache(tmp_path, shape=longer)
     (tmp_path / "tokens-00000-000003.array_record").unlink()
-    with pytest.raises(TokenCacheError, match="tokens-00000-000003.array_record is missing"):
+    with pytest.raises(CacheError, match="tokens-00000-000003.array_record is missing"):
         cache(tmp_path)
 
 
@@ -135,13 +136,13 @@ def test_no_cache_half_a_cache_another_cache(tmp_path):
 def test_a_folder_is_gone_on_with_as_it_was_begun(tmp_path, change, message):
     manifest().agree(tmp_path)
     manifest().agree(tmp_path)
-    with pytest.raises(TokenCacheError, match=message):
+    with pytest.raises(CacheError, match=message):
         manifest(**change).agree(tmp_path)
 
 
 def test_a_folder_of_captions_is_no_folder_of_tokens(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "encoder": "t5"}))
-    with pytest.raises(TokenCacheError, match="of another cache"):
+    with pytest.raises(CacheError, match="a cache of something else than tokens"):
         Manifest.read(tmp_path)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vidgen.data import text_cache
+from vidgen.data.cache_folders import CacheError
 from vidgen.data.sources import Example
-from vidgen.data.text_cache import TextCacheError
 from vidgen.data.video_writer import write_video
 from vidgen.runs.encode import Encode
 from vidgen.text.encoder import CachedEncoder
@@ -81,7 +81,7 @@ def test_wrong_settings(tmp_path):
     with pytest.raises(ValueError, match="cannot list its captions"):
         encode(tmp_path, source=Mute(CAPTIONS))()
     encode(tmp_path)()
-    with pytest.raises(TextCacheError, match="was begun with dtype 'float32', not 'bfloat16'"):
+    with pytest.raises(CacheError, match="was begun with dtype 'float32', not 'bfloat16'"):
         encode(tmp_path, dtype="bfloat16")()
 
 

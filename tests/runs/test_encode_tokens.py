@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vidgen.data import token_cache
+from vidgen.data.cache_folders import CacheError
 from vidgen.data.sources import BadExample, Example
-from vidgen.data.token_cache import TokenCache, TokenCacheError
+from vidgen.data.token_cache import TokenCache
 from vidgen.runs.encode_tokens import EncodeTokens
 from vidgen.runs.trained import fingerprint
 from vidgen.types import VideoShape
@@ -95,7 +96,7 @@ def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         encode(tmp_path)()
     monkeypatch.undo()
-    with pytest.raises(TokenCacheError, match="is not finished"):
+    with pytest.raises(CacheError, match="is not finished"):
         TokenCache(path=str(tmp_path), shape=Clips().shape)
     source = Clips()
     encode(tmp_path, source=source)()
@@ -114,9 +115,9 @@ def test_another_tokenizer_or_other_settings_are_refused(tmp_path):
     encode(tmp_path)()
     one, other = fingerprint(weights), fingerprint(lambda: weights(4))
     assert one != other == fingerprint(lambda: jax.tree.map(jnp.asarray, weights(4)))
-    with pytest.raises(TokenCacheError, match=f"begun with tokenizer '{one}', not '{other}'"):
+    with pytest.raises(CacheError, match=f"begun with tokenizer '{one}', not '{other}'"):
         encode(tmp_path, weights=lambda: weights(4))()
-    with pytest.raises(TokenCacheError, match="begun with seed 0, not 1"):
+    with pytest.raises(CacheError, match="begun with seed 0, not 1"):
         encode(tmp_path, seed=1)()
     with pytest.raises(ValueError, match="EncodeTokens.draws is 0; it must be >= 1"):
         encode(tmp_path, draws=0)

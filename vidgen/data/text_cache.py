@@ -30,17 +30,13 @@ from jaxtyping import Float
 
 from vidgen import paths
 from vidgen.data.array_records import read_record, write_records
+from vidgen.data.cache_folders import CacheError, CacheManifest, done, path_in
 from vidgen.types import TextEmbedding
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-_VERSION = 1
 _HASH = 16
 # What the name of an encoder ends with that was built without its weights (text/t5.py).
 _UNKNOWN = "-without-weights"
-
-
-class TextCacheError(ValueError):
-    """A cache is not finished, not whole, or of another encoder than it is to stand for."""
 
 
 @runtime_checkable
@@ -68,64 +64,22 @@ class Encoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a cache holds.
+class Manifest(CacheManifest):
+    """What a cache of captions holds.
 
     Attributes:
       encoder: its name, which tells its weights.
       length: tokens that captions were cut to.
       dim: width of a token.
       dtype: of the stored states.
-      parts: processes that write, or wrote, it.
-      shard_size: captions of a full shard.
     """
+
+    holds = "captions"
 
     encoder: str
     length: int
     dim: int
     dtype: str
-    parts: int
-    shard_size: int
-    version: int = _VERSION
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike) -> Manifest:
-        """That of a folder.
-
-        Raises:
-          TextCacheError: there is none, or one of another version.
-        """
-        path = _in(folder, "manifest.json")
-        if not paths.is_file(path):
-            raise TextCacheError(
-                f"{folder} is no cache of captions: there is no manifest.json in it."
-            )
-        found = json.loads(paths.read(path))
-        if found.get("version") != _VERSION:
-            raise TextCacheError(
-                f"{path} is of version {found.get('version')}, this vidgen reads {_VERSION}; "
-                "encode the captions again."
-            )
-        return cls(**found)
-
-    def agree(self, folder: str | os.PathLike) -> None:
-        """Writes it to a folder, or checks that the one there is the same.
-
-        Raises:
-          TextCacheError: it is another; the message names what differs.
-        """
-        path = _in(folder, "manifest.json")
-        if not paths.is_file(path):
-            paths.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
-            return
-        other = Manifest.read(folder)
-        for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
-            if here != there:
-                raise TextCacheError(
-                    f"{folder} was begun with {field.name} {there!r}, not {here!r}; name another "
-                    "folder."
-                )
 
 
 def key_of(caption: str) -> bytes:
@@ -168,7 +122,7 @@ def write_shard(
     dtype: str,
 ) -> None:
     """Writes one complete shard."""
-    records, keys = (_in(folder, name) for name in _shard(part, number))
+    records, keys = (path_in(folder, name) for name in _shard(part, number))
     rows = zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True)
     write_records(records, (_packed(tokens, mask, dtype) for tokens, mask in rows))
     table = io.BytesIO()
@@ -188,7 +142,7 @@ def finish_part(folder: str | os.PathLike, part: int) -> int:
     for key in keys_of(folder, part):
         count, mark = count + 1, mark ^ int.from_bytes(key, "little")
     found = {"captions": count, "fingerprint": f"{mark:032x}"}
-    paths.write(_in(folder, f"part_{part:05}.json"), json.dumps(found).encode())
+    paths.write(path_in(folder, done(part)), json.dumps(found).encode())
     return count
 
 
@@ -199,18 +153,13 @@ def keys_of(folder: str | os.PathLike, part: int) -> Iterator[bytes]:
 
 
 def _keys(folder: str | os.PathLike, name: str) -> np.ndarray:
-    return np.load(io.BytesIO(paths.read(_in(folder, name))))
+    return np.load(io.BytesIO(paths.read(path_in(folder, name))))
 
 
 def _shard(part: int, number: int) -> tuple[str, str]:
     """Names of the (records, keys) of a shard."""
     stem = f"text-{part:05}-{number:06}"
     return f"{stem}.array_record", f"{stem}.npy"
-
-
-def _in(folder: str | os.PathLike, name: str) -> str:
-    """The path of a file of the cache."""
-    return paths.join(paths.expanded(folder), name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,7 +172,7 @@ class EncodedText:
         it need not have its weights until then.
 
     Raises:
-      TextCacheError: the cache is not finished, or is of another encoder.
+      CacheError: the cache is not finished, or is of another encoder.
     """
 
     path: str
@@ -237,14 +186,14 @@ class EncodedText:
         known = name.removesuffix(_UNKNOWN)
         same = manifest.encoder == name if known == name else manifest.encoder.startswith(known)
         if not same or mine != theirs:
-            raise TextCacheError(
+            raise CacheError(
                 f"the captions in {self.path} were encoded by {manifest.encoder} ({theirs}); this "
                 f"run has {name} ({mine}). Use that encoder, or another cache."
             )
         there = paths.names_in(paths.expanded(self.path))
-        missing = [part for part in range(manifest.parts) if f"part_{part:05}.json" not in there]
+        missing = [part for part in range(manifest.parts) if done(part) not in there]
         if missing:
-            raise TextCacheError(
+            raise CacheError(
                 f"{self.path} is not finished: part {missing[0]} of {manifest.parts} is missing; "
                 "run the same vidgen encode again, it goes on."
             )
@@ -296,7 +245,7 @@ class EncodedText:
                 keys.append(found.view(f"S{_HASH}").reshape(-1))
                 place = np.stack([np.full(len(found), len(shards)), np.arange(len(found))], 1)
                 places.append(place.astype(np.int32))
-                shards.append(_in(self.path, records))
+                shards.append(path_in(self.path, records))
         if not keys:
             return np.zeros(0, f"S{_HASH}"), np.zeros((0, 2), np.int32), []
         flat = np.concatenate(keys)

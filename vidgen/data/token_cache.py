@@ -29,19 +29,14 @@ from jaxtyping import Int
 
 from vidgen import paths
 from vidgen.data.array_records import RecordsError, read_all, read_record, write_records
+from vidgen.data.cache_folders import CacheError, CacheManifest, done, path_in
 from vidgen.data.sources import BadExample, TokenExample
 from vidgen.types import VideoShape
 
-_VERSION = 1
-
-
-class TokenCacheError(ValueError):
-    """A cache is not finished, not whole, or of another tokenizer than it is to stand for."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a cache holds.
+class Manifest(CacheManifest):
+    """What a cache of tokens holds.
 
     Attributes:
       tokenizer: identity of the network and its weights.
@@ -51,9 +46,9 @@ class Manifest:
       examples: of the source.
       draws: how often each of them was cut.
       seed: of the cuts.
-      parts: processes that write, or wrote, it.
-      shard_size: examples of a full shard.
     """
+
+    holds = "tokens"
 
     tokenizer: str
     codes: int
@@ -62,48 +57,6 @@ class Manifest:
     examples: int
     draws: int
     seed: int
-    parts: int
-    shard_size: int
-    version: int = _VERSION
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike) -> Manifest:
-        """That of a folder.
-
-        Raises:
-          TokenCacheError: there is none, or one of another version.
-        """
-        path = _in(folder, "manifest.json")
-        if not paths.is_file(path):
-            raise TokenCacheError(
-                f"{folder} is no cache of tokens: there is no manifest.json in it."
-            )
-        found = json.loads(paths.read(path))
-        if found.get("version") != _VERSION or "tokenizer" not in found:
-            raise TokenCacheError(
-                f"{path} is of version {found.get('version')} of another cache; this vidgen reads "
-                f"tokens of version {_VERSION}. Encode the videos again."
-            )
-        return cls(**found | {"grid": tuple(found["grid"]), "clip": tuple(found["clip"])})
-
-    def agree(self, folder: str | os.PathLike) -> None:
-        """Writes it to a folder, or checks that the one there is the same.
-
-        Raises:
-          TokenCacheError: it is another; the message names what differs.
-        """
-        path = _in(folder, "manifest.json")
-        if not paths.is_file(path):
-            paths.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
-            return
-        other = Manifest.read(folder)
-        for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
-            if here != there:
-                raise TokenCacheError(
-                    f"{folder} was begun with {field.name} {there!r}, not {here!r}; name another "
-                    "folder."
-                )
 
     @property
     def numbers(self) -> int:
@@ -141,7 +94,7 @@ def write_shard(
 ) -> None:
     """Writes one complete shard."""
     records = (_packed(example, dtype) for example in examples)
-    write_records(_in(folder, _shard(part, number)), records)
+    write_records(path_in(folder, _shard(part, number)), records)
 
 
 def _packed(example: TokenExample | BadExample, dtype: np.dtype) -> bytes:
@@ -158,25 +111,16 @@ def finish_part(folder: str | os.PathLike, part: int) -> dict[str, Any]:
     """Says that a part has all its examples; returns what it holds: examples, bad, fingerprint."""
     count, bad, digest = 0, 0, hashlib.sha256()
     for number in range(written(folder, part)):
-        for record in read_all(_in(folder, _shard(part, number))):
+        for record in read_all(path_in(folder, _shard(part, number))):
             count, bad = count + 1, bad + ("reason" in _unpacked(record))
             digest.update(record)
     found = {"examples": count, "bad": bad, "fingerprint": digest.hexdigest()[:32]}
-    paths.write(_in(folder, _done(part)), json.dumps(found).encode())
+    paths.write(path_in(folder, done(part)), json.dumps(found).encode())
     return found
 
 
 def _shard(part: int, number: int) -> str:
     return f"tokens-{part:05}-{number:06}.array_record"
-
-
-def _done(part: int) -> str:
-    return f"part_{part:05}.json"
-
-
-def _in(folder: str | os.PathLike, name: str) -> str:
-    """The path of a file of the cache."""
-    return paths.join(paths.expanded(folder), name)
 
 
 def _unpacked(record: bytes) -> dict[str, Any]:
@@ -194,7 +138,7 @@ class TokenCache:
         takes tokens of any.
 
     Raises:
-      TokenCacheError: the cache is not finished, or of another tokenizer or clip.
+      CacheError: the cache is not finished, or of another tokenizer or clip.
     """
 
     path: str
@@ -204,21 +148,21 @@ class TokenCache:
     def __post_init__(self) -> None:
         manifest = self._manifest
         if self.tokenizer and manifest.tokenizer != self.tokenizer:
-            raise TokenCacheError(
+            raise CacheError(
                 f"the tokens in {self.path} were made by the tokenizer {manifest.tokenizer}; this "
                 f"run has {self.tokenizer}. Take that tokenizer (TOKENIZER_DIR), or encode again."
             )
         if manifest.clip != clip_of(self.shape):
-            raise TokenCacheError(
+            raise CacheError(
                 f"the tokens in {self.path} are of clips {manifest.clip}; this run has "
                 f"{clip_of(self.shape)} (frames, height, width, channels, fps). Encode again."
             )
         there = paths.names_in(paths.expanded(self.path))
         for part in range(manifest.parts):
-            wanted = [_done(part), *(_shard(part, n) for n in range(manifest.shards(part)))]
+            wanted = [done(part), *(_shard(part, n) for n in range(manifest.shards(part)))]
             missing = next((name for name in wanted if name not in there), None)
             if missing is not None:
-                raise TokenCacheError(
+                raise CacheError(
                     f"{self.path} is not finished: {missing} is missing; run the same vidgen "
                     "encode again, it goes on."
                 )
@@ -263,7 +207,7 @@ class TokenCache:
     def _record(self, index: int) -> dict[str, Any]:
         place, part = divmod(index, self._manifest.parts)
         number, record = divmod(place, self._manifest.shard_size)
-        shard = _in(self.path, _shard(part, number))
+        shard = path_in(self.path, _shard(part, number))
         try:
             return _unpacked(read_record(shard, record))
         except RecordsError as error:
