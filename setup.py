@@ -9,7 +9,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CONFIGS = Path("gin_configs")
 
-SEQIO = ["seqio>=0.0.20"]  # brings TensorFlow, 2.4 GB in all
+# seqio brings TensorFlow, 2.4 GB in all. sentencepiece 0.2.3, of which it reads the protocol buffers,
+# wants protobuf 7; Apache Beam wants less.
+SEQIO = ["seqio>=0.0.20", "sentencepiece<0.2.3"]
 TFDS = ["tensorflow-datasets>=4.9.10"]  # without TensorFlow
 
 EXTRAS = {
