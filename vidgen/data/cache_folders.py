@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from vidgen import paths
 
@@ -55,7 +55,8 @@ class CacheManifest:
             )
         if set(found) != {field.name for field in dataclasses.fields(cls)}:
             raise CacheError(f"{folder} is a cache of something else than {cls.holds}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        fields: dict[str, Any] = found  # JSON has lists, not tuples
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
     def agree(self, folder: str | os.PathLike) -> None:
         """Writes it to a folder, or checks that the one there is the same.

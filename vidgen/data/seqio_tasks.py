@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vidgen.data.seqio_source import import_seqio
-from vidgen.data.sources import BadExample, Source, captions_per_clip
+from vidgen.data.sources import BadExample, Example, Source, captions_per_clip
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def _loading(source: Source) -> Callable[[Any], Any]:
         except BadExample as bad:
             log.warning("skipped %s: %s", bad.path, bad.reason)
             return nothing, b"", np.array(False)
+        if not isinstance(example, Example):
+            raise ValueError(f"{source} gives tokens; a task of seqio is made of videos.")
         return example.video, str(example.caption).encode(), np.array(True)
 
     @seqio.map_over_dataset(num_seeds=1)
