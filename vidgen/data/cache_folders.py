@@ -55,8 +55,11 @@ class CacheManifest:
             )
         if set(found) != {field.name for field in dataclasses.fields(cls)}:
             raise CacheError(f"{folder} is a cache of something else than {cls.holds}.")
-        fields: dict[str, Any] = found  # JSON has lists, not tuples
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {  # JSON has lists, not tuples
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in found.items()
+        }
+        return cls(**values)
 
     def agree(self, folder: str | os.PathLike) -> None:
         """Writes it to a folder, or checks that the one there is the same.
