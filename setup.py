@@ -9,8 +9,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CONFIGS = Path("gin_configs")
 
-# seqio brings TensorFlow, 2.4 GB in all. It reads the protocol buffers of sentencepiece, and those of
-# 0.2.3 want protobuf 7; Apache Beam wants less.
+# seqio brings TensorFlow, 2.4 GB in all. It reads the protocol buffers of sentencepiece: those of
+# 0.2.3 want protobuf 7, and Apache Beam wants less.
 SEQIO = ["seqio>=0.0.20", "sentencepiece<0.2.3"]
 TFDS = ["tensorflow-datasets>=4.9.10"]  # without TensorFlow
 
