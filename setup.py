@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent
 CONFIGS = Path("gin_configs")
 
 # seqio brings TensorFlow, 2.4 GB in all. It reads sentencepiece's protocol buffers: those of 0.2.3
-# want protobuf 7, which Apache Beam does not; with 0.2.1 beside TensorFlow, Python crashes at its exit.
+# want protobuf 7, which Apache Beam does not; with 0.2.1 beside TensorFlow, Python crashes at exit.
 SEQIO = ["seqio>=0.0.20", "sentencepiece>=0.2.2,<0.2.3"]
 TFDS = ["tensorflow-datasets>=4.9.10"]  # without TensorFlow
 
