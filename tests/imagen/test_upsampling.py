@@ -156,7 +156,8 @@ def test_noise_of_an_example_is_its_own():
     low = jnp.zeros((3, 2, 4, 4, 3))
     together = sampled(SpatialUpsample(), low).low_res
     alone = SpatialUpsample().for_sampling(low[1:2], tiny.text(1), keys(3)[1:2]).low_res
-    np.testing.assert_array_equal(together[1], alone[0])
+    # The same noise; compiled for three or for one, sums round alike on some processors only.
+    np.testing.assert_allclose(together[1], alone[0], rtol=1e-5, atol=1e-6)
     assert np.abs(together[0] - together[1]).max() > 0.1
 
 

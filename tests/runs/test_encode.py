@@ -108,11 +108,11 @@ def test_killed_at_any_moment(tmp_path):
 BYTES = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
 from vidgen.text import encoder
-from vidgen.text import tokenizer
+from vidgen.text import tokenizer as bytes_of
 TEXT_ENCODER = @encoder.CachedEncoder()
-encoder.CachedEncoder.encoder = @tokenizer.ByteEncoder()
-tokenizer.ByteEncoder.dim = 8
-tokenizer.ByteEncoder.length = 12
+encoder.CachedEncoder.encoder = @bytes_of.ByteEncoder()
+bytes_of.ByteEncoder.dim = 8
+bytes_of.ByteEncoder.length = 12
 """
 
 
@@ -137,6 +137,6 @@ def test_training_from_it_gives_the_same_numbers(tmp_path, vidgen):
         for run in ("online", "offline")
     ]
     assert losses[0] == losses[1] and len(set(losses[0])) == 3
-    longer = ["--gin.tokenizer.ByteEncoder.length=13", "--gin.MODEL_DIR='refused'"]
+    longer = ["--gin.bytes_of.ByteEncoder.length=13", "--gin.MODEL_DIR='refused'"]
     told = vidgen("train", *data, *cached, *short, *longer)
     told.assert_sentence("captions were encoded by bytes-8-12-0", "this run has bytes-8-13-0")

@@ -1,0 +1,68 @@
+"""Prints by how many bytes a fresh process grows while it loads clips; run by test_pipeline.py.
+
+python memory_of_loading.py FOLDER folder|tar|leaking
+"""
+
+import dataclasses
+import gc
+import os
+import resource
+import sys
+
+import numpy as np
+
+from vidgen.data.pipeline import Pipeline
+from vidgen.data.sources import FolderSource, Source
+from vidgen.data.tar_shards import TarShards
+from vidgen.types import VideoShape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaking:
+    """Another source, of which something of every clip is kept."""
+
+    source: Source
+    kept: list = dataclasses.field(default_factory=list)
+
+    @property
+    def shape(self):
+        return self.source.shape
+
+    def __len__(self):
+        return len(self.source)
+
+    def load(self, index, rng):
+        self.kept.append(np.ones(80_000, np.uint8))
+        return self.source.load(index, rng)
+
+
+def resident():
+    """Bytes of this process in memory now: Linux tells, elsewhere the peak has to do."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def growth(source):
+    """While 1,200 clips are loaded, after 400 others."""
+    iterator = Pipeline(source=source, batch_size=8, repeat=True).iterator()
+    for _ in range(50):
+        next(iterator)
+    gc.collect()
+    before = resident()
+    for _ in range(150):
+        next(iterator)
+    gc.collect()
+    after = resident()
+    iterator.close()
+    return after - before
+
+
+if __name__ == "__main__":
+    path, kind = sys.argv[1:]
+    shape = VideoShape(frames=4, height=16, width=16)
+    source = TarShards(path=path, shape=shape) if kind == "tar" else None
+    source = source or FolderSource(path=f"{path}/clips", shape=shape)
+    print(growth(Leaking(source=source) if kind == "leaking" else source))
