@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Set
 from typing import Any, ClassVar, TypeVar
 
 from vidgen import paths
@@ -89,3 +90,11 @@ def path_in(folder: str | os.PathLike, name: str) -> str:
 def done(part: int) -> str:
     """The file that says that a part has all its records."""
     return f"part_{part:05}.json"
+
+
+def complete_shards(there: Set[str], files: Callable[[int], Set[str]]) -> int:
+    """How many shards, 0, 1, ... without a gap, have all their files among the names `there`."""
+    count = 0
+    while files(count) <= there:
+        count += 1
+    return count

@@ -193,14 +193,16 @@ def read_content(
     return transforms.fit(read_image(file), shape.height, shape.width)[None]
 
 
-def packed_shape(name: str, shape: VideoShape, kind: str, missing_captions: str) -> VideoShape:
+def packed_shape(
+    name: str, shape: VideoShape, kind: str, missing_captions: str = "skip"
+) -> VideoShape:
     """The shape of the examples of a packed data set, whose settings are checked.
 
     Args:
       name: of the source, for messages.
       shape: as set; for images its frames become 1.
       kind: one of `KINDS`.
-      missing_captions: "skip" or "empty".
+      missing_captions: "skip" or "empty"; left out where the source has no such setting.
 
     Raises:
       ValueError: a setting is wrong.

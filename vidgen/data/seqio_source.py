@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 
 from vidgen.data.files import Packed
+from vidgen.data.images import packed_shape
 from vidgen.data.sources import BadExample, Example
 from vidgen.data.stored_frames import clip_of_frames, frame_of, text_of
 from vidgen.data.streams import PartsInOrder, check_lanes
 from vidgen.data.video_files import read_clip
 from vidgen.types import VideoShape
-
-KINDS = ("videos", "images")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,17 +70,12 @@ class SeqioSource:
     use_cached: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"SeqioSource.kind is {self.kind!r}; choose {' or '.join(KINDS)}.")
-        if self.shape.channels != 3:
-            raise ValueError(f"SeqioSource reads RGB; shape.channels is {self.shape.channels}.")
+        object.__setattr__(self, "shape", packed_shape("SeqioSource", self.shape, self.kind))
         for name in ("fps", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"SeqioSource.{name} is {value}; it must be positive.")
         check_lanes(self.parts, self.lanes)
-        if self.kind == "images":
-            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
         for task, _ in self._tasks:  # wrong settings are told when configured
             self._check_features(task)
 

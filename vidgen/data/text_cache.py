@@ -21,7 +21,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol, cast, runtime_checkable
 
 import ml_dtypes
@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from vidgen import paths
 from vidgen.data.array_records import read_record, write_records
-from vidgen.data.cache_folders import CacheError, CacheManifest, done, path_in
+from vidgen.data.cache_folders import CacheError, CacheManifest, complete_shards, done, path_in
 from vidgen.types import TextEmbedding
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -104,12 +104,9 @@ def written(folder: str | os.PathLike, part: int) -> int:
     return _complete(paths.names_in(paths.expanded(folder)), part)
 
 
-def _complete(names: set[str], part: int) -> int:
+def _complete(names: Set[str], part: int) -> int:
     """The same, of the names in the folder."""
-    count = 0
-    while names.issuperset(_shard(part, count)):
-        count += 1
-    return count
+    return complete_shards(names, lambda number: set(_shard(part, number)))
 
 
 def write_shard(

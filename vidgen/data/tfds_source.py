@@ -21,13 +21,14 @@ from google.protobuf.message import DecodeError
 
 from vidgen.data import labels, tfds_files
 from vidgen.data.files import Packed
+from vidgen.data.images import packed_shape
 from vidgen.data.sources import BadExample, Example
 from vidgen.data.stored_frames import clip_of_frames, frame_of, text_of
 from vidgen.data.tfds_files import Feature, Prepared
 from vidgen.data.video_files import read_clip
 from vidgen.types import VideoShape
 
-KINDS = {"videos": ("video", "string"), "images": ("image", "video")}
+_HOLDS = {"videos": ("video", "string"), "images": ("image", "video")}
 _CAPTIONS = ("text", "label", "string")
 
 
@@ -68,15 +69,10 @@ class TfdsSource:
     label_captions: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"TfdsSource.kind is {self.kind!r}; choose {' or '.join(KINDS)}.")
-        if self.shape.channels != 3:
-            raise ValueError(f"TfdsSource reads RGB; shape.channels is {self.shape.channels}.")
+        object.__setattr__(self, "shape", packed_shape("TfdsSource", self.shape, self.kind))
         if isinstance(self.fps, float | int) and not self.fps > 0:
             raise ValueError(f"TfdsSource.fps is {self.fps}; it must be positive.")
         labels.check_template(self.template, "TfdsSource.template")
-        if self.kind == "images":
-            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
         _ = self._pixels, self._text, self._by_class  # wrong settings are told when configured
         if isinstance(self.fps, str) and self._features[self._known(self.fps)].kind != "number":
             raise ValueError(f"TfdsSource.fps is {self.fps!r}, which is no number in {self.name}.")
@@ -163,7 +159,7 @@ class TfdsSource:
     @functools.cached_property
     def _pixels(self) -> str:
         """The feature that holds the video or image."""
-        kinds = KINDS[self.kind]
+        kinds = _HOLDS[self.kind]
         fits = {n: f for n, f in self._features.items() if f.kind in kinds and f.dtype != "float32"}
         if self.feature:
             if self._known(self.feature) not in fits:

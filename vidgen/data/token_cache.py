@@ -29,7 +29,7 @@ from jaxtyping import Int
 
 from vidgen import paths
 from vidgen.data.array_records import RecordsError, read_all, read_record, write_records
-from vidgen.data.cache_folders import CacheError, CacheManifest, done, path_in
+from vidgen.data.cache_folders import CacheError, CacheManifest, complete_shards, done, path_in
 from vidgen.data.sources import BadExample, TokenExample
 from vidgen.types import VideoShape
 
@@ -79,10 +79,8 @@ class Manifest(CacheManifest):
 
 def written(folder: str | os.PathLike, part: int) -> int:
     """How many complete shards a part has: 0, 1, ... without a gap."""
-    there, count = paths.names_in(paths.expanded(folder)), 0
-    while _shard(part, count) in there:
-        count += 1
-    return count
+    there = paths.names_in(paths.expanded(folder))
+    return complete_shards(there, lambda number: {_shard(part, number)})
 
 
 def write_shard(

@@ -65,9 +65,9 @@ class EncodeTokens:
     def __call__(self) -> None:
         """Encodes, and tells how many examples there are."""
         part, parts = this_process()
-        shape = self.source.shape
+        shape, frozen = self.source.shape, self.weights() or {}
         manifest = token_cache.Manifest(
-            tokenizer=fingerprint(self.weights),
+            tokenizer=fingerprint(lambda: frozen),
             codes=self.tokenizer.codes,
             grid=self.tokenizer.grid(shape.frames, shape.height, shape.width),
             clip=token_cache.clip_of(shape),
@@ -80,14 +80,14 @@ class EncodeTokens:
         manifest.agree(self.output)
         done = token_cache.written(self.output, part)
         if done < manifest.shards(part):
-            self._encode(manifest, part, done)
+            self._encode(frozen["tokenizer"], manifest, part, done)
         found = token_cache.finish_part(self.output, part)
         count, bad = found["examples"], found["bad"]
         log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
 
-    def _encode(self, manifest: token_cache.Manifest, part: int, done: int) -> None:
+    def _encode(self, params: Params, manifest: token_cache.Manifest, part: int, done: int) -> None:
         """Writes the shards of a part from number `done` on."""
-        encode, params = jax.jit(self.tokenizer.encode), (self.weights() or {})["tokenizer"]
+        encode = jax.jit(self.tokenizer.encode)
         numbers = manifest.of_part(part)[done * self.shard_size :]
         loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
         total = len(manifest.of_part(part))
