@@ -100,6 +100,21 @@ def test_sessions_do_not_leak(file):
     assert first[0].shape.color == "blue" and second[0].shape.color == "red"
 
 
+def test_a_session_knows_a_module_by_the_name_that_its_own_files_give_it(file, tmp_path):
+    renamed = tmp_path / "renamed.gin"
+    renamed.write_text(
+        FILE.replace("import gadgets", "import gadgets as things").replace("gadgets.", "things.")
+    )
+    for path, shape in (
+        (file, "gadgets.Shape"),
+        (renamed, "things.Shape"),
+        (file, "gadgets.Shape"),
+    ):
+        job, config, _ = resolve(str(path), "FOLDER='a'", f"{shape}.color='blue'")
+        assert job.shape.color == "blue"
+        assert f"{shape}.color = 'blue'" in config
+
+
 def test_operative_config_is_complete_readable_and_overridable(file, tmp_path):
     job, text, _ = resolve(file, "FOLDER='a'", "Shape.sides=6")
     assert "gadgets.Shape.color = 'red'" in text  # a default: later versions may have another

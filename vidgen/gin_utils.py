@@ -22,6 +22,7 @@ from unittest import mock
 
 import gin
 from gin import config as gin_config
+from gin.selector_map import SelectorMap
 
 from vidgen.gin_files import GinError, config_roots, find_file, nearest, syntax_sentence
 
@@ -56,6 +57,7 @@ def session(
         with (
             mock.patch.object(gin_config, "_FILE_READERS", readers),
             mock.patch.object(gin_config, "_LOCATION_PREFIXES", prefixes),
+            _own_names(),
         ):
             for name in files:
                 path = str(find_file(name))
@@ -65,11 +67,28 @@ def session(
                     _rename_macro(path, old, new)
             for text in excerpts:
                 gin.parse_config(text)
-        for binding in bindings:
-            bind(binding)
-        yield
+            for binding in bindings:
+                bind(binding)
+            yield
     finally:
         gin.clear_config()
+
+
+@contextlib.contextmanager
+def _own_names() -> Iterator[None]:
+    """What files register by importing it is forgotten after the block.
+
+    Gin would keep the name that the first file of a process gave a module, and refuse the name
+    that a later session's files give it.
+    """
+    names = SelectorMap()
+    for selector, configurable in gin_config._REGISTRY.items():
+        names[selector] = configurable
+    with (
+        mock.patch.object(gin_config, "_REGISTRY", names),
+        mock.patch.object(gin_config, "_INVERSE_REGISTRY", dict(gin_config._INVERSE_REGISTRY)),
+    ):
+        yield
 
 
 def build(cls: Callable[..., T], **given: Any) -> T:
