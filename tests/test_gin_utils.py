@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vidgen import gin_utils
+from vidgen import gin_files, gin_utils
 from vidgen.gin_utils import GinError
 
 FILE = """
@@ -224,6 +224,23 @@ def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     assert gin_utils.find_file("runs/train.gin").is_file()
     (tmp_path / "mine.gin").write_text("")
     assert gin_utils.find_file("mine.gin") == Path("mine.gin")
+
+
+def test_search_paths_come_before_the_files_of_vidgen(tmp_path, monkeypatch):
+    """As in t5x: also for what a file includes, and for one that has the name of ours."""
+    own = tmp_path / "own"
+    (own / "runs").mkdir(parents=True)
+    (own / "runs/train.gin").write_text(FILE + "STEPS = 3\n")
+    (own / "job.gin").write_text("include 'runs/train.gin'\nFOLDER = 'own'\n")
+    with gin_files.searching([str(own)]):
+        assert resolve("job.gin")[0] == Job(shape=Shape(sides=4), folder="own", steps=3, loud=False)
+    with pytest.raises(GinError, match="there is no configuration file 'job.gin'"):
+        resolve("job.gin")
+    with (
+        pytest.raises(GinError, match="--gin_search_paths: there is no folder nowhere"),
+        gin_files.searching(["nowhere"]),
+    ):
+        pass
 
 
 def test_a_run_that_no_file_binds_is_refused(tmp_path):

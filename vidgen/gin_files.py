@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -13,10 +14,31 @@ class GinError(ValueError):
     """A mistake in a configuration file or in a --gin flag, told in one sentence."""
 
 
+_search_paths: list[Path] = []  # folders of the user's own, looked into first
+
+
+@contextlib.contextmanager
+def searching(folders: Sequence[str]) -> Iterator[None]:
+    """Inside, files are looked for in these folders too, before those of vidgen.
+
+    Raises:
+      GinError: one is no folder.
+    """
+    for folder in folders:
+        if not Path(folder).expanduser().is_dir():
+            raise GinError(f"--gin_search_paths: there is no folder {folder}.")
+    before = list(_search_paths)
+    _search_paths[:] = [Path(folder).expanduser() for folder in folders]
+    try:
+        yield
+    finally:
+        _search_paths[:] = before
+
+
 def config_roots() -> tuple[Path, ...]:
-    """The folders of .gin files: the clone's own if this is a clone, else the installed copy."""
+    """The folders of .gin files: --gin_search_paths, then those of this clone or installation."""
     candidates = (PACKAGE.parent / "gin_configs", PACKAGE / "gin_configs")
-    return tuple(root for root in candidates if root.is_dir())
+    return (*_search_paths, *(root for root in candidates if root.is_dir()))
 
 
 def find_file(name: str) -> Path:

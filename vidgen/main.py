@@ -5,7 +5,8 @@
 
 A sub-command is a file in `vidgen/runs/` whose frozen dataclass gin fills in: `runs/<name>.gin` is
 read first, then every --gin_file, then every --gin.NAME=VALUE, the last word winning. Exit status
-0: done; 1: a fault of ours; 2: wrong input; 130: stopped by the user.
+0: done; 1: a fault of ours; 2: wrong input; 75: preempted (SIGTERM) and saved, run it again; 130:
+stopped by the user.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vidgen import __version__, zoo
+from vidgen import __version__, gin_files, zoo
 from vidgen.usage import EXAMPLES
 
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
     flags.bindings = bindings
     try:
-        flags.command(flags)
+        with gin_files.searching(getattr(flags, "gin_search_paths", ())):
+            flags.command(flags)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -62,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, command, add in (
         ("train", "train a model, or continue to", _train, _add_train),
         ("generate", "make videos from prompts", _generate, _add_generate),
-        ("encode", "encode the captions, or the videos, of a data set once", _encode, _add_train),
+        (
+            "encode",
+            "encode the captions, or the videos, of a data set once",
+            _encode,
+            _add_processes,
+        ),
         ("prepare", "cut raw videos into clips to train on", _prepare, _add_gin),
         ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
         ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
@@ -97,11 +104,28 @@ def _add_gin(parser: argparse.ArgumentParser) -> None:
         help="set a macro or a parameter, e.g. --gin.BATCH_SIZE=8; repeatable",
     )
     group.add_argument(
+        "--gin_search_paths",
+        type=lambda text: [folder for folder in text.split(",") if folder],
+        default=[],
+        metavar="FOLDER,FOLDER",
+        help="look for .gin files, and for what they include, in these folders first",
+    )
+    group.add_argument(
         "--dry_run", action="store_true", help="print the resolved configuration and stop"
     )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_processes(parser)
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="START:STOP",
+        help="trace steps START to STOP - 1 into MODEL_DIR/profile, for TensorBoard or Perfetto",
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
     _add_gin(parser)
     parser.add_argument(
         "--distributed",
@@ -131,6 +155,12 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help="compile a step of sampling a whole clip: real memory, slower",
     )
     add(
+        "--explain",
+        default="",
+        metavar="PATH",
+        help="tell axis by axis why the parameters with this in their path lie where they do",
+    )
+    add(
         "--topology",
         default="",
         metavar="NAME",
@@ -149,7 +179,10 @@ def _add_assets(parser: argparse.ArgumentParser) -> None:
 
 def _train(flags: argparse.Namespace) -> None:
     _start_jax(flags, flags.distributed)
-    _run(flags, "train", None, flags.gin_file, flags.bindings, write_config=True)
+    bindings = flags.bindings
+    if flags.profile:
+        bindings = [*bindings, f"Train.profile='{flags.profile}'"]
+    _run(flags, "train", None, flags.gin_file, bindings, write_config=True)
 
 
 def _encode(flags: argparse.Namespace) -> None:
@@ -167,7 +200,7 @@ def _plan(flags: argparse.Namespace) -> None:
     if flags.topology:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     given = {"as_json": flags.json, "compile": flags.compile, "sampling": flags.sampling}
-    given |= {"topology": flags.topology, "details": flags.details}
+    given |= {"topology": flags.topology, "details": flags.details, "explain": flags.explain}
     _run(flags, "plan", "Plan", flags.gin_file, flags.bindings, **given)
 
 
@@ -237,7 +270,7 @@ def _run(
 
     Where `class_name` is None the files name the class, by the macro: RUN = @train.Train().
     """
-    from vidgen import gin_files, gin_sessions, gin_utils
+    from vidgen import gin_sessions, gin_utils
 
     teacher = _trained_configs(bindings, "TEACHER_DIR")
     renamed = {file: {"MODEL": "TEACHER"} for file in teacher}

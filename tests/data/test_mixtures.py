@@ -75,7 +75,7 @@ def test_processes_and_restarts_change_nothing():
         parts = [pipeline.iterator(process=(p, count)) for p in range(count)]
         for batch in whole:
             shared = [next(part)["caption"] for part in parts]
-            assert [row[i] for i in range(4 // count) for row in shared] == batch
+            assert sum(shared, []) == batch
     again = pipeline.iterator()
     for _ in range(3):
         next(again)

@@ -54,6 +54,12 @@ def _same(one, two):
     )
 
 
+def _joined(parts):
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} | {
+        "caption": [caption for part in parts for caption in part["caption"]]
+    }
+
+
 def test_batches_of_sprites():
     shape = VideoShape(frames=4, height=16, width=24)
     source = Sprites(shape=shape)
@@ -128,19 +134,67 @@ def test_iterators_are_reproducible_and_random_per_visit():
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_stream_of_one(processes):
+def test_processes_load_blocks_of_the_batches_of_one(processes):
     whole = Pipeline(source=Numbers(count=16), batch_size=8)
     parts = [whole.iterator(process=(p, processes)) for p in range(processes)]
     for batch in _take(whole.iterator(), 4):
-        shares = [next(part) for part in parts]
-        assert all(len(share["caption"]) == 8 // processes for share in shares)
-        pairs = {
-            (c, int(v))
-            for s in shares
-            for c, v in zip(s["caption"], s["video"][:, 0, 0, 0, 0], strict=True)
-        }
-        expected = zip(batch["caption"], batch["video"][:, 0, 0, 0, 0], strict=True)
-        assert pairs == {(c, int(v)) for c, v in expected}
+        assert _same([_joined([next(part) for part in parts])], [batch])
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_what_is_left_of_a_pass_is_shared_too(repeat):
+    """20 examples in batches of 8: the last block of the first pass, or what is dropped."""
+    whole = Pipeline(source=Numbers(count=20), batch_size=8, repeat=repeat)
+    parts = [whole.iterator(process=(p, 2)) for p in range(2)]
+    if not repeat:
+        assert [len(list(part)) for part in (*parts, whole.iterator())] == [2, 2, 2]
+        return
+    for batch in _take(whole.iterator(), 6):
+        assert _same([_joined([next(part) for part in parts])], [batch])
+
+
+@pytest.mark.parametrize("before", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_any_number_of_processes_goes_on(before, after):
+    whole = Pipeline(source=Numbers(count=20), batch_size=8)
+    expected = _take(whole.iterator(), 7)
+    old = [whole.iterator(process=(p, before)) for p in range(before)]
+    for part in old:
+        _take(part, 3)
+    states = json.loads(json.dumps([part.get_state() for part in old]))
+    new = [whole.iterator(process=(p, after)) for p in range(after)]
+    for part in new:
+        part.set_states(states)
+    for batch in expected[3:]:
+        assert _same([_joined([next(part) for part in new])], [batch])
+
+
+def test_after_bad_examples_all_go_on_from_the_furthest_process():
+    whole = Pipeline(source=Numbers(count=16, bad=(3, 9)), batch_size=4, shuffle=False)
+    old = [whole.iterator(process=(p, 2)) for p in range(2)]
+    seen = [c for part in old for batch in _take(part, 2) for c in batch["caption"]]
+    assert seen == ["0", "1", "4", "5", "2", "6", "7", "10"]  # 3 is bad: further by one
+    one = whole.iterator()
+    one.set_states([part.get_state() for part in old])
+    assert next(one)["caption"] == ["11", "12", "13", "14"]  # 8, which nobody has seen, is lost
+
+
+def test_another_batch_size_goes_on_too():
+    settings = {"source": Numbers(count=64)}
+    captions = [
+        c for b in _take(Pipeline(**settings, batch_size=8).iterator(), 4) for c in b["caption"]
+    ]
+    old = Pipeline(**settings, batch_size=8).iterator()
+    _take(old, 2)
+    new = Pipeline(**settings, batch_size=4).iterator()
+    new.set_state(old.get_state())
+    assert [c for batch in _take(new, 4) for c in batch["caption"]] == captions[16:]
+
+
+def test_a_position_of_something_else_is_refused():
+    iterator = Pipeline(source=Numbers(), batch_size=2).iterator()
+    with pytest.raises(ValueError, match="position in the data is of other data"):
+        iterator.set_state({"next_index": 3})
 
 
 @pytest.mark.parametrize("bad", [(), (1, 4)], ids=["good", "some bad"])
@@ -158,14 +212,18 @@ def test_resume_is_exact(bad):
 
 
 def test_workers_change_nothing():
-    """Two worker processes: same batches, same skips, exact resume."""
+    """Two worker processes: same batches, same skips, exact resume, also of a run without any."""
     settings = {"source": joint_sprites(0.2), "batch_size": 5}
-    expected = _take(Pipeline(**settings).iterator(), 6)
+    alone = Pipeline(**settings).iterator()
+    expected = _take(alone, 3)
+    without = alone.get_state()
+    expected += _take(alone, 3)
     pipeline = Pipeline(**settings, workers=2)
     iterator = pipeline.iterator()
     assert _same(_take(iterator, 3), expected[:3])
     state = json.loads(json.dumps(iterator.get_state()))
     assert _same(_take(iterator, 1), expected[3:4])
+    assert state == without
     iterator.set_state(state)
     assert _same(_take(iterator, 3), expected[3:])
     iterator.close()

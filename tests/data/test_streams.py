@@ -111,6 +111,24 @@ def test_going_on_is_exact_and_reads_one_part_again(process, before):
     assert next(first)[0] == expected[-1][0] + process[1]
 
 
+@pytest.mark.parametrize("before", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_any_number_of_processes_goes_on(before, after, lanes):
+    sizes = [[3, 5, 2, 4], [1, 7, 2, 2]]
+    settings = {"lanes": lanes, "rates": [2, 1], "seed": 5}
+    whole = taken(stream(sizes, **settings), 64)
+    old = [stream(sizes, **settings, process=(p, before)) for p in range(before)]
+    for part in old:
+        taken(part, 24 // before)
+    states = json.loads(json.dumps([part.get_state() for part in old]))
+    new = [stream(sizes, **settings, process=(p, after)) for p in range(after)]
+    for part in new:
+        part.set_states(states)
+    rest = itertools.chain(*(taken(part, 40 // after) for part in new))
+    assert sorted(rest) == whole[24:]
+
+
 def test_rates():
     found = stream([[10], [10], [10]], rates=[6, 0, 2])
     counts = collections.Counter(element[0] for _, element in taken(found, 2000))

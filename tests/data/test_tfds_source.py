@@ -169,7 +169,7 @@ def test_order_does_not_depend_on_processes_and_restarts(source):
     whole, _ = batches(pipeline, 6)
     halves = [batches(pipeline, 6, process=(p, 2))[0] for p in range(2)]
     for k in range(6):
-        both = np.stack([half[k] for half in halves], axis=1).reshape(4, *SHAPE.thwc)
+        both = np.concatenate([half[k] for half in halves])
         assert (both == whole[k]).all()
     _, state = batches(pipeline, 3)
     again, _ = batches(pipeline, 3, state=json.loads(json.dumps(state)))

@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+import gzip
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +27,9 @@ from vidgen.runs.callbacks import (
     SampleUpsampled,
     SampleVideos,
 )
-from vidgen.runs.train import Train, TrainingDiverged
+from vidgen.runs.train import Train
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
+from vidgen.train.guard import Guard, TrainingDiverged
 from vidgen.types import VideoShape
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -112,29 +117,34 @@ class Interrupted(Exception):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BreakingData(toy.ToyData):
-    """Fails at batch `at`, as a crash would."""
+class Calling(toy.ToyData):
+    """Calls `call(at)` before batch `at`."""
 
     at: int
+    call: Callable[[int], None]
 
     def iterator(self, *, process=(0, 1)):
         inner = super().iterator(process=process)
 
-        class Breaking(type(inner)):
+        class Watched(type(inner)):
             def __next__(this):
                 if this.at == self.at:
-                    raise Interrupted
+                    self.call(this.at)
                 return super().__next__()
 
-        inner.__class__ = Breaking
+        inner.__class__ = Watched
         return inner
+
+
+def crash(step):
+    raise Interrupted
 
 
 @pytest.mark.parametrize("at", [5, 8])
 def test_crash_then_resume_is_bit_equal(tmp_path, whole, at):
     """Checkpoints (every 3) and log lines (every 4) do not coincide: the sums are saved too."""
     with pytest.raises(Interrupted):
-        make(tmp_path, dataset=BreakingData(at=at))()
+        make(tmp_path, dataset=Calling(at=at, call=crash))()
     state = make(tmp_path)()
     folder, expected = whole
     assert_equal(state, expected)
@@ -195,18 +205,44 @@ def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole):
         assert_equal(checkpointer.restore_params(averaged=False), expected.params)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_ends_well(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"]
+)
+def test_signal_saves_and_ends_well(tmp_path, number, status):
+    """A preempted run says by its status that it wants to be run again."""
     process = start(tmp_path, pause=0.25)
     wait_for(lambda: (tmp_path / "checkpoints" / "3").is_dir(), process)
     process.send_signal(number)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, errors
+    assert process.returncode == status, errors
     assert f"{number.name}: stopping after this step" in errors
     assert "the same command goes on from there" in errors
     with Checkpointer(tmp_path, read_only=True) as checkpointer:
         assert 3 <= checkpointer.latest_step() < 12
         assert f"step {checkpointer.latest_step()} is saved" in errors
+
+
+def test_a_checkpoint_that_cannot_be_written_is_tried_again(tmp_path, whole, capsys):
+    """A limit on file size stands in for a full disk, on which somebody then makes room."""
+    settings = CheckpointSettings(keep=100, retries=5, retry_seconds=0.5, asynchronous=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def full(step):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+        after = threading.Timer(0.7, resource.setrlimit, (resource.RLIMIT_FSIZE, (soft, hard)))
+        after.start()
+
+    try:
+        state = make(tmp_path, checkpoints=settings, dataset=Calling(at=5, call=full))()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert_equal(state, whole[1])
+    told = capsys.readouterr().err
+    assert "cannot write a checkpoint" in told and "Trying again in 0.5 s" in told
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.steps() == [3, 6, 9, 12]
 
 
 def test_time_limit_stops_with_a_checkpoint(tmp_path, whole):
@@ -249,6 +285,73 @@ def test_divergence_stops_and_keeps_the_good_checkpoint(tmp_path):
         assert checkpointer.steps() == [3]
         assert float(checkpointer.restore_params(averaged=False)["count"]) == 3.0
     assert not (tmp_path / "metrics.jsonl").exists()  # the line of step 4 was due, and is not kept
+
+
+class Spiky(toy.ToyModel):
+    """The loss of some steps is what `SPIKES` says; the key of a step tells which it is."""
+
+    def loss(self, params, frozen, batch, key, *, train):
+        loss, metrics = super().loss(params, frozen, batch, key, train=train)
+        for step, factor in SPIKES.items():
+            base = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), step - 1)
+            now = jnp.all(jax.random.key_data(base) == jax.random.key_data(key))
+            loss = loss * jnp.where(now, factor, 1.0)
+        return loss, metrics
+
+
+SPIKES = {6: float("nan"), 9: 1e6}
+
+
+def test_bad_steps_are_skipped_and_named(tmp_path, caplog):
+    guard = Guard(policy="skip", spike=5, average=3)
+    trainer = toy.make_trainer(model=Spiky(), guard=guard)
+    with caplog.at_level("WARNING", logger="vidgen"):
+        state = make(tmp_path / "skip", trainer=trainer, log_every=1)()
+    told = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert len(told) == 2 and told[0] == "step 6 is skipped: loss is nan, grad_norm is nan"
+    assert told[1].startswith("step 9 is skipped: loss is ") and ", over " in told[1]
+    skipped = [line for line in lines(tmp_path / "skip") if line["skipped"]]
+    assert [line["step"] for line in skipped] == [6, 9] and int(state.step) == 12
+    assert [line["loss"] for line in skipped] == [None, None]  # none was counted
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    # Interrupted, it is the same: the limits are part of a checkpoint.
+    for steps in (7, 8, 12):
+        again = make(tmp_path / "again", trainer=trainer, train_steps=steps, log_every=2)()
+    assert_equal(again.params, state.params)
+    losses = {line["step"]: line["loss"] for line in lines(tmp_path / "skip")}
+    found = {line["step"]: (line["loss"], line["skipped"]) for line in lines(tmp_path / "again")}
+    assert found[6] == (pytest.approx(losses[5]), 0.5)  # the mean of the step that counts
+
+
+def test_a_spike_stops_where_the_policy_says_so(tmp_path):
+    trainer = toy.make_trainer(model=Spiky(), guard=Guard(spike=5, average=3))
+    with pytest.raises(TrainingDiverged, match="at step 6 .*loss is nan.*Guard.policy = 'skip'"):
+        make(tmp_path, trainer=trainer)()
+
+
+def test_too_many_bad_steps_in_a_row_stop_all_the_same(tmp_path):
+    guard = Guard(policy="skip", patience=3)
+    trainer = toy.make_trainer(model=Exploding(), optimizer=Counter(), guard=guard)
+    with pytest.raises(TrainingDiverged, match="at step 6 .*after 3 bad steps in a row"):
+        make(tmp_path, trainer=trainer)()
+
+
+def test_profile(tmp_path, whole, capsys):
+    """A trace of the steps that were asked for, and the same training."""
+    state = make(tmp_path, profile="3:5")()
+    assert_equal(state, whole[1])
+    assert f"the trace of 2 step(s) is in {tmp_path}/profile" in capsys.readouterr().err
+    traces = list((tmp_path / "profile").rglob("*.trace.json.gz"))
+    assert len(traces) == 1
+    events = json.loads(gzip.decompress(traces[0].read_bytes()))["traceEvents"]
+    steps = {e["args"]["step_num"] for e in events if "step_num" in e.get("args", {})}
+    assert {str(step) for step in steps} == {"2", "3"}
+
+
+@pytest.mark.parametrize("profile", ["3", "5:3", "0:3", "a:b"])
+def test_wrong_profile(tmp_path, profile):
+    with pytest.raises(ValueError, match=f"--profile={profile}: expected START:STOP"):
+        make(tmp_path, profile=profile)
 
 
 def test_samples_and_held_out_loss(tmp_path, whole):

@@ -44,7 +44,7 @@ def test_going_on_from_a_checkpoint_is_exact(tmp_path, kind, trainer):
         end, losses = toy.run_steps(t, state, 3, 3)  # donates the buffers being written
     with Checkpointer(tmp_path) as checkpointer:
         restored, position = checkpointer.restore(t.abstract_state(toy.spec()))
-    assert position == {"at": 3}
+    assert position == [{"at": 3}]
     assert_equal(host, jax.device_get(restored))
     again, losses_again = toy.run_steps(t, restored, 3, 3)
     assert losses_again == losses
@@ -56,7 +56,7 @@ def test_data_positions(tmp_path, trainer, position):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, fresh(trainer), position)
         checkpointer.wait()
-        assert checkpointer.restore(trainer.abstract_state(toy.spec()))[1] == position
+        assert checkpointer.restore(trainer.abstract_state(toy.spec()))[1] == [position]
 
 
 def test_keeps_the_newest_and_every_nth(tmp_path, trainer):
@@ -138,6 +138,59 @@ def test_other_optimizer(tmp_path, trainer):
         checkpointer.wait()
         with pytest.raises(CheckpointError, match="not the state of this optimizer"):
             checkpointer.restore(other.abstract_state(toy.spec()))
+
+
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, trainer, caplog):
+    """Whatever file of the newest is cut or gone, the one before is read, and nothing deleted."""
+    abstract = trainer.abstract_state(toy.spec())
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, fresh(trainer).replace(step=jnp.int32(step)), {"at": step})
+        checkpointer.wait()
+    newest = tmp_path / "checkpoints" / "2"
+    files = [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]
+    whole = {name: (newest / name).read_bytes() for name in files}
+    harmful = 0
+    for name in files:
+        newest.mkdir(exist_ok=True)
+        for other, content in whole.items():
+            (newest / other).parent.mkdir(parents=True, exist_ok=True)
+            (newest / other).write_bytes(content)
+        (newest / name).write_bytes(whole[name][: len(whole[name]) // 2])
+        caplog.clear()
+        with Checkpointer(tmp_path) as checkpointer:
+            state, position = checkpointer.restore_newest(abstract)
+        step = int(state.step)
+        assert position == [{"at": step}]
+        if step == 2:  # a file that is not needed, or was not cut where it matters
+            continue
+        harmful += 1
+        assert "2 is damaged and cannot be read" in caplog.text
+        assert "going back to step 1" in caplog.text
+        assert not newest.exists() and (tmp_path / "damaged" / "2" / name).exists()
+    assert harmful >= 8, files
+
+
+def test_damage_is_not_taken_for_another_model(tmp_path, trainer):
+    """A checkpoint of another model stays where it is."""
+    other = toy.make_trainer(model=toy.ToyModel(network=toy.Regressor(hidden=8)))
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, fresh(trainer))
+        checkpointer.wait()
+        with pytest.raises(CheckpointError, match="does not fit this model"):
+            checkpointer.restore_newest(other.abstract_state(toy.spec()))
+        assert checkpointer.steps() == [1, 2]
+
+
+def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, fresh(trainer))
+        checkpointer.wait()
+        (tmp_path / "checkpoints/1/params/_METADATA").write_text("")
+        with pytest.raises(CheckpointError, match="1 is damaged and cannot be read"):
+            checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
+        assert checkpointer.steps() == [1]
 
 
 def script(tmp_path, body, *, devices=1):

@@ -166,3 +166,17 @@ def test_a_model_needs_no_gradient_of_its_data():
     assert flops.forward(model, params, frozen, batch) == first + second
     # Backwards: dL/dw, and dL/d(hidden) through the frozen matrix.
     assert flops.loss_and_gradient(model, params, frozen, batch) == 2 * first + 2 * second
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks(kind, peak):
+    assert flops.peak(kind) == peak

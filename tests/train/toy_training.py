@@ -125,6 +125,9 @@ class ToyIterator:
     def set_state(self, state):
         self.at = state["at"]
 
+    def set_states(self, states):
+        self.at = states[0]["at"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToyData:

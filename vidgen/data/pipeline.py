@@ -1,23 +1,25 @@
 """From a source to batches: shuffled, repeated, sharded, resumable.
 
 Global position i = 0, 1, 2, ... means: example `order(i)` of the source, loaded with random
-generator number i of the seed. `order` runs through a fresh permutation in every pass. Process p
-of P takes the positions i with i mod P = p, so processes are disjoint, and the positions seen
-by all of them together do not depend on P. Worker processes only compute positions ahead of time:
-numbers and order are those of workers=0.
+generator number i of the seed. `order` runs through a fresh permutation in every pass. Batch n of
+size B is the positions nB, ..., nB + B - 1, and process p of P loads the p-th block of each, so the
+processes together make the batches of one, in its order. Worker processes only compute positions
+ahead of time: numbers and order are those of workers=0.
 
-Grain does the reading ahead and remembers the position; bad examples are dropped here, in the
-main process, so that each is reported once whatever the number of workers. A `Stream`
-(data/streams.py) has an order of its own, and reads ahead by itself.
+Where a run is in the data is a position, and nothing else: any number of processes and workers can
+go on from it. Bad examples are dropped here, in the main process, so that each is reported once
+whatever the number of workers; the process that drops one takes the next of its own in its place. A
+`Stream` (data/streams.py) has an order of its own, and reads ahead by itself.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -95,7 +97,7 @@ class Pipeline:
         return captions_per_clip(self.source)
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
-        """Batches of process `process[0]` of `process[1]`, each of batch_size / process[1].
+        """The part `process[0]` of `process[1]` of every batch: batch_size / process[1] examples.
 
         Raises:
           ValueError: the batch does not divide among the processes.
@@ -115,17 +117,56 @@ class Pipeline:
             )
             examples = _Streamed(elements, _Load(self.source, self.crop), self.seed)
             return BatchIterator(examples, batch_size=local, source=self.source, hopeless=_HOPELESS)
+        blocks = _Blocks(batch=self.batch_size, index=index, count=count)
+        examples = _Indexed(blocks, functools.partial(self._reader, blocks))
         size = len(self.source)
-        positions = grain.MapDataset.range(size)
+        return BatchIterator(examples, batch_size=local, source=self.source, hopeless=size)
+
+    def _reader(self, blocks: _Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
+        """The examples of one process from its number `first` on."""
+        positions = grain.MapDataset.range(len(self.source))
         if self.shuffle:
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
             positions = positions.repeat()
         loaded = positions.random_map(_Load(self.source, self.crop), seed=self.seed % 2**32)
-        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=local * self.prefetch)
-        dataset = loaded[index::count].to_iter_dataset(reading)
-        dataset = _by_workers(dataset, self.workers, ahead=local * self.prefetch)
-        return BatchIterator(iter(dataset), batch_size=local, source=self.source, hopeless=size)
+        # Of an incomplete last batch some processes would have their part, and wait for the others.
+        end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
+        own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
+        ahead = blocks.local * self.prefetch
+        dataset = own.map(_At(loaded, blocks)).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
+        )
+        return iter(_by_workers(dataset, self.workers, ahead=ahead))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Blocks:
+    """What part `index` of `count` of every batch is: a block of its own, its examples numbered."""
+
+    batch: int
+    index: int
+    count: int
+
+    @property
+    def local(self) -> int:
+        """Examples of a block."""
+        return self.batch // self.count
+
+    def position(self, number: int) -> int:
+        """Where example `number` of this part is in the data."""
+        step, row = divmod(number, self.local)
+        return step * self.batch + self.index * self.local + row
+
+    def reached(self, number: int) -> int:
+        """The position before which there is nothing left to do, once `number` examples are out."""
+        step, row = divmod(number, self.local)
+        return self.position(number) if row else step * self.batch
+
+    def numbers(self, position: int) -> int:
+        """How many examples of this part are before a position in the data."""
+        step, row = divmod(position, self.batch)
+        return step * self.local + min(max(row - self.index * self.local, 0), self.local)
 
 
 class BatchIterator:
@@ -187,6 +228,14 @@ class BatchIterator:
         """Goes back (or on) to a position from `get_state` of an equal pipeline."""
         self._examples.set_state(state)
 
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from where the processes of a run were, however many they were.
+
+        They were at one place, but for bad examples: a process that dropped some was further than
+        the others, and it is there that all go on.
+        """
+        self._examples.set_states(states)
+
     def close(self) -> None:
         """Ends the worker processes."""
         close = getattr(self._examples, "close", None)
@@ -215,6 +264,60 @@ class _Bad:
     index: int
     path: str
     reason: str
+
+
+class _Indexed:
+    """The examples of one process, read from a position that is only looked for when needed."""
+
+    def __init__(self, blocks: _Blocks, read: Callable[[int], Iterator[Any]]) -> None:
+        self._blocks, self._read = blocks, read
+        self._number, self._reader = 0, None
+
+    def __next__(self) -> Example | TokenExample | _Bad:
+        if self._reader is None:
+            self._reader = self._read(self._number)
+        example = next(self._reader)
+        self._number += 1
+        return example
+
+    def get_state(self) -> dict[str, Any]:
+        blocks = self._blocks
+        position = blocks.reached(self._number)
+        return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.set_states([state])
+
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        self.close()
+        if not all({"position", "batch"} <= state.keys() for state in states):
+            raise ValueError(
+                "the checkpoint's position in the data is of other data, or of an older vidgen; go "
+                "on with the data that the run began with, or begin anew with INIT_FROM."
+            )
+        layout = {name: value for name, value in self.get_state().items() if name != "position"}
+        places = [int(state["position"]) for state in states]
+        own = [
+            at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
+        ]
+        self._number = self._blocks.numbers(own[0] if own else max(places))
+
+    def close(self) -> None:
+        close = getattr(self._reader, "close", None)
+        if close is not None:
+            close()
+        self._reader = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _At:
+    """Maps an example's number in one process to the example."""
+
+    loaded: grain.MapDataset
+    blocks: _Blocks
+
+    def __call__(self, number: int) -> Example | TokenExample | _Bad:
+        return self.loaded[self.blocks.position(int(number))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +350,7 @@ class _Streamed:
     def __init__(self, elements: Elements, load: _Load, seed: int) -> None:
         self._elements, self._load, self._seed = elements, load, seed
         self.get_state, self.set_state = elements.get_state, elements.set_state
-        self.close = elements.close
+        self.set_states, self.close = elements.set_states, elements.close
 
     def __next__(self) -> Example | TokenExample | _Bad:
         position, element = next(self._elements)

@@ -43,6 +43,10 @@ class Elements(Protocol):
         """Goes to a position."""
         ...
 
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from where all processes of a run were, however many they were."""
+        ...
+
     def close(self) -> None:
         """Lets go of all files."""
         ...
@@ -110,7 +114,7 @@ class PartsInOrder:
             )
         own = range(index % lanes, lanes, count)
         self._start = {"position": index, "lanes": {str(lane): None for lane in own}}
-        self._lanes_of_all, self._processes = lanes, count
+        self._lanes_of_all, self._processes, self._index = lanes, count, index
         self._make: Callable[[int], _Lane] = lambda lane: _Lane(
             open_part, rates, parts, (lane, lanes), (seed, shuffle, repeat)
         )
@@ -147,6 +151,26 @@ class PartsInOrder:
         for name, lane in self._lanes.items():
             if state["lanes"][name] is not None:
                 lane.set_state(state["lanes"][name])
+
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from where all processes of a run were, however many they were.
+
+        They were at one place, but for bad examples: where some were further, all go on from there.
+
+        Raises:
+          ValueError: the positions are of other lanes or tasks.
+        """
+        own = [s for s in states if int(s["position"]) % self._processes == self._index]
+        if len(states) == self._processes and len(own) == 1:
+            return self.set_state(own[0])
+        lanes: dict[str, Any] = {}
+        for name, lane in (item for s in states for item in s.get("lanes", {}).items()):
+            if name not in lanes or lane is None or lanes[name]["taken"] > lane["taken"]:
+                lanes[name] = lane
+        first = max(int(state["position"]) // len(states) for state in states) * len(states)
+        first += (self._index - first) % self._processes
+        known = {name: lanes[name] for name in self._start["lanes"] if name in lanes}
+        self.set_state({"position": first, "lanes": known})
 
     def close(self) -> None:
         """Lets go of all open parts."""

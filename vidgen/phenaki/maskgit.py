@@ -3,8 +3,12 @@
 Phenaki sec. 2.2 and Table 7, MaskGIT (2202.04200), Token-Critic (2209.04439).
 
     x = E[token] + P_time[i] + P_row[j] + P_column[k]      tokens in raster order, time first
+    E[token] = R[token] + Σ_i D_i[digit i of the token]    with `levels`; else R alone
     x = transformer(x, text)                               every token sees every token
     logits = E norm(gelu(W x)) + bias                      E without its mask row
+
+A code of FSQ is a number with digits, and codes that share digits stand for patches that are alike.
+[guess] `levels` lets their embeddings share what the digits have in common.
 
 Position features, the normalisation of the text and the output head are not published. [guess]
 Learned positions, factorised by axis so that a smaller grid is a part of the largest; the text
@@ -13,6 +17,7 @@ through a LayerNorm; MaskGIT's head, whose last matrix is the embedding.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vidgen.nn import axes
 from vidgen.nn.transformer import Transformer
+from vidgen.phenaki import scalar_codes
 from vidgen.types import TextEmbedding
 
 _AXES = ("time", "row", "column")
@@ -32,6 +38,7 @@ class TokenNetwork(nn.Module):
 
     Attributes:
       codes: size of the codebook; the token `codes` is the mask.
+      levels: values of each digit of a code, as `quantizer.FSQ.levels`; (): codes have no digits.
       grid: the largest grid of tokens, (time, rows, columns).
       layers: transformer blocks.
       width: features of a token.
@@ -45,6 +52,7 @@ class TokenNetwork(nn.Module):
     """
 
     codes: int = 8192
+    levels: tuple[int, ...] = ()
     grid: tuple[int, int, int] = (6, 16, 16)
     layers: int = 24
     width: int = 2048
@@ -65,13 +73,11 @@ class TokenNetwork(nn.Module):
     ) -> tuple[Float[Array, "b n d"], Float[Array, "k d"]]:
         """Features of every token after the transformer, and the embedding of all tokens."""
         self._check(tokens, text)
-        names, size = ("codes", "embed"), (self.codes + 1, self.width)
-        table = self.param("embedding", axes.partitioned(_INIT, names), size, jnp.float32)
-        mask = None
+        table, mask = self._embedding(), None
         if valid is not None:
             tokens = jnp.where(valid, tokens, self.codes)
             mask = valid.reshape(len(tokens), 1, 1, -1)
-        x = jnp.asarray(table)[tokens] + self._positions(tokens.shape[1:])
+        x = table[tokens] + self._positions(tokens.shape[1:])
         x = x.reshape(len(x), -1, self.width)
         if self.dropout and train:
             x = nn.Dropout(self.dropout, deterministic=False)(x)
@@ -88,7 +94,25 @@ class TokenNetwork(nn.Module):
         )
         x = axes.constrain(x.astype(self.dtype), "batch", None, "channels")
         x, _ = transformer(x, mask=mask, train=train, **self._text(text))
-        return x, jnp.asarray(table)
+        return x, table
+
+    def _embedding(self) -> Float[Array, "k d"]:
+        """A row for every code, and the last for the mask."""
+        init = axes.partitioned(_INIT, ("codes", "embed"))
+        size = (self.codes + 1, self.width)
+        table = jnp.asarray(self.param("embedding", init, size, jnp.float32))
+        if not self.levels:
+            return table
+        if math.prod(self.levels) != self.codes:
+            raise ValueError(
+                f"{type(self).__name__}.levels are {self.levels}, which make "
+                f"{math.prod(self.levels)} codes, not {self.codes}; give those of the quantizer."
+            )
+        digits = scalar_codes.fsq_digits(jnp.arange(self.codes), self.levels)
+        for i, count in enumerate(self.levels):
+            shared = self.param(f"digit_{i}", init, (count, self.width), jnp.float32)
+            table = table.at[: self.codes].add(jnp.asarray(shared)[digits[:, i]])
+        return table
 
     def _positions(self, grid: tuple[int, ...]) -> Float[Array, "gt gh gw d"]:
         """The sum of one learned vector an axis."""

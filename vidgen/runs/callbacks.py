@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float
 
 from vidgen.data.video_writer import check_suffix, write_video
-from vidgen.runs.feed import Dataset, TextEncoder, encode_batch, this_process
+from vidgen.runs.feed import Dataset, TextEncoder, encode_batch
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Params, VideoBatch
@@ -198,7 +198,7 @@ class HeldOutLoss:
         self, trainer: Trainer, params: Params, frozen: Frozen, encoder: TextEncoder
     ) -> dict[str, float]:
         """Means over the batches, each name with "eval_" before it."""
-        iterator = self.dataset.iterator(process=this_process())
+        iterator = self.dataset.iterator(process=trainer.partitioner.batch_part())
         total = Accumulator()
         for i in range(self.batches):
             raw = next(iterator, None)

@@ -31,7 +31,7 @@ class Dataset(Protocol):
         ...
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
-        """Batches of one process, with get_state and set_state."""
+        """One process's part of every batch, with get_state, set_state and set_states."""
         ...
 
 
@@ -129,3 +129,11 @@ class Feed:
 def this_process() -> tuple[int, int]:
     """(index, count) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
+
+
+def go_on(iterator: Any, states: Sequence[Any]) -> None:
+    """Sets the iterator of this process to where the processes of a run were (`get_state`)."""
+    if len(states) == jax.process_count() == 1:
+        iterator.set_state(states[0])
+    else:
+        iterator.set_states(states)

@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Key
 
-from vidgen.runs import plan_memory, plan_tables, trained
+from vidgen.runs import plan_explain, plan_memory, plan_tables, trained
 from vidgen.train import flops
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -120,6 +120,8 @@ class Plan:
       sampling: compile a step of sampling a whole clip.
       topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
       details: tell everything about each of several models, the work of training too.
+      explain: tell only why the parameters whose path contains this lie where they do; "" tells
+        what the models cost.
       as_json: print one JSON object instead of tables.
     """
 
@@ -132,6 +134,7 @@ class Plan:
     sampling: bool = False
     topology: str = ""
     details: bool = False
+    explain: str = ""
     as_json: bool = False
 
     def __post_init__(self) -> None:
@@ -179,9 +182,22 @@ class Plan:
 
     def __call__(self) -> None:
         """Prints the report: tables, or with `as_json` one object on standard output."""
+        if self.explain:
+            print("\n\n".join(self.explanations()))
+            return
         brief = len(self.trainers) > 1 and not self.details
         report = self.report(brief=brief)
         print(json.dumps(report) if self.as_json else plan_tables.tables(report, self.details))
+
+    def explanations(self) -> list[str]:
+        """A paragraph for each parameter that `explain` names."""
+        told = []
+        for trainer, size in zip(self.trainers, self._batch_sizes(), strict=True):
+            planned: Any = trainer.model
+            boxed = trainer.boxed_params(planned.batch_spec(size, *self._text))
+            count = _device_count(trainer.partitioner, self.device_count)
+            told += plan_explain.explain(trainer.partitioner, boxed, self.explain, count)
+        return told
 
     def report(self, *, brief: bool = False) -> Report:
         """`models`, a list of objects, `totals` over them, `text_encoder`; sizes are in bytes.

@@ -169,8 +169,8 @@ def _notes(placements: Sequence[Placement]) -> list[str]:
 
 def training_step(trainer: Trainer, name: str, batch: Any) -> Report:
     """What the compiler says about the real training step."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (trainer.abstract_state(batch), trained.spec(trainer.model), batch, key)
+    key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
+    arguments = (trainer.abstract_state(batch), trained.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {name}"
     return _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))

@@ -109,6 +109,8 @@ def line(step: int, steps: int, values: Mapping[str, float]) -> str:
         parts.append(f"{engineering(values['examples_per_second'])}clips/s")
         if "flops_per_second" in values:
             parts.append(f"{engineering(values['flops_per_second'])}FLOP/s")
+        if "mfu" in values:
+            parts.append(f"{values['mfu']:.0%} of peak")
         if values["data_wait_fraction"] > 0.1:
             parts.append(f"waiting for data {values['data_wait_fraction']:.0%}")
         parts.append(f"{duration(pace * (steps - step))} left")

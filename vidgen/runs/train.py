@@ -26,17 +26,22 @@ from etils import epath
 from vidgen.data.sources import captions_per_clip
 from vidgen.runs import progress, trained
 from vidgen.runs.callbacks import HeldOutLoss, Sampler
-from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, this_process
-from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
-from vidgen.train.flops import count_jaxpr
+from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, go_on
+from vidgen.train import flops
+from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
+from vidgen.train.guard import Watch
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model import Batch, TrainState
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Metrics, Params
 
 
-class TrainingDiverged(ValueError):
-    """The loss or the gradient is no longer a finite number."""
+class Preempted(SystemExit):
+    """SIGTERM stopped the run before its last step; it has saved, and can go on."""
+
+    def __init__(self) -> None:
+        """Ends the process with status 75, on which launch/ scripts and queues run it again."""
+        super().__init__(75)  # EX_TEMPFAIL of sysexits.h
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,8 @@ class Train:
       checkpoint_every: steps between two checkpoints; the last step always has one.
       checkpoints: which are kept, and how they are written.
       time_limit_minutes: stop after so long, with a checkpoint; None has no limit.
+      profile: "START:STOP" traces the steps from START to STOP - 1 of those that this call trains
+        into MODEL_DIR/profile; the first, 1, compiles. "" traces nothing.
       sampler: writes sample clips.
       held_out: computes the loss on held-out data.
       frozen: makes what the loss may read beside the parameters (a teacher, say).
@@ -71,6 +78,7 @@ class Train:
     checkpoint_every: int = 1000
     checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
     time_limit_minutes: float | None = None
+    profile: str = ""
     sampler: Sampler | None = None
     held_out: HeldOutLoss | None = None
     frozen: Callable[[], Frozen] | None = None
@@ -85,6 +93,7 @@ class Train:
                 f"Train.time_limit_minutes is {self.time_limit_minutes}; it must be positive, "
                 "or None."
             )
+        traced(self.profile)
         if self.sampler is not None and not hasattr(self.trainer.model, self.sampler.method):
             kind, method = type(self.trainer.model).__name__, self.sampler.method
             raise ValueError(f"Train.sampler is set, but {kind} cannot {method}; set it to None.")
@@ -92,14 +101,36 @@ class Train:
             raise ValueError("MODEL_DIR is empty; name a folder for the run.")
 
     def __call__(self) -> TrainState:
-        """Trains, and returns the last state."""
+        """Trains, and returns the last state.
+
+        Raises:
+          Preempted: SIGTERM came, and the run has saved.
+        """
         check_model_dir(self.model_dir)
         self.trainer.partitioner.check_batch_size(self.dataset.batch_size)
         with contextlib.ExitStack() as stack:
             session = _Session(self, stack)
             session.train()
             session.finish()
+            if session.stopped == signal.SIGTERM and session.step < self.train_steps:
+                raise Preempted
             return session.state
+
+
+def traced(text: str) -> range:
+    """The steps that "START:STOP" names; none for "".
+
+    Raises:
+      ValueError: it is not of that form.
+    """
+    if not text:
+        return range(0)
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
+        raise ValueError(
+            f"--profile={text}: expected START:STOP, steps from 1 on, like --profile=10:13."
+        )
+    return range(int(start), int(stop))
 
 
 def check_model_dir(model_dir: epath.PathLike) -> None:
@@ -132,10 +163,12 @@ class _Session:
         self.console = progress.Console()
         self.spec = _batch_spec(run)
         self.log = Accumulator()
+        self.watch = Watch(run.trainer.guard)
         self.folder = epath.Path(run.model_dir).expanduser()  # no shell does in --gin.MODEL_DIR=~/m
         self.checkpointer = stack.enter_context(Checkpointer(self.folder, run.checkpoints))
-        iterator = run.dataset.iterator(process=this_process())
+        iterator = run.dataset.iterator(process=run.trainer.partitioner.batch_part())
         self.state, self.step = self._start(iterator)
+        self.first = self.step
         self.saved = self.checkpointer.latest_step()
         self.position: Any = iterator.get_state()
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
@@ -146,7 +179,11 @@ class _Session:
         self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
         self.clock = progress.Clock()
         self.flops: float | None = None
-        self.stop = stack.enter_context(_stop_requests(self.console))
+        self.waited = 0.0
+        steps = traced(run.profile)
+        self.traced = range(steps.start, min(steps.stop, run.train_steps - self.step + 1))
+        self.requested = stack.enter_context(_stop_requests(self.console))
+        self.stopped = 0
 
     def _start(self, iterator: Any) -> tuple[TrainState, int]:
         run, latest = self.run, self.checkpointer.latest_step()
@@ -165,9 +202,11 @@ class _Session:
             )
             return state, 0
         abstract = run.trainer.abstract_state(self.spec)
-        state, position = self.checkpointer.restore(abstract, latest)
-        iterator.set_state(position["data"])
-        self.log.set_state(position["log"])
+        state, positions = self.checkpointer.restore_newest(abstract)
+        latest = int(state.step)
+        go_on(iterator, [position["data"] for position in positions])
+        self.log.set_state(positions[0]["log"])  # that of all, as is the next
+        self.watch.set_state(positions[0]["watch"])
         self.console.say(f"going on from step {latest} in {run.model_dir}")
         return state, latest
 
@@ -175,32 +214,64 @@ class _Session:
         """Steps until the last one, the time limit, a signal or the end of the data."""
         run, unchecked = self.run, None
         while self.step < run.train_steps and not self._should_stop():
-            fed = next(self.feed, None)
+            fed = self._next_batch(unchecked)
             if fed is None:
                 self.console.say(f"the data ended at step {self.step}")
                 break
-            metrics = self._one_step(fed)
+            with self._traced():
+                metrics = self._one_step(fed)
             # The step before is looked at while this one runs: the device never waits for us.
-            if unchecked is not None:
-                _check_finite(*unchecked, self.saved)
+            self._see(unchecked)
             unchecked = (self.step, metrics)
             if self._due(run.log_every, run.checkpoint_every, run.sampler, run.held_out):
-                _check_finite(*unchecked, self.saved)
+                self._see(unchecked)
+                unchecked = None
                 self._report()
-        if unchecked is not None:
-            _check_finite(*unchecked, self.saved)
+        self._see(unchecked)
+
+    def _next_batch(self, running: tuple[int, Metrics] | None) -> Fed | None:
+        """The next batch; the time that the device had nothing to do meanwhile is added up."""
+        before = self.feed.waited
+        fed = next(self.feed, None)
+        # While a step still runs nothing was lost, however long this took.
+        if running is None or running[1]["loss"].total.is_ready():
+            self.waited += self.feed.waited - before
+        return fed
+
+    @contextlib.contextmanager
+    def _traced(self) -> Iterator[None]:
+        """A step that is in the trace, or begins or ends it, or is none of its business."""
+        number = self.step - self.first + 1
+        if self.traced and number == self.traced.start:
+            jax.block_until_ready(self.state)
+            jax.profiler.start_trace(str(self.folder / "profile"))
+        with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
+            yield
+        if self.traced and number == self.traced.stop - 1:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+            self.console.say(f"the trace of {len(self.traced)} step(s) is in {self.folder}/profile")
+
+    def _see(self, unchecked: tuple[int, Metrics] | None) -> None:
+        """Looks whether a step went well."""
+        if unchecked is None:
+            return
+        step, metrics = unchecked
+        values = to_floats({name: metrics[name] for name in ("loss", "grad_norm")})
+        self.watch.see(step, **values, saved=self.saved)
 
     def _one_step(self, fed: Fed) -> Metrics:
         trainer = self.run.trainer
         if not self.clock.compiled:
-            _check_shapes(fed.batch, self.spec)
+            _check_shapes(fed.batch, self.spec, trainer.partitioner.batch_part()[1])
         batch = trainer.partitioner.to_global(fed.batch)
         if not self.clock.compiled:
             program = trainer.train_program(batch)
-            jaxpr = program.jaxpr(self.state, self.frozen, batch, self.key)
-            self.flops = float(count_jaxpr(jaxpr))
+            jaxpr = program.jaxpr(self.state, self.frozen, batch, self.key, np.float32(math.inf))
+            self.flops = float(flops.count_jaxpr(jaxpr))
             self.console.show("compiling ...")
-        self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key)
+        limit = self.watch.limit(self.step + 1)
+        self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)
         if not self.clock.compiled:
             jax.block_until_ready(metrics)
         self.clock.step()
@@ -221,8 +292,8 @@ class _Session:
         run, values = self.run, {}
         if self._due(run.log_every):
             values = self.log.result()  # waits for the device, so the rates are those of work done
-            values |= self.clock.reading(run.dataset.batch_size, self.feed.waited, self.flops)
-            values |= progress.memory()
+            values |= self.clock.reading(run.dataset.batch_size, self.waited, self.flops)
+            values |= progress.memory() | self._utilization(values)
         began = time.perf_counter()
         params = self.state.inference_params()
         if run.held_out is not None and self._due(run.held_out):
@@ -239,32 +310,57 @@ class _Session:
             self.writer.write_video(self.step, "samples", clip)
         self.clock.pause(time.perf_counter() - began)
 
-    def _save(self) -> None:
-        position = {"data": self.position, "log": self.log.state()}
-        self.checkpointer.save(self.step, self.state, position)
+    def _utilization(self, values: dict[str, float]) -> dict[str, float]:
+        """The share of what the devices can do at most (MFU), where that is known."""
+        mesh = self.run.trainer.partitioner.mesh
+        most = flops.peak(mesh.devices.flat[0].device_kind)
+        if most is None or "flops_per_second" not in values:
+            return {}
+        return {"mfu": values["flops_per_second"] / (most * mesh.size)}
+
+    def _save(self, *, last: bool = False) -> None:
+        """Begins to write a checkpoint, or writes the last one; what fails is tried again.
+
+        What fails here may be the write before, which went on in the background: the one that is
+        tried again is this one.
+        """
+        position = {"data": self.position, "log": self.log.state(), "watch": self.watch.state()}
+        settings = self.run.checkpoints
+        for number in range(settings.retries + 1):
+            try:
+                self.checkpointer.save(self.step, self.state, position)
+                if last or number:
+                    self.checkpointer.wait()
+                break
+            except CheckpointError as error:
+                if number == settings.retries:
+                    raise
+                pause = settings.retry_seconds * 2**number
+                self.console.say(f"{error} Trying again in {pause:g} s.")
+                time.sleep(pause)
         self.saved = self.step
 
     def finish(self) -> None:
         """Saves where training stopped, and says so."""
-        if self.saved != self.step:
-            self._save()
-        self.checkpointer.wait()
+        self._save(last=True)  # if it is there already, waits for it
         spent = progress.duration(time.perf_counter() - self.clock.start)
         rest = "" if self.step >= self.run.train_steps else "; the same command goes on from there"
         self.console.say(f"step {self.step} is saved in {self.run.model_dir} ({spent}){rest}")
 
     def _should_stop(self) -> bool:
+        """Whether to stop here; `stopped` is then the signal that asked for it, 0 is the time."""
         limit = self.run.time_limit_minutes
         late = limit is not None and time.perf_counter() - self.clock.start > 60.0 * limit
-        stop = late or self.stop.is_set()
-        if jax.process_count() == 1:
-            return stop
-        if self.step % self.run.log_every:
-            return False
-        # All processes must stop at one step, whichever of them was told to.
-        from jax.experimental import multihost_utils
+        asked = self.requested[-1] if self.requested else 0 if late else -1
+        if jax.process_count() > 1:
+            if self.step % self.run.log_every:
+                return False
+            # All processes must stop at one step, whichever of them was told to.
+            from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.process_allgather(np.asarray(stop)).any())
+            asked = int(multihost_utils.process_allgather(np.int32(asked)).max())
+        self.stopped = max(asked, 0)
+        return asked >= 0
 
 
 def _batch_spec(run: Train) -> Batch:
@@ -276,12 +372,11 @@ def _batch_spec(run: Train) -> Batch:
     return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
 
 
-def _check_shapes(batch: Batch, spec: Batch) -> None:
-    """Raises ValueError where the data is not what the model was made for."""
+def _check_shapes(batch: Batch, spec: Batch, parts: int) -> None:
+    """Raises ValueError where a process's data is not what the model was made for."""
     expected = jax.tree_util.tree_leaves_with_path(spec)
-    count = jax.process_count()
     for (path, want), found in zip(expected, jax.tree.leaves(batch), strict=True):
-        shape = (want.shape[0] // count, *want.shape[1:])
+        shape = (want.shape[0] // parts, *want.shape[1:])
         if tuple(found.shape) != shape:
             raise ValueError(
                 f"the data gives {jax.tree_util.keystr(path).lstrip('.')} of shape "
@@ -290,35 +385,23 @@ def _check_shapes(batch: Batch, spec: Batch) -> None:
             )
 
 
-def _check_finite(step: int, metrics: Metrics, saved: int | None) -> None:
-    """Raises TrainingDiverged if the loss or the gradient of a step is not finite."""
-    values = to_floats({name: metrics[name] for name in ("loss", "grad_norm")})
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        kept = "there is no checkpoint yet" if saved is None else f"checkpoint {saved} is kept"
-        raise TrainingDiverged(
-            f"training diverged at step {step} ({', '.join(bad)}); {kept}. Lower LEARNING_RATE "
-            "or lengthen its warm-up, and run again."
-        )
-
-
 @contextlib.contextmanager
-def _stop_requests(console: progress.Console) -> Iterator[threading.Event]:
-    """An event set by SIGTERM or Ctrl-C; a second Ctrl-C interrupts at once."""
-    event = threading.Event()
+def _stop_requests(console: progress.Console) -> Iterator[list[int]]:
+    """A list that SIGTERM and Ctrl-C append their number to; a second Ctrl-C interrupts at once."""
+    requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield event  # signals reach the main thread only
+        yield requested  # signals reach the main thread only
         return
 
     def on_signal(number: int, frame: Any) -> None:
-        if event.is_set() and number == signal.SIGINT:
+        if requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        event.set()
+        requested.append(number)
         console.say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

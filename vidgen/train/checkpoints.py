@@ -12,9 +12,11 @@ the only file that imports orbax; it keeps the newest `keep` steps and every `ke
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,9 +28,15 @@ from vidgen.train import positions
 from vidgen.train.model import TrainState, named_leaves
 from vidgen.types import Params
 
+log = logging.getLogger(__name__)
+
 
 class CheckpointError(ValueError):
     """A checkpoint could not be written, or does not fit the model; the message says which."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that should fit cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +47,23 @@ class CheckpointSettings:
       keep: newest checkpoints kept.
       keep_every: steps that are multiples of this stay for ever; None keeps none so.
       asynchronous: write in the background while training continues.
+      retries: how often a write that failed is tried again.
+      retry_seconds: the time before the first of these tries, which doubles with each. [guess] A
+        minute in all outlasts what object stores and network disks recover from by themselves.
     """
 
     keep: int = 3
     keep_every: int | None = None
     asynchronous: bool = True
+    retries: int = 3
+    retry_seconds: float | int = 10
 
     def __post_init__(self) -> None:
+        for name in ("retries", "retry_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"CheckpointSettings.{name} is {getattr(self, name)}; it must be >= 0."
+                )
         if self.keep < 1:
             raise ValueError(f"CheckpointSettings.keep is {self.keep}; it must be >= 1.")
         if self.keep_every is not None and self.keep_every < 1:
@@ -127,8 +145,10 @@ class Checkpointer:
         except Exception as error:  # orbax lets those of tensorstore and of the system through
             raise self._cannot_write(error) from error
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
-        """The state and this process's data position at `step` (default: the newest).
+    def restore(
+        self, abstract: TrainState, step: int | None = None
+    ) -> tuple[TrainState, list[Any]]:
+        """The state and the data positions of all processes at `step` (default: the newest).
 
         Args:
           abstract: ShapeDtypeStructs with shardings, from `Trainer.abstract_state`; the checkpoint
@@ -138,26 +158,22 @@ class Checkpointer:
         Raises:
           FileNotFoundError: there is no such checkpoint.
           CheckpointError: it was written by another model or optimizer.
+          DamagedCheckpoint: it cannot be read.
         """
         step = self._existing(step)
         kept = self._items(step)
         self._check_fit(step, "params", abstract.params)
         trees = {"params": abstract.params, "optimizer": _optimizer_item(abstract)}
+        self._check_optimizer(step, trees["optimizer"])
         if abstract.ema is not None:
             # Averaging that begins later begins at the weights of that moment.
             trees["ema"] = abstract.ema
         sources = {n: n if n in kept else "params" for n in trees}
         items = {n: ocp.args.StandardRestore(trees[n]) for n in trees if sources[n] == n}
-        try:
+        with self._reading(step):
             found = self._manager.restore(
                 step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), **items)
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {self.directory / str(step)} has the weights of this model, but not "
-                "the state of this optimizer: use the optimizer settings that it was trained "
-                f"with, or another MODEL_DIR ({_first_line(error)})"
-            ) from error
         state = TrainState(
             step=found["optimizer"]["step"],
             params=found["params"],
@@ -166,7 +182,23 @@ class Checkpointer:
         )
         if abstract.ema is not None and sources["ema"] == "params":
             state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
-        return state, self._own_position(step, found["data"]["processes"])
+        return state, [positions.decoded(text) for text in found["data"]["processes"]]
+
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, list[Any]]:
+        """As `restore`, from the newest checkpoint that can be read.
+
+        Those after it are damaged: they are moved to MODEL_DIR/damaged, with a warning, so that the
+        run can write them anew.
+        """
+        while True:
+            try:
+                return self.restore(abstract)
+            except DamagedCheckpoint as error:
+                steps = self.steps()
+                if len(steps) < 2:
+                    raise
+                log.warning("%s; going back to step %d", str(error).rstrip("."), steps[-2])
+                self._set_aside(steps[-1])
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
@@ -236,17 +268,45 @@ class Checkpointer:
         return ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / item)
 
     def _check_fit(self, step: int, item: str, abstract: Params) -> None:
-        stored = dict(self._metadata(step, item))
+        with self._reading(step):
+            stored = dict(self._metadata(step, item))
         check_shapes(f"checkpoint {self.directory / str(step)}", stored, abstract)
 
-    def _own_position(self, step: int, stored: Sequence[Any]) -> Any:
-        if len(stored) != jax.process_count():
+    def _check_optimizer(self, step: int, abstract: dict[str, Any]) -> None:
+        with self._reading(step):
+            stored = _stored_shapes(self._metadata(step, "optimizer"))
+        wanted = _stored_shapes(abstract)
+        if differing := sorted(stored.items() ^ wanted.items()):
             raise CheckpointError(
-                f"checkpoint {self.directory / str(step)} has the data position of "
-                f"{len(stored)} process(es), this run has {jax.process_count()}; continue with "
-                "the same number of processes."
+                f"checkpoint {self.directory / str(step)} has the weights of this model, but not "
+                "the state of this optimizer: use the optimizer settings that it was trained "
+                f"with, or another MODEL_DIR ({differing[0][0]} differs)."
             )
-        return positions.decoded(stored[jax.process_index()])
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever goes wrong inside is damage."""
+        try:
+            yield
+        except Exception as error:
+            raise DamagedCheckpoint(
+                f"checkpoint {self.directory / str(step)} is damaged and cannot be read "
+                f"({_first_line(error)})."
+            ) from error
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a checkpoint out of the way; on all processes, the first of which does it."""
+        source, target = self.directory / str(step), self.directory.parent / "damaged" / str(step)
+        if jax.process_index() == 0:
+            if target.exists():
+                target.rmtree()
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
         """The error for a user; what was written of the failed checkpoint gives its room back."""
@@ -313,6 +373,18 @@ def placed(x: Any) -> Any:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
+
+
+def _stored_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes in a tree by their path in it, whatever kinds of node are on the way."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = ["/".join(_key_word(key) for key in path) for path, _ in leaves]
+    return {n: tuple(leaf.shape) for n, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _key_word(key: Any) -> str:
+    """Of a dict's key, a field's name or a place in a sequence."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _shape_words(shape: tuple[int, ...] | None) -> str:

@@ -24,6 +24,24 @@ import jax
 from vidgen.train.model import Batch, Model
 from vidgen.types import Frozen, Params
 
+# Dense bfloat16 operations a second of one device as JAX counts devices, from the makers' data
+# sheets; the beginning of `device_kind`, the longest that fits counts.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5": 459e12,  # v5p
+    "TPU v6 lite": 918e12,  # v6e
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,  # SXM
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Operations a second that a device can do at most; None where it is not known."""
+    fitting = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """Operations of one call; the arguments may be ShapeDtypeStructs."""

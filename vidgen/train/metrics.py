@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -30,6 +31,15 @@ def _merged(a: Metrics, b: Metrics) -> Metrics:
     return jax.tree.map(lambda x, y: x.merge(y), dict(a), dict(b), is_leaf=_is_mean)
 
 
+@jax.jit
+def _counted(metrics: Metrics) -> Metrics:
+    """What a step adds to the log: of one that was skipped, only that it was."""
+    skipped = metrics["skipped"].total > 0
+    rest = {name: mean for name, mean in metrics.items() if name != "skipped"}
+    kept = jax.tree.map(lambda x: jnp.where(skipped, jnp.zeros_like(x), x), rest)
+    return kept | {"skipped": metrics["skipped"]}
+
+
 class Accumulator:
     """Adds up metrics without waiting for the device until `result` asks for numbers."""
 
@@ -38,7 +48,11 @@ class Accumulator:
         self._sum: Metrics | None = None
 
     def add(self, metrics: Metrics) -> None:
-        """Counts the metrics of one more step; names must not change between steps."""
+        """Counts the metrics of one more step; names must not change between steps.
+
+        Of a step whose metrics say that it was `skipped`, no loss and no norm is counted.
+        """
+        metrics = _counted(dict(metrics)) if "skipped" in metrics else metrics
         self._sum = metrics if self._sum is None else _merged(self._sum, metrics)
 
     def state(self) -> dict[str, list[float]]:

@@ -254,6 +254,18 @@ class Partitioner:
                 f"{axes_of(self._batch_axes())}); make BATCH_SIZE a multiple of {ways}."
             )
 
+    def batch_part(self) -> tuple[int, int]:
+        """(index, count): this process loads part `index` of `count` equal parts of every batch.
+
+        Processes whose devices hold the same examples load the same part.
+        """
+        ways = self.batch_ways()
+        rows: dict[int, set[int]] = {}
+        for device, (at, *_) in self.batch_sharding().devices_indices_map((ways,)).items():
+            rows.setdefault(device.process_index, set()).update(range(*at.indices(ways)))
+        parts = sorted({tuple(sorted(held)) for held in rows.values()})
+        return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
+
     def to_global(self, batch: Any) -> Any:
         """This process's part of a batch (numpy) as global arrays on the mesh."""
         sharding = self.batch_sharding()

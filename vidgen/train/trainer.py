@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from vidgen.train.guard import Guard
 from vidgen.train.model import Batch, Model, TrainState, ema_update
 from vidgen.train.partitioning import Partitioner, Program, unbox
 from vidgen.types import Frozen, Mean, Metrics, Params, TextEmbedding
@@ -48,6 +51,7 @@ class Trainer:
       optimizer: `optimizers.AdamW` or `optimizers.Adafactor`.
       ema_decay: decay of the averaged weights; None keeps none.
       microbatches: parts a batch is cut into to save memory; the loss must be a mean.
+      guard: what becomes of a step whose loss is no number, or too high.
     """
 
     model: Model
@@ -55,6 +59,7 @@ class Trainer:
     optimizer: Optimizer
     ema_decay: float | None = 0.9999
     microbatches: int = 1
+    guard: Guard = dataclasses.field(default_factory=Guard)
 
     def __post_init__(self) -> None:
         if self.microbatches < 1:
@@ -113,10 +118,23 @@ class Trainer:
         return jax.jit(init, out_shardings=_shardings(self.abstract_state(spec)))(key)
 
     def train_step(
-        self, state: TrainState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+        self,
+        state: TrainState,
+        frozen: Frozen,
+        batch: Batch,
+        key: Key[Array, ""],
+        limit: float = math.inf,
     ) -> tuple[TrainState, Metrics]:
-        """One update. `state` is consumed (its buffers are reused); `key` is the run's base key."""
-        return self.train_program(batch)(state, frozen, batch, key)
+        """One update.
+
+        Args:
+          state: is consumed, its buffers are reused.
+          frozen: what the loss may read beside the parameters.
+          batch: global arrays.
+          key: the run's base key.
+          limit: the highest loss with which a `guard` that skips lets the update happen.
+        """
+        return self.train_program(batch)(state, frozen, batch, key, np.float32(limit))
 
     def train_program(self, batch: Batch) -> Program:
         """The compiled-once program behind `train_step` for batches of this shape."""
@@ -128,7 +146,13 @@ class Trainer:
             everywhere = self.partitioner.replicated()
             self._programs[cache_key] = self.partitioner.jit(
                 self._train_step,
-                in_shardings=(state, None, self.partitioner.batch_sharding(), everywhere),
+                in_shardings=(
+                    state,
+                    None,
+                    self.partitioner.batch_sharding(),
+                    everywhere,
+                    everywhere,
+                ),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
             )
@@ -169,7 +193,12 @@ class Trainer:
         self.partitioner.check_batch_size(size // self.microbatches)
 
     def _train_step(
-        self, state: TrainState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+        self,
+        state: TrainState,
+        frozen: Frozen,
+        batch: Batch,
+        key: Key[Array, ""],
+        limit: Float[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = self._gradients(state.params, frozen, batch, key)
@@ -184,8 +213,13 @@ class Trainer:
             "update_norm": Mean.of(optax.tree.norm(updates)),
             "learning_rate": Mean.of(_rate(self.optimizer, state.step)),
         }
-        new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
-        return new, metrics
+        new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
+        if self.guard.skips:
+            # NaN is not below any limit.
+            good = (_mean(metrics["loss"]) <= limit) & jnp.isfinite(_mean(metrics["grad_norm"]))
+            new = jax.tree.map(lambda x, old: jnp.where(good, x, old), new, state)
+            metrics["skipped"] = Mean.of(1.0 - good.astype(jnp.float32))
+        return new.replace(step=state.step + 1), metrics
 
     def _eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
@@ -222,6 +256,10 @@ class Trainer:
 def _rate(optimizer: Optimizer, step: Int[Array, ""]) -> Float[Array, ""]:
     rate = optimizer.learning_rate
     return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
+
+
+def _mean(value: Mean) -> Float[Array, ""]:
+    return value.total / value.weight
 
 
 def _weighted(loss: Float[Array, ""], batch: Batch) -> Mean:

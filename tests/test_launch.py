@@ -1,0 +1,200 @@
+"""The launch scripts: what they would run, and processes that train together."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
+FLAGS = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.MODEL_DIR='runs/it is'"]
+BIN = Path(sys.executable).parent
+
+
+def environment(**more):
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "XLA_FLAGS"))}
+    return kept | {"PATH": path} | more
+
+
+def run(script, *arguments, status=0, **more):
+    told = subprocess.run(
+        [LAUNCH / script, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert told.returncode == status, told.stderr
+    return told
+
+
+def test_shellcheck():
+    files = [f"launch/{script}" for script in SCRIPTS]
+    subprocess.run([BIN / "shellcheck", "-x", *files], cwd=LAUNCH.parent, check=True)
+
+
+# ---- --dry_run -----------------------------------------------------------------------------------
+
+
+def commands(*arguments, **more):
+    return [shlex.split(line) for line in run(*arguments, **more).stdout.splitlines()]
+
+
+def test_local():
+    (command,) = commands("local.sh", "--dry_run", *FLAGS)
+    assert command == ["vidgen", "train", *FLAGS, "--gin_file=mesh/fsdp.gin"]
+
+
+def test_processes():
+    one, two = commands("local_multiprocess.sh", "--dry_run", "2", *FLAGS, PORT="1234", DEVICES="3")
+    assert one[-4:] == two[-4:] == ["vidgen", "train", *FLAGS]
+    assert {"JAX_COORDINATOR_ADDRESS=localhost:1234", "JAX_NUM_PROCESSES=2"} <= {*one} & {*two}
+    assert "JAX_PROCESS_ID=0" in one and "JAX_PROCESS_ID=1" in two
+    assert any("device_count=3" in word for word in one)
+
+
+def test_slurm():
+    srun, requeue = [["srun", "--kill-on-bad-exit=1"], ["vidgen", "train", "--distributed"]]
+    (command,) = commands("slurm.sbatch", "--dry_run", *FLAGS, CLONE=str(LAUNCH.parent))
+    assert command == [*srun, *requeue, *FLAGS]
+
+
+def test_tpu_vm():
+    made, copied, installed, started = commands("tpu_vm.sh", "--dry_run", *FLAGS, SPOT="1")
+    assert made[4] == "create" and "--spot" in made
+    assert copied[4] == "scp" and Path(copied[5]).resolve() == LAUNCH.parent
+    assert "pip install" in installed[-1]
+    remote = shlex.split(started[-1].removeprefix("--command="))
+    assert remote == ["venv/bin/vidgen", "train", "--distributed", *FLAGS]
+
+
+def test_gke():
+    settings = {"IMAGE": "gcr.io/mine/vidgen", "MODEL_DIR": "gs://bucket/base"}
+    told = run("gke.sh", "--dry_run", *FLAGS[:1], **settings, TOPOLOGY="2x2x4", SLICES="2")
+    job = yaml.safe_load(told.stdout)["spec"]["replicatedJobs"][0]
+    assert job["replicas"] == 2 and job["template"]["spec"]["completions"] == 4
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == [FLAGS[0], "--gin.MODEL_DIR='gs://bucket/base'"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "settings", "words"),
+    [
+        ("local_multiprocess.sh", ["two"], {}, "the first argument is the number of processes"),
+        ("gke.sh", ["--dry_run"], {"MODEL_DIR": "gs://b/m"}, "set IMAGE"),
+        ("gke.sh", ["--dry_run"], {"IMAGE": "i"}, "set MODEL_DIR"),
+        (
+            "gke.sh",
+            ["--dry_run"],
+            {"IMAGE": "i", "MODEL_DIR": "gs://b/m", "TOPOLOGY": "1x3"},
+            "TOPOLOGY 1x3 has 3 chips",
+        ),
+    ],
+)
+def test_wrong_settings_are_one_sentence(script, arguments, settings, words):
+    errors = run(script, *arguments, status=2, **settings).stderr
+    assert words in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s != "common.sh"])
+def test_help_is_the_comment_at_the_head(script):
+    text = run(script, "--help", CLONE=str(LAUNCH.parent)).stdout
+    assert (
+        "--dry_run" in text
+        and "vidgen train" in text
+        and "\n#" not in text
+        and "SBATCH" not in text
+    )
+
+
+# ---- statuses ------------------------------------------------------------------------------------
+
+
+def test_preemption_starts_it_again(tmp_path):
+    """A `vidgen` that is preempted twice, and then done."""
+    (tmp_path / "vidgen").write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/calls\n[ $(wc -l < {tmp_path}/calls) -gt 2 ] || exit 75\n"
+    )
+    (tmp_path / "vidgen").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    told = run("local.sh", *FLAGS, PATH=path)
+    assert told.stderr.count("preempted; starting again") == 2
+    (tmp_path / "calls").unlink()
+    run("local.sh", *FLAGS, PATH=path, RESTARTS="1", status=75)
+
+
+# ---- processes that train together ---------------------------------------------------------------
+
+TINY = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin_file=mesh/fsdp.gin"]
+TINY += ["--gin.BATCH_SIZE=4", "--gin.train.Train.log_every=1", "--gin.SAMPLE_VIDEOS=None"]
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The losses of one process with two devices, over five steps."""
+    folder = tmp_path_factory.mktemp("one")
+    run_one(folder, 5)
+    return losses(folder)
+
+
+def run_one(folder, steps):
+    flags = [*TINY, f"--gin.MODEL_DIR='{folder}'", f"--gin.TRAIN_STEPS={steps}"]
+    subprocess.run(
+        [BIN / "vidgen", "train", *flags],
+        env=environment(XLA_FLAGS="--xla_force_host_platform_device_count=2"),
+        check=True,
+        timeout=300,
+    )
+
+
+def test_two_processes_train_as_one_and_one_goes_on(tmp_path, one):
+    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=3"]
+    told = run("local_multiprocess.sh", "2", *flags)
+    assert "training 46.1 k parameters on 2 device(s)" in told.stdout
+    found = losses(tmp_path)
+    assert found == pytest.approx({step: one[step] for step in (1, 2, 3)}, rel=1e-5)
+    run_one(tmp_path, 5)
+    assert losses(tmp_path) == pytest.approx(one, rel=1e-5)
+
+
+def test_a_signal_reaches_all_processes_and_they_save(tmp_path):
+    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=100000"]
+    launcher = subprocess.Popen(
+        [LAUNCH / "local_multiprocess.sh", "2", *flags],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 240
+        while not (tmp_path / "metrics.jsonl").exists():
+            assert launcher.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        launcher.send_signal(signal.SIGTERM)
+        told = launcher.communicate(timeout=120)[0]
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 75, told
+    assert "the same command goes on from there" in told
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
+def test_one_that_fails_takes_all_with_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}/file'", "--gin.TRAIN_STEPS=3"]
+    told = run("local_multiprocess.sh", "2", *flags, status=2)
+    assert "ended with status 2" in told.stderr and "is a file; name a folder" in told.stderr
