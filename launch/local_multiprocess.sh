@@ -67,9 +67,10 @@ trap 'kill -INT "${pids[@]}" 2> /dev/null || true' INT
 status=0
 left=("${pids[@]}")
 while [ "${#left[@]}" -gt 0 ]; do
-  ended="" code=0
+  ended=""
+  code=0
   wait -n -p ended "${left[@]}" || code=$?
-  [ -n "$ended" ] || continue  # a signal came, and was passed on
+  [ -n "${ended:-}" ] || continue  # a signal came, and was passed on
   remaining=()
   for pid in "${left[@]}"; do
     [ "$pid" = "$ended" ] || remaining+=("$pid")

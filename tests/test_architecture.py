@@ -36,7 +36,8 @@ ALLOWED = {
     "gin_utils": {"gin_files"},
     "gin_sessions": {"gin_utils"},
     "usage": set(),
-    "main": {"usage", "zoo", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
+    "errors": set(),
+    "main": {"usage", "errors", "zoo", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -69,6 +70,28 @@ def syntax_sentence(error: SyntaxError) -> str:
     return (
         f"{location[0] or 'command line'}, line {location[1]}: cannot read {line!r} ({error.msg})"
     )
+
+
+def plain(message: str, error: Exception, hint: Callable[[str, str], str]) -> str:
+    """Gin's message without its trail of calls; `hint` tells the nearest names of a parameter."""
+    where = re.search(r'In file "([^"]+)", line (\d+)', message)
+    what = re.split(r"\n\s+In (?:call to|file|bindings)", message)[0]
+    what = re.split(r"\n\s+No values supplied", what)[0]
+    what = re.sub(r"\s+", " ", what).strip() or type(error).__name__
+    if match := re.match(r"Unable to open file: (.*?)\. Searched", what):
+        what = f"it includes {match[1]!r}, which does not exist"
+    elif match := re.match(
+        r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", what
+    ):
+        what = f"{match[1]} has no parameter {match[2]!r}" + hint(match[1], match[2])
+    elif match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?arguments?: (.*)", what):
+        what = f"{match[1]} needs a value for {match[2]}; no configuration file gives one"
+    elif match := re.search(r"module '?([\w.]+)'?.* has no attribute (\w+)", what):
+        what = f"{match[1]} has no {match[2]}"
+    elif isinstance(error, TypeError):
+        scoped = re.search(r"In call to configurable '([^']+)'", message)
+        what = f"{scoped[1]}: {what}" if scoped else what
+    return f"{where[1]}, line {where[2]}: {what}" if where else what
 
 
 def excerpt(config: Path, scope: str, macro: str) -> str:

@@ -24,7 +24,7 @@ import gin
 from gin import config as gin_config
 from gin.selector_map import SelectorMap
 
-from vidgen.gin_files import GinError, config_roots, find_file, nearest, syntax_sentence
+from vidgen.gin_files import GinError, config_roots, find_file, nearest, plain, syntax_sentence
 
 T = TypeVar("T")
 _MACRO = "gin.macro"
@@ -339,29 +339,7 @@ def _one_sentence(file: str = "the command line") -> Iterator[None]:
     except SyntaxError as error:
         raise GinError(syntax_sentence(error)) from error
     except Exception as error:
-        raise GinError(_plain(str(error), error)) from error
-
-
-def _plain(message: str, error: Exception) -> str:
-    """Gin's message without its trail of calls; an unknown parameter gets its nearest names."""
-    where = re.search(r'In file "([^"]+)", line (\d+)', message)
-    what = re.split(r"\n\s+In (?:call to|file|bindings)", message)[0]
-    what = re.split(r"\n\s+No values supplied", what)[0]
-    what = re.sub(r"\s+", " ", what).strip() or type(error).__name__
-    if match := re.match(r"Unable to open file: (.*?)\. Searched", what):
-        what = f"it includes {match[1]!r}, which does not exist"
-    elif match := re.match(
-        r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", what
-    ):
-        what = f"{match[1]} has no parameter {match[2]!r}" + _parameter_hint(match[1], match[2])
-    elif match := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?arguments?: (.*)", what):
-        what = f"{match[1]} needs a value for {match[2]}; no configuration file gives one"
-    elif match := re.search(r"module '?([\w.]+)'?.* has no attribute (\w+)", what):
-        what = f"{match[1]} has no {match[2]}"
-    elif isinstance(error, TypeError):
-        scoped = re.search(r"In call to configurable '([^']+)'", message)
-        what = f"{scoped[1]}: {what}" if scoped else what
-    return f"{where[1]}, line {where[2]}: {what}" if where else what
+        raise GinError(plain(str(error), error, _parameter_hint)) from error
 
 
 def _parameter_hint(name: str, parameter: str) -> str:

@@ -12,7 +12,6 @@ stopped by the user.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import logging
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vidgen import __version__, gin_files, zoo
+from vidgen.errors import fail, report
 from vidgen.usage import EXAMPLES
 
 
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        return _fail("stopped by the user.", 130)
+        return fail("stopped by the user.", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if flags.debug:
             raise
-        return _report(error)
+        return report(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -337,32 +337,6 @@ def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:
     }
     known: dict[str, Any] = {name: int(value) for name, value in numbers.items() if value}
     jax.distributed.initialize(coordinator_address=coordinator, **known)
-
-
-# Errors -----------------------------------------------------------------------------------------
-
-
-def _report(error: Exception) -> int:
-    """Tell the user in one sentence, and return the exit status."""
-    chain = [error, *filter(None, (error.__cause__, error.__context__))]
-    text = " ".join(str(error).split()) or type(error).__name__
-    full = any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain)
-    if full or ("No space left on device" in text and not isinstance(error, ValueError)):
-        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return _fail(f"the disk is full{where}; free some space and run the same command again.")
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return _fail("out of memory; lower BATCH_SIZE (or --batch_size), or use more devices.")
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return _fail(f"{error.filename}: {error.strerror}.")
-    if isinstance(error, (ValueError, OSError)):
-        return _fail(text)
-    kind = type(error).__name__
-    return _fail(f"internal fault, {kind}: {text} (--debug shows where; please report it).", 1)
-
-
-def _fail(sentence: str, status: int = 2) -> int:
-    print(f"vidgen: error: {sentence}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -339,3 +339,26 @@ def test_a_second_call_compiles_nothing(on_step):
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         DecodingSpec(**settings)
+
+
+def test_a_second_call_makes_no_program(caplog):
+    """Of a film's segments every one would else leave a program in memory."""
+    logits_fn = Partial(lambda tokens, i: jnp.zeros((*tokens.shape, 3)))
+    tokens, known = jnp.zeros((1, 5), jnp.int32), jnp.zeros((1, 5), bool)
+
+    def call(seed):
+        keys = jax.random.split(jax.random.key(seed), 1)
+        parallel_decode(
+            logits_fn,
+            tokens=tokens,
+            known=known,
+            mask_id=3,
+            keys=keys,
+            spec=DecodingSpec(steps=3),
+            on_step=lambda done, steps: None,
+        )
+
+    call(0)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        call(1)
+    assert [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()] == []

@@ -140,6 +140,11 @@ def test_other_optimizer(tmp_path, trainer):
             checkpointer.restore(other.abstract_state(toy.spec()))
 
 
+# Reads that are under way when one fails find orbax's event loop closed, and say so to nobody.
+READING = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@READING
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, trainer, caplog):
     """Whatever file of the newest is cut or gone, the one before is read, and nothing deleted."""
     abstract = trainer.abstract_state(toy.spec())
@@ -183,6 +188,7 @@ def test_damage_is_not_taken_for_another_model(tmp_path, trainer):
         assert checkpointer.steps() == [1, 2]
 
 
+@READING
 def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, fresh(trainer))

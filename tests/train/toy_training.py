@@ -175,7 +175,11 @@ def main():
     t = make_trainer(mesh_shape=mesh_shape)
     state = t.init_state(jax.random.key(0), spec())
     program = t.train_program(spec())
-    text = program.lower(state, None, spec(), jax.random.key(7)).compile().as_text()
+    text = (
+        program.lower(state, None, spec(), jax.random.key(7), np.float32(np.inf))
+        .compile()
+        .as_text()
+    )
     specs = {jax.tree_util.keystr(p): str(x.sharding.spec) for p, x in _leaves(state.params)}
     moments = {str(x.sharding.spec) for _, x in _leaves(state.opt_state)}
     state, losses = run_steps(t, state, 0, 5)

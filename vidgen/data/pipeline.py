@@ -19,13 +19,14 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from vidgen.data.positions import Blocks, Indexed
 from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_per_clip
 from vidgen.data.streams import Elements, Stream
 from vidgen.data.transforms import random_crop
@@ -117,12 +118,12 @@ class Pipeline:
             )
             examples = _Streamed(elements, _Load(self.source, self.crop), self.seed)
             return BatchIterator(examples, batch_size=local, source=self.source, hopeless=_HOPELESS)
-        blocks = _Blocks(batch=self.batch_size, index=index, count=count)
-        examples = _Indexed(blocks, functools.partial(self._reader, blocks))
+        blocks = Blocks(batch=self.batch_size, index=index, count=count)
+        examples = Indexed(blocks, functools.partial(self._reader, blocks))
         size = len(self.source)
         return BatchIterator(examples, batch_size=local, source=self.source, hopeless=size)
 
-    def _reader(self, blocks: _Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
+    def _reader(self, blocks: Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
         """The examples of one process from its number `first` on."""
         positions = grain.MapDataset.range(len(self.source))
         if self.shuffle:
@@ -138,35 +139,6 @@ class Pipeline:
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         )
         return iter(_by_workers(dataset, self.workers, ahead=ahead))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Blocks:
-    """What part `index` of `count` of every batch is: a block of its own, its examples numbered."""
-
-    batch: int
-    index: int
-    count: int
-
-    @property
-    def local(self) -> int:
-        """Examples of a block."""
-        return self.batch // self.count
-
-    def position(self, number: int) -> int:
-        """Where example `number` of this part is in the data."""
-        step, row = divmod(number, self.local)
-        return step * self.batch + self.index * self.local + row
-
-    def reached(self, number: int) -> int:
-        """The position before which there is nothing left to do, once `number` examples are out."""
-        step, row = divmod(number, self.local)
-        return self.position(number) if row else step * self.batch
-
-    def numbers(self, position: int) -> int:
-        """How many examples of this part are before a position in the data."""
-        step, row = divmod(position, self.batch)
-        return step * self.local + min(max(row - self.index * self.local, 0), self.local)
 
 
 class BatchIterator:
@@ -266,55 +238,12 @@ class _Bad:
     reason: str
 
 
-class _Indexed:
-    """The examples of one process, read from a position that is only looked for when needed."""
-
-    def __init__(self, blocks: _Blocks, read: Callable[[int], Iterator[Any]]) -> None:
-        self._blocks, self._read = blocks, read
-        self._number, self._reader = 0, None
-
-    def __next__(self) -> Example | TokenExample | _Bad:
-        if self._reader is None:
-            self._reader = self._read(self._number)
-        example = next(self._reader)
-        self._number += 1
-        return example
-
-    def get_state(self) -> dict[str, Any]:
-        blocks = self._blocks
-        position = blocks.reached(self._number)
-        return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.set_states([state])
-
-    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        self.close()
-        if not all({"position", "batch"} <= state.keys() for state in states):
-            raise ValueError(
-                "the checkpoint's position in the data is of other data, or of an older vidgen; go "
-                "on with the data that the run began with, or begin anew with INIT_FROM."
-            )
-        layout = {name: value for name, value in self.get_state().items() if name != "position"}
-        places = [int(state["position"]) for state in states]
-        own = [
-            at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
-        ]
-        self._number = self._blocks.numbers(own[0] if own else max(places))
-
-    def close(self) -> None:
-        close = getattr(self._reader, "close", None)
-        if close is not None:
-            close()
-        self._reader = None
-
-
 @dataclasses.dataclass(frozen=True)
 class _At:
     """Maps an example's number in one process to the example."""
 
     loaded: grain.MapDataset
-    blocks: _Blocks
+    blocks: Blocks
 
     def __call__(self, number: int) -> Example | TokenExample | _Bad:
         return self.loaded[self.blocks.position(int(number))]

@@ -147,6 +147,8 @@ class ScoresFn(Protocol):
         ...
 
 
+# Compiled once: a scan that is called outside of a program is a new program at every call.
+@functools.partial(jax.jit, static_argnames=("steps", "schedule"))
 def mask_counts(unknown: Int[Array, "b"], *, steps: int, schedule: str) -> Int[Array, "b {steps}"]:
     """How many positions each step masks again, of `unknown` ones at the start.
 

@@ -13,9 +13,8 @@ import contextlib
 import dataclasses
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,24 +23,19 @@ import numpy as np
 from etils import epath
 
 from vidgen.data.sources import captions_per_clip
-from vidgen.runs import progress, trained
+from vidgen.runs import progress, trace, trained
 from vidgen.runs.callbacks import HeldOutLoss, Sampler
 from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, go_on
+from vidgen.runs.interrupts import Preempted, stop_requests
+from vidgen.runs.trace import Trace
 from vidgen.train import flops
-from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
+from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import Watch
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model import Batch, TrainState
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Metrics, Params
-
-
-class Preempted(SystemExit):
-    """SIGTERM stopped the run before its last step; it has saved, and can go on."""
-
-    def __init__(self) -> None:
-        """Ends the process with status 75, on which launch/ scripts and queues run it again."""
-        super().__init__(75)  # EX_TEMPFAIL of sysexits.h
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +87,7 @@ class Train:
                 f"Train.time_limit_minutes is {self.time_limit_minutes}; it must be positive, "
                 "or None."
             )
-        traced(self.profile)
+        trace.steps_of(self.profile)
         if self.sampler is not None and not hasattr(self.trainer.model, self.sampler.method):
             kind, method = type(self.trainer.model).__name__, self.sampler.method
             raise ValueError(f"Train.sampler is set, but {kind} cannot {method}; set it to None.")
@@ -115,22 +109,6 @@ class Train:
             if session.stopped == signal.SIGTERM and session.step < self.train_steps:
                 raise Preempted
             return session.state
-
-
-def traced(text: str) -> range:
-    """The steps that "START:STOP" names; none for "".
-
-    Raises:
-      ValueError: it is not of that form.
-    """
-    if not text:
-        return range(0)
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
-        raise ValueError(
-            f"--profile={text}: expected START:STOP, steps from 1 on, like --profile=10:13."
-        )
-    return range(int(start), int(stop))
 
 
 def check_model_dir(model_dir: epath.PathLike) -> None:
@@ -180,9 +158,8 @@ class _Session:
         self.clock = progress.Clock()
         self.flops: float | None = None
         self.waited = 0.0
-        steps = traced(run.profile)
-        self.traced = range(steps.start, min(steps.stop, run.train_steps - self.step + 1))
-        self.requested = stack.enter_context(_stop_requests(self.console))
+        self.trace = Trace(run.profile, self.folder / "profile", run.train_steps - self.step)
+        self.requested = stack.enter_context(stop_requests(self.console.say))
         self.stopped = 0
 
     def _start(self, iterator: Any) -> tuple[TrainState, int]:
@@ -218,7 +195,7 @@ class _Session:
             if fed is None:
                 self.console.say(f"the data ended at step {self.step}")
                 break
-            with self._traced():
+            with self.trace.step(self.step - self.first + 1, lambda: self.state):
                 metrics = self._one_step(fed)
             # The step before is looked at while this one runs: the device never waits for us.
             self._see(unchecked)
@@ -237,20 +214,6 @@ class _Session:
         if running is None or running[1]["loss"].total.is_ready():
             self.waited += self.feed.waited - before
         return fed
-
-    @contextlib.contextmanager
-    def _traced(self) -> Iterator[None]:
-        """A step that is in the trace, or begins or ends it, or is none of its business."""
-        number = self.step - self.first + 1
-        if self.traced and number == self.traced.start:
-            jax.block_until_ready(self.state)
-            jax.profiler.start_trace(str(self.folder / "profile"))
-        with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
-            yield
-        if self.traced and number == self.traced.stop - 1:
-            jax.block_until_ready(self.state)
-            jax.profiler.stop_trace()
-            self.console.say(f"the trace of {len(self.traced)} step(s) is in {self.folder}/profile")
 
     def _see(self, unchecked: tuple[int, Metrics] | None) -> None:
         """Looks whether a step went well."""
@@ -383,25 +346,3 @@ def _check_shapes(batch: Batch, spec: Batch, parts: int) -> None:
                 f"{tuple(found.shape)}, the model expects {shape}; make the shapes of data set "
                 "and model equal (CLIP_SHAPE)."
             )
-
-
-@contextlib.contextmanager
-def _stop_requests(console: progress.Console) -> Iterator[list[int]]:
-    """A list that SIGTERM and Ctrl-C append their number to; a second Ctrl-C interrupts at once."""
-    requested: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield requested  # signals reach the main thread only
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        if requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested.append(number)
-        console.say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -25,18 +25,19 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vidgen.train import positions
-from vidgen.train.model import TrainState, named_leaves
+from vidgen.train.checkpoint_errors import (
+    CheckpointError,
+    DamagedCheckpoint,
+    check_shapes,
+    first_line,
+    no_folder,
+    path_shapes,
+    reason,
+)
+from vidgen.train.model import TrainState
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint could not be written, or does not fit the model; the message says which."""
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A checkpoint that should fit cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,7 @@ class CheckpointSettings:
       keep_every: steps that are multiples of this stay for ever; None keeps none so.
       asynchronous: write in the background while training continues.
       retries: how often a write that failed is tried again.
-      retry_seconds: the time before the first of these tries, which doubles with each. [guess] A
-        minute in all outlasts what object stores and network disks recover from by themselves.
+      retry_seconds: before the first of these tries, doubled with each. [guess] A minute in all.
     """
 
     keep: int = 3
@@ -102,7 +102,7 @@ class Checkpointer:
         """
         self.directory = _absolute(model_dir) / "checkpoints"
         if read_only and not self.directory.is_dir():
-            raise FileNotFoundError(_no_folder(self.directory))
+            raise FileNotFoundError(no_folder(self.directory))
         options = (settings or CheckpointSettings()).options(read_only=read_only)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -187,8 +187,7 @@ class Checkpointer:
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, list[Any]]:
         """As `restore`, from the newest checkpoint that can be read.
 
-        Those after it are damaged: they are moved to MODEL_DIR/damaged, with a warning, so that the
-        run can write them anew.
+        Damaged ones are moved to MODEL_DIR/damaged, with a warning: the run writes them anew.
         """
         while True:
             try:
@@ -274,8 +273,8 @@ class Checkpointer:
 
     def _check_optimizer(self, step: int, abstract: dict[str, Any]) -> None:
         with self._reading(step):
-            stored = _stored_shapes(self._metadata(step, "optimizer"))
-        wanted = _stored_shapes(abstract)
+            stored = path_shapes(self._metadata(step, "optimizer"))
+        wanted = path_shapes(abstract)
         if differing := sorted(stored.items() ^ wanted.items()):
             raise CheckpointError(
                 f"checkpoint {self.directory / str(step)} has the weights of this model, but not "
@@ -291,11 +290,11 @@ class Checkpointer:
         except Exception as error:
             raise DamagedCheckpoint(
                 f"checkpoint {self.directory / str(step)} is damaged and cannot be read "
-                f"({_first_line(error)})."
+                f"({first_line(error)})."
             ) from error
 
     def _set_aside(self, step: int) -> None:
-        """Moves a checkpoint out of the way; on all processes, the first of which does it."""
+        """Moves a checkpoint out of the way; the first process does it, all call this."""
         source, target = self.directory / str(step), self.directory.parent / "damaged" / str(step)
         if jax.process_index() == 0:
             if target.exists():
@@ -316,21 +315,9 @@ class Checkpointer:
         last = max((s for s in self.steps()), default=None)
         kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
         return CheckpointError(
-            f"cannot write a checkpoint to {self.directory} ({_reason(error)}); {kept}. Make room "
+            f"cannot write a checkpoint to {self.directory} ({reason(error)}); {kept}. Make room "
             "there and run the same command again: it goes on from the newest checkpoint."
         )
-
-
-def check_shapes(where: str, stored: Params, wanted: Params) -> None:
-    """Raises CheckpointError, naming `where`, unless all leaves are there in their shapes."""
-    there, here = _shapes(stored), _shapes(wanted)
-    for name in sorted(there.keys() | here.keys()):
-        if there.get(name) != here.get(name):
-            raise CheckpointError(
-                f"{where} does not fit this model: {name} is {_shape_words(there.get(name))} there "
-                f"and {_shape_words(here.get(name))} here; use the configuration it was trained "
-                "with (MODEL_DIR/config.gin), or another MODEL_DIR."
-            )
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
@@ -351,14 +338,6 @@ def _remove(folder: epath.Path) -> None:
             time.sleep(0.25)
 
 
-def _no_folder(directory: epath.Path) -> str:
-    parent = directory.parent
-    if not parent.is_dir():
-        return f"no model directory {parent}; give the MODEL_DIR of a training run."
-    names = sorted(p.name for p in parent.iterdir())[:8]
-    return f"no checkpoints in {parent} (it has: {', '.join(names) or 'nothing'}); train first."
-
-
 def _optimizer_item(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
@@ -369,36 +348,3 @@ def placed(x: Any) -> Any:
         return x
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
-
-
-def _stored_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes in a tree by their path in it, whatever kinds of node are on the way."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = ["/".join(_key_word(key) for key in path) for path, _ in leaves]
-    return {n: tuple(leaf.shape) for n, (_, leaf) in zip(names, leaves, strict=True)}
-
-
-def _key_word(key: Any) -> str:
-    """Of a dict's key, a field's name or a place in a sequence."""
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
-
-
-def _shape_words(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(shape)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said: "No space left on device" for a full disk, however deep it lies."""
-    text = str(error)
-    for known in ("No space left on device", "File too large", "Permission denied", "quota"):
-        if known in text:
-            return known
-    return _first_line(error)

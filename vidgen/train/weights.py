@@ -23,7 +23,8 @@ import safetensors.numpy
 from etils import epath
 
 from vidgen import zoo
-from vidgen.train.checkpoints import Checkpointer, CheckpointError, check_shapes, placed
+from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
+from vidgen.train.checkpoints import Checkpointer, placed
 from vidgen.train.model import named_leaves
 from vidgen.types import Params
 

@@ -1,0 +1,87 @@
+"""Positions in the data: which a process loads, and where a run of any number of them goes on.
+
+batch n of size B      positions nB, ..., nB + B - 1
+process p of P         the p-th block of B / P of each batch, its examples numbered 0, 1, 2, ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """What part `index` of `count` of every batch is: a block of its own, its examples numbered."""
+
+    batch: int
+    index: int
+    count: int
+
+    @property
+    def local(self) -> int:
+        """Examples of a block."""
+        return self.batch // self.count
+
+    def position(self, number: int) -> int:
+        """Where example `number` of this part is in the data."""
+        step, row = divmod(number, self.local)
+        return step * self.batch + self.index * self.local + row
+
+    def reached(self, number: int) -> int:
+        """The position before which there is nothing left to do, once `number` examples are out."""
+        step, row = divmod(number, self.local)
+        return self.position(number) if row else step * self.batch
+
+    def numbers(self, position: int) -> int:
+        """How many examples of this part are before a position in the data."""
+        step, row = divmod(position, self.batch)
+        return step * self.local + min(max(row - self.index * self.local, 0), self.local)
+
+
+class Indexed:
+    """The examples of one process, read from a position that is only looked for when needed."""
+
+    def __init__(self, blocks: Blocks, read: Callable[[int], Iterator[Any]]) -> None:
+        self._blocks, self._read = blocks, read
+        self._number, self._reader = 0, None
+
+    def __next__(self) -> Any:
+        if self._reader is None:
+            self._reader = self._read(self._number)
+        example = next(self._reader)
+        self._number += 1
+        return example
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last example, as JSON can hold it."""
+        blocks = self._blocks
+        position = blocks.reached(self._number)
+        return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        self.set_states([state])
+
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Goes on from where all processes of a run were; see `BatchIterator.set_states`."""
+        self.close()
+        if not all({"position", "batch"} <= state.keys() for state in states):
+            raise ValueError(
+                "the checkpoint's position in the data is of other data, or of an older vidgen; go "
+                "on with the data that the run began with, or begin anew with INIT_FROM."
+            )
+        layout = {name: value for name, value in self.get_state().items() if name != "position"}
+        places = [int(state["position"]) for state in states]
+        own = [
+            at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
+        ]
+        self._number = self._blocks.numbers(own[0] if own else max(places))
+
+    def close(self) -> None:
+        """Ends what reads ahead."""
+        close = getattr(self._reader, "close", None)
+        if close is not None:
+            close()
+        self._reader = None

@@ -1,0 +1,30 @@
+"""Errors as a user of the command sees them: one sentence, and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+
+def report(error: Exception) -> int:
+    """Tell the user in one sentence, and return the exit status."""
+    chain = [error, *filter(None, (error.__cause__, error.__context__))]
+    text = " ".join(str(error).split()) or type(error).__name__
+    full = any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain)
+    if full or ("No space left on device" in text and not isinstance(error, ValueError)):
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return fail(f"the disk is full{where}; free some space and run the same command again.")
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return fail("out of memory; lower BATCH_SIZE (or --batch_size), or use more devices.")
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return fail(f"{error.filename}: {error.strerror}.")
+    if isinstance(error, (ValueError, OSError)):
+        return fail(text)
+    kind = type(error).__name__
+    return fail(f"internal fault, {kind}: {text} (--debug shows where; please report it).", 1)
+
+
+def fail(sentence: str, status: int = 2) -> int:
+    """Print the sentence and return the status."""
+    print(f"vidgen: error: {sentence}", file=sys.stderr)
+    return status

@@ -1,0 +1,74 @@
+"""What can be wrong with checkpoints, and the sentences that say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from vidgen.train.model import named_leaves
+from vidgen.types import Params
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written, or does not fit the model; the message says which."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that should fit cannot be read."""
+
+
+def check_shapes(where: str, stored: Params, wanted: Params) -> None:
+    """Raises CheckpointError, naming `where`, unless all leaves are there in their shapes."""
+    there, here = _shapes(stored), _shapes(wanted)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise CheckpointError(
+                f"{where} does not fit this model: {name} is {_shape_words(there.get(name))} there "
+                f"and {_shape_words(here.get(name))} here; use the configuration it was trained "
+                "with (MODEL_DIR/config.gin), or another MODEL_DIR."
+            )
+
+
+def no_folder(directory: epath.Path) -> str:
+    """That there are no checkpoints, and what is there instead."""
+    parent = directory.parent
+    if not parent.is_dir():
+        return f"no model directory {parent}; give the MODEL_DIR of a training run."
+    names = sorted(p.name for p in parent.iterdir())[:8]
+    return f"no checkpoints in {parent} (it has: {', '.join(names) or 'nothing'}); train first."
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
+
+
+def path_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes in a tree by their path in it, whatever kinds of node are on the way."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = ["/".join(_key_word(key) for key in path) for path, _ in leaves]
+    return {n: tuple(leaf.shape) for n, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _key_word(key: Any) -> str:
+    """Of a dict's key, a field's name or a place in a sequence."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _shape_words(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(shape)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def reason(error: BaseException) -> str:
+    """What the system said: "No space left on device" for a full disk, however deep it lies."""
+    text = str(error)
+    for known in ("No space left on device", "File too large", "Permission denied", "quota"):
+        if known in text:
+            return known
+    return first_line(error)
