@@ -125,12 +125,13 @@ class Pipeline:
 
     def _reader(self, blocks: Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
         """The examples of one process from its number `first` on."""
-        positions = grain.MapDataset.range(len(self.source))
+        source: Any = self.source  # no Stream, which has no length
+        positions = grain.MapDataset.range(len(source))
         if self.shuffle:
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
             positions = positions.repeat()
-        loaded = positions.random_map(_Load(self.source, self.crop), seed=self.seed % 2**32)
+        loaded = positions.random_map(_Load(source, self.crop), seed=self.seed % 2**32)
         # Of an incomplete last batch some processes would have their part, and wait for the others.
         end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
         own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
@@ -246,7 +247,8 @@ class _At:
     blocks: Blocks
 
     def __call__(self, number: int) -> Example | TokenExample | _Bad:
-        return self.loaded[self.blocks.position(int(number))]
+        example: Any = self.loaded[self.blocks.position(int(number))]
+        return example
 
 
 @dataclasses.dataclass(frozen=True)

@@ -210,8 +210,9 @@ class _Session:
         """The next batch; the time that the device had nothing to do meanwhile is added up."""
         before = self.feed.waited
         fed = next(self.feed, None)
+        loss: Any = None if running is None else running[1]["loss"].total
         # While a step still runs nothing was lost, however long this took.
-        if running is None or running[1]["loss"].total.is_ready():
+        if loss is None or loss.is_ready():
             self.waited += self.feed.waited - before
         return fed
 
