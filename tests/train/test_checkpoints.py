@@ -1,9 +1,11 @@
 """Checkpoints: exact, atomic, onto another mesh, and one sentence when they do not fit."""
 
+import gc
 import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +146,12 @@ def test_other_optimizer(tmp_path, trainer):
 READING = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+def settle():
+    """Lets those reads end here, and not in the next test."""
+    time.sleep(1.0)
+    gc.collect()
+
+
 @READING
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, trainer, caplog):
     """Whatever file of the newest is cut or gone, the one before is read, and nothing deleted."""
@@ -174,6 +182,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, trainer, caplog):
         assert "going back to step 1" in caplog.text
         assert not newest.exists() and (tmp_path / "damaged" / "2" / name).exists()
     assert harmful >= 8, files
+    settle()
 
 
 def test_damage_is_not_taken_for_another_model(tmp_path, trainer):
@@ -197,6 +206,7 @@ def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
         with pytest.raises(CheckpointError, match="1 is damaged and cannot be read"):
             checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
         assert checkpointer.steps() == [1]
+    settle()
 
 
 def script(tmp_path, body, *, devices=1):
