@@ -11,6 +11,7 @@ import pytest
 import toy_training as toy
 
 from vidgen.train import flops, model, optimizers
+from vidgen.train.guard import Guard
 from vidgen.train.partitioning import unbox
 
 RATE = optimizers.LearningRate(peak=1e-2, warmup_steps=2)
@@ -197,3 +198,22 @@ def test_state_survives_flattening():
     state = toy.make_trainer().init_state(jax.random.key(0), toy.spec())
     leaves_, structure = jax.tree.flatten(state)
     assert isinstance(jax.tree.unflatten(structure, leaves_), model.TrainState)
+
+
+class Infinite(toy.ToyModel):
+    """The loss is infinite, its gradient is not."""
+
+    def loss(self, params, frozen, batch, key, *, train):
+        loss, metrics = super().loss(params, frozen, batch, key, train=train)
+        return loss + jnp.inf, metrics
+
+
+def test_an_infinite_loss_is_skipped_without_a_limit_too():
+    t = toy.make_trainer(model=Infinite(), guard=Guard(policy="skip"))
+    state = t.init_state(jax.random.key(0), toy.spec())
+    before = jax.device_get(state.params)
+    batch = t.partitioner.to_global(toy.batch())
+    state, metrics = t.train_step(state, None, batch, jax.random.key(1))
+    assert float(metrics["skipped"].value()) == 1.0 and np.isfinite(metrics["grad_norm"].value())
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(old, new)

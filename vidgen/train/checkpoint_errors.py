@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 from etils import epath
 
 from vidgen.train.model import named_leaves
@@ -21,7 +20,7 @@ class DamagedCheckpoint(CheckpointError):
 
 def check_shapes(where: str, stored: Params, wanted: Params) -> None:
     """Raises CheckpointError, naming `where`, unless all leaves are there in their shapes."""
-    there, here = _shapes(stored), _shapes(wanted)
+    there, here = shapes(stored), shapes(wanted)
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
             raise CheckpointError(
@@ -40,20 +39,9 @@ def no_folder(directory: epath.Path) -> str:
     return f"no checkpoints in {parent} (it has: {', '.join(names) or 'nothing'}); train first."
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
-
-
-def path_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shapes in a tree by their path in it, whatever kinds of node are on the way."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = ["/".join(_key_word(key) for key in path) for path, _ in leaves]
-    return {n: tuple(leaf.shape) for n, (_, leaf) in zip(names, leaves, strict=True)}
-
-
-def _key_word(key: Any) -> str:
-    """Of a dict's key, a field's name or a place in a sequence."""
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
 def _shape_words(shape: tuple[int, ...] | None) -> str:

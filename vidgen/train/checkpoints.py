@@ -31,8 +31,8 @@ from vidgen.train.checkpoint_errors import (
     check_shapes,
     first_line,
     no_folder,
-    path_shapes,
     reason,
+    shapes,
 )
 from vidgen.train.model import TrainState
 from vidgen.types import Params
@@ -273,8 +273,8 @@ class Checkpointer:
 
     def _check_optimizer(self, step: int, abstract: dict[str, Any]) -> None:
         with self._reading(step):
-            stored = path_shapes(self._metadata(step, "optimizer"))
-        wanted = path_shapes(abstract)
+            stored = shapes(self._metadata(step, "optimizer"))
+        wanted = shapes(abstract)
         if differing := sorted(stored.items() ^ wanted.items()):
             raise CheckpointError(
                 f"checkpoint {self.directory / str(step)} has the weights of this model, but not "

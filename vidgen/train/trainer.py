@@ -215,8 +215,9 @@ class Trainer:
         }
         new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
         if self.guard.skips:
-            # NaN is not below any limit.
-            good = (_mean(metrics["loss"]) <= limit) & jnp.isfinite(_mean(metrics["grad_norm"]))
+            loss, norm = metrics["loss"].value(), metrics["grad_norm"].value()
+            # An infinite loss is not over the limit of a run that has none.
+            good = (loss <= limit) & jnp.isfinite(loss) & jnp.isfinite(norm)
             new = jax.tree.map(lambda x, old: jnp.where(good, x, old), new, state)
             metrics["skipped"] = Mean.of(1.0 - good.astype(jnp.float32))
         return new.replace(step=state.step + 1), metrics
@@ -256,10 +257,6 @@ class Trainer:
 def _rate(optimizer: Optimizer, step: Int[Array, ""]) -> Float[Array, ""]:
     rate = optimizer.learning_rate
     return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
-
-
-def _mean(value: Mean) -> Float[Array, ""]:
-    return value.total / value.weight
 
 
 def _weighted(loss: Float[Array, ""], batch: Batch) -> Mean:
