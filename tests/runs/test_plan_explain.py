@@ -47,8 +47,19 @@ def test_reasons():
 def test_paths():
     shapes = {"one": (("embed",), 8), "two": (("embed",), 8)}
     assert len(told("/", **shapes)) == 2 and len(told("net/two", **shapes)) == 1
-    with pytest.raises(ValueError, match="--explain=thre: no parameter has this in its path"):
+    with pytest.raises(
+        ValueError, match="--explain=thre: .* in its path; they begin with /net/one, /net/two, and"
+    ):
         told("thre", **shapes)
+
+
+def test_of_a_cascade_the_models_that_have_it_tell(vidgen):
+    """Tiny's base model has temporal attention, the models after it do not."""
+    cascade = "--gin_file=experiments/imagen_cascade_tiny.gin"
+    status, out, err = vidgen("plan", cascade, "--explain=temporal_attention/")
+    assert status == 0 and "/params/" in out, err
+    status, out, err = vidgen("plan", cascade, "--explain=nowhere")
+    assert (status, out) == (2, "") and "--explain=nowhere: no parameter has this" in err
 
 
 def test_the_command(vidgen):

@@ -190,13 +190,23 @@ class Plan:
         print(json.dumps(report) if self.as_json else plan_tables.tables(report, self.details))
 
     def explanations(self) -> list[str]:
-        """A paragraph for each parameter that `explain` names."""
-        told = []
+        """A paragraph for each parameter that `explain` names, of the models that have one.
+
+        Raises:
+          NoSuchParameter: none has.
+        """
+        told: list[str] = []
+        missing: Exception | None = None
         for trainer, size in zip(self.trainers, self._batch_sizes(), strict=True):
             planned: Any = trainer.model
             boxed = trainer.boxed_params(planned.batch_spec(size, *self._text))
             count = _device_count(trainer.partitioner, self.device_count)
-            told += plan_explain.explain(trainer.partitioner, boxed, self.explain, count)
+            try:
+                told += plan_explain.explain(trainer.partitioner, boxed, self.explain, count)
+            except plan_explain.NoSuchParameter as error:
+                missing = error
+        if missing is not None and not told:
+            raise missing
         return told
 
     def report(self, *, brief: bool = False) -> Report:

@@ -23,19 +23,23 @@ from vidgen.types import Params
 _SHOWN = 50  # parameters; of a whole U-Net there are thousands
 
 
+class NoSuchParameter(ValueError):
+    """No parameter of a model has the path that was asked for."""
+
+
 def explain(partitioner: Partitioner, boxed: Params, path: str, device_count: int) -> list[str]:
     """A paragraph for every parameter whose path contains `path`.
 
     Raises:
-      ValueError: there is none.
+      NoSuchParameter: there is none.
     """
     sizes = partitioner.sizes(device_count)
     leaves = jax.tree.leaves(unbox(boxed))
     placed = list(zip(partitioner.placements(boxed, device_count), leaves, strict=True))
     found = [(place, leaf) for place, leaf in placed if path in _plain(place.path)]
     if not found:
-        known = sorted({_plain(place.path).split("/")[0] for place, _ in placed})
-        raise ValueError(
+        known = sorted({"/".join(_plain(place.path).split("/")[:3]) for place, _ in placed})
+        raise NoSuchParameter(
             f"--explain={path}: no parameter has this in its path; they begin with "
             f"{', '.join(known)}, and --explain=/ shows them."
         )
