@@ -45,7 +45,9 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     given: dict[str, Any] = {"prompts": captions, "batch_size": min(32, len(captions))}
     folders = stages.find(flags.model)
     given["stages"] = [sessions.build_trained(stages.Stage, folder) for folder in folders]
-    given["sampling"] = stages.Sampling(steps=flags.steps, guidance=flags.guidance)
+    given["sampling"] = stages.Sampling(
+        steps=flags.steps, guidance=flags.guidance, temperature=flags.temperature
+    )
     run = sessions.build(Generate, checkpoint_step=step, **given)
     return [video for _, video in run.videos()]
 
@@ -62,6 +64,8 @@ def probe(flags: argparse.Namespace, step: int | None) -> dict:
     """Generate from one checkpoint, read the clips, and return the scores."""
     config = str(stages.find(flags.model)[0] / "config.gin")
     scores: dict = {"step": step, "clips": flags.clips}
+    asked = ("steps", "guidance", "temperature")
+    scores["sampling"] = {n: getattr(flags, n) for n in asked if getattr(flags, n) is not None}
     videos = []
     for split in ("train", "held_out"):
         with gin_utils.session(["runs/train.gin", config]):
@@ -85,10 +89,11 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=112, help="clips a checkpoint (half held out)")
     parser.add_argument("--steps", type=int, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float, default=None, help="guidance weight")
+    parser.add_argument("--temperature", type=float, default=None, help="of a masked transformer")
     parser.add_argument("--all_steps", action="store_true", help="every checkpoint kept")
     flags = parser.parse_args()
     steps: list[int | None] = [None]
-    if (Path(flags.model) / "config.gin").is_file():
+    if (Path(flags.model) / "checkpoints").is_dir():
         with Checkpointer(flags.model, read_only=True) as checkpointer:
             steps = list(checkpointer.steps())
     for step in steps if flags.all_steps else steps[-1:]:

@@ -14,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("WANDB_PROJECT", None)  # or every training of a test would be logged there
 # Programs compiled by one run of the tests are read by the next, and by sub-processes.
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "vidgen" / "tests"))

@@ -37,7 +37,18 @@ ALLOWED = {
     "gin_sessions": {"gin_utils"},
     "usage": set(),
     "errors": set(),
-    "main": {"usage", "errors", "zoo", "gin_files", "gin_utils", "gin_sessions", "runs", "assets"},
+    "xla_flags": set(),
+    "main": {
+        "usage",
+        "errors",
+        "zoo",
+        "gin_files",
+        "gin_utils",
+        "gin_sessions",
+        "runs",
+        "assets",
+        "xla_flags",
+    },
     "__main__": {"main"},
 }
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md

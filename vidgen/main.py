@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vidgen import __version__, gin_files, zoo
+from vidgen import __version__, gin_files, xla_flags, zoo
 from vidgen.errors import fail, report
 from vidgen.usage import EXAMPLES
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
     flags = _parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
     flags.bindings = bindings
+    xla_flags.set_defaults()
     try:
         with gin_files.searching(getattr(flags, "gin_search_paths", ())):
             flags.command(flags)

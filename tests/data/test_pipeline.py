@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -226,6 +227,16 @@ def test_workers_change_nothing():
     assert state == without
     iterator.set_state(state)
     assert _same(_take(iterator, 3), expected[3:])
+    iterator.close()
+
+
+def test_a_worker_that_is_killed_is_reported():
+    iterator = Pipeline(source=joint_sprites(0.2), batch_size=5, workers=1).iterator()
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ChildProcessError, match="loads the data died .*exit code -9.*fewer"):
+        _take(iterator, 1000)
     iterator.close()
 
 

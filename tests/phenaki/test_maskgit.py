@@ -3,7 +3,6 @@
 import functools
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,21 +135,3 @@ def test_mistakes():
         boxed(network, (4, 2, 2))
     with pytest.raises(ValueError, match="reads text .* got none"):
         network.init(jax.random.key(0), jnp.zeros((1, *tiny.GRID), int), None)
-
-
-def test_digits_share_their_part_of_the_embedding():
-    """With levels, the logits are those of a table of codes that is the sum of its parts."""
-    codes, levels = tiny.SIZES["codes"], (2, tiny.SIZES["codes"] // 2)
-    split = MaskGIT(**tiny.SIZES, levels=levels)
-    _, params, tokens, text = setting()
-    params = nn.unbox(split.init(jax.random.key(3), tokens, text))
-    inner = dict(params["params"])
-    parts = [inner.pop("digit_0"), inner.pop("digit_1")]
-    assert [part.shape for part in parts] == [(n, split.width) for n in levels]
-    index = np.arange(codes)
-    shared = parts[0][index % 2] + parts[1][index // 2]
-    inner["embedding"] = inner["embedding"].at[:codes].add(shared)  # the mask's row has no digits
-    whole = MaskGIT(**tiny.SIZES).apply({"params": inner}, tokens, text)
-    np.testing.assert_allclose(split.apply(params, tokens, text), whole, atol=1e-6)
-    with pytest.raises(ValueError, match=rf"levels are \(3, 3\), which make 9 codes, not {codes}"):
-        MaskGIT(**tiny.SIZES, levels=(3, 3)).init(jax.random.key(0), tokens, text)

@@ -15,7 +15,7 @@ from vidgen.imagen.conditioning import SpatialUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.unet import VideoUNet
 from vidgen.nn import axes
-from vidgen.runs import plan_memory, plan_tables
+from vidgen.runs import plan_programs, plan_tables
 from vidgen.runs.plan import Plan
 from vidgen.text.encoder import NoText
 from vidgen.train.optimizers import AdamW, LearningRate
@@ -116,17 +116,17 @@ def test_the_topology_is_what_is_compiled_for(monkeypatch):
         asked.append((name, platform, options))
         return Described(jax.devices())
 
-    def compile_for(trainer, name, text_length, text_dim):
-        compiled.append((trainer.partitioner, name, text_length, text_dim))
+    def compile_for(trainer, text_length, text_dim):
+        compiled.append((trainer.partitioner, trainer.model.name, text_length, text_dim))
         return {}
 
     monkeypatch.setattr(topologies, "get_topology_desc", describe)
-    monkeypatch.setattr(plan_memory, "sampling_step", compile_for)
+    monkeypatch.setattr(plan_programs, "sampling_step", compile_for)
     plan(stage(), sampling=True, topology="v5p:2x2x1").report(brief=True)
     ((partitioner, *rest),) = compiled
     assert partitioner.mesh.devices.tolist() == jax.devices()[:1] and rest == ["ssr3", 3, 8]
-    assert isinstance(partitioner, plan_memory.Elsewhere)
-    assert plan_memory.topology("v4:2x2x1") == jax.devices()
+    assert isinstance(partitioner, plan_programs.Elsewhere)
+    assert plan_programs.topology("v4:2x2x1") == jax.devices()
     megacore = {"chip_config_name": "megacore"}
     assert asked == [("v5p:2x2x1", "tpu", {}), ("v4:2x2x1", "tpu", megacore)]
 
@@ -155,11 +155,11 @@ def test_a_topology_needs_something_to_compile():
 def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     four = [object()] * 4
     mesh = Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(-1,))
-    assert plan_memory.Elsewhere.of(mesh, four).sizes() == {"data": 4}
+    assert plan_programs.Elsewhere.of(mesh, four).sizes() == {"data": 4}
     two = dataclasses.replace(mesh, device_count=2)
-    assert plan_memory.Elsewhere.of(two, four).sizes() == {"data": 2}
+    assert plan_programs.Elsewhere.of(two, four).sizes() == {"data": 2}
     with pytest.raises(ValueError, match="device_count is 8; the topology has 4"):
-        plan_memory.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
+        plan_programs.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     ],
 )
 def test_a_compiler_out_of_memory_says_how_much_it_wanted(error, needed):
-    found = plan_memory._said(f"RESOURCE_EXHAUSTED: {error}")
+    found = plan_programs._said(f"RESOURCE_EXHAUSTED: {error}")
     assert found == (int(needed * 2**30), int(31.25 * 2**30))
 
 
@@ -184,6 +184,6 @@ def test_what_does_not_fit_is_reported(monkeypatch):
 
     monkeypatch.setattr(DiffusionStage, "step_spec", lambda self, *sizes: (Program(), ()))
     trainer = plan(stage()).trainers[0]
-    found = plan_memory.sampling_step(trainer, "ssr3", 3, 8)
+    found = plan_programs.sampling_step(trainer, 3, 8)
     assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
-    assert plan_memory._said("RESOURCE_EXHAUSTED: something else") == (None, None)
+    assert plan_programs._said("RESOURCE_EXHAUSTED: something else") == (None, None)

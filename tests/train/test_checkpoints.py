@@ -246,6 +246,23 @@ def test_restore_onto_another_mesh(tmp_path, trainer):
     )
 
 
+def test_restore_where_the_devices_of_the_run_are_unknown(tmp_path, trainer):
+    """As from a TPU pod onto a laptop: the checkpoint names devices that are nowhere."""
+    state, _ = toy.run_steps(trainer, fresh(trainer), 0, 2)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(2, state)
+    here, there = r"{\"id\": 0}", r"{\"id\": 4096}"
+    named = [path for path in tmp_path.rglob("_sharding") if here in path.read_text()]
+    assert named
+    for path in named:
+        path.write_text(path.read_text().replace(here, there))
+    with Checkpointer(tmp_path) as checkpointer:
+        found, _ = checkpointer.restore(trainer.abstract_state(toy.spec()))
+        alone = checkpointer.restore_params()
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    jax.tree.map(np.testing.assert_array_equal, alone, state.ema)
+
+
 def test_killed_while_saving_leaves_no_half_checkpoint(tmp_path, trainer):
     body = (
         "t = toy.make_trainer()\n"

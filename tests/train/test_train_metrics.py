@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,8 @@ import pytest
 
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.types import Mean
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def lines(tmp_path):
@@ -45,12 +51,12 @@ def test_half_filled_sums_survive_exactly():
 
 
 def test_lines_beyond_the_restored_step_go(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path, boards=False)
     for step in (10, 20, 30):
         writer.write(step, {"loss": step / 10})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # killed while writing
-    writer = MetricsWriter(tmp_path, resume_step=20, tensorboard=False)
+    writer = MetricsWriter(tmp_path, resume_step=20, boards=False)
     writer.write(30, {"other": 1.0, "loss": 9.0})
     assert lines(tmp_path) == [
         {"step": 10, "loss": 1.0},
@@ -63,13 +69,13 @@ def test_lines_beyond_the_restored_step_go(tmp_path):
 
 def test_first_start_forgets_an_earlier_run_without_checkpoint(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
-    MetricsWriter(tmp_path, tensorboard=False)
+    MetricsWriter(tmp_path, boards=False)
     assert lines(tmp_path) == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_not_finite_is_null(tmp_path, value):
-    MetricsWriter(tmp_path, tensorboard=False).write(1, {"loss": value})
+    MetricsWriter(tmp_path, boards=False).write(1, {"loss": value})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
 
 
@@ -81,3 +87,37 @@ def test_tensorboard_gets_numbers_and_clips(tmp_path):
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert b"loss" in content and b"samples" in content and b"PNG" in content
+
+
+BOTH_CALLS = """
+import sys, numpy as np
+from vidgen.train.metrics import MetricsWriter
+for step in (1, 2):
+    writer = MetricsWriter(sys.argv[1], resume_step=step - 1)
+    writer.write(step, {"loss": 0.5})
+    writer.write_video(step, "samples", np.zeros((2, 3, 4, 4, 3), np.float32))
+    writer.close()
+"""
+
+
+def test_weights_and_biases_get_the_same_where_they_are_asked_for(tmp_path):
+    """For real, but offline. A run that goes on has the same identity."""
+    env = os.environ | {"WANDB_PROJECT": "vidgen-test", "WANDB_MODE": "offline"}
+    env |= {"WANDB_SILENT": "true", "PYTHONPATH": str(ROOT)}
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        env[name] = str(tmp_path / "elsewhere")
+    command = [sys.executable, "-c", BOTH_CALLS, str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    logs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len({log.name for log in logs}) == 1 <= len(logs)
+    assert all(b"loss" in log.read_bytes() for log in logs)
+    assert len(list((tmp_path / "run" / "wandb").rglob("samples_*.png"))) == 2
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_weights_and_biases_that_are_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r'pip install "vidgen\[wandb\]", or unset it'):
+        MetricsWriter(tmp_path)

@@ -168,7 +168,7 @@ class BatchIterator:
     def __next__(self) -> dict[str, Any]:
         batch: list[Example | TokenExample] = []
         while len(batch) < self._batch_size:
-            loaded = next(self._examples)
+            loaded = self._loaded()
             if isinstance(loaded, _Bad):
                 self._skip(loaded)
             else:
@@ -180,6 +180,18 @@ class BatchIterator:
             "caption": [self._caption(example) for example in batch],
             "independent_frames": np.array([example.independent_frames for example in batch]),
         }
+
+    def _loaded(self) -> Example | TokenExample | _Bad:
+        try:
+            return next(self._examples)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            raise ChildProcessError(
+                f"a worker process that loads the data died ({error}) If the system killed it for "
+                "want of memory, take fewer (Pipeline.workers). The same command goes on from the "
+                "newest checkpoint."
+            ) from error
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
         """The caption, in the one form that all examples of the source have."""

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
-from vidgen.nn import attention, axes, embeddings
+from vidgen.nn import attention, axes, embeddings, remat
 from vidgen.nn.conv import (
     NORMS,
     depth_to_space,
@@ -33,12 +32,6 @@ from vidgen.nn.conv import (
     upsample_nearest,
 )
 from vidgen.types import Conditioning
-
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class VideoUNet(nn.Module):
@@ -61,7 +54,7 @@ class VideoUNet(nn.Module):
       norm: "group" or "channel" (see nn/conv.py).
       dropout: rate in the residual blocks.
       dtype: of the computation; parameters are float32.
-      remat: "none", "dots" (recompute all but matrix products) or "full" (recompute blocks).
+      remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks of a level are unrolled when compiled: same parameters and
         outputs, slower to compile, faster to run (on a CPU 25 times: keep it True there).
     """
@@ -84,11 +77,8 @@ class VideoUNet(nn.Module):
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("VideoUNet.levels is empty; give at least one LevelSpec.")
-        for name, choices in (
-            ("norm", NORMS),
-            ("dtype", ("float32", "bfloat16")),
-            ("remat", tuple(REMAT)),
-        ):
+        remat.check("VideoUNet", self.remat)
+        for name, choices in (("norm", NORMS), ("dtype", ("float32", "bfloat16"))):
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
                 raise ValueError(f"VideoUNet.{name} is {value!r}; choose one of {choices}.")
@@ -183,11 +173,8 @@ class VideoUNet(nn.Module):
 
     def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
         """The blocks of one level: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
-        block: Any = SpaceTimeBlock
+        block = remat.rematerialized(SpaceTimeBlock, self.remat, in_loop=not self.unroll)
         scan: Any = nn.scan  # its stub knows one axis only
-        if self.remat != "none":
-            # Only a loop keeps the compiler from merging the recomputation with the original.
-            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=self.unroll)
         going_up = name.startswith("up")
         scanned = scan(
             block,

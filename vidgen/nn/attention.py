@@ -14,11 +14,10 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes, embeddings
+from vidgen.nn import axes, embeddings, fused_attention
 from vidgen.nn.conv import norm
 
 
@@ -33,10 +32,10 @@ def attend(
 ) -> Float[Array, "n q h d"]:
     """Softmax attention; `mask` is True where a query may look; fully masked queries give 0.
 
-    `scale` takes the place of 1/√d. Runs `jax.nn.dot_product_attention`, which takes the fused
-    kernel of the platform where there is one, with the softmax in float32.
+    `scale` takes the place of 1/√d. The softmax is in float32. Where there are many logits, they
+    are never all held: see `nn/fused_attention.py`.
     """
-    out = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+    out = fused_attention.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     if mask is None:
         return out
     seen = jnp.any(mask, axis=-1, keepdims=True)  # n h q 1

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes
+from vidgen.nn import axes, remat
 from vidgen.nn.attention import attend, heads_of, merge_heads
 
 DTYPES = ("float32", "bfloat16")
@@ -77,7 +77,7 @@ class Transformer(nn.Module):
       cross: whether each block also attends to text, which the caller has normalised.
       dropout: rate at the end of each branch. It needs the rng "dropout" when training.
       head_dim: width of one head; None: the width of x over `heads`.
-      remat: whether the backward pass computes each block again instead of keeping its inside.
+      remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled: same parameters and outputs, slower to
         compile, faster to run on a CPU.
       dtype: of the computation; parameters, norms and softmax are float32.
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
     cross: bool = False
     dropout: float = 0.0
     head_dim: int | None = None
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: Any = "float32"
 
@@ -98,6 +98,7 @@ class Transformer(nn.Module):
             raise ValueError(f"Transformer.layers is {self.layers}; it must be at least 1.")
         if self.dtype not in DTYPES:
             raise ValueError(f"Transformer.dtype is {self.dtype!r}; choose one of {DTYPES}.")
+        remat.check("Transformer", self.remat)
         super().__post_init__()
 
     @nn.compact
@@ -140,11 +141,8 @@ class Transformer(nn.Module):
 
     def _stack(self, head_dim: int, *, train: bool, streams: bool) -> nn.Module:
         """All blocks: (x, past | None, what they share) -> (x, KV | None)."""
-        block: Any = _Block
+        block = remat.rematerialized(_Block, self.remat, in_loop=not self.unroll)
         scan: Any = nn.scan  # its stub knows one axis only
-        if self.remat:
-            # Only a loop keeps the compiler from merging the recomputation with the original.
-            block = nn.remat(block, prevent_cse=self.unroll)
         scanned = scan(
             block,
             variable_axes={"params": 0},

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vidgen.nn import axes
+from vidgen.nn import axes, remat
 from vidgen.nn.causal_conv import KERNELS, CausalConv, CausalDown, CausalUp, Chain, State
 from vidgen.nn.conv import (
     NORMS,
@@ -95,7 +95,7 @@ class Settings(nn.Module):
     channels: int = 3
     kernel: str = "full"
     norm: str = "group"
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
 
     def _conv(self, features: int, name: str, source: str = "conv_in") -> CausalConv:
@@ -103,7 +103,7 @@ class Settings(nn.Module):
         return CausalConv(features, self.kernel, names=names, dtype=self.dtype, name=name)
 
     def _blocks(self, level: int) -> Iterator[nn.Module]:
-        block: Any = nn.remat(Block) if self.remat else Block
+        block = remat.rematerialized(Block, self.remat, in_loop=False)
         for i in range(self.blocks):
             yield block(self.kernel, self.norm, dtype=self.dtype, name=f"level{level}_block{i}")
 
@@ -173,12 +173,13 @@ class CausalConv3D(Settings):
       kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for
         half of the work.
       norm: "group" is over the pixels of a frame, "channel" is not: see `nn.conv.norm`.
-      remat: whether the backward pass computes each block again instead of keeping its inside.
+      remat: what the backward pass keeps of each block (`nn/remat.py`).
       dtype: of the computation; parameters and the decoded video are float32.
     """
 
     def __post_init__(self) -> None:
         self._check_levels()
+        remat.check("CausalConv3D", self.remat)
         for name, least in (("blocks", 0), ("pixel_patch", 1), ("channels", 1)):
             if getattr(self, name) < least:
                 value = getattr(self, name)

@@ -42,7 +42,7 @@ class Settings(nn.Module):
     temporal_layers: int = 4
     channels: int = 3
     window: int | None = None
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: str = "float32"
 
@@ -75,8 +75,15 @@ class Settings(nn.Module):
         return y.reshape(b, h, w, t, d).transpose(0, 3, 1, 2, 4), present
 
     def _transformer(self, layers: int, name: str) -> Transformer:
-        settings = {"remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
-        return Transformer(layers, self.heads, self.mlp, name=name, **settings)
+        return Transformer(
+            layers,
+            self.heads,
+            self.mlp,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name=name,
+        )
 
 
 class Encoder(Settings):
@@ -143,7 +150,7 @@ class CViViT(Settings):
       temporal_layers: blocks of the temporal transformer, in each half.
       channels: of the video.
       window: steps of the past that a temporal layer sees, and a stream has to keep; None: all.
-      remat: whether the backward pass computes each block again instead of keeping its inside.
+      remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled.
       dtype: of the computation; parameters and the decoded video are float32.
     """

@@ -3,12 +3,8 @@
 Phenaki sec. 2.2 and Table 7, MaskGIT (2202.04200), Token-Critic (2209.04439).
 
     x = E[token] + P_time[i] + P_row[j] + P_column[k]      tokens in raster order, time first
-    E[token] = R[token] + Σ_i D_i[digit i of the token]    with `levels`; else R alone
     x = transformer(x, text)                               every token sees every token
     logits = E norm(gelu(W x)) + bias                      E without its mask row
-
-A code of FSQ is a number with digits, and codes that share digits stand for patches that are alike.
-[guess] `levels` lets their embeddings share what the digits have in common.
 
 Position features, the normalisation of the text and the output head are not published. [guess]
 Learned positions, factorised by axis so that a smaller grid is a part of the largest; the text
@@ -17,7 +13,6 @@ through a LayerNorm; MaskGIT's head, whose last matrix is the embedding.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +21,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vidgen.nn import axes
 from vidgen.nn.transformer import Transformer
-from vidgen.phenaki import scalar_codes
 from vidgen.types import TextEmbedding
 
 _AXES = ("time", "row", "column")
@@ -38,7 +32,6 @@ class TokenNetwork(nn.Module):
 
     Attributes:
       codes: size of the codebook; the token `codes` is the mask.
-      levels: values of each digit of a code, as `quantizer.FSQ.levels`; (): codes have no digits.
       grid: the largest grid of tokens, (time, rows, columns).
       layers: transformer blocks.
       width: features of a token.
@@ -46,13 +39,12 @@ class TokenNetwork(nn.Module):
       mlp: hidden width of the feed-forward branch.
       dropout: rate in training.
       cross: whether it reads text.
-      remat: whether the backward pass computes each block again.
+      remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled.
       dtype: of the computation; parameters, norms and logits are float32.
     """
 
     codes: int = 8192
-    levels: tuple[int, ...] = ()
     grid: tuple[int, int, int] = (6, 16, 16)
     layers: int = 24
     width: int = 2048
@@ -60,7 +52,7 @@ class TokenNetwork(nn.Module):
     mlp: int = 8192
     dropout: float = 0.0
     cross: bool = True
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: Any = "float32"
 
@@ -77,7 +69,8 @@ class TokenNetwork(nn.Module):
         if valid is not None:
             tokens = jnp.where(valid, tokens, self.codes)
             mask = valid.reshape(len(tokens), 1, 1, -1)
-        x = table[tokens] + self._positions(tokens.shape[1:])
+        # Gathered before it is read: a row that is cut by features would have to be cut anew.
+        x = axes.constrain(table, None, "channels")[tokens] + self._positions(tokens.shape[1:])
         x = x.reshape(len(x), -1, self.width)
         if self.dropout and train:
             x = nn.Dropout(self.dropout, deterministic=False)(x)
@@ -100,19 +93,7 @@ class TokenNetwork(nn.Module):
         """A row for every code, and the last for the mask."""
         init = axes.partitioned(_INIT, ("codes", "embed"))
         size = (self.codes + 1, self.width)
-        table = jnp.asarray(self.param("embedding", init, size, jnp.float32))
-        if not self.levels:
-            return table
-        if math.prod(self.levels) != self.codes:
-            raise ValueError(
-                f"{type(self).__name__}.levels are {self.levels}, which make "
-                f"{math.prod(self.levels)} codes, not {self.codes}; give those of the quantizer."
-            )
-        digits = scalar_codes.fsq_digits(jnp.arange(self.codes), self.levels)
-        for i, count in enumerate(self.levels):
-            shared = self.param(f"digit_{i}", init, (count, self.width), jnp.float32)
-            table = table.at[: self.codes].add(jnp.asarray(shared)[digits[:, i]])
-        return table
+        return jnp.asarray(self.param("embedding", init, size, jnp.float32))
 
     def _positions(self, grid: tuple[int, ...]) -> Float[Array, "gt gh gw d"]:
         """The sum of one learned vector an axis."""

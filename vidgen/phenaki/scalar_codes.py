@@ -35,15 +35,11 @@ def fsq_index(rounded: Float[Array, "*x i"], levels: Sequence[int]) -> Int[Array
     return jnp.sum(digits * _radix(levels), axis=-1).astype(jnp.int32)
 
 
-def fsq_digits(indices: Int[Array, "*x"], levels: Sequence[int]) -> Int[Array, "*x i"]:
-    """The digits of these indices, from 0 on."""
-    return indices[..., None] // _radix(levels) % jnp.asarray(levels)
-
-
 def fsq_code(indices: Int[Array, "*x"], levels: Sequence[int]) -> Float[Array, "*x i"]:
     """The rounded features that have these indices."""
-    half = jnp.asarray(levels) // 2
-    return (fsq_digits(indices, levels) - half).astype(jnp.float32)
+    count = jnp.asarray(levels)
+    digits = indices[..., None] // _radix(levels) % count
+    return (digits - count // 2).astype(jnp.float32)
 
 
 def lfq_index(code: Float[Array, "*x i"]) -> Int[Array, "*x"]:

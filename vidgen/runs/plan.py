@@ -24,7 +24,14 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Key
 
-from vidgen.runs import plan_explain, plan_memory, plan_tables, trained
+from vidgen.runs import (
+    plan_explain,
+    plan_memory,
+    plan_programs,
+    plan_suggestions,
+    plan_tables,
+    trained,
+)
 from vidgen.train import flops
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -178,7 +185,7 @@ class Plan:
     @functools.cached_property
     def _devices(self) -> Sequence[Any] | None:
         """Those of the topology; None: the devices at hand."""
-        return plan_memory.topology(self.topology) if self.topology else None
+        return plan_programs.topology(self.topology) if self.topology else None
 
     def __call__(self) -> None:
         """Prints the report: tables, or with `as_json` one object on standard output."""
@@ -227,7 +234,7 @@ class Plan:
 
     def _model(self, trainer: Trainer, batch_size: int, brief: bool) -> Report:
         if self._devices is not None:
-            elsewhere = plan_memory.Elsewhere.of(trainer.partitioner, self._devices)
+            elsewhere = plan_programs.Elsewhere.of(trainer.partitioner, self._devices)
             trainer = dataclasses.replace(trainer, partitioner=elsewhere)
         model: Any = trainer.model
         batch = model.batch_spec(batch_size, *self._text)
@@ -247,9 +254,11 @@ class Plan:
         report |= self._sampled(model, params)
         report |= plan_memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
-            report |= plan_memory.training_step(trainer, model.name, batch)
+            report |= plan_programs.training_step(trainer, batch)
+            if report["fits"] is False:
+                report["would_fit"] = plan_suggestions.fitting(trainer, batch)
         if self.sampling:
-            report["sampling"] = plan_memory.sampling_step(trainer, model.name, *self._text)
+            report["sampling"] = plan_programs.sampling_step(trainer, *self._text)
         return report
 
     @property

@@ -153,11 +153,24 @@ def _operations(model: Report) -> list[tuple[str, str]]:
 
 def _memory_rows(found: Report) -> list[tuple[str, str]]:
     peak, limit = found["peak_bytes_per_device"], found["device_bytes"]
-    return [
+    rows = [
         ("peak", "more than there is" if peak is None else _gib(peak)),
         ("there is", "unknown" if limit is None else _gib(limit)),
         ("fits", {True: "yes", False: "no", None: "unknown"}[found["fits"]]),
     ]
+    if received := found.get("collective_bytes_per_device"):
+        rows.append(("received", _gib(sum(received.values()))))
+    return rows + _would_fit(found)
+
+
+def _would_fit(found: Report) -> list[tuple[str, str]]:
+    """What to change where the step does not fit."""
+    if "would_fit" not in found:
+        return []
+    if (instead := found["would_fit"]) is None:
+        return [("would fit", "with a smaller BATCH_SIZE or on more devices")]
+    settings = ", ".join(f"{name} = {value}" for name, value in instead["settings"].items())
+    return [(f"with {settings}", _gib(instead["peak_bytes_per_device"]))]
 
 
 def _mesh(model: Report) -> str:

@@ -94,6 +94,8 @@ def _count_equation(equation: Any, seen: dict[int, int]) -> int:
         return equation.params["length"] * sum(bodies)
     if name == "shard_map":  # its body is one device's share
         return equation.params["mesh"].size * sum(bodies)
+    if name == "pallas_call":  # its body is one cell of the grid
+        return math.prod(equation.params["grid_mapping"].grid) * sum(bodies)
     return sum(bodies)  # jit, remat, custom_vjp, custom_jvp, while, ...
 
 

@@ -1,4 +1,6 @@
-"""Metrics: added up on the device, written by the first process to JSON lines and TensorBoard.
+"""Metrics: added up on the device, written by the first process to JSON lines and to boards.
+
+Boards are TensorBoard, and Weights & Biases where it is asked for (`wandb_board.py`).
 
 `MODEL_DIR/metrics.jsonl` has one object a line with `step` among its keys, each step once: a run
 that resumes from step n first drops the lines beyond n, which it is about to write again. Values
@@ -19,6 +21,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from vidgen.train import wandb_board
 from vidgen.types import Mean, Metrics
 
 
@@ -86,21 +89,23 @@ class MetricsWriter:
     """The log of one run; on every process but the first it does nothing."""
 
     def __init__(
-        self, model_dir: epath.PathLike, *, resume_step: int = 0, tensorboard: bool = True
+        self, model_dir: epath.PathLike, *, resume_step: int = 0, boards: bool = True
     ) -> None:
         """Opens the log and removes what lies beyond `resume_step`, which will come again."""
         self._active = jax.process_index() == 0
-        self._board: Any = None
+        self._boards: list[Any] = []
         if not self._active:
             return
         self.path = epath.Path(model_dir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_beyond(resume_step)
-        if tensorboard:
+        if boards:
             from tensorboardX import SummaryWriter  # imported late: it is slow to load
 
             folder = os.fspath(epath.Path(model_dir) / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=resume_step + 1, flush_secs=30)
+            board = SummaryWriter(folder, purge_step=resume_step + 1, flush_secs=30)
+            self._boards.append(board)
+            self._boards += filter(None, [wandb_board.open_board(model_dir)])
 
     def _drop_beyond(self, step: int) -> None:
         if not self.path.exists():
@@ -115,31 +120,31 @@ class MetricsWriter:
         beside.replace(self.path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line and the same numbers to TensorBoard."""
+        """Appends one line, and gives the same numbers to the boards."""
         if not self._active:
             return
         first = {"loss": values["loss"]} if "loss" in values else {}
         line = {"step": int(step)} | {k: _finite(v) for k, v in (first | dict(values)).items()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board is not None:
+        for board in self._boards:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                board.add_scalar(name, value, step)
 
     def write_video(self, step: int, name: str, video: Float[np.ndarray, "b t h w c"]) -> None:
-        """Adds clips (float in [-1, 1]) to TensorBoard: a row for each, frames left to right."""
-        if not self._active or self._board is None:
+        """Gives clips (float in [-1, 1]) to the boards: a row for each, frames left to right."""
+        if not self._boards:
             return
         b, t, h, w, c = video.shape
         sheet = video.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
         image = np.clip((sheet + 1.0) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-        self._board.add_image(name, image, step, dataformats="HWC")
+        for board in self._boards:
+            board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        while self._boards:
+            self._boards.pop().close()
 
 
 def _finite(value: float) -> float | None:

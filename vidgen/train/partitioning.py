@@ -26,8 +26,9 @@ import jax
 import optax
 from flax import linen as nn  # only for its axis rules: layers stay out of this package
 from flax.core import meta
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vidgen.train import device_mesh
 from vidgen.train.model import TrainState
 from vidgen.types import Params
 
@@ -115,12 +116,14 @@ class Partitioner:
       mesh_shape: devices along each axis; one may be -1, "all that are left".
       rules: ordered pairs of a logical name and a mesh axis, a tuple of mesh axes, or None.
       device_count: use only the first so many devices; None uses all.
+      slice_axis: the mesh axis along which slices follow each other (`train/device_mesh.py`).
     """
 
     rules: Rules
     mesh_axes: Sequence[str] = ("data", "fsdp", "tensor")
     mesh_shape: Sequence[int] = (-1, 1, 1)
     device_count: int | None = None
+    slice_axis: str = "data"
 
     def __post_init__(self) -> None:
         # Tuples throughout, so that it can be hashed.
@@ -172,10 +175,9 @@ class Partitioner:
             raise ValueError(
                 f"Partitioner.device_count is {self.device_count}; there are {available} device(s)."
             )
-        sizes = tuple(self.sizes().values())
-        devices = jax.devices()[: math.prod(sizes)]
-        types = (AxisType.Auto,) * len(sizes)
-        return jax.make_mesh(sizes, self.mesh_axes, types, devices=devices)
+        sizes = self.sizes()
+        devices = jax.devices()[: math.prod(sizes.values())]
+        return device_mesh.make(devices, sizes, self.slice_axis)
 
     def placements(self, boxed_params: Params, device_count: int | None = None) -> list[Placement]:
         """The layout of every parameter, in tree order. Needs no devices if their count is given.

@@ -1,0 +1,112 @@
+"""Compares what `vidgen plan --compile` says of a training step with what the step takes.
+
+    python benchmarks/memory.py phenaki_cvivit_demo phenaki_maskgit_demo imagen_base_demo
+    python benchmarks/memory.py imagen_base_demo --batch_size=16
+
+One Markdown line an experiment, each measured in a process of its own. `predicted` is the peak that
+the compiler tells; `measured` the most bytes in use in three steps: of the accelerator's memory, or
+on a CPU of this process, less what it held when everything was compiled and nothing yet made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from peers import MIB, forget_peak, peak, resident
+
+from vidgen import gin_utils
+from vidgen.runs import plan_programs, trained
+from vidgen.runs.train import Train
+from vidgen.train.trainer import Trainer
+
+HEADER = (
+    "| experiment | batch | device | predicted, MiB | measured, MiB | |\n|---|---|---|---|---|---|"
+)
+STEPS = 3
+
+
+def measure(experiment: str, batch_size: int | None) -> dict[str, Any]:
+    """One line; it must be the first that this process does."""
+    files = ["runs/train.gin", f"experiments/{experiment}.gin"]
+    bindings = ["MODEL_DIR='none'"]
+    if "maskgit" in experiment:
+        bindings.append("TOKENIZER_DIR='none'")
+    if batch_size:
+        bindings.append(f"BATCH_SIZE={batch_size}")
+    with gin_utils.session(files, bindings):
+        run = gin_utils.build(Train)
+    trainer, size = run.trainer, run.dataset.batch_size
+    model: Any = trainer.model
+    spec = model.batch_spec(size, run.text_encoder.length, run.text_encoder.dim)
+    device = jax.devices()[0]
+    predicted = plan_programs.training_step(trainer, spec)["peak_bytes_per_device"]
+    steps(trainer, spec)  # compiles all that runs
+    forget_peak()
+    before = resident()
+    steps(trainer, spec, forget_peak)
+    used = peak() - before
+    if device.platform != "cpu":
+        used = (device.memory_stats() or {})["peak_bytes_in_use"]
+    return {
+        "experiment": experiment,
+        "batch": size,
+        "device": device.device_kind,
+        "predicted": predicted,
+        "measured": used,
+    }
+
+
+def steps(trainer: Trainer, spec: Any, begin: Any = lambda: None) -> None:
+    """A few steps from fresh weights; `begin` is called when all that they read is there."""
+    rng = np.random.default_rng(0)
+
+    def fill(x: Any) -> Any:
+        if x.dtype == bool:
+            return np.ones(x.shape, bool)
+        return rng.normal(size=x.shape, scale=0.5).astype(x.dtype)
+
+    batch = trainer.partitioner.to_global(jax.tree.map(fill, spec))
+    frozen = jax.tree.map(fill, trained.spec(trainer.model))
+    frozen = jax.device_put(frozen, trainer.partitioner.replicated())
+    state = trainer.init_state(jax.random.key(0), spec)
+    begin()
+    for _ in range(STEPS):
+        state, metrics = trainer.train_step(state, frozen, batch, jax.random.key(1), math.inf)
+        jax.block_until_ready((state, metrics))
+
+
+def main() -> None:
+    """Measure each experiment."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiments", nargs="+", help="names of gin_configs/experiments")
+    parser.add_argument("--batch_size", type=int, help="instead of that of the experiment")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.child:
+        print(json.dumps(measure(flags.experiments[0], flags.batch_size)))
+        return
+    print(HEADER, flush=True)
+    for name in flags.experiments:
+        command = [sys.executable, __file__, name, "--child"]
+        command += [f"--batch_size={flags.batch_size}"] if flags.batch_size else []
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr.strip()}")
+        row = json.loads(done.stdout.splitlines()[-1])
+        ratio = row["measured"] / row["predicted"]
+        sizes = (f"{row[key] / MIB:,.0f}" for key in ("predicted", "measured"))
+        print("|", name, "|", row["batch"], "|", row["device"], "|", " | ".join(sizes), end=" ")
+        print(f"| {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

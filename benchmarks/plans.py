@@ -1,0 +1,122 @@
+"""What the published models need in training on TPUs, as the TPU compiler says; no TPU is needed.
+
+    python benchmarks/plans.py --output=plans.jsonl            # every row: an hour on two cores
+    python benchmarks/plans.py --rows='^phenaki' --output=plans.jsonl
+    python benchmarks/plans.py --from=plans.jsonl               # the table of what is there
+
+Each row is `vidgen plan --compile` in a process of its own: the training step of the `_paper`
+experiment is compiled for a topology, a mesh and a batch on which it fits (pip install libtpu).
+
+    state     parameters, optimizer state, averaged parameters, gradients: of one chip
+    peak      of one chip, activations included
+    received  by one chip from others in a step; "-" where libtpu cannot print the program
+    TFLOP     of one chip in a step, what is computed twice counted twice
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+GIB = 2**30
+HEADER = (
+    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | received, GiB | TFLOP |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+class Row(NamedTuple):
+    """A configuration that is known to fit."""
+
+    experiment: str
+    topology: str
+    batch: int
+    mesh: str = "fsdp"
+    shape: str = "(1, -1, 1)"
+
+
+ROWS = {
+    "imagen base": Row("imagen_base_paper", "v4:4x4x4", 128),
+    "imagen tsr1": Row("imagen_tsr1_paper", "v4:4x4x4", 128),
+    "imagen ssr1": Row("imagen_ssr1_paper", "v4:4x4x4", 128),
+    "imagen ssr2": Row("imagen_ssr2_paper", "v4:4x4x4", 128),
+    "imagen tsr2": Row("imagen_tsr2_paper", "v4:4x4x4", 128),
+    "imagen tsr3": Row("imagen_tsr3_paper", "v4:4x4x4", 128),
+    "imagen ssr3": Row("imagen_ssr3_paper", "v4:4x4x4", 128),
+    "phenaki cvivit": Row("phenaki_cvivit_paper", "v4:2x2x4", 128),
+    "phenaki maskgit": Row("phenaki_maskgit_paper", "v4:4x4x4", 512),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile the rows, or show those of a file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows that this finds")
+    parser.add_argument("--output", type=Path, metavar="JSONL", help="append each row here")
+    parser.add_argument("--from", dest="source", type=Path, metavar="JSONL", help="compile nothing")
+    flags = parser.parse_args(arguments)
+    if flags.source:
+        found = [json.loads(line) for line in flags.source.read_text().splitlines()]
+    else:
+        names = [name for name in ROWS if re.search(flags.rows, name)]
+        found = [measure(name, flags.output) for name in names]
+    latest = {row["row"]: row for row in found}
+    print("\n".join([HEADER, *(line(latest[name]) for name in ROWS if name in latest)]))
+
+
+def measure(name: str, output: Path | None) -> dict[str, Any]:
+    """The plan of one row, and the seconds that it took."""
+    row = ROWS[name]
+    command = [sys.executable, "-m", "vidgen.main", "plan", "--json", "--compile"]
+    command += [f"--gin_file=experiments/{row.experiment}.gin", f"--gin_file=mesh/{row.mesh}.gin"]
+    command += [f"--gin.MESH_SHAPE={row.shape}", f"--gin.BATCH_SIZE={row.batch}"]
+    command += [f"--topology={row.topology}"]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr.strip()}")
+    (model,) = json.loads(done.stdout)["models"]
+    found = {"row": name, "topology": row.topology, "seconds": time.perf_counter() - start} | model
+    print(f"{name}: {found['seconds']:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
+    if output:
+        with output.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+    return found
+
+
+def line(found: dict[str, Any]) -> str:
+    """One row of the table."""
+    held = found["bytes_per_device"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    received = found.get("collective_bytes_per_device")
+    peak = gib(found["peak_bytes_per_device"]) if found["fits"] else "does not fit"
+    cells = (
+        found["row"],
+        f"{found['parameters'] / 1e9:.2f} B",
+        f"{found['devices']} x {found['topology'].split(':')[0]}",
+        mesh,
+        str(found["batch_size"]),
+        gib(held["total"] - held["batch"]),
+        peak,
+        "-" if received is None else gib(sum(received.values())),
+        f"{found['flops_per_step'] / found['devices'] / 1e12:,.3g}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB."""
+    return f"{count / GIB:.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Attention that never holds all its logits: the platform's kernel, or blocks of queries.
+
+    TPU      flash attention in Pallas        no bias; a mask hides a key from all queries
+    CUDA     cuDNN's, through jax.nn          neither bias nor mask, in 16 bits
+    any      softmax(q_block·kᵀ)·v, block by block, and once more in the backward pass
+
+Small attention runs as plain products, which are as fast then. All are the same up to rounding,
+with the softmax in float32. A kernel sees one device's share of the examples and of the heads, and
+all their tokens: what a mesh cuts of those is gathered before it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen import spmd
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+# [guess] Logits of a head from which on a kernel runs, and where there is none, blocks do (which
+# cost time): 512 x 512 and 2048 x 2048 tokens, 1 and 16 MiB of float32 for each head of an example.
+KERNEL_FROM = 2**18
+BLOCKS_FROM = 2**22
+_BLOCK_LOGITS = 2**20  # of a head, in a block of queries
+_LANES = 128  # tokens come in multiples of this on a TPU
+
+
+def dot_product_attention(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "n k h d"],
+    v: Float[Array, "n k h d"],
+    *,
+    bias: Float[Array, "#n h q k"] | None = None,
+    mask: Bool[Array, "#n #h #q k"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "n q h d"]:
+    """As `jax.nn.dot_product_attention`, by the kernel that fits platform and sizes.
+
+    What comes out for a query that may see no key is not defined.
+    """
+    logits = q.shape[1] * k.shape[1]
+    platform = _platform() if logits >= KERNEL_FROM and bias is None else ""
+    if platform == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
+        return flash(q, k, v, None if mask is None else mask[:, 0, 0], scale)
+    if platform in ("gpu", "cuda") and mask is None and _cudnn_takes(q):
+        return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+    if logits >= BLOCKS_FROM:
+        return by_blocks(q, k, v, bias, mask, scale, block=max(1, _BLOCK_LOGITS // k.shape[1]))
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+
+
+def by_blocks(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "n k h d"],
+    v: Float[Array, "n k h d"],
+    bias: Float[Array, "#n h q k"] | None,
+    mask: Bool[Array, "#n #h #q k"] | None,
+    scale: float | None,
+    *,
+    block: int,
+) -> Float[Array, "n q h d"]:
+    """The attention of about `block` queries at a time; a block takes every so manieth query.
+
+    So each device has a part of every block where a mesh cuts the queries into runs.
+    """
+    length = q.shape[1]
+    count = -(-length // block)
+
+    @jax.checkpoint
+    def attend(parts: tuple[Any, ...]) -> Array:
+        some, bias_of, mask_of = parts
+        return jax.nn.dot_product_attention(some, k, v, bias=bias_of, mask=mask_of, scale=scale)
+
+    def cut(x: Array | None, axis: int) -> Array | None:
+        """The blocks of x as a new first axis."""
+        if x is None:
+            return None
+        if x.shape[axis] == 1 != length:  # the same for all queries
+            return jnp.broadcast_to(x, (count, *x.shape))
+        x = _padded(x, axis, count)
+        x = x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis + 1, 0)
+
+    out = jax.lax.map(attend, (cut(q, 1), cut(bias, 2), cut(mask, 2)))
+    out = jnp.moveaxis(out, 0, 2)
+    return out.reshape(len(q), -1, *q.shape[2:])[:, :length]
+
+
+def flash(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "n k h d"],
+    v: Float[Array, "n k h d"],
+    keys: Bool[Array, "#n k"] | None,
+    scale: float | None,
+) -> Float[Array, "n q h d"]:
+    """Flash attention on a TPU; `keys` is False on keys that no query of an example may see."""
+    length, memory = q.shape[1], k.shape[1]
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (_padded(x, 1, _LANES) for x in (q, k, v))
+    kernel = functools.partial(_kernel, factor)
+    if keys is None and k.shape[1] == memory:
+        return _on_each_device(kernel, q, k, v)[:, :length]
+    keys = jnp.ones((1, memory), bool) if keys is None else keys
+    keys = jnp.broadcast_to(_padded(keys, 1, _LANES), k.shape[:2])
+    return _on_each_device(kernel, q, k, v, keys)[:, :length]
+
+
+def _kernel(scale: float, q: Array, k: Array, v: Array, keys: Array | None = None) -> Array:
+    # Imported late: Pallas takes a second, and only a TPU needs it.
+    from jax.experimental.pallas.ops.tpu import flash_attention as tpu
+
+    if keys is not None:  # a query sees the keys of its own segment, 1
+        ones = jnp.ones(q.shape[:2], jnp.int32)
+        segments = tpu.SegmentIds(q=ones, kv=keys.astype(jnp.int32))
+    rows, columns = (next(b for b in (512, 256, 128) if x.shape[1] % b == 0) for x in (q, k))
+    sizes = tpu.BlockSizes(
+        block_b=1,
+        **dict.fromkeys(("block_q", "block_q_major_dkv", "block_q_dkv", "block_q_dq"), rows),
+        **dict.fromkeys(("block_k_major", "block_k", "block_k_major_dkv", "block_k_dkv"), columns),
+        **dict.fromkeys(("block_k_major_dq", "block_k_dq"), columns),
+    )
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    out = tpu.flash_attention(
+        *heads_first,
+        segment_ids=None if keys is None else segments,
+        sm_scale=scale,
+        block_sizes=sizes,
+    )
+    return jnp.swapaxes(out, 1, 2)
+
+
+def _on_each_device(kernel: Any, q: Array, *rest: Array) -> Array:
+    """`kernel` on the share of the examples and heads that each device of the mesh has."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return kernel(q, *rest)
+    names = spmd.logical_to_mesh_axes(("batch", None, "heads", None)) or ()
+    spec = PartitionSpec(
+        *(
+            axes if _ways(mesh, axes) and size % _ways(mesh, axes) == 0 else None
+            for axes, size in zip(names, q.shape, strict=False)
+        )
+    )
+    specs = tuple(spec if x.ndim == 4 else PartitionSpec(*spec[:1]) for x in (q, *rest))
+    return jax.shard_map(kernel, in_specs=specs, out_specs=spec, check_vma=False)(q, *rest)
+
+
+def _ways(mesh: Any, axes: Any) -> int:
+    """Devices along these mesh axes; 0 for none."""
+    if axes is None:
+        return 0
+    ways = 1
+    for axis in (axes,) if isinstance(axes, str) else axes:
+        ways *= mesh.shape[axis]
+    return ways
+
+
+def _padded(x: Array, axis: int, multiple: int) -> Array:
+    """`x` with zeros (False) after it, so that the axis is a multiple of so many."""
+    missing = -x.shape[axis] % multiple
+    if not missing:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, missing)
+    return jnp.pad(x, widths)
+
+
+def _cudnn_takes(q: Array) -> bool:
+    """cuDNN's kernel has no float32, and heads of up to 128 features, by eights."""
+    return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+
+
+def _platform() -> str:
+    """What the program is traced for: the devices of the mesh, which need not be here."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if device is None:
+        return jax.default_backend()
+    kind = device.device_kind.lower()
+    return "tpu" if "tpu" in kind else "cpu" if kind == "cpu" else "gpu"

@@ -1,0 +1,38 @@
+"""Rematerialisation by name: what of a block is kept for the backward pass, beside its input.
+
+none      all that the gradient needs
+products  the results of all matrix products, those of attention too
+dots      the results of matrix products with parameters
+full      nothing: the block runs again
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+POLICIES = {
+    "none": None,
+    "products": jax.checkpoint_policies.dots_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def check(owner: str, policy: str) -> None:
+    """Raises ValueError unless `policy` is one of `POLICIES`."""
+    if policy not in POLICIES:
+        raise ValueError(f"{owner}.remat is {policy!r}; choose one of {tuple(POLICIES)}.")
+
+
+def rematerialized(block: Any, policy: str, *, in_loop: bool) -> Any:
+    """The module class `block` that keeps what `policy` says.
+
+    Outside a loop the compiler has to be kept from merging the recomputation with the original
+    (`in_loop` False); inside one it cannot.
+    """
+    if policy == "none":
+        return block
+    return nn.remat(block, policy=POLICIES[policy], prevent_cse=not in_loop)

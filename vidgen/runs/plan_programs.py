@@ -1,0 +1,204 @@
+"""What the compiler says of a program for a whole mesh: memory, and bytes between devices.
+
+    peak       arguments + results + temporaries + code - what is written over its argument
+
+A program can be compiled for the devices at hand, or for TPUs that are not (`topology`): libtpu
+holds the compiler, and needs no TPU for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
+
+from vidgen.runs import plan_collectives, trained
+from vidgen.train import device_mesh
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.trainer import Trainer
+
+Report = dict[str, Any]
+# Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
+_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+_NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# GiB of a TPU, by the beginning of `device_kind`; its compiler leaves a little for itself.
+_HBM = (("TPU v4", 32), ("TPU v5 lite", 16), ("TPU v5", 95), ("TPU v6 lite", 32))
+# "Used 47.50G of 31.25G hbm", "temporaries (38.31G) exceeds available HBM (31.25G)"
+_NEEDED = re.compile(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elsewhere(Partitioner):
+    """A partitioner over devices that need not be here.
+
+    Attributes:
+      devices: as `jax.devices()` gives them, or the description of a topology.
+    """
+
+    devices: Sequence[Any]
+
+    @classmethod
+    def of(cls, partitioner: Partitioner, devices: Sequence[Any]) -> Elsewhere:
+        """The same axes and rules over other devices: all of them, or its `device_count`."""
+        fields = {f.name: getattr(partitioner, f.name) for f in dataclasses.fields(partitioner)}
+        count = partitioner.device_count or len(devices)
+        if count > len(devices):
+            raise ValueError(
+                f"Partitioner.device_count is {count}; the topology has {len(devices)} device(s)."
+            )
+        return cls(**fields | {"devices": tuple(devices[:count]), "device_count": count})
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The mesh of those devices."""
+        return device_mesh.make(self.devices, self.sizes(), self.slice_axis)
+
+
+def topology(name: str) -> Sequence[Any]:
+    """The devices of a TPU topology such as "v5p:2x2x1" or "v6e:2x2"; no TPU is needed.
+
+    "v6e:16x16*2" is two slices of it, which a slower network connects.
+
+    Raises:
+      ValueError: libtpu is not installed, or knows no such topology.
+    """
+    from jax.experimental import topologies  # starts libtpu: only where it is asked for
+
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
+    # A v4 chip has two cores, which work as one device.
+    options: Report = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
+    kind, _, slices = name.partition("*")
+    if slices:
+        options["num_slices"] = int(slices) if slices.isdecimal() else 0
+    try:
+        return topologies.get_topology_desc(kind, "tpu", **options).devices
+    except Exception as error:
+        if "not installed" in str(error):
+            raise ValueError(
+                f"--topology={name} needs the compiler for TPUs, libtpu: "
+                'pip install "vidgen[tpu]" (no TPU is needed).'
+            ) from error
+        raise ValueError(
+            f"--topology={name} is refused by libtpu ({' '.join(str(error).split())}); give a "
+            "kind of TPU and its shape, like v5p:2x2x1, v6e:2x2, v4:2x2x1 or v6e:16x16*2."
+        ) from error
+
+
+def training_step(trainer: Trainer, batch: Any) -> Report:
+    """What the compiler says about the real training step."""
+    model: Any = trainer.model
+    key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
+    arguments = (trainer.abstract_state(batch), trained.spec(trainer.model), batch, key, limit)
+    program = trainer.train_program(batch)
+    what = f"the training step of {model.name}"
+    return _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+
+
+def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
+    """What the compiler says about one step of sampling whole clips, one a part of the batch."""
+    partitioner, model = trainer.partitioner, trainer.model
+    clips = partitioner.batch_ways()
+    planned: Any = model
+    boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
+    params = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
+        unbox(boxed),
+        partitioner.param_shardings(boxed),
+    )
+    program, arguments = planned.step_spec(params, clips, text_length, text_dim)
+    arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
+
+    def lower() -> Any:
+        with partitioner.context():
+            return program.lower(*arguments)
+
+    found = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
+    return {"clips": clips, "shape": list(planned.shape.thwc)} | found
+
+
+def _placed(partitioner: Partitioner, x: Any) -> Any:
+    """An argument of sampling as `vidgen generate` lays it out over the mesh."""
+    if not isinstance(x, jax.ShapeDtypeStruct) or x.sharding is not None:
+        return x
+    to = partitioner.sampling_sharding(x.shape) if x.ndim > 1 else partitioner.replicated()
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+
+
+def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> Report:
+    print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
+    device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
+    limit = _memory_of(device, devices)
+    report: Report = {"compiled_for": f"{devices} x {device.device_kind}"}
+    try:
+        with _uncached():
+            compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        peak, said = _said(str(error))
+        return report | {
+            "fits": False,
+            "peak_bytes_per_device": peak,
+            "device_bytes": limit or said,
+        }
+    stats = compiled.memory_analysis()
+    peak = stats.argument_size_in_bytes + stats.output_size_in_bytes
+    peak += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    peak -= stats.alias_size_in_bytes  # what is written over an argument, such as the new state
+    # A TPU's compiler refuses what does not fit, and knows best what does.
+    fits = True if device.platform == "tpu" else peak <= limit if limit else None
+    report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
+    return report | {"collective_bytes_per_device": _collectives(compiled)}
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Programs are compiled anew: one for a TPU that comes from the cache knows no sizes."""
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _collectives(compiled: Any) -> dict[str, int] | None:
+    """What a device receives from others, by kind; None where the compiler does not tell."""
+    try:
+        return plan_collectives.received(compiled.as_text())
+    except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
+        return None
+
+
+def _said(error: str) -> tuple[int | None, int | None]:
+    """(bytes needed at least, bytes there) from the words of a TPU's compiler, if it says so."""
+    if not (match := _NEEDED.search(error)):
+        return None, None
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    numbers = (match[1], match[2]), (match[3], match[4])
+    needed, there = (int(float(number) * 2 ** units[unit]) for number, unit in numbers)
+    return needed, there
+
+
+def _memory_of(device: Any, devices: int) -> int | None:
+    """Bytes of a device's memory; simulated CPU devices share the machine's."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # of a topology
+        gigabytes = next((n for kind, n in _HBM if device.device_kind.startswith(kind)), None)
+        return gigabytes and gigabytes * 2**30

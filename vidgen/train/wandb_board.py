@@ -1,0 +1,64 @@
+"""Weights & Biases, where the environment variable WANDB_PROJECT names a project.
+
+All else is said with its own variables (WANDB_ENTITY, WANDB_MODE=offline, ...). A run that goes on
+in the same MODEL_DIR goes on there too; steps that it makes again are kept as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+
+class WandbBoard:
+    """Takes what TensorBoard's writer takes."""
+
+    def __init__(self, run: Any, image: Any) -> None:
+        """Logs to a run of wandb; `image` makes its pictures."""
+        self._run, self._image = run, image
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """One number of a step."""
+        self._run.log({name: value}, step=step)
+
+    def add_image(
+        self, name: str, image: UInt8[np.ndarray, "h w c"], step: int, dataformats: str
+    ) -> None:
+        """A picture; `dataformats` is "HWC"."""
+        self._run.log({name: self._image(image)}, step=step)
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._run.finish()
+
+
+def open_board(model_dir: epath.PathLike) -> WandbBoard | None:
+    """The board of the run in MODEL_DIR; None where WANDB_PROJECT is not set.
+
+    Raises:
+      ValueError: it is set, and wandb is not installed.
+    """
+    if not os.environ.get("WANDB_PROJECT"):
+        return None
+    try:
+        import wandb  # an extra
+    except ImportError as error:
+        raise ValueError(
+            "WANDB_PROJECT is set, but Weights & Biases is not installed: "
+            'pip install "vidgen[wandb]", or unset it.'
+        ) from error
+    folder = epath.Path(model_dir)
+    where = os.fspath(folder)
+    name = hashlib.sha256((where if "://" in where else os.path.abspath(where)).encode())
+    run = wandb.init(
+        id=name.hexdigest()[:16],
+        name=folder.name,
+        dir=None if "://" in where else where,
+        resume="allow",
+    )
+    return WandbBoard(run, wandb.Image)

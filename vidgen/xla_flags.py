@@ -1,0 +1,34 @@
+"""Settings of the compiler that hide communication between devices behind computation.
+
+They are read once, when the first device is asked for, so `vidgen` sets them when it starts. What a
+user has set in XLA_FLAGS or LIBTPU_INIT_ARGS stays. The latency-hiding scheduler itself is on by
+default on TPUs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+TPU = (
+    "--xla_tpu_enable_async_collective_fusion=true",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "--xla_tpu_overlap_compute_collective_tc=true",
+    "--xla_enable_async_all_gather=true",
+)
+
+
+def set_defaults() -> None:
+    """Adds the settings to the environment of this process."""
+    if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        _add("XLA_FLAGS", GPU)
+    _add("LIBTPU_INIT_ARGS", TPU)
+
+
+def _add(variable: str, flags: tuple[str, ...]) -> None:
+    present = os.environ.get(variable, "").split()
+    named = {flag.partition("=")[0] for flag in present}
+    new = [flag for flag in flags if flag.partition("=")[0] not in named]
+    os.environ[variable] = " ".join([*present, *new])
