@@ -357,7 +357,7 @@ def test_width_may_change_between_levels_of_one_resolution():
     [
         (dict(norm="batch"), "'batch'; choose one of .*group.*channel"),
         (dict(dtype="float16"), "'float16'; choose one of .*float32.*bfloat16"),
-        (dict(remat="some"), "'some'; choose one of .*none.*full.*dots"),
+        (dict(remat="some"), "'some'; choose one of .*none.*products.*dots.*full"),
         (dict(levels=()), "levels is empty; give at least one LevelSpec"),
     ],
 )
