@@ -48,17 +48,29 @@ fi
 LOG_DIR="${LOG_DIR:-$(mktemp -d)}"
 mkdir -p "$LOG_DIR"
 say "logs of the processes: $LOG_DIR"
+rm -f "$LOG_DIR/shown"
+mkfifo "$LOG_DIR/shown"
+(trap '' INT TERM; exec tee "$LOG_DIR/0.log") < "$LOG_DIR/shown" &
+tee="$!"
 pids=()
 for ((process = 0; process < processes; process++)); do
   mapfile -t settings < <(environment "$process")
   log="$LOG_DIR/$process.log"
   if [ "$process" -eq 0 ]; then
-    env "${settings[@]}" vidgen train "$@" > >(tee "$log") 2>&1 &
+    env "${settings[@]}" vidgen train "$@" > "$LOG_DIR/shown" 2>&1 &
   else
     env "${settings[@]}" vidgen train "$@" > "$log" 2>&1 &
   fi
   pids+=("$!")
 done
+
+# All that process 0 said is in its log, and shown; bounded, a stray child may hold the pipe.
+shown() {
+  for ((tenths = 0; tenths < 50; tenths++)); do
+    kill -0 "$tee" 2> /dev/null || return 0
+    sleep 0.1
+  done
+}
 
 # A signal goes on to all of them: they save together, and end.
 trap 'kill -TERM "${pids[@]}" 2> /dev/null || true' TERM
@@ -82,10 +94,13 @@ while [ "${#left[@]}" -gt 0 ]; do
       for ((process = 0; process < processes; process++)); do
         [ "${pids[$process]}" != "$ended" ] || break
       done
+      [ "$process" -ne 0 ] || shown
       say "process $process ended with status $code:"
       tail -n 5 "$LOG_DIR/$process.log" >&2
       [ "${#left[@]}" -eq 0 ] || kill -KILL "${left[@]}" 2> /dev/null || true
     fi
   fi
 done
+shown
+rm "$LOG_DIR/shown"
 exit "$status"

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,17 +119,29 @@ def test_help_is_the_comment_at_the_head(script):
 # ---- statuses ------------------------------------------------------------------------------------
 
 
+def script(path, commands):
+    path.write_text(f"#!/bin/sh\n{commands}\n")
+    path.chmod(0o755)
+
+
 def test_preemption_starts_it_again(tmp_path):
     """A `vidgen` that is preempted twice, and then done."""
-    (tmp_path / "vidgen").write_text(
-        f"#!/bin/sh\necho >> {tmp_path}/calls\n[ $(wc -l < {tmp_path}/calls) -gt 2 ] || exit 75\n"
-    )
-    (tmp_path / "vidgen").chmod(0o755)
+    calls = tmp_path / "calls"
+    script(tmp_path / "vidgen", f"echo >> {calls}; [ $(wc -l < {calls}) -gt 2 ] || exit 75")
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     told = run("local.sh", *FLAGS, PATH=path)
     assert told.stderr.count("preempted; starting again") == 2
-    (tmp_path / "calls").unlink()
+    calls.unlink()
     run("local.sh", *FLAGS, PATH=path, RESTARTS="1", status=75)
+
+
+def test_the_log_is_shown_whole_however_late_it_is_written(tmp_path):
+    script(tmp_path / "vidgen", "echo it is broken; [ $JAX_PROCESS_ID = 1 ] || exit 2; sleep 60")
+    script(tmp_path / "tee", f"sleep 1; exec {shutil.which('tee')} $1")
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    told = run("local_multiprocess.sh", "2", status=2, PATH=path)
+    assert "process 0 ended with status 2:\nit is broken\n" in told.stderr
+    assert "it is broken\n" in told.stdout
 
 
 # ---- processes that train together ---------------------------------------------------------------
