@@ -2,7 +2,8 @@
 
 They are read once, when the first device is asked for, so `vidgen` sets them when it starts. What a
 user has set in XLA_FLAGS or LIBTPU_INIT_ARGS stays. The latency-hiding scheduler itself is on by
-default on TPUs.
+default on TPUs. Those of TPUs are good for every generation: _fuse_all_gather, which is often
+recommended beside them, is an error on all but v5e.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 TPU = (
     "--xla_tpu_enable_async_collective_fusion=true",
-    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
     "--xla_tpu_overlap_compute_collective_tc=true",
     "--xla_enable_async_all_gather=true",

@@ -15,6 +15,9 @@ COMMANDS = {
     "two slices": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2 "
     "--gin.MESH_SHAPE='(2, -1, 1)'",
     "slices across": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2",
+    "v4": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v4:2x2x1",
+    "v5p": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5p:2x2x1",
+    "v6e": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v6e:2x2",
     "no such": f"{TINY} --topology=v99:2x2",
 }
 
@@ -54,6 +57,12 @@ def test_a_step_that_fits(plans):
 def test_two_slices(plans):
     found = model(plans["two slices"])
     assert found["fits"] is True and found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+@pytest.mark.parametrize("generation", ["v4", "v5p", "v6e"])
+def test_our_settings_of_the_compiler_are_good_for(plans, generation):
+    found = model(plans[generation])
+    assert found["fits"] is True and found["mesh"]["fsdp"] == 4
 
 
 def test_what_cannot_be_planned_is_one_sentence(plans):
