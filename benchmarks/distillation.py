@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging as absl_logging
-from sprite_probe import prompts, smaller
+from sprite_probe import prompts
 
 from vidgen import gin_utils
 from vidgen.data.sprites import Sprites, Triple
@@ -125,7 +125,8 @@ def quality(
     for split in SPLITS:
         own = clips[start : start + len(triples[split])]
         start += len(own)
-        readings = [sprite_probe.read(smaller(clip, flags.probe_size), world) for clip in own]
+        small = [sprite_probe.smaller(clip, flags.probe_size) for clip in own]
+        readings = [sprite_probe.read(clip, world) for clip in small]
         shares = sprite_probe.accuracy(readings, triples[split])
         found[split] = shares | {"error": float(np.mean([r.error for r in readings]))}
     return found

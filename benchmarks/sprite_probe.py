@@ -52,14 +52,6 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     return [video for _, video in run.videos()]
 
 
-def smaller(clip: np.ndarray, size: int = 32) -> np.ndarray:
-    """At most 8 frames of at most `size` pixels a side: reading is by synthesis, and slow."""
-    clip = clip[:: max(1, len(clip) // 8)]
-    factor = max(1, clip.shape[1] // size)
-    t, h, w, c = clip.shape
-    return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
-
-
 def probe(flags: argparse.Namespace, step: int | None) -> dict:
     """Generate from one checkpoint, read the clips, and return the scores."""
     config = str(stages.find(flags.model)[0] / "config.gin")
@@ -71,7 +63,7 @@ def probe(flags: argparse.Namespace, step: int | None) -> dict:
         with gin_utils.session(["runs/train.gin", config]):
             sprites = gin_utils.build(Sprites, split=split, templates=1)
         triples, captions = prompts(sprites, flags.clips // 2)
-        clips = [smaller(clip) for clip in generated(flags, captions, step)]
+        clips = [sprite_probe.smaller(clip) for clip in generated(flags, captions, step)]
         readings = [sprite_probe.read(clip, sprites) for clip in clips]
         shares = sprite_probe.accuracy(readings, triples)
         shares["error"] = float(np.mean([reading.error for reading in readings]))

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from sprite_probe import smaller
 
 from vidgen import gin_utils
 from vidgen.data.footage import open_footage
@@ -82,7 +81,7 @@ def row(video: np.ndarray, scene: dict, side: int, columns: int) -> Image.Image:
 
 def small(video: np.ndarray) -> np.ndarray:
     """The film in few pixels, since reading is by synthesis, and slow."""
-    return np.concatenate([smaller(frame[None]) for frame in video])
+    return np.concatenate([sprite_probe.smaller(frame[None]) for frame in video])
 
 
 def wanted(prompt: str, sprites: Sprites) -> dict[str, str | None]:

@@ -38,7 +38,9 @@ ALLOWED = {
     "usage": set(),
     "errors": set(),
     "xla_flags": set(),
+    "evaluate_command": {"gin_files", "gin_sessions", "runs", "evals"},
     "main": {
+        "evaluate_command",
         "usage",
         "errors",
         "zoo",

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vidgen.asset_list import ASSETS, Asset, AssetFile
@@ -94,6 +95,22 @@ def listing() -> list[Row]:
         shown = {key: getattr(asset, key) for key in ("what", "license", "credit", "size")}
         rows.append(Row(name=name, where=where, **shown))
     return rows
+
+
+def show(action: str, names: Sequence[str]) -> None:
+    """What `vidgen assets` prints: a "list", or the folders of those it will "fetch" or "path"."""
+    for name in names:
+        get(name)
+    if action == "list":
+        for row in listing():
+            if not names or row.name in names:
+                print(f"{row.name}: {row.what}")
+                print(f"  {row.size / 1e6:.0f} MB, license {row.license}, {row.credit}")
+                print(f"  {row.where or f'not here; vidgen assets fetch {row.name}'}")
+        return
+    find = fetch if action == "fetch" else locate
+    for name in names or sorted(ASSETS):
+        print(find(name))
 
 
 def cache_folder() -> Path:

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_processes,
         ),
         ("prepare", "cut raw videos into clips to train on", _prepare, _add_gin),
+        ("evaluate", "judge a model, or two sets of clips, by metrics", _evaluate, _add_evaluate),
         ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
         ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
     ):
@@ -143,6 +144,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.epilog = generate_flags.EXAMPLES
     generate_flags.add(parser)
     _add_gin(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from vidgen.runs import evaluate_flags
+
+    evaluate_flags.add(parser)
+    _add_processes(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -237,23 +245,19 @@ def _generate(flags: argparse.Namespace) -> None:
         print(f"#### {title}\n\n{config}")
 
 
+def _evaluate(flags: argparse.Namespace) -> None:
+    _start_jax(flags, flags.distributed)
+    from vidgen import evaluate_command
+
+    evaluate_command.run(flags)
+
+
 def _assets(flags: argparse.Namespace) -> None:
     from vidgen import assets
 
     if flags.bindings:
         raise ValueError(f"vidgen assets takes no --gin.{flags.bindings[0]}; it has no settings.")
-    for name in flags.names:
-        assets.get(name)
-    if flags.action == "list":
-        for row in assets.listing():
-            if not flags.names or row.name in flags.names:
-                print(f"{row.name}: {row.what}")
-                print(f"  {row.size / 1e6:.0f} MB, license {row.license}, {row.credit}")
-                print(f"  {row.where or f'not here; vidgen assets fetch {row.name}'}")
-        return
-    find = assets.fetch if flags.action == "fetch" else assets.locate
-    for name in flags.names or sorted(assets.ASSETS):
-        print(find(name))
+    assets.show(flags.action, flags.names)
 
 
 def _run(

@@ -153,6 +153,16 @@ def follow(
     return min(found, key=lambda one: one.error)
 
 
+def smaller(
+    clip: Float[np.ndarray, "t h w c"], pixels: int = 32, frames: int = 8
+) -> Float[np.ndarray, "t2 h2 w2 c"]:
+    """About so many pixels a side and frames, if there are more: `read` is slow on large clips."""
+    clip = clip[:: max(1, len(clip) // frames)]
+    factor = max(1, clip.shape[1] // pixels)
+    t, h, w, c = clip.shape
+    return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
 def accuracy(readings: Sequence[Reading], truth: Sequence[Triple]) -> dict[str, float]:
     """Share of clips read right: subject, motion, background, and all three at once."""
     if not readings or len(readings) != len(truth):

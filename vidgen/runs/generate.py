@@ -66,6 +66,7 @@ class Generate:
       output: file to write; its suffix is the format. Several clips are numbered.
       seed: in [0, 2³²).
       num_samples: clips for each prompt.
+      samples: the number of the sample of each prompt, one clip each; None: `num_samples` of all.
       batch_size: clips made at a time; fewer where there are fewer.
       sampling: what of the models' own sampling is replaced.
       checkpoint_step: which checkpoint; None is the last.
@@ -83,6 +84,7 @@ class Generate:
     output: str = "out.mp4"
     seed: int = 0
     num_samples: int = 1
+    samples: tuple[int, ...] | None = None
     batch_size: int | PerStage = BATCH_SIZE
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
@@ -156,6 +158,8 @@ class Generate:
         """What will be made: all samples of the first prompt, then of the second, ..."""
         path = Path(self.output)
         wanted = [(prompt, i) for prompt in self.prompts for i in range(self.num_samples)]
+        if self.samples is not None:
+            wanted = list(zip(self.prompts, self.samples, strict=True))
         if len(wanted) == 1:
             return [Clip(*wanted[0], path)]
         digits = max(3, len(str(len(wanted) - 1)))

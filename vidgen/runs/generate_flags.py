@@ -56,7 +56,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", metavar=_EACH, help="clips made at a time; default: 8")
     add("--step", metavar=_EACH, help="checkpoint to use; default: the last")
     _add_stages(parser.add_argument_group("stages of a cascade"))
-    _add_sampling(parser.add_argument_group("sampling"))
+    group = parser.add_argument_group("sampling")
+    add_sampling(group)
     _add_known(parser.add_argument_group("content that stays as it is"))
     _add_story(parser.add_argument_group("a story, of any length"))
 
@@ -80,7 +81,8 @@ def _add_stages(group: Any) -> None:
     )
 
 
-def _add_sampling(group: Any) -> None:
+def add_sampling(group: Any) -> None:
+    """How the stages sample."""
     add = group.add_argument
     add("--steps", metavar=_EACH, help="sampling steps")
     add("--sampler", metavar=_EACH, help="ddim, ancestral, stochastic or dpmpp_2m")
@@ -169,7 +171,7 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         if getattr(flags, name) != default and not (name == "keep_stages" and flags.upscale):
             flag = {"prompts": "PROMPT", "first_stage": "--from"}.get(name, f"--{name}")
             raise ValueError(f"{flag} is not for a film; the --story says what is shown.")
-    given, sampling = _sampling(flags)
+    given, sampling = how_to_sample(flags)
     given |= {"story": story_files.load(flags.story, frames=flags.frames), "sampling": sampling}
     given |= {"output": flags.output, "seed": flags.seed, "restart": flags.restart}
     if flags.context is not None:
@@ -192,7 +194,7 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--{name} is for films: give a --story too; one prompt is one as well."
             )
-    given, sampling = _sampling(flags)
+    given, sampling = how_to_sample(flags)
     names = ("first", "last", "inpaint", "mask", "overlap")
     known = KnownFiles(**{name: getattr(flags, name) for name in names})
     optional = {
@@ -208,7 +210,7 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     return given | {"sampling": sampling, "keep_stages": flags.keep_stages}
 
 
-def _sampling(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+def how_to_sample(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """Batch size and checkpoint as fields of a run, where given; and a `Sampling`."""
     from vidgen.runs import per_stage
     from vidgen.runs.stages import Sampling
@@ -220,7 +222,7 @@ def _sampling(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)
         for name, read in readers.items()
-        if getattr(flags, name) is not None
+        if getattr(flags, name, None) is not None
     }
     fields = {"batch_size": each.pop("batch_size", None), "checkpoint_step": each.pop("step", None)}
     return {n: value for n, value in fields.items() if value is not None}, Sampling(**each)

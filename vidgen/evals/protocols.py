@@ -1,0 +1,74 @@
+"""What an evaluation does, pinned: how many clips, what they are made from, which metrics.
+
+gin_configs/evaluations/NAME.gin binds one for each benchmark of the papers. `published` holds what
+its papers state; where a run does otherwise, because the model makes other clips or a flag says so,
+the result lists it: a number of another protocol is another number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vidgen.types import VideoShape
+
+TASKS = ("generate", "predict", "restore", "reconstruct")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """See the module docstring.
+
+    Attributes:
+      name: of the benchmark.
+      supply: what the user must bring.
+      task: one of TASKS; "" is what the model is for.
+      clips: true clips.
+      samples: clips that are made for each.
+      given: frames that are known to a prediction.
+      text: whether a prediction is told the caption.
+      seed: of which clips, and of all noise.
+      metrics: names; empty means all that apply.
+      published: what the papers state, by the names that a result shows.
+    """
+
+    name: str = "held_out"
+    supply: str = ""
+    task: str = ""
+    clips: int = 64
+    samples: int = 1
+    given: int = 0
+    text: bool = False
+    seed: int = 0
+    metrics: Sequence[str] = ()
+    published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task and self.task not in TASKS:
+            raise ValueError(f"Protocol.task is {self.task!r}; choose from {', '.join(TASKS)}.")
+        for name, least in (("clips", 1), ("samples", 1), ("given", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be {least} or more.")
+
+    def facts(self, shape: VideoShape) -> dict[str, Any]:
+        """What a result shows, for clips of this shape; `deviations` from what is published."""
+        facts: dict[str, Any] = {
+            "name": self.name,
+            "clips": self.clips,
+            "samples": self.samples,
+            "frames": shape.frames,
+            "height": shape.height,
+            "width": shape.width,
+            "fps": round(float(shape.fps), 3),
+            "seed": self.seed,
+            "range": "[-1, 1]",
+        }
+        if self.given:
+            facts["given"] = self.given
+        facts["deviations"] = [
+            f"{name} {facts.get(name, 'none')}, published {value}"
+            for name, value in self.published.items()
+            if facts.get(name) != value
+        ]
+        return facts

@@ -1,0 +1,158 @@
+"""From the flags of `vidgen evaluate` to what it runs: a model, files, stories, or results.
+
+Nothing heavy is imported until the flags are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from vidgen import gin_files
+from vidgen.runs import generate_flags
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Builds what the flags ask for, and runs it."""
+    jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
+    if jsons and not flags.model:
+        _compare(flags, jsons)
+    elif flags.protocol == "storybench" or flags.stories:
+        from vidgen.runs import evaluate_stories
+
+        evaluate_stories.run(flags)
+    elif bool(flags.model) == bool(flags.inputs) or len(flags.inputs) > 2:
+        raise ValueError(
+            "name either a --model, or one or two sets of clips: vidgen evaluate MADE [REAL]."
+        )
+    else:
+        built = _of_model(flags) if flags.model else _of_files(flags)
+        if not flags.dry_run:
+            built()
+
+
+def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
+    """Results that are there, side by side."""
+    from vidgen.evals import report, report_page
+
+    if len(paths) != len(flags.inputs):
+        raise ValueError("results (.json) and clips cannot be given together.")
+    results = [report.load(Path(path)) for path in paths]
+    if flags.html:
+        report_page.write_page(Path(flags.html), results)
+    print(report.table(results), flush=True)
+
+
+def _of_files(flags: argparse.Namespace) -> Any:
+    """The evaluation of one or two sets of clips."""
+    from vidgen.evals import clips
+    from vidgen.evals.protocols import Protocol
+    from vidgen.gin_sessions import Sessions
+    from vidgen.runs.evaluate import Evaluate
+    from vidgen.runs.evaluate_tools import Question, Tools
+
+    size = None if flags.size is None else generate_flags.read_size(flags.size)
+    window = clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
+    made, *rest = [clips.opened(path, window, flags.clips) for path in flags.inputs]
+    real = rest[0] if rest else None
+    if real is not None and real.shape.thwc != made.shape.thwc:
+        raise ValueError(
+            f"{made.name} has clips of {made.shape}, {real.name} of {real.shape} (frames x height "
+            "x width); give --size=HEIGHTxWIDTH and --frames=N to make them one."
+        )
+    paired = real is not None and len(made) == len(real) and made.names == real.names
+    question = Question(made=made, real=real, paired=paired)
+    sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
+    tools = sessions.build(Tools, **_weights(flags))
+    sessions.check_bindings()
+    protocol = Protocol(name="files", clips=len(made if real is None else real))
+    return Evaluate(
+        question=question, protocol=protocol, tools=tools, title=made.name, **_reports(flags)
+    )
+
+
+def _of_model(flags: argparse.Namespace) -> Any:
+    """The evaluation of a model."""
+    from vidgen.gin_sessions import Sessions
+    from vidgen.runs import judging, stages
+    from vidgen.runs.evaluate import Evaluate
+    from vidgen.runs.evaluate_tools import Tools
+    from vidgen.runs.generate import Generate
+
+    later = [*protocol_files(flags.protocol), *flags.gin_file]
+    folders = stages.find(flags.model, None, flags.until)
+    sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
+    subject = sessions.build_trained(judging.Subject, folders[-1])
+    protocol = _pinned(flags, subject.protocol)
+    subject = dataclasses.replace(subject, protocol=protocol)
+    trained, run = [], None
+    given, sampling = generate_flags.how_to_sample(flags)
+    if hasattr(subject.model, "generate"):
+        trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+        given |= {"sampling": sampling, "seed": protocol.seed, "prompts": ("?",)}
+        if subject.task == "generate":
+            given |= {} if subject.frames is None else {"frames": subject.frames}
+            run = sessions.build(Generate, stages=trained, **given)
+    tools = sessions.build(Tools, **_weights(flags))
+    sessions.check_bindings()
+    making = judging.maker(subject, protocol, trained, run, str(folders[-1]), sampling)
+    reports = _reports(flags)
+    title = flags.model.rstrip("/")
+    question = judging.question(subject, protocol, making, title, reports["folder"])
+    curves = folders[-1] / "metrics.jsonl"
+    reports["curves"] = str(curves) if curves.exists() else None
+    return Evaluate(question=question, protocol=protocol, tools=tools, title=title, **reports)
+
+
+def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
+    """The protocol with what the flags say otherwise."""
+    names = ("clips", "samples", "given", "seed")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    for name, default in (("frames", None), ("stride", 1), ("fps", None), ("size", None)):
+        if getattr(flags, name) != default:
+            raise ValueError(f"--{name} is for files; a model says itself what its clips are.")
+    return dataclasses.replace(protocol, **given)
+
+
+def _weights(flags: argparse.Namespace) -> dict[str, Any]:
+    for name in ("inception", "clip"):
+        path = getattr(flags, name)
+        if path is not None and not os.path.exists(os.path.expanduser(path)):
+            raise FileNotFoundError(f"--{name}: there is no {path}.")
+    if flags.batch_size < 1:
+        raise ValueError(f"--batch_size is {flags.batch_size}; it must be 1 or more.")
+    return {"inception": flags.inception, "clip": flags.clip, "batch_size": flags.batch_size}
+
+
+def _reports(flags: argparse.Namespace) -> dict[str, Any]:
+    """Where results go, and where clips and features are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return {
+        "folder": Path(flags.cache or os.path.join(home, "vidgen", "evaluations")).expanduser(),
+        "metrics": tuple(filter(None, (flags.metrics or "").split(","))),
+        "output": flags.output,
+        "page": flags.html,
+        "as_json": flags.json,
+    }
+
+
+def protocols() -> list[str]:
+    """All names of --protocol."""
+    folders = (root / "evaluations" for root in gin_files.config_roots())
+    return sorted({path.stem for folder in folders for path in folder.glob("*.gin")})
+
+
+def protocol_files(name: str | None) -> list[str]:
+    """The file of a protocol.
+
+    Raises:
+      ValueError: there is none; names those that there are.
+    """
+    if name is None:
+        return []
+    if name not in protocols():
+        raise ValueError(f"--protocol={name}: choose one of {', '.join(protocols())}.")
+    return [f"evaluations/{name}.gin"]

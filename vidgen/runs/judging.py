@@ -1,0 +1,144 @@
+"""From a model's folder, or from two sets of files, to what an evaluation asks.
+
+The model's own config.gin says what it is, and which data it was trained on and was not; a further
+--gin_file (a data layer, a protocol) may name other data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidgen.data.sources import Source
+from vidgen.data.sprites import Sprites
+from vidgen.evals.clips import SourceClips
+from vidgen.evals.protocols import Protocol
+from vidgen.runs.evaluate_tools import Question
+from vidgen.runs.feed import TextEncoder
+from vidgen.runs.generate import Generate
+from vidgen.runs.judged import Generated, Maker, Predicted, Reconstructed, Restored
+from vidgen.runs.made_clips import MadeClips
+from vidgen.runs.stages import Sampling, Stage
+from vidgen.types import VideoShape
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a configuration of training says, as far as an evaluation wants to know.
+
+    Attributes:
+      model: what was trained.
+      text_encoder: of its captions.
+      source: the data it was trained on, or other data that a later file names.
+      held_out: the loss on data that it was not trained on, where there is such.
+      protocol: of the evaluation.
+    """
+
+    model: Any
+    text_encoder: TextEncoder
+    source: Any
+    held_out: Any = None
+    protocol: Protocol = Protocol()
+
+    @property
+    def task(self) -> str:
+        """What the protocol says, or what the model is for."""
+        if self.protocol.task:
+            return self.protocol.task
+        if hasattr(self.model, "reconstruct"):
+            return "reconstruct"
+        if self.protocol.given:
+            return "predict"
+        return "generate" if self.model.input_shape is None else "restore"
+
+    @property
+    def _data(self) -> Any:
+        return self.source if self.held_out is None else self.held_out.dataset.source
+
+    @property
+    def frames(self) -> int | None:
+        """1 where the data is pictures; None: as many as the model makes."""
+        return 1 if self._data.shape.frames == 1 else None
+
+    def data(self, shape: VideoShape, protocol: Protocol) -> SourceClips:
+        """True clips of this shape that the model was not trained on, where there are such."""
+        source = self._data
+        if not isinstance(source, Source):
+            raise ValueError(
+                f"the model's data is a {type(source).__name__}, which is read in order alone; "
+                "give a --gin_file=data/... of clips that are read in any order."
+            )
+        if self.held_out is None:
+            log.info("no part of this data is held out: the model may have been trained on it")
+        changes: dict[str, Any] = {"shape": dataclasses.replace(shape, fps=source.shape.fps)}
+        if isinstance(source, Sprites):
+            changes["templates"] = 1  # captions that say the same are the same
+        given: Any = source
+        return SourceClips(
+            source=dataclasses.replace(given, **changes), count=protocol.clips, seed=protocol.seed
+        )
+
+
+def maker(
+    subject: Subject,
+    protocol: Protocol,
+    stages: Sequence[Stage],
+    run: Generate | None,
+    model_dir: str,
+    sampling: Sampling,
+) -> Maker:
+    """What makes the clips.
+
+    Args:
+      subject: of the last stage.
+      protocol: what is asked.
+      stages: all stages; none of a tokenizer.
+      run: makes clips of captions with them; None where that is not the task.
+      model_dir: folder of the last.
+      sampling: what of the models' own is replaced.
+
+    Raises:
+      ValueError: the model does no such thing.
+    """
+    if subject.task == "reconstruct":
+        if not hasattr(subject.model, "reconstruct"):
+            raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
+        return Reconstructed(model=subject.model, model_dir=model_dir)
+    if not stages:
+        raise ValueError(
+            f"{model_dir} holds a tokenizer, which reconstructs clips; {protocol.name} is to "
+            f"{subject.task} them."
+        )
+    if subject.task == "generate" and run is not None:
+        return Generated(run=run)
+    if len(stages) > 1:
+        raise ValueError(f"to {subject.task} takes one stage; name the folder of one as --model.")
+    stage = dataclasses.replace(stages[0], model=sampling.apply(stages[0].model))
+    if subject.task == "predict":
+        return Predicted(stage=stage, given=protocol.given, text=protocol.text, seed=protocol.seed)
+    if stage.model.input_shape is None:
+        raise ValueError(f"{stage.model.name} starts from text alone; it restores nothing.")
+    return Restored(stage=stage, seed=protocol.seed)
+
+
+def question(
+    subject: Subject, protocol: Protocol, making: Maker, title: str, folder: Path
+) -> Question:
+    """The clips that are made and true, and what is known of them."""
+    real = subject.data(making.shape, protocol)
+    made = MadeClips(
+        maker=making, given=real, samples=protocol.samples, folder=folder / "clips", title=title
+    )
+    return Question(
+        made=made,
+        real=real,
+        paired=making.task != "generate" and protocol.samples == 1,
+        captions=bool(real.read(0)[1]),
+        sprites=real.source if isinstance(real.source, Sprites) else None,
+        tokenizer=making if isinstance(making, Reconstructed) else None,
+    )
