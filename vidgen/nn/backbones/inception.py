@@ -145,7 +145,8 @@ def load_params(path: Path) -> Params:
       ValueError: it is torchvision's network or any other, or no weight file at all.
     """
     tensors = weight_files.read_tensors(path)
-    if "fc.weight" in tensors and len(tensors["fc.weight"]) == _CLASSES_OF_TORCHVISION:
+    classes = tensors["fc.weight"].shape[:1] if "fc.weight" in tensors else ()
+    if classes == (_CLASSES_OF_TORCHVISION,):
         raise ValueError(
             f"{path} is torchvision's Inception-v3 ({_CLASSES_OF_TORCHVISION} classes), with which "
             "the Frechet inception distance is another number; give "
