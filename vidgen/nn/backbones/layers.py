@@ -60,6 +60,16 @@ def max_pool(
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *stride, 1), pads)
 
 
+def mean_pool(x: Float[Array, "n *space c"], window: Sequence[int]) -> Float[Array, "n *space c"]:
+    """The mean around each place; what is padded at the edges does not count."""
+
+    def total(y: Array) -> Array:
+        ones = (1,) * y.ndim
+        return jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, *window, 1), ones, "SAME")
+
+    return total(x) / total(jnp.ones((1, *x.shape[1:-1], 1), x.dtype))
+
+
 def _overhang(size: int, window: int, stride: int) -> tuple[int, int]:
     count = max(0, -(-(size - window) // stride)) + 1
     return 0, max(0, (count - 1) * stride + window - size)

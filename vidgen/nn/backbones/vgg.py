@@ -23,6 +23,7 @@ from vidgen.nn.backbones import layers, weight_files
 from vidgen.types import Params
 
 MIN_PIXELS = 16  # four pools of 2
+_KIND = "VGG-16 in torchvision's format"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WIDTHS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions) by level
 LAYERS = tuple(f"relu{i + 1}_{j + 1}" for i, (_, n) in enumerate(_WIDTHS) for j in range(n))
@@ -44,8 +45,12 @@ def load_params(path: Path) -> Params:
                 "weight": (width, channels, 3, 3),
                 "bias": (width,),
             }
-            found = {part: _expect(tensors, path, f"features.{index}.{part}", shape)
-                     for part, shape in pair.items()}  # fmt: skip
+            found = {
+                part: weight_files.expect(
+                    tensors, f"features.{index}.{part}", shape, path=path, kind=_KIND
+                )
+                for part, shape in pair.items()
+            }
             kernel = np.ascontiguousarray(found["weight"].transpose(2, 3, 1, 0))
             params[f"relu{level + 1}_{place + 1}"] = {"kernel": kernel, "bias": found["bias"]}
             index, channels = index + 2, width  # torchvision counts the ReLU
@@ -77,15 +82,3 @@ def _layers(params: Params, x: Float[Array, "n h w c"]) -> Iterator[tuple[str, A
             x = layers.max_pool(x, (2, 2), (2, 2), "VALID")
         x = jax.nn.relu(layers.conv(x, params[name]["kernel"], params[name]["bias"]))
         yield name, x
-
-
-def _expect(
-    tensors: dict[str, np.ndarray], path: Path, name: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    found = tensors[name].shape if name in tensors else None
-    if found != shape:
-        raise ValueError(
-            f"{path} is no VGG-16 in torchvision's format: {name} must be of shape {shape}, "
-            f"{'it is missing' if found is None else f'it is {found}'}."
-        )
-    return np.asarray(tensors[name], np.float32)

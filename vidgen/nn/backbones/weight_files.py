@@ -95,6 +95,28 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
         return {name: file.read(name) for name in file.names if name.startswith(prefix)}
 
 
+def expect(
+    tensors: Mapping[str, np.ndarray],
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    path: Path,
+    kind: str,
+) -> np.ndarray:
+    """The tensor of that name as float32.
+
+    Raises:
+      WeightFileError: it is missing or of another shape, so `path` holds no network of that `kind`.
+    """
+    found = tensors[name].shape if name in tensors else None
+    if found != shape:
+        raise WeightFileError(
+            f"{path} is no {kind}: {name} must be of shape {shape}, "
+            f"{'it is missing' if found is None else f'it is {found}'}."
+        )
+    return np.asarray(tensors[name], np.float32)
+
+
 class TorchFile:
     """A file of `torch.save` whose tensors are read one by one; a context manager."""
 
