@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vidgen import gin_files
 from vidgen.runs import generate_flags
 
@@ -21,9 +23,7 @@ def run(flags: argparse.Namespace) -> None:
     if jsons and not flags.model:
         _compare(flags, jsons)
     elif flags.protocol == "storybench" or flags.stories:
-        from vidgen.runs import evaluate_stories
-
-        evaluate_stories.run(flags)
+        _stories(flags)
     elif bool(flags.model) == bool(flags.inputs) or len(flags.inputs) > 2:
         raise ValueError(
             "name either a --model, or one or two sets of clips: vidgen evaluate MADE [REAL]."
@@ -107,6 +107,45 @@ def _of_model(flags: argparse.Namespace) -> Any:
     return Evaluate(question=question, protocol=protocol, tools=tools, title=title, **reports)
 
 
+def _stories(flags: argparse.Namespace) -> None:
+    """The films of StoryBench, and their distance from the true ones, where these are here."""
+    from vidgen.gin_sessions import Sessions
+    from vidgen.runs import stages, story_bench
+    from vidgen.runs.story_benchmark import StoryBenchmark
+    from vidgen.runs.tell import Tell
+
+    if not flags.stories or not flags.model:
+        raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
+    tasks = Path(flags.stories).expanduser()
+    if not tasks.is_file():
+        raise FileNotFoundError(f"--stories: there is no {flags.stories}.")
+    folder = Path(flags.output or "storybench")
+    if folder.is_file():
+        raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
+    sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
+    found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
+    given, sampling = generate_flags.how_to_sample(flags)
+    given.pop("batch_size", None)  # a film is made one segment at a time
+    given |= {"stage": stages.only(found), "sampling": sampling, "seed": flags.seed or 0}
+    given |= {"output": str(folder / "films" / "film.npy")}
+    story = story_bench.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
+    tell = sessions.build(Tell, story=story, **given)
+    sessions.check_bindings()
+    run = StoryBenchmark(
+        tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips
+    )
+    if flags.dry_run:
+        return
+    made, truth = run()
+    print(made, flush=True)
+    if truth is None or run.samples > 1:
+        return
+    frames = min(len(np.load(path)["video"]) for path in [*made.iterdir(), *truth.iterdir()])
+    other = {"frames": flags.frames or frames, "inputs": [str(made), str(truth)]}
+    other |= {"output": None, "clips": None}
+    _of_files(argparse.Namespace(**vars(flags) | other))()
+
+
 def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
     """The protocol with what the flags say otherwise."""
     names = ("clips", "samples", "given", "seed")
@@ -122,9 +161,10 @@ def _weights(flags: argparse.Namespace) -> dict[str, Any]:
         path = getattr(flags, name)
         if path is not None and not os.path.exists(os.path.expanduser(path)):
             raise FileNotFoundError(f"--{name}: there is no {path}.")
-    if flags.batch_size < 1:
-        raise ValueError(f"--batch_size is {flags.batch_size}; it must be 1 or more.")
-    return {"inception": flags.inception, "clip": flags.clip, "batch_size": flags.batch_size}
+    size = flags.batch_size or "8"
+    if not size.isdecimal() or not int(size):
+        raise ValueError(f"--batch_size={size}: give one whole number, 1 or more.")
+    return {"inception": flags.inception, "clip": flags.clip, "batch_size": int(size)}
 
 
 def _reports(flags: argparse.Namespace) -> dict[str, Any]:

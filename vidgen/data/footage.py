@@ -3,6 +3,7 @@
     video   mp4, webm, mov, gif, ...   the frame nearest in time, cropped to the aspect, resized
     still   png, jpg, ...              the same picture for every frame
     array   npy, "t h w c" or "h w c"  frames one by one; in the wanted size, the numbers as given
+            npz that holds one array   likewise
 
 Everything comes out as float in [-1, 1].
 """
@@ -14,6 +15,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +28,7 @@ from vidgen.data.video_files import PILLOW_SUFFIXES, probe, read_clip
 from vidgen.types import VideoShape
 
 STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy", ".npz")
 SLACK = 1e-6  # of seconds, and of frames: rounding shall not lose one
 
 
@@ -108,7 +111,7 @@ def open_footage(path: str | os.PathLike) -> Footage:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise FootageError(f"there is no file {path}.")
-    if suffix == ".npy":
+    if suffix in ARRAY_SUFFIXES:
         video = _array(path)
         return Footage(path, "array", *video.shape[1:3], frames=len(video))
     with _told_as_unusable():
@@ -128,11 +131,15 @@ def _told_as_unusable() -> Iterator[None]:
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
-    """The frames of an npy file, float32 or uint8."""
+    """The frames of an npy or npz file, float32 or uint8."""
     try:
         video = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise FootageError(f"{path}: no numpy array that can be read.") from error
+        if isinstance(video, np.lib.npyio.NpzFile):
+            with video:
+                (name,) = video.files
+                video = video[name]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FootageError(f"{path}: no single numpy array that can be read.") from error
     video = video[None] if video.ndim == 3 else video
     if video.ndim != 4 or video.shape[-1] != 3 or not video.size:
         raise FootageError(

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +24,19 @@ from jaxtyping import Float
 
 from vidgen.data import transforms
 from vidgen.data.files import BadExample
-from vidgen.data.footage import SLACK, STILL_SUFFIXES, Footage, FootageError, open_footage
+from vidgen.data.footage import (
+    ARRAY_SUFFIXES,
+    SLACK,
+    STILL_SUFFIXES,
+    Footage,
+    FootageError,
+    open_footage,
+)
 from vidgen.data.sources import Example
 from vidgen.data.video_files import PILLOW_SUFFIXES, VIDEO_SUFFIXES, probe
 from vidgen.types import VideoShape
 
-ARRAY_SUFFIXES = (".npy", ".npz")
-_SUFFIXES = {*VIDEO_SUFFIXES, *STILL_SUFFIXES, *PILLOW_SUFFIXES, ".npy"}
+_SUFFIXES = {*VIDEO_SUFFIXES, *STILL_SUFFIXES, *PILLOW_SUFFIXES, *ARRAY_SUFFIXES}
 
 
 @runtime_checkable
@@ -123,9 +128,13 @@ class FolderClips:
         """For people."""
         return self.path
 
-    @functools.cached_property
+    @property
     def shape(self) -> VideoShape:
         """Of every clip."""
+        return self._shape
+
+    @functools.cached_property
+    def _shape(self) -> VideoShape:
         return _shape_of(self.files[0], self.window)
 
     @property
@@ -134,9 +143,13 @@ class FolderClips:
         root = Path(self.path).expanduser()
         return tuple(str(file.relative_to(root).with_suffix("")) for file in self.files)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """Of names, sizes and times of the files, and of what is taken of them."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         rows = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         return digest(rows, self.window)
 
@@ -187,9 +200,13 @@ class ArrayClips:
         height, width = self.window.size or (h, w)
         return VideoShape(frames=frames, height=height, width=width, channels=c)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the file's content, and of what is taken of it."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         path = Path(self.path).expanduser()
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -241,9 +258,13 @@ class SourceClips:
         """Of every clip."""
         return self.source.shape
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the settings of the source: its files are taken to stay."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return digest(repr(self.source), self.count, self.seed)
 
     def __len__(self) -> int:
@@ -355,8 +376,3 @@ def _read_array(path: Path) -> np.ndarray:
     if loaded.dtype != np.uint8 and not np.issubdtype(loaded.dtype, np.floating):
         raise ValueError(f"{path} holds {loaded.dtype}; clips are uint8, or float in [-1, 1].")
     return loaded
-
-
-def is_clips(path: str) -> bool:
-    """Whether something of that name can hold clips: a folder, or an array."""
-    return os.path.isdir(os.path.expanduser(path)) or path.lower().endswith(ARRAY_SUFFIXES)

@@ -9,14 +9,14 @@ all read the others' from the folder, which they share.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vidgen import paths
 from vidgen.evals.clips import ClipSet, digest
 from vidgen.evals.measures import MADE, PAIR, REAL, Batch, Measure
 
@@ -71,15 +71,9 @@ def captions(clips: ClipSet) -> list[str]:
 
 def save(path: Path, rows: Any) -> None:
     """Writes an array so that it is there whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, np.asarray(rows))
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    data = io.BytesIO()
+    np.save(data, np.asarray(rows))
+    paths.write(path, data.getvalue())
 
 
 def _length(side: str, made: ClipSet, real: ClipSet | None) -> int:

@@ -74,9 +74,13 @@ class Features:
     side: str
     batch_size: int = 8
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
         """The protocol of the network."""
+        return self._key
+
+    @functools.cached_property
+    def _key(self) -> str:
         return digest(self.network.protocol)
 
     def __call__(self, batch: Batch) -> np.ndarray:
@@ -114,23 +118,25 @@ class Compared:
       name: of the comparison.
       compare: (made, real) to values, of evals/pictures.py or a perceptual distance.
       identity: of its weights, where it has some.
+      skip: frames at the beginning that are not compared: those that a prediction was given.
     """
 
     name: str
     compare: Callable[[Any, Any], Any]
     identity: str = ""
+    skip: int = 0
     side: str = PAIR
 
     @property
     def key(self) -> str:
         """Its name, and the weights."""
-        return digest(self.name, self.identity)
+        return digest(self.name, self.identity, self.skip)
 
     def __call__(self, batch: Batch) -> np.ndarray:
         """float64 values."""
         assert batch.real is not None
-        video = np.clip(batch.video, -1, 1)
-        pairs = zip(video, batch.real, strict=True)
+        video = np.clip(batch.video, -1, 1)[:, self.skip :]
+        pairs = zip(video, batch.real[:, self.skip :], strict=True)
         return np.concatenate([np.asarray(self.compare(a[None], b[None])) for a, b in pairs])
 
 

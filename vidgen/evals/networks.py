@@ -3,12 +3,14 @@
 Everything that changes a number is in `Network.protocol`, and is printed with the result: the
 layer, the file and its SHA-256, the size that frames are brought to, how, and the range. Frames are
 resized bilinearly without anti-aliasing, as the I3D of the Fréchet video distance had them
-(Unterthiner et al. 2018) and the Inception network of FID.
+(Unterthiner et al. 2018) and the Inception network of FID; those of CLIP as its own were, bicubic
+with anti-aliasing, of the square in the middle.
 
     i3d            clips    I3D trained on Kinetics-400, logits (400): FVD, KVD
     efficientnet   frames   EfficientNet-Lite0 trained on ImageNet, pool (1280); this is NOT FID
-    squeezenet     frames   SqueezeNet 1.1, for distances of pairs; this is NOT LPIPS
-    inception      frames   Inception-v3 of FID, pool (2048) and logits: the user has the weights
+    inception      frames   Inception-v3 of FID, pool (2048), then logits (1008) without their bias
+    clip           frames   CLIP's image tower, unit vectors: the user has the weights, of both
+    sprite_match   clips    a network trained on vidgen's sprites alone; this is NOT CLIP
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vidgen import assets
-from vidgen.nn.backbones import efficientnet, i3d
-from vidgen.types import Params
+from vidgen.nn.backbones import clip, clip_files, efficientnet, i3d, inception, sprite_match
+from vidgen.types import Params, TextEmbedding
 
 I3D_FRAMES = i3d.MIN_FRAMES
 
@@ -45,7 +47,10 @@ class Network:
         otherwise "n h w 3".
       size: height and width that frames are brought to.
       per_frame: one feature vector a frame, not a clip.
-      least_frames: of a clip.
+      frames: so many are taken, evenly spread; None is all.
+      resize: "bilinear" or "bicubic".
+      antialias: whether frames are smoothed before they are made small.
+      crop: whether the square in the middle is taken, instead of all of it squeezed into one.
     """
 
     name: str
@@ -55,7 +60,10 @@ class Network:
     apply: Callable[[Params, Array], Array]
     size: int
     per_frame: bool
-    least_frames: int = 1
+    frames: int | None = None
+    resize: str = "bilinear"
+    antialias: bool = False
+    crop: bool = False
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -72,8 +80,10 @@ class Network:
             "file": self.file.name,
             "sha256": self.sha256,
             "size": self.size,
-            "resize": "bilinear",
-            "antialias": False,
+            "resize": self.resize,
+            "antialias": self.antialias,
+            "crop": "middle square" if self.crop else "none",
+            "frames": self.frames or "all",
             "range": "[-1, 1]",
             "per": "frame" if self.per_frame else "clip",
         }
@@ -82,16 +92,27 @@ class Network:
         self, params: Params, video: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b d"] | Float[Array, "b t d"]:
         """Of clips in [-1, 1], a row a clip, or a row a frame."""
-        b, t = video.shape[:2]
-        x = jnp.clip(video.astype(jnp.float32), -1, 1)
-        shape = (b, t, self.size, self.size, 3)
-        if x.shape != shape:
-            x = jax.image.resize(x, shape, "bilinear", antialias=False)
+        x = self._prepared(jnp.clip(video.astype(jnp.float32), -1, 1))
         if not self.per_frame:
             return self.apply(params, x)
-        return self.apply(params, x.reshape(b * t, *shape[2:])).reshape(b, t, -1)
+        b, t = x.shape[:2]
+        return self.apply(params, x.reshape(b * t, *x.shape[2:])).reshape(b, t, -1)
+
+    def _prepared(self, x: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 s s 3"]:
+        if self.frames is not None:
+            taken = np.linspace(0, x.shape[1] - 1, self.frames).round().astype(int)
+            x = x[:, taken]
+        if self.crop:
+            side = min(x.shape[2:4])
+            top, left = ((n - side) // 2 for n in x.shape[2:4])
+            x = x[:, :, top : top + side, left : left + side]
+        shape = (*x.shape[:2], self.size, self.size, 3)
+        if x.shape == shape:
+            return x
+        return jax.image.resize(x, shape, self.resize, antialias=self.antialias)
 
 
+@functools.lru_cache(maxsize=4)
 def kinetics() -> Network:
     """I3D; its weights are fetched where they are not here."""
     folder = assets.locate(i3d.ASSET)
@@ -103,10 +124,10 @@ def kinetics() -> Network:
         apply=lambda params, x: i3d.features(params, x, ["logits"])["logits"],
         size=224,
         per_frame=False,
-        least_frames=i3d.MIN_FRAMES,
     )
 
 
+@functools.lru_cache(maxsize=4)
 def lite0() -> Network:
     """EfficientNet-Lite0; its weights are fetched where they are not here."""
     folder = assets.locate(efficientnet.ASSET)
@@ -121,6 +142,74 @@ def lite0() -> Network:
     )
 
 
-NETWORKS: Mapping[str, Callable[[], Network]] = MappingProxyType(
-    {"i3d": kinetics, "efficientnet": lite0}
-)
+@functools.lru_cache(maxsize=4)
+def inception_v3(file: Path) -> Network:
+    """Inception-v3 with the user's weights."""
+
+    def apply(params: Params, x: Array) -> Array:
+        found = inception.features(params, x, ["pool", "logits"])
+        unbiased = found["logits"] - params["logits"]["bias"]
+        return jnp.concatenate([found["pool"], unbiased], axis=1)
+
+    return Network(
+        name="Inception-v3 of FID",
+        layer="pool, logits without bias",
+        file=file,
+        load=functools.partial(inception.load_params, file),
+        apply=apply,
+        size=inception.TRAINED_PIXELS,
+        per_frame=True,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def clip_images(folder: Path) -> Network:
+    """The image tower of the user's CLIP."""
+    sizes = clip_files.read_sizes(folder)
+    return Network(
+        name=f"CLIP in {folder.name}",
+        layer="image features",
+        file=clip_files.weights_file(folder),
+        load=functools.partial(clip.load, folder),
+        apply=clip.image_features,
+        size=sizes.pixels,
+        per_frame=True,
+        resize="bicubic",
+        antialias=True,
+        crop=True,
+    )
+
+
+def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    """Features of prompts by the user's CLIP, of unit length."""
+    model = clip.load(folder)
+    program = jax.jit(clip.text_features)
+    rows = []
+    for start in range(0, len(prompts), 64):
+        ids, mask = clip.tokens(model, list(prompts[start : start + 64]))
+        rows.append(np.asarray(program(model, ids, mask)))
+    return np.concatenate(rows)
+
+
+@functools.lru_cache(maxsize=4)
+def sprites() -> Network:
+    """The clip tower of the network that knows vidgen's sprites."""
+    return Network(
+        name="sprite match (not CLIP)",
+        layer="clip features",
+        file=sprite_match.FILE,
+        load=sprite_match.load_params,
+        apply=sprite_match.video_features,
+        size=sprite_match.PIXELS,
+        per_frame=False,
+        frames=sprite_match.FRAMES,
+    )
+
+
+def sprite_texts(
+    encode: Callable[[Sequence[str]], TextEmbedding], captions: Sequence[str]
+) -> Float[np.ndarray, "n d"]:
+    """Features of captions by that network, of unit length; `encode` is MiniLM."""
+    text = encode(list(captions))
+    features = jax.jit(sprite_match.text_features)
+    return np.asarray(features(sprite_match.load_params(), text.tokens, text.mask))

@@ -66,9 +66,9 @@ class Protocol:
         }
         if self.given:
             facts["given"] = self.given
-        facts["deviations"] = [
+        other = [
             f"{name} {facts.get(name, 'none')}, published {value}"
             for name, value in self.published.items()
             if facts.get(name) != value
         ]
-        return facts
+        return facts | ({"deviations": other} if other else {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from tqdm import tqdm
 from vidgen import __version__, paths
 from vidgen.data.video_writer import write_video
 from vidgen.evals import collect, report, report_page
-from vidgen.evals.measures import Measure
 from vidgen.evals.metrics import METRICS, check_names
 from vidgen.evals.protocols import Protocol
 from vidgen.runs.evaluate_tools import Question, Tools
@@ -99,19 +99,25 @@ class Evaluate:
                     bar.update(1)
         _wait("clips", process[1])
 
-    def _rows(self, process: tuple[int, int]) -> dict[str, np.ndarray]:
+    def _rows(self, process: tuple[int, int]) -> Mapping[str, np.ndarray]:
         """What all metrics need."""
-        needs = dict.fromkeys(need for name in self.wanted for need in METRICS[name].needs)
-        measures: dict[str, Measure] = {
-            need: self.tools.measure(need, self.question) for need in needs
-        }
+        needs = [need for name in self.wanted for need in METRICS[name].needs]
+        collected = functools.partial(self._collected, process)
+        captions = functools.partial(collect.captions, self.question.made)
+        return self.tools.rows(needs, collected, captions)
+
+    def _collected(
+        self, process: tuple[int, int], names: Sequence[str]
+    ) -> Mapping[str, np.ndarray]:
+        """The rows of these measures."""
+        measures = {name: self.tools.measure(name, self.question) for name in names}
         with tqdm(desc="features", unit="block", disable=None) as bar:
 
             def on_block(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            rows = collect.collect(
+            return collect.collect(
                 measures,
                 self.question.made,
                 self.question.real,
@@ -120,9 +126,8 @@ class Evaluate:
                 wait=functools.partial(_wait, "features", process[1]),
                 on_block=on_block,
             )
-        return rows
 
-    def _result(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _result(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The JSON object."""
         made, real = self.question.made, self.question.real
         settings = made.maker.settings if isinstance(made, MadeClips) else {}
@@ -136,8 +141,7 @@ class Evaluate:
             "title": self.title,
             "protocol": self.protocol.facts(made.shape) | task | settings,
             "made": {"what": made.name, "n": len(made), "fingerprint": made.fingerprint},
-            "real": real
-            and {"what": real.name, "n": len(real), "fingerprint": real.fingerprint},
+            "real": real and {"what": real.name, "n": len(real), "fingerprint": real.fingerprint},
             "metrics": metrics,
         }
 
@@ -167,5 +171,3 @@ def _wait(what: str, processes: int) -> None:
     """Until all processes are here."""
     if processes > 1:
         multihost_utils.sync_global_devices(f"vidgen evaluate: {what}")
-
-

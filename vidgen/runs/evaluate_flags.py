@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--inception", metavar="FILE", help="weights of Inception-v3, for FID: "
         "pt_inception-2015-12-05-6726825d.pth")  # fmt: skip
     add("--clip", metavar="FOLDER", help="a CLIP model of Hugging Face, for the CLIP score")
-    add("--batch_size", type=int, default=8, metavar="N", help="clips at a time; default: 8")
+    add("--batch_size", metavar="N", help="clips at a time; default: 8")
     add("--json", action="store_true", help="print the result as one JSON object")
     add("-o", "--output", metavar="FILE", help="write the result as JSON")
     add("--html", metavar="FILE", help="write a page with videos, plots and the protocol")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 
 from vidgen import assets
 from vidgen.data.sprites import Sprites
-from vidgen.evals import networks, pictures
+from vidgen.evals import networks, pictures, text_match
 from vidgen.evals.clips import ClipSet, digest
 from vidgen.evals.measures import MADE, REAL, Alone, Batch, Compared, Features, Measure, Probe
 from vidgen.evals.metrics import METRICS, PAIRS
@@ -26,6 +27,10 @@ _PICTURES = {"psnr": pictures.psnr, "ssim": pictures.ssim, "ms_ssim": pictures.m
 _LEAST_PIXELS = {"ssim": pictures.WINDOW, "ms_ssim": pictures.MIN_PIXELS}
 _LEAST_FRAMES = {"flicker": 3, "cuts": 2}
 _ON_REQUEST = ("kinetics_score",)  # of no use but for actions
+_TEXT = ("clip_score", "sprite_match")  # networks of clips and captions
+Rows = Mapping[str, np.ndarray]
+Collect = Callable[[Sequence[str]], Rows]
+Captions = Callable[[], Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class Question:
       captions: whether the clips have captions.
       sprites: what the clips show, where these are vidgen's sprites.
       tokenizer: what made them from tokens, if anything did.
+      given: frames that a prediction was given, which no pair is compared in.
     """
 
     made: ClipSet
@@ -47,6 +53,7 @@ class Question:
     captions: bool = False
     sprites: Sprites | None = None
     tokenizer: Reconstructed | None = None
+    given: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,25 +140,62 @@ class Tools:
         if name == "probe" and question.sprites is not None:
             return Probe(sprites=question.sprites)
         if name in _PICTURES:
-            return Compared(name=name, compare=_PICTURES[name])
+            return Compared(name=name, compare=_PICTURES[name], skip=question.given)
         if name.endswith("_distance"):
-            return self._perceptual(name)
+            return self._perceptual(name, question.given)
         if name in _LEAST_FRAMES:
             return Alone(name=name, measure=getattr(pictures, name), side=MADE)
+        side = MADE if name in _TEXT else side
         return Features(network=self.network(name), side=side, batch_size=self.batch_size)
+
+    def rows(self, needs: Iterable[str], collected: Collect, captions: Captions) -> Rows:
+        """All that metrics need.
+
+        Args:
+          needs: names of rows.
+          collected: computes the rows of measures.
+          captions: reads those of the clips.
+        """
+        needs = tuple(dict.fromkeys(needs))
+        plain = [need for need in needs if need.partition("/")[0] not in _TEXT]
+        matched = dict.fromkeys(n.partition("/")[0] for n in needs if n not in plain)
+        found = dict(collected([*plain, *matched]))
+        for name in matched:
+            words = captions()
+            texts = self._texts(name, words)
+            pairs = text_match.matches(found.pop(name), texts, words)
+            found |= {f"{name}/{column}": values for column, values in pairs.items()}
+        return found
 
     def network(self, name: str) -> networks.Network:
         """A feature network; its weights are fetched, or the user's."""
-        return networks.NETWORKS[name]()
+        if name == "inception":
+            return networks.inception_v3(Path(self.inception or "").expanduser())
+        if name == "clip_score":
+            return networks.clip_images(Path(self.clip or "").expanduser())
+        return {
+            "i3d": networks.kinetics,
+            "efficientnet": networks.lite0,
+            "sprite_match": networks.sprites,
+        }[name]()
 
     def protocol(self, metric: str) -> dict[str, Any] | None:
         """The network that a metric looks through."""
         name = METRICS[metric].needs[0].partition("/")[0]
-        if name in networks.NETWORKS:
+        if name in ("i3d", "efficientnet", "inception", *_TEXT):
             return self.network(name).protocol
         if name.endswith("_distance"):
-            return {"name": repr(self._distance(name)), "sha256": self._weights(name)}
+            settings = dataclasses.asdict(self._distance(name))
+            shown = {key: settings[key] for key in ("layers", "size") if settings[key]}
+            title = "SqueezeNet 1.1" if name.startswith("squeezenet") else "I3D-RGB Kinetics-400"
+            return {"name": title, "sha256": self._weights(name), **shown}
         return None
+
+    def _texts(self, name: str, captions: Sequence[str]) -> np.ndarray:
+        """Features of captions, of unit length."""
+        if name == "clip_score":
+            return networks.clip_texts(Path(self.clip or "").expanduser(), captions)
+        return networks.sprite_texts(self.caption_encoder, captions)
 
     def _distance(self, name: str) -> Any:
         return self.image_distance if name.startswith("squeezenet") else self.video_distance
@@ -161,12 +205,13 @@ class Tools:
         asset = assets.get("squeezenet" if name.startswith("squeezenet") else "i3d")
         return asset.files[0].sha256
 
-    def _perceptual(self, name: str) -> Compared:
+    def _perceptual(self, name: str, skip: int) -> Compared:
         distance = self._distance(name)
         return Compared(
             name=name,
             compare=_loaded(distance),
             identity=digest(repr(distance), self._weights(name)),
+            skip=skip,
         )
 
 

@@ -143,9 +143,7 @@ class Predicted:
         text = encode_captions(words, self.stage.text_encoder)
         text = text if self.text else null_text(text)
         mask = np.arange(self.shape.frames) < self.given
-        known = Known(
-            video=jnp.asarray(truth), mask=jnp.asarray(mask)[None, :, None, None, None]
-        )
+        known = Known(video=jnp.asarray(truth), mask=jnp.asarray(mask)[None, :, None, None, None])
         keys = jnp.stack(
             [clip_key(self.seed, word, n) for word, n in zip(words, numbers, strict=True)]
         )

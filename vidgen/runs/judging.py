@@ -140,5 +140,6 @@ def question(
         paired=making.task != "generate" and protocol.samples == 1,
         captions=bool(real.read(0)[1]),
         sprites=real.source if isinstance(real.source, Sprites) else None,
+        given=protocol.given if making.task == "predict" else 0,
         tokenizer=making if isinstance(making, Reconstructed) else None,
     )

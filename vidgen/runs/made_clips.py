@@ -58,9 +58,13 @@ class MadeClips:
         """Of every clip."""
         return self.maker.shape
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the maker, and of what it is given."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         return digest(self.maker.task, self.maker.identity, self.given.fingerprint, self.samples)
 
     def __len__(self) -> int:

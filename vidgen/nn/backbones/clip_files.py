@@ -131,6 +131,11 @@ def read_sizes(folder: Path) -> Sizes:
     )
 
 
+def weights_file(folder: Path) -> Path:
+    """The folder's file of weights; a WeightFileError where there is none."""
+    return _file(folder, *WEIGHTS)
+
+
 def read_params(folder: Path, sizes: Sizes) -> Params:
     """The folder's weights as a tree: products as [in out], a tower's layers stacked in front.
 
@@ -138,7 +143,7 @@ def read_params(folder: Path, sizes: Sizes) -> Params:
       FileNotFoundError: there is no weight file.
       WeightFileError: a tensor is missing or does not fit the sizes, or the file is damaged.
     """
-    tensors = _Tensors(_file(folder, *WEIGHTS))
+    tensors = _Tensors(weights_file(folder))
     return {
         "image": _image_params(tensors, sizes),
         "text": _text_params(tensors, sizes),
