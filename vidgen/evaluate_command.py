@@ -87,7 +87,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
     subject = sessions.build_trained(judging.Subject, folders[-1])
     protocol = _pinned(flags, subject.protocol)
-    subject = dataclasses.replace(subject, protocol=protocol)
+    subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
     trained, run = [], None
     given, sampling = generate_flags.how_to_sample(flags)
     if hasattr(subject.model, "generate"):
@@ -128,6 +128,7 @@ def _stories(flags: argparse.Namespace) -> None:
     given.pop("batch_size", None)  # a film is made one segment at a time
     given |= {"stage": stages.only(found), "sampling": sampling, "seed": flags.seed or 0}
     given |= {"output": str(folder / "films" / "film.npy")}
+    given |= {} if flags.given is None else {"context_frames": flags.given}
     story = story_bench.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
     tell = sessions.build(Tell, story=story, **given)
     sessions.check_bindings()

@@ -6,42 +6,18 @@ import shutil
 import numpy as np
 import pytest
 import tiny_cascade
+import tiny_phenaki
+from tiny_phenaki import run
 
 from vidgen import main
 from vidgen.data.video_writer import write_video
 from vidgen.diffusion import samplers
 
-# Sizes of sizes/tiny_phenaki.gin, 5 frames of 16 x 16 in 3 x 4 x 4 tokens; nothing to download.
-SMALL = """# Defines: Requires: Often overridden:
-from __gin__ import dynamic_registration
-from vidgen.phenaki import maskgit
-from vidgen.phenaki import quantizer
-from vidgen.text import tokenizer as bytes_of
-TEXT_ENCODER = @bytes_of.ByteEncoder()
-bytes_of.ByteEncoder.dim = 8
-bytes_of.ByteEncoder.length = 12
-tokenizer/quantizer.VectorQuantizer.codes = 16
-"""
-NETWORK = "maskgit/maskgit.MaskGIT.codes = 16\n"
-SHORT = [f"--gin.{name}" for name in ("TRAIN_STEPS=2", "BATCH_SIZE=2", "CHECKPOINT_EVERY=2")]
-SHORT += ["--gin.SAMPLE_EVERY=2", "--gin.Train.log_every=1", "--gin.HeldOutLoss.batches=1"]
-
-
-def run(*arguments):
-    assert main.main([str(argument) for argument in arguments]) == 0
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder that holds cvivit/ and maskgit/, each trained for two steps."""
-    folder = tmp_path_factory.mktemp("phenaki")
-    small = folder / "small.gin"
-    own = {"cvivit": [], "maskgit": [f"--gin.TOKENIZER_DIR={folder / 'cvivit'}"]}
-    for model, flags in own.items():
-        small.write_text(SMALL + (NETWORK if model == "maskgit" else ""))
-        files = [f"--gin_file=experiments/phenaki_{model}_tiny.gin", f"--gin_file={small}"]
-        run("train", *files, *flags, *SHORT, f"--gin.MODEL_DIR={folder / model}")
-    return folder
+    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))
 
 
 @pytest.fixture

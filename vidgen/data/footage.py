@@ -139,7 +139,7 @@ def _array(path: pathlib.Path) -> np.ndarray:
                 (name,) = video.files
                 video = video[name]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FootageError(f"{path}: no single numpy array that can be read.") from error
+        raise FootageError(f"{path}: no numpy array that can be read.") from error
     video = video[None] if video.ndim == 3 else video
     if video.ndim != 4 or video.shape[-1] != 3 or not video.size:
         raise FootageError(

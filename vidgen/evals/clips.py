@@ -318,7 +318,7 @@ def _shape_of(file: Path, window: Window) -> VideoShape:
     """The clip that is taken of a file, at the rate at which that takes the right frames."""
     try:
         footage = _opened(file, window)
-        own = probe(file).fps if footage.kind == "video" else 1.0
+        own = _rate(file) if footage.kind == "video" else 1.0
     except (FootageError, BadExample) as error:
         raise ValueError(f"{str(error).rstrip('.')}.") from error
     rate = window.fps or own
@@ -326,6 +326,12 @@ def _shape_of(file: Path, window: Window) -> VideoShape:
     frames = _frames_of(str(file), here, window)
     height, width = window.size or (footage.height, footage.width)
     return VideoShape(frames=frames, height=height, width=width, fps=rate / window.stride)
+
+
+def _rate(file: Path) -> float:
+    """Frames a second, on average: those of a gif last 0.12 s or 0.13 s in turn."""
+    found = probe(file)
+    return found.fps if found.frames is None else found.frames / found.seconds
 
 
 def _frames_of(what: str, here: int, window: Window) -> int:

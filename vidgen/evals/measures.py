@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -42,6 +42,7 @@ class Batch:
     captions: Sequence[str]
 
 
+@runtime_checkable
 class Measure(Protocol):
     """See the module docstring."""
 

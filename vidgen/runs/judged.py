@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from vidgen.types import Known, Params, VideoShape, null_text
 Video = Float[np.ndarray, "b t h w c"]
 
 
+@runtime_checkable
 class Maker(Protocol):
     """Makes clips for given ones."""
 

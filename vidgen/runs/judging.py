@@ -37,6 +37,7 @@ class Subject:
       source: the data it was trained on, or other data that a later file names.
       held_out: the loss on data that it was not trained on, where there is such.
       protocol: of the evaluation.
+      stages: that are judged together, this one the last.
     """
 
     model: Any
@@ -44,6 +45,7 @@ class Subject:
     source: Any
     held_out: Any = None
     protocol: Protocol = Protocol()
+    stages: int = 1
 
     @property
     def task(self) -> str:
@@ -54,7 +56,8 @@ class Subject:
             return "reconstruct"
         if self.protocol.given:
             return "predict"
-        return "generate" if self.model.input_shape is None else "restore"
+        whole = self.stages > 1 or self.model.input_shape is None
+        return "generate" if whole else "restore"
 
     @property
     def _data(self) -> Any:
