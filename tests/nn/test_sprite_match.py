@@ -120,9 +120,9 @@ def test_padding_of_text_makes_no_difference(params):
     )
 
 
-# The shares below are those measured on this set of clips, less at least three standard errors.
-@pytest.mark.parametrize(("axis", "least"), [(0, 0.9), (1, 0.9), (2, 0.9)])
-def test_the_true_caption_beats_one_with_another_word(networks, held_out, axis, least):
+# Measured: all of them, here and on 256 clips (benchmarks/sprite_match.py).
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["subject", "motion", "background"])
+def test_the_true_caption_beats_one_with_another_word(networks, held_out, axis):
     triples, video, text = held_out
     rng = np.random.default_rng(axis)
     names = (tuple(Sprites.subjects), tuple(MOTIONS)[:7], tuple(BACKGROUNDS))[axis]
@@ -132,7 +132,7 @@ def test_the_true_caption_beats_one_with_another_word(networks, held_out, axis, 
         changed = [*triple[:axis], other[rng.integers(len(other))], *triple[axis + 1 :]]
         captions.append(sprite_captions.write(*changed, int(rng.integers(5))))
     wrong = networks[1](captions)
-    assert np.mean(matches(video, text) > matches(video, wrong)) >= least
+    assert np.mean(matches(video, text) > matches(video, wrong)) >= 0.95
 
 
 def test_clips_find_their_captions_and_shuffled_ones_do_not(held_out):
@@ -143,7 +143,7 @@ def test_clips_find_their_captions_and_shuffled_ones_do_not(held_out):
     scores = np.take_along_axis(video @ text.T, rivals, axis=1)
     right = matches(video, text) > scores[:, 1:].max(1)
     shuffled = scores[:, 0] > scores[:, 1:].max(1)  # the caption of some other clip
-    assert np.mean(right) >= 0.9
+    assert np.mean(right) >= 0.95  # measured: all
     # By chance 1 in 16 of them comes first; 96 clips have a standard error of 0.025.
     assert np.mean(shuffled) <= 1 / 16 + 3 * 0.025
 
