@@ -92,8 +92,9 @@ def test_features_have_unit_length(params, held_out):
     assert video.shape == text.shape == (COUNT, sprite_match.WIDTH)
     for features in (video, text):
         np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-5)
-    plain = sprite_match.video_features(params, jnp.zeros((1, 8, 32, 32, 3)))
-    empty = sprite_match.text_features(params, jnp.zeros((1, 4, 384)), jnp.zeros((1, 4), bool))
+    plain = jax.jit(sprite_match.video_features)(params, jnp.zeros((1, 8, 32, 32, 3)))
+    states = jnp.zeros((1, 4, 384)), jnp.zeros((1, 4), bool)
+    empty = jax.jit(sprite_match.text_features)(params, *states)
     np.testing.assert_allclose([jnp.linalg.norm(plain), jnp.linalg.norm(empty)], 1, atol=1e-5)
 
 
