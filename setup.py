@@ -100,6 +100,7 @@ setup(
         "vidgen": [
             "data/fluent_emoji/*",
             "data/label_captions/*",
+            "nn/backbones/*.safetensors",
             "text/t5_vocabulary/*",
             "zoo_models/*/*/*",
         ]
