@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import skimage.metrics
 
 from vidgen.evals import pictures
 
@@ -82,3 +83,21 @@ def test_mistakes():
         pictures.ms_ssim(clip(), clip())
     with pytest.raises(ValueError, match="a clip of 2 frame.* 3 are needed"):
         pictures.flicker(clip(frames=2))
+
+
+def test_psnr_and_ssim_agree_with_scikit_image():
+    a = clip(size=32)
+    b = a + 0.2 * np.random.default_rng(0).normal(size=a.shape)
+    psnr, ssim = pictures.psnr(a, b), pictures.ssim(a, b)
+    for i in range(len(a)):
+        assert psnr[i] == pytest.approx(
+            skimage.metrics.peak_signal_noise_ratio(a[i], b[i], data_range=2)
+        )
+        maps = [
+            skimage.metrics.structural_similarity(
+                x, y, data_range=2, channel_axis=-1, gaussian_weights=True, sigma=1.5,
+                use_sample_covariance=False, full=True,
+            )[1][5:-5, 5:-5]
+            for x, y in zip(a[i], b[i], strict=True)
+        ]  # fmt: skip
+        assert ssim[i] == pytest.approx(np.mean(maps), abs=1e-6)

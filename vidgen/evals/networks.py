@@ -47,7 +47,7 @@ class Network:
         otherwise "n h w 3".
       size: height and width that frames are brought to.
       per_frame: one feature vector a frame, not a clip.
-      frames: so many are taken, evenly spread; None is all.
+      frames: clips are resampled to so many, like pixels; None takes them as they are.
       resize: "bilinear" or "bicubic".
       antialias: whether frames are smoothed before they are made small.
       crop: whether the square in the middle is taken, instead of all of it squeezed into one.
@@ -83,7 +83,7 @@ class Network:
             "resize": self.resize,
             "antialias": self.antialias,
             "crop": "middle square" if self.crop else "none",
-            "frames": self.frames or "all",
+            "frames": self.frames or "as they are",
             "range": "[-1, 1]",
             "per": "frame" if self.per_frame else "clip",
         }
@@ -99,14 +99,11 @@ class Network:
         return self.apply(params, x.reshape(b * t, *x.shape[2:])).reshape(b, t, -1)
 
     def _prepared(self, x: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 s s 3"]:
-        if self.frames is not None:
-            taken = np.linspace(0, x.shape[1] - 1, self.frames).round().astype(int)
-            x = x[:, taken]
         if self.crop:
             side = min(x.shape[2:4])
             top, left = ((n - side) // 2 for n in x.shape[2:4])
             x = x[:, :, top : top + side, left : left + side]
-        shape = (*x.shape[:2], self.size, self.size, 3)
+        shape = (len(x), self.frames or x.shape[1], self.size, self.size, 3)
         if x.shape == shape:
             return x
         return jax.image.resize(x, shape, self.resize, antialias=self.antialias)
@@ -203,6 +200,7 @@ def sprites() -> Network:
         size=sprite_match.PIXELS,
         per_frame=False,
         frames=sprite_match.FRAMES,
+        antialias=True,
     )
 
 

@@ -1,0 +1,22 @@
+"""A feature network that is one product, and so small that nothing has to be fetched."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vidgen.evals.networks import Network
+
+
+def of(folder, **other):
+    """The network, with a file of weights in `folder`."""
+    file = folder / "weights.npy"
+    np.save(file, np.sin(np.arange(4 * 25 * 3 * 7, dtype=np.float32)).reshape(-1, 7) / 10)
+    settings = {
+        "name": "one product",
+        "layer": "tanh",
+        "file": file,
+        "load": lambda: {"w": np.load(file)},
+        "apply": lambda params, x: jnp.tanh(x.reshape(len(x), -1) @ params["w"]),
+        "size": 5,
+        "per_frame": False,
+    }
+    return Network(**settings | other)

@@ -1,0 +1,73 @@
+"""What goes into a feature network, and that its features do not depend on batch or devices."""
+
+import pathlib
+
+import closed_form_network
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vidgen.evals import networks
+from vidgen.evals.measures import MADE, Batch, Features
+
+HERE = pathlib.Path(__file__).parent
+
+
+def clips(n=5, frames=4, height=6, width=8):
+    x = np.random.default_rng(0).uniform(-1, 1, (n, frames, height, width, 3))
+    return x.astype(np.float32)
+
+
+def rows(network, video, batch_size):
+    measure = Features(network=network, side=MADE, batch_size=batch_size)
+    return measure(Batch(video, None, [""] * len(video)))
+
+
+def test_frames_reach_the_network_as_the_protocol_says(tmp_path):
+    seen = {}
+
+    def apply(params, x):
+        seen["x"] = x
+        return x.reshape(len(x), -1)
+
+    made = closed_form_network.of(tmp_path, apply=apply, size=3, per_frame=True, crop=True)
+    video = jnp.asarray(clips()) * 2  # beyond the range, which is cut
+    features = made.features(made.load(), video)
+    assert features.shape == (5, 4, 27) and seen["x"].shape == (20, 3, 3, 3)
+    middle = jnp.clip(video, -1, 1)[:, :, :, 1:7]
+    want = jax.image.resize(middle, (5, 4, 3, 3, 3), "bilinear", antialias=False)
+    np.testing.assert_allclose(seen["x"], want.reshape(20, 3, 3, 3), atol=1e-6)
+    told = made.protocol
+    assert (told["resize"], told["antialias"], told["crop"]) == ("bilinear", False, "middle square")
+    assert len(told["sha256"]) == 64
+
+
+def test_features_do_not_depend_on_the_size_of_a_batch(tmp_path):
+    network = closed_form_network.of(tmp_path)
+    whole = rows(network, clips(), 5)
+    for size in (1, 2, 3, 8):
+        np.testing.assert_allclose(rows(network, clips(), size), whole, atol=1e-6)
+
+
+def test_features_do_not_depend_on_the_number_of_devices(tmp_path, on_devices):
+    here = rows(closed_form_network.of(tmp_path), clips(), 2)
+    there = on_devices(8, HERE / "features_on_devices.py")
+    assert there["devices"] == 8
+    np.testing.assert_allclose(there["rows"], here, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kinetics", "lite0"])
+def test_real_networks_tell_their_hash(name):
+    network = getattr(networks, name)()
+    assert network is getattr(networks, name)()  # loaded once
+    assert network.sha256.startswith({"kinetics": "af5c50f0", "lite0": "57934424"}[name])
+
+
+def test_i3d_logits_of_a_clip_are_those_of_its_frames_at_224():
+    network = networks.kinetics()
+    video = jnp.asarray(clips(1, 9, 16, 16))
+    large = jax.image.resize(video, (1, 9, 224, 224, 3), "bilinear", antialias=False)
+    found = jax.jit(network.features)(network.load(), video)
+    np.testing.assert_allclose(found, jax.jit(network.apply)(network.load(), large), atol=1e-4)
+    assert found.shape == (1, 400)
