@@ -48,15 +48,15 @@ def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
 
 def _of_files(flags: argparse.Namespace) -> Any:
     """The evaluation of one or two sets of clips."""
-    from vidgen.evals import clips
+    from vidgen.evals import stored_clips
     from vidgen.evals.protocols import Protocol
     from vidgen.gin_sessions import Sessions
     from vidgen.runs.evaluate import Evaluate
     from vidgen.runs.evaluate_tools import Question, Tools
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
-    window = clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
-    made, *rest = [clips.opened(path, window, flags.clips) for path in flags.inputs]
+    window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
+    made, *rest = [stored_clips.opened(path, window, flags.clips) for path in flags.inputs]
     real = rest[0] if rest else None
     if real is not None and real.shape.thwc != made.shape.thwc:
         raise ValueError(

@@ -211,3 +211,8 @@ def sprite_texts(
     text = encode(list(captions))
     features = jax.jit(sprite_match.text_features)
     return np.asarray(features(sprite_match.load_params(), text.tokens, text.mask))
+
+
+def asset_hash(name: str) -> str:
+    """The SHA-256 of an asset's file of weights."""
+    return assets.get(name).files[0].sha256

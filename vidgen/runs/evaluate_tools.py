@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidgen import assets
 from vidgen.data.sprites import Sprites
 from vidgen.evals import networks, pictures, text_match
 from vidgen.evals.clips import ClipSet, digest
@@ -202,8 +201,7 @@ class Tools:
 
     def _weights(self, name: str) -> str:
         """The hash of the weights of a perceptual distance."""
-        asset = assets.get("squeezenet" if name.startswith("squeezenet") else "i3d")
-        return asset.files[0].sha256
+        return networks.asset_hash("squeezenet" if name.startswith("squeezenet") else "i3d")
 
     def _perceptual(self, name: str, skip: int) -> Compared:
         distance = self._distance(name)
