@@ -50,7 +50,7 @@ ROWS = {
     "imagen tsr2": Row("imagen_tsr2_paper", "v4:4x4x4", 128),
     "imagen tsr3": Row("imagen_tsr3_paper", "v4:4x4x4", 128),
     "imagen ssr3": Row("imagen_ssr3_paper", "v4:4x4x4", 128),
-    "phenaki cvivit": Row("phenaki_cvivit_paper", "v4:2x2x4", 128),
+    "phenaki cvivit": Row("phenaki_cvivit_paper", "v4:4x4x4", 128),
     "phenaki maskgit": Row("phenaki_maskgit_paper", "v4:4x4x4", 512),
 }
 
@@ -85,7 +85,7 @@ def measure(name: str, output: Path | None) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr.strip()}")
     (model,) = json.loads(done.stdout)["models"]
-    found = {"row": name, "topology": row.topology, "seconds": time.perf_counter() - start} | model
+    found = model | {"row": name, "topology": row.topology, "seconds": time.perf_counter() - start}
     print(f"{name}: {found['seconds']:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
     if output:
         with output.open("a") as file:
