@@ -314,3 +314,23 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
             weight_files.read_tensors(path)
     with pytest.raises(FileNotFoundError, match="none.pth cannot be read"):
         weight_files.read_tensors(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 9, 12), (1, 8, 7)])
+def test_depthwise_and_thin_convolutions_are_what_xla_calls_so(stride, shape):
+    def random(*shape):
+        return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
+
+    x, kernel, bias = random(*shape, 6), random(5, 3, 1, 6), random(6)
+    want = bias + jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=6,
+    )  # fmt: skip
+    found = layers.depthwise_conv(x, kernel, bias, stride=stride)
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    for frames in (1, 6, 9):
+        video, kernel, bias = random(2, frames, *shape[1:], 3), random(7, 3, 5, 3, 4), random(4)
+        want = layers.conv(video, kernel, bias, stride=stride)
+        found = layers.thin_conv(video, kernel, bias, stride=stride)
+        np.testing.assert_allclose(found, want, atol=1e-4)

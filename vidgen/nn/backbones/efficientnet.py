@@ -83,15 +83,15 @@ def _layers(params: Params, x: Float[Array, "n h w c"]) -> Iterator[tuple[str, A
 
 def _block(block: Params, x: Float[Array, "n h w c"], stride: int) -> Float[Array, "n h2 w2 c2"]:
     y = jax.nn.relu6(_conv(block["expand"], x)) if "expand" in block else x
-    y = jax.nn.relu6(_conv(block["depthwise"], y, stride=stride, groups=y.shape[-1]))
+    depthwise = block["depthwise"]
+    y = layers.depthwise_conv(y, depthwise["kernel"], depthwise["bias"], stride=stride)
+    y = jax.nn.relu6(y)
     y = _conv(block["project"], y)
     return x + y if x.shape == y.shape else y
 
 
-def _conv(
-    part: Params, x: Float[Array, "n h w c"], stride: int = 1, groups: int = 1
-) -> Float[Array, "n h2 w2 c2"]:
-    return layers.conv(x, part["kernel"], part["bias"], stride=stride, groups=groups)
+def _conv(part: Params, x: Float[Array, "n h w c"], stride: int = 1) -> Float[Array, "n h2 w2 c2"]:
+    return layers.conv(x, part["kernel"], part["bias"], stride=stride)
 
 
 def _folded(tensors: Mapping[str, np.ndarray], conv: str, norm: str) -> dict[str, np.ndarray]:

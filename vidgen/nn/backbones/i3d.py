@@ -68,7 +68,8 @@ def features(
 
 
 def _layers(params: Params, x: Float[Array, "b t h w c"]) -> Iterator[tuple[str, Array]]:
-    x = _relu_unit(params["Conv3d_1a_7x7"], x, stride=2)
+    stem = params["Conv3d_1a_7x7"]
+    x = jax.nn.relu(layers.thin_conv(x, stem["kernel"], stem["bias"], stride=2))
     yield "Conv3d_1a_7x7", x
     x = layers.max_pool(x, (1, 3, 3), (1, 2, 2))
     for name in ("Conv3d_2b_1x1", "Conv3d_2c_3x3"):
@@ -103,8 +104,8 @@ def _mixed(params: Params, x: Float[Array, "b t h w c"], name: str) -> Float[Arr
     return jnp.concatenate(branches, axis=-1)
 
 
-def _relu_unit(unit: Params, x: Float[Array, "b t h w c"], stride: int = 1) -> Array:
-    return jax.nn.relu(layers.conv(x, unit["kernel"], unit["bias"], stride=stride))
+def _relu_unit(unit: Params, x: Float[Array, "b t h w c"]) -> Array:
+    return jax.nn.relu(layers.conv(x, unit["kernel"], unit["bias"]))
 
 
 def _units(tree: Any) -> dict[str, dict[str, np.ndarray]]:

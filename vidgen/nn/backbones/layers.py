@@ -25,7 +25,6 @@ def conv(
     *,
     stride: int = 1,
     padding: str | int = "SAME",
-    groups: int = 1,
 ) -> Float[Array, "n *space2 c2"]:
     """A convolution over all axes between the first and the last; kernel [*window in out].
 
@@ -39,9 +38,48 @@ def conv(
         (stride,) * rank,
         padding if isinstance(padding, str) else [(padding, padding)] * rank,
         dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-        feature_group_count=groups,
     )
     return y if bias is None else y + bias
+
+
+def depthwise_conv(
+    x: Float[Array, "n h w c"], kernel: Any, bias: Any, *, stride: int = 1
+) -> Float[Array, "n h2 w2 c"]:
+    """A convolution of each channel by itself, padded "SAME"; kernel [h w 1 c].
+
+    A sum of shifted pictures: XLA makes one loop of it, which on a CPU is many times faster than
+    its grouped convolution, and elsewhere about as fast.
+    """
+    taps, kernel = kernel.shape[:2], jnp.asarray(kernel)
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], taps, (stride, stride), "SAME")
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    size = [(n - k) // stride + 1 for n, k in zip(x.shape[1:3], taps, strict=True)]
+    y = bias
+    for i, j in np.ndindex(*taps):
+        rows, columns = (
+            slice(k, k + stride * (n - 1) + 1, stride) for k, n in zip((i, j), size, strict=True)
+        )
+        y = y + x[:, rows, columns] * kernel[i, j, 0]
+    return y
+
+
+def thin_conv(
+    x: Float[Array, "n t h w c"], kernel: Any, bias: Any, *, stride: int = 1
+) -> Float[Array, "n t2 h2 w2 c2"]:
+    """A convolution over time and space, padded "SAME", of few channels: pixels, say.
+
+    The frames under the window become channels of one picture, and the rest is a convolution of
+    pictures: on a CPU that is several times faster than one over three axes.
+    """
+    taps, kernel = kernel.shape[0], jnp.asarray(kernel)
+    (pad,) = jax.lax.padtype_to_pads(x.shape[1:2], (taps,), (stride,), "SAME")
+    x = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
+    count = (x.shape[1] - taps) // stride + 1
+    frames = [x[:, k : k + stride * (count - 1) + 1 : stride] for k in range(taps)]
+    pictures = jnp.concatenate(frames, axis=-1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
+    merged = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[4])
+    y = conv(pictures, merged, bias, stride=stride)
+    return y.reshape(len(x), count, *y.shape[1:])
 
 
 def max_pool(

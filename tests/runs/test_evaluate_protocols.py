@@ -1,0 +1,132 @@
+"""The papers' protocols, each on stand-in files of the layout that it asks for."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_phenaki
+from PIL import Image
+
+from vidgen.data.video_writer import write_video
+
+
+@pytest.fixture(scope="module")
+def phenaki(tmp_path_factory):
+    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A folder of two videos, with captions beside them."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(2):
+        clip = np.random.default_rng(number).uniform(-1, 1, (40, 64, 64, 3)).astype(np.float32)
+        write_video(folder / f"video{number}.mp4", clip, 25.0)
+        (folder / f"video{number}.txt").write_text(f"noise number {number}")
+    return [f"--gin.DATA_DIR='{folder}'"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two pictures, with one file of captions."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    lines = []
+    for number in range(2):
+        Image.new("RGB", (48, 32), (80 * number, 90, 200)).save(folder / f"{number:012}.jpg")
+        line = {"file": f"{number:012}.jpg", "caption": f"a plain picture, number {number}"}
+        lines.append(json.dumps(line))
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return [f"--gin.DATA_DIR='{folder}'"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "model", "task", "given", "frames"),
+    [
+        ("ucf101", "maskgit", "generate", None, 5),
+        ("bair", "maskgit", "predict", 1, 5),
+        ("kinetics600", "maskgit", "predict", 5, 5),
+        ("moments_in_time", "cvivit", "reconstruct", None, 5),
+        ("msrvtt", "maskgit", "generate", None, 5),
+        ("coco", "maskgit", "generate", None, 1),
+    ],
+)
+def test_a_protocol(
+    vidgen, phenaki, request, tmp_path, tfds_sets, protocol, model, task, given, frames
+):
+    kind = {"ucf101": None, "bair": None, "coco": "pictures"}.get(protocol, "videos")
+    data = [f"--gin.TFDS_DIR='{tfds_sets}'"] if kind is None else request.getfixturevalue(kind)
+    asked = ["--clips=2", "--metrics=flicker" if frames > 2 else "--metrics=efficientnet_kernel"]
+    asked += ["--steps=1"] if model == "maskgit" else []
+    asked += ["--samples=2"] if protocol == "bair" else []
+    # Five frames are too many to be given to this model; the protocol's own number is told.
+    asked += ["--given=3"] if given == 5 else []
+    told = vidgen(
+        "evaluate", f"--protocol={protocol}", f"--model={phenaki / model}", *asked, *data,
+        "--json", f"--cache={tmp_path / 'cache'}",
+    )  # fmt: skip
+    assert told.status == 0, told.err
+    found = json.loads(told.out)
+    shown = found["protocol"]
+    assert (shown["name"], shown["task"], shown["frames"]) == (protocol, task, frames)
+    assert any("height 16, published" in line for line in shown["deviations"]) == (
+        protocol != "msrvtt"
+    )
+    assert found["real"]["n"] == 2 and found["made"]["n"] == (4 if protocol == "bair" else 2)
+    if given == 1:
+        assert shown["given"] == 1 and not any("given" in line for line in shown["deviations"])
+    if given == 5:
+        assert "given 3, published 5" in shown["deviations"]
+
+
+def test_a_protocol_without_its_data_says_what_is_missing(vidgen, phenaki, tmp_path):
+    model = f"--model={phenaki / 'maskgit'}"
+    vidgen("evaluate", "--protocol=msrvtt", model).assert_sentence("DATA_DIR")
+    flags = ("--protocol=ucf101", model, f"--gin.TFDS_DIR='{tmp_path}'")
+    vidgen("evaluate", *flags).assert_sentence("ucf101", "tfds build")
+
+
+def test_a_model_that_does_not_fit_the_task_is_told(vidgen, phenaki, videos):
+    told = vidgen(
+        "evaluate", "--protocol=moments_in_time", f"--model={phenaki / 'maskgit'}", *videos
+    )
+    told.assert_sentence("holds no tokenizer; moments_in_time reconstructs clips")
+    told = vidgen("evaluate", "--protocol=msrvtt", f"--model={phenaki / 'cvivit'}", *videos)
+    told.assert_sentence("holds a tokenizer, which reconstructs clips; msrvtt is to generate them")
+
+
+def test_two_processes_share_the_work(tmp_path):
+    for name in ("made", "real"):
+        clips = np.random.default_rng(len(name)).uniform(-1, 1, (70, 3, 12, 12, 3))
+        np.save(tmp_path / f"{name}.npy", clips.astype(np.float32))
+
+    def command(cache):
+        files = [str(tmp_path / f"{name}.npy") for name in ("made", "real")]
+        flags = ["--metrics=psnr,ssim,flicker", "--json", f"--cache={tmp_path / cache}"]
+        return [sys.executable, "-m", "vidgen.main", "evaluate", *files, *flags]
+
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "XLA_FLAGS"))}
+    alone = subprocess.run(command("one"), env=env, capture_output=True, text=True, timeout=120)
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    both = []
+    for process in range(2):
+        own = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+        own |= {"JAX_PROCESS_ID": str(process)}
+        both.append(
+            subprocess.Popen(
+                command("two"), env=env | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True,
+            )
+        )  # fmt: skip
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[1][0] == ""  # process 0 speaks
+    assert json.loads(said[0][0])["metrics"] == json.loads(alone.stdout)["metrics"]
