@@ -5,17 +5,11 @@ import json
 import numpy as np
 import pytest
 import tiny_cascade
-import tiny_phenaki
 
 from vidgen import evaluate_command, gin_files
 from vidgen.data.video_writer import write_video
 from vidgen.evals.metrics import METRICS
 from vidgen.runs import evaluate_flags
-
-
-@pytest.fixture(scope="module")
-def phenaki(tmp_path_factory):
-    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))
 
 
 @pytest.fixture(scope="module")

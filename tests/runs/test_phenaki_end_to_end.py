@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import tiny_cascade
-import tiny_phenaki
 from tiny_phenaki import run
 
 from vidgen import main
@@ -14,10 +13,10 @@ from vidgen.data.video_writer import write_video
 from vidgen.diffusion import samplers
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture
+def trained(phenaki):
     """A folder that holds cvivit/ and maskgit/, each trained for two steps."""
-    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))
+    return phenaki
 
 
 @pytest.fixture
