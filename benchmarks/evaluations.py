@@ -48,7 +48,7 @@ def measured(name: str, flags: list[str], metrics: tuple[str, ...], chosen: argp
 def table(rows: dict[str, dict], metrics: tuple[str, ...]) -> str:
     """Models as rows, metrics as columns."""
     lines = [
-        f"| model | clips | made of | {' | '.join(metrics)} |",
+        f"| model | clips | size | {' | '.join(metrics)} |",
         "|---" * (3 + len(metrics)) + "|",
     ]
     for name, found in rows.items():

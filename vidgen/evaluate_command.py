@@ -64,14 +64,15 @@ def _of_files(flags: argparse.Namespace) -> Any:
             "x width); give --size=HEIGHTxWIDTH and --frames=N to make them one."
         )
     paired = real is not None and len(made) == len(real) and made.names == real.names
-    question = Question(made=made, real=real, paired=paired)
+    captions = all(made.read(number)[1] for number in (0, len(made) - 1))
+    question = Question(made=made, real=real, paired=paired, captions=captions)
     sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
     tools = sessions.build(Tools, **_weights(flags))
     sessions.check_bindings()
     protocol = Protocol(name="files", clips=len(made if real is None else real))
-    return Evaluate(
-        question=question, protocol=protocol, tools=tools, title=made.name, **_reports(flags)
-    )
+    settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
+    reports = _reports(flags) | {"settings": settings}
+    return Evaluate(question=question, protocol=protocol, tools=tools, title=made.name, **reports)
 
 
 def _of_model(flags: argparse.Namespace) -> Any:

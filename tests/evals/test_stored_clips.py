@@ -34,6 +34,12 @@ def test_a_folder_is_read_in_the_order_of_names(folder):
     assert len(stored_clips.opened(str(folder), limit=2)) == 2
 
 
+def test_captions_lie_beside_clips(folder):
+    (folder / "b.txt").write_text("it grows\n")
+    found = stored_clips.opened(str(folder))
+    assert [found.read(number)[1] for number in range(3)] == ["", "it grows", ""]
+
+
 def test_a_window_takes_frames_by_number(folder):
     found = stored_clips.opened(str(folder), Window(frames=4, stride=3))
     np.testing.assert_array_equal(found.read(0)[0], to_float(ramp(12)[::3]))

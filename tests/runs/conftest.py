@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "train"), str(HERE)]
+sys.path[:0] = [str(HERE.parent / "train"), str(HERE.parent / "nn"), str(HERE)]
 
 
 @pytest.fixture(scope="session")

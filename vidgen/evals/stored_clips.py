@@ -122,10 +122,12 @@ class FolderClips:
         return len(self.files)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """A clip, without a caption."""
+        """A clip, and what clip.txt beside clip.mp4 says."""
         file = self.files[number]
+        text = file.with_suffix(".txt")
+        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
         try:
-            return _opened(file, self.window).read(_shape_of(file, self.window)), ""
+            return _opened(file, self.window).read(_shape_of(file, self.window)), caption
         except FootageError as error:
             raise ValueError(str(error)) from error
 

@@ -49,6 +49,7 @@ class Evaluate:
       output: JSON file of the result; None writes none.
       page: HTML file with videos and plots; None writes none.
       curves: metrics.jsonl of the training, for the page.
+      settings: what else is shown of how clips were read.
       as_json: print the result as JSON instead of a table.
     """
 
@@ -61,6 +62,7 @@ class Evaluate:
     output: str | None = None
     page: str | None = None
     curves: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     as_json: bool = False
 
     def __post_init__(self) -> None:
@@ -130,7 +132,7 @@ class Evaluate:
     def _result(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The JSON object."""
         made, real = self.question.made, self.question.real
-        settings = made.maker.settings if isinstance(made, MadeClips) else {}
+        settings = made.maker.settings if isinstance(made, MadeClips) else dict(self.settings)
         task = {"task": made.maker.task} if isinstance(made, MadeClips) else {}
         metrics = {
             name: METRICS[name].result(rows) | {"network": self.tools.protocol(name)}
