@@ -71,7 +71,8 @@ def _of_files(flags: argparse.Namespace) -> Any:
     sessions.check_bindings()
     protocol = Protocol(name="files", clips=len(made if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
-    reports = _reports(flags) | {"settings": settings}
+    reports = _reports(flags)
+    reports["settings"] = settings
     return Evaluate(question=question, protocol=protocol, tools=tools, title=made.name, **reports)
 
 
