@@ -27,6 +27,7 @@ from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import FolderSource
 from vidgen.data.transforms import to_float
 from vidgen.data.video_writer import write_video
+from vidgen.evals import pictures
 from vidgen.runs import trained
 from vidgen.runs.train import Train
 
@@ -57,11 +58,11 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
     model: Any = run.trainer.model
     params = trained.restored(model, folder)
     encode, decode = jax.jit(model.encode), jax.jit(model.decode)
-    errors, tokens, shown = [], [], []
+    psnr, tokens, shown = [], [], []
     for video in clips(run, flags.data, flags.clips, flags.batch_size):
         found = encode(params, video)
         made = np.asarray(decode(params, found))
-        errors += list(np.mean((made - video) ** 2, axis=(1, 2, 3, 4), dtype=np.float64))
+        psnr += list(pictures.psnr(made, video))
         tokens.append(np.asarray(found))
         shown += [x for pair in zip(video, made, strict=True) for x in pair]
     write_video(folder / "reconstructions.png", np.stack(shown[:12]), model.shape.fps)
@@ -72,11 +73,11 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
         "steps": Path(sorted((folder / "checkpoints").iterdir(), key=_number)[-1]).name,
         "clip": str(model.shape),
         "tokens": int(np.prod(model.grid(*model.shape.thwc[:3]))),
-        "psnr": float(np.mean([10 * np.log10(4 / error) for error in errors])),
+        "psnr": float(np.mean(psnr)),
         "codes": model.codes,
         "codes_used": float(np.mean(share > 0)),
         "perplexity": float(np.exp(-np.sum(share[share > 0] * np.log(share[share > 0])))),
-        "clips": len(errors),
+        "clips": len(psnr),
         "data": flags.data or "held-out data of the run",
     }
 
