@@ -78,6 +78,7 @@ def _of_files(flags: argparse.Namespace) -> Any:
 
 def _of_model(flags: argparse.Namespace) -> Any:
     """The evaluation of a model."""
+    from vidgen.evals.protocols import Protocol
     from vidgen.gin_sessions import Sessions
     from vidgen.runs import judging, stages
     from vidgen.runs.evaluate import Evaluate
@@ -87,7 +88,14 @@ def _of_model(flags: argparse.Namespace) -> Any:
     later = [*protocol_files(flags.protocol), *flags.gin_file]
     folders = stages.find(flags.model, None, flags.until)
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
-    subject = sessions.build_trained(judging.Subject, folders[-1])
+    try:
+        subject = sessions.build_trained(judging.Subject, folders[-1])
+    except (ValueError, OSError) as error:
+        if flags.protocol is None:
+            raise
+        supply = sessions.build(Protocol).supply
+        told = str(error).rstrip(".")
+        raise ValueError(f"{told}; --protocol={flags.protocol} takes {supply}.") from error
     protocol = _pinned(flags, subject.protocol)
     subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
     trained, run = [], None

@@ -80,9 +80,11 @@ def test_a_protocol(
 
 def test_a_protocol_without_its_data_says_what_is_missing(vidgen, phenaki, tmp_path):
     model = f"--model={phenaki / 'maskgit'}"
-    vidgen("evaluate", "--protocol=msrvtt", model).assert_sentence("DATA_DIR")
+    vidgen("evaluate", "--protocol=msrvtt", model).assert_sentence(
+        "DATA_DIR", "takes a folder of the test videos of MSR-VTT"
+    )
     flags = ("--protocol=ucf101", model, f"--gin.TFDS_DIR='{tmp_path}'")
-    vidgen("evaluate", *flags).assert_sentence("ucf101", "tfds build")
+    vidgen("evaluate", *flags).assert_sentence("ucf101", "takes UCF-101 prepared")
 
 
 def test_a_model_that_does_not_fit_the_task_is_told(vidgen, phenaki, videos):
