@@ -54,6 +54,7 @@ def measures():
 
 def test_rows_are_in_the_order_of_the_clips(tmp_path):
     rows = collect.collect(measures(), Numbers(70), Numbers(70, 0.5), tmp_path)
+    assert isinstance(rows["made"], np.memmap)
     np.testing.assert_allclose(rows["made"], np.arange(70) / 100)
     np.testing.assert_allclose(rows["real"], np.arange(70) / 100 + 0.5)
     np.testing.assert_allclose(rows["pair"], -0.5)

@@ -1,6 +1,7 @@
 """Measures over whole sets of clips: by blocks, kept on disk, shared among processes.
 
     FOLDER/KEY/000064.npy      rows of the clips 64 ... of the measure and sets that KEY stands for
+    FOLDER/KEY/all-5000.npy    all of them, once they are there
 
 A block that is there is not computed again, so an evaluation that was stopped goes on, and another
 one with the same network and clips is done at once. Process p of P makes the blocks p, p + P, ...;
@@ -10,6 +11,7 @@ all read the others' from the folder, which they share.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,5 +103,18 @@ def _read(side: str, start: int, made: ClipSet, real: ClipSet | None) -> Batch:
 
 
 def _rows(folder: Path, length: int) -> np.ndarray:
-    blocks = [np.load(_block(folder, start)) for start in range(0, length, BLOCK)]
-    return np.concatenate(blocks)
+    """All rows, mapped from one file: those of a large set take no memory until they are read."""
+    first = np.load(_block(folder, 0))
+    if length <= BLOCK:
+        return first
+    whole = folder / f"all-{length}.npy"
+    if not whole.exists():
+        partial = folder / f"all-{length}.{os.getpid()}.partial"
+        shape = (length, *first.shape[1:])
+        rows = np.lib.format.open_memmap(partial, "w+", first.dtype, shape)
+        for start in range(0, length, BLOCK):
+            rows[start : start + BLOCK] = np.load(_block(folder, start))
+        rows.flush()
+        del rows
+        partial.replace(whole)
+    return np.load(whole, mmap_mode="r")

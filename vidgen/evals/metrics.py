@@ -30,6 +30,7 @@ from vidgen.evals.measures import PROBE
 
 Rows = Mapping[str, np.ndarray]
 LEAST_FVD = 256  # clips below which the distance of the samples is mostly that of chance
+_MOMENT_BLOCK = 128  # clips whose features are copied at a time
 _KERNEL_BLOCK = 1000  # vectors: a kernel distance of more is the mean over such blocks
 
 
@@ -86,15 +87,18 @@ def _frechet(network: str, part: slice, rows: Rows) -> tuple[float, float | None
     sides = [rows[f"{network}/{side}"] for side in ("made", "real")]
     groups = uncertainty.GROUPS
     if min(map(len, sides)) < 3 * groups:
-        a, b = (distances.Moments.of(_vectors(side, part)) for side in sides)
-        return distances.frechet(a, b), None
-    parts = [
-        [distances.Moments.of(_vectors(side[g::groups], part)) for g in range(groups)]
-        for side in sides
-    ]
+        return distances.frechet(*(_moments(side, part) for side in sides)), None
+    parts = [[_moments(side[g::groups], part) for g in range(groups)] for side in sides]
     value = distances.frechet(*(_merged(side, None) for side in parts))
     left = [distances.frechet(*(_merged(side, g) for side in parts)) for g in range(groups)]
     return value, uncertainty.spread(left)
+
+
+def _moments(rows: np.ndarray, part: slice) -> distances.Moments:
+    """Of all rows, some clips at a time: float64 copies of them all may not fit."""
+    blocks = range(0, len(rows), _MOMENT_BLOCK)
+    found = [distances.Moments.of(_vectors(rows[i : i + _MOMENT_BLOCK], part)) for i in blocks]
+    return _merged(found, None)
 
 
 def _merged(parts: list[distances.Moments], without: int | None) -> distances.Moments:
