@@ -38,7 +38,7 @@ ALLOWED = {
     "usage": set(),
     "errors": set(),
     "xla_flags": set(),
-    "evaluate_command": {"gin_files", "gin_sessions", "runs", "evals"},
+    "evaluate_command": {"gin_files", "gin_sessions", "runs", "evals", "paths"},
     "main": {
         "evaluate_command",
         "usage",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgen import gin_files
+from vidgen import gin_files, paths
 from vidgen.runs import generate_flags
 
 
@@ -108,7 +108,8 @@ def _of_model(flags: argparse.Namespace) -> Any:
             run = sessions.build(Generate, stages=trained, **given)
     tools = sessions.build(Tools, **_weights(flags))
     sessions.check_bindings()
-    making = judging.maker(subject, protocol, trained, run, str(folders[-1]), sampling)
+    step = given.get("checkpoint_step")
+    making = judging.maker(subject, protocol, trained, run, str(folders[-1]), sampling, step)
     reports = _reports(flags)
     title = flags.model.rstrip("/")
     question = judging.question(subject, protocol, making, title, reports["folder"])
@@ -180,9 +181,8 @@ def _weights(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _reports(flags: argparse.Namespace) -> dict[str, Any]:
     """Where results go, and where clips and features are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return {
-        "folder": Path(flags.cache or os.path.join(home, "vidgen", "evaluations")).expanduser(),
+        "folder": Path(flags.cache or paths.cache_folder("evaluations")).expanduser(),
         "metrics": tuple(filter(None, (flags.metrics or "").split(","))),
         "output": flags.output,
         "page": flags.html,

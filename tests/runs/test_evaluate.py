@@ -1,6 +1,7 @@
 """`vidgen evaluate` as its users have it: models, files, stories, results, and wrong input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +79,25 @@ def test_a_text_to_video_model_and_again_with_other_metrics(evaluate, phenaki, t
     assert before == [(path, path.stat().st_mtime_ns) for path in blocks]
     other = evaluate(f"--model={phenaki / 'maskgit'}", "--clips=6", "--steps=3", "--metrics=cuts")
     assert other["made"]["fingerprint"] != first["made"]["fingerprint"]
+
+
+def test_the_checkpoint_that_is_asked_for_is_judged(vidgen, evaluate, phenaki, tmp_path):
+    asked = ("--clips=2", "--metrics=cuts")
+    newest = evaluate(f"--model={phenaki / 'cvivit'}", *asked)
+    chosen = evaluate(f"--model={phenaki / 'cvivit'}", *asked, "--step=2")
+    assert (newest["protocol"]["step"], chosen["protocol"]["step"]) == (None, 2)
+    assert chosen["made"] == newest["made"]  # the same weights
+    for model in ("cvivit", "maskgit"):
+        told = vidgen("evaluate", f"--model={phenaki / model}", *asked, "--step=77")
+        assert told.status == 2 and "77" in told.err.splitlines()[-1], model
+
+
+def test_the_same_weights_in_another_folder_make_the_same_clips(evaluate, phenaki, tmp_path):
+    shutil.copytree(phenaki / "cvivit", tmp_path / "moved")
+    asked = ("--clips=2", "--metrics=cuts")
+    models = (phenaki / "cvivit", tmp_path / "moved")
+    here, there = (evaluate(f"--model={model}", *asked)["made"] for model in models)
+    assert here["fingerprint"] == there["fingerprint"]
 
 
 def test_a_prediction_is_compared_in_what_it_was_not_given(evaluate, phenaki, tmp_path):

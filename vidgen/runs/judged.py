@@ -14,15 +14,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Key
 
-from vidgen.runs import trained
+from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import encode_captions
 from vidgen.runs.generate import Generate, clip_key
 from vidgen.runs.stages import Stage
@@ -79,14 +78,22 @@ class Generated:
     @functools.cached_property
     def identity(self) -> Any:
         """Weights and sampling of all stages, and the seed."""
-        stages = [weights_of(stage.model_dir) for stage in self.run.stages]
-        return stages, self.settings, [repr(stage.text_encoder) for stage in self.run.stages]
+        weights = [
+            trained.fingerprint(functools.partial(stage.load, self._step(stage.model)))
+            for stage in self.run.stages
+        ]
+        return weights, self.settings, [repr(stage.text_encoder) for stage in self.run.stages]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Sampling of each stage."""
-        shown = {m.name: sampling_of(m) for m in self.run.chain.stages}
-        return {"sampling": shown, "seed": self.run.seed}
+        """Sampling and checkpoint of each stage."""
+        models = self.run.chain.stages
+        shown = {m.name: sampling_of(m) for m in models}
+        steps = {m.name: self._step(m) for m in models}
+        return {"sampling": shown, "step": steps, "seed": self.run.seed}
+
+    def _step(self, model: Any) -> int | None:
+        return per_stage.value(self.run.checkpoint_step, model.name)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
         """Clip n is sample n of its caption."""
@@ -95,20 +102,56 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predicted:
-    """Clips that begin with the first frames of the true one.
+class _ByOneStage:
+    """What a prediction and a restoration share.
 
     Attributes:
-      stage: makes them.
-      given: how many frames it knows.
-      text: whether it is told the caption, too.
+      stage: makes the clips.
       seed: of the noise.
+      step: which checkpoint; None is the last.
     """
 
     stage: Stage
+    seed: int
+    step: int | None = None
+
+    @property
+    def shape(self) -> VideoShape:
+        """Of the model."""
+        return self.stage.model.shape
+
+    @functools.cached_property
+    def identity(self) -> Any:
+        """Weights, sampling, and what else is shown."""
+        weights = trained.fingerprint(lambda: self._params)
+        return weights, self.settings, repr(self.stage.text_encoder)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sampling, checkpoint and seed."""
+        shown = {self.stage.model.name: sampling_of(self.stage.model)}
+        return {"sampling": shown, "step": self.step, "seed": self.seed}
+
+    @functools.cached_property
+    def _params(self) -> Params:
+        return self.stage.load(self.step)
+
+    def _keys(self, captions: Sequence[str], numbers: Sequence[int]) -> Key[Array, "b"]:
+        pairs = zip(captions, numbers, strict=True)
+        return jnp.stack([clip_key(self.seed, caption, number) for caption, number in pairs])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predicted(_ByOneStage):
+    """Clips that begin with the first frames of the true one.
+
+    Attributes:
+      given: how many frames the stage knows.
+      text: whether it is told the caption, too.
+    """
+
     given: int
     text: bool
-    seed: int
     task: str = "predict"
 
     def __post_init__(self) -> None:
@@ -119,24 +162,9 @@ class Predicted:
             )
 
     @property
-    def shape(self) -> VideoShape:
-        """Of the model."""
-        return self.stage.model.shape
-
-    @functools.cached_property
-    def identity(self) -> Any:
-        """Weights and sampling, and what it is given."""
-        return weights_of(self.stage.model_dir), self.settings, repr(self.stage.text_encoder)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Sampling, and what it is given."""
-        shown = {self.stage.model.name: sampling_of(self.stage.model)}
-        return {"sampling": shown, "given": self.given, "text": self.text, "seed": self.seed}
-
-    @functools.cached_property
-    def _params(self) -> Params:
-        return self.stage.load()
+        return super().settings | {"given": self.given, "text": self.text}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
         """Frames that are given come out as they are."""
@@ -145,53 +173,28 @@ class Predicted:
         text = text if self.text else null_text(text)
         mask = np.arange(self.shape.frames) < self.given
         known = Known(video=jnp.asarray(truth), mask=jnp.asarray(mask)[None, :, None, None, None])
-        keys = jnp.stack(
-            [clip_key(self.seed, word, n) for word, n in zip(words, numbers, strict=True)]
-        )
-        generate = self.stage.model.generate
+        generate, keys = self.stage.model.generate, self._keys(words, numbers)
         return np.asarray(generate(self._params, text, None, keys, known=known), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Restored:
-    """Clips that a super-resolution stage makes of the true ones, made small.
+class Restored(_ByOneStage):
+    """Clips that a super-resolution stage makes of the true ones, made small."""
 
-    Attributes:
-      stage: the stage.
-      seed: of the noise.
-    """
-
-    stage: Stage
-    seed: int
     task: str = "restore"
-
-    @property
-    def shape(self) -> VideoShape:
-        """Of the model."""
-        return self.stage.model.shape
-
-    @functools.cached_property
-    def identity(self) -> Any:
-        """Weights and sampling."""
-        return weights_of(self.stage.model_dir), self.settings, repr(self.stage.text_encoder)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Sampling, and what it starts from."""
-        start, model = self.stage.model.input_shape, self.stage.model
-        return {"sampling": {model.name: sampling_of(model)}, "from": str(start), "seed": self.seed}
-
-    @functools.cached_property
-    def _params(self) -> Params:
-        return self.stage.load()
+        return super().settings | {"from": str(self.stage.model.input_shape)}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
         """What the stage makes of them."""
         model = self.stage.model
         text = encode_captions(list(captions), self.stage.text_encoder)
-        keys = [clip_key(self.seed, word, n) for word, n in zip(captions, numbers, strict=True)]
         low = model.conditioner.degrade(jnp.asarray(truth))
-        return np.asarray(model.generate(self._params, text, low, jnp.stack(keys)), np.float32)
+        keys = self._keys(captions, numbers)
+        return np.asarray(model.generate(self._params, text, low, keys), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,10 +204,12 @@ class Reconstructed:
     Attributes:
       model: the tokenizer.
       model_dir: folder of its training run.
+      step: which checkpoint; None is the last.
     """
 
     model: Any
     model_dir: str
+    step: int | None = None
     task: str = "reconstruct"
 
     @property
@@ -215,7 +220,7 @@ class Reconstructed:
     @functools.cached_property
     def identity(self) -> Any:
         """The weights."""
-        return weights_of(self.model_dir)
+        return trained.fingerprint(lambda: self._params)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -223,6 +228,7 @@ class Reconstructed:
         tokens = int(np.prod(self.model.grid(*self.shape.thwc[:3])))
         bits = tokens * np.log2(self.model.codes)
         return {
+            "step": self.step,
             "tokens": tokens,
             "codes": self.model.codes,
             "compression": round(8 * float(np.prod(self.shape.thwc)) / float(bits), 1),
@@ -230,7 +236,7 @@ class Reconstructed:
 
     @functools.cached_property
     def _params(self) -> Params:
-        return trained.restored(self.model, self.model_dir)
+        return trained.restored(self.model, self.model_dir, self.step)
 
     @functools.cached_property
     def _programs(self) -> Any:
@@ -248,17 +254,6 @@ class Reconstructed:
         encode, decode = self._programs
         video = jnp.asarray(truth)
         return np.asarray(decode(self._params, encode(self._params, video)), np.float32)
-
-
-def weights_of(model_dir: str) -> list[tuple[str, int, int]]:
-    """What tells the weights in a folder apart: names, sizes and times of its files."""
-    root = Path(model_dir).expanduser()
-    files = sorted(p for p in root.rglob("*") if p.is_file() and _is_weights(p.relative_to(root)))
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-
-
-def _is_weights(path: Path) -> bool:
-    return path.parts[0] == "checkpoints" or path.suffix == ".safetensors"
 
 
 def sampling_of(model: Any) -> dict[str, Any]:

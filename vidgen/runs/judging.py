@@ -16,12 +16,15 @@ from vidgen.data.sources import Source
 from vidgen.data.sprites import Sprites
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.protocols import Protocol
+from vidgen.runs import per_stage
 from vidgen.runs.evaluate_tools import Question
 from vidgen.runs.feed import TextEncoder
 from vidgen.runs.generate import Generate
 from vidgen.runs.judged import Generated, Maker, Predicted, Reconstructed, Restored
 from vidgen.runs.made_clips import MadeClips
+from vidgen.runs.per_stage import PerStage
 from vidgen.runs.stages import Sampling, Stage
+from vidgen.train.weights import open_weights
 from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
@@ -94,6 +97,7 @@ def maker(
     run: Generate | None,
     model_dir: str,
     sampling: Sampling,
+    step: int | PerStage | None,
 ) -> Maker:
     """What makes the clips.
 
@@ -104,29 +108,37 @@ def maker(
       run: makes clips of captions with them; None where that is not the task.
       model_dir: folder of the last.
       sampling: what of the models' own is replaced.
+      step: which checkpoint; None is the last.
 
     Raises:
       ValueError: the model does no such thing.
+      FileNotFoundError: there is no such checkpoint.
     """
+    own_step = per_stage.value(step, subject.model.name)
     if subject.task == "reconstruct":
         if not hasattr(subject.model, "reconstruct"):
             raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
-        return Reconstructed(model=subject.model, model_dir=model_dir)
+        with open_weights(model_dir) as weights:
+            weights.stored_params(own_step)
+        return Reconstructed(model=subject.model, model_dir=model_dir, step=own_step)
     if not stages:
         raise ValueError(
             f"{model_dir} holds a tokenizer, which reconstructs clips; {protocol.name} is to "
             f"{subject.task} them."
         )
+    for stage in stages:  # a checkpoint that is not there is told before anything is made
+        stage.check(per_stage.value(step, stage.model.name))
     if subject.task == "generate" and run is not None:
         return Generated(run=run)
     if len(stages) > 1:
         raise ValueError(f"to {subject.task} takes one stage; name the folder of one as --model.")
     stage = dataclasses.replace(stages[0], model=sampling.apply(stages[0].model))
     if subject.task == "predict":
-        return Predicted(stage=stage, given=protocol.given, text=protocol.text, seed=protocol.seed)
+        known = {"given": protocol.given, "text": protocol.text}
+        return Predicted(stage=stage, seed=protocol.seed, step=own_step, **known)
     if stage.model.input_shape is None:
         raise ValueError(f"{stage.model.name} starts from text alone; it restores nothing.")
-    return Restored(stage=stage, seed=protocol.seed)
+    return Restored(stage=stage, seed=protocol.seed, step=own_step)
 
 
 def question(
