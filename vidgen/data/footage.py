@@ -47,6 +47,7 @@ class Footage:
       width: pixels as displayed.
       seconds: how long it plays; infinite for a still.
       frames: of an array; 1 of a still.
+      fps: frames a second of a video, on average; those of a gif may last 0.12 s and 0.13 s.
     """
 
     path: pathlib.Path
@@ -55,6 +56,7 @@ class Footage:
     width: int
     seconds: float = math.inf
     frames: int = 1
+    fps: float = 1.0
 
     @property
     def is_still(self) -> bool:
@@ -118,7 +120,8 @@ def open_footage(path: str | os.PathLike) -> Footage:
         found = None if suffix in STILL_SUFFIXES else probe(path)
         if found is None or (found.frames == 1 and suffix in PILLOW_SUFFIXES):
             return Footage(path, "still", *read_image(path).shape[:2])
-        return Footage(path, "video", found.height, found.width, seconds=found.seconds)
+        rate = found.fps if found.frames is None else found.frames / found.seconds
+        return Footage(path, "video", found.height, found.width, seconds=found.seconds, fps=rate)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen.data import transforms
-from vidgen.data.files import BadExample
 from vidgen.data.footage import (
     ARRAY_SUFFIXES,
     SLACK,
@@ -28,7 +27,7 @@ from vidgen.data.footage import (
     FootageError,
     open_footage,
 )
-from vidgen.data.video_files import PILLOW_SUFFIXES, VIDEO_SUFFIXES, probe
+from vidgen.data.video_files import PILLOW_SUFFIXES, VIDEO_SUFFIXES
 from vidgen.evals.clips import ClipSet, digest
 from vidgen.types import VideoShape
 
@@ -77,9 +76,8 @@ class FolderClips:
         if not self.files:
             kinds = ", ".join(sorted(_SUFFIXES))
             raise ValueError(f"{self.path}: there is no video in this folder ({kinds}).")
-        shapes = [_shape_of(file, self.window) for file in self.files]
-        for file, shape in zip(self.files, shapes, strict=True):
-            _check_same(file, shape, self.files[0], shapes[0])
+        for file, shape in zip(self.files, self._shapes, strict=True):
+            _check_same(file, shape, self.files[0], self.shape)
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -96,11 +94,11 @@ class FolderClips:
     @property
     def shape(self) -> VideoShape:
         """Of every clip."""
-        return self._shape
+        return self._shapes[0]
 
     @functools.cached_property
-    def _shape(self) -> VideoShape:
-        return _shape_of(self.files[0], self.window)
+    def _shapes(self) -> tuple[VideoShape, ...]:
+        return tuple(_shape_of(file, self.window) for file in self.files)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,7 +125,7 @@ class FolderClips:
         text = file.with_suffix(".txt")
         caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
         try:
-            return _opened(file, self.window).read(_shape_of(file, self.window)), caption
+            return _opened(file, self.window).read(self._shapes[number]), caption
         except FootageError as error:
             raise ValueError(str(error)) from error
 
@@ -222,20 +220,13 @@ def _shape_of(file: Path, window: Window) -> VideoShape:
     """The clip that is taken of a file, at the rate at which that takes the right frames."""
     try:
         footage = _opened(file, window)
-        own = _rate(file) if footage.kind == "video" else 1.0
-    except (FootageError, BadExample) as error:
-        raise ValueError(f"{str(error).rstrip('.')}.") from error
-    rate = window.fps or own
+    except FootageError as error:
+        raise ValueError(str(error)) from error
+    rate = window.fps or footage.fps
     here = 1 if footage.is_still else math.floor(footage.seconds * rate + 0.5 + SLACK)
     frames = _frames_of(str(file), here, window)
     height, width = window.size or (footage.height, footage.width)
     return VideoShape(frames=frames, height=height, width=width, fps=rate / window.stride)
-
-
-def _rate(file: Path) -> float:
-    """Frames a second, on average: those of a gif last 0.12 s or 0.13 s in turn."""
-    found = probe(file)
-    return found.fps if found.frames is None else found.frames / found.seconds
 
 
 def _frames_of(what: str, here: int, window: Window) -> int:
@@ -276,11 +267,13 @@ def _read_array(path: Path) -> np.ndarray:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: no numpy file that can be read.") from error
     if isinstance(loaded, np.lib.npyio.NpzFile):
-        videos = [key for key in loaded.files if loaded[key].ndim >= 4]
+        with loaded:
+            arrays = dict(loaded)
+        videos = [array for array in arrays.values() if array.ndim >= 4]
         if len(videos) != 1:
-            held = ", ".join(loaded.files) or "nothing"
+            held = ", ".join(arrays) or "nothing"
             raise ValueError(f"{path} holds {held}; it must hold one array (n, t, h, w, 3).")
-        loaded = loaded[videos[0]]
+        (loaded,) = videos
     if loaded.ndim != 5 or loaded.shape[-1] != 3 or not loaded.size:
         raise ValueError(f"{path}: its shape is {loaded.shape}; clips are (n, t, h, w, 3).")
     if loaded.dtype != np.uint8 and not np.issubdtype(loaded.dtype, np.floating):

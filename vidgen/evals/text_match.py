@@ -29,11 +29,9 @@ def matches(
     """
     clips = np.asarray(clips, np.float64)
     mean = clips if clips.ndim == 2 else clips.mean(1)
-    kinds = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    mine = np.array([kinds[caption] for caption in captions])
-    firsts = np.array([list(captions).index(caption) for caption in kinds])
+    _, firsts, mine = np.unique(np.asarray(captions), return_index=True, return_inverse=True)
     cosines = mean @ np.asarray(texts, np.float64)[firsts].T
     own = cosines[np.arange(len(mine)), mine]
-    others = np.where(np.arange(len(kinds)) == mine[:, None], -np.inf, cosines)
-    first = own > others.max(1) if len(kinds) > 1 else np.ones(len(mine), bool)
+    others = np.where(np.arange(len(firsts)) == mine[:, None], -np.inf, cosines)
+    first = own > others.max(1) if len(firsts) > 1 else np.ones(len(mine), bool)
     return {"own": own, "first": first.astype(np.float64)}

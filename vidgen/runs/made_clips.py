@@ -1,6 +1,7 @@
 """The clips that a model makes for an evaluation, as a set of clips like any other.
 
     FOLDER/FINGERPRINT/000064.npy     uint8 "b t h w c": the clips 64 ...
+    FOLDER/FINGERPRINT/000064.json    their captions, so that no true clip is read for its words
 
 They are made block by block when they are asked for, and kept: an evaluation that was stopped goes
 on, and other metrics of the same clips make none anew.
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from vidgen import paths
 from vidgen.data.transforms import to_float, to_uint8
 from vidgen.evals import collect
 from vidgen.evals.clips import ClipSet, digest
@@ -76,7 +79,8 @@ class MadeClips:
         if not self.path(start).exists():
             self.make(start)
         video = np.load(self.path(start), mmap_mode="r")[number - start]
-        return to_float(np.asarray(video)), self.given.read(number // self.samples)[1]
+        captions = json.loads(self.path(start).with_suffix(".json").read_text(encoding="utf-8"))
+        return to_float(np.asarray(video)), captions[number - start]
 
     def path(self, start: int) -> Path:
         """The file of a block."""
@@ -91,9 +95,12 @@ class MadeClips:
         numbers = range(start, min(start + collect.BLOCK, len(self)))
         pairs = [self.given.read(number // self.samples) for number in numbers]
         truth = np.stack([video for video, _ in pairs])
-        made = self.maker(list(numbers), truth, [caption for _, caption in pairs])
+        captions = [caption for _, caption in pairs]
+        made = self.maker(list(numbers), truth, captions)
         if not np.isfinite(made).all():
             raise ValueError(
                 f"{self.title}: a clip holds values that are no numbers: the weights are broken."
             )
+        # The clips come last: where they are, all of the block is.
+        paths.write(self.path(start).with_suffix(".json"), json.dumps(captions).encode())
         collect.save(self.path(start), to_uint8(made))
