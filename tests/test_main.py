@@ -161,6 +161,8 @@ def test_full_disk_when_the_config_is_written(vidgen, monkeypatch, tmp_path):
     def full(self, text):
         with open(self, "w") as stream:
             stream.write(text[:10])
+        if not text:
+            return None  # an empty file takes no space
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr(type(epath.Path("m")), "write_text", full)
@@ -263,6 +265,16 @@ def test_a_run_that_fails_at_once_leaves_the_old_configuration(tmp_path):
         with saved_config(str(tmp_path), "new"):
             raise ValueError("misfit")
     assert {p.name: p.read_text() for p in tmp_path.glob("*.gin")} == {"config.gin": "old"}
+
+
+def test_every_process_says_the_same_of_a_folder_that_is_a_file(tmp_path, monkeypatch):
+    """Also those that write no configuration: whichever ends first is the one that is shown."""
+    (tmp_path / "m").write_text("")
+    for process in (0, 1):
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        with pytest.raises(ValueError, match="m' is a file; name a folder"):
+            with saved_config(str(tmp_path / "m"), "text"):
+                pass
 
 
 def test_plan_needs_no_model_dir(vidgen):

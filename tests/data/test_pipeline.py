@@ -297,7 +297,7 @@ def test_a_crop_is_one_window_over_all_frames():
 
 # ---- memory --------------------------------------------------------------------------------------
 
-FLAT = 12 * 2**20  # bytes; 80 kB kept of every one of 1,200 clips are 96 MB
+FLAT = 10_000  # bytes a clip; the leaking source keeps 80,000, and a clip itself is 12,288
 
 
 @pytest.fixture(scope="module")

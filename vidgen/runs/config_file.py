@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
+from vidgen.runs.model_dir import check_model_dir
+
 
 @contextlib.contextmanager
 def saved_config(model_dir: str, text: str) -> Iterator[None]:
@@ -19,13 +21,14 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
     the old file comes back, so that it goes on describing the checkpoints that are there.
 
     Raises:
-      ValueError: the folder cannot be made.
+      ValueError: the folder cannot be made or written.
       OSError: the file cannot be written; an old one is then as it was.
     """
+    check_model_dir(model_dir)
     if jax.process_index() != 0:
         yield
         return
-    folder = _folder(model_dir)
+    folder = epath.Path(model_dir).expanduser()
     target = folder / "config.gin"
     old = target.read_text() if target.exists() else None
     if old == text:
@@ -42,17 +45,6 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
         if old is not None and _checkpoints(folder) == before:
             kept.replace(target)
         raise
-
-
-def _folder(model_dir: str) -> epath.Path:
-    folder = epath.Path(model_dir).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"MODEL_DIR {model_dir!r} cannot be made ({error.strerror}); name another folder."
-        ) from error
-    return folder
 
 
 def _free_name(folder: epath.Path) -> epath.Path:

@@ -23,7 +23,8 @@ import jax
 from etils import epath
 
 from vidgen.runs import progress
-from vidgen.runs.train import Train, check_model_dir
+from vidgen.runs.model_dir import check_model_dir
+from vidgen.runs.train import Train
 from vidgen.runs.warm_start import WarmStart
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import Model, TrainState

@@ -27,6 +27,7 @@ from vidgen.runs import progress, trace, trained
 from vidgen.runs.callbacks import HeldOutLoss, Sampler
 from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, go_on
 from vidgen.runs.interrupts import Preempted, stop_requests
+from vidgen.runs.model_dir import check_model_dir
 from vidgen.runs.trace import Trace
 from vidgen.train import flops
 from vidgen.train.checkpoint_errors import CheckpointError
@@ -109,27 +110,6 @@ class Train:
             if session.stopped == signal.SIGTERM and session.step < self.train_steps:
                 raise Preempted
             return session.state
-
-
-def check_model_dir(model_dir: epath.PathLike) -> None:
-    """Makes the folder and tries to write there, before anything long begins.
-
-    Raises:
-      ValueError: it cannot be made or written; the message says why.
-    """
-    folder = epath.Path(model_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"MODEL_DIR {folder} is a file; name a folder.")
-    probe = folder / f".write_test_{jax.process_index()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(
-            f"MODEL_DIR {folder} cannot be written ({reason}); name another folder."
-        ) from error
 
 
 class _Session:

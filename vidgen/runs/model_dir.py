@@ -1,0 +1,34 @@
+"""MODEL_DIR, the folder of a run: one check, and one wording, for all that write there."""
+
+from __future__ import annotations
+
+import errno
+
+import jax
+from etils import epath
+
+
+def check_model_dir(model_dir: epath.PathLike) -> None:
+    """Makes the folder and tries to write there, before anything long begins.
+
+    Raises:
+      ValueError: it cannot be made or written; the message says why.
+      OSError: the disk is full.
+    """
+    folder = epath.Path(model_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"MODEL_DIR {str(folder)!r} is a file; name a folder.")
+    probe = folder / f".write_test_{jax.process_index()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_text("")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise  # another folder does not help
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"MODEL_DIR {str(folder)!r} cannot be written ({reason}); name another folder."
+        ) from error
