@@ -18,10 +18,10 @@ from pathlib import Path
 from vidgen.evals import report
 from vidgen.evals.report_facts import value_text
 
-TOKENIZER = {"C-ViViT": ["--model=benchmarks/phenaki_demo/cvivit", "--clips=64"]}
+TOKENIZER = {"C-ViViT": ["--model=phenaki_demo/cvivit", "--clips=64"]}
 TOKENIZER_METRICS = ("psnr", "ssim", "squeezenet_distance", "codes_used", "perplexity", "kvd")
 VIDEO = {
-    "MaskGIT, 24 steps": ["--model=benchmarks/phenaki_demo/maskgit"],
+    "MaskGIT, 24 steps": ["--model=phenaki_demo/maskgit"],
     "cascade to ssr1, 3 x 8 steps": ["--model=imagen_demo", "--until=ssr1"],
     "its teachers, 3 x 32 steps": ["--model=imagen_teachers", "--until=ssr1", "--steps=32"],
 }

@@ -7,6 +7,7 @@ import pytest
 from vidgen import zoo
 from vidgen.gin_sessions import Sessions
 from vidgen.runs import stages
+from vidgen.train import weights
 
 LIMIT = 30e6  # bytes of all of them together
 FOLDERS = {f"{path.parent.name}/{path.name}": path for path in sorted(zoo.FOLDER.glob("*/*"))}
@@ -44,8 +45,14 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert zoo.find(name) == name
 
 
-def test_the_default_is_there():
-    assert zoo.DEFAULT in zoo.names()
+def test_the_defaults_are_there():
+    assert {zoo.DEFAULT, zoo.STORIES} <= set(zoo.names())
+
+
+def test_every_tokenizer_is_beside_its_reader():
+    """Though the configuration names the place where it was when it was released."""
+    (folder,) = stages.find(zoo.STORIES)
+    assert (folder.parent / "cvivit" / weights.FILE).is_file()
 
 
 def test_an_unknown_name_lists_them():

@@ -220,8 +220,9 @@ def _generate(flags: argparse.Namespace) -> None:
 
     read = generate_flags.settings if flags.story is None else generate_flags.story_settings
     given = read(flags)
-    folders = stages.find(flags.model, flags.first_stage, flags.until)
-    later = upscale_stages.find(flags.upscale, flags.model, flags.upscale_model)
+    model, cascade = generate_flags.models(flags)
+    folders = stages.find(model, flags.first_stage, flags.until)
+    later = upscale_stages.find(flags.upscale, model, cascade)
     folders = folders[:1] if later else folders
     # Every stage has a configuration of its own, and all of them bind the same names.
     sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)

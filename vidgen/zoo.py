@@ -1,6 +1,6 @@
 """The trained models that come with the package, by name.
 
-    vidgen/zoo_models/NAME/STAGE/{config.gin, weights.safetensors}
+    vidgen/zoo_models/NAME/STAGE/{config.gin, weights.npz}
 
 NAME, or NAME/STAGE, stands wherever a command takes the folder of a trained model. They are small,
 and trained on the sprite videos; `benchmarks/release.py` writes them from folders of training runs.
@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 DEFAULT = "imagen_demo"
+STORIES = "phenaki_demo"  # the default for films
 FOLDER = Path(__file__).resolve().parent / "zoo_models"
 
 

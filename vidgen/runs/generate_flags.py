@@ -21,8 +21,8 @@ EXAMPLES = """examples:
       --num_samples=4 --steps=base=256,tsr1=64 --guidance=3,base=15:1
   vidgen generate --model=runs/cascade --from=ssr1 --init=holiday.mp4 --init_size=own
   vidgen generate "the tiger moves on" --model=runs/cascade --first=tiger.mp4
-  vidgen generate --story=story.yaml --model=runs/phenaki -o film.mp4
-  vidgen generate --story="a tiger moving right. then a tiger growing" --model=runs/phenaki \\
+  vidgen generate --story="a tiger moving right. then a tiger growing" -o film.mp4
+  vidgen generate --story=story.yaml --model=runs/phenaki -o film.mp4 \\
       --upscale=ssr1,ssr2 --upscale_model=runs/cascade
 
 --model is the folder of one stage, or of a cascade with a folder a stage: base, tsr1, ssr1, ssr2,
@@ -43,10 +43,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--prompts_file", metavar="FILE", help="more prompts, one a line")
     add(
         "--model",
-        default=zoo.DEFAULT,
         metavar="MODEL",
         help="a folder that vidgen train wrote, or a model that comes with vidgen: "
-        f"{', '.join(zoo.names())}; default: {zoo.DEFAULT}",
+        f"{', '.join(zoo.names())}; default: {zoo.DEFAULT}, {zoo.STORIES} for a --story",
     )
     add("-o", "--output", default="out.mp4", metavar="FILE", help="default: out.mp4")
     add("--seed", type=int, default=0, help="default: 0")
@@ -140,8 +139,17 @@ def _add_story(group: Any) -> None:
     add(
         "--upscale_model",
         metavar="DIR",
-        help="the cascade that they are in; default: the folder of --model",
+        help=f"the cascade that they are in; default: --model, {zoo.DEFAULT} where that is missing",
     )
+
+
+def models(flags: argparse.Namespace) -> tuple[str, str | None]:
+    """The model that makes the video, and the one whose stages up-sample a film."""
+    if flags.model is not None:
+        return flags.model, flags.upscale_model
+    if flags.story is None:
+        return zoo.DEFAULT, None
+    return zoo.STORIES, flags.upscale_model or zoo.DEFAULT
 
 
 # What a film has no use for, and what the flag is worth when it is not given.

@@ -1,35 +1,42 @@
 """Trained weights in one small file, and where the weights of a model are read from.
 
-    MODEL_DIR/weights.safetensors       "params/stem/kernel": float32, or int8 beside
-                                        "params/stem/kernel:scale"
+    MODEL_DIR/weights.npz       "params/stem/kernel": float16, or int8 beside
+                                "params/stem/kernel:largest"; "step"
 
 A file to hand on holds no optimizer, no history and no program. Large kernels keep 8 bits a value:
 
-    q = round(w / s),  s = max |w| / 127 over the inputs of an output channel: |w − q s| ≤ s / 2
+    q = round(127 w / m),  m = max |w| over the inputs of an output channel,
+    |w − q m / 127| ≤ m / 254
 
-and everything else all of its bits. What reads weights takes either such a file or checkpoints.
+and everything else, m too, is in half precision. All is deflated: most weights lie close to zero,
+so that a value of 8 bits takes 7.
+
+What reads weights takes either such a file or checkpoints.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
-from vidgen import zoo
+from vidgen import paths, zoo
 from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
 from vidgen.train.checkpoints import Checkpointer, placed
 from vidgen.train.model import named_leaves
 from vidgen.types import Params
 
-FILE = "weights.safetensors"
-_SCALE = ":scale"
+FILE = "weights.npz"
+_LARGEST = ":largest"
+_STEP = "step"
+_TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
@@ -49,21 +56,37 @@ def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
 
 
 def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
-    """Writes the weight file of `params`, trained for `step` steps, and returns its path."""
-    arrays: dict[str, np.ndarray] = {}
+    """Writes the weight file of `params`, trained for `step` steps, and returns its path.
+
+    Raises:
+      ValueError: a weight is too large for half precision, or no number.
+    """
+    arrays: dict[str, np.ndarray] = {_STEP: np.asarray(step)}
     for name, leaf in named_leaves(params).items():
         value = np.asarray(leaf, np.float32)
+        if not (np.abs(value) < np.finfo(np.float16).max).all():
+            raise ValueError(f"{name} holds values that half precision cannot: is it trained?")
         if name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
-            scale = np.maximum(np.abs(value).max(axis=-2, keepdims=True), 1e-12) / np.float32(127)
-            arrays[name + _SCALE] = scale
-            value = np.round(value / scale).astype(np.int8)
-        arrays[name] = value
+            value, arrays[name + _LARGEST] = _eight_bits(value)
+        arrays[name] = value if value.dtype == np.int8 else value.astype(np.float16)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     path = epath.Path(model_dir).expanduser() / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(safetensors.numpy.save(arrays, {"step": str(step)}))
-    partial.replace(path)
+    paths.write(path, buffer.getvalue())
     return path
+
+
+def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel in 8 bits, and the largest of each channel.
+
+    The inputs are the longest axis before the last: those of attention have heads in between.
+    """
+    *before, _ = kernel.shape
+    axis = max(range(len(before)), key=lambda i: (before[i], i))
+    largest = np.abs(kernel).max(axis=axis, keepdims=True)
+    # Below the least normal number half precision is coarse, and the quotient could exceed 127.
+    half = np.maximum(largest, _TINY).astype(np.float16)
+    return np.round(kernel * (127 / half.astype(np.float32))).astype(np.int8), half
 
 
 class WeightsFile:
@@ -77,14 +100,14 @@ class WeightsFile:
         """
         self.path = epath.Path(model_dir).expanduser() / FILE
         try:
-            with safetensors.safe_open(os.fspath(self.path), framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
-                self._step = int((file.metadata() or {})["step"])
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = dict(file)
+            self._step = int(arrays.pop(_STEP))
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path} is not a whole weight file of vidgen ({error}); fetch it again."
             ) from error
-        self._values = {n: _value(arrays, n) for n in arrays if not n.endswith(_SCALE)}
+        self._values = {n: _value(arrays, n) for n in arrays if not n.endswith(_LARGEST)}
 
     def __enter__(self) -> WeightsFile:
         return self
@@ -123,9 +146,9 @@ class WeightsFile:
 
 
 def _value(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """An array with all of its bits."""
-    scale = arrays.get(name + _SCALE)
-    return arrays[name] if scale is None else arrays[name] * scale
+    """An array in float32."""
+    value, largest = arrays[name].astype(np.float32), arrays.get(name + _LARGEST)
+    return value if largest is None else value * (largest.astype(np.float32) / 127)
 
 
 def _nested(leaves: dict[str, Any]) -> Params:
