@@ -1,12 +1,16 @@
 """Paths of objects in a store beside local ones: the same answers, repeated where a store fails."""
 
+import contextlib
 import io
 import os
 import sys
+import threading
+import time
 
 import fsspec
 import numpy as np
 import pytest
+from etils import epath
 
 from vidgen import paths
 
@@ -161,3 +165,20 @@ def test_a_denied_object_is_said_to_be(store, monkeypatch):
     monkeypatch.setattr(fsspec.get_filesystem_class("flaky"), "cat_file", denied)
     with pytest.raises(PermissionError, match=f"Permission denied: '{path}'"):
         paths.read(path)
+
+
+def test_a_folder_is_removed_though_others_go_on_writing(tmp_path):
+    folder = epath.Path(tmp_path / "folder")
+
+    def write():
+        for number in range(40):
+            (tmp_path / folder.name / "d").mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / folder.name / "d" / str(number)).write_text("x")
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    paths.remove_folder(folder)
+    writer.join()
+    assert not folder.exists()

@@ -11,6 +11,7 @@ users; a scheme without its package is an ImportError that names the package.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob as local_glob
 import hashlib
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
+from etils import epath
 
 Path = str | os.PathLike
 
@@ -249,6 +251,24 @@ def move_to(partial: pathlib.Path, path: Path) -> None:
         return
     _asked(path, lambda system, name: system.put_file(str(partial), name))
     partial.unlink()
+
+
+def remove_folder(folder: epath.Path) -> None:
+    """Deletes a folder in which others, who failed, may be writing for a while.
+
+    They may make it anew with every file, so it has to stay away: at three looks in a row.
+    """
+    absent = 0
+    for _ in range(40):
+        if folder.exists():
+            absent = 0
+            with contextlib.suppress(OSError):
+                folder.rmtree()
+        else:
+            absent += 1
+        if absent == 3:
+            return
+        time.sleep(0.1)
 
 
 def local_copy(path: Path) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vidgen import paths
 from vidgen.train import positions
 from vidgen.train.checkpoint_errors import (
     CheckpointError,
@@ -311,7 +311,7 @@ class Checkpointer:
         """The error for a user; what was written of the failed checkpoint gives its room back."""
         if jax.process_index() == 0:
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-                _remove(unfinished)
+                paths.remove_folder(unfinished)
         last = max((s for s in self.steps()), default=None)
         kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
         return CheckpointError(
@@ -324,18 +324,6 @@ def _absolute(path: epath.PathLike) -> epath.Path:
     """Orbax wants absolute local paths; object-store addresses stay as they are."""
     found = epath.Path(path).expanduser()
     return found if "://" in str(found) else found.resolve()
-
-
-def _remove(folder: epath.Path) -> None:
-    """Deletes a folder in which other writers of a failed checkpoint may be at work for a while."""
-    for _ in range(20):
-        try:
-            folder.rmtree()
-            return
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.25)
 
 
 def _optimizer_item(state: TrainState) -> dict[str, Any]:
