@@ -248,7 +248,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--kind", default="", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--bytes", type=float, default=0.0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if unknown := set(filter(None, flags.rows.split(","))) - {"PyAV", "folder", "tar"}:
+        parser.error(f"--rows has {', '.join(unknown)}; there are PyAV, folder and tar.")
+    return flags
 
 
 def main() -> None:
