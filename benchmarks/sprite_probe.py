@@ -7,7 +7,8 @@
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
 vidgen/evals/sprite_probe.py. It prints the share read right with its standard error, and writes
-MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png.
+MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with the
+package, into the current folder.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     return [video for _, video in run.videos()]
 
 
+def home(model: str) -> Path:
+    """Where the results go."""
+    return Path(model) if Path(model).is_dir() else Path()
+
+
 def probe(flags: argparse.Namespace, step: int | None) -> dict:
     """Generate from one checkpoint, read the clips, and return the scores."""
     config = str(stages.find(flags.model)[0] / "config.gin")
@@ -69,7 +75,7 @@ def probe(flags: argparse.Namespace, step: int | None) -> dict:
         shares["error"] = float(np.mean([reading.error for reading in readings]))
         scores[split] = shares
         videos += clips[:8]
-    sheet = Path(flags.model) / f"probe_{'cascade' if step is None else step}.png"
+    sheet = home(flags.model) / f"probe_{'cascade' if step is None else step}.png"
     write_video(sheet, np.stack(videos), 8.0)
     return scores
 
@@ -101,7 +107,7 @@ def main() -> None:
             error = f"error {scores[split]['error']:.2f}"
             print(f"step {step or 'last':6} {split:8} {'  '.join(cells)}  {error}")
         scores["seconds"] = round(time.time() - began, 1)
-        with open(Path(flags.model) / "probe.jsonl", "a") as log:
+        with open(home(flags.model) / "probe.jsonl", "a") as log:
             log.write(json.dumps(scores) + "\n")
 
 

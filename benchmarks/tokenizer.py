@@ -30,6 +30,7 @@ from vidgen.data.video_writer import write_video
 from vidgen.evals import pictures
 from vidgen.runs import trained
 from vidgen.runs.train import Train
+from vidgen.train.weights import open_weights
 
 HEAD = ("model", "steps", "clip", "tokens", "PSNR, dB", "codes", "codes used", "perplexity")
 
@@ -57,6 +58,8 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
         run = gin_utils.build(Train)
     model: Any = run.trainer.model
     params = trained.restored(model, folder)
+    with open_weights(folder) as weights:
+        step = weights.latest_step()
     encode, decode = jax.jit(model.encode), jax.jit(model.decode)
     psnr, tokens, shown = [], [], []
     for video in clips(run, flags.data, flags.clips, flags.batch_size):
@@ -70,7 +73,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
     share = share / share.sum()
     return {
         "model": folder.name,
-        "steps": Path(sorted((folder / "checkpoints").iterdir(), key=_number)[-1]).name,
+        "steps": step,
         "clip": str(model.shape),
         "tokens": int(np.prod(model.grid(*model.shape.thwc[:3]))),
         "psnr": float(np.mean(psnr)),
@@ -80,10 +83,6 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
         "clips": len(psnr),
         "data": flags.data or "held-out data of the run",
     }
-
-
-def _number(path: Path) -> int:
-    return int(path.name) if path.name.isdigit() else -1
 
 
 def main() -> None:
