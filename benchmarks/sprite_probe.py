@@ -7,8 +7,8 @@
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
 vidgen/evals/sprite_probe.py. It prints the share read right with its standard error, and writes
-MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with the
-package, into the current folder.
+MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with
+the package, into the current folder.
 """
 
 from __future__ import annotations
