@@ -100,7 +100,7 @@ setup(
         "vidgen": [
             "data/fluent_emoji/*",
             "data/label_captions/*",
-            "nn/backbones/*.safetensors",
+            "nn/backbones/*.npz",
             "text/t5_vocabulary/*",
             "zoo_models/*/*/*",
         ]

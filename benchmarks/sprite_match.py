@@ -14,7 +14,7 @@ stand for what generated clips look like.
 
 The first call draws the clips and encodes the captions, minutes of work, and keeps them in --work.
 Training goes on from its last checkpoint there; when it is done, the weights are in
-WORK/weights.safetensors and their sha256 is printed: both go to vidgen/nn/backbones/.
+WORK/weights.npz and their sha256 is printed: both go to vidgen/nn/backbones/.
 
 The weights that ship are those after 600 of 900 steps, 8 minutes of one core of a CPU; nothing was
 left to gain on the easy sprites. (For the first 200 steps the learning rate was that of a longer

@@ -68,7 +68,7 @@ def test_the_weights_are_those_of_the_release():
 def test_other_weights_are_refused(tmp_path, monkeypatch):
     damaged = bytearray(sprite_match.FILE.read_bytes())
     damaged[-1] ^= 1
-    monkeypatch.setattr(sprite_match, "FILE", tmp_path / "sprite_match.safetensors")
+    monkeypatch.setattr(sprite_match, "FILE", tmp_path / "sprite_match.npz")
     sprite_match.FILE.write_bytes(damaged)
     with pytest.raises(ValueError, match="install vidgen again"):
         sprite_match.load_params()

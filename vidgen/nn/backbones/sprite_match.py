@@ -20,19 +20,19 @@ one or the other. Products have full precision, so that a match does not depend 
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn.backbones import layers
 from vidgen.types import Params
 
-FILE = Path(__file__).with_suffix(".safetensors")
-SHA256 = "b111466957b11b422a948e185f4370eaed48b827c21f5f06cbdf6402280bd4d5"
+FILE = Path(__file__).with_suffix(".npz")
+SHA256 = "bdfa0d7224c45cabfc9736f926736cd11f88a5830a14b125a99a4363077c1904"
 FRAMES, PIXELS = 8, 32  # of the clips that the network takes
 WIDTH = 64  # of the common space
 TEXT_WIDTH = 384  # of a token state of MiniLM
@@ -70,10 +70,11 @@ def load_params() -> Params:
 
 def read_params(data: bytes) -> Params:
     """The weights in a weight file (see train/weights.py), 8-bit kernels multiplied out."""
-    arrays = safetensors.numpy.load(data)
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = {name: array.astype(np.float32) for name, array in file.items()}
     params: Params = {name: {} for name in _LAYERS}
     for name in _LAYERS:
-        scale = arrays.get(f"{name}/kernel:scale", np.float32(1))
+        scale = arrays.get(f"{name}/kernel:largest", np.float32(127)) / 127
         params[name] = {"kernel": arrays[f"{name}/kernel"] * scale, "bias": arrays[f"{name}/bias"]}
     return params | {"scale": arrays["scale"]}
 
