@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vidgen import gin_utils
+from vidgen import gin_utils, zoo
 from vidgen.data.footage import open_footage
 from vidgen.data.sprites import Sprites
 from vidgen.data.transforms import to_uint8
@@ -149,7 +149,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("film", type=Path, help="the .npy or .mp4 that vidgen generate wrote")
     parser.add_argument("story", help="the story that it was given")
     parser.add_argument("-o", "--output", type=Path, default=Path("strip.png"))
-    parser.add_argument("--probe", type=Path, help="MODEL_DIR of a model of the sprites")
+    parser.add_argument("--probe", help="MODEL_DIR of a model of the sprites")
     parser.add_argument("--columns", type=int, default=14, help="frames of a row")
     parser.add_argument("--side", type=int, default=96, help="height of a frame in the strip")
     parser.add_argument("--frames", type=int, help="as given to vidgen generate (short form only)")
@@ -165,7 +165,7 @@ def main() -> None:
     flags = parsed()
     sprites = None
     if flags.probe:
-        with gin_utils.session(["runs/train.gin", str(flags.probe / "config.gin")]):
+        with gin_utils.session(["runs/train.gin", str(Path(zoo.find(flags.probe)) / "config.gin")]):
             sprites = gin_utils.build(Sprites, split="train", templates=1)
         flags.clip_frames, flags.fps = sprites.shape.frames, sprites.shape.fps
     video = film(flags.film, flags.fps)
