@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vidgen import gin_utils, zoo
+from vidgen import gin_utils
 from vidgen.data.footage import open_footage
 from vidgen.data.sprites import Sprites
 from vidgen.data.transforms import to_uint8
 from vidgen.evals import sprite_probe, sprite_turns
 from vidgen.evals.sprite_probe import Reading
-from vidgen.runs import story_files, story_plan
+from vidgen.runs import stages, story_files, story_plan
 from vidgen.types import VideoShape
 
 LEAD = 2  # frames of the scene before that a row shows
@@ -165,7 +165,7 @@ def main() -> None:
     flags = parsed()
     sprites = None
     if flags.probe:
-        with gin_utils.session(["runs/train.gin", str(Path(zoo.find(flags.probe)) / "config.gin")]):
+        with gin_utils.session(["runs/train.gin", str(stages.find(flags.probe)[0] / "config.gin")]):
             sprites = gin_utils.build(Sprites, split="train", templates=1)
         flags.clip_frames, flags.fps = sprites.shape.frames, sprites.shape.fps
     video = film(flags.film, flags.fps)

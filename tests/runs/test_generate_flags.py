@@ -16,6 +16,23 @@ def settings(*arguments):
     return generate_flags.settings(parser.parse_args(["--model=m", *arguments]))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a"], ("imagen_demo", None)),
+        (["a", "--model=m"], ("m", None)),
+        (["--story=a. then b"], ("phenaki_demo", "imagen_demo")),
+        (["--story=a. then b", "--upscale_model=c"], ("phenaki_demo", "c")),
+        (["--story=a. then b", "--model=m"], ("m", None)),
+        (["--story=a. then b", "--model=m", "--upscale_model=c"], ("m", "c")),
+    ],
+)
+def test_models_that_come_with_the_package_where_none_is_named(arguments, expected):
+    parser = argparse.ArgumentParser()
+    generate_flags.add(parser)
+    assert generate_flags.models(parser.parse_args(arguments)) == expected
+
+
 def test_without_flags_the_run_has_its_own():
     assert settings("a cat") == {
         "prompts": ("a cat",),

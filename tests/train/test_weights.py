@@ -45,6 +45,14 @@ def test_large_kernels_keep_eight_bits_and_the_rest_half(tmp_path):
     assert (tmp_path / weights.FILE).stat().st_size < 0.95 * (1.3 * kernel.size + 2 * 5000)
 
 
+def test_a_kernel_on_the_grid_is_exact(tmp_path):
+    grid = np.random.default_rng(0).integers(-127, 128, size=(64, 64)).astype(np.float32)
+    grid[0] = 127  # the largest of every column
+    weights.write(tmp_path, {"kernel": jnp.asarray(grid / 127)}, 1)
+    (found,) = jax.tree.leaves(weights.open_weights(tmp_path).restore_params())
+    np.testing.assert_allclose(found, grid / 127, rtol=1e-6)
+
+
 def test_what_was_read_is_written_as_it_was(tmp_path):
     """Weights can be handed on from hand to hand."""
     given = params()

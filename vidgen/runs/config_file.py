@@ -24,11 +24,10 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
       ValueError: the folder cannot be made or written.
       OSError: the file cannot be written; an old one is then as it was.
     """
-    check_model_dir(model_dir)
+    folder = check_model_dir(model_dir)
     if jax.process_index() != 0:
         yield
         return
-    folder = epath.Path(model_dir).expanduser()
     target = folder / "config.gin"
     old = target.read_text() if target.exists() else None
     if old == text:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-
 import jax
 from etils import epath
 
 
-def check_model_dir(model_dir: epath.PathLike) -> None:
-    """Makes the folder and tries to write there, before anything long begins.
+def check_model_dir(model_dir: epath.PathLike) -> epath.Path:
+    """Makes the folder, tries to write there before anything long begins, and returns it.
 
     Raises:
       ValueError: it cannot be made or written; the message says why.
-      OSError: the disk is full.
     """
     folder = epath.Path(model_dir).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -26,9 +23,8 @@ def check_model_dir(model_dir: epath.PathLike) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise  # another folder does not help
         reason = error.strerror or str(error)
         raise ValueError(
             f"MODEL_DIR {str(folder)!r} cannot be written ({reason}); name another folder."
         ) from error
+    return folder

@@ -67,8 +67,9 @@ def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
         if not (np.abs(value) < np.finfo(np.float16).max).all():
             raise ValueError(f"{name} holds values that half precision cannot: is it trained?")
         if name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
-            value, arrays[name + _LARGEST] = _eight_bits(value)
-        arrays[name] = value if value.dtype == np.int8 else value.astype(np.float16)
+            arrays[name], arrays[name + _LARGEST] = _eight_bits(value)
+        else:
+            arrays[name] = value.astype(np.float16)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     path = epath.Path(model_dir).expanduser() / FILE
