@@ -15,12 +15,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from vidgen.data.transforms import to_uint8
+from vidgen.display import sheets
 from vidgen.types import STAGES
-
-MARGIN = 150
 
 
 def videos(path: Path) -> dict[str, np.ndarray]:
@@ -32,23 +29,6 @@ def videos(path: Path) -> dict[str, np.ndarray]:
             found[stage] = np.load(kept)
     last = STAGES[STAGES.index(list(found)[-1]) + 1] if found else STAGES[-1]
     return found | {last: np.load(path)}
-
-
-def row(name: str, video: np.ndarray, side: int, moments: np.ndarray) -> Image.Image:
-    """One stage: its name and size, and its frames at `moments` in [0, 1)."""
-    t, h, w, _ = video.shape
-    width = side * w // h
-    picture = Image.new("RGB", (MARGIN + len(moments) * (width + 2), side + 2), "white")
-    pen = ImageDraw.Draw(picture)
-    pen.text((6, side / 2 - 14), f"{name}\n{t} x {h} x {w}", fill="black")
-    for i, moment in enumerate(moments):
-        exact = moment * t
-        frame = Image.fromarray(to_uint8(video[int(exact + 1e-6)]))
-        left = MARGIN + i * (width + 2)
-        picture.paste(frame.resize((width, side), Image.Resampling.NEAREST), (left, 0))
-        if exact - int(exact + 1e-6) > 1e-6:
-            pen.rectangle((left, 0, left + width - 1, side - 1), outline="gray", width=2)
-    return picture
 
 
 def main() -> None:
@@ -66,11 +46,7 @@ def main() -> None:
     # between two frames of the first.
     moments = (np.arange(flags.columns) * last.shape[0] / flags.columns).astype(int)
     moments = (moments + np.arange(flags.columns) % 2 * (last.shape[0] // 32)) / last.shape[0]
-    rows = [row(name, video, last.shape[1], moments) for name, video in found.items()]
-    sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows)), "white")
-    for i, picture in enumerate(rows):
-        sheet.paste(picture, (0, i * picture.height))
-    sheet.save(flags.output)
+    sheets.frames(found, moments=moments).save(flags.output)
     print(flags.output)
 
 

@@ -20,18 +20,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from vidgen import gin_utils
 from vidgen.data.footage import open_footage
 from vidgen.data.sprites import Sprites
-from vidgen.data.transforms import to_uint8
+from vidgen.display import sheets
 from vidgen.evals import sprite_probe, sprite_turns
 from vidgen.evals.sprite_probe import Reading
 from vidgen.runs import stages, story_files, story_plan
 from vidgen.types import VideoShape
 
-LEAD = 2  # frames of the scene before that a row shows
 NAMES = ("subject", "motion", "background")
 
 
@@ -57,26 +55,6 @@ def scenes(story: str, frames: int, flags: argparse.Namespace) -> list[dict]:
         )
     rows = zip(told.scenes, begins, ends, strict=True)
     return [{"prompt": s.prompt, "begin": b, "end": e} for s, b, e in rows]
-
-
-def row(video: np.ndarray, scene: dict, side: int, columns: int) -> Image.Image:
-    """One scene: its prompt above, then at most `columns` of its frames."""
-    begin, lead = scene["begin"], min(LEAD, scene["begin"])
-    own = np.linspace(begin, scene["end"] - 1, min(columns - lead, scene["end"] - begin))
-    shown = [*range(begin - lead, begin), *own.round().astype(int)]
-    width = side * video.shape[2] // video.shape[1]
-    picture = Image.new("RGB", (columns * (width + 4), side + 34), "white")
-    pen = ImageDraw.Draw(picture)
-    pen.text((2, 2), f"{begin}-{scene['end'] - 1}: {scene['prompt']}", fill="black")
-    for i, number in enumerate(shown):
-        left = i * (width + 4) + 2
-        frame = Image.fromarray(to_uint8(video[number]))
-        picture.paste(frame.resize((width, side), Image.Resampling.NEAREST), (left, 16))
-        color = "gray" if number < begin else "red" if number == begin else "black"
-        pen.text((left, side + 17), str(number), fill=color)
-        if number == begin:
-            pen.line((left - 2, 14, left - 2, side + 30), fill="red", width=3)
-    return picture
 
 
 def small(video: np.ndarray) -> np.ndarray:
@@ -170,10 +148,8 @@ def main() -> None:
         flags.clip_frames, flags.fps = sprites.shape.frames, sprites.shape.fps
     video = film(flags.film, flags.fps)
     planned = scenes(flags.story, len(video), flags)
-    rows = [row(video, scene, flags.side, flags.columns) for scene in planned]
-    sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows)), "white")
-    for i, picture in enumerate(rows):
-        sheet.paste(picture, (0, i * picture.height))
+    told = [sheets.Scene(**scene) for scene in planned]
+    sheet = sheets.scenes(video, told, columns=flags.columns, height=flags.side)
     sheet.save(flags.output)
     print(flags.output)
     if sprites:

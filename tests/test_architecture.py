@@ -38,6 +38,18 @@ ALLOWED = {
     "usage": set(),
     "errors": set(),
     "xla_flags": set(),
+    "start": set(),
+    "display": {"paths", "data", "evals"},
+    "notebook": {
+        "data",
+        "display",
+        "evaluate_command",
+        "gin_sessions",
+        "main",
+        "runs",
+        "start",
+        "types",
+    },
     "evaluate_command": {"gin_files", "gin_sessions", "runs", "evals", "paths"},
     "main": {
         "evaluate_command",
@@ -50,6 +62,7 @@ ALLOWED = {
         "runs",
         "assets",
         "xla_flags",
+        "start",
     },
     "__main__": {"main"},
 }

@@ -17,8 +17,8 @@ from vidgen import gin_files, paths
 from vidgen.runs import generate_flags
 
 
-def run(flags: argparse.Namespace) -> None:
-    """Builds what the flags ask for, and runs it."""
+def run(flags: argparse.Namespace) -> dict[str, Any] | None:
+    """Builds what the flags ask for, and runs it; returns the result where there is one."""
     jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
     if jsons and not flags.model:
         _compare(flags, jsons)
@@ -30,8 +30,8 @@ def run(flags: argparse.Namespace) -> None:
         )
     else:
         built = _of_model(flags) if flags.model else _of_files(flags)
-        if not flags.dry_run:
-            built()
+        return None if flags.dry_run else built()
+    return None
 
 
 def _compare(flags: argparse.Namespace, paths: list[str]) -> None:

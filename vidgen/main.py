@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vidgen import __version__, gin_files, xla_flags, zoo
+from vidgen import __version__, gin_files, start, xla_flags, zoo
 from vidgen.errors import fail, report
 from vidgen.usage import EXAMPLES
 
@@ -319,30 +318,9 @@ def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
 
 def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:
     """Set up logging, the cache of compiled programs and, where declared, the process group."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("vidgen: %(message)s"))
-    logger = logging.getLogger("vidgen")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    from absl import logging as absl_logging
-
-    # Orbax speaks through absl: it warns of what is as it should be, and prints the stack of every
-    # error that it then raises, which becomes our own sentence.
-    absl_logging.set_verbosity(absl_logging.DEBUG if flags.debug else absl_logging.FATAL)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "vidgen", "xla"))
-    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if not distributed and not coordinator:
-        return
-    import jax
-
-    # On Cloud TPU, Slurm and Kubernetes jax finds the numbers itself; elsewhere they are given.
-    numbers = {
-        "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
-        "process_id": os.environ.get("JAX_PROCESS_ID"),
-    }
-    known: dict[str, Any] = {name: int(value) for name, value in numbers.items() if value}
-    jax.distributed.initialize(coordinator_address=coordinator, **known)
+    start.begin(flags.debug)
+    if distributed or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        start.join()
 
 
 if __name__ == "__main__":

@@ -110,11 +110,8 @@ class Tell:
             raise ValueError(f"the film cannot begin with {error}") from error
 
     def __call__(self) -> Path:
-        """Makes the film, or the rest of it; returns its file."""
-        self.stage.check(self._step)
-        with self.film() as film:
-            self.fill(film)
-            path = film.finish()
+        """Makes the film, or the rest of it, and says where it is; returns its file."""
+        path = self.write()
         print(path, flush=True)
         shape, frames = self.model.shape, self.segments[-1].end_frame
         log.info(
@@ -123,6 +120,13 @@ class Tell:
             *(shape.fps, frames / shape.fps),
         )
         return path
+
+    def write(self) -> Path:
+        """Makes the film, or the rest of it; returns its file."""
+        self.stage.check(self._step)
+        with self.film() as film:
+            self.fill(film)
+            return film.finish()
 
     @property
     def _step(self) -> int | None:

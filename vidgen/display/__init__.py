@@ -1,0 +1,1 @@
+"""What a notebook shows: clips that play, sheets of frames, maps of tokens, curves, metrics."""

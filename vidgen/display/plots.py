@@ -1,0 +1,46 @@
+"""Curves of a training run, and the metrics of evaluations, as SVG inside a notebook.
+
+Needs matplotlib (extra `notebook`), which is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from vidgen import paths
+from vidgen.display import shown
+from vidgen.evals import report_plots
+from vidgen.evals.report_facts import Result
+
+
+def curves(path: paths.Path, title: str = "training") -> shown.Html:
+    """The losses in a metrics.jsonl, over steps of training.
+
+    Args:
+      path: the file that training writes into MODEL_DIR.
+      title: above the plot.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is no such file, or matplotlib is missing.
+    """
+    run: Any = {"title": title, "curves": path}
+    return shown.Html("".join(report_plots.loss_svgs([run])))
+
+
+def metrics(results: Sequence[Result]) -> shown.Html:
+    """A plot for each metric of one or more results of `vidgen evaluate`, with error bars.
+
+    Raises:
+      ValueError: matplotlib is missing.
+    """
+    names = (
+        f'<span style="color:{report_plots.color_of(i)}">&#9632;</span> {html.escape(r["title"])}'
+        for i, r in enumerate(results)
+    )
+    plots = "".join(f"<div>{svg}</div>" for svg in report_plots.metric_svgs(results))
+    return shown.Html(
+        f'<p>{" &nbsp; ".join(names)}</p><div style="display:flex;flex-wrap:wrap">{plots}</div>'
+    )

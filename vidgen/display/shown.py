@@ -1,0 +1,65 @@
+"""What a notebook draws when it is the last word of a cell: a piece of a page, or a still.
+
+Neither needs a notebook, or IPython, which asks objects for `_repr_html_` and `_repr_png_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Html:
+    """A piece of a page.
+
+    Attributes:
+      text: HTML that asks for nothing from elsewhere.
+    """
+
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A still.
+
+    Attributes:
+      image: in RGB.
+    """
+
+    image: Image.Image
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes it; the suffix is the format."""
+        self.image.save(path)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
+
+def checked(clips: np.ndarray) -> Float[np.ndarray, "b t h w c"]:
+    """One clip or several as "b t h w c".
+
+    Raises:
+      ValueError: it is no video.
+    """
+    found = np.asarray(clips, np.float32)
+    if found.ndim == 4:
+        found = found[None]
+    if found.ndim != 5 or found.shape[-1] not in (1, 3) or not found.size:
+        raise ValueError(
+            f"a video to show has shape {np.shape(clips)}; expected t h w c or b t h w c, c = 3 "
+            f"or 1."
+        )
+    return found

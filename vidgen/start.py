@@ -1,0 +1,45 @@
+"""How a process begins: its log, the cache of compiled programs, and the group it is one of."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+
+def begin(debug: bool = False) -> None:
+    """Sets up logging and the cache of compiled programs, before JAX is imported or after."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("vidgen: %(message)s"))
+    logger = logging.getLogger("vidgen")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    from absl import logging as absl_logging
+
+    # Orbax speaks through absl: it warns of what is as it should be, and prints the stack of every
+    # error that it then raises, which becomes our own sentence.
+    absl_logging.set_verbosity(absl_logging.DEBUG if debug else absl_logging.FATAL)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    variable = "JAX_COMPILATION_CACHE_DIR"
+    folder = os.environ.setdefault(variable, os.path.join(cache, "vidgen", "xla"))
+    if "jax" in sys.modules:  # it has read the environment already, in a notebook
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def join() -> None:
+    """Joins the processes that work together, as the environment says.
+
+    On Cloud TPU, Slurm and Kubernetes jax finds the numbers itself; elsewhere they are given.
+    """
+    import jax
+
+    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    numbers = {
+        "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
+        "process_id": os.environ.get("JAX_PROCESS_ID"),
+    }
+    known: dict[str, Any] = {name: int(value) for name, value in numbers.items() if value}
+    jax.distributed.initialize(coordinator_address=coordinator, **known)
