@@ -26,14 +26,18 @@ EXTRAS = {
     "seqio": SEQIO,
     "wandb": ["wandb>=0.17"],
     "tfds": TFDS,
+    "notebook": ["ipykernel>=6.29", "matplotlib>=3.8"],  # Jupyter's own choice of a page is yours
     "test": [
         "apache-beam>=2.77",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "beartype>=0.20",
         "hypothesis>=6.100",
+        "ipykernel>=6.29",
         "libtpu",
         "matplotlib>=3.8",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "scikit-image>=0.24",
         "scipy>=1.11",
         "setuptools>=77",

@@ -35,14 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `vidgen` command line and return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
-    flags = _parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
-    flags.bindings = bindings
-    xla_flags.set_defaults()
+    flags = _parsed(sys.argv[1:] if argv is None else argv)
     try:
-        with gin_files.searching(getattr(flags, "gin_search_paths", ())):
-            flags.command(flags)
+        _call(flags)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -54,6 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.debug:
             raise
         return report(error)
+
+
+def call(argv: Sequence[str]) -> None:
+    """Run one `vidgen` command line, and raise what goes wrong: for calls from Python."""
+    _call(_parsed(argv))
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    flags = _parser().parse_args([a for a in argv if not a.startswith("--gin.")])
+    flags.bindings = [a.removeprefix("--gin.") for a in argv if a.startswith("--gin.")]
+    return flags
+
+
+def _call(flags: argparse.Namespace) -> None:
+    xla_flags.set_defaults()
+    with gin_files.searching(getattr(flags, "gin_search_paths", ())):
+        flags.command(flags)
 
 
 def _parser() -> argparse.ArgumentParser:

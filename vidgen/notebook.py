@@ -245,7 +245,7 @@ def train(gin_files: Sequence[str], **bindings: Any) -> Path:
     if "MODEL_DIR" not in bindings:
         raise ValueError('train needs MODEL_DIR="...", the folder to train in.')
     files = [f"--gin_file={file}" for file in gin_files]
-    main.main(["train", "--debug", *files, *(f"--gin.{k}={v!r}" for k, v in bindings.items())])
+    main.call(["train", *files, *(f"--gin.{k}={v!r}" for k, v in bindings.items())])
     return Path(bindings["MODEL_DIR"])
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "STREAM_SUFFIXES",
     "SUFFIXES",
     "VideoStream",
+    "animation",
     "check_streamable",
     "check_suffix",
     "write_video",
@@ -122,7 +123,17 @@ def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: 
     return buffer.getvalue()
 
 
-def _encode_animation(clips: np.ndarray, fps: float | int, kind: str, **options: object) -> bytes:
+def animation(
+    clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, kind: str, **options: object
+) -> bytes:
+    """The bytes of one animated picture that shows all clips, again and again.
+
+    Args:
+      clips: shown side by side.
+      fps: frames per second.
+      kind: GIF or WEBP.
+      options: of Pillow, for that kind, such as `quality`.
+    """
     images = [Image.fromarray(frame) for frame in _tile(clips)]
     # whole milliseconds whose sum does not drift: differences of the rounded time stamps
     stamps = np.rint(np.arange(len(images) + 1) * 1000 / fps).astype(int)
@@ -141,11 +152,11 @@ def _encode_animation(clips: np.ndarray, fps: float | int, kind: str, **options:
 
 
 def _encode_gif(clips: np.ndarray, fps: float | int) -> bytes:
-    return _encode_animation(clips, fps, "GIF", disposal=1)
+    return animation(clips, fps, "GIF", disposal=1)
 
 
 def _encode_webp(clips: np.ndarray, fps: float | int) -> bytes:
-    return _encode_animation(clips, fps, "WEBP", lossless=True)
+    return animation(clips, fps, "WEBP", lossless=True)
 
 
 def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:

@@ -22,7 +22,7 @@ class Html:
       text: HTML that asks for nothing from elsewhere.
     """
 
-    text: str
+    text: str = dataclasses.field(repr=False)
 
     def _repr_html_(self) -> str:
         return self.text
@@ -36,15 +36,17 @@ class Picture:
       image: in RGB.
     """
 
-    image: Image.Image
+    image: Image.Image = dataclasses.field(repr=False)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes it; the suffix is the format."""
         self.image.save(path)
 
     def _repr_png_(self) -> bytes:
+        # 256 colors: a third of the size, and hardly to be seen.
+        small = self.image.quantize(256, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
-        self.image.save(buffer, "PNG", optimize=True)
+        small.save(buffer, "PNG", optimize=True)
         return buffer.getvalue()
 
 

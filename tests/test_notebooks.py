@@ -1,0 +1,93 @@
+"""The notebooks: each runs from a clean kernel, holds calls and no logic, and is small."""
+
+import ast
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST = 400_000  # bytes
+LOGIC = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If,
+    ast.Try, ast.With, ast.IfExp, ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp,
+    ast.BinOp, ast.BoolOp, ast.Compare,
+)  # fmt: skip
+
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_of(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tree_of(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def test_they_are_all_there():
+    assert [path.stem[0] for path in NOTEBOOKS] == list("12345")
+
+
+@each
+def test_the_first_cell_installs_vidgen_where_it_is_missing(path):
+    first = {code_of(other)[0].source for other in NOTEBOOKS}
+    assert len(first) == 1  # the same in all
+    assert 'find_spec("vidgen") is None' in code_of(path)[0].source
+    assert "%pip install" in code_of(path)[0].source
+    assert "vidgen[notebook]" in code_of(path)[0].source
+
+
+@each
+def test_cells_hold_no_logic(path):
+    for cell in code_of(path)[1:]:
+        found = [type(node).__name__ for node in ast.walk(tree_of(cell)) if isinstance(node, LOGIC)]
+        assert not found, f"{found} in:\n{cell.source}"
+
+
+@each
+def test_outputs_are_those_of_one_run_and_small(path):
+    assert path.stat().st_size <= LARGEST
+    nbformat.validate(read(path))
+    cells = code_of(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    shown = [kind for output in outputs for kind in output.get("data", {})]
+    assert "image/png" in shown or "text/html" in shown
+    text = path.read_text(encoding="utf-8")
+    assert str(ROOT) not in text and str(Path.home()) + "/" not in text
+
+
+@pytest.mark.cli
+@each
+def test_it_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = read(path)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    folder = tmp_path / "work"
+    folder.mkdir()
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    assert os.listdir(folder)  # what a notebook writes lies where it runs
+    kinds = [
+        {kind for output in cell.outputs for kind in output.get("data", {})}
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    stored = [
+        {kind for output in cell.outputs for kind in output.get("data", {})}
+        for cell in code_of(path)
+    ]
+    assert kinds == stored
