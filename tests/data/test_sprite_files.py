@@ -8,7 +8,7 @@ from vidgen.data.sources import FolderSource
 from vidgen.data.sprites import Sprites
 from vidgen.types import VideoShape
 
-SHAPE = VideoShape(frames=4, height=32, width=32, fps=8)
+SHAPE = VideoShape(frames=4, height=32, width=32, fps=8.0)
 SPRITES = Sprites(
     shape=SHAPE,
     subjects=("fox",),

@@ -81,7 +81,6 @@ def test_a_token_is_pale_where_nothing_changed():
 def test_neighboring_codes_are_told_apart():
     colors = sheets._colors(np.arange(1000).reshape(1, 20, 50)).reshape(-1, 3).astype(int)
     assert np.abs(np.diff(colors, axis=0)).max(-1).min() > 30
-    assert len({tuple(color) for color in colors}) > 900
 
 
 def test_maps_stand_below_the_last_frame_of_their_step():
