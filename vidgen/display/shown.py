@@ -43,10 +43,10 @@ class Picture:
         self.image.save(path)
 
     def _repr_png_(self) -> bytes:
-        # 128 colors: a quarter of the size, and hardly to be seen.
-        small = self.image.quantize(128, dither=Image.Dither.NONE)
+        # 5 bits a channel: half the size, and no value is off by more than 4 of 255.
+        fine = np.rint(np.asarray(self.image.convert("RGB")) * (31 / 255)) * (255 / 31)
         buffer = io.BytesIO()
-        small.save(buffer, "PNG", optimize=True)
+        Image.fromarray(np.rint(fine).astype(np.uint8)).save(buffer, "PNG", optimize=True)
         return buffer.getvalue()
 
 
