@@ -79,14 +79,15 @@ def test_not_finite_is_null(tmp_path, value):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
 
 
-def test_tensorboard_gets_numbers_and_clips(tmp_path):
+def test_tensorboard_gets_numbers_and_clips(tmp_path, caplog):
     writer = MetricsWriter(tmp_path)
-    writer.write(1, {"loss": 0.5})
+    writer.write(1, {"loss": 0.5, "of_no_example": math.nan})
     writer.write_video(1, "samples", np.zeros((2, 3, 4, 4, 3), np.float32))
     writer.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert b"loss" in content and b"samples" in content and b"PNG" in content
+    assert b"of_no_example" not in content and not caplog.records  # tensorboardX warns of NaN
 
 
 BOTH_CALLS = """

@@ -18,8 +18,6 @@ from vidgen.data.transforms import to_uint8
 from vidgen.data.video_writer import animation, write_video
 from vidgen.display import shown
 
-# [guess] Chosen by eye on clips of the demo models.
-_QUALITY = 75
 _SMALL = 64  # pixels of a side; up to it they are doubled, since WebP halves the colors
 
 
@@ -60,7 +58,7 @@ def _playing(clip: np.ndarray, fps: float | int, height: int) -> str:
         return f'<video src="{source}" autoplay loop muted playsinline controls {style}></video>'
     pixels = np.broadcast_to(to_uint8(clip), (*clip.shape[:3], 3))
     doubled = pixels.repeat(2, axis=1).repeat(2, axis=2)
-    data = animation(doubled[None], fps, "WEBP", quality=_QUALITY, method=6)
+    data = animation(doubled[None], fps, "WEBP", method=6)
     return f'<img src="data:image/webp;base64,{_base64(data)}" alt="a clip" {style}>'
 
 

@@ -4,7 +4,7 @@ Boards are TensorBoard, and Weights & Biases where it is asked for (`wandb_board
 
 `MODEL_DIR/metrics.jsonl` has one object a line with `step` among its keys, each step once: a run
 that resumes from step n first drops the lines beyond n, which it is about to write again. Values
-that are not finite are written as null, since JSON has no word for them.
+that are not finite are written as null, since JSON has no word for them; boards do not get them.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ class MetricsWriter:
         line = {"step": int(step)} | {k: _finite(v) for k, v in (first | dict(values)).items()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        counted = {name: value for name, value in values.items() if math.isfinite(value)}
         for board in self._boards:
-            for name, value in values.items():
+            for name, value in counted.items():
                 board.add_scalar(name, value, step)
 
     def write_video(self, step: int, name: str, video: Float[np.ndarray, "b t h w c"]) -> None:
