@@ -186,6 +186,12 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="compile for TPUs that need not be here: v5p:2x2x1, v6e:2x2 (needs vidgen[tpu])",
     )
+    add(
+        "--effort",
+        default="",
+        metavar="LEVEL",
+        help="of the compiler, O0 to O3: O0 takes a tenth of the time, and plans for more memory",
+    )
     _add_gin(parser)
 
 
@@ -221,6 +227,7 @@ def _plan(flags: argparse.Namespace) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     given = {"as_json": flags.json, "compile": flags.compile, "sampling": flags.sampling}
     given |= {"topology": flags.topology, "details": flags.details, "explain": flags.explain}
+    given["effort"] = flags.effort
     _run(flags, "plan", "Plan", flags.gin_file, flags.bindings, **given)
 
 

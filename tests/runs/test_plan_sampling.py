@@ -152,6 +152,17 @@ def test_a_topology_needs_something_to_compile():
         plan(stage(), topology="v5p:2x2x1")
 
 
+def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
+    seen = []
+    levels = lambda *_: seen.append(jax.config.jax_optimization_level) or {}  # noqa: E731
+    monkeypatch.setattr(plan_programs, "sampling_step", levels)
+    plan(stage(), sampling=True, effort="O1").report(brief=True)
+    plan(stage(), sampling=True).report(brief=True)
+    assert seen == ["O1", "UNKNOWN"] and jax.config.jax_optimization_level == "UNKNOWN"
+    with pytest.raises(ValueError, match="--effort=O9 is not one of O0, O1, O2, O3"):
+        plan(stage(), sampling=True, effort="O9")
+
+
 def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     four = [object()] * 4
     mesh = Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(-1,))

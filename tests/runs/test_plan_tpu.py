@@ -10,14 +10,15 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 TINY = "--gin_file=experiments/phenaki_maskgit_tiny.gin --compile"
+QUICK = f"{TINY} --effort=O0"
 COMMANDS = {
     "fits": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2",
-    "two slices": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2 "
+    "two slices": f"{QUICK} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2 "
     "--gin.MESH_SHAPE='(2, -1, 1)'",
     "slices across": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2",
-    "v4": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v4:2x2x1",
-    "v5p": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5p:2x2x1",
-    "v6e": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v6e:2x2",
+    "v4": f"{QUICK} --gin_file=mesh/fsdp.gin --topology=v4:2x2x1",
+    "v5p": f"{QUICK} --gin_file=mesh/fsdp.gin --topology=v5p:2x2x1",
+    "v6e": f"{QUICK} --gin_file=mesh/fsdp.gin --topology=v6e:2x2",
     "no such": f"{TINY} --topology=v99:2x2",
 }
 
@@ -63,6 +64,7 @@ def test_two_slices(plans):
 def test_our_settings_of_the_compiler_are_good_for(plans, generation):
     found = model(plans[generation])
     assert found["fits"] is True and found["mesh"]["fsdp"] == 4
+    assert found["compiled_for"].endswith(", effort O0")
 
 
 def test_what_cannot_be_planned_is_one_sentence(plans):

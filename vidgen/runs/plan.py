@@ -126,6 +126,7 @@ class Plan:
       compile: compile the training step.
       sampling: compile a step of sampling a whole clip.
       topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
+      effort: of the compiler: a name of `plan_programs.EFFORTS`; "" is its own.
       details: tell everything about each of several models, the work of training too.
       explain: tell only why the parameters whose path contains this lie where they do; "" tells
         what the models cost.
@@ -140,6 +141,7 @@ class Plan:
     compile: bool = False
     sampling: bool = False
     topology: str = ""
+    effort: str = ""
     details: bool = False
     explain: str = ""
     as_json: bool = False
@@ -154,6 +156,10 @@ class Plan:
         if self.topology and not (self.compile or self.sampling):
             raise ValueError(
                 f"--topology={self.topology} is what to compile for: add --sampling or --compile."
+            )
+        if self.effort not in ("", *plan_programs.EFFORTS):
+            raise ValueError(
+                f"--effort={self.effort} is not one of {', '.join(plan_programs.EFFORTS)}."
             )
         for trainer in self.trainers:
             self._check(trainer.model)
@@ -222,10 +228,11 @@ class Plan:
         With `brief` the work of training, which takes longest to count, is None.
         """
         sizes = self._batch_sizes()
-        models = [
-            self._model(trainer, size, brief)
-            for trainer, size in zip(self.trainers, sizes, strict=True)
-        ]
+        with plan_programs.effort(self.effort):
+            models = [
+                self._model(trainer, size, brief)
+                for trainer, size in zip(self.trainers, sizes, strict=True)
+            ]
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
         text = plan_memory.frozen_text(self.text_encoder, self.device_count)

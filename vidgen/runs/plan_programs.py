@@ -27,6 +27,9 @@ from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
 
 Report = dict[str, Any]
+# XLA's effort levels, https://openxla.org/xla/effort_levels. With "O0" libtpu compiles a 3x3
+# convolution of 1024 channels in 2 s and not in 20; a program may need more memory, seldom less.
+EFFORTS = ("O0", "O1", "O2", "O3")
 # Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 _NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -138,7 +141,10 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
     device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
     limit = _memory_of(device, devices)
-    report: Report = {"compiled_for": f"{devices} x {device.device_kind}"}
+    config: Any = jax.config
+    level = config.jax_optimization_level
+    how = "" if level == "UNKNOWN" else f", effort {level}"
+    report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
     try:
         with _uncached():
             compiled = lower().compile()
@@ -173,6 +179,18 @@ def _uncached() -> Iterator[None]:
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def effort(level: str) -> Iterator[None]:
+    """How much time the compiler may take, one of `EFFORTS`; "" leaves it to the compiler."""
+    config: Any = jax.config
+    before = config.jax_optimization_level
+    try:
+        config.update("jax_optimization_level", level or before)
+        yield
+    finally:
+        config.update("jax_optimization_level", before)
 
 
 def _collectives(compiled: Any) -> dict[str, int] | None:
