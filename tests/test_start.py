@@ -1,6 +1,7 @@
 """How a process begins."""
 
 import logging
+import os
 
 import jax
 import pytest
@@ -29,6 +30,39 @@ def test_what_the_user_says_of_the_cache_stays(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
     start.begin()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def machine(folder, vendors):
+    for number, vendor in enumerate(vendors):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "vendor").write_text(f"{vendor}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("installed", "vendors", "expected"),
+    [
+        ({"libtpu"}, ["0x8086", "0x1af4"], True),
+        ({"libtpu"}, ["0x8086", "0x1ae0"], False),  # a TPU, or what else a cloud has
+        ({"libtpu"}, [], False),  # no bus to be seen: who knows
+        ({"libtpu", "jax_plugins"}, ["0x8086"], False),  # perhaps a GPU
+        (set(), ["0x8086"], False),  # JAX knows by itself
+    ],
+)
+def test_libtpu_is_left_alone_where_there_is_no_tpu(
+    monkeypatch, tmp_path, installed, vendors, expected
+):
+    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(start.importlib.metadata, "entry_points", lambda group: [])
+    assert start.only_cpus(machine(tmp_path / "devices", vendors)) is expected
+
+
+def test_what_the_user_says_of_the_platform_stays(monkeypatch):
+    monkeypatch.setattr(start, "only_cpus", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    before = jax.config.jax_platforms
+    start.begin()
+    assert os.environ["JAX_PLATFORMS"] == "tpu,cpu" and jax.config.jax_platforms == before
 
 
 def test_the_log_speaks_once(capsys):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+_GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 
 
 def begin(debug: bool = False) -> None:
-    """Sets up logging and the cache of compiled programs, before JAX is imported or after."""
+    """Sets up logging, platform and cache of programs, before JAX is imported or after."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("vidgen: %(message)s"))
     logger = logging.getLogger("vidgen")
@@ -23,10 +28,27 @@ def begin(debug: bool = False) -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     variable = "JAX_COMPILATION_CACHE_DIR"
     folder = os.environ.setdefault(variable, os.path.join(cache, "vidgen", "xla"))
+    if "JAX_PLATFORMS" not in os.environ and only_cpus():
+        os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:  # it has read the environment already, in a notebook
         import jax
 
         jax.config.update("jax_compilation_cache_dir", folder)
+        if jax.config.jax_platforms is None:
+            jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
+
+
+def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether libtpu is installed where there is no TPU, for `vidgen plan` or the tests.
+
+    JAX would start it before it takes the CPU, and libtpu asks the network of a cloud which machine
+    it is on, and complains at length.
+    """
+    plugins = importlib.metadata.entry_points(group="jax_plugins")  # of GPUs
+    if plugins or importlib.util.find_spec("jax_plugins") or not importlib.util.find_spec("libtpu"):
+        return False
+    vendors = [path.read_text().strip() for path in devices.glob("*/vendor")]
+    return bool(vendors) and _GOOGLE not in vendors
 
 
 def join() -> None:
