@@ -88,8 +88,8 @@ def measure(name: str, output: Path | None) -> dict[str, Any]:
         raise SystemExit(f"{name}: {done.stderr.strip()}")
     (model,) = json.loads(done.stdout)["models"]
     found = model | {"row": name, "topology": row.topology, "effort": row.effort}
-    found |= {"compile_seconds": time.perf_counter() - start}
-    print(f"{name}: {found["compile_seconds"]:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
+    found |= {"compile_seconds": (seconds := time.perf_counter() - start)}
+    print(f"{name}: {seconds:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
     if output:
         with output.open("a") as file:
             file.write(json.dumps(found) + "\n")
