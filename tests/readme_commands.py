@@ -150,13 +150,15 @@ class Told(NamedTuple):
 
 
 def run(words: Sequence[str]) -> Told:
-    """Runs `vidgen` and Python's scripts in this process, shell scripts as they are.
+    """Runs `vidgen` and Python's scripts in this process, shell scripts in their own.
 
     Raises:
       ValueError: it is none of these.
     """
     if words[0].startswith("launch/"):
-        return _shell(words)
+        return _process(words)
+    if any(word.startswith("--topology") for word in words):  # libtpu would stay in this process
+        return _process([sys.executable, "-m", *words])
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         if words[0] == "vidgen":
@@ -193,7 +195,7 @@ def _script(words: Sequence[str]) -> None:
                     del sys.modules[name]
 
 
-def _shell(words: Sequence[str]) -> Told:
+def _process(words: Sequence[str]) -> Told:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)

@@ -69,7 +69,7 @@ def _prompts_and_stories(folder: Path) -> None:
     text = readme_commands.README.read_text(encoding="utf-8")
     (story,) = (block for *_, block in readme_commands.blocks(text, "yaml"))
     (folder / "story.yaml").write_text(story)
-    np.save(folder / "true.npy", np.zeros((16, 16, 16, 3), np.uint8))
+    np.save(folder / "true.npy", np.zeros((11, 16, 16, 3), np.uint8))
     task = story_tasks.task(npz_video="true.npy", exact_frames_per_prompt=[7, 4])
     (folder / "story_gen.json").write_text(json.dumps([task]))
 
