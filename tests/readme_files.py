@@ -109,8 +109,8 @@ def forget(folder: Path, *models: str) -> None:
 def bring_evaluations(folder: Path) -> None:
     """What benchmarks/evaluations.py had measured before it was stopped: everything."""
     script = runpy.run_path(str(readme_commands.ROOT / "benchmarks" / "evaluations.py"))
-    wanted = dict.fromkeys(script["TOKENIZER"], script["TOKENIZER_METRICS"])
-    wanted |= dict.fromkeys(script["VIDEO"], script["VIDEO_METRICS"])
+    wanted = {name: script["TOKENIZER_METRICS"] for name in script["TOKENIZER"]}
+    wanted |= {name: script["VIDEO_METRICS"] for name in script["VIDEO"]}
     (folder / "evaluations").mkdir()
     for name, metrics in wanted.items():
         rows = {metric: made_results.metric(1.0, 0.1) for metric in metrics}
