@@ -13,6 +13,8 @@ import hypothesis
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # modules of this folder, by name
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("WANDB_PROJECT", None)  # or every training of a test would be logged there
 # Programs compiled by one run of the tests are read by the next, and by sub-processes.

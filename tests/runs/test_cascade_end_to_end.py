@@ -1,6 +1,7 @@
 """The seven stages from the command line: text in, the last stage's clip out, and all detours."""
 
 import jax
+import made_videos
 import numpy as np
 import pytest
 import tiny_cascade
@@ -49,20 +50,11 @@ def whole(vidgen, tmp_path_factory):
     return folder
 
 
-def moving_square(frames, height, width):
-    """Float in [-1, 1]: a white square that moves right over a colored slope."""
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    video = np.stack([y, x, 1 - y], -1)[None].repeat(frames, 0) * 1.6 - 0.8
-    for k in range(frames):
-        video[k, height // 4 : height // 2, k : k + width // 4] = 1.0
-    return video.astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def real_mp4(tmp_path_factory):
     """12 frames of 22 x 38 at 10 frames a second, H.264."""
     path = tmp_path_factory.mktemp("real") / "real.mp4"
-    write_video(path, moving_square(12, 22, 38), 10.0, min_side=0)
+    write_video(path, made_videos.moving_square(12, 22, 38), 10.0, min_side=0)
     return path
 
 
@@ -146,7 +138,7 @@ def test_a_real_video_without_a_prompt_in_the_size_of_the_model(vidgen, real_mp4
 
 
 def test_a_picture_to_begin_with_is_the_first_frame_of_every_stage(vidgen, tmp_path):
-    pixels = (moving_square(1, 32, 32)[0] * 127.5 + 127.5).astype(np.uint8)
+    pixels = (made_videos.moving_square(1, 32, 32)[0] * 127.5 + 127.5).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
     flags = ("--until=tsr1", "--keep_stages", f"--first={tmp_path / 'in.png'}")
     found = vidgen("a tiger", *flags, output=tmp_path / "o.npy")

@@ -4,17 +4,15 @@ A kind of data set is a function in SOURCES: from a folder of videos with captio
 write, to the layer of its gin file and the macros that this needs.
 """
 
-import io
 import json
-import tarfile
 
+import made_videos
 import numpy as np
 import pytest
 import tiny_cascade
 
 from vidgen import gin_utils
 from vidgen.data.clip_records import ClipRecord, Manifest, write_shard
-from vidgen.data.video_writer import write_video
 from vidgen.runs.train import Train
 
 STEPS = 20
@@ -26,11 +24,7 @@ def folder(videos, target):
 
 def tar_shards(videos, target):
     for number, file in enumerate(sorted(videos.glob("*.mp4"))):
-        with tarfile.open(target / f"{number}.tar", "w") as tar:
-            for path in (file, file.with_suffix(".txt")):
-                info = tarfile.TarInfo(path.name)
-                info.size = path.stat().st_size
-                tar.addfile(info, io.BytesIO(path.read_bytes()))
+        made_videos.tar(target / f"{number}.tar", file, file.with_suffix(".txt"))
     return "data/tar_shards.gin", {"SHARDS": str(target)}
 
 
@@ -57,12 +51,7 @@ AS_THEY_ARE = ("folder", "tar_shards", "clip_records")  # these keep the files t
 def videos(tmp_path_factory):
     """Five squares on the move."""
     path = tmp_path_factory.mktemp("videos")
-    for number in range(5):
-        video = np.full((16, 16, 16, 3), number / 4 - 0.5, np.float32)
-        for t in range(16):
-            video[t, 4:10, t % 10 : t % 10 + 6] = 1 - number / 4
-        write_video(path / f"{number}.mp4", video, 8, min_side=0)
-        (path / f"{number}.txt").write_text(f"square {number}")
+    made_videos.squares(path)
     (path / "small.gin").write_text(tiny_cascade.SMALL.format(stage="base"))
     return path
 

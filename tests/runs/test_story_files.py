@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from story_tasks import task
 
 from vidgen.runs import story_files
 from vidgen.runs.story_files import load
@@ -165,25 +166,6 @@ def test_files_that_are_none(tmp_path):
         load(path + "#2")
     with pytest.raises(StoryError, match="leave the number out"):
         load(path, frames=23)
-
-
-def task(**changes):
-    """An entry as the benchmark's task files have it."""
-    return {
-        "texts": ["A man dances. ", "He falls."],
-        "durations": None,
-        "exact_frames_per_prompt": [20, 9],
-        "background": None,
-        "npz_video": "videos/a.npy",
-        "npz_video_start_frame": 0,
-        "npz_video_end_frame": 0,
-        "npz_gt_video_start_frame": 0,
-        "npz_gt_video_end_frame": None,
-        "skip_frames_after_generation": None,
-        "storybench_mode": "story_gen",
-        "indices_to_select": None,
-        "comment": "oops_1",
-    } | changes
 
 
 def test_storybench_tasks(tmp_path):

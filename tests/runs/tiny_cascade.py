@@ -14,21 +14,24 @@ from vidgen.train.model import TrainState
 from vidgen.train.partitioning import unbox
 from vidgen.types import STAGES
 
-# One level of width 8 without anything that is not tested elsewhere; no network to download.
-SMALL = """# Defines: Requires: Often overridden:
+# Other noise takes a second to compile.
+SETTINGS = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
 from vidgen.diffusion import samplers
 from vidgen.imagen import blocks
 from vidgen.imagen import unet
 from vidgen.text import tokenizer
 
+samplers.SamplerSpec.kind = "ddim"
+base/samplers.SamplerSpec.kind = "ancestral"
+"""
+ENCODER = """
 TEXT_ENCODER = @tokenizer.ByteEncoder()
 tokenizer.ByteEncoder.dim = 8
 tokenizer.ByteEncoder.length = 12
-
-samplers.SamplerSpec.kind = "ddim"  # noise takes a second to compile
-base/samplers.SamplerSpec.kind = "ancestral"
-
+"""
+# One level of width 8 without anything that is not tested elsewhere.
+NETWORK = """
 {stage}/unet.VideoUNet.levels = (@{stage}/level0/blocks.LevelSpec(),)
 {stage}/unet.VideoUNet.cond_width = 16
 {stage}/unet.VideoUNet.cond_layers = 1
@@ -37,6 +40,7 @@ base/samplers.SamplerSpec.kind = "ancestral"
 {stage}/level0/blocks.LevelSpec.head_dim = 8
 {stage}/level0/blocks.LevelSpec.text = "attention"
 """
+SMALL = SETTINGS + ENCODER + NETWORK
 
 
 def write(folder, stages=STAGES, steps=2):

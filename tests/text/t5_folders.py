@@ -59,10 +59,10 @@ def config(size=TINY):
     }
 
 
-def write_safetensors(folder, found, shards=1):
+def write_safetensors(folder, found, shards=1, size=TINY):
     """One file, or an index and several."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config()))
+    (folder / "config.json").write_text(json.dumps(config(size)))
     if shards == 1:
         safetensors.numpy.save_file(found, folder / "model.safetensors", {"format": "pt"})
         return folder

@@ -1,0 +1,321 @@
+"""Every command of README.md, one after the other in one folder, as its reader would run them.
+
+The tables say how a command is made cheap (CHEAPER), which ones are not run (NOT_RUN), what the
+reader does between them (BEFORE), and what each must leave behind (MAKES). A command that is
+added to README.md needs a line in MAKES; `test_every_command_has_a_place` names what has none.
+"""
+
+import contextlib
+import re
+import time
+from pathlib import Path
+
+import jax
+import pytest
+import readme_commands
+import readme_files
+from readme_checks import (
+    Left,
+    all_of,
+    array,
+    files,
+    plan_of_the_paper,
+    says,
+    table_of_peers,
+    trained,
+    video,
+)
+from readme_commands import Cheaper, Command
+
+from vidgen import assets
+from vidgen.runs import story_files, story_plan
+from vidgen.text import t5
+from vidgen.types import STAGES
+
+# Experiments of the sizes "demo" and "paper" take hours and machines; the same files are there for
+# the size "tiny". The plan of the whole cascade costs nothing at the paper's size.
+TINY = r"(experiments/\w+)_demo\.gin|(experiments/imagen_ssr3)_paper\.gin"
+
+CHEAPER = (
+    Cheaper(
+        r"^vidgen generate [^-]+ -o tiger.mp4$",
+        "--until=ssr1",
+        "the last four stages of the demo take minutes to compile; the tiny cascade runs all seven",
+    ),
+    Cheaper(
+        r"^vidgen train",
+        "--gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=2 --gin.Train.log_every=1",
+        "that it trains is to be seen, not what is learned",
+    ),
+    Cheaper(
+        r"^vidgen train (?!.*phenaki_cvivit_tiny\S* --gin.MODEL_DIR)(?!.*distill)",
+        "--gin.SAMPLE_VIDEOS=None --gin.HELD_OUT_LOSS=None",
+        "samples are looked at once, of the tokenizer, which compiles quickest",
+    ),
+    Cheaper(
+        r"^vidgen train .*imagen_(?!distill)",
+        "--gin_file=small.gin",
+        "a network of one level of width 8 compiles in seconds",
+    ),
+    Cheaper(
+        r"^vidgen train .*distill",
+        "--gin.TRAIN_STEPS=1 --gin.START_STEPS=8 --gin.students.Course.guidance_train_steps=1",
+        "no halving: two phases to compile instead of five",
+    ),
+    Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin", "as in training"),
+    Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
+    Cheaper(r"--steps=64,base=256", "--steps=2,base=3", "minutes"),
+    Cheaper(r"--frames=256", "--frames=72 --size=64x96", "longer and wider than the tiny clip too"),
+    Cheaper(r"--context=5", "--context=3", "the tiny transformer sees five frames at a time"),
+    Cheaper(
+        r"^vidgen evaluate .*--model=",
+        "--clips=2 --batch_size=1",
+        "what a metric needs is measured in its own tests",
+    ),
+    Cheaper(
+        r"^vidgen evaluate (--model=imagen|made/)|--protocol=bair",
+        "--metrics=flicker",
+        "I3D takes seconds a clip; it runs in the evaluation of the arrays",
+    ),
+    Cheaper(r"^vidgen evaluate --model=runs|--protocol=storybench", "--metrics=psnr", "the same"),
+    Cheaper(r"^vidgen evaluate .*--given=5", "--given=3", "the tiny clip has five frames"),
+    Cheaper(r"^vidgen evaluate .*maskgit", "--steps=1", "minutes"),
+    Cheaper(r"--protocol=bair", "--samples=2 --steps=1", "a hundred for each clip"),
+    Cheaper(r"--protocol=storybench", "--given=3", "the tiny clip has five frames"),
+    Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
+    Cheaper(r"distillation.py", "--teacher_steps=2,base=3 --until=tsr1", "minutes"),
+    Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
+    Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
+    Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
+    Cheaper(r"peers.py", "--list", "26 rows take an hour; the names are those of the table"),
+)
+
+NOT_RUN = {
+    "python3 -m venv .venv": ".ci/run does, and would be slow here",
+    ". .venv/bin/activate": ".ci/run does",
+    "pip install -e .[test]": ".ci/run does, from the package index",
+    "pytest": "this is it",
+    "tfds build ucf101/ucf101_1 --data_dir=tfds --file_format=array_record": "fetches 6.5 GB; "
+    "tests/data/tfds_sets.py writes its files with TFDS itself, and these are trained on",
+}
+
+BEFORE = {
+    "--model=runs/bair": readme_files.bring_model_of_bair,
+    # How the demo was trained: the reader has trained these otherwise under "Train".
+    "--gin.MODEL_DIR='runs/cascade/base' --gin.INIT_FROM": lambda folder: readme_files.forget(
+        folder, "cascade/base", "cascade/tsr1"
+    ),
+    "distillation.py": readme_files.bring_students,
+    "evaluations.py": readme_files.bring_evaluations,
+}
+
+
+COMMANDS = readme_commands.commands(readme_commands.README.read_text(encoding="utf-8"))
+SECTIONS = list(dict.fromkeys(command.section for command in COMMANDS))
+
+
+# By section of README.md and a part of the command that no other command of the section has.
+MAKES = {
+    "Sixty seconds": trained("a")
+    | {
+        "background -o tiger.mp4": video("tiger.mp4", 32),
+        "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
+    },
+    "Train": trained("demo", *(f"cascade/{stage}" for stage in STAGES))
+    | trained("phenaki/cvivit", "phenaki/maskgit", "t5", "encoded", "tokens")
+    | trained("mine", "shards", "films", "ucf101")
+    | {
+        "base_demo.gin --gin_file=data/folder.gin --gin.DATA_DIR": files("captions/manifest.json"),
+        "--gin_file=runs/encode_tokens.gin": files("tokens/manifest.json"),
+        "vidgen prepare": files("prepared/manifest.json"),
+        "imagen_cascade_paper.gin": plan_of_the_paper,
+        "--topology=v5p:2x2x1": says("GiB"),
+    },
+    "Scale": trained("two"),
+    "Generate": {
+        "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
+        "--prompts_file=prompts.txt": all_of(*(video(f"clips-00{i}.gif", 8) for i in range(8))),
+        "-o tiger.mp4 --keep_stages": all_of(
+            video("tiger.mp4", 64), *(files(f"tiger.{stage}.mp4") for stage in STAGES[:-1])
+        ),
+        "--until=ssr1": video("out.mp4", 16),
+        "--from=ssr1 --init=holiday.mp4": video("larger.mp4", 76),
+        "--frames=256 --size=128x192": video("out.mp4", 72),
+        "--story=a tiger": video("film.mp4", 59),
+        "--story=story.yaml": video("film.mp4", 39),
+    },
+    "Distill": trained("cascade8/ssr1", steps=1),
+    "Evaluate": {
+        "--until=ssr1": all_of(files("cascade.html"), says("flicker")),
+        "--model=runs/phenaki/cvivit": says("psnr"),
+        "--given=5": says("psnr"),
+        "made/ real/": says("flicker"),
+        "--metrics=fvd,kvd": says("fvd", "kvd"),
+        "--html=both.html": files("both.html"),
+        "--protocol=bair": says("flicker"),
+        "--protocol=storybench": files("films/made/raw/oops_1.npz"),
+    },
+    "Results": {
+        "--model=runs/a --steps=32 --all_steps": files("runs/a/probe.jsonl", "runs/a/probe_2.png"),
+        "plot_run.py": files("curves.png"),
+    },
+    "The demo cascade": trained("tiny", "cascade/base", "cascade/tsr1")
+    | trained("cascade8/tsr1", steps=1)
+    | {
+        "-o strip/panda.npy": array("strip/panda.npy", 64, 128, 128, 3),
+        "cascade_strip.py": files("strip.png"),
+        "distillation.py": files("runs/cascade8/distillation.jsonl"),
+    },
+    "Phenaki": trained("bunny", "bunny_per_frame")
+    | {
+        "--story=benchmarks": array("film.npy", 71, 32, 32, 3),
+        "story_strip.py": files("story.png", "story.json"),
+        "sprite_probe.py": files("probe.jsonl"),
+        "shots.py": files("shots/train/shot_001.mp4", "shots/held_out/shot_000.mp4"),
+        "tokenizer.py": says("bunny", "bunny_per_frame"),
+    },
+    "Evaluated": {"evaluations.py": says("C-ViViT", "MaskGIT", "teachers")},
+    "Loading": {
+        "--clips=320": says("PyAV", "folder", "tar"),
+        "--clips=10000": says("folder | 0", "folder | 2", "tar | 0", "tar | 2"),
+    },
+    "Beside the PyTorch packages": {"peers.py": table_of_peers},
+}
+
+
+# ---- the reader ----------------------------------------------------------------------------------
+
+
+def cheap(command: Command) -> list[str]:
+    """The words of a command as it is run here."""
+    words = [re.sub(TINY, r"\1\2_tiny.gin", word) for word in command.words]
+    return readme_commands.cheaper(words, CHEAPER)
+
+
+def check_of(command: Command):
+    """What MAKES has for it."""
+    found = [
+        check for part, check in MAKES.get(command.section, {}).items() if part in str(command)
+    ]
+    assert len(found) == 1, (
+        f"{command.place}\nhas {len(found)} places in tests/test_readme.py. Give it one in MAKES, "
+        f"under {command.section!r}: a part of it that no other command there has, and what it "
+        "makes; in CHEAPER what makes it quick; or, with a reason that holds, in NOT_RUN."
+    )
+    return found[0]
+
+
+class Reader:
+    """Follows README.md in a folder, section by section, each once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.left = folder, list(SECTIONS)
+
+    def follow(self, section: str) -> None:
+        """All sections up to this one, since it may need what an earlier one makes.
+
+        A command that fails does not keep the others from their turn; `pytest -rP` shows the
+        seconds of each.
+        """
+        failures = []
+        while section in self.left:
+            now = self.left.pop(0)
+            for command in COMMANDS:
+                if command.section == now and str(command) not in NOT_RUN:
+                    failures += self.run(command)
+            jax.clear_caches()
+        assert not failures, "\n\n".join(failures)
+
+    def run(self, command: Command) -> list[str]:
+        """One command, and a look at what it leaves behind; what is wrong with it."""
+        check, words = check_of(command), cheap(command)
+        for part, make in BEFORE.items():
+            if part in str(command):
+                make(self.folder)
+        began = time.time_ns() - 20_000_000  # the clock of a file system is a little late
+        told = readme_commands.run(words)
+        print(f"{(time.time_ns() - began) / 1e9:.1f} s, status {told.status}: {' '.join(words)}")
+        where = f"{command.place}\nwas run as `{' '.join(words)}` and said\n{told.err}"
+        without = re.findall(r"note: (--gin\.\S+) has no effect", told.err)
+        if told.status:
+            return [f"status {told.status}: {where}"]
+        if stale := [name for name in without if f" {name}=" in str(command)]:
+            return [f"{stale} of README.md has no effect: {where}"]
+        try:
+            check(Left(told, self.folder, began))
+        except (AssertionError, OSError, LookupError) as error:
+            return [f"{error!r}: {where}"]
+        return []
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, tfds_sets):
+    """In a folder of its own, with caches of its own but for what is fetched."""
+    folder = tmp_path_factory.mktemp("reader")
+    readme_files.bring(folder, tfds_sets)
+    fetched = assets.cache_folder()
+    fetched.mkdir(parents=True, exist_ok=True)
+    (folder / "cache" / "vidgen").mkdir(parents=True)
+    (folder / "cache" / "vidgen" / "assets").symlink_to(fetched)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of sub-processes
+        patch.setitem(t5.__dict__, "SIZES", {**t5.SIZES, "base": readme_files.T5_BASE})
+        # Programs run a step or two: half of the seconds of compiling them are saved.
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield Reader(folder)
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+# ---- the tests -----------------------------------------------------------------------------------
+
+
+def test_what_bash_would_run():
+    block = """a "b c" && d --e="'f'"  # g
+for h in i j; do
+  a --k="$h" \\
+      ${h}l; d
+done"""
+    found = [["a", "b c"], ["d", "--e='f'"]]
+    found += [["a", "--k=i", "il"], ["d"], ["a", "--k=j", "jl"], ["d"]]
+    assert list(readme_commands.statements(block)) == found
+    for unknown in ("a | b", "a > b", "a $b", "a `b`"):
+        with pytest.raises(ValueError, match="does not know"):
+            list(readme_commands.statements(unknown))
+
+
+def test_flags_that_make_a_command_cheaper():
+    table = [Cheaper("^a", "--b=2 --c=3 --gin_file=d", "why"), Cheaper("^e", "--f=1", "why")]
+    words = readme_commands.cheaper(["a", "--gin_file=x", "--b=9", "--g"], table)
+    assert words == ["a", "--gin_file=x", "--b=2", "--g", "--c=3", "--gin_file=d"]
+
+
+def test_every_command_has_a_place():
+    for command in COMMANDS:
+        if str(command) not in NOT_RUN:
+            check_of(command)
+
+
+def test_nothing_is_said_of_commands_that_are_gone():
+    texts = [str(command) for command in COMMANDS]
+    assert not NOT_RUN.keys() - set(texts)
+    assert not [part for part in BEFORE if not any(part in text for text in texts)]
+    assert not [row for row in CHEAPER if not any(re.search(row.pattern, t) for t in texts)]
+    parts = [(section, part) for section, rows in MAKES.items() for part in rows]
+    said = {(c.section, part) for c in COMMANDS for _, part in parts if part in str(c)}
+    assert not set(parts) - said
+
+
+def test_the_story_fits_the_demo(tmp_path):
+    """Whose clips have 11 frames, 5 of them of the part before, and 2 frames a token."""
+    text = readme_commands.README.read_text(encoding="utf-8")
+    ((*_, story),) = readme_commands.blocks(text, "yaml")
+    (tmp_path / "story.yaml").write_text(story)
+    told = story_files.load(str(tmp_path / "story.yaml"))
+    assert story_plan.plan(told, 11, 5, 2, 8.0)[-1].end_frame == 39
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_section(reader, section):
+    reader.follow(section)
