@@ -23,6 +23,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "vidgen" / "test
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Below this a program is quicker to compile again than to write.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 if "jax" in sys.modules:  # some plugin was quicker, and jax has read the environment already
     import jax
@@ -31,6 +33,9 @@ if "jax" in sys.modules:  # some plugin was quicker, and jax has read the enviro
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update(
+        "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    )
 
 # The same examples in every run, and few: what was found once is a test of its own.
 hypothesis.settings.register_profile(

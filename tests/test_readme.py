@@ -259,13 +259,8 @@ def reader(tmp_path_factory, tfds_sets):
     (folder / "cache" / "vidgen" / "assets").symlink_to(fetched)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of sub-processes
         patch.setitem(t5.__dict__, "SIZES", {**t5.SIZES, "base": readme_files.T5_BASE})
-        # Programs run a step or two: half of the seconds of compiling them are saved.
-        before = jax.config.read("jax_disable_most_optimizations")
-        jax.config.update("jax_disable_most_optimizations", True)
         yield Reader(folder)
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 # ---- the tests -----------------------------------------------------------------------------------
