@@ -34,7 +34,7 @@ from vidgen.types import STAGES
 
 # Experiments of the sizes "demo" and "paper" take hours and machines; the same files are there for
 # the size "tiny". The plan of the whole cascade costs nothing at the paper's size.
-TINY = r"(experiments/\w+)_demo\.gin|(experiments/imagen_ssr3)_paper\.gin"
+TINY = r"(experiments/\w+)_demo(\.gin)|(experiments/imagen_ssr3)_paper(\.gin)|^(\w+_\w+)_demo$"
 
 CHEAPER = (
     Cheaper(
@@ -87,6 +87,7 @@ CHEAPER = (
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
+    Cheaper(r"memory.py", "--batch_size=2", "it holds each step's memory"),
     Cheaper(r"peers.py", "--list", "26 rows take an hour; the names are those of the table"),
 )
 
@@ -131,7 +132,8 @@ MAKES = {
         "imagen_cascade_paper.gin": plan_of_the_paper,
         "--topology=v5p:2x2x1": says("GiB"),
     },
-    "Scale": trained("two"),
+    "Scale": trained("two")
+    | {"memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")},
     "Generate": {
         "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
         "--prompts_file=prompts.txt": all_of(*(video(f"clips-00{i}.gif", 8) for i in range(8))),
@@ -188,7 +190,7 @@ MAKES = {
 
 def cheap(command: Command) -> list[str]:
     """The words of a command as it is run here."""
-    words = [re.sub(TINY, r"\1\2_tiny.gin", word) for word in command.words]
+    words = [re.sub(TINY, r"\1\3\5_tiny\2\4", word) for word in command.words]
     return readme_commands.cheaper(words, CHEAPER)
 
 
