@@ -1,6 +1,6 @@
 """What the published models need in training on TPUs, as the TPU compiler says; no TPU is needed.
 
-    python benchmarks/plans.py --output=plans.jsonl            # every row: hours on one core
+    python benchmarks/plans.py --output=plans.jsonl            # every row: an hour on two cores
     python benchmarks/plans.py --rows='^phenaki' --output=plans.jsonl
     python benchmarks/plans.py --from=plans.jsonl               # the table of what is there
 
@@ -9,8 +9,6 @@ experiment is compiled for a topology, a mesh and a batch on which it fits (pip 
 
     state     parameters, optimizer state, averaged parameters, gradients: of one chip
     peak      of one chip, activations included
-    received  by one chip from others in a step; "-" where libtpu cannot print the program, or
-              where it was told to hurry, and moves more than it would for a run
     TFLOP     of one chip in a step, what is computed twice counted twice
 """
 
@@ -28,8 +26,8 @@ from typing import Any, NamedTuple
 
 GIB = 2**30
 HEADER = (
-    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | received, GiB | TFLOP |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | TFLOP |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -53,7 +51,7 @@ ROWS = {
     "imagen tsr3": Row("imagen_tsr3_paper", "v5p:4x4x4", 128),
     "imagen ssr3": Row("imagen_ssr3_paper", "v4:4x4x4", 128),
     "phenaki cvivit": Row("phenaki_cvivit_paper", "v4:4x4x4", 128),
-    "phenaki maskgit": Row("phenaki_maskgit_paper", "v4:4x4x4", 512, effort=""),
+    "phenaki maskgit": Row("phenaki_maskgit_paper", "v4:4x4x4", 512),
 }
 
 
@@ -100,7 +98,6 @@ def line(found: dict[str, Any]) -> str:
     """One row of the table."""
     held = found["bytes_per_device"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
-    received = None if found["effort"] else found.get("collective_bytes_per_device")
     peak = gib(found["peak_bytes_per_device"]) if found["fits"] else "does not fit"
     cells = (
         found["row"],
@@ -110,7 +107,6 @@ def line(found: dict[str, Any]) -> str:
         str(found["batch_size"]),
         gib(held["total"] - held["batch"]),
         peak,
-        "-" if received is None else gib(sum(received.values())),
         f"{found['flops_per_step'] / found['devices'] / 1e12:,.3g}",
     )
     return "| " + " | ".join(cells) + " |"

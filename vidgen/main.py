@@ -190,7 +190,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--effort",
         default="",
         metavar="LEVEL",
-        help="of the compiler, O0 to O3: O0 takes a tenth of the time, and plans for more memory",
+        help="of the compiler, O0 to O3: with O0 large U-Nets take minutes and not hours",
     )
     _add_gin(parser)
 

@@ -48,3 +48,31 @@ def test_asynchronous_collectives_name_operands_and_results():
     )
     expected = {"all-gather": (32 + 128) * 3 / 4, "collective-permute": 32}
     assert plan_collectives.received(text) == expected
+
+
+LOOP = """HloModule jit_step, num_partitions=4
+%cond.1 (p: (s32[], f32[8])) -> pred[] {
+  %seven = s32[]{:T(128)} constant(7)
+  %p = (s32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, LIMIT), direction=LT, metadata={op_name="while/cond/lt"}
+}
+%body.2 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %x = f32[8]{0} all-reduce(%a), replica_groups={}, to_apply=%sum
+}
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]{0}) while(%t), condition=%cond.1, body=%body.2KNOWN
+}"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "known", "times"),
+    [
+        ("%seven", "", 7),  # as libtpu prints a scan
+        ("%other", "", 1),
+        ("%seven", ', backend_config={"known_trip_count":{"n":"3"}}', 3),
+    ],
+)
+def test_a_loop_runs_as_often_as_its_condition_says(limit, known, times):
+    text = LOOP.replace("LIMIT", limit).replace("KNOWN", known)
+    assert plan_collectives.received(text) == {"all-reduce": 48 * times}

@@ -9,7 +9,8 @@ group, and results of so many bytes,
     all-to-all          result · (g - 1)/g
     collective-permute  result
 
-What a loop holds counts as often as it runs, where the compiler knows how often; else once.
+What a loop holds counts as often as it runs: as the compiler notes, or up to the constant that the
+condition compares its counter with, which is how libtpu prints a scan; else once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _CALLED = re.compile(r"(?:calls|condition|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_BELOW = re.compile(r"ROOT .* compare\(.*, %?([\w.\-]+)\), direction=LT")
 
 
 def received(text: str) -> dict[str, int]:
@@ -58,12 +61,25 @@ def _lines(computations: dict[str, list[str]], name: str, times: int) -> Iterato
     """Every line that runs, and how often."""
     for line in computations.get(name, ()):
         yield line, times
-        trips = int(match[1]) if " while(" in line and (match := _TRIPS.search(line)) else 1
+        trips = _trips(computations, line) if " while(" in line else 1
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
         for inner in called:
             yield from _lines(computations, inner, times * trips)
+
+
+def _trips(computations: dict[str, list[str]], line: str) -> int:
+    """How often a loop runs."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = "\n".join(
+        computations.get(match[1], ()) if (match := _CONDITION.search(line)) else ()
+    )
+    if not (below := _BELOW.search(condition)):
+        return 1
+    limit = re.search(rf"%?{re.escape(below[1])} = \S+ constant\((\d+)\)", condition)
+    return int(limit[1]) if limit else 1
 
 
 def _bytes(result: str, kind: str, starts: bool, group: int) -> float:
