@@ -42,6 +42,7 @@ CHEAPER = (
         "--until=ssr1",
         "the last four stages of the demo take minutes to compile; the tiny cascade runs all seven",
     ),
+    Cheaper(r"^vidgen generate .*demo/prompts.txt", "--until=base", "four clips of the same"),
     Cheaper(
         r"^vidgen train",
         "--gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=2 --gin.Train.log_every=1",
@@ -64,6 +65,7 @@ CHEAPER = (
     ),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin", "as in training"),
     Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
+    Cheaper(r"--model=imagen_teachers", "--until=ssr1 --steps=1", "minutes"),
     Cheaper(r"--steps=64,base=256", "--steps=2,base=3", "minutes"),
     Cheaper(r"--frames=256", "--frames=72 --size=64x96", "longer and wider than the tiny clip too"),
     Cheaper(r"--context=5", "--context=3", "the tiny transformer sees five frames at a time"),
@@ -120,6 +122,8 @@ MAKES = {
     "Sixty seconds": trained("a")
     | {
         "background -o tiger.mp4": video("tiger.mp4", 32),
+        "prompts.txt -o clips.npy": all_of(*(files(f"clips-00{i}.npy") for i in range(4))),
+        "animation.py": files("clips.webp"),
         "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
     },
     "Train": trained("demo", *(f"cascade/{stage}" for stage in STAGES))
@@ -164,7 +168,7 @@ MAKES = {
     "The demo cascade": trained("tiny", "cascade/base", "cascade/tsr1")
     | trained("cascade8/tsr1", steps=1)
     | {
-        "-o strip/panda.npy": array("strip/panda.npy", 64, 128, 128, 3),
+        "-o strip/panda.npy": array("strip/panda.npy", 32, 32, 32, 3),
         "cascade_strip.py": files("strip.png"),
         "distillation.py": files("runs/cascade8/distillation.jsonl"),
     },
