@@ -1,7 +1,7 @@
 """Clips side by side as one small animated picture for a page: WebP, compressed with loss.
 
-    vidgen generate "a tiger moving right on a green background" -o tiger.npy
-    python benchmarks/animation.py tiger.npy --fps=24 -o tiger.webp
+vidgen generate "a tiger moving right on a green background" -o tiger.npy
+python benchmarks/animation.py tiger.npy --fps=24 -o tiger.webp
 """
 
 from __future__ import annotations

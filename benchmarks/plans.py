@@ -31,6 +31,11 @@ HEADER = (
 )
 
 
+# Of what `vidgen plan` says of a model.
+FIELDS = ("compiled_for", "parameters", "mesh", "devices", "batch_size", "bytes_per_device")
+FIELDS += ("flops_per_step", "fits", "peak_bytes_per_device", "device_bytes")
+
+
 class Row(NamedTuple):
     """A configuration that is known to fit."""
 
@@ -85,8 +90,8 @@ def measure(name: str, output: Path | None) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr.strip()}")
     (model,) = json.loads(done.stdout)["models"]
-    found = model | {"row": name, "topology": row.topology, "effort": row.effort}
-    found |= {"compile_seconds": (seconds := time.perf_counter() - start)}
+    found = {"row": name, "topology": row.topology} | {field: model[field] for field in FIELDS}
+    found["compile_seconds"] = seconds = round(time.perf_counter() - start, 1)
     print(f"{name}: {seconds:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
     if output:
         with output.open("a") as file:

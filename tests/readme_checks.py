@@ -95,3 +95,9 @@ def table_of_peers(left):
     text = readme_commands.README.read_text(encoding="utf-8")
     shown = re.findall(r"^\| ((?:imagen|phenaki)-[SM]/\S+) \|", text, re.MULTILINE)
     assert left.told.out.split() == shown
+
+
+def table_of_plans(left):
+    """The whole table in README.md."""
+    text = readme_commands.README.read_text(encoding="utf-8")
+    assert f"\n\n{left.told.out.strip()}\n\n" in text

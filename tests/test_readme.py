@@ -22,6 +22,7 @@ from readme_checks import (
     plan_of_the_paper,
     says,
     table_of_peers,
+    table_of_plans,
     trained,
     video,
 )
@@ -89,6 +90,7 @@ CHEAPER = (
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
+    Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
     Cheaper(r"memory.py", "--batch_size=2", "it holds each step's memory"),
     Cheaper(r"peers.py", "--list", "26 rows take an hour; the names are those of the table"),
 )
@@ -137,7 +139,10 @@ MAKES = {
         "--topology=v5p:2x2x1": says("GiB"),
     },
     "Scale": trained("two")
-    | {"memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")},
+    | {
+        "plans.py": table_of_plans,
+        "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny"),
+    },
     "Generate": {
         "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
         "--prompts_file=prompts.txt": all_of(*(video(f"clips-00{i}.gif", 8) for i in range(8))),
