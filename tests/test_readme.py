@@ -45,7 +45,7 @@ CHEAPER = (
     ),
     Cheaper(r"^vidgen generate .*demo/prompts.txt", "--until=base", "four clips of the same"),
     Cheaper(
-        r"^vidgen train",
+        r"^vidgen train|^launch/local_multiprocess",
         "--gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=2 --gin.Train.log_every=1",
         "that it trains is to be seen, not what is learned",
     ),
