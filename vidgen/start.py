@@ -33,9 +33,10 @@ def begin(debug: bool = False) -> None:
     if "jax" in sys.modules:  # it has read the environment already, in a notebook
         import jax
 
-        jax.config.update("jax_compilation_cache_dir", folder)
-        if jax.config.jax_platforms is None:
-            jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
+        config: Any = jax.config
+        config.update("jax_compilation_cache_dir", folder)
+        if config.jax_platforms is None:
+            config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
 
 
 def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:

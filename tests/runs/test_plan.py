@@ -179,7 +179,11 @@ def test_compile_reports_what_the_real_step_needs(capsys):
     # State and batch are the step's arguments; the new state takes the old one's place.
     held = found["parameters"] + found["optimizer_state"] + found["averaged_parameters"]
     assert held < model["peak_bytes_per_device"] < 100 * (held + found["batch"])
+    # The layer after the first needs its activations in the backward pass.
+    assert 0 < model["temporary_bytes_per_device"] <= model["peak_bytes_per_device"] - held
     assert "compiling" in capsys.readouterr().err
+    run()
+    assert re.search(r"temporary +\d.*\n +fits +yes", capsys.readouterr().out)
 
 
 def test_what_does_not_fit_is_said(monkeypatch, capsys):

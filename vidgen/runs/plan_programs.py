@@ -1,6 +1,7 @@
 """What the compiler says of a program for a whole mesh: memory, and bytes between devices.
 
-    peak       arguments + results + temporaries + code - what is written over its argument
+    peak       arguments + results + temporary + code - what is written over its argument
+    temporary  activations, gradients on their way, space to work in
 
 A program can be compiled for the devices at hand, or for TPUs that are not (`topology`): libtpu
 holds the compiler, and needs no TPU for it.
@@ -165,6 +166,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     # A TPU's compiler refuses what does not fit, and knows best what does.
     fits = True if device.platform == "tpu" else peak <= limit if limit else None
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
+    report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
     return report | {"collective_bytes_per_device": _collectives(compiled)}
 
 

@@ -156,8 +156,10 @@ def _memory_rows(found: Report) -> list[tuple[str, str]]:
     rows = [
         ("peak", "more than there is" if peak is None else _gib(peak)),
         ("there is", "unknown" if limit is None else _gib(limit)),
-        ("fits", {True: "yes", False: "no", None: "unknown"}[found["fits"]]),
     ]
+    if temporary := found.get("temporary_bytes_per_device"):
+        rows.append(("temporary", _gib(temporary)))
+    rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[found["fits"]]))
     if received := found.get("collective_bytes_per_device"):
         rows.append(("received", _gib(sum(received.values()))))
     return rows + _would_fit(found)
