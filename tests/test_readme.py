@@ -88,7 +88,7 @@ CHEAPER = (
     Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
     Cheaper(r"distillation.py", "--teacher_steps=2,base=3 --until=tsr1", "minutes"),
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
-    Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
+    Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=80", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
     Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
     Cheaper(r"memory.py", "--batch_size=2", "it holds each step's memory"),
