@@ -37,6 +37,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         "start_s": start,
         "peak_mib": max(peak, *memory),
         "steady_mib": float(np.mean(memory[len(memory) // 2 :])),
-        "growth_mib": float(np.mean(memory[-tenth:]) - np.mean(memory[tenth : 2 * tenth])),
+        "growth_mib": mean(memory[-tenth:]) - mean(memory[tenth : 2 * tenth]),
         "cpu": cpu / wall,
         "skipped": skipped,
         "shape": flags.shape,
@@ -207,7 +208,12 @@ def mean_size(flags: argparse.Namespace) -> float:
     """Of the videos, in bytes; those of shards are taken to be as large."""
     files = Path(flags.folder).rglob("*") if flags.folder else ()
     sizes = [path.stat().st_size for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    return float(np.mean(sizes)) if sizes else float("nan")
+    return mean(sizes)
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN of none, as the second tenth of very few clips is."""
+    return float(np.mean(values)) if values else float("nan")
 
 
 def rows(flags: argparse.Namespace) -> list[tuple[str, int]]:

@@ -38,7 +38,7 @@ ALLOWED = {
     "usage": set(),
     "errors": set(),
     "xla_flags": set(),
-    "start": set(),
+    "start": {"paths"},
     "display": {"paths", "data", "evals"},
     "notebook": {
         "data",

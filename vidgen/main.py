@@ -226,8 +226,8 @@ def _plan(flags: argparse.Namespace) -> None:
     if flags.topology:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     given = {"as_json": flags.json, "compile": flags.compile, "sampling": flags.sampling}
-    given |= {"topology": flags.topology, "details": flags.details, "explain": flags.explain}
-    given["effort"] = flags.effort
+    given |= {"topology": flags.topology, "effort": flags.effort}
+    given |= {"details": flags.details, "explain": flags.explain}
     _run(flags, "plan", "Plan", flags.gin_file, flags.bindings, **given)
 
 

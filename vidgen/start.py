@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vidgen import paths
+
 _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 
 
@@ -25,9 +27,7 @@ def begin(debug: bool = False) -> None:
     # Orbax speaks through absl: it warns of what is as it should be, and prints the stack of every
     # error that it then raises, which becomes our own sentence.
     absl_logging.set_verbosity(absl_logging.DEBUG if debug else absl_logging.FATAL)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    variable = "JAX_COMPILATION_CACHE_DIR"
-    folder = os.environ.setdefault(variable, os.path.join(cache, "vidgen", "xla"))
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", paths.cache_folder("xla"))
     if "JAX_PLATFORMS" not in os.environ and only_cpus():
         os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:  # it has read the environment already, in a notebook

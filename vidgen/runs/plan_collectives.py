@@ -73,9 +73,8 @@ def _trips(computations: dict[str, list[str]], line: str) -> int:
     """How often a loop runs."""
     if known := _TRIPS.search(line):
         return int(known[1])
-    condition = "\n".join(
-        computations.get(match[1], ()) if (match := _CONDITION.search(line)) else ()
-    )
+    named = _CONDITION.search(line)
+    condition = "\n".join(computations.get(named[1], ())) if named else ""
     if not (below := _BELOW.search(condition)):
         return 1
     limit = re.search(rf"%?{re.escape(below[1])} = \S+ constant\((\d+)\)", condition)
