@@ -89,6 +89,21 @@ def stat(path: Path) -> Stat:
     return Stat(info.get("size"), ":".join(f"{info[key]}" for key in _MARKS if key in info))
 
 
+def version(path: Path) -> tuple[str, ...]:
+    """What a process may remember a file by: another one for a local file that was replaced.
+
+    An object is told by its path alone, since every look at it is a request.
+    """
+    if is_remote(path):
+        return (str(path),)
+    place = os.path.abspath(path)
+    try:
+        found = os.stat(place)
+    except OSError:  # whoever opens it will tell
+        return (place,)
+    return place, f"{found.st_ino}", f"{found.st_size}", f"{found.st_mtime_ns}"
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a file of that name."""
     if not is_remote(path):

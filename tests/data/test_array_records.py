@@ -21,6 +21,16 @@ def test_round_trip(tmp_path, compressed):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_was_replaced(tmp_path, monkeypatch):
+    """And a file of the same relative path in another folder."""
+    for folder, records in (("a", [b"x"]), ("b", [b"x", b"y"]), ("a", [b"z"])):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        write_records("records", records)
+        assert count_records("records") == len(records)
+        assert read_record("records", 0) == records[0]
+
+
 def test_no_records(tmp_path):
     assert write_records(tmp_path / "a", []) == 0 and count_records(tmp_path / "a") == 0
     for number in (0, 3, -1):

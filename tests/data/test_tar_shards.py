@@ -66,6 +66,26 @@ def mean(example):
     return float(example.video.mean())
 
 
+def test_shards_that_were_replaced(tmp_path, monkeypatch):
+    """And shards of the same relative path in another folder."""
+    for folder, values in (("a", [10]), ("b", [20, 30]), ("a", [40, 50, 60])):
+        shards = tmp_path / folder / "00000.tar"
+        write(
+            shards,
+            [
+                x
+                for i, v in enumerate(values)
+                for x in ((f"{i}.png", picture(v)), (f"{i}.txt", f"grey {v}"))
+            ],
+        )
+        monkeypatch.chdir(tmp_path / folder)
+        source = TarShards(path="00000.tar", shape=SHAPE, kind="images")
+        rng = np.random.default_rng(0)
+        assert [source.load(i, rng).caption for i in range(len(source))] == [
+            f"grey {value}" for value in values
+        ]
+
+
 def test_video2dataset(tmp_path, clip):
     """Captions from .txt, else from .json; members of a sample in any order."""
     for number in range(2):

@@ -129,8 +129,13 @@ def read_record(path: str | os.PathLike, number: int) -> bytes:
         raise RecordsError(f"{path}: record {number} is damaged ({_short(error)}).") from error
 
 
-@functools.lru_cache(maxsize=_OPEN)
 def _opened(path: str) -> Any:
+    return _reader(path, paths.version(path))
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _reader(path: str, version: tuple[str, ...]) -> Any:
+    """The reader of one version of a file."""
     # The reader takes a missing file, and most that are no ArrayRecord, for one without records.
     if not paths.is_file(path):
         raise RecordsError(f"there is no file of records {path}.")

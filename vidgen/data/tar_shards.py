@@ -148,7 +148,8 @@ class TarShards:
 
     def _rows(self, number: int) -> np.ndarray:
         """The index of a shard, read from its file as it is needed."""
-        return _index(self.shards[number], self.kind, self._folder)
+        shard = self.shards[number]
+        return _index(shard, paths.version(shard), self.kind, self._folder)
 
     def _all_rows(self) -> Iterator[np.ndarray]:
         """Those of one shard after the other."""
@@ -202,7 +203,7 @@ def _missing(shards: Sequence[str]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _index(shard: str, kind: str, folder: str) -> np.ndarray:
+def _index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.ndarray:
     """A row for each sample of a shard, from its file in `folder`, which is made if need be."""
     size, changed = paths.stat(shard)
     place = shard if paths.is_remote(shard) else os.path.abspath(shard)
