@@ -3,12 +3,17 @@
     python benchmarks/sprite_probe.py --model=runs/a                  # the last checkpoint
     python benchmarks/sprite_probe.py --model=runs/a --all_steps      # every checkpoint kept
     python benchmarks/sprite_probe.py --model=runs/cascade            # a folder with all stages
+    python benchmarks/sprite_probe.py --model=runs/a --true           # what it learned from
 
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
 vidgen/evals/sprite_probe.py. It prints the share read right with its standard error, and writes
 MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with
 the package, into the current folder.
+
+With --true it reads clips of the data in the place of generated ones: a model that has learned them
+perfectly is read no better. Clips that begin with another motion than their caption names
+(data/sprite_turns.gin) are read "wrong", and so are those of a model that makes as many.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from typing import Any
 import numpy as np
 
 from vidgen import gin_utils
-from vidgen.data.sprites import Sprites, Triple
+from vidgen.data.sprite_scenes import Scene
+from vidgen.data.sprites import Sprites
+from vidgen.data.transforms import to_float
 from vidgen.data.video_writer import write_video
 from vidgen.evals import sprite_probe
 from vidgen.gin_sessions import Sessions
@@ -31,13 +38,12 @@ from vidgen.runs.generate import Generate
 from vidgen.train.checkpoints import Checkpointer
 
 
-def prompts(sprites: Sprites, count: int) -> tuple[list[Triple], list[str]]:
-    """`count` triples of the split of `sprites`, drawn with a fixed seed, and their captions."""
+def scenes(sprites: Sprites, count: int) -> list[Scene]:
+    """`count` scenes of triples of the split of `sprites`, each as often, with a fixed seed."""
     triples = sprites.triples(sprites.split)
     rng = np.random.default_rng(0)
-    chosen = [triples[i] for i in rng.permutation(len(triples))[:count]]
-    scenes = [sprites.scene_of(*triple, rng) for triple in chosen]
-    return chosen, [sprites.caption(scene) for scene in scenes]
+    chosen = np.resize(rng.permutation(len(triples)), count)
+    return [sprites.scene_of(*triples[i], rng) for i in chosen]
 
 
 def generated(flags: argparse.Namespace, captions: list[str], step: int | None) -> list[np.ndarray]:
@@ -61,21 +67,28 @@ def home(model: str) -> Path:
 def probe(flags: argparse.Namespace, step: int | None) -> dict:
     """Generate from one checkpoint, read the clips, and return the scores."""
     config = str(stages.find(flags.model)[0] / "config.gin")
-    scores: dict = {"step": step, "clips": flags.clips}
-    asked = ("steps", "guidance", "temperature")
-    scores["sampling"] = {n: getattr(flags, n) for n in asked if getattr(flags, n) is not None}
+    scores: dict = {"step": step, "clips": flags.clips, "true": flags.true}
+    names = ("steps", "guidance", "temperature")
+    scores["sampling"] = {n: getattr(flags, n) for n in names if getattr(flags, n) is not None}
     videos = []
     for split in ("train", "held_out"):
         with gin_utils.session(["runs/train.gin", config]):
             sprites = gin_utils.build(Sprites, split=split, templates=1)
-        triples, captions = prompts(sprites, flags.clips // 2)
-        clips = [sprite_probe.smaller(clip) for clip in generated(flags, captions, step)]
+        asked = scenes(sprites, flags.clips // 2)
+        if flags.true:
+            made = [to_float(sprites.render(scene)) for scene in asked]
+        else:
+            made = generated(flags, [sprites.caption(scene) for scene in asked], step)
+        clips = [sprite_probe.smaller(clip) for clip in made]
         readings = [sprite_probe.read(clip, sprites) for clip in clips]
-        shares = sprite_probe.accuracy(readings, triples)
+        shares = sprite_probe.accuracy(
+            readings, [(scene.subject, scene.motion, scene.background) for scene in asked]
+        )
         shares["error"] = float(np.mean([reading.error for reading in readings]))
         scores[split] = shares
         videos += clips[:8]
-    sheet = home(flags.model) / f"probe_{'cascade' if step is None else step}.png"
+    kind = "true" if flags.true else "cascade" if step is None else step
+    sheet = home(flags.model) / f"probe_{kind}.png"
     write_video(sheet, np.stack(videos), 8.0)
     return scores
 
@@ -89,9 +102,10 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=None, help="guidance weight")
     parser.add_argument("--temperature", type=float, default=None, help="of a masked transformer")
     parser.add_argument("--all_steps", action="store_true", help="every checkpoint kept")
+    parser.add_argument("--true", action="store_true", help="read the data's own clips")
     flags = parser.parse_args()
     steps: list[int | None] = [None]
-    if (Path(flags.model) / "checkpoints").is_dir():
+    if (Path(flags.model) / "checkpoints").is_dir() and not flags.true:
         with Checkpointer(flags.model, read_only=True) as checkpointer:
             steps = list(checkpointer.steps())
     for step in steps if flags.all_steps else steps[-1:]:
@@ -105,7 +119,8 @@ def main() -> None:
                 if name != "error"
             ]
             error = f"error {scores[split]['error']:.2f}"
-            print(f"step {step or 'last':6} {split:8} {'  '.join(cells)}  {error}")
+            what = "true clips" if flags.true else f"step {step or 'last':6}"
+            print(f"{what} {split:8} {'  '.join(cells)}  {error}")
         scores["seconds"] = round(time.time() - began, 1)
         with open(home(flags.model) / "probe.jsonl", "a") as log:
             log.write(json.dumps(scores) + "\n")
