@@ -1,11 +1,15 @@
 """Weights of a trained network for another model to read."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import toy_training as toy
 
+from vidgen.runs.stages import Stage
 from vidgen.runs.trained import Trained
+from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 
 
@@ -45,6 +49,26 @@ def test_weights_lie_on_the_mesh(folder):
     found = trained(path, mesh=mesh)()
     shardings = {x.sharding.mesh for x in jax.tree.leaves(found)}
     assert shardings == {mesh.mesh}
+
+
+def test_a_stage_needs_no_mesh_of_its_training(folder):
+    """What it reads lies where its own weights lie, here on one device."""
+
+    class Joining(ToyWithoutText):
+        generate = None
+
+        def joined(self, params, frozen):
+            return frozen["tokenizer"]
+
+    path, ema = folder
+    pod = dataclasses.replace(toy.make_trainer().partitioner, mesh_shape=(64, 1, 1))
+    stage = Stage(
+        model=Joining(),
+        text_encoder=ByteEncoder(dim=toy.DIM, length=toy.LENGTH),
+        model_dir=str(path),
+        frozen=trained(path, mesh=pod),
+    )
+    jax.tree.map(np.testing.assert_array_equal, stage.load(), ema)
 
 
 def test_a_folder_that_moved_with_its_reader(folder):

@@ -112,7 +112,8 @@ class Stage:
         """What the model generates with, checked against its own shapes, laid out over `mesh`."""
         text = (self.text_encoder.length, self.text_encoder.dim)
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
-        return trained.joined(self.model, params, self.frozen and self.frozen())
+        frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
+        return trained.joined(self.model, params, frozen)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

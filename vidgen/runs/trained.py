@@ -58,6 +58,11 @@ class Trained:
         return beside if self.reader_dir and not folder.exists() and beside.exists() else folder
 
 
+def over(weights: Callable[[], Frozen], mesh: Partitioner | None) -> Callable[[], Frozen]:
+    """What loads the same onto another mesh: the devices of the training need not be here."""
+    return dataclasses.replace(weights, mesh=mesh) if isinstance(weights, Trained) else weights
+
+
 def restored(
     model: Any,
     model_dir: epath.PathLike,
