@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 import uuid
-from typing import NamedTuple
 
 import fsspec
 import hypothesis
@@ -14,6 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # modules of this folder, by name
+
+from told import Told  # noqa: E402
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("WANDB_PROJECT", None)  # or every training of a test would be logged there
@@ -63,21 +64,6 @@ def pytest_collection_modifyitems(items):
     """Brings the longest files to the front; the others keep their order."""
     place = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
-
-
-class Told(NamedTuple):
-    """What a command line left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    def assert_sentence(self, *words: str) -> None:
-        """Status 2, nothing on stdout, one line on stderr that says `words`."""
-        assert (self.status, self.out) == (2, ""), self.err
-        assert self.err.startswith("vidgen: error: ") and self.err.count("\n") == 1, self.err
-        for word in words:
-            assert word in self.err, self.err
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import av
 import numpy as np
 import readme_commands
+from told import Told
 
 
 class Left(NamedTuple):
     """What a command said, and where and after when (ns) it wrote."""
 
-    told: readme_commands.Told
+    told: Told
     folder: Path
     began: int
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from told import Told
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
@@ -139,14 +141,6 @@ def cheaper(words: Sequence[str], table: Iterable[Cheaper]) -> list[str]:
 
 
 # ---- run -----------------------------------------------------------------------------------------
-
-
-class Told(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
 
 
 def run(words: Sequence[str]) -> Told:

@@ -182,3 +182,10 @@ def test_a_folder_is_removed_though_others_go_on_writing(tmp_path):
     paths.remove_folder(folder)
     writer.join()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("said", "found"), [("/c", "/c"), ("", "~/.cache"), ("c", "~/.cache")])
+def test_caches_lie_where_xdg_says(monkeypatch, said, found):
+    """Which says to ignore a relative path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", said)
+    assert paths.cache_folder("x") == os.path.expanduser(f"{found}/vidgen/x")

@@ -306,7 +306,9 @@ def local_copy(path: Path) -> str:
 
 def cache_folder(name: str) -> str:
     """~/.cache/vidgen/NAME, or where XDG_CACHE_HOME says; it need not be there."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):  # which the XDG specification says to ignore
+        cache = os.path.expanduser("~/.cache")
     return os.path.join(cache, "vidgen", name)
 
 
