@@ -181,7 +181,8 @@ MAKES = {
     | {
         "--story=benchmarks": array("film.npy", 71, 32, 32, 3),
         "story_strip.py": files("story.png", "story.json"),
-        "sprite_probe.py": files("probe.jsonl"),
+        "--temperature=4": files("probe.jsonl"),
+        "--true": all_of(files("probe.jsonl", "probe_true.png"), says("true clips held_out")),
         "shots.py": files("shots/train/shot_001.mp4", "shots/held_out/shot_000.mp4"),
         "tokenizer.py": says("bunny", "bunny_per_frame"),
     },
