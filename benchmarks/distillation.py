@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging as absl_logging
-from sprite_probe import prompts
+from sprite_probe import scenes, triples_of
 
 from vidgen import gin_utils
 from vidgen.data.sprites import Sprites, Triple
@@ -46,7 +46,8 @@ def questions(folder: str, count: int) -> tuple[Sprites, dict[str, list[Triple]]
     with gin_utils.session(["runs/train.gin", str(first / "config.gin")]):
         for split in SPLITS:
             world = gin_utils.build(Sprites, split=split, templates=1)
-            triples[split], words = prompts(world, count)
+            asked = scenes(world, count)
+            triples[split], words = triples_of(asked), [world.caption(scene) for scene in asked]
             captions += words
     return world, triples, captions
 

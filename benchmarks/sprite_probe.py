@@ -46,6 +46,11 @@ def scenes(sprites: Sprites, count: int) -> list[Scene]:
     return [sprites.scene_of(*triples[i], rng) for i in chosen]
 
 
+def triples_of(asked: list[Scene]) -> list[tuple[str, str | None, str]]:
+    """What clips of these scenes should be read as."""
+    return [(scene.subject, scene.motion, scene.background) for scene in asked]
+
+
 def generated(flags: argparse.Namespace, captions: list[str], step: int | None) -> list[np.ndarray]:
     """A clip for every caption, by the stage or the cascade in flags.model."""
     sessions = Sessions(["runs/generate.gin"], [], [])
@@ -81,9 +86,7 @@ def probe(flags: argparse.Namespace, step: int | None) -> dict:
             made = generated(flags, [sprites.caption(scene) for scene in asked], step)
         clips = [sprite_probe.smaller(clip) for clip in made]
         readings = [sprite_probe.read(clip, sprites) for clip in clips]
-        shares = sprite_probe.accuracy(
-            readings, [(scene.subject, scene.motion, scene.background) for scene in asked]
-        )
+        shares = sprite_probe.accuracy(readings, triples_of(asked))
         shares["error"] = float(np.mean([reading.error for reading in readings]))
         scores[split] = shares
         videos += clips[:8]
