@@ -159,12 +159,12 @@ def test_few_shards_are_open_at_a_time(tmp_path, clip, monkeypatch):
 
     source = records(write(tmp_path / "a", [[clip(i % 8)] for i in range(300)]))
     assert len(source) == 300
-    array_records._opened.cache_clear()
+    array_records._reader.cache_clear()
     load(source, 7)
-    assert array_records._opened.cache_info().currsize == 1
+    assert array_records._reader.cache_info().currsize == 1
     for index in range(300):
         load(source, index)
-    info = array_records._opened.cache_info()
+    info = array_records._reader.cache_info()
     assert info.currsize == info.maxsize < 300
 
 

@@ -198,5 +198,5 @@ def test_the_layer_for_stories_gives_the_sprites_turns():
     files = ["experiments/phenaki_maskgit_tiny.gin", "data/sprite_turns.gin"]
     with gin_utils.session(files):
         source = gin_utils.build(Sprites)
-    assert (source.turns, source.arrivals) == (0.3, 0.1)
+    assert (source.turns, source.arrivals) == (0.1, 0.02)
     assert source.shape == VideoShape(frames=5, height=16, width=16)
