@@ -42,6 +42,12 @@ def vidgen(cascade):
     return run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def others():
+    """Arrays of other tests of this process, such as the weights of a text encoder."""
+    return jax.live_arrays()
+
+
 @pytest.fixture(scope="module")
 def whole(vidgen, tmp_path_factory):
     """The folder of a run through all stages, each kept: out.base.npy, ..., out.npy."""
@@ -256,5 +262,6 @@ def test_a_stage_without_weights_is_told_before_the_first_one_runs(cascade, tmp_
     assert not list(tmp_path.glob("o*"))
 
 
-def test_nothing_stays_on_the_device(whole):
-    assert sum(x.nbytes for x in jax.live_arrays()) < 2_000_000
+def test_nothing_stays_on_the_device(whole, others):
+    known = {id(x) for x in others}
+    assert sum(x.nbytes for x in jax.live_arrays() if id(x) not in known) < 2_000_000
