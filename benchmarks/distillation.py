@@ -47,8 +47,8 @@ def questions(folder: str, count: int) -> tuple[Sprites, dict[str, list[Triple]]
         for split in SPLITS:
             world = gin_utils.build(Sprites, split=split, templates=1)
             asked = scenes(world, count)
-            triples[split], words = triples_of(asked), [world.caption(scene) for scene in asked]
-            captions += words
+            triples[split] = triples_of(asked)
+            captions += [world.caption(scene) for scene in asked]
     return world, triples, captions
 
 

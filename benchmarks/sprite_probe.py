@@ -11,8 +11,8 @@ vidgen/evals/sprite_probe.py. It prints the share read right with its standard e
 MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with
 the package, into the current folder.
 
-With --true it reads clips of the data in the place of generated ones: a model that has learned them
-perfectly is read no better. Clips that begin with another motion than their caption names
+With --true it reads clips of the data in the place of generated ones: so is a model read that draws
+from them perfectly, without guidance. Clips that begin with another motion than their caption names
 (data/sprite_turns.gin) are read "wrong", and so are those of a model that makes as many.
 """
 
