@@ -149,7 +149,7 @@ def test_two_folders(evaluate, folders, tmp_path):
 
 
 def test_a_clip_that_equals_the_truth_is_counted(evaluate, folders, tmp_path):
-    made = tmp_path / "made"
+    made = tmp_path / "copy"
     shutil.copytree(folders[0], made)
     shutil.copy(folders[1] / "1.npy", made / "1.npy")
     found = evaluate(made, folders[1], "--metrics=psnr", "-o", tmp_path / "r.json")
