@@ -241,7 +241,7 @@ class MseIn:
 
     Attributes:
       space: where the error is measured, whatever the network outputs: a name, or a
-        parameterization with settings of its own. "edm" is the network's own, if that is EDM's.
+        parameterization with settings of its own.
     """
 
     space: str | Parameterization
@@ -251,8 +251,6 @@ class MseIn:
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
         """k(λ) / k_space(λ)."""
-        if self.space == "edm" and isinstance(parameterization, Edm):
-            return jnp.ones_like(logsnr)
         space = by_name(self.space)
         return jnp.exp(parameterization.log_x0_error(logsnr) - space.log_x0_error(logsnr))
 
@@ -301,8 +299,7 @@ LOSS_WEIGHTS: Mapping[str, LossWeight] = {
 def loss_weight_by_name(choice: str | LossWeight) -> LossWeight:
     """The loss weight of a name in `LOSS_WEIGHTS`, or the one that is given itself.
 
-    The names stand for the settings that are usual: min_snr has γ = 5, edm_mse the d of the
-    network's own output, or 0.5 where that is none of EDM.
+    The names stand for the usual settings: min_snr has γ = 5, edm_mse d = 0.5.
 
     Raises:
       ValueError: for any other name.
