@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("clips.webp"))
     flags = parser.parse_args()
     clips = np.stack([to_uint8(np.load(path)) for path in flags.clips])
-    flags.output.write_bytes(animation(clips, flags.fps, "WEBP", method=6))
+    flags.output.write_bytes(animation(clips, flags.fps, method=6))
     print(flags.output)
 
 

@@ -280,8 +280,9 @@ def main() -> None:
             row = json.loads(done.stdout.splitlines()[-1])
             print(line(row), flush=True)
             if flags.output:
+                known = {name: None if value != value else value for name, value in row.items()}
                 with flags.output.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps(known) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python benchmarks/restoration.py --model=runs/cascade --model=runs/cascade8 --clips=16
 
 Held-out clips of every stage's own data, of the size it trains on, are made small as the stage
-before would have them, and sampled at full size with the settings of the stage. PSNR in dB (mean
-over clips; peak 2, the range of [-1, 1]) of what comes out, of the frames that a temporal stage
-adds, and beside it that of interpolation: bilinear in space, the mean of both neighbors in time.
+before would have them, and sampled at full size with the settings of the stage. PSNR in dB (peak
+2, the range of [-1, 1]; mean over clips, without those that are identical to the truth, which JSON
+counts) of what comes out, of the frames that a temporal stage adds, and beside it that of
+interpolation: bilinear in space, the mean of both neighbors in time.
 A Markdown table goes to standard output, one JSON line a folder to FOLDER/restoration.jsonl.
 """
 
@@ -22,9 +23,9 @@ import numpy as np
 from absl import logging as absl_logging
 
 from vidgen import gin_utils
+from vidgen.evals import pictures, uncertainty
 from vidgen.gin_sessions import Sessions
 from vidgen.imagen.conditioning import TemporalUpsample
-from vidgen.phenaki.tokenizer_losses import psnr
 from vidgen.runs import stages
 from vidgen.runs.callbacks import HeldOutLoss
 from vidgen.runs.feed import encode_batch
@@ -53,8 +54,8 @@ def interpolated(conditioner: Any, low: jax.Array) -> jax.Array:
     return (low[:, before] + low[:, after]) / 2
 
 
-def measure(folder: Path, count: int) -> dict[str, float]:
-    """PSNR of the stage in `folder` and of interpolation."""
+def measure(folder: Path, count: int) -> dict[str, np.ndarray]:
+    """PSNR of the stage in `folder` and of interpolation, a number a clip."""
     stage = Sessions(["runs/generate.gin"], [], []).build_trained(stages.Stage, folder)
     model, params = stage.model, stage.load()
     generate = jax.jit(model.generate)
@@ -70,10 +71,9 @@ def measure(folder: Path, count: int) -> dict[str, float]:
             ("stage", made),
             ("interpolation", interpolated(model.conditioner, low)),
         ):
-            found[name].append(
-                np.asarray(psnr(jnp.asarray(truth), jnp.clip(video, -1, 1)[:, added]))
-            )
-    return {name: float(np.concatenate(rows).mean()) for name, rows in found.items()}
+            made_frames = np.clip(np.asarray(video, np.float32), -1, 1)[:, added]
+            found[name].append(pictures.psnr(made_frames, truth))
+    return {name: np.concatenate(rows) for name, rows in found.items()}
 
 
 def main() -> None:
@@ -85,15 +85,20 @@ def main() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     print("| model | stage | PSNR, dB | interpolation, dB |\n|---|---|---|---|")
     for model in flags.model:
-        rows = {}
+        rows, identical = {}, {}
         for folder in stages.find(model):
             if folder.name == "base":
                 continue
-            row = rows[folder.name] = measure(folder, flags.clips)
-            cells = (Path(model).name, folder.name, f"{row['stage']:.2f}")
-            print(f"| {' | '.join(cells)} | {row['interpolation']:.2f} |", flush=True)
+            found = measure(folder, flags.clips).items()
+            means = {name: uncertainty.of_different(values) for name, values in found}
+            cells = (Path(model).name, folder.name, *(f"{mean[0]:.2f}" for mean in means.values()))
+            print(f"| {' | '.join(cells)} |", flush=True)
+            finite = {n: v if np.isfinite(v) else None for n, (v, _, _) in means.items()}
+            rows[folder.name] = finite
+            identical[folder.name] = {name: count for name, (_, _, count) in means.items()}
         with open(Path(model) / "restoration.jsonl", "a") as log:
-            log.write(json.dumps({"clips": flags.clips, "psnr": rows}) + "\n")
+            line = {"clips": flags.clips, "psnr": rows, "identical": identical}
+            log.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

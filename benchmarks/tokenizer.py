@@ -3,8 +3,9 @@
     python benchmarks/tokenizer.py --model=runs/phenaki/cvivit --model=runs/per_frame \\
         --data=shots/held_out --clips=64
 
-For every model: tokens of a clip, PSNR of the reconstructions (mean over clips; peak 2, the range
-of [-1, 1]), the share of the codebook that is used and the perplexity over all tokens of all clips.
+For every model: tokens of a clip, PSNR of the reconstructions (peak 2, the range of [-1, 1]; mean
+over clips, without those that are identical to the truth, which JSON counts), the share of the
+codebook that is used and the perplexity over all tokens of all clips.
 Clips are those of the model's own held-out data, or of the videos in --data, at the size and rate
 the model was trained for; the same for all models of one size. One JSON line a model goes to
 MODEL/tokenizer.jsonl, a Markdown table to standard output, and pictures of the first clips (truth
@@ -27,7 +28,7 @@ from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources import FolderSource
 from vidgen.data.transforms import to_float
 from vidgen.data.video_writer import write_video
-from vidgen.evals import pictures
+from vidgen.evals import pictures, uncertainty
 from vidgen.runs import trained
 from vidgen.runs.train import Train
 from vidgen.train.weights import open_weights
@@ -69,6 +70,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
         tokens.append(np.asarray(found))
         shown += [x for pair in zip(video, made, strict=True) for x in pair]
     write_video(folder / "reconstructions.png", np.stack(shown[:12]), model.shape.fps)
+    value, _, identical = uncertainty.of_different(np.asarray(psnr))
     share = np.bincount(np.concatenate(tokens).ravel(), minlength=model.codes)
     share = share / share.sum()
     return {
@@ -76,7 +78,8 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
         "steps": step,
         "clip": str(model.shape),
         "tokens": int(np.prod(model.grid(*model.shape.thwc[:3]))),
-        "psnr": float(np.mean(psnr)),
+        "psnr": value if identical < len(psnr) else None,
+        "identical": identical,
         "codes": model.codes,
         "codes_used": float(np.mean(share > 0)),
         "perplexity": float(np.exp(-np.sum(share[share > 0] * np.log(share[share > 0])))),
@@ -101,7 +104,8 @@ def main() -> None:
         row = measure(folder, flags)
         with (folder / "tokenizer.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        cells = (row["model"], row["steps"], row["clip"], row["tokens"], f"{row['psnr']:.2f}")
+        psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.2f}"
+        cells = (row["model"], row["steps"], row["clip"], row["tokens"], psnr)
         cells += (row["codes"], f"{row['codes_used']:.0%}", f"{row['perplexity']:.0f}")
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

@@ -34,7 +34,7 @@ def decoded(path):
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".MP4"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp", ".MP4"])
 @pytest.mark.parametrize("chunks", [(12,), (5, 1, 6)])
 def test_what_goes_in_comes_out(tmp_path, suffix, chunks):
     path = tmp_path / f"film{suffix}"
@@ -47,7 +47,7 @@ def test_what_goes_in_comes_out(tmp_path, suffix, chunks):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     read = read_clip(path, VideoShape(frames=12, height=16, width=24, fps=8.0), 0.0)
     assert np.abs(read.astype(int) - video).mean() < 3
-    if suffix != ".gif":  # whose clock ticks in hundredths of a second
+    if suffix not in (".gif", ".webp"):  # which test_written_clips.py looks at
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             assert float(stream.average_rate) == 8 and container.duration == 1_500_000
@@ -115,11 +115,11 @@ def test_an_error_leaves_nothing(tmp_path, suffix):
 
 
 def test_wrong_use_is_told(tmp_path):
-    with pytest.raises(ValueError, match="a .webp is encoded all at once.*choose .mp4, .webm"):
-        check_streamable(tmp_path / "a.webp")
+    with pytest.raises(ValueError, match="unknown suffix '.mov'; choose .mp4, .webm, .gif, .webp"):
+        check_streamable(tmp_path / "a.mov")
     with pytest.raises(ValueError, match="unknown suffix '.avi'; choose .mp4"):
         VideoStream(tmp_path / "a.avi", 8, 16, 24)
-    with pytest.raises(ValueError, match="16x24 at 0 fps"):
+    with pytest.raises(ValueError, match="fps is 0"):
         VideoStream(tmp_path / "a.mp4", 0, 16, 24)
     with pytest.raises(OSError, match=r"cannot write the video \(No such file.*a\.mp4"):
         VideoStream(tmp_path / "no" / "a.mp4", 8, 16, 24)

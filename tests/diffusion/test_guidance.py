@@ -133,10 +133,30 @@ def test_constant_weights():
     np.testing.assert_array_equal(GuidanceSpec().weights(3), [0] * 3)
 
 
-def test_oscillating_weights_start_low_after_the_constant_part():
-    spec = GuidanceSpec(weight=15.0, low=1.0, constant_fraction=0.25)
-    np.testing.assert_array_equal(spec.weights(8), [15, 15, 1, 15, 1, 15, 1, 15])
-    assert spec.weights(256)[64:].mean() == 8
+def test_oscillating_weights_of_few_steps():
+    quarter = GuidanceSpec(weight=15.0, low=1.0, constant_fraction=0.25)
+    np.testing.assert_array_equal(quarter.weights(8), [15, 15, 15, 1, 15, 1, 15, 1])
+    np.testing.assert_array_equal(quarter.weights(7), [15, 15, 1, 15, 1, 15, 1])
+    tenth = GuidanceSpec(weight=15.0, low=1.0)
+    by_steps = {steps: tenth.weights(steps).tolist() for steps in (1, 2, 3, 6)}
+    assert by_steps == {1: [1], 2: [15, 1], 3: [1, 15, 1], 6: [15, 1, 15, 1, 15, 1]}
+    np.testing.assert_array_equal(
+        GuidanceSpec(weight=15.0, low=1.0, constant_fraction=0.9).weights(3), [15, 15, 1]
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.99])
+def test_oscillating_weights_end_low_whatever_the_number_of_steps(fraction):
+    spec = GuidanceSpec(weight=15.0, low=1.0, constant_fraction=fraction)
+    for steps in (*range(1, 66), 128, 255, 256, 1000):
+        weights = spec.weights(steps)
+        constant = min(round(fraction * steps), steps - 1)
+        assert weights[-1] == 1 and (weights[:constant] == 15).all()
+        part = weights[constant:]
+        assert (part[1:] != part[:-1]).all() and set(part) <= {1, 15}  # each other step
+
+
+def test_a_constant_fraction_of_one_never_oscillates():
     never = GuidanceSpec(weight=15.0, low=1.0, constant_fraction=1.0)
     np.testing.assert_array_equal(never.weights(3), [15] * 3)
 

@@ -245,6 +245,43 @@ def test_langevin_keeps_the_mean_and_adds_a_second_order_variance(x64, gaussian)
     assert after == pytest.approx(variance + 0.01 * float(sigma) ** 4 / (4 * variance), rel=1e-9)
 
 
+def test_the_corrector_keeps_the_first_level_and_moves_the_others(gaussian):
+    """One evaluation a step more; z at each later level is corrected before it is denoised."""
+    levels, keys = Cosine()(jnp.array([0.9, 0.6, 0.3])), some_keys(1)
+    seen = []
+
+    def x0_fn(z, logsnr, step):
+        jax.debug.callback(lambda *x: seen.append([float(i) for i in x]), z[0], logsnr[0])
+        return gaussian(z, logsnr, step)
+
+    spec = SamplerSpec(kind="ddim", steps=2, corrector_steps=1, corrector_delta=0.3)
+    got = sample(x0_fn, spec.transition(), logsnrs=levels, z=jnp.ones(1), keys=keys)
+    jax.effects_barrier()
+    first = gaussian(jnp.ones(1), levels[:1], 0)
+    moved = samplers.ddim_step(jnp.ones(1), first, levels[0], levels[1])
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
+    corrector = jax.vmap(jax.random.fold_in, (0, None))(step_keys, 1)
+    x0 = gaussian(moved, levels[1:2], 1)
+    z = samplers.langevin_step(corrector, moved, x0, levels[1], delta=0.3)
+    np.testing.assert_allclose(got, gaussian(z, levels[1:2], 1), rtol=1e-5)
+    assert len(seen) == spec.evaluations == 4
+    assert abs(z - moved).item() > 0.01
+
+
+@pytest.mark.parametrize(
+    "settings", [{"corrector_steps": -1}, {"corrector_delta": 0.0}, {"rho": 0.0}]
+)
+def test_wrong_settings_of_the_corrector_and_the_grid(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is"):
+        SamplerSpec(**settings)
+
+
+def test_rho_bends_the_grid():
+    straight = SamplerSpec(steps=3, spacing="edm", rho=1.0).logsnrs(Cosine())
+    sigmas = np.exp(-np.asarray(straight[:-1], np.float64) / 2)
+    np.testing.assert_allclose(sigmas, [80, 40.001, 0.002], rtol=1e-3)
+
+
 # ---- what must hold for every sampler ------------------------------------------------------------
 
 

@@ -47,6 +47,11 @@ def test_a_large_clip_is_a_video():
     assert [(f.height, f.width) for f in frames] == [(80, 96)] * 4
 
 
+def test_a_rate_that_no_animated_picture_plays_is_a_video():
+    ((kind, _),) = files(clips.video(ramp(4, 8, 8, 3), 120))
+    assert kind == "video/webm"
+
+
 def test_captions_are_text_below_their_clips():
     html = clips.video(ramp(2, 3, 8, 8, 1), 4, captions=["a <b>", "c & d"])
     assert len(files(html)) == 2

@@ -86,6 +86,26 @@ def test_means_have_their_standard_error_and_columns_their_name():
     assert shares == [1.0, 0.5, 0.0]
 
 
+def test_identical_pairs_are_counted_and_left_out():
+    found = METRICS["psnr"].result({"psnr": np.array([np.inf, 20.0, np.inf, 24.0, 25.0])})
+    assert (found["value"], found["n"], found["identical"]) == (23.0, 5, 2)
+    assert found["stderr"] == pytest.approx(np.std([20, 24, 25], ddof=1) / np.sqrt(3))
+    assert "2 of 5 clips are identical to the truth" in found["warning"]
+    assert "mean of the other 3" in found["warning"]
+    one = METRICS["psnr"].result({"psnr": np.array([np.inf, 20.0])})
+    assert (one["value"], one["stderr"], one["identical"]) == (20.0, None, 1)
+    none = METRICS["psnr"].result({"psnr": np.array([20.0, 30.0])})
+    assert (none["identical"], none["warning"]) == (0, None)
+    every = METRICS["psnr"].result({"psnr": np.full(3, np.inf)})
+    assert (every["value"], every["stderr"], every["identical"]) == (np.inf, None, 3)
+    assert "3 of 3 clips" in every["warning"]
+
+
+def test_what_is_no_number_is_not_taken_for_identical():
+    found = METRICS["psnr"].result({"psnr": np.array([np.nan, np.inf, 20.0])})
+    assert np.isnan(found["value"]) and found["identical"] == 1
+
+
 def test_codes():
     tokens = np.array([[8, 0, 0, 1, 1], [8, 2, 2, 3, 3]])  # 4 of 8 codes, equally often
     assert METRICS["codes_used"].result({"tokens": tokens})["value"] == 0.5

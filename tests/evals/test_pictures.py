@@ -101,3 +101,14 @@ def test_psnr_and_ssim_agree_with_scikit_image():
             for x, y in zip(a[i], b[i], strict=True)
         ]  # fmt: skip
         assert ssim[i] == pytest.approx(np.mean(maps), abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [-1.0, 0.0, 1.0])
+def test_flat_clips_have_a_similarity(level):
+    """No variance in either: the constants decide, and rounding makes no number less than none."""
+    flat = np.full((1, 3, 176, 176, 3), level)
+    for measure in (pictures.ssim, pictures.ms_ssim):
+        np.testing.assert_allclose(measure(flat, flat), 1.0)
+        value = measure(flat, np.full_like(flat, -0.5))
+        assert np.isfinite(value).all() and (value <= 1).all()
+    assert pictures.flicker(flat) == 0 and pictures.cuts(flat) == 0

@@ -50,6 +50,9 @@ def two(a, b, **more):
         (metric(math.inf, None, "higher"), metric(20.0, 1.0, "higher"), 0),
         (metric(math.inf, None, "higher"), metric(math.inf, None, "higher"), None),
         (metric(math.nan), metric(1.0), None),
+        (metric(20.0, 1.0, "higher", identical=3), metric(30.0, 1.0, "higher", identical=0), None),
+        (metric(20.0, 1.0, "higher", identical=3), metric(30.0, 1.0, "higher", identical=3), 1),
+        (metric(20.0, 1.0, "higher"), metric(math.inf, None, "higher", identical=4), 1),
         (metric(1.0, network=I3D), metric(2.0, network=I3D | {"antialias": True}), None),
     ],
 )

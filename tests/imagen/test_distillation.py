@@ -417,7 +417,7 @@ def test_student_generates_with_its_weight():
     made = make_student(note, steps=4, parameterization="x0", guidance=spec)
     keys = jax.random.split(jax.random.key(0), 2)
     video = jax.jit(made.generate)(None, tiny.text(2), None, keys)
-    np.testing.assert_array_equal(video, 3.0)  # weights 3, 3, 1, 3; the last step returns x̂
+    np.testing.assert_array_equal(video, 1.0)  # weights 3, 3, 3, 1; the last step returns x̂
     assert len(seen) == 1  # traced once, in a scan
 
 

@@ -200,7 +200,7 @@ def test_metrics_tell_how_good_it_is(full):
     _, metrics, _ = full.values(batch())
     tokens = full.encode(full.params, clips())
     again = full.decode(full.params, tokens)
-    np.testing.assert_allclose(metrics["psnr"], np.mean(psnr(clips(), again)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["psnr"], psnr(clips(), again).value(), rtol=1e-4)
     assert metrics["codes_used"] == pytest.approx(len(np.unique(tokens)) / 16)
     assert 1 <= metrics["perplexity"] <= 16 * metrics["codes_used"] + 1e-4
     assert {"logits_real", "logits_fake"} <= set(metrics)
@@ -217,9 +217,16 @@ def test_evaluation_leaves_r1_out(full):
 
 def test_psnr():
     a = jnp.zeros((1, 1, 2, 2, 3))
-    np.testing.assert_allclose(psnr(a, a + 0.2), 20.0, rtol=1e-5)  # 10 log10(2² / 0.2²)
-    np.testing.assert_allclose(psnr(a - 3.0, a + 5.0), 0.0, atol=1e-5)  # clipped to -1 and 1
-    assert np.isfinite(psnr(a, a)).all()
+    np.testing.assert_allclose(psnr(a, a + 0.2).value(), 20.0, rtol=1e-5)  # 10 log10(2² / 0.2²)
+    np.testing.assert_allclose(psnr(a - 3.0, a + 5.0).value(), 0.0, atol=1e-5)  # -1 and 1
+
+
+def test_psnr_is_the_mean_of_clips_that_are_not_identical():
+    truth = jnp.zeros((3, 1, 2, 2, 3)).at[1].set(-1.0)  # black, which comes out blacker
+    made = truth + jnp.array([0.2, -0.5, 0.02])[:, None, None, None, None]
+    found = psnr(truth, made)
+    np.testing.assert_allclose([found.value(), found.weight], [30.0, 2], rtol=1e-4)
+    assert psnr(truth, truth).weight == 0
 
 
 # ---- two losses in one ---------------------------------------------------------------------------

@@ -148,6 +148,20 @@ def test_two_folders(evaluate, folders, tmp_path):
     assert found["protocol"]["frames"] == 9 and found["made"]["n"] == 3
 
 
+def test_a_clip_that_equals_the_truth_is_counted(evaluate, folders, tmp_path):
+    made = tmp_path / "copy"
+    shutil.copytree(folders[0], made)
+    shutil.copy(folders[1] / "1.npy", made / "1.npy")
+    found = evaluate(made, folders[1], "--metrics=psnr", "-o", tmp_path / "r.json")
+    other = values(evaluate(*folders, "--metrics=psnr"))["psnr"]
+    psnr = found["metrics"]["psnr"]
+    assert (psnr["identical"], psnr["n"], "not_finite" in found) == (1, 3, False)
+    assert 0 < psnr["value"] != other and "1 of 3 clips" in psnr["warning"]
+    every = evaluate(folders[1], folders[1], "--metrics=psnr", "-o", tmp_path / "s.json")
+    assert every["metrics"]["psnr"]["value"] is None and every["metrics"]["psnr"]["identical"] == 3
+    assert "Infinity" not in (tmp_path / "s.json").read_text()
+
+
 def test_arrays_equal_folders(evaluate, folders, tmp_path):
     for folder in folders:
         clips = np.stack([np.load(folder / f"{n}.npy") for n in range(3)])

@@ -219,8 +219,10 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_wrong_use(tmp_path):
-    with pytest.raises(ValueError, match="a .webp is encoded all at once"):
-        new_film(tmp_path / "film.webp")
+    with pytest.raises(ValueError, match="unknown suffix '.mov'"):
+        new_film(tmp_path / "film.mov")
+    with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
+        new_film(tmp_path / "film.gif", fps=60)
     assert not list(tmp_path.iterdir())
     with new_film(tmp_path / "film.npy") as film:
         with pytest.raises(ValueError, match="ask `resume`"):

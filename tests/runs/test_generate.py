@@ -55,6 +55,11 @@ class FakeStage:
         return jnp.tanh(noise + shift[:, None, None, None, None] / self.sampler.steps)
 
 
+FAST, SLOW = (
+    FakeStage(shape=VideoShape(frames=2, height=4, width=4, fps=fps)) for fps in (60.0, 0.001)
+)
+
+
 def save(folder, w=0.5, step=1, ema=None):
     state = TrainState(
         step=jnp.array(step),
@@ -204,6 +209,8 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
         ({"guidance": -1.0}, "weight is -1"),
         ({"output": "clip.avi"}, "'.avi'; choose .*.mp4"),
         ({"output": "clip"}, "unknown suffix"),
+        ({"output": "a.gif", "model": FAST}, "at 60 frames a second: a .gif plays 0.002 to 50"),
+        ({"output": "a.webm", "model": SLOW}, "at 0.001 frames a second"),
     ],
 )
 def test_wrong_settings_stop_before_anything_is_loaded(settings, words):

@@ -536,6 +536,13 @@ def test_sampler_needs_a_model_that_generates(tmp_path):
         make(tmp_path, trainer=t, sampler=SampleVideos(prompts=("a",), every=1))
 
 
+def test_a_sampler_writes_a_format_that_plays_at_the_rate_of_the_model(tmp_path):
+    model = toy.ToyModel(shape=dataclasses.replace(toy.ToyModel().shape, fps=60.0))
+    sampler = SampleVideos(prompts=("a",), every=1, suffix="gif")
+    with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
+        make(tmp_path, trainer=toy.make_trainer(model=model), sampler=sampler)
+
+
 def test_wrong_held_out():
     with pytest.raises(ValueError, match="batches is 0"):
         HeldOutLoss(dataset=toy.ToyData(), every=1, batches=0)

@@ -30,6 +30,8 @@ from vidgen.types import VideoShape
 STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ARRAY_SUFFIXES = (".npy", ".npz")
 SLACK = 1e-6  # of seconds, and of frames: rounding shall not lose one
+# Seconds by which a file may say that it ends too early: a GIF counts hundredths, WebM thousandths.
+ROUNDING = 0.006
 
 
 class FootageError(ValueError):
@@ -71,7 +73,10 @@ class Footage:
 
     def frames_at(self, fps: float, start: float = 0.0) -> int:
         """How many frames there are at this rate from `start` seconds on; one for a still."""
-        return 1 if self.is_still else max(0, math.floor((self.seconds - start) * fps + SLACK))
+        if self.is_still:
+            return 1
+        rounding = min(0.5, SLACK if self.kind == "array" else ROUNDING * fps)  # in frames
+        return max(0, math.floor((self.seconds - start) * fps + rounding))
 
     def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
         """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.

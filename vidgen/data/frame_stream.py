@@ -66,10 +66,11 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)
+                step = (span.last + span.step) / len(times)
                 for number, time in enumerate(times):
-                    image.seek(number)
+                    pictures.seek(image, number)
                     pixels = av.VideoFrame.from_ndarray(pictures.to_rgb(image), format="rgb24")
-                    yield StreamedFrame(number, span.step, Timed(time, pixels))
+                    yield StreamedFrame(number, step, Timed(time, pixels))
             return
         with opened_video(path) as (container, stream):
             span, end = span_of(container, stream), -1.0

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vidgen.data import transforms
+from vidgen.data.animated_pictures import SHORTEST
 from vidgen.data.files import BadExample, File, check_size, readable
 
 # Told by the content. Pillow knows more, of which some start other programs.
@@ -19,6 +20,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # [guess] Pixels of all frames, of which every one has to be decoded to know when it is shown: a
 # minute of 1280 x 720 at 30 frames a second has 1.7e9. A file of some kB can promise a day of work.
 _MAX_ANIMATION = 1 << 31
+
+_DEFAULT_DELAY = 100.0  # ms, of browsers
 
 
 class Span(NamedTuple):
@@ -57,13 +60,29 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def timeline(image: Image.Image) -> tuple[list[float], Span]:
-    """When each frame of an animation appears."""
+    """When each frame of an animation appears, as browsers play it.
+
+    They show a frame with a delay of 10 ms or less, or with none, for a tenth of a second.
+    """
     times, clock, step = [], 0.0, 0.1
-    for i in range(getattr(image, "n_frames", 1)):
-        image.seek(i)
+    for i in range(getattr(image, "n_frames", 1) - first_frame(image)):
+        seek(image, i)
         image.load()  # webp learns a frame's duration only by decoding it
-        # browsers show a frame without a duration for a tenth of a second
-        step = float(image.info.get("duration", 0) or 100) / 1000
+        delay = float(image.info.get("duration", 0))
+        step = (delay if delay > SHORTEST else _DEFAULT_DELAY) / 1000
         times.append(clock)
         clock += step
     return times, Span(times[-1], step)
+
+
+def seek(image: Image.Image, number: int) -> None:
+    """Goes to a frame of an animation."""
+    image.seek(number + first_frame(image))
+
+
+def first_frame(image: Image.Image) -> int:
+    """What Pillow calls the first frame: of a PNG, the picture for viewers that know no animation
+    may be in front of it.
+    """
+    animated = getattr(image, "n_frames", 1) > 1
+    return int(animated and bool(image.info.get("default_image")))

@@ -107,8 +107,8 @@ def probe(path: File) -> Probed:
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)
-                width, height = image.size
-                return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
+                (width, height), seconds = image.size, span.last + span.step
+                return Probed(seconds, len(times) / seconds, height, width, len(times))
         with opened_video(path) as (container, stream):
             span = span_of(container, stream)
             first = next(decode_from(container, stream, 0.0), None)
@@ -208,7 +208,7 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         chosen = chosen_frames(path, times, span.step, shape, start)
         small = {}
         for i in sorted(set(chosen.tolist())):
-            image.seek(i)
+            pictures.seek(image, i)
             small[i] = _fit(pictures.to_rgb(image), shape)
         return np.stack([small[i] for i in chosen.tolist()])
 

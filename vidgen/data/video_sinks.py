@@ -11,7 +11,6 @@ import fractions
 import io
 import os
 import pathlib
-from typing import Any
 
 import av
 import numpy as np
@@ -53,7 +52,6 @@ AV_KINDS = {
         options={"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"},
         growing={"cluster_time_limit": str(int(1000 * _FRAGMENT_SECONDS))},
     ),
-    ".gif": AvKind(container="gif", codec="gif", options={}),
 }
 
 
@@ -67,7 +65,6 @@ class AvSink:
         fps: float | int,
         size: tuple[int, int],
         *,
-        factor: int = 1,
         growing: bool = True,
     ) -> None:
         """Opens the file.
@@ -77,7 +74,6 @@ class AvSink:
           kind: the format.
           fps: frames per second.
           size: height and width of the frames.
-          factor: every pixel becomes a square of so many.
           growing: whether the file is to be readable before it is closed.
         """
         options = kind.growing | {"flush_packets": "1"} if growing else {}
@@ -85,12 +81,9 @@ class AvSink:
         rate = fractions.Fraction(fps).limit_denominator(1001)
         stream = self._output.add_stream(kind.codec, rate=rate, options=kind.options)
         assert isinstance(stream, av.VideoStream)
-        self._stream, self._factor, self._palette = stream, factor, kind.codec == "gif"
-        height, width = (factor * side for side in size)
+        self._stream = stream
+        height, width = size
         context = stream.codec_context
-        if self._palette:
-            stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
-            return
         # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
         stream.height, stream.width, stream.pix_fmt = (
             height + height % 2,
@@ -105,12 +98,9 @@ class AvSink:
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
         """Encodes frames; some of them are held back."""
         for pixels in frames:
-            pixels = pixels.repeat(self._factor, axis=0).repeat(self._factor, axis=1)
             self._output.mux(self._stream.encode(self._frame(pixels)))
 
     def _frame(self, pixels: np.ndarray) -> av.VideoFrame:
-        if self._palette:
-            return _paletted(pixels)
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -179,16 +169,6 @@ class PngSink:
 
     def close(self) -> None:
         """Nothing is held back."""
-
-
-def _paletted(pixels: UInt8[np.ndarray, "h w 3"]) -> av.VideoFrame:
-    image = Image.fromarray(np.ascontiguousarray(pixels)).quantize(256)
-    colors = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    palette = np.zeros((256, 4), np.uint8)  # alpha, red, green, blue
-    palette[:, 0] = 255
-    palette[: len(colors), 1:] = colors
-    planes: Any = (np.asarray(image), palette)  # a pair, which the stubs of PyAV do not know
-    return av.VideoFrame.from_ndarray(planes, format="pal8")
 
 
 def defragment(path: pathlib.Path) -> None:

@@ -3,7 +3,8 @@
     .mp4   H.264 in fragments of two seconds, so that what is there plays while the rest is made;
            an ordinary file (index in front) once it is closed
     .webm  VP9 in clusters of two seconds, likewise
-    .gif   each frame with a palette of its own
+    .gif   each frame with a palette of its own; at most 50 frames a second
+    .webp  without loss; at most 90 frames a second
     .npy   uint8 or float "t h w c" as given; a valid array, which `np.load` can map, all the time
     .png   a folder of the name without suffix, with one numbered picture a frame
 
@@ -14,6 +15,7 @@ back a few frames, so a growing video ends some seconds before the last frame gi
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -26,10 +28,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vidgen.data import transforms
+from vidgen.data.animated_pictures import GifSink, WebpSink, fastest
 from vidgen.data.video_sinks import AV_KINDS, AvSink, NpySink, PngSink, defragment
 
 _WRITING_ERRORS = (OSError, av.error.FFmpegError)
-STREAM_SUFFIXES = (*AV_KINDS, ".npy", ".png")
+_STILLS = (".npy", ".png")  # which have no frame rate
+STREAM_SUFFIXES = (*AV_KINDS, ".gif", ".webp", *_STILLS)
+# Most frames a second by kind: WebM counts milliseconds, as MP4 with such a rate does here.
+RATES = {".mp4": 1000.0, ".webm": 1000.0} | {kind: fastest(kind) for kind in (".gif", ".webp")}
+SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
 
 
 class VideoStream:
@@ -69,15 +76,14 @@ class VideoStream:
         """
         path = pathlib.Path(path)
         check_streamable(path)
-        if not (fps > 0 and height > 0 and width > 0):
-            raise ValueError(
-                f"a film of {height}x{width} at {fps} fps cannot be written: each must be positive."
-            )
+        check_rate(path, fps)
+        if not (height > 0 and width > 0):
+            raise ValueError(f"a film of {height}x{width} cannot be written: it has no pixel.")
         self.path = path.with_suffix("") if path.suffix.lower() == ".png" else path
         hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
         self.growing = hidden if growing is None else pathlib.Path(growing)
         self.frames = 0
-        self._suffix, self._size = path.suffix.lower(), (height, width)
+        self._suffix, self._size, self._factor = path.suffix.lower(), (height, width), 1
         self._channels: int | None = None
         with told_where(path):
             remove(self.growing)
@@ -91,8 +97,12 @@ class VideoStream:
                 raise FileExistsError(17, "this folder of frames is there already", str(self.path))
             return PngSink(self.growing)
         self.growing.touch()  # PyAV would notice only at the first frame that it cannot be made
-        factor = max(1, math.ceil(min_side / min(self._size)))
-        return AvSink(str(self.growing), AV_KINDS[self._suffix], fps, self._size, factor=factor)
+        self._factor = max(1, math.ceil(min_side / min(self._size)))
+        height, width = (self._factor * side for side in self._size)
+        if self._suffix in AV_KINDS:
+            return AvSink(str(self.growing), AV_KINDS[self._suffix], fps, (height, width))
+        sink = GifSink if self._suffix == ".gif" else functools.partial(WebpSink, lossless=True)
+        return sink(self.growing.open("wb"), fps, (height, width))
 
     def append(self, frames: UInt8[np.ndarray, "t h w c"] | Float[np.ndarray, "t h w c"]) -> None:
         """Adds frames, uint8 or float in [-1, 1], c = 3 or 1, always the same kind and size.
@@ -119,7 +129,9 @@ class VideoStream:
                 self._sink.write(frames)
             else:
                 pixels = frames if frames.dtype == np.uint8 else transforms.to_uint8(frames)
-                self._sink.write(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+                for part in np.broadcast_to(pixels, (*pixels.shape[:3], 3)):
+                    large = part.repeat(self._factor, axis=0).repeat(self._factor, axis=1)
+                    self._sink.write(large[None])
         self.frames += len(frames)
 
     def end(self) -> None:
@@ -168,12 +180,25 @@ class VideoStream:
 def check_streamable(path: str | os.PathLike) -> None:
     """Raises ValueError where a film of that name cannot grow; for checks up front."""
     suffix = pathlib.Path(path).suffix.lower()
-    if suffix in STREAM_SUFFIXES:
-        return
-    reason = f"unknown suffix {suffix!r}"
-    if suffix == ".webp":
-        reason = "a .webp is encoded all at once, and a film grows"
-    raise ValueError(f"cannot write {str(path)!r}: {reason}; choose {', '.join(STREAM_SUFFIXES)}.")
+    if suffix not in STREAM_SUFFIXES:
+        choices = ", ".join(STREAM_SUFFIXES)
+        raise ValueError(
+            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {choices}."
+        )
+
+
+def check_rate(path: str | os.PathLike, fps: float | int) -> None:
+    """Raises ValueError where a file of that name cannot play so fast; for checks up front."""
+    if not 0 < fps < math.inf:
+        raise ValueError(f"fps is {fps}; it must be positive.")
+    suffix = pathlib.Path(path).suffix.lower()
+    fastest = RATES.get(suffix, math.inf)
+    if suffix in RATES and not SLOWEST <= fps <= fastest:
+        others = ", ".join([s for s in RATES if SLOWEST <= fps <= RATES[s]] + list(_STILLS))
+        raise ValueError(
+            f"cannot write {str(path)!r} at {fps:g} frames a second: a {suffix} plays {SLOWEST:g} "
+            f"to {fastest:.4g}; choose {others}."
+        )
 
 
 def remove(path: pathlib.Path) -> None:

@@ -16,21 +16,23 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from vidgen.data import transforms, video_stream
+from vidgen.data.animated_pictures import GifSink, WebpSink
 from vidgen.data.video_sinks import AV_KINDS, AvSink
-from vidgen.data.video_stream import STREAM_SUFFIXES, VideoStream, check_streamable
+from vidgen.data.video_stream import STREAM_SUFFIXES, VideoStream, check_rate, check_streamable
 
 __all__ = [
     "STREAM_SUFFIXES",
     "SUFFIXES",
     "VideoStream",
     "animation",
+    "check_rate",
     "check_streamable",
     "check_suffix",
     "write_video",
@@ -49,19 +51,18 @@ def write_video(
     Args:
       path: the suffix chooses the format, see the module docstring.
       video: one array, or a sequence of clips of one shape.
-      fps: frames per second, > 0. A gif counts in hundredths of a second and rounds.
+      fps: frames per second, > 0; at most 50 in a gif and 90 in a webp (`check_rate`).
       min_side: clips with a smaller side are enlarged by the least whole factor that reaches it,
         each pixel becoming a square, since players blur or refuse tiny videos. 0 or 1 turns this
         off; npy is never enlarged.
 
     Raises:
-      ValueError: unknown suffix, or not a video.
+      ValueError: unknown suffix, a rate that the format cannot play, or not a video.
       OSError: the file cannot be written; names the path.
     """
     path = pathlib.Path(path)
     check_suffix(path)
-    if not fps > 0:
-        raise ValueError(f"fps is {fps}; it must be positive.")
+    check_rate(path, fps)
     clips = np.asarray(video)
     if clips.ndim not in (4, 5) or clips.shape[-1] not in (1, 3) or not clips.size:
         raise ValueError(
@@ -123,40 +124,33 @@ def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: 
     return buffer.getvalue()
 
 
-def animation(
-    clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, kind: str, **options: object
-) -> bytes:
-    """The bytes of one animated picture that shows all clips, again and again.
+def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options: object) -> bytes:
+    """The bytes of one animated WebP that shows all clips side by side, again and again.
 
     Args:
-      clips: shown side by side.
-      fps: frames per second.
-      kind: GIF or WEBP.
-      options: of Pillow, for that kind, such as `quality`.
+      clips: "b t h w 3".
+      fps: frames per second, at most `animated_pictures.fastest(".webp")`.
+      options: of Pillow for a WebP, such as `quality`.
     """
-    images = [Image.fromarray(frame) for frame in _tile(clips)]
-    # whole milliseconds whose sum does not drift: differences of the rounded time stamps
-    stamps = np.rint(np.arange(len(images) + 1) * 1000 / fps).astype(int)
-    durations = np.diff(stamps).tolist()
-    buffer = io.BytesIO()
-    images[0].save(
-        buffer,
-        format=kind,
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        **options,
-    )
-    return buffer.getvalue()
+    return _grown(functools.partial(WebpSink, **options), clips, fps)
 
 
 def _encode_gif(clips: np.ndarray, fps: float | int) -> bytes:
-    return animation(clips, fps, "GIF", disposal=1)
+    return _grown(GifSink, clips, fps)
 
 
 def _encode_webp(clips: np.ndarray, fps: float | int) -> bytes:
-    return animation(clips, fps, "WEBP", lossless=True)
+    return animation(clips, fps, lossless=True)
+
+
+def _grown(
+    sink: Callable[..., GifSink | WebpSink], clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int
+) -> bytes:
+    frames, buffer = _tile(clips), io.BytesIO()
+    animated = sink(buffer, fps, frames.shape[1:3])
+    animated.write(frames)
+    animated.end()
+    return buffer.getvalue()
 
 
 def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:

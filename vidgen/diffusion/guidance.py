@@ -6,7 +6,7 @@ weight w (w = 0: unguided; Imagen prints w_I = 1 + w):
     guided x̃ = (1 + w) x̂(z, c) - w x̂(z)
     static threshold:   clip(x̃, -1, 1)
     dynamic threshold:  clip(x̃, -s, s)/s,  s = max(1, p-th percentile of |x̃| over the example)
-    oscillating w:      high for the first steps, then low, high, low, high, ...
+    oscillating w:      high for the first steps, then low and high in turn, low in the last step
 
 x0, ε and v are affine in each other with weights that add to one, so guidance may be done in any of
 them; thresholding may not, and comes after guidance. Samplers recompute ε from the result.
@@ -90,12 +90,14 @@ class GuidanceSpec:
     def weights(self, steps: int) -> Float[np.ndarray, "steps"]:
         """w of every sampling step.
 
-        With n = round(constant_fraction * steps), steps 0 ... n-1 have `weight`; step n has `low`,
-        step n+1 `weight`, and so on: exactly n steps run at the high weight before the first low.
+        Oscillating, the last step has `low`, the one before it `weight`, and so on, back to step
+        n = round(constant_fraction * steps), but at most steps - 1: steps 0 ... n-1 have `weight`.
+        With a fraction of 1 nothing oscillates.
         """
         weights = np.full(steps, self.weight, np.float32)
-        if self.low is not None:
-            weights[round(self.constant_fraction * steps) :: 2] = self.low
+        if self.low is not None and self.constant_fraction < 1:
+            first = min(round(self.constant_fraction * steps), steps - 1)
+            weights[first:][::-2] = self.low
         return weights
 
     @property

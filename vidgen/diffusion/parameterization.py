@@ -16,6 +16,9 @@ A loss weight is a function w_x(λ) on the squared error of x0:
 
     v_mse 1 + SNR · eps_mse SNR · x_mse 1 · min_snr min(SNR, γ) · truncated_snr max(SNR, 1)
 
+A configuration names them, or gives objects with settings: `@parameterization.Edm()` for
+`Edm.sigma_data`, `@parameterization.MinSnr()` for `MinSnr.gamma`.
+
 It is applied to the output's own mean squared error, as the multiplier w_x(λ) k(λ). Both factors
 are kept as logarithms until the end, so neither e^20 nor its rounding error ever meets a small
 error of x0, and a loss in the output's own space has the multiplier 1 to the last bit.
@@ -188,17 +191,28 @@ class Edm:
         return -jnp.logaddexp(logsnr, -2 * math.log(self.sigma_data))
 
 
+T = TypeVar("T")
+
+
+def _lookup(kind: str, name: str, choices: Mapping[str, T]) -> T:
+    if name not in choices:
+        raise ValueError(f"Unknown {kind} {name!r}; choose one of {', '.join(choices)}.")
+    return choices[name]
+
+
 EPS, X0, V, EDM = Eps(), X0Output(), Velocity(), Edm()
 PARAMETERIZATIONS: Mapping[str, Parameterization] = {"eps": EPS, "x0": X0, "v": V, "edm": EDM}
 
 
-def by_name(name: str) -> Parameterization:
-    """The parameterization called eps, x0, v or edm.
+def by_name(choice: str | Parameterization) -> Parameterization:
+    """The parameterization called eps, x0, v or edm (d = 0.5), or the one that is given itself.
 
     Raises:
       ValueError: for any other name.
     """
-    return _lookup("parameterization", name, PARAMETERIZATIONS)
+    if not isinstance(choice, str):
+        return choice
+    return _lookup("parameterization", choice, PARAMETERIZATIONS)
 
 
 def eps_from_x0(
@@ -221,19 +235,24 @@ class LossWeight(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MseIn:
     """The unweighted squared error in the space of another parameterization.
 
     Attributes:
-      space: where the error is measured, whatever the network outputs.
+      space: where the error is measured, whatever the network outputs: a name, or a
+        parameterization with settings of its own.
     """
 
-    space: Parameterization
+    space: str | Parameterization
+
+    def __post_init__(self) -> None:
+        by_name(self.space)
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
         """k(λ) / k_space(λ)."""
-        return jnp.exp(parameterization.log_x0_error(logsnr) - self.space.log_x0_error(logsnr))
+        space = by_name(self.space)
+        return jnp.exp(parameterization.log_x0_error(logsnr) - space.log_x0_error(logsnr))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,7 +284,8 @@ class TruncatedSnr:
         return jnp.exp(jnp.maximum(logsnr, 0) + parameterization.log_x0_error(logsnr))
 
 
-V_MSE, EPS_MSE, X_MSE, EDM_MSE = MseIn(V), MseIn(EPS), MseIn(X0), MseIn(EDM)
+V_MSE, EPS_MSE = MseIn(space="v"), MseIn(space="eps")
+X_MSE, EDM_MSE = MseIn(space="x0"), MseIn(space="edm")
 LOSS_WEIGHTS: Mapping[str, LossWeight] = {
     "v_mse": V_MSE,
     "eps_mse": EPS_MSE,
@@ -276,19 +296,14 @@ LOSS_WEIGHTS: Mapping[str, LossWeight] = {
 }
 
 
-def loss_weight_by_name(name: str) -> LossWeight:
-    """The loss weight called v_mse, eps_mse, x_mse, edm_mse, min_snr (γ = 5) or truncated_snr.
+def loss_weight_by_name(choice: str | LossWeight) -> LossWeight:
+    """The loss weight of a name in `LOSS_WEIGHTS`, or the one that is given itself.
+
+    The names stand for the usual settings: min_snr has γ = 5, edm_mse d = 0.5.
 
     Raises:
       ValueError: for any other name.
     """
-    return _lookup("loss weight", name, LOSS_WEIGHTS)
-
-
-T = TypeVar("T")
-
-
-def _lookup(kind: str, name: str, choices: Mapping[str, T]) -> T:
-    if name not in choices:
-        raise ValueError(f"Unknown {kind} {name!r}; choose one of {', '.join(choices)}.")
-    return choices[name]
+    if not isinstance(choice, str):
+        return choice
+    return _lookup("loss weight", choice, LOSS_WEIGHTS)

@@ -11,8 +11,8 @@ For a cleaner level s and a noisier level t, λ_t <= λ_s:
                       μ̃ = e^{λ_t-λ_s} (α_s/α_t) z_t + (1 - e^{λ_t-λ_s}) α_s x
 
 λ is the only noise coordinate that leaves this module. A schedule maps a time u in [0, 1]
-(0: data, 1: noise) to λ, decreasing; training draws u from a `TimeSampler`. The variance exploding
-noise level of EDM is σ_edm = σ/α = e^{-λ/2}, with z_edm = z/α. Every formula is safe in float32 for
+(0: data, 1: noise) to λ, decreasing; training draws u, or λ itself. The variance exploding noise
+level of EDM is σ_edm = σ/α = e^{-λ/2}, with z_edm = z/α. Every formula is safe in float32 for
 |λ| <= 20: differences of exponentials are `expm1`, and no cosine is taken close to its zero.
 """
 
@@ -310,3 +310,39 @@ class LogitNormalTimes:
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         """Times u in (0, 1), one per example."""
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (batch_size,)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormalSigmas:
+    """ln σ ~ N(mean, std²) of the noise level σ = e^{-λ/2}, whatever the schedule is (EDM sec. 5).
+
+    Levels beyond the ends of the schedule, where nothing is sampled, are moved there.
+
+    Attributes:
+      mean: P_mean.
+      std: P_std.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogNormalSigmas.std is {self.std}; it must be positive.")
+
+    def logsnrs(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
+        """λ = -2 ln σ, one per example."""
+        return -2 * (self.mean + self.std * jax.random.normal(key, (batch_size,)))
+
+
+Times = TimeSampler | LogNormalSigmas
+
+
+def draw_logsnrs(
+    times: Times, schedule: LogSnrSchedule, key: Key[Array, ""], batch_size: int
+) -> Float[Array, "b"]:
+    """The noise levels of a training batch: λ of the times drawn, or λ drawn as such."""
+    if isinstance(times, LogNormalSigmas):
+        noise, data = schedule(jnp.array([1.0, 0.0]))
+        return jnp.clip(times.logsnrs(key, batch_size), noise, data)
+    return schedule(times(key, batch_size))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vidgen.data.transforms import to_uint8
+from vidgen.data.video_stream import RATES, check_rate
 from vidgen.data.video_writer import animation, write_video
 from vidgen.display import shown
 
@@ -36,8 +37,7 @@ def video(
       ValueError: it is no video, `fps` is not positive, or there are captions, but not one a clip.
     """
     found = shown.checked(clips)
-    if not fps > 0:
-        raise ValueError(f"fps is {fps}; it must be positive.")
+    check_rate("a clip.webm", fps)
     if captions and len(captions) != len(found):
         raise ValueError(f"{len(captions)} captions for {len(found)} clips; give one each.")
     below = [html.escape(caption) for caption in captions] or [""] * len(found)
@@ -53,12 +53,12 @@ def video(
 def _playing(clip: np.ndarray, fps: float | int, height: int) -> str:
     """One clip: a small one as an animated picture, others as a video."""
     style = f'style="height:{height}px;image-rendering:pixelated"'
-    if max(clip.shape[1:3]) > _SMALL:
+    if max(clip.shape[1:3]) > _SMALL or fps > RATES[".webp"]:
         source = f"data:video/webm;base64,{_base64(_webm(clip, fps))}"
         return f'<video src="{source}" autoplay loop muted playsinline controls {style}></video>'
     pixels = np.broadcast_to(to_uint8(clip), (*clip.shape[:3], 3))
     doubled = pixels.repeat(2, axis=1).repeat(2, axis=2)
-    data = animation(doubled[None], fps, "WEBP", method=6)
+    data = animation(doubled[None], fps, method=6)
     return f'<img src="data:image/webp;base64,{_base64(data)}" alt="a clip" {style}>'
 
 

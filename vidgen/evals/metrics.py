@@ -45,6 +45,8 @@ class Metric:
       better: "higher", "lower" or None.
       least: clips below which a warning says that the value is of little use.
       unit: of the value.
+      identical: the rows are infinite for clips that equal the truth: these are counted, and the
+        value is that of the others.
     """
 
     what: str
@@ -53,6 +55,7 @@ class Metric:
     better: str | None = None
     least: int = 0
     unit: str = ""
+    identical: bool = False
 
     def result(self, rows: Rows) -> dict[str, Any]:
         """Value, error, sample sizes and a warning, as JSON has them."""
@@ -62,6 +65,8 @@ class Metric:
         if any(name.endswith("/real") for name in self.needs):
             found["n_real"] = sizes[-1]
         found |= {"better": self.better, "unit": self.unit, "what": self.what, "warning": None}
+        if self.identical:
+            found |= _identical(rows[self.needs[0]])
         if min(sizes) < self.least:
             found["warning"] = (
                 f"{min(sizes)} clips: below {self.least} this is mostly the chance of which clips "
@@ -75,6 +80,18 @@ def _mean(name: str, column: int | None = None) -> Callable[[Rows], tuple[float,
         return uncertainty.of_mean(rows[name] if column is None else rows[name][:, column])
 
     return value
+
+
+def _mean_of_different(name: str, rows: Rows) -> tuple[float, float | None]:
+    return uncertainty.of_different(rows[name])[:2]
+
+
+def _identical(values: np.ndarray) -> dict[str, Any]:
+    """How many pairs are identical, and the sentence that says so."""
+    count, clips = uncertainty.of_different(values)[2], len(values)
+    rest = f"the value is the mean of the other {clips - count}" if count < clips else "all of them"
+    said = f"{count} of {clips} clips are identical to the truth: {rest}"
+    return {"identical": count, "warning": said if count else None}
 
 
 def _vectors(rows: np.ndarray, part: slice) -> np.ndarray:
@@ -215,7 +232,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             needs=("i3d/made",), better="higher", value=partial(_score, "i3d/made", _ALL),
             least=LEAST_FVD,
         ),
-        "psnr": _average("peak signal to noise ratio, against the truth", "psnr", "higher", "dB"),
+        "psnr": Metric(
+            what="peak signal to noise ratio, against the truth", needs=("psnr",), unit="dB",
+            value=partial(_mean_of_different, "psnr"), better="higher", identical=True,
+        ),
         "ssim": _average("structural similarity with the truth", "ssim", "higher"),
         "ms_ssim": _average("SSIM at five scales", "ms_ssim", "higher"),
         "squeezenet_distance": _average(

@@ -1,6 +1,6 @@
 """Comparisons of videos with a truth, pixel by pixel and frame by frame; videos are in [-1, 1].
 
-    PSNR      10 log₁₀(4 / MSE), the mean over clips
+    PSNR      10 log₁₀(4 / MSE), the mean over clips that are not identical to the truth
     SSIM      (2μ_aμ_b + C₁)(2σ_ab + C₂) / ((μ_a² + μ_b² + C₁)(σ_a² + σ_b² + C₂))   over windows
     MS-SSIM   Π_j contrast_j^w_j · SSIM_5^w_5          at five scales, each half of the one before
     flicker   mean |x_{t+1} - 2x_t + x_{t-1}| / 4      0 where pixels change evenly, at most 1

@@ -10,7 +10,8 @@ A result is a plain dictionary:
     real      likewise, or None where nothing was compared with real clips
     metrics   by name: {"value", "stderr" or None, "n": clips, "n_real" or None, "unit",
               "better": "lower", "higher" or None, "what": words, "network" or None,
-              "warning": a sentence or None}
+              "warning": a sentence or None}; psnr also "identical": clips that equal the truth,
+              which have no finite value and are not in the mean
     videos    optional: [{"prompt", "made": a file, "real": a file or None}, ...]
     curves    optional: the metrics.jsonl of the training run, or None
 

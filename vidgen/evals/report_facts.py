@@ -118,15 +118,16 @@ def different_settings(results: Sequence[Result]) -> list[str]:
 def best(results: Sequence[Result], name: str) -> int | None:
     """The index of the better result by one metric, the difference larger than its standard error.
 
-    None where there is no such result: fewer than two values, no direction, or results that are not
-    comparable.
+    None where there is no such result: fewer than two values, no direction, results that are not
+    comparable, or means over different clips.
     """
     if different_settings(results) or _real_differs(results) or _network_differs(results, name):
         return None
     found = [(i, r["metrics"][name]) for i, r in enumerate(results) if name in r["metrics"]]
     found = [(i, m) for i, m in found if m["value"] is not None and not math.isnan(m["value"])]
     ways = {metric.get("better") for _, metric in found}
-    if len(found) < 2 or ways not in ({"lower"}, {"higher"}):
+    left_out = {m.get("identical") or 0 for _, m in found if math.isfinite(m["value"])}
+    if len(found) < 2 or len(left_out) > 1 or ways not in ({"lower"}, {"higher"}):
         return None
     found.sort(key=lambda pair: pair[1]["value"], reverse=ways == {"higher"})
     (first, a), (_, b) = found[:2]

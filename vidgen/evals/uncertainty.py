@@ -26,6 +26,16 @@ def of_mean(values: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
     return mean, float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
+def of_different(values: Float[np.ndarray, " n"]) -> tuple[float, float | None, int]:
+    """(mean of what is below infinity, its standard error, how many are infinite).
+
+    For a measure that is infinite for a clip that equals the truth, as PSNR is: one such clip would
+    make the mean infinite. It is infinite where all of them are.
+    """
+    identical = np.isposinf(values)
+    return *of_mean(values if identical.all() else values[~identical]), int(identical.sum())
+
+
 def jackknife(
     estimate: Callable[[np.ndarray], float], count: int, groups: int = GROUPS
 ) -> float | None:

@@ -75,7 +75,7 @@ class Augmentation:
         that the noise is as coarse as the stage before; "upsampled" after it.
     """
 
-    times: schedules.TimeSampler = schedules.UniformTimes()
+    times: schedules.Times = schedules.UniformTimes()
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
     sampling_logsnr: float | None = 3.0
     noised: str = "input"
@@ -86,7 +86,7 @@ class Augmentation:
 
     def training_level(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         """A log-SNR for every example."""
-        return self.schedule(self.times(key, batch_size))
+        return schedules.draw_logsnrs(self.times, self.schedule, key, batch_size)
 
     def sampling_level(self, batch_size: int) -> Float[Array, "b"]:
         """The same log-SNR for every example; the schedule's cleanest where there is no noise."""

@@ -193,7 +193,7 @@ class GuidanceDistillation(Distillation):
       times: distribution of u in training.
     """
 
-    times: schedules.TimeSampler = schedules.UniformTimes()
+    times: schedules.Times = schedules.UniformTimes()
 
     @property
     def teacher(self) -> DiffusionStage:
@@ -202,7 +202,7 @@ class GuidanceDistillation(Distillation):
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
         """One level each; there is no step to take."""
-        logsnr = self.stage.schedule(self.times(key, batch_size))
+        logsnr = schedules.draw_logsnrs(self.times, self.stage.schedule, key, batch_size)
         return Levels(logsnr, logsnr, logsnr)
 
     def target(
@@ -241,7 +241,7 @@ class ProgressiveDistillation(Distillation):
                 f"ProgressiveDistillation.steps is {self.steps}; it must be >= "
                 f"{1 + self.stochastic}{' for the stochastic sampler' * self.stochastic}."
             )
-        if self.stage.parameterization == "eps":
+        if parameterization.by_name(self.stage.parameterization) == parameterization.EPS:
             raise ValueError(
                 "a model with eps output cannot be distilled: it says nothing of the data where "
                 "there is only noise, at the first of few steps; train one with v output."

@@ -66,10 +66,11 @@ class DiffusionStage:
       train_shape: the clip it trains on, a window of frames and pixels; None is `shape`.
       network: a `VideoUNet`.
       schedule: log-SNR as a function of u.
-      times: distribution of u in training.
-      parameterization: what the network's output means: "v", "eps" or "x0".
-      loss_weight: of the squared error, as a function of log-SNR: "v_mse", "eps_mse", ... (see
-        diffusion/parameterization.py).
+      times: distribution of u in training, or of the noise level itself.
+      parameterization: what the network's output means: "v", "eps", "x0", "edm", or an object of
+        diffusion/parameterization.py with settings of its own, such as `Edm(sigma_data=0.3)`.
+      loss_weight: of the squared error, as a function of log-SNR: a name in
+        `parameterization.LOSS_WEIGHTS`, or an object with settings, such as `MinSnr(gamma=3)`.
       conditioner: what the network is told besides the text.
       guidance: classifier-free guidance and thresholding in sampling.
       sampler: steps and kind of sampler.
@@ -84,9 +85,9 @@ class DiffusionStage:
     train_shape: VideoShape | None = None
     network: Network
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
-    times: schedules.TimeSampler = schedules.UniformTimes()
-    parameterization: str = "v"
-    loss_weight: str = "v_mse"
+    times: schedules.Times = schedules.UniformTimes()
+    parameterization: str | parameterization.Parameterization = "v"
+    loss_weight: str | parameterization.LossWeight = "v_mse"
     conditioner: Conditioner = NoLowRes()
     guidance: GuidanceSpec = GuidanceSpec()
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
@@ -139,7 +140,7 @@ class DiffusionStage:
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
         x, cond = self.conditioner.for_training(batch, cond_key)
-        logsnr = self.schedule(self.times(time_key, x.shape[0]))
+        logsnr = schedules.draw_logsnrs(self.times, self.schedule, time_key, x.shape[0])
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
         cond = cond.replace(text=drop_text(cond.text, dropped))
@@ -223,7 +224,7 @@ class DiffusionStage:
     def evaluations(self) -> int:
         """Evaluations of the network for one clip."""
         twice = not (self.guidance.is_unguided or self.guidance_input)
-        return self.sampler.steps * (2 if twice else 1)
+        return self.sampler.evaluations * (2 if twice else 1)
 
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int

@@ -66,7 +66,7 @@ class Course:
     start_steps: int = 64
     guidance_train_steps: int | None = None
     weight_range: Sequence[float] = (0.0, 4.0)
-    times: schedules.TimeSampler = schedules.UniformTimes()
+    times: schedules.Times = schedules.UniformTimes()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight_range", tuple(map(float, self.weight_range)))

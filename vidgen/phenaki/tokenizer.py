@@ -201,7 +201,7 @@ class VideoTokenizer:
             **losses.perceptual_terms(distances, frozen, real, fake, alone),
         }
         counted = {"video_perceptual": ~alone}
-        metrics = {"psnr": Mean.of(psnr(real, fake))}
+        metrics = {"psnr": psnr(real, fake)}
         used = usage(quantized.indices, self.codes, exists.astype(jnp.float32))
         metrics |= {name: Mean.of(value) for name, value in used.items()}
         anchored = jnp.zeros(())

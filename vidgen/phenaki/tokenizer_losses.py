@@ -21,12 +21,12 @@ from jaxtyping import Array, Bool, Float
 
 from vidgen.diffusion.schedules import expand
 from vidgen.phenaki import adversarial
-from vidgen.types import Frozen, Params
+from vidgen.types import Frozen, Mean, Params
 
 log = logging.getLogger(__name__)
 
 NETWORKS = ("image_perceptual", "video_perceptual")
-_LOWEST_ERROR = 1e-10  # of the PSNR, which ends there, at 106 dB
+_LOWEST_ERROR = 1e-10  # of the PSNR; float32 tells no smaller one from none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,8 +220,12 @@ def as_stills(
     return jnp.where(expand(independent_frames, video), video[:, :1], video)
 
 
-def psnr(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, "b"]:
-    """Peak signal-to-noise ratio in dB of clips in [-1, 1] (peak 2), after clipping to that."""
+def psnr(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Mean:
+    """Mean peak signal-to-noise ratio in dB of clips in [-1, 1] (peak 2), clipped to that.
+
+    Clips that come out as they were, as black ones may, have none and are not counted.
+    """
     square = (jnp.clip(a, -1, 1) - jnp.clip(b, -1, 1)) ** 2
     error = jnp.mean(square, axis=(1, 2, 3, 4))
-    return 10.0 * jnp.log10(4.0 / jnp.maximum(error, _LOWEST_ERROR))
+    ratio = 10.0 * jnp.log10(4.0 / jnp.maximum(error, _LOWEST_ERROR))
+    return Mean.of(ratio, error > _LOWEST_ERROR)

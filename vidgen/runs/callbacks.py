@@ -29,6 +29,11 @@ class Sampler(Protocol):
         """Steps between two samplings."""
         ...
 
+    @property
+    def suffix(self) -> str:
+        """Kind of file that it writes, without the dot."""
+        ...
+
     def __call__(
         self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
     ) -> Float[np.ndarray, "b t h w c"]:

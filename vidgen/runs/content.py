@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vidgen.data.footage import SLACK, Footage, FootageError, open_footage
+from vidgen.data.footage import ROUNDING, SLACK, Footage, FootageError, open_footage
 from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
@@ -177,12 +177,12 @@ class KnownFiles:
         if footage.is_still:
             return 1, 0.0
         overlap = self._overlap(shape)
-        if footage.seconds + SLACK < overlap:
+        if footage.seconds + ROUNDING < overlap:
             raise ValueError(
                 f"--first {footage.path} plays {footage.seconds:.2f} s, less than the overlap of "
                 f"{overlap:.2f} s; give --overlap=SECONDS."
             )
-        return max(1, math.ceil(overlap * shape.fps - SLACK)), footage.seconds - overlap
+        return max(1, math.ceil(overlap * shape.fps - SLACK)), max(0.0, footage.seconds - overlap)
 
     def _ending(self, footage: Footage, shape: VideoShape, coarse: float) -> tuple[int, float]:
         """How many frames `last` gives, and from which second of it on."""

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from vidgen import __version__, paths
+from vidgen.data.video_stream import RATES
 from vidgen.data.video_writer import write_video
 from vidgen.evals import collect, report, report_page
 from vidgen.evals.metrics import METRICS, check_names
@@ -162,10 +163,12 @@ class Evaluate:
         return {"videos": videos, "curves": self.curves}
 
     def _video(self, side: str, fingerprint: str, number: int, clip: np.ndarray) -> str:
-        path = self.folder / "shown" / f"{side}-{fingerprint}-{number}.webp"
+        fps = self.question.made.shape.fps
+        suffix = ".webp" if fps <= RATES[".webp"] else ".webm"
+        path = self.folder / "shown" / f"{side}-{fingerprint}-{number}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_video(path, clip, self.question.made.shape.fps)
+            write_video(path, clip, fps)
         return str(path)
 
 

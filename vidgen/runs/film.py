@@ -81,10 +81,11 @@ class Film:
 
         Raises:
           FilmError: an unfinished film of another identity, or one that another process makes.
-          ValueError: the suffix of `output`.
+          ValueError: the suffix of `output`, or a rate that this format cannot play.
           OSError: the folder cannot be made or written.
         """
         video_stream.check_streamable(output)
+        video_stream.check_rate(output, fps)
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.partial")
         self.frames = 0

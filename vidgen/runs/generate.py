@@ -108,7 +108,9 @@ class Generate:
         video_writer.check_suffix(self.output)
         if Path(self.output).is_dir():
             raise ValueError(f"--output {self.output} is a folder; name a file in it.")
-        _ = self.chain  # stages that do not fit are told before anything is loaded
+        # What does not fit is told before anything is loaded.
+        for model in self.chain.stages if self.keep_stages else self.chain.stages[-1:]:
+            video_writer.check_rate(self.output, model.shape.fps)
 
     @functools.cached_property
     def chain(self) -> Any:

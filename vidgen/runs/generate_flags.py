@@ -28,10 +28,10 @@ EXAMPLES = """examples:
 --model is the folder of one stage, or of a cascade with a folder a stage: base, tsr1, ssr1, ssr2,
 tsr2, tsr3, ssr3; or of Phenaki: maskgit, and its tokenizer. PER-STAGE values are one for all stages
 (64), some by name (base=256,tsr1=64), or both (64,base=256). The suffix of --output chooses the
-format: .mp4, .webm, .gif, .webp, .png (a sheet of frames) or .npy. Several clips are numbered:
-clips-000.webm, clips-001.webm, ... A file of that name is replaced. The same seed, prompt, models
-and settings give the same clip, alone or among others, and whether its stages run at once or one
-after the other with --until and --from."""
+format: .mp4, .webm, .gif (at most 50 frames a second), .webp (90), .png (a sheet of frames) or
+.npy. Several clips are numbered: clips-000.webm, clips-001.webm, ... A file of that name is
+replaced. The same seed, prompt, models and settings give the same clip, alone or among others, and
+whether its stages run at once or one after the other with --until and --from."""
 
 _EACH = "PER-STAGE"
 

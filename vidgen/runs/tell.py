@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen.data import video_stream
 from vidgen.data.footage import FootageError, open_footage
 from vidgen.runs import per_stage, story_plan
 from vidgen.runs.film import Film
@@ -68,7 +69,9 @@ class Tell:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
-        _ = self.segments  # a story that does not fit is told before anything is loaded
+        # A story that does not fit, or a format, is told before anything is loaded.
+        video_stream.check_streamable(self.output)
+        video_stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
             self._model_of(segment)
 

@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from vidgen.data.sources import captions_per_clip
+from vidgen.data.video_writer import check_rate
 from vidgen.runs import progress, trace, trained
 from vidgen.runs.callbacks import HeldOutLoss, Sampler
 from vidgen.runs.feed import Dataset, Fed, Feed, TextEncoder, go_on
@@ -89,9 +90,14 @@ class Train:
                 "or None."
             )
         trace.steps_of(self.profile)
-        if self.sampler is not None and not hasattr(self.trainer.model, self.sampler.method):
-            kind, method = type(self.trainer.model).__name__, self.sampler.method
-            raise ValueError(f"Train.sampler is set, but {kind} cannot {method}; set it to None.")
+        if self.sampler is not None:
+            model: Any = self.trainer.model
+            if not hasattr(model, self.sampler.method):
+                kind, method = type(model).__name__, self.sampler.method
+                raise ValueError(
+                    f"Train.sampler is set, but {kind} cannot {method}; set it to None."
+                )
+            check_rate(f"samples.{self.sampler.suffix}", model.shape.fps)
         if not str(self.model_dir):
             raise ValueError("MODEL_DIR is empty; name a folder for the run.")
 

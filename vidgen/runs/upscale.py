@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from vidgen.data import transforms
+from vidgen.data import transforms, video_stream
 from vidgen.runs import per_stage
 from vidgen.runs.film import Film
 from vidgen.runs.film_progress import FilmProgress
@@ -68,7 +68,8 @@ class Upscale:
         if not 0 <= self.overlap < 1:
             raise ValueError(f"Upscale.overlap is {self.overlap}; it must be in [0, 1).")
         _check_size(self.tell.model.shape, [stage.model for stage in self.stages])
-        _ = self.passes  # what does not fit is told before anything is loaded
+        for one in self.passes:  # what does not fit is told before anything is loaded
+            video_stream.check_rate(self.tell.output, one.made.fps)
 
     @functools.cached_property
     def passes(self) -> list[Pass]:
