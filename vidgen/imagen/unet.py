@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
-from vidgen.nn import attention, axes, embeddings, remat
+from vidgen.nn import attention, axes, embeddings, initializers, remat
 from vidgen.nn.conv import (
     NORMS,
     depth_to_space,
@@ -196,8 +196,8 @@ class VideoUNet(nn.Module):
         width, dtype = self.cond_width, self.dtype
         text = nn.LayerNorm(
             dtype=jnp.float32,
-            scale_init=axes.partitioned(nn.initializers.ones_init(), ("text",)),
-            bias_init=axes.partitioned(nn.initializers.zeros_init(), ("text",)),
+            scale_init=axes.partitioned(initializers.ones, ("text",)),
+            bias_init=axes.partitioned(initializers.zeros, ("text",)),
             name="text_norm",
         )(cond.text.tokens).astype(dtype)
         pool = attention.AttentionPool(width, self.pool_queries, dtype=dtype, name="text_pool")

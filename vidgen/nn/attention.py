@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes, embeddings, fused_attention
+from vidgen.nn import axes, embeddings, fused_attention, initializers
 from vidgen.nn.conv import norm
 
 
@@ -50,7 +50,7 @@ def heads_of(
         (heads, head_dim),
         use_bias=False,
         dtype=dtype,
-        kernel_init=axes.partitioned(axes.fan_in_over((0,)), (source, "heads", "head_dim")),
+        kernel_init=axes.partitioned(initializers.fan_in(axes=(0,)), (source, "heads", "head_dim")),
         name=name,
     )
 
@@ -62,7 +62,7 @@ def merge_heads(features: int, *, dtype: Any = "float32") -> nn.DenseGeneral:
         axis=(-2, -1),
         use_bias=False,
         dtype=dtype,
-        kernel_init=axes.partitioned(axes.fan_in(0.0), ("heads", "head_dim", "embed")),
+        kernel_init=axes.partitioned(initializers.fan_in(0.0), ("heads", "head_dim", "embed")),
         name="out",
     )
 
@@ -165,7 +165,7 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, length: int, keys: int | None = None) -> Float[Array, "1 h {length} k"]:
         """The biases of `length` frames, the last of all `keys` (default: there are no others)."""
-        init = axes.partitioned(nn.initializers.zeros_init(), ("heads", "buckets"))
+        init = axes.partitioned(initializers.zeros, ("heads", "buckets"))
         table = self.param("bias", init, (self.heads, self.buckets), jnp.float32)
         keys = length if keys is None else keys
         index = embeddings.relative_buckets(
@@ -195,7 +195,7 @@ class AttentionPool(nn.Module):
         leading = mask.shape[:-1]
         text, mask = _rows(text, 2), _rows(mask, 1)
         # Unit variance, as keys have: logits then spread by 1, and heads differ from the start.
-        init = axes.partitioned(nn.initializers.normal(1.0), ("queries", "heads", "head_dim"))
+        init = axes.partitioned(initializers.normal(1.0), ("queries", "heads", "head_dim"))
         heads = max(1, self.features // self.head_dim)
         query = self.param("query", init, (self.queries, heads, self.head_dim), jnp.float32)
         query = jnp.broadcast_to(jnp.asarray(query, self.dtype), (len(text), *query.shape))

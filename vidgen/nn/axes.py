@@ -7,13 +7,16 @@ closed here: `param` and `constrain` refuse any other, and a test checks each me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
+from flax import struct
 from flax.linen import spmd
 from jaxtyping import Array
+
+from vidgen.nn import initializers
+from vidgen.nn.initializers import Distribution, Initializer
 
 PARAMETER_AXES: dict[str, str] = {
     "layers": "blocks stacked by a scan",
@@ -47,8 +50,6 @@ ACTIVATION_AXES: dict[str, str] = {
 
 AXES = {**PARAMETER_AXES, **ACTIVATION_AXES}
 
-Initializer = Callable[..., Any]
-
 
 def check_names(names: tuple[str | None, ...]) -> None:
     """Raise ValueError unless every name is in `AXES` (None: never sharded)."""
@@ -62,19 +63,26 @@ class Named(nn.LogicallyPartitioned):
 
     Linen constrains a parameter whenever it is unboxed, also while a layer holds it flattened to
     two axes, where three names do not fit. The trainer places parameters by their names itself.
+
+    Attributes:
+      distribution: what the elements of a fresh parameter are drawn from.
     """
+
+    distribution: Distribution | None = struct.field(default=None, pytree_node=False)
 
     def unbox(self, apply_constraint: bool = True) -> Any:
         """The bare array."""
         return self.value
 
 
-def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Initializer:
-    """`init` whose result is boxed with its logical axis names."""
+def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..., Any]:
+    """A Linen initializer whose result is boxed with its logical axis names."""
     check_names(names)
 
-    def boxed(*args: Any, **kwargs: Any) -> Named:
-        return Named(init(*args, **kwargs), names)
+    def boxed(key: Any, shape: Sequence[int], dtype: Any = "float32") -> Named:
+        shape = tuple(shape)  # some of Linen's layers pass a list
+        distribution = init(shape)
+        return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
     return boxed
 
@@ -88,28 +96,6 @@ def constrain(x: Array, *names: str | None) -> Array:
 def constrain_video(x: Array) -> Array:
     """Constrain a `b t h w c` activation."""
     return constrain(x, "batch", "frames", "height", "width", "channels")
-
-
-def fan_in(scale: float = 1.0) -> Initializer:
-    """Truncated normal with variance scale / fan_in; with scale 0, zeros."""
-    if scale == 0.0:
-        return nn.initializers.zeros_init()
-    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-
-
-def fan_in_over(axes: tuple[int, ...], scale: float = 1.0) -> Initializer:
-    """`fan_in` for a kernel whose input axes are `axes` and whose other axes are outputs."""
-    if scale == 0.0:
-        return nn.initializers.zeros_init()
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
-        out_axes = tuple(i for i in range(len(shape)) if i not in axes)
-        make = nn.initializers.variance_scaling(
-            scale, "fan_in", "truncated_normal", in_axis=axes, out_axis=out_axes
-        )
-        return make(key, shape, dtype)
-
-    return init
 
 
 def dense(
@@ -130,7 +116,7 @@ def dense(
         features,
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=partitioned(fan_in(scale), names),
-        bias_init=partitioned(nn.initializers.zeros_init(), names[1:]),
+        kernel_init=partitioned(initializers.fan_in(scale), names),
+        bias_init=partitioned(initializers.zeros, names[1:]),
         name=name,
     )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 
 NORMS = ("group", "channel")
 
@@ -38,8 +38,8 @@ def spatial_conv(
         (3, 3),
         (stride, stride),
         dtype=dtype,
-        kernel_init=axes.partitioned(axes.fan_in(scale), ("kernel", "kernel", *names)),
-        bias_init=axes.partitioned(nn.initializers.zeros_init(), names[1:]),
+        kernel_init=axes.partitioned(initializers.fan_in(scale), ("kernel", "kernel", *names)),
+        bias_init=axes.partitioned(initializers.zeros, names[1:]),
         name=name,
     )
 
@@ -72,7 +72,7 @@ def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.M
     "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so a
     network built on it gives the same pixels on a crop as on the full frame.
     """
-    scale = axes.partitioned(nn.initializers.ones_init(), ("norm",))
+    scale = axes.partitioned(initializers.ones, ("norm",))
     if kind == "channel":
         return nn.RMSNorm(scale_init=scale, dtype=dtype, name=name)
     if kind != "group":
@@ -81,7 +81,7 @@ def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.M
         # At least two channels a group: with one, an image loses its own mean and scale.
         num_groups=largest_divisor(channels, max(1, min(32, channels // 2))),
         scale_init=scale,
-        bias_init=axes.partitioned(nn.initializers.zeros_init(), ("norm",)),
+        bias_init=axes.partitioned(initializers.zeros, ("norm",)),
         dtype=dtype,
         reduction_axes=(-3, -2, -1),
         name=name,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes, remat
+from vidgen.nn import axes, initializers, remat
 from vidgen.nn.attention import attend, heads_of, merge_heads
 
 DTYPES = ("float32", "bfloat16")
@@ -228,7 +228,7 @@ def _norm(name: str, dtype: Any) -> nn.LayerNorm:
     """LayerNorm with float32 statistics and result `dtype`."""
     return nn.LayerNorm(
         dtype=dtype,
-        scale_init=axes.partitioned(nn.initializers.ones_init(), ("norm",)),
-        bias_init=axes.partitioned(nn.initializers.zeros_init(), ("norm",)),
+        scale_init=axes.partitioned(initializers.ones, ("norm",)),
+        bias_init=axes.partitioned(initializers.zeros, ("norm",)),
         name=name,
     )

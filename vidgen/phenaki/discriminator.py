@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 
 DIMS = ("2d", "3d")
 DTYPES = ("float32", "bfloat16")
@@ -100,8 +100,8 @@ class Discriminator(nn.Module):
             taps,
             dtype=self.dtype,
             # Variance 2 / fan-in: a rectifier halves it.
-            kernel_init=axes.partitioned(axes.fan_in(2.0), names),
-            bias_init=axes.partitioned(nn.initializers.zeros_init(), names[-1:]),
+            kernel_init=axes.partitioned(initializers.fan_in(2.0), names),
+            bias_init=axes.partitioned(initializers.zeros, names[-1:]),
             name=name,
         )(x)
         return x[:, None] if self.dims == "2d" else x

@@ -19,12 +19,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 from vidgen.nn.transformer import Transformer
 from vidgen.types import TextEmbedding
 
 _AXES = ("time", "row", "column")
-_INIT = nn.initializers.truncated_normal(0.02)  # MaskGIT
+_INIT = initializers.truncated_normal(0.02)  # MaskGIT
 
 
 class TokenNetwork(nn.Module):
@@ -156,7 +156,7 @@ class MaskGIT(TokenNetwork):
         """
         x, table = self._features(tokens, text, valid, train)
         x, table = self._head(x), table[: self.codes].astype(self.dtype)
-        bias = axes.partitioned(nn.initializers.zeros_init(), ("codes",))
+        bias = axes.partitioned(initializers.zeros, ("codes",))
         bias = self.param("bias", bias, (self.codes,), jnp.float32)
         logits = jnp.einsum("bnd,kd->bnk", x, table, preferred_element_type=jnp.float32)
         return (logits + jnp.asarray(bias)).reshape(*tokens.shape, self.codes)
@@ -184,8 +184,8 @@ def _norm(name: str, dtype: Any, axis: str) -> nn.LayerNorm:
     """LayerNorm with float32 statistics and result `dtype`."""
     return nn.LayerNorm(
         dtype=dtype,
-        scale_init=axes.partitioned(nn.initializers.ones_init(), (axis,)),
-        bias_init=axes.partitioned(nn.initializers.zeros_init(), (axis,)),
+        scale_init=axes.partitioned(initializers.ones, (axis,)),
+        bias_init=axes.partitioned(initializers.zeros, (axis,)),
         name=name,
     )
 

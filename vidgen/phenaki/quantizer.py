@@ -27,7 +27,7 @@ import numpy as np
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int
 
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 from vidgen.phenaki import scalar_codes
 
 DTYPES = ("float32", "bfloat16")
@@ -78,7 +78,7 @@ class VectorQuantizer(nn.Module):
 
     def setup(self) -> None:
         """The two projections, and the codebook, whose rows are about unit vectors."""
-        init = axes.partitioned(nn.initializers.normal(self.dim**-0.5), ("codes", "lookup"))
+        init = axes.partitioned(initializers.normal(self.dim**-0.5), ("codes", "lookup"))
         self.codebook = self.param("codebook", init, (self.codes, self.dim), jnp.float32)
         self.inward = Projection(("embed", "lookup"))
         self.outward = Projection(("lookup", "embed"), dtype=self.dtype)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 from vidgen.phenaki import adversarial, token_batch
 from vidgen.phenaki import tokenizer_losses as losses
 from vidgen.phenaki.quantizer import Quantized, usage
@@ -176,8 +176,8 @@ class VideoTokenizer:
         if self.discriminator is not None:
             params["discriminator"] = self.discriminator.init(keys[2], video)
             if self.weights.lecam:
-                zero = axes.partitioned(jnp.zeros, ())
-                params["anchors"] = {"real": zero(()), "fake": zero(())}
+                zero = axes.partitioned(initializers.zeros, ())
+                params["anchors"] = {"real": zero(keys[2], ()), "fake": zero(keys[2], ())}
         return params
 
     def loss(

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -36,7 +35,7 @@ from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import Watch
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model import Batch, TrainState
-from vidgen.train.trainer import Trainer
+from vidgen.train.trainer import Trainer, copied
 from vidgen.types import Frozen, Metrics, Params
 
 
@@ -155,8 +154,7 @@ class _Session:
             state = run.trainer.init_state(key, self.spec)
             if run.initial is not None:
                 params = run.initial(state.params)
-                # A copy, since state buffers are donated one by one.
-                ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+                ema = None if state.ema is None else copied(params)
                 state = state.replace(params=params, ema=ema)
             size = sum(x.size for x in jax.tree.leaves(state.params))
             self.console.say(

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.nn import axes
+from vidgen.nn import axes, initializers
 from vidgen.nn.attention import RelativeBias, attend, heads_of, merge_heads
 
 BUCKETS = 32
@@ -84,7 +84,7 @@ class T5Encoder(nn.Module):
     ) -> Float[Array, "b s {self.size.width}"]:
         """States after the last layer in float32, zero on padding, which nothing attends to."""
         size, dtype = self.size, self.dtype
-        init = axes.partitioned(nn.initializers.normal(1.0), ("codes", "embed"))
+        init = axes.partitioned(initializers.normal(1.0), ("codes", "embed"))
         table = self.param("embedding", init, (size.vocabulary, size.width), jnp.float32)
         x = axes.constrain(jnp.asarray(table)[ids].astype(dtype), "batch", "tokens", "channels")
         bias = RelativeBias(size.heads, BUCKETS, name="distance")(ids.shape[1])
@@ -127,5 +127,5 @@ class _Layer(nn.Module):
 
 def _norm(name: str, dtype: Any) -> nn.RMSNorm:
     """RMSNorm with float32 statistics and result `dtype`."""
-    scale = axes.partitioned(nn.initializers.ones_init(), ("norm",))
+    scale = axes.partitioned(initializers.ones, ("norm",))
     return nn.RMSNorm(epsilon=EPSILON, dtype=dtype, scale_init=scale, name=name)

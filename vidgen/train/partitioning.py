@@ -47,13 +47,14 @@ class Placement(NamedTuple):
     note: str = ""
 
 
-def _is_box(x: Any) -> bool:
+def is_box(x: Any) -> bool:
+    """Whether a node of a tree is a parameter in its box of metadata."""
     return isinstance(x, meta.AxisMetadata)
 
 
 def unbox(boxed: Params) -> Params:
     """The bare arrays of a tree of Linen boxes; no sharding constraint is added."""
-    return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=_is_box)
+    return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=is_box)
 
 
 def map_optimizer_state(
@@ -186,7 +187,7 @@ class Partitioner:
           ValueError: a parameter has an axis name without a rule, or the wrong number of names.
         """
         sizes = self.sizes(device_count)
-        leaves = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=_is_box)
+        leaves = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=is_box)
         return [_place(jax.tree_util.keystr(p), leaf, self.rules, sizes) for p, leaf in leaves]
 
     def param_shardings(self, boxed_params: Params) -> Params:
@@ -294,7 +295,7 @@ def axes_of(to: MeshAxes) -> tuple[str, ...]:
 def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Placement:
     """The placement of one parameter, boxed or bare (bare: replicated, with a note)."""
     shape = tuple(getattr(leaf, "value", leaf).shape)
-    if not _is_box(leaf):
+    if not is_box(leaf):
         names: tuple[str | None, ...] = (None,) * len(shape)
         return Placement(path, shape, names, PartitionSpec(), "no logical axis names: replicated")
     names = tuple(leaf.names)

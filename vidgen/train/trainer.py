@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from vidgen.train import fresh
 from vidgen.train.guard import Guard
 from vidgen.train.model import Batch, Model, TrainState, ema_update
 from vidgen.train.partitioning import Partitioner, Program, unbox
@@ -83,39 +84,55 @@ class Trainer:
     def boxed_params(self, batch_spec: Batch) -> Params:
         """Parameters as boxed ShapeDtypeStructs; nothing is allocated."""
         spec = _as_spec(batch_spec)
-        return jax.eval_shape(self.model.init, jax.random.key(0), spec)
-
-    def _fresh_state(self, key: Key[Array, ""], batch: Batch) -> TrainState:
-        params = unbox(self.model.init(key, batch))
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            # Unboxed: factored moments have fewer axes than the names in a box.
-            opt_state=self.tx.init(params),
-            # A copy, since state buffers are donated one by one.
-            ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
-        )
+        cache_key = ("boxed_params", _signature(spec))
+        if cache_key not in self._programs:  # tracing a model takes seconds
+            self._programs[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._programs[cache_key]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """The train state as ShapeDtypeStructs that carry shardings; nothing is allocated."""
-        spec = _as_spec(batch_spec)
-        shapes = jax.eval_shape(self._fresh_state, jax.random.key(0), spec)
-        shardings = self.partitioner.state_shardings(shapes, self.boxed_params(spec), self.tx)
+        boxed = self.boxed_params(batch_spec)
+        params = unbox(boxed)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        shapes = TrainState(
+            step=step,
+            params=params,
+            # Unboxed: factored moments have fewer axes than the names in a box.
+            opt_state=jax.eval_shape(self.tx.init, params),
+            ema=None if self.ema_decay is None else params,
+        )
+        shardings = self.partitioner.state_shardings(shapes, boxed, self.tx)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
     def init_state(self, key: Key[Array, ""], batch_spec: Batch) -> TrainState:
-        """A fresh state, each array created in its own sharding and never in one piece."""
+        """A fresh state, each array created in its own sharding.
+
+        Parameters whose boxes say what they are drawn from (`nn/initializers.py`) are made on the
+        host, which holds one of them at a time; those of any other model by a compiled `init`.
+        """
         spec = _as_spec(batch_spec)
+        shardings = _shardings(self.abstract_state(spec))
+        boxed = self.boxed_params(spec)
 
-        def init(key: Key[Array, ""]) -> TrainState:
+        def init(key: Key[Array, ""]) -> Params:
             batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
-            return self._fresh_state(key, batch)
+            return unbox(self.model.init(key, batch))
 
-        # Outside the axis rules on purpose: the outputs have exact shardings already, and Linen's
-        # own constraints would refuse axes that the partitioner replicates.
-        return jax.jit(init, out_shardings=_shardings(self.abstract_state(spec)))(key)
+        if fresh.is_described(boxed):
+            params = fresh.draw(boxed, key, shardings.params)
+        else:
+            # Outside the axis rules on purpose: the outputs have exact shardings already, and
+            # Linen's own constraints would refuse axes that the partitioner replicates.
+            params = jax.jit(init, out_shardings=shardings.params)(key)
+        return TrainState(
+            step=jax.device_put(np.zeros((), np.int32), shardings.step),
+            params=params,
+            opt_state=jax.jit(self.tx.init, out_shardings=shardings.opt_state)(params),
+            # A copy, since state buffers are donated one by one.
+            ema=None if self.ema_decay is None else copied(params),
+        )
 
     def train_step(
         self,
@@ -268,6 +285,11 @@ def _weighted(loss: Float[Array, ""], batch: Batch) -> Mean:
 def _interleaved(x: Array, count: int) -> Array:
     """`[b, ...]` as `[count, b / count, ...]`: part i has the examples i, i + count, ..."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+
+
+def copied(params: Params) -> Params:
+    """The same arrays in memory of their own; nothing is compiled."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), params)
 
 
 def _as_spec(batch: Batch) -> Batch:

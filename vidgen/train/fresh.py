@@ -1,0 +1,42 @@
+"""Fresh parameters without a program: each array is drawn on the host and laid out over the mesh.
+
+The values of an array depend on the key and on its path in the tree alone, so a model begins the
+same on every mesh and with any number of processes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from vidgen.train.partitioning import is_box
+from vidgen.types import Params
+
+
+def is_described(boxed_params: Params) -> bool:
+    """Whether every box says what its parameter is drawn from (`nn/initializers.py`)."""
+    boxes = jax.tree.leaves(boxed_params, is_leaf=is_box)
+    return all(getattr(box, "distribution", None) is not None for box in boxes)
+
+
+def draw(boxed_params: Params, key: Key[Array, ""], shardings: Params) -> Params:
+    """Fresh parameters; the host holds one array at a time in one piece.
+
+    Args:
+      boxed_params: boxed ShapeDtypeStructs with a distribution each (`is_described`).
+      key: of the run.
+      shardings: of the unboxed parameters, a tree like theirs.
+    """
+    words = np.asarray(jax.random.key_data(key)).tolist()
+
+    def one(path: Any, box: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        rng = np.random.default_rng([*words, zlib.crc32(name.encode())])
+        values = box.distribution.fill(rng, box.value.shape).astype(box.value.dtype)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree_util.tree_map_with_path(one, boxed_params, shardings, is_leaf=is_box)
