@@ -78,11 +78,9 @@ class Generated:
     @functools.cached_property
     def identity(self) -> Any:
         """Weights and sampling of all stages, and the seed."""
-        weights = [
-            trained.fingerprint(functools.partial(stage.load, self._step(stage.model)))
-            for stage in self.run.stages
-        ]
-        return weights, self.settings, [repr(stage.text_encoder) for stage in self.run.stages]
+        stages = self.run.stages
+        weights = [stage.identity(stage.load(self._step(stage.model))) for stage in stages]
+        return weights, self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,8 +121,7 @@ class _ByOneStage:
     @functools.cached_property
     def identity(self) -> Any:
         """Weights, sampling, and what else is shown."""
-        weights = trained.fingerprint(lambda: self._params)
-        return weights, self.settings, repr(self.stage.text_encoder)
+        return self.stage.identity(self._params), self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
