@@ -5,8 +5,8 @@
 
 NAME is the `comment` of the story. The two folders are `data/MODEL/TASK/DATASET` and
 `data/ground_truth/TASK/DATASET` of StoryBench's own scripts, which compute their metrics from
-there. Frames that a film goes on from are in neither. A film that is there is not made again, and is
-refused where it was made of something else: OUTPUT/films holds each, and what it was made of.
+there. Frames that a film goes on from are in neither. OUTPUT/films holds each film, and what it was
+made of: one that is there is not made again, and is refused where it was made of something else.
 """
 
 from __future__ import annotations
