@@ -273,8 +273,7 @@ def divergence(p, q):
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.0])
-@pytest.mark.parametrize("lengths", [(3, 7), (7, 3)])
+@pytest.mark.parametrize("weight, lengths", [(0.0, (7, 3)), (2.0, (3, 7))])
 def test_a_transition_passes_from_one_prompt_to_the_other(weight, lengths):
     """Each quarter of the way takes a good part of the divergence, a hundredth next to nothing."""
     a, b = prompt(0, lengths[0]), prompt(1, lengths[1])
