@@ -232,8 +232,7 @@ class DiffusionStage:
     ) -> tuple[guidance.X0Fn, dict[str, Any]]:
         """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
-        mix = text if isinstance(text, TextMix) else None
-        first = text if mix is None else mix.first
+        mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
         if cond.low_res is not None:
             cond = cond.replace(low_res=_laid_out(cond.low_res))

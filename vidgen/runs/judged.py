@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen import __version__
 from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import encode_captions
 from vidgen.runs.generate import Generate, clip_key
@@ -77,7 +78,7 @@ class Generated:
 
     @functools.cached_property
     def identity(self) -> Any:
-        """Weights and sampling of all stages, and the seed."""
+        """What all stages are, their sampling, and the seed."""
         stages = self.run.stages
         weights = [stage.identity(stage.load(self._step(stage.model))) for stage in stages]
         return weights, self.settings
@@ -216,8 +217,8 @@ class Reconstructed:
 
     @functools.cached_property
     def identity(self) -> Any:
-        """The weights."""
-        return trained.fingerprint(lambda: self._params)
+        """Weights and settings of the tokenizer."""
+        return trained.fingerprint(lambda: self._params), repr(self.model), __version__
 
     @property
     def settings(self) -> dict[str, Any]:
