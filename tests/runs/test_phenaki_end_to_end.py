@@ -14,6 +14,7 @@ from vidgen import main
 from vidgen.data.video_writer import write_video
 from vidgen.diffusion import samplers
 from vidgen.runs.film import Film
+from vidgen.runs.generate import Generate
 from vidgen.runs.tell import Tell
 from vidgen.train import weights
 
@@ -114,6 +115,18 @@ def test_a_flag_wins_over_what_a_story_says(trained, tmp_path, monkeypatch, flag
     found, expected = ([sampled(tell, part) for part in tell.segments] for tell in runs)
     assert silent != STORY and found == expected
     assert {"seed": 7, "steps": 1, "guidance": 0.5, "frames": 17}[key] in found[-1].values()
+
+
+@pytest.mark.parametrize("what, mode", [("--story=a. then b", Tell), ("a tiger", Generate)])
+def test_a_flag_wins_over_gin_and_gin_over_what_no_flag_says(trained, monkeypatch, what, mode):
+    runs = []
+    monkeypatch.setattr(mode, "__call__", lambda self: runs.append(self))
+    command = ("generate", f"--model={trained}", what, f"--gin.{mode.__name__}.seed=7")
+    command += (f"--gin.{mode.__name__}.output='mine.npy'",)
+    command += ("--context=3",) if mode is Tell else ()
+    run(*command)
+    run(*command, "--seed=0", "-o", "flag.npy")
+    assert [(one.seed, one.output) for one in runs] == [(7, "mine.npy"), (0, "flag.npy")]
 
 
 def sampled(tell, part):
