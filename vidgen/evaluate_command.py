@@ -99,10 +99,11 @@ def _of_model(flags: argparse.Namespace) -> Any:
     protocol = _pinned(flags, subject.protocol)
     subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
     trained, run = [], None
-    given, sampling = generate_flags.how_to_sample(flags)
+    given = generate_flags.how_to_sample(flags)
+    sampling = given.get("sampling", stages.Sampling())
     if hasattr(subject.model, "generate"):
         trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
-        given |= {"sampling": sampling, "seed": protocol.seed, "prompts": ("?",)}
+        given |= {"seed": protocol.seed, "prompts": ("?",)}
         if subject.task == "generate":
             given |= {} if subject.frames is None else {"frames": subject.frames}
             run = sessions.build(Generate, stages=trained, **given)
@@ -135,9 +136,10 @@ def _stories(flags: argparse.Namespace) -> None:
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
     found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
-    given, sampling = generate_flags.how_to_sample(flags)
+    given = generate_flags.how_to_sample(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.only(found), "sampling": sampling, "seed": flags.seed or 0}
+    given |= {"stage": stages.only(found)}
+    given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}
     story = story_bench.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
@@ -173,10 +175,13 @@ def _weights(flags: argparse.Namespace) -> dict[str, Any]:
         path = getattr(flags, name)
         if path is not None and not os.path.exists(os.path.expanduser(path)):
             raise FileNotFoundError(f"--{name}: there is no {path}.")
-    size = flags.batch_size or "8"
+    names, size = ("inception", "clip"), flags.batch_size
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if size is None:
+        return given
     if not size.isdecimal() or not int(size):
         raise ValueError(f"--batch_size={size}: give one whole number, 1 or more.")
-    return {"inception": flags.inception, "clip": flags.clip, "batch_size": int(size)}
+    return given | {"batch_size": int(size)}
 
 
 def _reports(flags: argparse.Namespace) -> dict[str, Any]:

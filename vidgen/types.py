@@ -72,6 +72,18 @@ class TextEmbedding(PyTreeNode):
 
 
 @no_type_check
+class TextMix(PyTreeNode):
+    """Two prompts a clip at once, as in a transition from one to the other.
+
+    A model mixes its guided predictions of both: (1 - weight) of `first`, weight of `second`.
+    """
+
+    first: TextEmbedding
+    second: TextEmbedding
+    weight: Float[Array, "b"]
+
+
+@no_type_check
 class VideoBatch(PyTreeNode):
     """What a video model trains on.
 

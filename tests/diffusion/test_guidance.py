@@ -79,6 +79,23 @@ def test_one_doubled_batch_equals_two_evaluations():
     np.testing.assert_array_equal(one(z, logsnr, jnp.array(1)), two(z, logsnr, jnp.array(1)))
 
 
+def test_what_is_between_two_prompts():
+    """(1 - m) a + m b, with an m for each example; 0 and 1 give the bits of one prompt."""
+
+    def predict(condition, z, logsnr, step):
+        return jnp.tanh(z * condition[:, None]) + expand(logsnr, z) + step
+
+    z = jax.random.normal(jax.random.key(0), (3, 4))
+    a, b, logsnr = jnp.array([1.0, 2.0, 3.0]), jnp.array([-1.0, 0.5, 7.0]), jnp.arange(3.0)
+    both = Partial(predict, guidance.pair(a, b))
+    weight = jnp.array([0.0, 0.25, 1.0])
+    found = guidance.mixed(both, weight)(z, logsnr, jnp.array(1))
+    of_a, of_b = (predict(condition, z, logsnr, 1) for condition in (a, b))
+    np.testing.assert_array_equal(found[0], of_a[0])
+    np.testing.assert_allclose(found[1], 0.75 * of_a[1] + 0.25 * of_b[1], rtol=1e-6)
+    np.testing.assert_array_equal(found[2], of_b[2])
+
+
 def test_pair_interleaves_every_leaf():
     first = {"a": jnp.array([1, 2]), "b": jnp.array([[1.0], [2.0]]), "none": None}
     got = guidance.pair(first, jax.tree.map(lambda x: -x, first))

@@ -1,5 +1,7 @@
 """Sets of clips from folders and arrays: what is read, what is refused, what has a new name."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,10 @@ def test_fingerprints_tell_other_clips_apart(folder, tmp_path):
     assert of(folder) == of(folder) != of(folder, frames=4)
     before = of(folder)
     np.save(folder / "a.npy", ramp(13)[1:])
+    assert of(folder) != before
+    times, before = (folder / "a.npy").stat(), of(folder)
+    np.save(folder / "a.npy", ramp(14)[2:])  # as large, and as old
+    os.utime(folder / "a.npy", ns=(times.st_atime_ns, times.st_mtime_ns))
     assert of(folder) != before
     np.save(tmp_path / "x.npy", np.zeros((2, 4, 8, 8, 3), np.uint8))
     before = of(tmp_path / "x.npy")

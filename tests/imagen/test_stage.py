@@ -16,7 +16,7 @@ from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.stage import DiffusionStage, Network
 from vidgen.nn import axes
 from vidgen.train.model import Model
-from vidgen.types import TextEmbedding, VideoBatch, VideoShape
+from vidgen.types import TextEmbedding, TextMix, VideoBatch, VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
 PARAMETERIZATIONS = tuple(parameterization.PARAMETERIZATIONS)
@@ -344,6 +344,32 @@ def test_guidance_moves_away_from_the_null_prompt():
     np.testing.assert_allclose(oscillating, [-2, 5], rtol=1e-5)
     np.testing.assert_allclose(guided(weight=0.5, threshold="static"), [-0.125, 1], rtol=1e-5)
     np.testing.assert_allclose(guided(weight=0.5, threshold="dynamic"), [-0.125, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "threshold, expected",
+    [("none", [-0.125, 0.53125, 1.1875, 2.5]), ("static", [-0.125, 0.53125, 1, 1])],
+)
+@pytest.mark.parametrize("student", [False, True])
+def test_between_two_prompts(threshold, expected, student):
+    """Guided values -0.125 and 2.5 mixed by 0, 1/4, 1/2 and 1, and thresholded after that."""
+
+    def say(params, z, logsnr, cond):
+        value, w = prompt_value(cond), 0.0
+        if student:  # it guides by itself
+            w = cond.guidance_weight.reshape(-1, 1, 1, 1, 1)
+        some = cond.text.mask.any(1).reshape(-1, 1, 1, 1, 1)
+        return jnp.zeros_like(z) + jnp.where(some, (1 + w) * value - w, 1.0)
+
+    def four(value):
+        return TextEmbedding(tokens=jnp.full((4, 1, 1), value), mask=jnp.ones((4, 1), bool))
+
+    text = TextMix(first=four(0.25), second=four(2.0), weight=jnp.array([0.0, 0.25, 0.5, 1.0]))
+    spec = GuidanceSpec(weight=0.5, threshold=threshold)
+    ddim = SamplerSpec(kind="ddim", steps=2)
+    model = stage(say, parameterization="x0", sampler=ddim, guidance=spec, guidance_input=student)
+    found = generate(model, text, jax.random.split(jax.random.key(0), 4)).mean((1, 2, 3, 4))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_weight_of_zero_is_the_conditional_prediction():

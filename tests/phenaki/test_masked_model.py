@@ -13,7 +13,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.phenaki.decoding import DecodingSpec
 from vidgen.phenaki.maskgit import MaskGIT
 from vidgen.train.model import Model
-from vidgen.types import TextEmbedding, TokenBatch, VideoBatch, null_text
+from vidgen.types import TextEmbedding, TextMix, TokenBatch, VideoBatch, null_text
 
 CODES, GRID = tiny.CODES, tiny.GRID
 MASK = CODES
@@ -238,6 +238,80 @@ def test_guidance():
         for text in (batch.text, null_text(batch.text))
     )
     np.testing.assert_allclose(found, 3.5 * cond - 2.5 * uncond, rtol=1e-4, atol=1e-4)
+
+
+def real_network(weight):
+    """(model, params) of a transformer whose logits depend on the text."""
+    model = tiny.model(MaskGIT(**tiny.SIZES), guidance=GuidanceSpec(weight=weight))
+    batch = tiny.cached(1)
+    return model, tiny.lively(model.network, batch.tokens, batch.text)
+
+
+def prompt(seed, length, padding=0.0):
+    """One prompt of so many tokens, and what stands where there are none."""
+    tokens = jax.random.normal(jax.random.key(seed), (1, 8, tiny.TEXT[1]))
+    mask = jnp.arange(8)[None] < length
+    return TextEmbedding(tokens=jnp.where(mask[..., None], tokens, padding), mask=mask)
+
+
+def log_probabilities(weight, first, second, mix):
+    """What the network thinks of every token of a clip that is all masked."""
+    model, params = real_network(weight)
+    text = first if mix is None else TextMix(first=first, second=second, weight=jnp.array([mix]))
+    tokens = jnp.full((1, int(np.prod(GRID))), MASK)
+    logits = _logits(model, params, text, tokens)
+    return np.asarray(jax.nn.log_softmax(logits), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params, text, tokens):
+    return model.logits_fn(params, text, GRID)(tokens, jnp.int32(0))
+
+
+def divergence(p, q):
+    """KL(p || q) in nats, mean over the tokens."""
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("weight, lengths", [(0.0, (7, 3)), (2.0, (3, 7))])
+def test_a_transition_passes_from_one_prompt_to_the_other(weight, lengths):
+    """Each quarter of the way takes a good part of the divergence, a hundredth next to nothing."""
+    a, b = prompt(0, lengths[0]), prompt(1, lengths[1])
+    mixes = [0.0, 0.01, 0.25, 0.5, 0.75, 1.0]
+    found = [log_probabilities(weight, a, b, mix) for mix in mixes]
+    alone = [log_probabilities(weight, text, text, None) for text in (a, b)]
+    np.testing.assert_allclose(found[0], alone[0], atol=1e-5)
+    np.testing.assert_allclose(found[-1], alone[1], atol=1e-5)
+    whole = divergence(*alone[::-1]), divergence(*alone)
+    assert min(whole) > 0.03  # the text matters
+    from_a = [divergence(p, alone[0]) / whole[0] for p in found]
+    from_b = [divergence(p, alone[1]) / whole[1] for p in found]
+    assert from_a == sorted(from_a) and from_b == sorted(from_b)[::-1]
+    assert from_a[1] < 0.01 and from_b[1] > 0.9
+    assert max(from_a[3], from_b[3]) < 0.9 and min(np.diff(from_a)) > 0 > max(np.diff(from_b))
+    # In log space, the mixture is the normed product of powers.
+    product = 0.75 * alone[0] + 0.25 * alone[1]
+    product -= np.log(np.exp(product).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found[2], product, atol=1e-5)
+
+
+def test_padding_does_not_matter_to_a_transition():
+    found = [
+        log_probabilities(2.0, prompt(0, 3, padding), prompt(1, 7, padding), 0.5)
+        for padding in (0.0, 9.0)
+    ]
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_a_transition_is_one_batch():
+    calls = []
+    model = tiny.model(noted(calls), guidance=GuidanceSpec(weight=1.0))
+    batch = tiny.cached(2)
+    text = TextMix(first=batch.text, second=batch.text, weight=jnp.array([0.5, 0.5]))
+    mixed = model.logits_fn(None, text, GRID)(batch.tokens.reshape(2, -1), jnp.int32(0))
+    alone = model.logits_fn(None, batch.text, GRID)(batch.tokens.reshape(2, -1), jnp.int32(0))
+    assert calls == [8, 4]
+    np.testing.assert_allclose(mixed, alone, rtol=1e-5, atol=1e-5)
 
 
 def sample(model, params, batch, known, keys=None, **options):

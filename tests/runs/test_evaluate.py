@@ -188,11 +188,14 @@ def test_one_set_by_itself_and_the_page(vidgen, folders, tmp_path):
 
 
 def test_storybench(vidgen, phenaki, tmp_path):
-    np.save(tmp_path / "true.npy", np.zeros((20, 16, 16, 3), np.uint8))
+    number = 10 * np.arange(20, dtype=np.uint8)[:, None, None, None]
+    np.save(tmp_path / "true.npy", np.broadcast_to(number, (20, 16, 16, 3)))
     entry = {"texts": ["a cat", "it runs"], "exact_frames_per_prompt": [6, 5], "background": None}
     first = {"npz_video": str(tmp_path / "true.npy"), "npz_video_start_frame": 0}
-    first |= {"npz_video_end_frame": 3, "skip_frames_after_generation": 3}
-    tasks = [entry | first | {"comment": f"val {n}"} for n in range(2)]
+    first |= {"npz_video_end_frame": 4, "skip_frames_after_generation": 4}
+    # One story continuation, and one action whose true film is given where it begins.
+    begins = [{"npz_gt_video_start_frame": 0}, {"npz_gt_video_start_frame": 4}]
+    tasks = [entry | first | begins[n] | {"comment": f"val {n}"} for n in range(2)]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     command = [
         "evaluate", "--protocol=storybench", f"--model={phenaki / 'maskgit'}", "--steps=1",
@@ -204,12 +207,14 @@ def test_storybench(vidgen, phenaki, tmp_path):
     for name in ("val_0", "val_1"):
         with np.load(tmp_path / "out" / "made" / "raw" / f"{name}.npz") as film:
             assert film["video"].shape == (11, 16, 16, 3) and film["video"].dtype == np.uint8
-    with np.load(tmp_path / "out" / "ground_truth" / "raw" / "val_0.npz") as film:
-        assert film["video"].shape == (11, 16, 16, 3)
+        with np.load(tmp_path / "out" / "ground_truth" / "raw" / f"{name}.npz") as film:
+            assert film["video"].shape == (11, 16, 16, 3)
+            np.testing.assert_array_equal(film["video"][:, 0, 0, 0] // 10, np.arange(4, 15))
     assert "psnr" in told.out
     made = tmp_path / "out" / "made" / "raw" / "val_1.npz"
     before = made.stat().st_mtime_ns
     assert vidgen(*command).status == 0 and made.stat().st_mtime_ns == before
+    vidgen(*command, "--seed=9").assert_sentence("val_0.0.npy is a film of another kind", "seed")
     twice = vidgen(*command, "--samples=2", f"-o={tmp_path / 'two'}")
     assert twice.status == 0, twice.err
     with np.load(tmp_path / "two" / "made" / "raw" / "val_0.npz") as film:

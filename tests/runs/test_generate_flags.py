@@ -34,14 +34,38 @@ def test_models_that_come_with_the_package_where_none_is_named(arguments, expect
 
 
 def test_without_flags_the_run_has_its_own():
-    assert settings("a cat") == {
-        "prompts": ("a cat",),
-        "output": "out.mp4",
-        "seed": 0,
-        "num_samples": 1,
-        "sampling": Sampling(),
-        "keep_stages": False,
-    }
+    assert settings("a cat") == {"prompts": ("a cat",)}
+    assert list(story_settings("--story=a. then b")) == ["story"]
+
+
+def story_settings(*arguments):
+    parser = argparse.ArgumentParser()
+    generate_flags.add(parser)
+    return generate_flags.story_settings(parser.parse_args(["--model=m", *arguments]))
+
+
+FLAGS = {  # of a film: what they give, where a file can say the same
+    "--seed=0": ("seed", 0),
+    "--steps=3": ("sampling", Sampling(steps=PerStage(3))),
+    "--guidance=0": ("sampling", Sampling(guidance=PerStage((0.0, None)))),
+    "--temperature=2": ("sampling", Sampling(temperature=PerStage(2.0))),
+    "--output=a.npy": ("output", "a.npy"),
+    "--context=3": ("context_frames", 3),
+    "--step=7": ("checkpoint_step", PerStage(7)),
+    "--restart": ("restart", True),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_of_a_film_that_was_given_is_passed_on(flag):
+    name, value = FLAGS[flag]
+    assert story_settings("--story=a. then b", flag)[name] == value
+
+
+def test_the_frames_of_a_film_are_those_of_the_flag(tmp_path):
+    (tmp_path / "s.yaml").write_text("{frames: 71, seed: 3, scenes: [a, b]}")
+    found = story_settings(f"--story={tmp_path / 's.yaml'}", "--frames=23")["story"]
+    assert (found.frames, found.seed) == (23, 3)
 
 
 def test_all_that_may_differ_from_stage_to_stage():

@@ -1,8 +1,10 @@
 """Phenaki as a user has it: train a tokenizer, train a transformer on it, make clips and films."""
 
 import json
+import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny_cascade
@@ -11,6 +13,10 @@ from tiny_phenaki import run
 from vidgen import main
 from vidgen.data.video_writer import write_video
 from vidgen.diffusion import samplers
+from vidgen.runs.film import Film
+from vidgen.runs.generate import Generate
+from vidgen.runs.tell import Tell
+from vidgen.train import weights
 
 
 @pytest.fixture
@@ -84,6 +90,119 @@ def test_the_beginning_of_a_film_does_not_depend_on_its_length(generate):
     short = generate("--story=a tiger", "--frames=7", "--context=3")
     long = generate("--story=a tiger", "--frames=11", "--context=3")
     np.testing.assert_array_equal(long[:7], short)
+
+
+STORY = """seed: 5
+frames: 13
+steps: 2
+guidance: 3
+scenes:
+- a tiger
+- {prompt: a frog and a crab, transition: 1, seed: 6, steps: 3, guidance: 0}
+"""
+
+
+@pytest.mark.parametrize("flag", ["seed=7", "steps=1", "guidance=0.5", "frames=17"])
+def test_a_flag_wins_over_what_a_story_says(trained, tmp_path, monkeypatch, flag):
+    """The run is as if the story did not say it."""
+    key, runs = flag.partition("=")[0], []
+    silent = re.sub(rf"{key}: \d+\n|, {key}: \d+", "", STORY)
+    monkeypatch.setattr(Tell, "__call__", lambda tell: runs.append(tell))
+    for number, text in enumerate((STORY, silent)):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        run("generate", f"--model={trained}", f"--story={tmp_path / f'{number}.yaml'}", f"--{flag}",
+            "--context=3")  # fmt: skip
+    found, expected = ([sampled(tell, part) for part in tell.segments] for tell in runs)
+    assert silent != STORY and found == expected
+    assert {"seed": 7, "steps": 1, "guidance": 0.5, "frames": 17}[key] in found[-1].values()
+
+
+@pytest.mark.parametrize("what, mode", [("--story=a. then b", Tell), ("a tiger", Generate)])
+def test_a_flag_wins_over_gin_and_gin_over_what_no_flag_says(trained, monkeypatch, what, mode):
+    runs = []
+    monkeypatch.setattr(mode, "__call__", lambda self: runs.append(self))
+    command = ("generate", f"--model={trained}", what, f"--gin.{mode.__name__}.seed=7")
+    command += (f"--gin.{mode.__name__}.output='mine.npy'",)
+    command += ("--context=3",) if mode is Tell else ()
+    run(*command)
+    run(*command, "--seed=0", "-o", "flag.npy")
+    assert [(one.seed, one.output) for one in runs] == [(7, "mine.npy"), (0, "flag.npy")]
+
+
+def sampled(tell, part):
+    """How a part of a film is sampled."""
+    model = tell._model_of(part)
+    return {
+        "seed": part.seed,
+        "noise": part.draws,
+        "steps": model.sampler.steps,
+        "guidance": model.guidance.weight,
+        "frames": part.end_frame,
+    }
+
+
+@pytest.fixture
+def light(trained, tmp_path):
+    """The same model with a weight file in the place of checkpoints."""
+    for name in ("cvivit", "maskgit"):
+        (tmp_path / "light" / name).mkdir(parents=True)
+        config = (
+            (trained / name / "config.gin")
+            .read_text()
+            .replace(str(trained), str(tmp_path / "light"))
+        )
+        (tmp_path / "light" / name / "config.gin").write_text(config)
+        with weights.open_weights(trained / name) as stored:
+            weights.write(tmp_path / "light" / name, stored.restore_params(), 2)
+    return tmp_path / "light"
+
+
+def test_a_film_passes_from_one_prompt_to_the_next(light, generate, tmp_path):
+    change_weights(light / "maskgit")  # a fresh network does not read its text
+    films = {}
+    for number in (0, 1):
+        second = f"{{prompt: a frog, frames: 4, transition: {number}}}"
+        (tmp_path / "s.yaml").write_text(f"- {{prompt: a tiger, frames: 5}}\n- {second}")
+        flags = (f"--story={tmp_path / 's.yaml'}", "--context=3", "--steps=2")
+        films[number] = generate(*flags, model=light)
+    np.testing.assert_array_equal(films[0][:5], films[1][:5])
+    assert not np.array_equal(films[0][5:7], films[1][5:7])
+
+
+@pytest.mark.parametrize("name", ["cvivit", "maskgit"])
+def test_an_interrupted_film_does_not_go_on_with_other_weights(
+    light, tmp_path, capsys, monkeypatch, name
+):
+    """The folder and the step are as they were."""
+    command = ["generate", f"--model={light}", "-o", str(tmp_path / "film.npy"), "--context=3"]
+    command += ["--story=a tiger. then a frog", "--frames=9", "--steps=1"]
+    append, full = Film.append, OSError(28, "No space left on device", "film.npy.partial")
+
+    def fail_at_the_second(self, index, *arguments):
+        if index:
+            raise full
+        append(self, index, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Film, "append", fail_at_the_second)
+        assert main.main(command) == 2
+    (before,) = (tmp_path / "film.npy.partial").glob("000000.npy")
+    first = np.load(before)
+    change_weights(light / name)
+    capsys.readouterr()
+    assert main.main(command) == 2
+    assert "model weights is" in capsys.readouterr().err and before.exists()
+    assert main.main([*command, "--restart"]) == 0
+    assert not np.array_equal(np.load(tmp_path / "film.npy")[:5], first)
+
+
+def change_weights(folder):
+    """Others in the folder, of the same step."""
+    with weights.open_weights(folder) as stored:
+        params = stored.restore_params()
+    rng = np.random.default_rng(0)
+    changed = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params)
+    weights.write(folder, changed, 2)
 
 
 @pytest.fixture(scope="module")

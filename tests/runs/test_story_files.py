@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from story_tasks import task
+from story_tasks import built, task
 
 from vidgen.runs import story_files
+from vidgen.runs.story_bench import true_frames
 from vidgen.runs.story_files import load
 from vidgen.runs.story_plan import plan
 from vidgen.runs.story_script import FirstFrames, Scene, Story, StoryError
@@ -164,8 +165,14 @@ def test_files_that_are_none(tmp_path):
     path = write(tmp_path, "- a")
     with pytest.raises(StoryError, match="holds one story; leave out #2"):
         load(path + "#2")
-    with pytest.raises(StoryError, match="leave the number out"):
-        load(path, frames=23)
+
+
+def test_frames_that_are_asked_for_win_over_those_of_a_file(tmp_path):
+    path = write(tmp_path, "frames: 71\nscenes: [a, b]")
+    assert (load(path).frames, load(path, frames=23).frames) == (71, 23)
+    path = write(tmp_path, "scenes: [{prompt: a, frames: 11}]")
+    with pytest.raises(StoryError, match="frames is 17, but the scenes have 11 frames"):
+        plan(load(path, frames=17), 11, 5, 2, 8)
 
 
 def test_storybench_tasks(tmp_path):
@@ -185,10 +192,37 @@ def test_storybench_tasks(tmp_path):
     assert [s.frames for s in segments] == [11, 6, 3, 6, 3]
     assert plan(first, 11, 5, 2, 16)[-1].end_frame == 58  # twice the rate, twice the frames
     second = load(path + "#oops_2")
-    assert second.first == FirstFrames(path="videos/a.npy", start=0, end=4)
+    assert second.first == FirstFrames(path="videos/a.npy", start=0, end=4, fps=8.0)
     assert second.scenes[0].prompt == "A man dances."
     alone = write(tmp_path, json.dumps(entries[:1]), "alone.json")
     assert load(alone).scenes == first.scenes
+
+
+def test_the_true_film_of_a_task_begins_where_the_film_begins(tmp_path):
+    """The frames of the three kinds of task, as in the published files."""
+    kinds = built([0.5, 2.5], [2.5, 5], tmp_path / "a.npy", 38)
+    shown = {kind: [e["npz_video_end_frame"] for e in entries] for kind, entries in kinds.items()}
+    assert shown == {"story_gen": [0], "story_cont": [8], "action_exe": [4, 20]}
+    found = {kind: [true_frames(e, "t") for e in entries] for kind, entries in kinds.items()}
+    assert found == {
+        "story_gen": [(0, None)],
+        "story_cont": [(8, None)],
+        "action_exe": [(4, 20), (20, 38)],
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"npz_gt_video_start_frame": 4, "skip_frames_after_generation": 4},
+        {"npz_video_end_frame": 4},
+        {"npz_video_end_frame": 4, "npz_gt_video_start_frame": 8},
+        {"npz_video_end_frame": 4, "skip_frames_after_generation": 6},
+    ],
+)
+def test_a_true_film_that_begins_elsewhere_is_refused(changes):
+    with pytest.raises(StoryError, match="t.json#1: the film begins at frame [04], npz_video_end"):
+        true_frames(task(**changes), "t.json#1")
 
 
 def test_storybench_annotations(tmp_path):
@@ -234,6 +268,9 @@ def test_storybench_annotations(tmp_path):
         ({"durations": [1, 2]}, ": durations are not known here"),
         ({"background": 3}, ": background is 3; it must be text or null."),
         ({"npz_video_end_frame": "4"}, ": npz_video_end_frame is '4'"),
+        ({"npz_video_end_frame": -1}, ": npz_video_end_frame is -1; it must be a whole number"),
+        ({"npz_video_start_frame": True}, ": npz_video_start_frame is True"),
+        ({"npz_video": 3}, ": npz_video is 3; it must be a path or null."),
         ({"text": []}, ": unknown key 'text'; did you mean texts?"),
     ],
 )

@@ -3,12 +3,14 @@
 import itertools
 import re
 
+import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidgen.runs.story_plan import check_context, nearest, plan
 from vidgen.runs.story_script import Scene, Story, StoryError
+from vidgen.runs.tell import segment_key
 
 PAPER = {"clip_frames": 11, "context_frames": 5, "patch_time": 2, "fps": 8}
 
@@ -131,7 +133,7 @@ def test_given_frames():
 
 
 def test_a_trimmed_scene_leaves_enough_to_continue_from():
-    text = refused(Story([Scene("a", 3), Scene("b", 6)], fit="trim"))
+    text = refused(Story([Scene("a", 3), Scene("b", 6, overlap=5)], fit="trim"))
     assert "scene 1: 3 frames are fewer than scene 2 continues from" in text
     assert text.endswith("the nearest valid count is 5.")
     plan(Story([Scene("a", 5), Scene("b", 6)], fit="trim"), **PAPER)
@@ -139,14 +141,42 @@ def test_a_trimmed_scene_leaves_enough_to_continue_from():
     plan(Story([Scene("a", 3), Scene("b", 11, overlap=0)], fit="trim"), **PAPER)
 
 
+@pytest.mark.parametrize("trimmed, known", [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (7, 5)])
+def test_after_a_few_frames_a_scene_knows_as_many_as_make_whole_tokens(trimmed, known):
+    segments = plan(Story([Scene("a", trimmed), Scene("b", 20)], fit="trim"), **PAPER)
+    assert [s.context for s in segments][:2] == [0, known]
+    assert sum(s.frames for s in segments) == trimmed + 20
+
+
 def test_settings_of_scene_story_and_run():
     scenes = [Scene("a", 11), Scene("b", 12, seed=7, guidance=2.0, steps=4), Scene("c", 6)]
-    segments = plan(Story(scenes, seed=3, guidance=1, steps=12), **PAPER, seed=9)
-    assert [(s.seed, s.draw) for s in segments] == [(3, 0), (7, 0), (7, 1), (3, 3)]
+    segments = plan(Story(scenes, seed=3, guidance=1, steps=12), **PAPER)
+    assert [(s.seed, s.draws) for s in segments] == [(3, (0,)), (7, (0, 0)), (7, (0, 1)), (3, (3,))]
     assert [s.guidance for s in segments] == [1, 2.0, 2.0, 1]
     assert [s.steps for s in segments] == [12, 4, 4, 12]
-    segments = plan(Story(scenes), **PAPER, seed=9)
-    assert [s.seed for s in segments] == [9, 7, 7, 9] and segments[0].guidance is None
+    segments = plan(Story(scenes), **PAPER)
+    assert [s.seed for s in segments] == [0, 7, 7, 0] and segments[0].guidance is None
+    segments = plan(Story(scenes, seed=3), **PAPER, seed=9)
+    assert [(s.seed, s.draws) for s in segments] == [(9, (i,)) for i in range(4)]
+
+
+def noise_of(scenes, **settings):
+    """The random key of every segment."""
+    segments = plan(Story(scenes, **settings), **PAPER)
+    return [tuple(jax.random.key_data(segment_key(s)).tolist()) for s in segments]
+
+
+def test_no_two_scenes_begin_with_the_same_noise():
+    scenes = [Scene("a", 17, seed=5), Scene("a", 12, seed=5), Scene("b", 6), Scene("c", 12, seed=3)]
+    for seed in (5, 3, 0):
+        found = noise_of(scenes, seed=seed)
+        assert len(set(found)) == len(found) == 7
+
+
+def test_the_noise_of_a_scene_with_a_seed_is_its_own():
+    alone = noise_of([Scene("a", 17, seed=5)])
+    later = noise_of([Scene("x", 23), Scene("y", 6, seed=4), Scene("a", 12, seed=5)], seed=9)
+    assert later[-2:] == alone
 
 
 @pytest.mark.parametrize(
@@ -229,9 +259,7 @@ def test_what_holds_for_all_plans(scenes, fit, total, patch, steps, data):
             assert abs(made - wanted) <= (0 if fit != "nearest" else max(near))
     if total is not None and fit != "nearest":
         assert known - given_frames == total
-    draws = [(s.seed, s.draw, scenes[s.scene].seed is None) for s in segments]
-    without_own = [d for d in draws if d[2]]
-    assert len(set(without_own)) == len(without_own)
+    assert len({(s.seed, s.draws) for s in segments}) == len(segments)
 
 
 @settings(max_examples=100, deadline=None)

@@ -42,7 +42,7 @@ class Counter:
     guidance: Guidance = Guidance()
     patch_time: int = 2
     calls: list = dataclasses.field(default_factory=list, compare=False, repr=False)
-    stop_at: int = 10**9
+    stop_at: int = dataclasses.field(default=10**9, repr=False)
 
     def init(self, key, batch):
         """Asked for by a `Stage`."""
@@ -110,21 +110,46 @@ def test_prompts_are_mixed_in_a_transition(tmp_path):
     model = Counter()
     run(tmp_path, Story([Scene("a", frames=11), Scene("b", frames=18, transition=2)]), model)()
     a, b = (toy.ToyEncoder()([prompt]).tokens for prompt in "ab")
-    expected = [a, (2 * a + b) / 3, (a + 2 * b) / 3, b]
-    for (text, *_), tokens in zip(model.calls, expected, strict=True):
-        np.testing.assert_allclose(text.tokens, tokens, rtol=1e-5)
+    texts = [text for text, *_ in model.calls]
+    for text, tokens in ((texts[0], a), (texts[-1], b)):
+        np.testing.assert_array_equal(text.tokens, tokens)
+    for text in texts[1:-1]:
+        np.testing.assert_array_equal(text.first.tokens, a)
+        np.testing.assert_array_equal(text.second.tokens, b)
+    weights = [float(text.weight[0]) for text in texts[1:-1]]
+    np.testing.assert_allclose(weights, [1 / 3, 2 / 3], rtol=1e-6)
 
 
-def test_scenes_and_the_run_say_how_to_sample(tmp_path):
+SCENES = [Scene("a", frames=11), Scene("b", frames=6, steps=5), Scene("c", frames=6, guidance=2)]
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({}, [(4, 1.0), (5, 1.0), (4, 2.0)]),
+        ({"steps": 3}, [(3, 1.0), (3, 1.0), (3, 2.0)]),
+        ({"guidance": 0.5}, [(4, 0.5), (5, 0.5), (4, 0.5)]),
+        ({"guidance": (3.0, 1.0)}, [(4, 3.0), (5, 3.0), (4, 3.0)]),
+    ],
+)
+def test_the_run_says_how_to_sample_then_scenes_then_the_story(tmp_path, asked, expected):
     model = Counter()
-    scenes = [
-        Scene("a", frames=11),
-        Scene("b", frames=6, steps=5),
-        Scene("c", frames=6, guidance=2),
-    ]
-    run(tmp_path, Story(scenes), model, sampling=Sampling(steps=3))()
+    run(tmp_path, Story(SCENES, steps=4), model, sampling=Sampling(**asked))()
     found = [(call[3].sampler.steps, call[3].guidance.weight) for call in model.calls]
-    assert found == [(3, 1.0), (5, 1.0), (3, 2.0)]
+    assert found == expected
+
+
+def test_a_seed_that_is_asked_for_wins_over_all_of_a_story(tmp_path):
+    story = Story([Scene("a", frames=11, seed=4), Scene("b", frames=6)], seed=3)
+    found = []
+    for seed in (None, 9):
+        model = Counter()
+        run(tmp_path, story, model, seed=seed)()
+        found.append([jax.random.key_data(call[1][0]).tolist() for call in model.calls])
+    asked = [jax.random.fold_in(jax.random.key(9), i) for i in range(2)]
+    assert found[1] == [jax.random.key_data(key).tolist() for key in asked]
+    own = jax.random.fold_in(jax.random.key(3), 1)
+    assert found[0][1] == jax.random.key_data(own).tolist()
 
 
 def test_an_interrupted_film_goes_on_and_is_the_same(tmp_path):
@@ -148,6 +173,52 @@ def test_another_story_is_not_mixed_into_an_unfinished_film(tmp_path):
     with pytest.raises(FilmError, match="seed"):
         run(tmp_path, THREE, seed=1)()
     assert len(levels(run(tmp_path, THREE, seed=1, restart=True)())) == 29
+
+
+def other(tmp_path, **changes):
+    """The film of `THREE` as it would be made now, of something else than at first."""
+    tell = run(tmp_path, THREE)
+    return dataclasses.replace(tell, stage=dataclasses.replace(tell.stage, **changes))
+
+
+class OtherWeights(Ready):
+    """The folder and the step are as before."""
+
+    def load(self, step=None, mesh=None):
+        return np.nextafter(super().load(), np.float32(1))
+
+
+class OtherEncoder(toy.ToyEncoder):
+    """Of other weights, which its name tells."""
+
+    name = "toy-2"
+
+
+def test_an_interrupted_film_does_not_go_on_from_something_else(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, THREE, Counter(stop_at=2))()
+    tell = run(tmp_path, THREE)
+    swapped = OtherWeights(model=Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
+    for changed, words in (
+        (dataclasses.replace(tell, stage=swapped), "model weights is .* there and .* here"),
+        (other(tmp_path, text_encoder=OtherEncoder()), "model text encoder is .toy, 3"),
+        (other(tmp_path, model=Counter(patch_time=1)), "model settings is"),
+    ):
+        with pytest.raises(FilmError, match=words):
+            changed()
+    swapped = dataclasses.replace(tell, stage=swapped, restart=True)
+    assert len(levels(swapped())) == 29
+
+
+def test_an_interrupted_film_does_not_go_on_from_another_picture(tmp_path):
+    picture = tmp_path / "picture.npy"
+    story, first = Story([Scene("a", frames=16)]), FirstFrames(path=str(picture))
+    np.save(picture, np.zeros((1, *SHAPE.thwc[1:]), np.float32))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, story, Counter(stop_at=1), first=first)()
+    np.save(picture, np.full((1, *SHAPE.thwc[1:]), 0.5, np.float32))
+    with pytest.raises(FilmError, match="settings content of first is"):
+        run(tmp_path, story, first=first)()
 
 
 def test_a_film_goes_on_from_a_picture_or_a_video(tmp_path):

@@ -40,7 +40,7 @@ class Toy:
     sampler: Spec = Spec()
     guidance: Spec = Spec()
     calls: list = dataclasses.field(default_factory=list, compare=False, repr=False)
-    stop_at: int = 10**9
+    stop_at: int = dataclasses.field(default=10**9, repr=False)
 
     def init(self, key, batch):
         """Asked for by a `Stage`."""
@@ -99,18 +99,11 @@ class Nearest(Toy):
         up = nearest(np.asarray(low_res)[0], self.time, self.space)
         mask, video = np.asarray(known.mask)[0], np.asarray(known.video)[0]
         noise = rng(keys).normal(size=up.shape) + video.mean()
-        return np.where(mask, video, up + params.scale * noise)[None].astype(np.float32)
+        return np.where(mask, video, up + params * noise)[None].astype(np.float32)
 
 
 def rng(keys):
     return np.random.default_rng(np.asarray(jax.random.key_data(keys))[0])
-
-
-class Weights:
-    """Can be watched going away."""
-
-    def __init__(self, scale):
-        self.scale = scale
 
 
 ALIVE = []
@@ -130,8 +123,8 @@ class Ready(Stage):
 
     def load(self, step=None, mesh=None):
         assert not [one for one in ALIVE if one() is not None], "two stages on the device"
-        weights = Weights(float(self.model_dir))
-        ALIVE.append(weakref.ref(weights))
+        weights = np.full((), float(self.model_dir))
+        ALIVE.append(weakref.ref(weights))  # watched going away
         return weights
 
 
@@ -278,6 +271,41 @@ def test_other_settings_are_not_mixed_into_an_unfinished_film(tmp_path):
     stage = spatial()
     run(tmp_path, stage, teller=teller, tell=other | {"restart": True})()
     assert len(teller.calls) == 4 and len(stage.calls) == 6
+
+
+def test_other_weights_are_not_mixed_into_an_unfinished_film(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, spatial(stop_at=2), noise=0.1)()
+    ALIVE.clear()
+    upscaling, teller = run(tmp_path, spatial(), noise=0.1), Teller()
+    told = dataclasses.replace(upscaling.tell, stage=ready(teller, 0.5))
+    for changed in (run(tmp_path, spatial(), noise=0.2, teller=teller), told):
+        changed = changed if changed is not told else dataclasses.replace(upscaling, tell=told)
+        with pytest.raises(FilmError, match="weights is .* there and"):
+            changed()
+    assert not teller.calls
+
+
+def test_weights_that_change_while_a_film_is_made_are_told(tmp_path):
+    """As where training goes on, and a stage reads a later checkpoint than the film began with."""
+    reads = []
+
+    class Training(Ready):
+        def load(self, step=None, mesh=None):
+            reads.append(step)
+            return np.full((), float(len(reads)))
+
+    upscaling = run(tmp_path, spatial())
+    stage = Training(model=spatial(), text_encoder=toy.ToyEncoder(), model_dir="runs/ssr1")
+    with pytest.raises(FilmError, match="the weights of ssr1 in runs/ssr1 have changed"):
+        dataclasses.replace(upscaling, stages=[stage])()
+
+
+def test_the_seed_of_the_run_wins_over_that_of_the_story(tmp_path):
+    story = dataclasses.replace(STORY, seed=3)
+    for seed, expected in ((None, 3), (9, 9)):
+        passes = run(tmp_path, spatial(), story=story, tell={"seed": seed}).passes
+        assert {segment.seed for segment in passes[0].segments} == {expected}
 
 
 def test_sampling_is_asked_for_by_stage(tmp_path):

@@ -7,6 +7,7 @@ weight w (w = 0: unguided; Imagen prints w_I = 1 + w):
     static threshold:   clip(x̃, -1, 1)
     dynamic threshold:  clip(x̃, -s, s)/s,  s = max(1, p-th percentile of |x̃| over the example)
     oscillating w:      high for the first steps, then low and high in turn, low in the last step
+    two prompts:        (1 - m) x̃(z, a) + m x̃(z, b),   m from 0 to 1 on the way from a to b
 
 x0, ε and v are affine in each other with weights that add to one, so guidance may be done in any of
 them; thresholding may not, and comes after guidance. Samplers recompute ε from the result.
@@ -119,15 +120,29 @@ def classifier_free(cond_fn: X0Fn, uncond_fn: X0Fn, weights: Weights) -> X0Fn:
     return Partial(_guide_two, as_tree(cond_fn), as_tree(uncond_fn), jnp.asarray(weights))
 
 
-def classifier_free_batched(both_fn: X0Fn, weights: Weights) -> X0Fn:
-    """Guided x0 from one evaluation of twice the batch.
+def classifier_free_batched(both_fn: Callable[..., Any], weights: Weights) -> Any:
+    """Guided x0, or guided logits, from one evaluation of twice the batch.
 
     Args:
-      both_fn: denoises a batch of 2b in the order of `pair`: example 0 with its condition, example
-        0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
+      both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
+        example 0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
       weights: one w per sampling step.
     """
     return Partial(_guide_pairs, as_tree(both_fn), jnp.asarray(weights))
+
+
+def mixed(both_fn: Callable[..., Any], weight: Float[Array, "b"]) -> Partial:
+    """What is between the guided predictions for two prompts: (1 - weight) a + weight b.
+
+    Predictions are comparable where states of a text encoder are not: a network may norm each
+    state, which undoes any weight. Logits so mixed are the normed product of the powers 1 - weight
+    and weight of both distributions; [guess] no paper prints how it passes between prompts.
+
+    Args:
+      both_fn: predicts for a batch of 2b in the order of `pair`, from (arrays "2b ...", step).
+      weight: of the second prompt, one an example.
+    """
+    return Partial(_mix, as_tree(both_fn), weight)
 
 
 def pair(first: Any, second: Any) -> Any:
@@ -192,9 +207,22 @@ def _guide_two(cond_fn, uncond_fn, weights, z, logsnr, step):
     return guide(cond_fn(z, logsnr, step), uncond_fn(z, logsnr, step), weights[step])
 
 
-def _guide_pairs(both_fn, weights, z, logsnr, step):
-    both = both_fn(pair(z, z), pair(logsnr, logsnr), step)
-    return guide(both[0::2], both[1::2], weights[step])
+def _guide_pairs(both_fn, weights, *arrays_and_step):
+    with_text, without = _in_pairs(both_fn, *arrays_and_step)
+    return guide(with_text, without, weights[arrays_and_step[-1]])
+
+
+def _mix(both_fn, weight, *arrays_and_step):
+    first, second = _in_pairs(both_fn, *arrays_and_step)
+    weight = expand(weight, first).astype(first.dtype)
+    return (1 - weight) * first + weight * second
+
+
+def _in_pairs(both_fn, *arrays_and_step):
+    """What a function of twice the batch predicts for the first and the second of every pair."""
+    *arrays, step = arrays_and_step
+    both = both_fn(*(pair(x, x) for x in arrays), step)
+    return both[0::2], both[1::2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from vidgen import paths
 from vidgen.data import transforms
 from vidgen.data.files import BadExample
 from vidgen.data.sources import Example
@@ -83,12 +84,12 @@ class SourceClips:
 
     @property
     def fingerprint(self) -> str:
-        """Of the settings of the source: its files are taken to stay."""
+        """Of the settings of the source, and of its files as far as it lists them."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return digest(repr(self.source), self.count, self.seed)
+        return digest(repr(self.source), _stored(self.source), self.count, self.seed)
 
     def __len__(self) -> int:
         return self.count
@@ -108,6 +109,16 @@ class SourceClips:
             raise ValueError(f"{type(self.source).__name__} holds tokens; videos are compared.")
         caption = example.caption if isinstance(example.caption, str) else example.caption[0]
         return transforms.to_float(example.video), caption
+
+
+def _stored(source: Any) -> list[Any]:
+    """The files and captions that a source lists, and what tells a file that was replaced.
+
+    Sizes and times stand for the content, which would take reading the whole data set.
+    """
+    listed = [*getattr(source, "files", ()), *getattr(source, "shards", ())]
+    names = [entry if isinstance(entry, str) else entry[0] for entry in listed]
+    return [(entry, paths.version(name)) for entry, name in zip(listed, names, strict=True)]
 
 
 def digest(*parts: Any) -> str:

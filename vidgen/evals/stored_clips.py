@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen.data import transforms
+from vidgen.data.content_hash import content_hash
 from vidgen.data.footage import (
     ARRAY_SUFFIXES,
     SLACK,
@@ -108,12 +108,14 @@ class FolderClips:
 
     @property
     def fingerprint(self) -> str:
-        """Of names, sizes and times of the files, and of what is taken of them."""
+        """Of the names and the content of the files, and of what is taken of them."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        rows = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        rows = [
+            (name, content_hash(file)) for name, file in zip(self.names, self.files, strict=True)
+        ]
         return digest(rows, self.window)
 
     def __len__(self) -> int:
@@ -172,10 +174,7 @@ class ArrayClips:
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        path = Path(self.path).expanduser()
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest(content, self.window, self.limit)
+        return digest(content_hash(self.path), self.window, self.limit)
 
     def __len__(self) -> int:
         return len(self._array)

@@ -37,6 +37,7 @@ from vidgen.types import (
     Metrics,
     Params,
     TextEmbedding,
+    TextMix,
     VideoBatch,
     VideoShape,
     null_text,
@@ -161,32 +162,46 @@ class DiffusionStage:
     # ---- sampling ----------------------------------------------------------------------------
 
     def x0_fn(
-        self, params: Params, cond: Conditioning, steps: int, known: Known | None = None
+        self,
+        params: Params,
+        cond: Conditioning,
+        steps: int,
+        known: Known | None = None,
+        mix: TextMix | None = None,
     ) -> guidance.X0Fn:
         """What the sampler sees: clean video, guided (towards `known` too) and thresholded.
+
+        Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
+        """
+        spec = self.guidance
+        if mix is None:
+            x0_fn = self._guided(params, cond, steps)
+        else:
+            both = guidance.pair(cond, cond.replace(text=mix.second))
+            x0_fn = guidance.mixed(self._guided(params, both, steps), mix.weight)
+        if known is not None:
+            x0_fn = known_content.drawn_to(x0_fn, known, spec.reconstruction)
+        return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
+
+    def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
+        """Clean video by classifier-free guidance.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
         is evaluated once, and its conditional prediction is returned bit for bit.
         """
         if self.guidance_input:
             weights = jnp.asarray(self.guidance.weights(steps))
-            x0_fn = jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
-        elif self.guidance.is_unguided:
-            x0_fn = jax.tree_util.Partial(self._denoise, params, cond)
-        else:
-            both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
-            x0_fn = guidance.classifier_free_batched(
-                jax.tree_util.Partial(self._denoise, params, both), self.guidance.weights(steps)
-            )
-        spec = self.guidance
-        if known is not None:
-            x0_fn = known_content.drawn_to(x0_fn, known, spec.reconstruction)
-        return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
+            return jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
+        if self.guidance.is_unguided:
+            return jax.tree_util.Partial(self._denoise, params, cond)
+        both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
+        denoise = jax.tree_util.Partial(self._denoise, params, both)
+        return guidance.classifier_free_batched(denoise, self.guidance.weights(steps))
 
     def generate(
         self,
         params: Params,
-        text: TextEmbedding,
+        text: TextEmbedding | TextMix,
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
@@ -194,6 +209,8 @@ class DiffusionStage:
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Videos for `text`, in about [-1, 1]; each depends on its own text and key alone.
+
+        Of a `TextMix`, each is of two prompts.
 
         They are as long and as large as `low_res` says, `shape` for the base. Where `known` has
         content, that comes out unchanged, and the rest is made to go with it. With
@@ -207,14 +224,20 @@ class DiffusionStage:
         return samplers.sample_stepwise(x0_fn, self.sampler.transition(), on_step=on_step, **run)
 
     def _start(
-        self, params: Params, text: TextEmbedding, low_res: Any, keys: Any, known: Known | None
+        self,
+        params: Params,
+        text: TextEmbedding | TextMix,
+        low_res: Any,
+        keys: Any,
+        known: Known | None,
     ) -> tuple[guidance.X0Fn, dict[str, Any]]:
         """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
-        cond = self.conditioner.for_sampling(low_res, text, split[:, 0])
+        mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
+        cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
         if cond.low_res is not None:
             cond = cond.replace(low_res=_laid_out(cond.low_res))
-        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known)
+        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
             x0_fn = known_content.imposed(x0_fn, known, z)

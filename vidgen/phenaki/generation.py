@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen.types import Known, Params, TextEmbedding, VideoShape
+from vidgen.types import Known, Params, TextEmbedding, TextMix, VideoShape
 
 
 @runtime_checkable
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 def generate(
     model: Any,
     params: Params,
-    text: TextEmbedding,
+    text: TextEmbedding | TextMix,
     keys: Key[Array, "b"],
     *,
     on_step: Callable[[int, int], None] | None = None,
@@ -52,7 +52,7 @@ def generate(
     Args:
       model: a `MaskedVideoModel`.
       params: {"maskgit": of its network, "tokenizer": of its tokenizer}.
-      text: one prompt a clip.
+      text: one prompt a clip, or two of which the logits are mixed.
       keys: one a clip.
       on_step: told of (steps done, steps) after every step.
       known: content that comes out unchanged.

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen.diffusion.guidance import GuidanceSpec, guide, pair
+from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
 from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
@@ -35,6 +35,7 @@ from vidgen.types import (
     Metrics,
     Params,
     TextEmbedding,
+    TextMix,
     TokenBatch,
     VideoBatch,
     VideoShape,
@@ -206,29 +207,31 @@ class MaskedVideoModel:
     def logits_fn(
         self,
         params: Params,
-        text: TextEmbedding,
+        text: TextEmbedding | TextMix,
         grid: tuple[int, ...],
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
     ) -> LogitsFn:
-        """What decoding sees: the guided logits of flat tokens.
+        """What decoding sees: the guided logits of flat tokens, of two prompts their mixture.
 
-        Guidance evaluates both halves in one batch of twice the size; without guidance the network
-        is evaluated once, and its conditional logits are returned bit for bit.
+        Guidance evaluates both halves in one batch of twice the size, as two prompts do; without
+        guidance the network is evaluated once, and its conditional logits are returned bit for bit.
         """
+        twice = None if valid is None else pair(valid, valid)
+        if isinstance(text, TextMix):
+            both = pair(clip_text(text.first), clip_text(text.second))
+            return mixed(self.logits_fn(params, both, grid, valid=twice), text.weight)
         text = clip_text(text)
         if self.guidance.is_unguided:
             return jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
         text = pair(text, null_text(text))
-        valid = None if valid is None else pair(valid, valid)
-        logits = jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
-        weights = jnp.asarray(self.guidance.weights(self.sampler.steps))
-        return jax.tree_util.Partial(_guided, logits, weights)
+        logits = jax.tree_util.Partial(_Logits(self.network, grid), params, text, twice)
+        return classifier_free_batched(logits, self.guidance.weights(self.sampler.steps))
 
     def sample_tokens(
         self,
         params: Params,
-        text: TextEmbedding,
+        text: TextEmbedding | TextMix,
         tokens: Int[Array, "b gt gh gw"],
         known: Bool[Array, "b gt gh gw"],
         keys: Key[Array, "b"],
@@ -244,7 +247,7 @@ class MaskedVideoModel:
 
         Args:
           params: of the network.
-          text: one prompt a clip.
+          text: one prompt a clip, or two.
           tokens: read where `known` only.
           known: what stays.
           keys: one a clip.
@@ -284,7 +287,7 @@ class MaskedVideoModel:
     def generate(
         self,
         params: Params,
-        text: TextEmbedding,
+        text: TextEmbedding | TextMix,
         low_res: None,
         keys: Key[Array, "b"],
         *,
@@ -341,9 +344,4 @@ class _Logits:
         out = self.network.apply(
             params, tokens.reshape(-1, *self.grid), text, valid=valid, train=False
         )
-        return out.reshape(*tokens.shape, -1)
-
-
-def _guided(logits_fn, weights, tokens, step):
-    both = logits_fn(pair(tokens, tokens), step).astype(jnp.float32)
-    return guide(both[0::2], both[1::2], weights[step])
+        return out.reshape(*tokens.shape, -1).astype(jnp.float32)

@@ -40,6 +40,11 @@ class TextEncoder(Protocol):
     """What a run needs of a text encoder."""
 
     @property
+    def name(self) -> str:
+        """Identity of network and weights; equal names and lengths give equal embeddings."""
+        ...
+
+    @property
     def length(self) -> int:
         """Tokens of an encoded prompt, padding included."""
         ...

@@ -233,7 +233,7 @@ class Film:
             _replace(path, lambda file: file.write(text.encode()))
             return
         old = self._read(lambda path: json.loads(path.read_text(encoding="utf-8")), path)
-        told = _differences(old, self._identity)
+        told = differences(old, self._identity)
         if told:
             raise FilmError(
                 f"{self.folder} holds an unfinished film of another kind: {told}. Begin this one "
@@ -322,7 +322,7 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in (*arrays.files, _COUNT)}
 
 
-def _differences(old: Any, new: Any, path: str = "", limit: int = 3) -> str:
+def differences(old: Any, new: Any, path: str = "", limit: int = 3) -> str:
     """In words what differs, at most `limit` things; "" where nothing does."""
     found = list(_differing(old, new, path))
     more = f" and {len(found) - limit} more" if len(found) > limit else ""

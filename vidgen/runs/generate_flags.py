@@ -47,9 +47,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a folder that vidgen train wrote, or a model that comes with vidgen: "
         f"{', '.join(zoo.names())}; default: {zoo.DEFAULT}, {zoo.STORIES} for a --story",
     )
-    add("-o", "--output", default="out.mp4", metavar="FILE", help="default: out.mp4")
-    add("--seed", type=int, default=0, help="default: 0")
-    add("--num_samples", type=int, default=1, metavar="N", help="clips for each prompt")
+    add("-o", "--output", metavar="FILE", help="default: out.mp4")
+    add("--seed", type=int, metavar="N", help="of all noise; default: a story's own, or 0")
+    add("--num_samples", type=int, metavar="N", help="clips for each prompt; default: 1")
     add("--frames", type=int, metavar="N", help="frames of the clip that comes out")
     add("--size", metavar="HxW", help="its height and width, such as 96x160")
     add("--batch_size", metavar=_EACH, help="clips made at a time; default: 8")
@@ -122,7 +122,8 @@ def _add_story(group: Any) -> None:
         "--story",
         metavar="STORY",
         help="a .yaml file of scenes (prompt, frames or seconds, seed, guidance, steps, "
-        'transition), StoryBench\'s .json, or "scene one. then scene two.", --frames long',
+        'transition), StoryBench\'s .json, or "scene one. then scene two."; --frames, --seed, '
+        "--steps and --guidance win over what it says",
     )
     add(
         "--context",
@@ -154,7 +155,7 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
 
 # What a film has no use for, and what the flag is worth when it is not given.
 _NOT_OF_STORIES = {
-    "prompts": [], "prompts_file": None, "num_samples": 1, "size": None, "batch_size": None,
+    "prompts": [], "prompts_file": None, "num_samples": None, "size": None, "batch_size": None,
     "until": None, "first_stage": None, "init": None, "keep_stages": False, "last": None,
     "overlap": None, "inpaint": None, "mask": None,
 }  # fmt: skip
@@ -179,14 +180,15 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         if getattr(flags, name) != default and not (name == "keep_stages" and flags.upscale):
             flag = {"prompts": "PROMPT", "first_stage": "--from"}.get(name, f"--{name}")
             raise ValueError(f"{flag} is not for a film; the --story says what is shown.")
-    given, sampling = how_to_sample(flags)
-    given |= {"story": story_files.load(flags.story, frames=flags.frames), "sampling": sampling}
-    given |= {"output": flags.output, "seed": flags.seed, "restart": flags.restart}
-    if flags.context is not None:
-        given["context_frames"] = flags.context
-    if flags.first is not None:
-        given["first"] = FirstFrames(path=flags.first)
-    return given
+    optional = {
+        "output": flags.output,
+        "seed": flags.seed,
+        "restart": flags.restart or None,
+        "context_frames": flags.context,
+        "first": None if flags.first is None else FirstFrames(path=flags.first),
+    }
+    story = story_files.load(flags.story, frames=flags.frames)
+    return how_to_sample(flags) | _given(optional) | {"story": story}
 
 
 def settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +204,6 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--{name} is for films: give a --story too; one prompt is one as well."
             )
-    given, sampling = how_to_sample(flags)
     names = ("first", "last", "inpaint", "mask", "overlap")
     known = KnownFiles(**{name: getattr(flags, name) for name in names})
     optional = {
@@ -210,16 +211,23 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
         "size": None if flags.size is None else read_size(flags.size),
         "init": _init(flags, Init),
         "known": known or None,
+        "output": flags.output,
+        "seed": flags.seed,
+        "num_samples": flags.num_samples,
+        "keep_stages": flags.keep_stages or None,
     }
-    given |= {name: value for name, value in optional.items() if value is not None}
+    given = how_to_sample(flags) | _given(optional)
     silent = "init" in given or "known" in given
-    given |= {"prompts": read_prompts(flags.prompts, flags.prompts_file, required=not silent)}
-    given |= {"output": flags.output, "seed": flags.seed, "num_samples": flags.num_samples}
-    return given | {"sampling": sampling, "keep_stages": flags.keep_stages}
+    return given | {"prompts": read_prompts(flags.prompts, flags.prompts_file, required=not silent)}
 
 
-def how_to_sample(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    """Batch size and checkpoint as fields of a run, where given; and a `Sampling`."""
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not None: what no flag says is left to the files."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def how_to_sample(flags: argparse.Namespace) -> dict[str, Any]:
+    """Batch size, checkpoint and sampling as fields of a run, where flags say them."""
     from vidgen.runs import per_stage
     from vidgen.runs.stages import Sampling
 
@@ -233,7 +241,7 @@ def how_to_sample(flags: argparse.Namespace) -> tuple[dict[str, Any], Any]:
         if getattr(flags, name, None) is not None
     }
     fields = {"batch_size": each.pop("batch_size", None), "checkpoint_step": each.pop("step", None)}
-    return {n: value for n, value in fields.items() if value is not None}, Sampling(**each)
+    return _given(fields | {"sampling": Sampling(**each) if each else None})
 
 
 def _init(flags: argparse.Namespace, make: Any) -> Any:

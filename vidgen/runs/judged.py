@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen import __version__
 from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import encode_captions
 from vidgen.runs.generate import Generate, clip_key
@@ -77,12 +78,10 @@ class Generated:
 
     @functools.cached_property
     def identity(self) -> Any:
-        """Weights and sampling of all stages, and the seed."""
-        weights = [
-            trained.fingerprint(functools.partial(stage.load, self._step(stage.model)))
-            for stage in self.run.stages
-        ]
-        return weights, self.settings, [repr(stage.text_encoder) for stage in self.run.stages]
+        """What all stages are, their sampling, and the seed."""
+        stages = self.run.stages
+        weights = [stage.identity(stage.load(self._step(stage.model))) for stage in stages]
+        return weights, self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,8 +122,7 @@ class _ByOneStage:
     @functools.cached_property
     def identity(self) -> Any:
         """Weights, sampling, and what else is shown."""
-        weights = trained.fingerprint(lambda: self._params)
-        return weights, self.settings, repr(self.stage.text_encoder)
+        return self.stage.identity(self._params), self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -219,8 +217,8 @@ class Reconstructed:
 
     @functools.cached_property
     def identity(self) -> Any:
-        """The weights."""
-        return trained.fingerprint(lambda: self._params)
+        """Weights and settings of the tokenizer."""
+        return trained.fingerprint(lambda: self._params), repr(self.model), __version__
 
     @property
     def settings(self) -> dict[str, Any]:

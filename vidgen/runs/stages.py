@@ -10,6 +10,7 @@ The models that come with the package lie likewise, with a weight file in the pl
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +18,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
-from vidgen import zoo
+from vidgen import __version__, zoo
 from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import TextEncoder
 from vidgen.runs.per_stage import PerStage
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.weights import open_weights
-from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, VideoShape
+from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, TextMix, VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,17 @@ class Generator(Protocol):
     def generate(
         self,
         params: Params,
-        text: TextEmbedding,
+        text: TextEmbedding | TextMix,
         low_res: Any,
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done."""
+        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done.
+
+        A model that tells stories also takes a `TextMix`.
+        """
         ...
 
 
@@ -114,6 +118,20 @@ class Stage:
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
         frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
         return trained.joined(self.model, params, frozen)
+
+    def identity(self, params: Params) -> dict[str, Any]:
+        """What its clips depend on besides text, noise and sampling, as plain data.
+
+        Args:
+          params: what `load` gave: folders and steps may come to hold other weights.
+        """
+        encoder, settings = self.text_encoder, repr(self.model)
+        return {
+            "weights": trained.fingerprint(lambda: params),
+            "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+            "text encoder": f"{encoder.name}, {encoder.length} tokens",
+            "vidgen": __version__,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

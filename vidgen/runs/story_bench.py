@@ -4,13 +4,22 @@ A task file is a list of objects with `texts`, `exact_frames_per_prompt` at 8 fr
 `background`, and, where a video is continued, `npz_video` with its first and last frame. A file of
 annotations is a list of objects with `sentence_parts`, `start_times` and `end_times` in seconds.
 Lengths come from real videos, so they are no whole segments: such stories have fit = trim.
+
+Of `npz_video`, frames `npz_video_start_frame` to before `npz_video_end_frame` may be seen, and the
+film begins at the latter, E. The benchmark's films hold the frames given, so it drops the first
+`skip_frames_after_generation` of them; ours hold none. The true film begins at E in all tasks:
+
+                         shown     npz_gt_video_start_frame     skip
+    story generation     none      0                            none
+    story continuation   0 ... E   0                            E, of the true film as well
+    action execution     0 ... E   E                            E, of the generated film alone
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vidgen.runs.story_script import FirstFrames, Scene, Story, StoryError
@@ -121,17 +130,52 @@ def _task(entry: dict[str, Any], where: str) -> Story:
 
 def _first(entry: dict[str, Any], where: str) -> FirstFrames | None:
     path = entry.get("npz_video")
-    start, end = entry.get("npz_video_start_frame", 0), entry.get("npz_video_end_frame")
-    for key, value, kinds in (
-        ("npz_video", path, (str, type(None))),
-        ("npz_video_start_frame", start, (int,)),
-        ("npz_video_end_frame", end, (int, type(None))),
-    ):
-        if not isinstance(value, kinds):
-            raise StoryError(f"{where}: {key} is {value!r}; that is not of its kind.")
+    if not isinstance(path, (str, type(None))):
+        raise StoryError(f"{where}: npz_video is {path!r}; it must be a path or null.")
+    start = _frame(entry, "npz_video_start_frame", where) or 0
+    end = _frame(entry, "npz_video_end_frame", where)
     if path is None or (end is not None and end <= start):
         return None
-    return FirstFrames(path=path, start=start, end=end)
+    return FirstFrames(path=path, start=start, end=end, fps=TASK_FPS)
+
+
+def _frame(entry: Mapping[str, Any], key: str, where: str) -> int | None:
+    """The number of a frame, None where there is none."""
+    value = entry.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise StoryError(f"{where}: {key} is {value!r}; it must be a whole number from 0, or null.")
+    return value
+
+
+def true_frames(entry: Mapping[str, Any], where: str) -> tuple[int, int | None]:
+    """Where the true film of a task begins and ends in its video, at `TASK_FPS`.
+
+    Args:
+      entry: of a task file.
+      where: how messages name it.
+
+    Returns:
+      The first frame, and the one after the last; None is the end of the video.
+
+    Raises:
+      StoryError: the true film would not begin where the generated one does.
+    """
+    keys = ("npz_video_start_frame", "npz_video_end_frame", "npz_gt_video_start_frame")
+    given, shown, begin = (_frame(entry, key, where) or 0 for key in keys)
+    skip = _frame(entry, "skip_frames_after_generation", where) or 0
+    if shown <= given:  # nothing is shown, as in story generation
+        given = shown = 0
+    # A true film that begins with the frames shown loses them as the generated one does.
+    start = begin if begin >= shown else begin + skip
+    if start != shown or (skip and skip != shown - given):
+        raise StoryError(
+            f"{where}: the film begins at frame {shown}, npz_video_end_frame, and the true one at "
+            f"frame {start}: npz_gt_video_start_frame is {begin}, and skip_frames_after_generation "
+            f"is {skip}, where {shown - given} frames are given. Build the task file anew."
+        )
+    return start, _frame(entry, "npz_gt_video_end_frame", where)
 
 
 def _annotated(entry: dict[str, Any], where: str) -> Story:

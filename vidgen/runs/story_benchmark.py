@@ -5,7 +5,8 @@
 
 NAME is the `comment` of the story. The two folders are `data/MODEL/TASK/DATASET` and
 `data/ground_truth/TASK/DATASET` of StoryBench's own scripts, which compute their metrics from
-there. Frames that a film goes on from are in neither. A film that is there is not made again.
+there. Frames that a film goes on from are in neither. OUTPUT/films holds each film, and what it was
+made of: one that is there is not made again, and is refused where it was made of something else.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from vidgen import paths
-from vidgen.data.footage import FootageError, open_footage
+from vidgen.data.footage import FootageError
 from vidgen.data.transforms import to_uint8
-from vidgen.runs import story_bench
+from vidgen.runs import story_bench, story_first
+from vidgen.runs.film import differences
 from vidgen.runs.tell import Tell
+from vidgen.types import Params
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +54,21 @@ class StoryBenchmark:
     limit: int | None = None
 
     def __call__(self) -> tuple[Path, Path | None]:
-        """Makes the films; the folder of these, and of the true ones where all are here."""
+        """Makes the films; the folder of these, and of the true ones where all are here.
+
+        Raises:
+          StoryError: an entry of the task file is wrong.
+          ValueError: a film that is there was made of something else.
+        """
         made, truth = (self.output / name / "raw" for name in ("made", "ground_truth"))
-        stories, complete = list(self._stories()), True
+        stories, complete, params = list(self._stories()), True, self.tell.load()
+        made_by = self.tell.stage.identity(params)
         for name, entry, story in tqdm(stories, desc="stories", unit="film", disable=None):
-            path = made / f"{name}.npz"
-            if not path.exists():
-                films = [self._film(name, story, sample) for sample in range(self.samples)]
-                paths.write(path, _npz(np.concatenate(films, axis=2)))
-            with np.load(path) as film:
-                frames = len(film["video"])
-            complete = self._true_film(entry, frames, truth / f"{name}.npz") and complete
+            tells = [self._tell(name, story, sample) for sample in range(self.samples)]
+            films = [_film(tell, tell.identity(made_by), params) for tell in tells]
+            video = np.concatenate(films, axis=2)
+            _write(made / f"{name}.npz", video)
+            complete = self._true_film(name, entry, len(video), truth) and complete
         if not complete:
             log.info("some true films are not here; StoryBench's own metrics need them, too")
         log.info("%d films in %s", len(stories), made)
@@ -70,43 +77,64 @@ class StoryBenchmark:
     def _stories(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
         """(name, entry, story) of each."""
         text = self.tasks.read_text(encoding="utf-8")
-        entries = json.loads(text)
+        entries, names = json.loads(text), set()
         if not isinstance(entries, list):
             raise ValueError(f"{self.tasks} holds no list; give a task file of StoryBench.")
         for number, entry in enumerate(entries[: self.limit]):
-            story = story_bench.parse(json.dumps([entry]), source=f"{self.tasks}#{number}")
+            source = f"{self.tasks}#{number}"
+            story = story_bench.parse(json.dumps([entry]), source=source)
+            story_bench.true_frames(entry, source)  # what is wrong is told before a film is made
             name = re.sub(r"[^\w.-]+", "_", str(entry.get("comment") or f"story_{number:05}"))
+            name = f"{name}.{number:05}" if name in names else name
+            names.add(name)
             yield name, entry, story
 
-    def _film(self, name: str, story: Any, sample: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """One film, made or gone on with."""
-        path = self.output / "films" / f"{name}.{sample}.npy"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            seed = self.tell.seed + sample
-            film = dataclasses.replace(self.tell, story=story, output=str(path), seed=seed)
-            film()
-        video = np.load(path)
-        return video if video.dtype == np.uint8 else to_uint8(video)
+    def _tell(self, name: str, story: Any, sample: int) -> Tell:
+        """What makes one film."""
+        output = str(self.output / "films" / f"{name}.{sample}.npy")
+        seed = (self.tell.seed or 0) + sample
+        return dataclasses.replace(self.tell, story=story, output=output, seed=seed)
 
-    def _true_film(self, entry: Mapping[str, Any], frames: int, path: Path) -> bool:
+    def _true_film(self, name: str, entry: Mapping[str, Any], frames: int, folder: Path) -> bool:
         """Writes the true film, at most as long; whether it is here."""
-        shape, source = self.tell.model.shape, entry.get("npz_video")
-        if path.exists():
-            return True
+        path, source = folder / f"{name}.npz", entry.get("npz_video")
         if not source or not Path(source).expanduser().is_file():
-            return False
-        start = int(entry.get("npz_gt_video_start_frame") or 0)
-        start += int(entry.get("skip_frames_after_generation") or 0)
+            return path.exists()
+        start, end = story_bench.true_frames(entry, name)
+        shape = dataclasses.replace(self.tell.model.shape, frames=frames)
         try:
-            footage = open_footage(source).at_rate(shape.fps)
-            here = footage.frames_at(shape.fps, start / shape.fps)
-            wanted = dataclasses.replace(shape, frames=max(1, min(frames, here)))
-            video = footage.read(wanted, start / shape.fps)
+            video = story_first.true_film(source, start, end, story_bench.TASK_FPS, shape)
         except FootageError as error:
-            raise ValueError(f"{self.tasks}: {error}") from error
-        paths.write(path, _npz(to_uint8(video)))
+            raise ValueError(f"{self.tasks}: {name}: {error}") from error
+        _write(path, to_uint8(video))
         return True
+
+
+def _film(tell: Tell, identity: Mapping[str, Any], params: Params) -> UInt8[np.ndarray, "t h w 3"]:
+    """One film: made, or gone on with, or the one that is there if it is made of the same."""
+    path = Path(tell.output)
+    record, own = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)
+    if path.exists():
+        there = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if told := differences(there, json.loads(own)):
+            raise ValueError(
+                f"{path} is a film of another kind: {told}. Remove it, or name another --output."
+            )
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tell.film(identity) as film:
+            tell.fill(film, params)
+            paths.write(record, own.encode())  # a film never is there without it
+            film.finish()
+    video = np.load(path)
+    return video if video.dtype == np.uint8 else to_uint8(video)
+
+
+def _write(path: Path, video: UInt8[np.ndarray, "t h w 3"]) -> None:
+    """An npz file with one array, unless it is there already."""
+    data = _npz(video)
+    if not path.exists() or path.read_bytes() != data:
+        paths.write(path, data)
 
 
 def _npz(video: UInt8[np.ndarray, "t h w 3"]) -> bytes:

@@ -16,6 +16,7 @@ file, the scene (counted from 1) and the key.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def load(story: str, *, frames: int | None = None) -> Story:
     Args:
       story: FILE.yaml, FILE.yml, FILE.json, FILE.json#ENTRY (of a StoryBench file: its number or
         its comment), or "scene one. then scene two.".
-      frames: of the short form's film; None: three segments a scene.
+      frames: of the whole film, whatever a file says; None: as it says, or three segments a scene.
 
     Raises:
       StoryError: the file or the text is no story; says where.
@@ -68,8 +69,11 @@ def load(story: str, *, frames: int | None = None) -> Story:
     suffix = Path(name.strip()).suffix.lower()
     if suffix not in SUFFIXES:
         return short(story, frames=frames)
-    if frames is not None:
-        raise StoryError(f"{name}: the file says how many frames there are; leave the number out.")
+    found = _from_file(name, suffix, entry)
+    return found if frames is None else dataclasses.replace(found, frames=frames)
+
+
+def _from_file(name: str, suffix: str, entry: str) -> Story:
     if suffix == ".json":
         text = _text(Path(name))
         if not text.lstrip().startswith("{") or '"scenes"' not in text:

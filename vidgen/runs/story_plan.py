@@ -33,7 +33,9 @@ class Segment:
       parts: segments of the scene.
       prompts: what it shows: (prompt, weight) pairs whose weights add up to 1; two in a transition.
       seed: of its noise.
-      draw: folded into the key made of `seed`, so that no two segments share their noise.
+      draws: folded one after the other into the key made of `seed`, so that no two segments of a
+        film share their noise: its number, or, of a scene with a seed of its own, how many scenes
+        before have that seed, and its number in the scene.
       guidance: None is the model's.
       steps: None is the model's.
       context: frames at its beginning that are known, the last ones of the film so far; 0 is none.
@@ -47,7 +49,7 @@ class Segment:
     parts: int
     prompts: tuple[tuple[str, float], ...]
     seed: int
-    draw: int
+    draws: tuple[int, ...]
     guidance: float | int | None
     steps: int | None
     context: int
@@ -68,7 +70,7 @@ def plan(
     fps: float | int,
     *,
     given_frames: int = 0,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> list[Segment]:
     """The segments of a story, in order.
 
@@ -80,7 +82,8 @@ def plan(
       fps: frames per second of the film, for lengths in seconds.
       given_frames: frames that are there before the film begins and that it continues from (a
         picture: 1). They are not frames of the film.
-      seed: of scenes whose story names none.
+      seed: of all scenes, whatever they and the story say; None leaves it to them, and is 0 where
+        they say nothing.
 
     Raises:
       StoryError: a length, overlap or transition that does not fit; names the scene and the
@@ -92,7 +95,8 @@ def plan(
     firsts = [clip_frames - known for known in contexts]
     step = clip_frames - context_frames
     lengths = _lengths(story, firsts, step, fps)
-    _check_memory(story, lengths, contexts, given_frames)
+    contexts = _remembered(story, lengths, contexts, patch_time, given_frames)
+    firsts = [clip_frames - known for known in contexts]
     segments: list[Segment] = []
     for i, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
         starts = [0, *range(first, length, step)]
@@ -114,13 +118,14 @@ def plan(
     return segments
 
 
-def _settings(story: Story, scene: int, part: int, index: int, seed: int) -> dict[str, Any]:
-    """What a segment shows and how it is sampled: its own, the story's or the run's."""
+def _settings(story: Story, scene: int, part: int, index: int, seed: int | None) -> dict[str, Any]:
+    """What a segment shows and how it is sampled: as the run asks, the scene or the story."""
     own = story.scenes[scene]
-    if own.seed is not None:
-        noise = {"seed": own.seed, "draw": part}
+    if seed is None and own.seed is not None:
+        before = sum(other.seed == own.seed for other in story.scenes[:scene])
+        noise = {"seed": own.seed, "draws": (before, part)}
     else:
-        noise = {"seed": seed if story.seed is None else story.seed, "draw": index}
+        noise = {"seed": story.seed or 0 if seed is None else seed, "draws": (index,)}
     return noise | {
         "prompts": _prompts(story.scenes, scene, part),
         "guidance": story.guidance if own.guidance is None else own.guidance,
@@ -257,16 +262,22 @@ def _share(story: Story, found: list[int | None], firsts: list[int], step: int) 
     return lengths
 
 
-def _check_memory(story: Story, lengths: list[int], contexts: list[int], given_frames: int) -> None:
-    """After a trimmed scene there must be as many frames as the next one continues from."""
-    made = given_frames
+def _remembered(
+    story: Story, lengths: list[int], contexts: list[int], patch_time: int, given_frames: int
+) -> list[int]:
+    """`contexts`, fewer after trimmed scenes that leave fewer frames, as far as patches go."""
+    film, found = given_frames, list(contexts)
     for i, needed in enumerate(contexts[1:]):
-        made += lengths[i]
-        if made < needed:
+        film += lengths[i]
+        if film >= needed:
+            continue
+        if story.scenes[i + 1].overlap is not None:
             raise StoryError(
                 f"{story.where(i)}: {lengths[i]} frames are fewer than scene {i + 2} continues "
-                f"from; the nearest valid count is {lengths[i] + needed - made}."
+                f"from; the nearest valid count is {lengths[i] + needed - film}."
             )
+        found[i + 1] = 1 + (film - 1) // patch_time * patch_time
+    return found
 
 
 def _check_transition(story: Story, index: int, parts: int) -> None:

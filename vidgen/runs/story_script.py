@@ -27,7 +27,8 @@ class Scene:
       frames: new frames of this scene, or
       seconds: its length in time. With neither, the story shares its frames among such scenes, or
         each gets three segments.
-      seed: of this scene alone; then it does not depend on what comes before it in the list.
+      seed: of this scene alone: its noise does not depend on what comes before it in the list, but
+        for scenes of the same seed, of which each has noise of its own.
       guidance: how strongly to follow the prompt; None is the story's, then the model's.
       steps: of sampling; likewise.
       transition: segments over which the prompt passes from that of the scene before to this one:
@@ -48,11 +49,16 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstFrames:
-    """A video that a story continues: its frames from `start` to before `end` (None: the last)."""
+    """A video that a story continues: its frames from `start` to before `end` (None: the last).
+
+    They are counted at `fps` frames a second, those of the model where it is None. The film begins
+    where they end: none at or beyond `end` is ever seen.
+    """
 
     path: str
     start: int = 0
     end: int | None = None
+    fps: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

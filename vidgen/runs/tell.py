@@ -1,11 +1,12 @@
 """A story to a film of any length, segment by segment, each going on from the one before.
 
-A segment depends on (seed, its number, its prompts, settings) and on the film's last frames: its
-key is fold_in(key(seed), draw). The film grows on the disk as segments finish, memory does not; one
-that was stopped goes on with the same command, and comes out as if it had not been.
+A segment depends on (seed, its number, its prompts, weights, settings) and on the film's last
+frames. Its key is key(seed) with its draws folded in (story_plan.py). The film grows on the disk as
+segments finish, memory does not; one that was stopped goes on with the same command, and comes out
+as if it had not been.
 
-In a transition the text is Σ w·tokens over the prompts, attended to wherever one of them has a
-token. [guess] Phenaki does not say how it passes from one prompt to the next.
+In a transition the model mixes its guided predictions for both prompts (diffusion/guidance.py),
+which takes twice the time. [guess] Phenaki does not say how it passes from one prompt to the next.
 """
 
 from __future__ import annotations
@@ -13,24 +14,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vidgen.data import video_stream
-from vidgen.data.footage import FootageError, open_footage
-from vidgen.runs import per_stage, story_plan
+from vidgen.data.content_hash import content_hash
+from vidgen.data.footage import FootageError
+from vidgen.runs import per_stage, story_first, story_plan
 from vidgen.runs.film import Film
 from vidgen.runs.film_progress import FilmProgress
 from vidgen.runs.per_stage import PerStage
 from vidgen.runs.stages import Sampling, Stage
 from vidgen.runs.story_plan import Segment
 from vidgen.runs.story_script import FirstFrames, Story
-from vidgen.types import Known, Params, TextEmbedding
+from vidgen.types import Known, Params, TextEmbedding, TextMix
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +49,11 @@ class Tell:
       narrate: slides the context along (phenaki/story.py).
       story: what to tell.
       output: file to write; its suffix is the format.
-      seed: of scenes whose story names none.
+      seed: of all scenes, whatever the story says; None leaves it what it says, or 0.
       context_frames: last frames of the film that a segment knows; the model takes some numbers
         only, and says which.
       first: a picture or a video that the film goes on from.
-      sampling: what of the model's own sampling is replaced; a scene may replace it again.
+      sampling: what of the model's own sampling is replaced, and of the scenes'.
       checkpoint_step: which checkpoint; None is the last.
       restart: throw away an unfinished film of that name.
     """
@@ -58,8 +61,8 @@ class Tell:
     stage: Stage
     narrate: Callable[..., Any]
     story: Story
-    output: str = "film.mp4"
-    seed: int = 0
+    output: str = "out.mp4"
+    seed: int | None = None
     context_frames: int = CONTEXT_FRAMES
     first: FirstFrames | None = None
     sampling: Sampling = Sampling()
@@ -67,7 +70,7 @@ class Tell:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
+        if self.seed is not None and not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
         # A story that does not fit, or a format, is told before anything is loaded.
         video_stream.check_streamable(self.output)
@@ -101,14 +104,10 @@ class Tell:
         first = self.first or self.story.first
         if first is None:
             return None
-        shape = self.model.shape
         try:
-            footage = open_footage(first.path).at_rate(shape.fps)
-            count = 1 if footage.is_still else self.context_frames
-            end = footage.frames_at(shape.fps) if first.end is None else first.end
-            begin = 0 if footage.is_still else max(end - count, first.start, 0)
-            part = dataclasses.replace(shape, frames=count)
-            return footage.read(part, 0.0 if footage.is_still else begin / shape.fps)
+            return story_first.read(
+                first, self.model.shape, self.context_frames, getattr(self.model, "patch_time", 1)
+            )
         except FootageError as error:
             raise ValueError(f"the film cannot begin with {error}") from error
 
@@ -126,32 +125,39 @@ class Tell:
 
     def write(self) -> Path:
         """Makes the film, or the rest of it; returns its file."""
-        self.stage.check(self._step)
-        with self.film() as film:
-            self.fill(film)
+        params = self.load()  # once: those that the film says it is made of
+        with self.film(self.identity(self.stage.identity(params))) as film:
+            self.fill(film, params)
             return film.finish()
+
+    def load(self) -> Params:
+        """The weights of the stage."""
+        self.stage.check(self._step)
+        return self.stage.load(self._step)
 
     @property
     def _step(self) -> int | None:
         return per_stage.value(self.checkpoint_step, self.model.name)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the film depends on."""
-        first = self.first and dataclasses.asdict(self.first)
+    def identity(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
+        """What the film depends on, made by the stage with that `Stage.identity`."""
+        first = self.first or self.story.first
+        where = {"folder": str(Path(self.stage.model_dir).resolve()), "step": self._step}
         return {
             "story": self.story.identity(),
-            "model": {"folder": str(Path(self.stage.model_dir).resolve()), "step": self._step},
+            "model": where | dict(made_by),
             "settings": {
                 "seed": self.seed,
                 "context": self.context_frames,
-                "first": first,
+                "first": first and dataclasses.asdict(first),
+                "content of first": first and content_hash(first.path),
+                "sampling": repr(self.sampling),
                 "sampler": repr(self.model.sampler),
                 "guidance": repr(getattr(self.model, "guidance", None)),
             },
         }
 
-    def film(self) -> Film:
+    def film(self, identity: Mapping[str, Any]) -> Film:
         """The film as far as it is there."""
         shape = self.model.shape
         return Film(
@@ -159,19 +165,19 @@ class Tell:
             fps=shape.fps,
             height=shape.height,
             width=shape.width,
-            identity=self.identity,
+            identity=identity,
             restart=self.restart,
         )
 
-    def fill(self, film: Film) -> None:
-        """Makes what `film` lacks of its frames."""
+    def fill(self, film: Film, params: Params) -> None:
+        """Makes what `film` lacks of its frames, with these weights of the stage."""
         begin, state = film.resume()
         if begin == len(self.segments):
             return
         if begin:
             log.info("going on from segment %d of %d", begin + 1, len(self.segments))
         context = self._beginning if state is None else state["context"]
-        self._make(film, self.stage.load(self._step), begin, context)
+        self._make(film, params, begin, context)
 
     def _make(self, film: Film, params: Params, begin: int, context: np.ndarray | None) -> None:
         """All segments from number `begin` on."""
@@ -199,23 +205,22 @@ class Tell:
                 progress.end(told.segment)
 
     def _model_of(self, segment: Segment) -> Any:
-        """The model with the sampling that the scene asks for."""
+        """The model with the sampling that the scene asks for, and the run, which wins."""
         if segment.guidance is None and segment.steps is None:
             return self.model
         guidance = None if segment.guidance is None else float(segment.guidance)
-        return Sampling(guidance=guidance, steps=segment.steps).apply(self.model)
+        scene = Sampling(guidance=guidance, steps=segment.steps)
+        return self.sampling.apply(scene.apply(self.stage.model))
 
-    def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding:
-        """One embedding for weighted prompts."""
-        words = [self.stage.text_encoder([prompt]) for prompt, _ in prompts]
-        if len(words) == 1:
-            return words[0]
-        weights = np.array([weight for _, weight in prompts], np.float32)
-        tokens: Any = np.tensordot(weights, np.stack([np.asarray(t.tokens) for t in words]), 1)
-        mask: Any = np.any([np.asarray(text.mask) for text in words], axis=0)
-        return TextEmbedding(tokens=tokens, mask=mask)
+    def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
+        """The text of a segment, of two prompts in a transition."""
+        texts = [self.stage.text_encoder([prompt]) for prompt, _ in prompts]
+        if len(texts) == 1:
+            return texts[0]
+        (first, second), weight = texts, np.array([prompts[1][1]], np.float32)
+        return TextMix(first=first, second=second, weight=jnp.asarray(weight))
 
 
 def segment_key(segment: Segment) -> Key[Array, ""]:
     """The random key of a segment; see the module docstring."""
-    return jax.random.fold_in(jax.random.key(segment.seed), segment.draw)
+    return functools.reduce(jax.random.fold_in, segment.draws, jax.random.key(segment.seed))

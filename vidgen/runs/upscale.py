@@ -24,7 +24,7 @@ import functools
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,13 @@ from jaxtyping import Array, Key
 
 from vidgen.data import transforms, video_stream
 from vidgen.runs import per_stage
-from vidgen.runs.film import Film
+from vidgen.runs.film import Film, FilmError
 from vidgen.runs.film_progress import FilmProgress
 from vidgen.runs.per_stage import PerStage
 from vidgen.runs.stages import Stage
 from vidgen.runs.story_plan import Segment
 from vidgen.runs.tell import Tell, segment_key
-from vidgen.types import Known, TextEmbedding, VideoShape
+from vidgen.types import Known, Params, TextEmbedding, VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +104,18 @@ class Upscale:
         for stage, step in [(tell.stage, self._step), *((p.stage, p.step) for p in self.passes)]:
             stage.check(step)
         with contextlib.ExitStack() as stack:
-            films = [stack.enter_context(tell.film())]
+            identities = {one.model.name: one.identity() for one in self.passes}
+            params = tell.load()
+            told = tell.identity(tell.stage.identity(params))
+            films = [stack.enter_context(tell.film(told))]
             for i, (one, path) in enumerate(zip(self.passes, [*paths[1:], output], strict=True)):
-                film = one.film_at(path, self._identity(i), self.tell.restart)
+                known = {name: identities[name] for name in names[1 : i + 2]}
+                film = one.film_at(path, {"told": told, "stages": known}, tell.restart)
                 films.append(stack.enter_context(film))
-            tell.fill(films[0])
+            tell.fill(films[0], params)
+            del params  # one stage at a time is on the device
             for one, before, film in zip(self.passes, films[:-1], films[1:], strict=True):
-                one.fill(film, before)
+                one.fill(film, before, identities[one.model.name])
             path = films[-1].finish()
             for film in films[:-1]:
                 film.finish() if self.keep_stages else film.discard()
@@ -125,13 +130,6 @@ class Upscale:
     @property
     def _step(self) -> int | None:
         return per_stage.value(self.tell.checkpoint_step, self.tell.model.name)
-
-    def _identity(self, last: int) -> dict[str, Any]:
-        """What the film of a pass depends on."""
-        return {
-            "told": self.tell.identity,
-            "stages": {one.model.name: one.identity for one in self.passes[: last + 1]},
-        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,10 +159,14 @@ class Pass:
         frames, fps = self.film.frames * time, self.film.fps * time
         return dataclasses.replace(self.model.shape, frames=frames, fps=fps)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the pass depends on besides the film that goes in."""
-        return {
+    def identity(self, params: Params | None = None) -> dict[str, Any]:
+        """What the pass depends on besides the film that goes in.
+
+        Args:
+          params: the weights; None reads them, and lets go of them.
+        """
+        loaded = self.stage.load(self.step) if params is None else params
+        return self.stage.identity(loaded) | {
             "folder": str(Path(self.stage.model_dir).resolve()),
             "step": self.step,
             "frames": self.model.shape.frames,
@@ -185,8 +187,12 @@ class Pass:
             restart=restart,
         )
 
-    def fill(self, film: Film, before: Film) -> None:
-        """Makes what `film` lacks of its frames from those of `before`."""
+    def fill(self, film: Film, before: Film, identity: Mapping[str, Any]) -> None:
+        """Makes what `film` lacks of its frames from those of `before`.
+
+        Raises:
+          FilmError: the weights are no longer those of `identity`, of which the film is made.
+        """
         begin, _ = film.resume()
         if begin == len(self.segments):
             return
@@ -194,6 +200,11 @@ class Pass:
         if begin:
             log.info("%s goes on from chunk %d of %d", name, begin + 1, len(self.segments))
         params, text = self.stage.load(self.step), functools.lru_cache(1)(self._text)
+        if self.identity(params) != identity:
+            raise FilmError(
+                f"the weights of {name} in {self.stage.model_dir} have changed since this film was "
+                f"begun; choose the checkpoint with --step={name}=N, or begin anew with --restart."
+            )
         with FilmProgress(list(self.segments), begin, name) as progress:
             for segment in self.segments[begin:]:
                 progress.begin(segment)
@@ -236,7 +247,8 @@ def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
 
 def _segments(tell: Tell, frames: int, clip: int, known: int) -> list[Segment]:
     """The chunks of a film of `frames` frames, each with the text of the scene it begins in."""
-    told, seed = tell.segments, tell.story.seed
+    told = tell.segments
+    seed = tell.story.seed or 0 if tell.seed is None else tell.seed
     slower = frames // told[-1].end_frame  # frames for one that was told
     ends = [0, *range(min(clip, frames), frames, clip - known), frames]
     scenes = [
@@ -250,8 +262,8 @@ def _segments(tell: Tell, frames: int, clip: int, known: int) -> list[Segment]:
             part=i - bisect.bisect_left(scenes, scenes[i]),
             parts=bisect.bisect_right(scenes, scenes[i]) - bisect.bisect_left(scenes, scenes[i]),
             prompts=((tell.story.scenes[scenes[i]].prompt, 1.0),),
-            seed=tell.seed if seed is None else seed,
-            draw=i,
+            seed=seed,
+            draws=(i,),
             guidance=None,
             steps=None,
             context=known if i else 0,
