@@ -28,6 +28,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
+from vidgen.imagen.learned import Learned
 from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
@@ -76,6 +77,9 @@ class DiffusionStage:
       text_drop_rate: share of training examples that lose their text (Imagen: 0.1).
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
+      learned: what a student may be asked for; None of a stage that is none, or is not known.
+      joint: whether packs of images were among its training examples (data/images.py); one frame
+        by itself is then an image, and its temporal operators are passed over as theirs were.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
     """
 
@@ -92,6 +96,8 @@ class DiffusionStage:
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
     text_drop_rate: float = 0.1
     guidance_input: bool = False
+    learned: Learned | None = None
+    joint: bool = False
     published_parameters: float | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +107,8 @@ class DiffusionStage:
             raise ValueError(
                 f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
             )
+        if self.learned is not None:
+            self.learned.check(self.name, self.guidance, self.sampler)
 
     @property
     def input_shape(self) -> VideoShape | None:
@@ -213,6 +221,8 @@ class DiffusionStage:
         cond = self.conditioner.for_sampling(low_res, text, split[:, 0])
         if cond.low_res is not None:
             cond = cond.replace(low_res=_laid_out(cond.low_res))
+        if self.joint and self._size(cond)[0] == 1:
+            cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known)
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
