@@ -49,6 +49,7 @@ class Learned:
         halved = self.sampler == "stochastic" and self.steps % 2 == 0
         return (own, ("ddim", self.steps // 2)) if halved else (own,)
 
+    @property
     def least_weight(self) -> float:
         """The guidance weight that is nearest to none."""
         return 0.0 if self.weight_range is None else self.weight_range[0]
@@ -89,7 +90,7 @@ def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[flo
                 f"the stage {stage} samples with guidance {weight}, which is not in "
                 f"GUIDANCE_RANGE, {low:g} to {high:g}, the weights that a distilled student "
                 f"learns: take one of these (--guidance={stage}=W names the stage alone), or the "
-                "model that it was distilled from, which takes any, or distill with a wider range."
+                "model that it was distilled from, which takes any; to distill with it, widen it."
             )
 
 

@@ -173,17 +173,20 @@ class DiffusionStage:
         """What the sampler sees: clean video, guided (towards `known` too) and thresholded.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
-        is evaluated once, and its conditional prediction is returned bit for bit.
+        is evaluated once, and its conditional prediction is returned bit for bit. A clip without
+        text is not guided, as there is nothing to guide it by.
         """
         if self.guidance_input:
-            weights = jnp.asarray(self.guidance.weights(steps))
+            least = 0.0 if self.learned is None else self.learned.least_weight
+            weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
             x0_fn = jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
         elif self.guidance.is_unguided:
             x0_fn = jax.tree_util.Partial(self._denoise, params, cond)
         else:
+            weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
             both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
             x0_fn = guidance.classifier_free_batched(
-                jax.tree_util.Partial(self._denoise, params, both), self.guidance.weights(steps)
+                jax.tree_util.Partial(self._denoise, params, both), weights
             )
         spec = self.guidance
         if known is not None:
@@ -286,8 +289,7 @@ class DiffusionStage:
     def _denoise_guided(
         self, params: Params, cond: Conditioning, weights: Array, z: Array, logsnr: Array, step: Any
     ):
-        weight = jnp.full(z.shape[:1], weights[step])
-        return self.denoise(params, cond.replace(guidance_weight=weight), z, logsnr)
+        return self.denoise(params, cond.replace(guidance_weight=weights[step]), z, logsnr)
 
 
 # Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device
