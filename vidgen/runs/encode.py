@@ -2,7 +2,7 @@
 
 Every process encodes its own captions and writes them shard by shard (data/text_cache.py). Killed
 at any moment, the same command goes on after the last complete shard; run on more data later, it
-adds what is new. An empty caption has no tokens (runs/feed.py) and is not stored.
+adds what is new.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vidgen.data import text_cache
 from vidgen.data.sources import Source, captions_of
 from vidgen.data.streams import Stream
-from vidgen.runs.feed import TextEncoder, encode_captions, is_empty, this_process
+from vidgen.runs.feed import TextEncoder, encode_captions, this_process
 from vidgen.types import TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ class Encode:
             shard_size=self.shard_size,
         ).agree(self.output)
         done = set(text_cache.keys_of(self.output, part))
-        words = (caption for caption in captions_of(self.source) if not is_empty(caption))
-        fresh = text_cache.own_captions(words, part, parts, done)
+        fresh = text_cache.own_captions(captions_of(self.source), part, parts, done)
         before = len(done)
         with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):

@@ -99,15 +99,14 @@ def is_empty(caption: str) -> bool:
 
 
 def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
-    """One row each; the encoder never sees an empty one, only some other as often."""
+    """One row each."""
     empty = np.array([is_empty(caption) for caption in captions])
     if empty.all():
         shape = (len(captions), encoder.length)
         tokens: Any = np.zeros((*shape, encoder.dim), np.float32)
         mask: Any = np.zeros(shape, bool)
         return TextEmbedding(tokens=tokens, mask=mask)
-    word = captions[int(np.argmin(empty))]
-    text = encoder([word if no else caption for caption, no in zip(captions, empty, strict=True)])
+    text = encoder(captions)
     if not empty.any():
         return text
     tokens, mask = np.array(text.tokens), np.array(text.mask)
