@@ -50,7 +50,7 @@ def test_a_configuration_without_that_part_is_refused(tmp_path):
         gin_files.excerpt(tmp_path / "config.gin", "tokenizer", "TOKENIZER")
 
 
-SAVED = """from __gin__ import dynamic_registration
+MIXED = """from __gin__ import dynamic_registration
 DATASET = @mixtures.Mixture()
 IMAGE_RATE = 0.25
 RATE = %IMAGE_RATE
@@ -68,7 +68,7 @@ other.Thing.seed = 4
 
 
 def test_what_a_macro_of_a_saved_configuration_leads_to(tmp_path):
-    (tmp_path / "config.gin").write_text(SAVED)
+    (tmp_path / "config.gin").write_text(MIXED)
     found = gin_files.reached(tmp_path / "config.gin", "DATASET")
     assert found["images.Joint.image_rate"] == "0.25"
     assert found["train/sprites.Sprites.seed"] == "3"
