@@ -118,7 +118,7 @@ def reached(config: Path, macro: str) -> dict[str, str]:
 
 
 def _values(text: str) -> dict[str, str]:
-    """The text of each value of a saved configuration by its name; lines that belong to it joined."""
+    """The text of each value of a saved configuration by its name, its lines joined."""
     found, name = dict[str, str](), ""
     for line in text.splitlines():
         if line[:1].isidentifier() and " = " in line:

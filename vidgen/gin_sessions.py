@@ -47,7 +47,7 @@ class Sessions:
         """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
         files, bindings = [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
         made = self.build(cls, files, bindings)
-        model = getattr(made, "model", None)
+        model: Any = getattr(made, "model", None)
         if getattr(model, "learned", None) and hasattr(made, "load") and self._changes:
             with gin_utils.session([*self._first, *files], bindings):
                 _check_learned(folder, gin_utils.build(cls).model, model)

@@ -2,8 +2,8 @@
 
     guidance       weights in the range from which training drew them
     ddim, N        jumps  i/N -> (i-1)/N:  N steps of DDIM
-    stochastic, N  jumps  i/N -> (i-2)/N:  N steps of the sampler that goes down by two and back up by
-                   one; and, where N is even, N/2 steps of DDIM, which are every second of these jumps
+    stochastic, N  jumps  i/N -> (i-2)/N:  N steps of the sampler that goes down by two and back up
+                   by one; where N is even N/2 steps of DDIM, too: every second of these jumps
 
 A student's x̂ at the level t stands for the two predictions of its teacher on the way from t to s,
 with shares that depend on t and s (imagen/distillation.py). For a jump to another level it is

@@ -121,7 +121,9 @@ class Course:
         found: list[tuple[str, Distillation]] = [("guidance", first)]
         while steps > sampler.steps:
             steps //= 2
-            halved = ProgressiveDistillation(stage=self._sampled(steps, steps), steps=steps, **common)
+            halved = ProgressiveDistillation(
+                stage=self._sampled(steps, steps), steps=steps, **common
+            )
             found.append((f"steps_{steps}", halved))
         if sampler.kind == "stochastic":
             last = ProgressiveDistillation(

@@ -36,8 +36,8 @@ clips-000.webm, clips-001.webm, ... A file of that name is replaced. The same se
 and settings give the same clip, alone or among others, and whether its stages run at once or one
 after the other with --until and --from.
 
-Distilled students, such as imagen_demo, the default, take the guidance and the steps that they have
-learned: 0 to 2, and 8 steps of stochastic or 4 of ddim. Their teachers, imagen_teachers, take any."""
+Distilled students, such as imagen_demo, the default, take the guidance and the steps that they
+learned: 0 to 2, and 8 steps of stochastic or 4 of ddim. Its teachers, imagen_teachers, take any."""
 
 _EACH = "PER-STAGE"
 
@@ -45,8 +45,13 @@ _EACH = "PER-STAGE"
 def add(parser: argparse.ArgumentParser) -> None:
     """All flags but those of the configuration."""
     add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help="what to show, one quoted sentence each; "
-        '"" is video without text, as clips without a caption taught it')
+    add(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="what to show, one quoted sentence each; "
+        '"" is video without text, as clips without a caption taught it',
+    )
     add("--prompts_file", metavar="FILE", help="more prompts, one a line")
     add(
         "--model",

@@ -138,7 +138,9 @@ def maker(
         return Predicted(stage=stage, seed=protocol.seed, step=own_step, **known)
     if stage.model.input_shape is None:
         raise ValueError(f"{stage.model.name} starts from text alone; it restores nothing.")
-    return Restored(stage=_of_pictures(stage) if subject.frames else stage, seed=protocol.seed, step=own_step)
+    return Restored(
+        stage=_of_pictures(stage) if subject.frames else stage, seed=protocol.seed, step=own_step
+    )
 
 
 def _of_pictures(stage: Stage) -> Stage:

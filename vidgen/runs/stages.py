@@ -191,7 +191,7 @@ def _tell_of_range(stage: str) -> None:
 
 
 def tell_of_images(stages: Sequence[Stage], models: Sequence[Any]) -> None:
-    """Warns of models that are to make one frame, and were trained on neither images nor single frames.
+    """Warns of models that are to make one frame, and were trained on clips alone.
 
     Args:
       stages: as they were trained.
