@@ -19,7 +19,11 @@ PICTURE = VideoShape(frames=1, height=8, width=8)
 class Unused:
     """Stands for a network that is not run."""
 
-    init = apply = None
+    def init(self, rngs, *args, **kwargs):
+        raise NotImplementedError
+
+    def apply(self, variables, *args, **kwargs):
+        raise NotImplementedError
 
 
 def maker(monkeypatch, data, conditioner, **changes):

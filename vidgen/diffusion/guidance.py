@@ -35,6 +35,7 @@ from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand
 
 THRESHOLDS = ("none", "static", "dynamic")
 Weights = Float[Array, "steps"] | Float[np.ndarray, "steps"]
+Mask = Bool[Array, "b *t s"] | Bool[np.ndarray, "b *t s"]
 EachWeights = Float[Array, "steps b"]
 
 
@@ -113,9 +114,7 @@ def guide(
     return (1 + w) * cond - w * uncond
 
 
-def with_text(
-    weights: Weights, mask: Bool[Array, "b s"] | Bool[Array, "b t s"], least: float = 0.0
-) -> Float[Array, "steps b"]:
+def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, "steps b"]:
     """The weight of each step for every example; `least` where there is no text to follow.
 
     Both halves are the same there, and (1 + w) x - w x would be x only nearly.
@@ -125,7 +124,7 @@ def with_text(
       mask: True on the tokens of the examples.
       least: 0, or what a network takes that is told its weight.
     """
-    told = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
+    told = jnp.any(jnp.asarray(mask), axis=tuple(range(1, mask.ndim)))
     return jnp.where(told, jnp.asarray(weights)[:, None], least)
 
 

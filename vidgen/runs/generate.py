@@ -132,7 +132,8 @@ class Generate:
     def __call__(self) -> list[Path]:
         """Make and write all clips; returns their files in the order of the prompts."""
         clips = self.clips()
-        if any(is_empty(clip.prompt) for clip in clips):
+        silent = self.init is not None or self.known  # a prompt was not asked for
+        if not silent and any(is_empty(clip.prompt) for clip in clips):
             log.info("an empty prompt is video without text")
         _check_folder(clips[0].path.parent)
         for stage in self.stages:
