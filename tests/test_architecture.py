@@ -34,7 +34,7 @@ ALLOWED = {
     "runs": BASE | {"train", "data", "evals", "zoo"},
     "gin_files": set(),
     "gin_utils": {"gin_files"},
-    "gin_sessions": {"gin_utils"},
+    "gin_sessions": {"gin_files", "gin_utils"},
     "usage": set(),
     "errors": set(),
     "xla_flags": set(),

@@ -10,6 +10,7 @@ from vidgen.display.sheets import Scene
 from vidgen.evals import report
 
 PROMPT = "a tiger moving right on a green background"
+FEWEST = {"sampler": "ddim", "steps": 4}  # that the students have learned
 STORY = "a frog moving up on a blue background. then a frog moving down on a blue background"
 
 
@@ -24,10 +25,11 @@ def phenaki():
 
 
 def test_clips_are_those_of_the_command(vidgen, base, tmp_path):
-    said = ("--seed=3", "--steps=2", "--guidance=2,base=1:0", "--num_samples=2")
+    said = ("--seed=3", "--steps=4", "--sampler=ddim", "--guidance=2,base=1:0", "--num_samples=2")
     done = vidgen("generate", PROMPT, "--model=imagen_demo", "--until=base", *said, "-o", "a.npy")
     assert done.status == 0, done.err
-    made = base.generate(PROMPT, seed=3, steps=2, guidance="2,base=1:0", num_samples=2)
+    flags = {"seed": 3, "guidance": "2,base=1:0", "num_samples": 2}
+    made = base.generate(PROMPT, **flags, **FEWEST)
     assert (made.prompts, made.fps, list(made.stages)) == ((PROMPT, PROMPT), 3.0, ["base"])
     for number in range(2):
         told = np.load(tmp_path / f"a-00{number}.npy")
@@ -49,7 +51,7 @@ def test_films_are_those_of_the_command(vidgen, phenaki, tmp_path):
 
 
 def test_results_are_those_of_the_command(vidgen, tmp_path):
-    said = {"clips": 2, "metrics": "flicker", "steps": 2, "cache": str(tmp_path / "kept")}
+    said = {"clips": 2, "metrics": "flicker", "cache": str(tmp_path / "kept")} | FEWEST
     found = notebook.evaluate(model="imagen_demo", until="base", **said)
     flags = [f"--{name}={value}" for name, value in said.items()]
     done = vidgen("evaluate", "--model=imagen_demo", "--until=base", *flags, "-o", "told.json")
@@ -60,19 +62,20 @@ def test_results_are_those_of_the_command(vidgen, tmp_path):
 
 
 def test_a_flag_is_compared_from_the_same_noise(base):
-    found = base.compare(PROMPT, "steps", (1, 2), seed=4)
-    assert list(found) == ["steps 1", "steps 2"]
-    np.testing.assert_array_equal(found["steps 2"], base.generate(PROMPT, seed=4, steps=2).video[0])
+    found = base.compare(PROMPT, "guidance", (0, 2), seed=4, **FEWEST)
+    assert list(found) == ["guidance 0", "guidance 2"]
+    alone = base.generate(PROMPT, seed=4, guidance=2, **FEWEST)
+    np.testing.assert_array_equal(found["guidance 2"], alone.video[0])
 
 
 def test_a_later_stage_starts_from_what_was_saved(base, tmp_path):
-    made = base.generate(PROMPT, seed=3, steps=2)
+    made = base.generate(PROMPT, seed=3, **FEWEST)
     path = made.save(tmp_path / "base.npy", stage="base")
     np.testing.assert_array_equal(np.load(path), made.video[0])
     with pytest.raises(ValueError, match="no stage 'ssr9'; choose from base"):
         made.save(path, stage="ssr9")
     later = notebook.load("imagen_demo", first="tsr1", until="tsr1")
-    assert later.generate(PROMPT, init=str(path), steps=2).video.shape == (1, 32, 16, 16, 3)
+    assert later.generate(PROMPT, init=str(path), **FEWEST).video.shape == (1, 32, 16, 16, 3)
 
 
 def test_what_a_stage_is_told_has_the_noise_that_was_asked_for():

@@ -94,6 +94,49 @@ def plain(message: str, error: Exception, hint: Callable[[str, str], str]) -> st
     return f"{where[1]}, line {where[2]}: {what}" if where else what
 
 
+def reached(config: Path, macro: str) -> dict[str, str]:
+    """All that a saved configuration binds of the objects that a macro leads to, as text.
+
+    Args:
+      config: written by training, which names every object with its module.
+      macro: where to begin, as DATASET.
+
+    Returns:
+      The value by "scope/module.Class.parameter"; where it is a macro, the value of that.
+    """
+    values = _values(config.read_text(encoding="utf-8"))
+    todo, objects, found = [macro], set(), dict[str, str]()
+    while todo:
+        for scoped in re.findall(r"@([\w/.]+)", _resolved(values, todo.pop())):
+            built = scoped.rpartition("/")[2]
+            if built not in objects:
+                objects.add(built)
+                own = [n for n in values if n.rpartition("/")[2].rpartition(".")[0] == built]
+                found |= {name: _resolved(values, name) for name in own}
+                todo += own
+    return found
+
+
+def _values(text: str) -> dict[str, str]:
+    """The text of each value of a saved configuration by its name, its lines joined."""
+    found, name = dict[str, str](), ""
+    for line in text.splitlines():
+        if line[:1].isidentifier() and " = " in line:
+            name, _, value = line.partition(" = ")
+            found[name] = value.rstrip("\\ ")
+        elif name and line[:1] in (" ", ")", "]", "}"):
+            found[name] += line.strip()
+        else:
+            name = ""
+    return found
+
+
+def _resolved(values: dict[str, str], name: str) -> str:
+    while (text := values.get(name, "")).startswith("%"):
+        name = text[1:]
+    return text
+
+
 def excerpt(config: Path, scope: str, macro: str) -> str:
     """What a saved configuration says of one part: its imports, bindings in `scope`, one macro.
 

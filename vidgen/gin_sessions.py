@@ -7,12 +7,13 @@ ssr1/SamplerSpec.steps, and it is an error only where none does.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen import gin_utils
+from vidgen import gin_files, gin_utils
 
 
 class Sessions:
@@ -44,7 +45,20 @@ class Sessions:
 
     def build_trained(self, cls: Any, folder: Path) -> Any:
         """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
-        return self.build(cls, [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"])
+        files, bindings = [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
+        made = self.build(cls, files, bindings)
+        model: Any = getattr(made, "model", None)
+        if getattr(model, "learned", None) and hasattr(made, "load") and self._changes:
+            with gin_utils.session([*self._first, *files], bindings):
+                _check_learned(folder, gin_utils.build(cls).model, model)
+        if hasattr(model, "joint") and _trained_jointly(folder / "config.gin"):
+            made = dataclasses.replace(made, model=dataclasses.replace(model, joint=True))
+        return made
+
+    @property
+    def _changes(self) -> bool:
+        """Whether anything is read after the objects' own files."""
+        return bool(self._last or self._bindings)
 
     def check_bindings(self) -> None:
         """Raises the error of a binding that no session took; notes those that none used."""
@@ -60,6 +74,33 @@ class Sessions:
             self._refused.setdefault(binding, error)
             return False
         return True
+
+
+def _check_learned(folder: Path, trained: Any, asked: Any) -> None:
+    """Raises ValueError where settings of this run would have a student believe it learned more.
+
+    Args:
+      folder: of the student.
+      trained: the model as its own configuration has it.
+      asked: the model with the files and flags of this run.
+    """
+    before, after = (
+        dataclasses.asdict(model.learned) | {"schedule": model.schedule}
+        for model in (trained, asked)
+    )
+    for name in [name for name in before if before[name] != after[name]]:
+        raise ValueError(
+            f"{folder} holds a distilled student whose {name} was {before[name]} in training; a "
+            f"--gin flag or file makes it {after[name]}, which changes nothing of what the student "
+            "has learned: leave it out (--guidance, --steps and --sampler say what can be asked)."
+        )
+
+
+def _trained_jointly(config: Path) -> bool:
+    """Whether packs of images were among the examples that a saved configuration trained on."""
+    reached = gin_files.reached(config, "DATASET")
+    rates = [value for name, value in reached.items() if name.endswith("images.Joint.image_rate")]
+    return any(rate not in ("0", "0.0") for rate in rates)
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:

@@ -178,6 +178,18 @@ def test_a_constant_fraction_of_one_never_oscillates():
     np.testing.assert_array_equal(never.weights(3), [15] * 3)
 
 
+def test_weights_of_examples_without_text():
+    """They are not guided, bit for bit; the others as before, in packs of images too."""
+    weights = guidance.GuidanceSpec(weight=3.0, low=1.0, constant_fraction=0.5).weights(2)
+    mask = jnp.array([[True, False], [False, False]])
+    found = guidance.with_text(weights, mask)
+    np.testing.assert_array_equal(found, [[3, 0], [1, 0]])
+    np.testing.assert_array_equal(guidance.with_text(weights, mask, 0.5), [[3, 0.5], [1, 0.5]])
+    np.testing.assert_array_equal(guidance.with_text(weights, mask[:, :, None]), found)
+    x = jnp.float32([0.1, 0.7])
+    np.testing.assert_array_equal(guidance.guide(x, x, found[0])[1], x[1])
+
+
 def test_is_unguided():
     assert GuidanceSpec().is_unguided
     assert GuidanceSpec(low=0.0).is_unguided

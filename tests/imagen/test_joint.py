@@ -7,7 +7,7 @@ import pytest
 import tiny_unet as tiny
 
 from vidgen.imagen.blocks import LevelSpec
-from vidgen.imagen.conditioning import TemporalUpsample, drop_text
+from vidgen.imagen.conditioning import NoLowRes, SpatialUpsample, TemporalUpsample, drop_text
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 
@@ -175,3 +175,50 @@ def test_one_network_is_made_for_either_kind_of_batch():
     assert jax.tree.map(lambda a, b: a.shape == b.shape, *shapes) == jax.tree.map(
         lambda a: True, shapes[0]
     )
+
+
+# ---- one frame by itself -------------------------------------------------------------------------
+
+
+def told_of(frames, joint, conditioner=None):
+    """The conditioning of the first step of sampling, and the z of it."""
+    network = tiny.network((LEVEL,), frame_positions=2)
+    low = None if conditioner is None else tiny.normal(3, B, frames, 2, 2, 3)
+    shape = VideoShape(frames=frames, height=4, width=4)
+    more = {} if conditioner is None else {"conditioner": conditioner}
+    model = DiffusionStage(shape=shape, network=network, joint=joint, **more)
+    keys = jax.random.split(jax.random.key(0), B)
+    x0_fn, run = model._start(None, tiny.text(B), low, keys, None)
+    (cond,) = [x for x in x0_fn.args if hasattr(x, "independent_frames")]
+    return cond, run["z"]
+
+
+@pytest.mark.parametrize("conditioner", [None, SpatialUpsample(factor=2)], ids=["base", "ssr"])
+def test_one_frame_of_a_jointly_trained_model_is_what_a_pack_has(conditioner):
+    """The image path of training with the same weights: frame 0 of a pack, and the image alone."""
+    cond, z = told_of(1, True, conditioner)
+    assert cond.independent_frames.all()
+    net = tiny.Compiled.of(tiny.network((LEVEL,), frame_positions=2), z, jnp.zeros(B), cond)
+    logsnr = jnp.array([-1.0, 1.0])
+    found = net(z, logsnr, cond)
+    batch = VideoBatch(
+        video=tiny.normal(9, B, 1, 4, 4, 3),
+        text=tiny.text(B),
+        independent_frames=jnp.ones(B, bool),
+    )
+    of_training = (conditioner or NoLowRes()).for_training(batch, jax.random.key(1))[1]
+    same = {"low_res": cond.low_res, "aug_logsnr": cond.aug_logsnr}
+    np.testing.assert_array_equal(net(z, logsnr, of_training.replace(**same)), found)
+
+    def in_a_pack(x):
+        return None if x is None else jnp.concatenate([x, tiny.normal(5, B, 2, *x.shape[2:])], 1)
+
+    pack = net(in_a_pack(z), logsnr, cond.replace(low_res=in_a_pack(cond.low_res)))
+    np.testing.assert_allclose(pack[:, :1], found, atol=2e-5)
+    as_video = net(z, logsnr, cond.replace(independent_frames=jnp.zeros(B, bool)))
+    assert np.abs(as_video - found).max() > 0.02  # what came out before
+
+
+@pytest.mark.parametrize("frames, joint", [(1, False), (2, False), (2, True)])
+def test_all_else_is_a_video(frames, joint):
+    assert not told_of(frames, joint)[0].independent_frames.any()

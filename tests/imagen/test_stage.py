@@ -13,6 +13,7 @@ import tiny_unet as tiny
 from vidgen.diffusion import parameterization, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen.learned import Learned
 from vidgen.imagen.stage import DiffusionStage, Network
 from vidgen.nn import axes
 from vidgen.train.model import Model
@@ -441,3 +442,32 @@ def test_init_of_a_real_network_is_boxed_and_fits_the_batch():
 def test_wrong_setting_is_named(setting, message):
     with pytest.raises(ValueError, match=message):
         stage(**setting)
+
+
+# ---- prompts without text ------------------------------------------------------------------------
+
+
+def of_prompt(params, z, logsnr, cond):
+    """Leans to its prompt, or to a number of its own where there is none, and to w."""
+    weight = 0 if cond.guidance_weight is None else cond.guidance_weight.reshape(-1, 1, 1, 1, 1)
+    return 0.1 * z + prompt_value(cond) + 0.123 + 0.01 * weight
+
+
+@pytest.mark.parametrize("least", [None, 0.0, 0.25])
+def test_guidance_has_no_effect_where_there_is_no_text(least):
+    """Bit for bit, also beside a clip that is guided; a student is told the least it knows."""
+    changes = {"parameterization": "x0", "sampler": SamplerSpec(kind="ddim", steps=2)}
+    if least is not None:
+        learned = Learned(weight_range=(least, 9.0), steps=2)
+        changes |= {"guidance_input": True, "learned": learned}
+    text = tiny.text(2)
+    text = jax.tree.map(lambda x: x.at[1].set(False if x.dtype == bool else 0), text)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def made(weight):
+        model = stage(of_prompt, guidance=GuidanceSpec(weight=weight), **changes)
+        return np.asarray(model.generate(None, text, None, keys))
+
+    low, high = made(least or 0.0), made(7.0)
+    np.testing.assert_array_equal(high[1], low[1])
+    assert np.abs(high[0] - low[0]).max() > 0.01

@@ -16,6 +16,7 @@ from vidgen.data.cache_folders import CacheError
 from vidgen.data.sources import Example
 from vidgen.data.video_writer import write_video
 from vidgen.runs.encode import Encode
+from vidgen.runs.feed import encode_captions
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
@@ -67,6 +68,27 @@ def test_encodes_each_caption_once(tmp_path, monkeypatch):
     encode(tmp_path, shard_size=9)()  # nothing is left to do
     encode(tmp_path, [*CAPTIONS, "one more"], shard_size=9)()
     assert asked == [*CAPTIONS, "one more"]
+
+
+def test_an_empty_caption_has_no_tokens_in_the_table(tmp_path):
+    """Nor where a table of before holds what the encoder made of it."""
+    encoder = Marked(dim=4, length=8)
+    encode(tmp_path / "new", ["a", ""], text_encoder=encoder)()
+    stored = text_cache.EncodedText(path=str(tmp_path / "new"), encoder=encoder)
+    assert stored(["a", ""]).mask.any(-1).tolist() == [True, False]
+    old = tmp_path / "old"
+    encode(old, ["a"], text_encoder=encoder)()
+    text_cache.write_shard(old, 0, 1, [""], encoder([""]), dtype="float32")
+    stored = text_cache.EncodedText(path=str(old), encoder=encoder)
+    assert stored([""]).mask.any()
+    assert encode_captions(["a", ""], stored).mask.any(-1).tolist() == [True, False]
+
+
+class Marked(ByteEncoder):
+    """Marks the end, so that the empty prompt has a token."""
+
+    def __call__(self, prompts):
+        return super().__call__([f"{prompt}." for prompt in prompts])
 
 
 def test_wrong_settings(tmp_path):

@@ -79,6 +79,33 @@ def test_captions_of_frames_are_encoded_once_each():
     assert asked == [["cat", "dog", "a clip", ""]]
 
 
+class EndMarks(toy.ToyEncoder):
+    """Has tokens for every prompt, as MiniLM and T5 have for the empty one."""
+
+    def __call__(self, prompts):
+        text = super().__call__(prompts)
+        return text.replace(tokens=np.ones_like(text.tokens), mask=np.ones_like(text.mask))
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t", "\u00a0"])
+def test_an_empty_caption_is_the_null_prompt(empty):
+    """By itself, among others, and as that of one image of a pack."""
+    for captions in ([empty], ["cat", empty], [empty, "cat", "dog"]):
+        text = feed.encode_captions(captions, EndMarks())
+        told = np.array([caption != empty for caption in captions])
+        np.testing.assert_array_equal(text.mask.any(-1), told)
+        np.testing.assert_array_equal(np.asarray(text.tokens).any((1, 2)), told)
+        assert text.tokens.shape == (len(captions), toy.LENGTH, toy.DIM)
+    raw = {
+        "video": np.zeros((2, 2, 1, 1, 1), np.uint8),
+        "caption": [("cat", empty), (empty, empty)],
+        "independent_frames": [True, True],
+    }
+    text = feed.encode_batch(raw, EndMarks()).text
+    np.testing.assert_array_equal(text.mask.any(-1), [[True, False], [False, False]])
+    np.testing.assert_array_equal(text.tokens.any((2, 3)), [[True, False], [False, False]])
+
+
 def test_captions_per_clip_is_one_unless_the_data_says_more():
     class Frames(toy.ToyData):
         captions_per_clip = 2

@@ -135,6 +135,23 @@ def test_keys_are_pinned():
 PINNED_KEY = [219226520, 1579670596]
 
 
+def test_an_empty_prompt_is_video_without_text_and_without_guidance():
+    """Both halves of guidance are the same: one is evaluated, and the weight changes nothing."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Noting(FakeStage):
+        def generate(self, params, text, *rest, **more):
+            seen.append((bool(np.any(text.mask)), self.guidance.is_unguided))
+            return super().generate(params, text, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "load", lambda self, *_: {"w": jnp.zeros(3)})
+        made = generate("", " ", "a", model=Noting(), batch_size=1).videos()
+        assert [clip.prompt for clip, _ in made] == ["", " ", "a"]
+    assert seen == [(False, True), (False, True), (True, False)]
+
+
 def test_settings_override_the_models_own(run):
     made = generate("a", steps=9, sampler="dpmpp_2m", guidance=0.0, threshold="dynamic")
     (model,) = made.chain.stages
@@ -195,7 +212,6 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
     ("settings", "words"),
     [
         ({"prompts": []}, "no prompt"),
-        ({"prompts": ["a", " "]}, "no prompt"),
         ({"frames": 0}, "cannot make 0 frames"),
         ({"threshold": "hard"}, "'hard'; choose one of none, static, dynamic"),
         ({"gamma": 2.0}, "gamma is 2"),

@@ -1,5 +1,6 @@
 """Joint training from files of both kinds, as `vidgen train` builds it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 
 from vidgen import gin_utils, main
 from vidgen.data.video_writer import write_video
+from vidgen.gin_sessions import Sessions
+from vidgen.runs.stages import Stage, tell_of_images
 from vidgen.runs.train import Train
 from vidgen.train.checkpoints import Checkpointer
 
@@ -135,3 +138,35 @@ def test_wrong_input_is_one_sentence(files, tmp_path, capsys, changes, words):
     for word in words:
         assert word in error
     assert not (tmp_path / "m").exists()
+
+
+def trained(files, folder, data="data/joint_folder.gin", **changes):
+    """What is generated with of a folder with the configuration of such a training."""
+    folder.mkdir()
+    named = ["runs/train.gin", "experiments/imagen_base_tiny.gin", data, str(files / "small.gin")]
+    bindings = [b for b in arguments(files, MODEL_DIR=str(folder), **changes)]
+    if data == "data/folder.gin":
+        bindings = [b for b in bindings if not b.startswith(("VIDEO_DIR", "IMAGE_"))]
+        bindings += [f"DATA_DIR={str(files / 'videos')!r}"]
+    with gin_utils.session(named, bindings):
+        gin_utils.build(Train)
+        (folder / "config.gin").write_text(gin_utils.operative_config())
+    return Sessions(["runs/generate.gin"], [], []).build_trained(Stage, folder)
+
+
+def test_a_saved_configuration_tells_whether_images_were_trained_on(files, tmp_path, caplog):
+    """Also where the data is gone; without packs one frame by itself is told as not learned."""
+    joint = trained(files, tmp_path / "joint")
+    packs_off = trained(files, tmp_path / "off", IMAGE_RATE=0.0)
+    videos = trained(files, tmp_path / "videos", data="data/folder.gin")
+    assert [stage.model.joint for stage in (joint, packs_off, videos)] == [True, False, False]
+    for stage, told in ((joint, False), (videos, True)):
+        caplog.clear()
+        shape = dataclasses.replace(stage.model.shape, frames=1)
+        single = dataclasses.replace(stage.model, shape=shape)
+        tell_of_images([stage, stage], [stage.model, single])
+        assert ("clips of 4 frames and on no images" in caplog.text) == told
+    config = tmp_path / "joint" / "config.gin"
+    config.write_text(config.read_text().replace(str(files), "/gone"))
+    sessions = Sessions(["runs/generate.gin"], [], ["base/GuidanceSpec.weight=2.0"])
+    assert sessions.build_trained(Stage, tmp_path / "joint").model.joint

@@ -30,12 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand
 
 THRESHOLDS = ("none", "static", "dynamic")
 Weights = Float[Array, "steps"] | Float[np.ndarray, "steps"]
+Mask = Bool[Array, "b *t s"] | Bool[np.ndarray, "b *t s"]
+EachWeights = Float[Array, "steps b"]
 
 
 @runtime_checkable
@@ -115,18 +117,32 @@ def guide(
     return (1 + w) * cond - w * uncond
 
 
+def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, "steps b"]:
+    """The weight of each step for every example; `least` where there is no text to follow.
+
+    Both halves are the same there, and (1 + w) x - w x would be x only nearly.
+
+    Args:
+      weights: of the steps.
+      mask: True on the tokens of the examples.
+      least: 0, or what a network takes that is told its weight.
+    """
+    told = jnp.any(jnp.asarray(mask), axis=tuple(range(1, mask.ndim)))
+    return jnp.where(told, jnp.asarray(weights)[:, None], least)
+
+
 def classifier_free(cond_fn: X0Fn, uncond_fn: X0Fn, weights: Weights) -> X0Fn:
     """Guided x0 from two evaluations a step; `weights` has one w per sampling step."""
     return Partial(_guide_two, as_tree(cond_fn), as_tree(uncond_fn), jnp.asarray(weights))
 
 
-def classifier_free_batched(both_fn: Callable[..., Any], weights: Weights) -> Any:
+def classifier_free_batched(both_fn: Callable[..., Any], weights: Weights | EachWeights) -> Any:
     """Guided x0, or guided logits, from one evaluation of twice the batch.
 
     Args:
       both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
         example 0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
-      weights: one w per sampling step.
+      weights: one w per sampling step, or one for every example too.
     """
     return Partial(_guide_pairs, as_tree(both_fn), jnp.asarray(weights))
 

@@ -39,6 +39,7 @@ from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
+from vidgen.imagen.learned import checked_range
 from vidgen.imagen.stage import DiffusionStage, by_noise
 from vidgen.types import (
     Conditioning,
@@ -100,12 +101,7 @@ class Distillation(abc.ABC):
     weight_range: Sequence[float] = (0.0, 4.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight_range", tuple(map(float, self.weight_range)))
-        if len(self.weight_range) != 2 or not 0 <= self.weight_range[0] <= self.weight_range[1]:
-            raise ValueError(
-                f"the range of guidance weights is {self.weight_range}; it must be (low, high) "
-                "with 0 <= low <= high."
-            )
+        object.__setattr__(self, "weight_range", checked_range(self.weight_range))
         if not self.stage.guidance_input:
             raise ValueError(f"the stage {self.stage.name} is no student; make one by `student`.")
 
@@ -198,7 +194,7 @@ class GuidanceDistillation(Distillation):
     @property
     def teacher(self) -> DiffusionStage:
         """The stage as it was trained, without the guidance weight as an input."""
-        return dataclasses.replace(self.stage, guidance_input=False)
+        return dataclasses.replace(self.stage, guidance_input=False, learned=None)
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
         """One level each; there is no step to take."""

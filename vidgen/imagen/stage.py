@@ -28,6 +28,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
+from vidgen.imagen.learned import Learned
 from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
@@ -78,6 +79,9 @@ class DiffusionStage:
       text_drop_rate: share of training examples that lose their text (Imagen: 0.1).
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
+      learned: what a student may be asked for; None of a stage that is none, or is not known.
+      joint: whether packs of images were among its training examples (data/images.py); one frame
+        by itself is then an image, and its temporal operators are passed over as theirs were.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
     """
 
@@ -94,6 +98,8 @@ class DiffusionStage:
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
     text_drop_rate: float = 0.1
     guidance_input: bool = False
+    learned: Learned | None = None
+    joint: bool = False
     published_parameters: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,6 +109,8 @@ class DiffusionStage:
             raise ValueError(
                 f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
             )
+        if self.learned is not None:
+            self.learned.check(self.name, self.guidance, self.sampler)
 
     @property
     def input_shape(self) -> VideoShape | None:
@@ -187,16 +195,19 @@ class DiffusionStage:
         """Clean video by classifier-free guidance.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
-        is evaluated once, and its conditional prediction is returned bit for bit.
+        is evaluated once, and its conditional prediction is returned bit for bit. A clip without
+        text is not guided, as there is nothing to guide it by.
         """
         if self.guidance_input:
-            weights = jnp.asarray(self.guidance.weights(steps))
+            least = 0.0 if self.learned is None else self.learned.least_weight
+            weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
             return jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
         if self.guidance.is_unguided:
             return jax.tree_util.Partial(self._denoise, params, cond)
+        weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
         both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
         denoise = jax.tree_util.Partial(self._denoise, params, both)
-        return guidance.classifier_free_batched(denoise, self.guidance.weights(steps))
+        return guidance.classifier_free_batched(denoise, weights)
 
     def generate(
         self,
@@ -237,6 +248,8 @@ class DiffusionStage:
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
         if cond.low_res is not None:
             cond = cond.replace(low_res=_laid_out(cond.low_res))
+        if self.joint and self._size(cond)[0] == 1:
+            cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
@@ -300,8 +313,7 @@ class DiffusionStage:
     def _denoise_guided(
         self, params: Params, cond: Conditioning, weights: Array, z: Array, logsnr: Array, step: Any
     ):
-        weight = jnp.full(z.shape[:1], weights[step])
-        return self.denoise(params, cond.replace(guidance_weight=weight), z, logsnr)
+        return self.denoise(params, cond.replace(guidance_weight=weights[step]), z, logsnr)
 
 
 # Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device

@@ -15,23 +15,40 @@ from typing import Any, NamedTuple
 
 from vidgen.diffusion import schedules
 from vidgen.imagen.distillation import Distillation, GuidanceDistillation, ProgressiveDistillation
+from vidgen.imagen.learned import Learned, check_weights, checked_range
 from vidgen.imagen.stage import DiffusionStage
 
 KINDS = ("ddim", "stochastic")
 
 
-def student(*, stage: DiffusionStage, steps: int = 8, kind: str = "stochastic") -> DiffusionStage:
+def student(
+    *,
+    stage: DiffusionStage,
+    steps: int = 8,
+    kind: str = "stochastic",
+    weight_range: Sequence[float] | None = None,
+) -> DiffusionStage:
     """`stage` as a student: the guidance weight is an input, and `steps` of sampler `kind` suffice.
 
+    Args:
+      stage: the teacher.
+      steps: of sampling.
+      kind: of the sampler.
+      weight_range: guidance weights that it learns, and is sampled with; None is unknown.
+
     Raises:
-      ValueError: `stage` is a student already, or no student learns that sampler.
+      ValueError: `stage` is a student already, no student learns that sampler, or its guidance is
+        out of range.
     """
     if stage.guidance_input:
         raise ValueError(f"the stage {stage.name} is a distilled student; it cannot be a teacher.")
     if kind not in KINDS:
         raise ValueError(f"a student cannot learn the sampler {kind!r}; choose one of {KINDS}.")
     sampler = dataclasses.replace(stage.sampler, kind=kind, steps=steps, spacing="time")
-    return dataclasses.replace(stage, guidance_input=True, sampler=sampler)
+    learned = Learned(
+        weight_range=weight_range, steps=steps, sampler=kind, teacher_sampler=stage.sampler
+    )
+    return dataclasses.replace(stage, guidance_input=True, sampler=sampler, learned=learned)
 
 
 class Phase(NamedTuple):
@@ -57,7 +74,8 @@ class Course:
       start_steps: DDIM steps before the first halving: the student's, times a power of two.
       train_steps: updates of each halving, and of the phase for the stochastic sampler.
       guidance_train_steps: updates of the first phase; None is `train_steps`.
-      weight_range: guidance weights that the student learns.
+      weight_range: guidance weights that the student learns; None is what `student` says of them,
+        or 0 to 4 where it says nothing.
       times: distribution of u in the first phase.
     """
 
@@ -65,11 +83,11 @@ class Course:
     train_steps: int
     start_steps: int = 64
     guidance_train_steps: int | None = None
-    weight_range: Sequence[float] = (0.0, 4.0)
+    weight_range: Sequence[float] | None = None
     times: schedules.Times = schedules.UniformTimes()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight_range", tuple(map(float, self.weight_range)))
+        object.__setattr__(self, "weight_range", self._agreed_range())
         steps, ratio = self.student.sampler.steps, self.start_steps / self.student.sampler.steps
         if ratio < 1 or ratio != int(ratio) or int(ratio) & (int(ratio) - 1):
             raise ValueError(
@@ -80,24 +98,32 @@ class Course:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"Course.{name} is {value}; it must be >= 1.")
         self.phases()
-        low, high = self.weight_range
-        spec = self.student.guidance
-        for weight in (spec.weight, spec.low):
-            if weight is not None and not low <= weight <= high:
-                raise ValueError(
-                    f"the stage {self.student.name} samples with guidance {weight}, which is not "
-                    f"in GUIDANCE_RANGE, {low} to {high}: widen it."
-                )
+        check_weights(self.student.name, self.student.guidance, self._agreed_range())
+
+    def _agreed_range(self) -> tuple[float, float]:
+        """The one range that the course and its student name."""
+        known = self.student.learned and self.student.learned.weight_range
+        asked = self.weight_range if self.weight_range is not None else known or (0.0, 4.0)
+        found = checked_range(asked)
+        if known and found != known:
+            raise ValueError(
+                f"Course.weight_range is {found}, and the student's is {known}: set both, by "
+                "GUIDANCE_RANGE."
+            )
+        return found
 
     def phases(self) -> tuple[Phase, ...]:
         """Guidance, the halvings, and for the stochastic sampler one more."""
         sampler, steps = self.student.sampler, self.start_steps
         common: dict[str, Any] = {"weight_range": self.weight_range}
-        first = GuidanceDistillation(stage=self._sampled(steps), times=self.times, **common)
+        any_steps = self._sampled(steps, learned_steps=None)
+        first = GuidanceDistillation(stage=any_steps, times=self.times, **common)
         found: list[tuple[str, Distillation]] = [("guidance", first)]
         while steps > sampler.steps:
             steps //= 2
-            halved = ProgressiveDistillation(stage=self._sampled(steps), steps=steps, **common)
+            halved = ProgressiveDistillation(
+                stage=self._sampled(steps, steps), steps=steps, **common
+            )
             found.append((f"steps_{steps}", halved))
         if sampler.kind == "stochastic":
             last = ProgressiveDistillation(
@@ -112,7 +138,10 @@ class Course:
             for i, ((name, model), count) in enumerate(named, start=1)
         )
 
-    def _sampled(self, steps: int) -> DiffusionStage:
+    def _sampled(self, steps: int, learned_steps: int | None) -> DiffusionStage:
         """The student as it samples between two phases: by DDIM."""
         sampler = dataclasses.replace(self.student.sampler, kind="ddim", steps=steps)
-        return dataclasses.replace(self.student, sampler=sampler)
+        learned = dataclasses.replace(
+            self.student.learned or Learned(), steps=learned_steps, sampler="ddim"
+        )
+        return dataclasses.replace(self.student, sampler=sampler, learned=learned)

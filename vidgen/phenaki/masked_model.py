@@ -24,7 +24,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair
+from vidgen.diffusion.guidance import (
+    GuidanceSpec,
+    classifier_free_batched,
+    mixed,
+    pair,
+    with_text,
+)
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
 from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
@@ -224,9 +230,10 @@ class MaskedVideoModel:
         text = clip_text(text)
         if self.guidance.is_unguided:
             return jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
+        weights = with_text(self.guidance.weights(self.sampler.steps), text.mask)
         text = pair(text, null_text(text))
         logits = jax.tree_util.Partial(_Logits(self.network, grid), params, text, twice)
-        return classifier_free_batched(logits, self.guidance.weights(self.sampler.steps))
+        return classifier_free_batched(logits, weights)
 
     def sample_tokens(
         self,

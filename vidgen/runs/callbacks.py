@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float
 
 from vidgen.data.video_writer import check_suffix, write_video
-from vidgen.runs.feed import Dataset, TextEncoder, encode_batch
+from vidgen.runs.feed import Dataset, TextEncoder, encode_batch, encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Params, VideoBatch
@@ -74,7 +74,7 @@ class SampleVideos:
         # Filled up so that the batch divides over the mesh; an example never sees its neighbors.
         ways = trainer.partitioner.batch_ways()
         index = np.arange(-(-count // ways) * ways) % count
-        text = jax.tree.map(lambda x: np.asarray(x)[index], encoder(self.prompts))
+        text = jax.tree.map(lambda x: np.asarray(x)[index], encode_captions(self.prompts, encoder))
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(self.seed)))(index)
         video = np.asarray(trainer.sample(params, text, keys), np.float32)[:count]
         _write(video, trainer, f"step_{step}.{self.suffix}", model_dir)

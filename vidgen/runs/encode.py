@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vidgen.data import text_cache
 from vidgen.data.sources import Source, captions_of
 from vidgen.data.streams import Stream
-from vidgen.runs.feed import TextEncoder, this_process
+from vidgen.runs.feed import TextEncoder, encode_captions, this_process
 from vidgen.types import TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Encode:
         found = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]
-            text = encoder([*batch, *[""] * (self.batch_size - len(batch))])
+            text = encode_captions([*batch, *[""] * (self.batch_size - len(batch))], encoder)
             real = slice(len(batch))
             found.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
             progress.update(len(batch))

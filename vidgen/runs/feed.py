@@ -81,16 +81,42 @@ def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | Toke
 
 
 def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncoder) -> TextEmbedding:
-    """The embedding "b s d" of b captions, or "b t s d" of b sequences of t."""
+    """The embedding "b s d" of b captions, or "b t s d" of b sequences of t.
+
+    Whatever is trained, generated or judged is encoded here. A caption without a word is the null
+    prompt, no tokens at all, whatever the encoder makes of "": so clips without a caption train the
+    half of guidance that is without text, and an empty prompt asks for what they have taught.
+    """
     if isinstance(captions[0], str):
-        return encoder([str(caption) for caption in captions])
+        return _encoded([str(caption) for caption in captions], encoder)
     rows = [[str(caption) for caption in row] for row in captions]
     unique = list(dict.fromkeys(caption for row in rows for caption in row))
     place = {caption: i for i, caption in enumerate(unique)}
     index = np.array([[place[caption] for caption in row] for row in rows])
     # How many differ changes with every batch: a compiled encoder shall see few sizes.
     unique += [""] * ((1 << (len(unique) - 1).bit_length()) - len(unique))
-    return jax.tree.map(lambda x: np.asarray(x)[index], encoder(unique))
+    return jax.tree.map(lambda x: np.asarray(x)[index], _encoded(unique, encoder))
+
+
+def is_empty(caption: str) -> bool:
+    """Whether a caption or a prompt says nothing."""
+    return not caption.strip()
+
+
+def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
+    """One row each."""
+    empty = np.array([is_empty(caption) for caption in captions])
+    if empty.all():
+        shape = (len(captions), encoder.length)
+        tokens: Any = np.zeros((*shape, encoder.dim), np.float32)
+        mask: Any = np.zeros(shape, bool)
+        return TextEmbedding(tokens=tokens, mask=mask)
+    text = encoder(captions)
+    if not empty.any():
+        return text
+    tokens, mask = np.array(text.tokens), np.array(text.mask)
+    tokens[empty], mask[empty] = 0, False
+    return TextEmbedding(tokens=tokens, mask=mask)
 
 
 class Feed:

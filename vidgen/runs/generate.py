@@ -31,10 +31,11 @@ from tqdm import tqdm
 from vidgen.data import video_writer
 from vidgen.runs import per_stage
 from vidgen.runs.content import Init, KnownFiles
+from vidgen.runs.feed import encode_captions, is_empty
 from vidgen.runs.per_stage import PerStage
-from vidgen.runs.stages import Sampling, Stage
+from vidgen.runs.stages import Sampling, Stage, for_text, tell_of_images
 from vidgen.train.partitioning import Partitioner
-from vidgen.types import Params, TextEmbedding, null_text
+from vidgen.types import Params, TextEmbedding
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class Generate:
     Attributes:
       stages: what makes the clips, in the order in which they run.
       cascade: makes a chain of their models: checks that they fit, and runs them one by one.
-      prompts: what to show, one clip (or `num_samples`) each. "" is no prompt at all, which takes
-        an `init` or known content.
+      prompts: what to show, one clip (or `num_samples`) each. "" is video without text, as clips
+        without a caption are in training.
       output: file to write; its suffix is the format. Several clips are numbered.
       seed: in [0, 2³²).
       num_samples: clips for each prompt.
@@ -96,9 +97,8 @@ class Generate:
     mesh: Partitioner | None = None
 
     def __post_init__(self) -> None:
-        silent = self.init is not None or bool(self.known)
-        if not self.prompts or not (silent or all(prompt.strip() for prompt in self.prompts)):
-            raise ValueError("no prompt to show: give one or more, none of them empty.")
+        if not self.prompts:
+            raise ValueError('no prompt to show: give one or more ("" is video without text).')
         sizes = [per_stage.value(self.batch_size, stage.model.name) for stage in self.stages]
         for name, value in [("num_samples", self.num_samples), *(("batch_size", n) for n in sizes)]:
             if value is not None and value < 1:
@@ -134,6 +134,9 @@ class Generate:
     def __call__(self) -> list[Path]:
         """Make and write all clips; returns their files in the order of the prompts."""
         clips = self.clips()
+        silent = self.init is not None or self.known  # a prompt was not asked for
+        if not silent and any(is_empty(clip.prompt) for clip in clips):
+            log.info("an empty prompt is video without text")
         _check_folder(clips[0].path.parent)
         for stage in self.stages:
             stage.check(self._step_of(stage))
@@ -181,6 +184,7 @@ class Generate:
         clips, chain = self.clips(), self.chain
         models = dict(zip(chain.names, chain.stages, strict=True))
         sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
+        tell_of_images(self.stages, chain.stages)
         low_res, known = None, None
         if self.init is not None:
             video = self.init.read(chain.input_shape)
@@ -229,8 +233,8 @@ class Generate:
             for other, text in seen:
                 if other == encoder:
                     return text
-            rows = {prompt: encoder([prompt]) for prompt in dict.fromkeys(c.prompt for c in clips)}
-            rows |= {prompt: null_text(row) for prompt, row in rows.items() if not prompt.strip()}
+            prompts = dict.fromkeys(clip.prompt for clip in clips)
+            rows = {prompt: encode_captions([prompt], encoder) for prompt in prompts}
             text = jax.tree.map(
                 lambda *x: np.concatenate([np.asarray(a) for a in x]),
                 *(rows[clip.prompt] for clip in clips),
@@ -253,7 +257,7 @@ class Generate:
         """One batch, on the mesh if there is one."""
         options = {} if known is None else {"known": jax.tree.map(self._placed, known)}
         with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
-            video = model.generate(
+            video = for_text(model, text).generate(
                 params,
                 jax.tree.map(self._placed, text),
                 None if low_res is None else self._placed(low_res),

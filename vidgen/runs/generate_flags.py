@@ -15,6 +15,9 @@ from vidgen import zoo
 
 EXAMPLES = """examples:
   vidgen generate "a tiger moving right on a green background" -o tiger.mp4
+  vidgen generate "a tiger moving right on a green background" --until=ssr1 --guidance=2 --seed=5
+  vidgen generate "a tiger moving right on a green background" --model=imagen_teachers \\
+      --until=tsr1 --guidance=3,base=6:1 --steps=64,base=128 -o tiger.gif
   vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
   vidgen generate "a tiger moving right" --model=runs/cascade --until=ssr1 --keep_stages
   vidgen generate --prompts_file=prompts.txt --model=runs/cascade -o clips.webm \\
@@ -31,7 +34,10 @@ tsr2, tsr3, ssr3; or of Phenaki: maskgit, and its tokenizer. PER-STAGE values ar
 format: .mp4, .webm, .gif (at most 50 frames a second), .webp (90), .png (a sheet of frames) or
 .npy. Several clips are numbered: clips-000.webm, clips-001.webm, ... A file of that name is
 replaced. The same seed, prompt, models and settings give the same clip, alone or among others, and
-whether its stages run at once or one after the other with --until and --from."""
+whether its stages run at once or one after the other with --until and --from.
+
+Distilled students, such as imagen_demo, the default, take the guidance and the steps that they
+learned: 0 to 2, and 8 steps of stochastic or 4 of ddim. Its teachers, imagen_teachers, take any."""
 
 _EACH = "PER-STAGE"
 
@@ -39,7 +45,13 @@ _EACH = "PER-STAGE"
 def add(parser: argparse.ArgumentParser) -> None:
     """All flags but those of the configuration."""
     add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help="what to show, one quoted sentence each")
+    add(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="what to show, one quoted sentence each; "
+        '"" is video without text, as clips without a caption taught it',
+    )
     add("--prompts_file", metavar="FILE", help="more prompts, one a line")
     add(
         "--model",
@@ -83,7 +95,7 @@ def _add_stages(group: Any) -> None:
 def add_sampling(group: Any) -> None:
     """How the stages sample."""
     add = group.add_argument
-    add("--steps", metavar=_EACH, help="sampling steps")
+    add("--steps", metavar=_EACH, help="sampling steps; a student takes its own alone")
     add("--sampler", metavar=_EACH, help="ddim, ancestral, stochastic or dpmpp_2m")
     add("--gamma", metavar=_EACH, help="noise of the ancestral sampler, 0 to 1")
     add(

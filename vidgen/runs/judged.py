@@ -25,8 +25,8 @@ from vidgen import __version__
 from vidgen.runs import per_stage, trained
 from vidgen.runs.feed import encode_captions
 from vidgen.runs.generate import Generate, clip_key
-from vidgen.runs.stages import Stage
-from vidgen.types import Known, Params, VideoShape, null_text
+from vidgen.runs.stages import Stage, for_text
+from vidgen.types import Known, Params, VideoShape
 
 Video = Float[np.ndarray, "b t h w c"]
 
@@ -168,10 +168,10 @@ class Predicted(_ByOneStage):
         """Frames that are given come out as they are."""
         words = list(captions) if self.text else [""] * len(captions)
         text = encode_captions(words, self.stage.text_encoder)
-        text = text if self.text else null_text(text)
         mask = np.arange(self.shape.frames) < self.given
         known = Known(video=jnp.asarray(truth), mask=jnp.asarray(mask)[None, :, None, None, None])
-        generate, keys = self.stage.model.generate, self._keys(words, numbers)
+        generate = for_text(self.stage.model, text).generate
+        keys = self._keys(words, numbers)
         return np.asarray(generate(self._params, text, None, keys, known=known), np.float32)
 
 
@@ -188,8 +188,8 @@ class Restored(_ByOneStage):
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
         """What the stage makes of them."""
-        model = self.stage.model
         text = encode_captions(list(captions), self.stage.text_encoder)
+        model = for_text(self.stage.model, text)
         low = model.conditioner.degrade(jnp.asarray(truth))
         keys = self._keys(captions, numbers)
         return np.asarray(model.generate(self._params, text, low, keys), np.float32)

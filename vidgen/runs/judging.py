@@ -23,7 +23,7 @@ from vidgen.runs.generate import Generate
 from vidgen.runs.judged import Generated, Maker, Predicted, Reconstructed, Restored
 from vidgen.runs.made_clips import MadeClips
 from vidgen.runs.per_stage import PerStage
-from vidgen.runs.stages import Sampling, Stage
+from vidgen.runs.stages import Sampling, Stage, tell_of_images
 from vidgen.train.weights import open_weights
 from vidgen.types import VideoShape
 
@@ -138,7 +138,20 @@ def maker(
         return Predicted(stage=stage, seed=protocol.seed, step=own_step, **known)
     if stage.model.input_shape is None:
         raise ValueError(f"{stage.model.name} starts from text alone; it restores nothing.")
-    return Restored(stage=stage, seed=protocol.seed, step=own_step)
+    return Restored(
+        stage=_of_pictures(stage) if subject.frames else stage, seed=protocol.seed, step=own_step
+    )
+
+
+def _of_pictures(stage: Stage) -> Stage:
+    """A stage that makes pictures, as the data is."""
+    model: Any = stage.model
+    if model.conditioner.factors[0] > 1:
+        raise ValueError(f"{model.name} puts frames between frames; pictures have none to restore.")
+    shape = dataclasses.replace(model.shape, frames=1)
+    single = dataclasses.replace(stage, model=dataclasses.replace(model, shape=shape))
+    tell_of_images([stage], [single.model])
+    return single
 
 
 def question(

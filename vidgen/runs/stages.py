@@ -10,12 +10,14 @@ The models that come with the package lie likewise, with a weight file in the pl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vidgen import __version__, zoo
@@ -182,7 +184,58 @@ class Sampling:
             if given:
                 part = _replaced(model.name, getattr(model, name), given)
                 changed = dataclasses.replace(changed, **{name: part})
+        if asked["gamma"] is not None and changed.sampler.kind != "ancestral":
+            _tell_of_gamma(model.name, changed.sampler.kind)
+        learned = getattr(model, "learned", None)
+        if pair[0] is not None and learned is not None and learned.weight_range is None:
+            _tell_of_range(model.name)
         return changed
+
+
+@functools.cache
+def _tell_of_gamma(stage: str, kind: str) -> None:
+    """Once a process."""
+    log.warning("--gamma has no effect on %s, whose sampler is %s, not ancestral", stage, kind)
+
+
+@functools.cache
+def _tell_of_range(stage: str) -> None:
+    """Once a process."""
+    log.warning(
+        "%s is a distilled student whose configuration does not say which guidance weights it has "
+        "learned; others than those have no known effect (students.student.weight_range)",
+        stage,
+    )
+
+
+def tell_of_images(stages: Sequence[Stage], models: Sequence[Any]) -> None:
+    """Warns of models that are to make one frame, and were trained on clips alone.
+
+    Args:
+      stages: as they were trained.
+      models: those that sample, of the size asked for.
+    """
+    for stage, model in zip(stages, models, strict=True):
+        trained = (getattr(model, "train_shape", None) or stage.model.shape).frames
+        operators = getattr(getattr(model, "network", None), "operators", {})
+        temporal = operators.get("temporal conv") or operators.get("temporal attention")
+        if model.shape.frames == 1 < trained and temporal and not model.joint:
+            log.warning(
+                "%s was trained on clips of %d frames and on no images: it has not learned to make "
+                "one frame by itself (data/joint_*.gin)",
+                *(model.name, trained),
+            )
+
+
+def for_text(model: Any, text: TextEmbedding) -> Any:
+    """`model` as it samples these prompts, which are on the host.
+
+    Where none of them has a token, both halves of guidance are the same, and one is enough.
+    """
+    spec = getattr(model, "guidance", None)
+    if spec is None or getattr(model, "guidance_input", False) or np.any(text.mask):
+        return model
+    return dataclasses.replace(model, guidance=dataclasses.replace(spec, weight=0.0, low=None))
 
 
 def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:

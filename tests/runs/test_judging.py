@@ -1,0 +1,48 @@
+"""What an evaluation asks of a stage where its data is pictures."""
+
+import types
+
+import pytest
+
+from vidgen.evals.protocols import Protocol
+from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.runs import judging, trained
+from vidgen.runs.stages import Sampling, Stage
+from vidgen.text.tokenizer import ByteEncoder
+from vidgen.types import VideoShape
+
+SHAPE = VideoShape(frames=4, height=8, width=8)
+PICTURE = VideoShape(frames=1, height=8, width=8)
+
+
+class Unused:
+    """Stands for a network that is not run."""
+
+    def init(self, rngs, *args, **kwargs):
+        raise NotImplementedError
+
+    def apply(self, variables, *args, **kwargs):
+        raise NotImplementedError
+
+
+def maker(monkeypatch, data, conditioner, **changes):
+    """What restores clips of this shape."""
+    monkeypatch.setattr(Stage, "check", lambda self, step: None)
+    monkeypatch.setattr(trained, "fingerprint", lambda weights: "of no weights")
+    model = DiffusionStage(name="sr", shape=SHAPE, network=Unused(), conditioner=conditioner)
+    encoder = ByteEncoder(dim=4, length=8)
+    stage = Stage(model=model, text_encoder=encoder, model_dir="m")
+    source, protocol = types.SimpleNamespace(shape=data), Protocol()
+    subject = judging.Subject(model=model, text_encoder=encoder, source=source)
+    return judging.maker(subject, protocol, [stage], None, "m", Sampling(**changes), None)
+
+
+def test_a_stage_restores_pictures_one_by_one(monkeypatch):
+    spatial, temporal = SpatialUpsample(factor=2), TemporalUpsample(factor=2)
+    assert maker(monkeypatch, SHAPE, spatial).shape.frames == 4
+    single = maker(monkeypatch, PICTURE, spatial, steps=3)
+    assert single.shape.thwc == (1, 8, 8, 3) and single.stage.model.sampler.steps == 3
+    assert maker(monkeypatch, SHAPE, temporal).shape.frames == 4
+    with pytest.raises(ValueError, match="sr puts frames between frames; pictures have none"):
+        maker(monkeypatch, PICTURE, temporal)

@@ -1,0 +1,105 @@
+"""What a distilled student has learned, and so what it can be asked for.
+
+    guidance       weights in the range from which training drew them
+    ddim, N        jumps  i/N -> (i-1)/N:  N steps of DDIM
+    stochastic, N  jumps  i/N -> (i-2)/N:  N steps of the sampler that goes down by two and back up
+                   by one; where N is even N/2 steps of DDIM, too: every second of these jumps
+
+A student's x̂ at the level t stands for the two predictions of its teacher on the way from t to s,
+with shares that depend on t and s (imagen/distillation.py). For a jump to another level it is
+neither a prediction of the data nor a step: fewer steps, also where their number divides N, make
+longer jumps than were learned, and more steps begin at levels that were never seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.diffusion.samplers import SamplerSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a student takes.
+
+    Attributes:
+      weight_range: guidance weights, (low, high), both included; None is unknown.
+      steps: N; None where it has learned every level and no jump: any number of any sampler.
+      sampler: kind of the N steps, "ddim" or "stochastic".
+      teacher_sampler: how the stage was sampled before it was distilled, which no student is.
+    """
+
+    weight_range: Sequence[float] | None = None
+    steps: int | None = None
+    sampler: str = "ddim"
+    teacher_sampler: SamplerSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_range is not None:
+            object.__setattr__(self, "weight_range", checked_range(self.weight_range))
+
+    @property
+    def ladders(self) -> tuple[tuple[str, int], ...]:
+        """The (sampler, steps) that it takes, its own first; none where it takes any."""
+        if self.steps is None:
+            return ()
+        own = (self.sampler, self.steps)
+        halved = self.sampler == "stochastic" and self.steps % 2 == 0
+        return (own, ("ddim", self.steps // 2)) if halved else (own,)
+
+    @property
+    def least_weight(self) -> float:
+        """The guidance weight that is nearest to none."""
+        return 0.0 if self.weight_range is None else self.weight_range[0]
+
+    def check(self, stage: str, guidance: GuidanceSpec, sampler: SamplerSpec) -> None:
+        """Raises ValueError, with what can be asked for, where this was not learned.
+
+        Args:
+          stage: its name, for the message.
+          guidance: the weights that it is to be sampled with.
+          sampler: the steps.
+        """
+        if self.weight_range is not None:
+            check_weights(stage, guidance, self.weight_range)
+        if not self.ladders:
+            return
+        if (sampler.kind, sampler.steps) not in self.ladders:
+            choices = " or ".join(f"{steps} steps of {kind}" for kind, steps in self.ladders)
+            raise ValueError(
+                f"the stage {stage} is a distilled student, which has learned {choices}, not "
+                f"{sampler.steps} steps of {sampler.kind}: leave out --steps and --sampler for it "
+                f"(--steps={stage}={self.steps} names it alone), or take the model that it was "
+                "distilled from, which takes any."
+            )
+        if sampler.spacing != "time":
+            raise ValueError(
+                f"the stage {stage} is a distilled student, whose steps are even in time, not in "
+                f"{sampler.spacing}: leave its spacing as it is."
+            )
+
+
+def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[float]) -> None:
+    """Raises ValueError where a stage is guided with a weight that its student does not learn."""
+    low, high = weight_range
+    for weight in (guidance.weight, guidance.low):
+        if weight is not None and not low <= weight <= high:
+            raise ValueError(
+                f"the stage {stage} samples with guidance {weight}, which is not in "
+                f"GUIDANCE_RANGE, {low:g} to {high:g}, the weights that a distilled student "
+                f"learns: take one of these (--guidance={stage}=W names the stage alone), or the "
+                "model that it was distilled from, which takes any; to distill with it, widen it."
+            )
+
+
+def checked_range(weight_range: Sequence[float]) -> tuple[float, float]:
+    """The range as numbers; a ValueError where it is none."""
+    found = tuple(map(float, weight_range))
+    if len(found) != 2 or not 0 <= found[0] <= found[1]:
+        raise ValueError(
+            f"the range of guidance weights is {found}; it must be (low, high) "
+            "with 0 <= low <= high."
+        )
+    return found[0], found[1]
