@@ -20,8 +20,22 @@ from vidgen.imagen.stage import DiffusionStage
 KINDS = ("ddim", "stochastic")
 
 
-def student(*, stage: DiffusionStage, steps: int = 8, kind: str = "stochastic") -> DiffusionStage:
+def student(
+    *,
+    stage: DiffusionStage,
+    steps: int = 8,
+    kind: str = "stochastic",
+    guidance_head: bool = False,
+) -> DiffusionStage:
     """`stage` as a student: the guidance weight is an input, and `steps` of sampler `kind` suffice.
+
+    Args:
+      stage: the teacher.
+      steps: sampling steps.
+      kind: "ddim" or "stochastic".
+      guidance_head: the weight also multiplies an output of its own (`VideoUNet.guidance_head`).
+        runs/distill.gin says True. Configurations of students from before there was such an output
+        do not mention it, and have to stay what they are.
 
     Raises:
       ValueError: `stage` is a student already, or no student learns that sampler.
@@ -31,7 +45,10 @@ def student(*, stage: DiffusionStage, steps: int = 8, kind: str = "stochastic") 
     if kind not in KINDS:
         raise ValueError(f"a student cannot learn the sampler {kind!r}; choose one of {KINDS}.")
     sampler = dataclasses.replace(stage.sampler, kind=kind, steps=steps, spacing="time")
-    return dataclasses.replace(stage, guidance_input=True, sampler=sampler)
+    network: Any = stage.network
+    if guidance_head:
+        network = network.clone(guidance_head=True)
+    return dataclasses.replace(stage, network=network, guidance_input=True, sampler=sampler)
 
 
 class Phase(NamedTuple):
