@@ -64,6 +64,7 @@ def test_variance_is_one_over_fan_in(shape, over):
 
 
 EVERYTHING = VideoUNet(
+    guidance_head=True,
     levels=(
         LevelSpec(width=16, blocks=1, stride=2, temporal="conv"),
         LevelSpec(
