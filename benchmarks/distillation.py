@@ -7,6 +7,7 @@ Both folders hold one training folder a stage, named by the stage. Prompts are c
 subject, motion and background, half of which training never showed. The clips of the last stage are
 read with vidgen/evals/sprite_probe.py, made smaller first. Seconds are those of sampling: what JAX
 says that it spent on lowering and compiling is taken out and shown apart, weights are read before.
+Beside that, how far each student follows its guidance weight: vidgen/imagen/guidance_response.py.
 One JSON line goes to STUDENTS/distillation.jsonl, Markdown tables to standard output.
 """
 
@@ -28,11 +29,15 @@ from absl import logging as absl_logging
 from sprite_probe import scenes, triples_of
 
 from vidgen import gin_utils
+from vidgen.data.pipeline import Pipeline
 from vidgen.data.sprites import Sprites, Triple
 from vidgen.data.video_writer import write_video
 from vidgen.evals import sprite_probe
 from vidgen.gin_sessions import Sessions
+from vidgen.imagen.guidance_response import LOGSNRS, guidance_response
+from vidgen.imagen.students import Course
 from vidgen.runs import per_stage, stages
+from vidgen.runs.feed import encode_batch
 from vidgen.runs.generate import Generate
 
 SPLITS = ("train", "held_out")
@@ -158,6 +163,45 @@ def evaluations(model: Any) -> int:
     return model.sampler.steps * (2 if both else 1)
 
 
+def responses(flags: argparse.Namespace, teachers: str, students: str) -> dict[str, Any]:
+    """How far each student follows its guidance weight, by stage and log-SNR."""
+    found = {}
+    own = {folder.name: folder for folder in stages.find(students, None, flags.until)}
+    for folder in stages.find(teachers, None, flags.until):
+        sessions = Sessions(["runs/generate.gin"], [], [])
+        teacher = sessions.build_trained(stages.Stage, folder)
+        student = sessions.build_trained(stages.Stage, own[folder.name])
+        if not student.model.guidance_input:
+            continue  # left as it was, as in some rows of the paper's table
+        with gin_utils.session(["runs/train.gin", str(own[folder.name] / "config.gin")]):
+            weights = gin_utils.build(Course).weight_range
+            data = gin_utils.build(Pipeline, batch_size=8, seed=1).iterator()
+        batches = [encode_batch(next(data), student.text_encoder) for _ in range(flags.batches)]
+        found[folder.name] = [
+            row._asdict()
+            for row in guidance_response(
+                student.model,
+                student.load(),
+                teacher.model,
+                teacher.load(),
+                batches,
+                weights=weights,
+            )
+        ]
+    return found
+
+
+def response_table(found: dict[str, Any]) -> str:
+    """Slope and cosine of every student by log-SNR, as Markdown."""
+    levels = [f"{logsnr:g}" for logsnr in LOGSNRS]
+    lines = ["| follows its guidance: slope, cosine at log-SNR | " + " | ".join(levels) + " |"]
+    lines.append("|---" * (1 + len(levels)) + "|")
+    for stage, rows in found.items():
+        cells = [f"{row['slope']:.2f}, {row['cosine']:.2f}" for row in rows]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def table(rows: dict[str, dict[str, Any]], clips: int) -> str:
     """The rows as Markdown: time, then quality."""
     lines = [
@@ -198,6 +242,7 @@ def main() -> None:
     add("--batch_size", type=int, default=8, help="clips made at a time; default: 8")
     add("--teacher_steps", metavar="PER-STAGE", help="as for vidgen generate --steps")
     add("--until", metavar="STAGE", help="the last stage to run")
+    add("--batches", type=int, default=4, help="of 8 clips, for the response; default: 4")
     add("--probe_size", type=int, default=32, help="side of what the probe reads; default: 32")
     flags = parser.parse_args()
     logging.getLogger("vidgen").setLevel(logging.WARNING)
@@ -209,6 +254,7 @@ def main() -> None:
     }
     total = {name: sum(row["seconds"].values()) for name, row in rows.items()}
     report = rows | {
+        "guidance_response": responses(flags, flags.teachers, flags.students),
         "speedup": total["teachers"] / total["students"],
         "clips": len(asked[2]),
         "batch_size": flags.batch_size,
@@ -219,6 +265,8 @@ def main() -> None:
     print(table(rows, len(asked[2])))
     print()
     print(stage_table(rows))
+    print()
+    print(response_table(report["guidance_response"]))
     print(f"\n{report['speedup']:.1f} times faster on {report['device']}, {len(asked[2])} clips")
 
 

@@ -288,16 +288,17 @@ def test_guidance_loss_is_the_weighted_distance():
 
 
 def test_guidance_without_weight_is_the_teacher_bit_for_bit():
-    """A real network: the new input begins at zero, so the student begins as its teacher."""
+    """A real network: what reads w begins at zero, so the student begins as its teacher."""
     teacher_stage = make_stage()
-    model = GuidanceDistillation(stage=student(stage=teacher_stage), weight_range=(0.0, 0.0))
+    made = student(stage=teacher_stage, guidance_head=True)
+    model = GuidanceDistillation(stage=made, weight_range=(0.0, 0.0))
     data = batch(2)
     z, logsnr, cond = tiny.inputs(2, *SHAPE.thwc[:3])
     told = cond.replace(guidance_weight=jnp.zeros(2))
     teacher = tiny.random_params(teacher_stage.network, z, logsnr, cond)
     fresh = unbox(jax.jit(model.init)(jax.random.key(0), data))
     params = {"params": fresh["params"] | teacher["params"]}
-    assert set(params["params"]) - set(teacher["params"]) == {"guidance_weight"}
+    assert set(params["params"]) - set(teacher["params"]) == {"guidance_weight", "guidance_head"}
     expected = jax.jit(teacher_stage.denoise)(teacher, cond, z, logsnr)
     assert np.abs(expected).max() > 0.1
     for weight in (0.0, 3.0):  # until it has learned, it does not look at w at all

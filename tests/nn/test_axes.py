@@ -51,6 +51,7 @@ def test_dense_names_its_kernel_and_bias():
 
 
 EVERYTHING = VideoUNet(
+    guidance_head=True,
     levels=(
         LevelSpec(width=16, blocks=1, stride=2, temporal="conv"),
         LevelSpec(

@@ -44,7 +44,7 @@ def test_the_teacher_says_what_the_student_is(vidgen, cascade, tmp_path, stage):
     assert student.model.guidance_input and not teacher.model.guidance_input
     assert (student.model.sampler.kind, student.model.sampler.steps) == ("stochastic", 8)
     assert student.model.name == teacher.model.name == stage
-    assert student.model.network == teacher.model.network
+    assert student.model.network == teacher.model.network.clone(guidance_head=True)
     assert student.model.conditioner == teacher.model.conditioner
     assert student.text_encoder == teacher.text_encoder
     assert not (tmp_path / "s").exists()

@@ -27,14 +27,18 @@ def student(
     steps: int = 8,
     kind: str = "stochastic",
     weight_range: Sequence[float] | None = None,
+    guidance_head: bool = False,
 ) -> DiffusionStage:
     """`stage` as a student: the guidance weight is an input, and `steps` of sampler `kind` suffice.
 
     Args:
       stage: the teacher.
       steps: of sampling.
-      kind: of the sampler.
+      kind: of the sampler, "ddim" or "stochastic".
       weight_range: guidance weights that it learns, and is sampled with; None is unknown.
+      guidance_head: the weight also multiplies an output of its own (`VideoUNet.guidance_head`).
+        runs/distill.gin says True. Configurations of students from before there was such an output
+        do not mention it, and have to stay what they are.
 
     Raises:
       ValueError: `stage` is a student already, no student learns that sampler, or its guidance is
@@ -48,7 +52,12 @@ def student(
     learned = Learned(
         weight_range=weight_range, steps=steps, sampler=kind, teacher_sampler=stage.sampler
     )
-    return dataclasses.replace(stage, guidance_input=True, sampler=sampler, learned=learned)
+    network: Any = stage.network
+    if guidance_head:
+        network = network.clone(guidance_head=True)
+    return dataclasses.replace(
+        stage, network=network, guidance_input=True, sampler=sampler, learned=learned
+    )
 
 
 class Phase(NamedTuple):

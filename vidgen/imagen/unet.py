@@ -51,6 +51,8 @@ class VideoUNet(nn.Module):
       pixel_skip: whether z and the low-resolution video reach the output on a path of their own,
         each channel times a number that the conditioning decides: what is known of every pixel
         need not pass through features that are as narrow as a patch of pixels.
+      guidance_head: whether the guidance weight w of a student also multiplies an output of its
+        own, network + w * guidance, as guidance is affine in w (imagen/distillation.py).
       norm: "group" or "channel" (see nn/conv.py).
       dropout: rate in the residual blocks.
       dtype: of the computation; parameters are float32.
@@ -68,6 +70,7 @@ class VideoUNet(nn.Module):
     frame_positions: int = 0
     pixel_positions: int = 0
     pixel_skip: bool = False
+    guidance_head: bool = False
     norm: str = "group"
     dropout: float = 0.0
     dtype: str = "float32"
@@ -137,7 +140,8 @@ class VideoUNet(nn.Module):
                 x = axes.constrain_video(x)
         if self.levels[0].stride > 1:  # full resolution has met no block: show the head the stem
             x = jnp.concatenate([x, stem], axis=-1)
-        return self._head(x) + (self._pixel_skip(z, inputs, cond) if self.pixel_skip else 0)
+        out = self._head(x, cond.guidance_weight)
+        return out + (self._pixel_skip(z, inputs, cond) if self.pixel_skip else 0)
 
     def _pixel_skip(
         self, z: Float[Array, "b t h w c"], inputs: BlockInputs, cond: Conditioning
@@ -163,13 +167,22 @@ class VideoUNet(nn.Module):
             )
         return axes.constrain_video(x)
 
-    def _head(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t H W c2"]:
-        """From features to video, in float32; zero at the start."""
+    def _head(self, x: Float[Array, "b t h w c"], weight: Float[Array, "b"] | None) -> Array:
+        """From features to video "b t H W c2", in float32; zero at the start.
+
+        The gradient of an output that w multiplies is features times what guidance adds, from the
+        first update on. Through the conditioning vector alone, w has to meet text and video in
+        layers that do not know it yet: hundreds of updates at a rate of 5e-4 taught it next to
+        nothing.
+        """
         x = swish(norm(self.norm, x.shape[-1], name="head_norm", dtype=self.dtype)(x))
         pixels = self.channels * self.patch**2
         names = ("conv_in", "pixels")
-        x = spatial_conv(pixels, names, name="head", scale=0.0)(x)
-        return depth_to_space(x, self.patch)
+        out = spatial_conv(pixels, names, name="head", scale=0.0)(x)
+        if self.guidance_head and weight is not None:
+            share = weight[:, None, None, None, None].astype(out.dtype)
+            out += share * spatial_conv(pixels, names, name="guidance_head", scale=0.0)(x)
+        return depth_to_space(out, self.patch)
 
     def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
         """The blocks of one level: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""

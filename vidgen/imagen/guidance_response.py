@@ -1,0 +1,127 @@
+"""How far a distilled student follows its guidance weight, measured against its teacher.
+
+    d_S = x̂_S(z, w_high) - x̂_S(z, w_low)                     one evaluation each
+    d_T = (w_high - w_low) [x̂_T(z, text) - x̂_T(z)]           what guidance adds between the two
+    slope = <d_S, d_T> / <d_T, d_T>      cosine = <d_S, d_T> / (|d_S| |d_T|)
+
+at one noise level, over all examples and pixels: a slope of 1 is the teacher's guidance, 0 a weight
+that is ignored, and a low cosine says that the student does something else with it. Neither is
+thresholded: static thresholding alone would flatten what is compared.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from vidgen.diffusion import guidance, schedules
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.types import Conditioning, Params, VideoBatch, null_text
+
+LOGSNRS = (-6.0, -3.0, -1.5, 0.0, 1.5, 3.0)
+
+
+class Response(NamedTuple):
+    """What a student makes of its weight at one noise level.
+
+    Attributes:
+      logsnr: the noise level.
+      slope: share of the teacher's change that the student makes; 1 is all of it.
+      cosine: of the angle between both changes.
+      student: root mean square of the student's change, in units of pixels in [-1, 1].
+      teacher: that of the teacher's.
+    """
+
+    logsnr: float
+    slope: float
+    cosine: float
+    student: float
+    teacher: float
+
+
+def guidance_response(
+    student: DiffusionStage,
+    params: Params,
+    teacher: DiffusionStage,
+    teacher_params: Params,
+    batches: Sequence[VideoBatch],
+    *,
+    weights: tuple[float, float],
+    logsnrs: Sequence[float] = LOGSNRS,
+    seed: int = 0,
+) -> list[Response]:
+    """The response at each of `logsnrs`; every level sees the same clips and the same noise.
+
+    Args:
+      student: a stage with `guidance_input`.
+      params: its parameters.
+      teacher: the stage that it was distilled from.
+      teacher_params: its parameters.
+      batches: clips in [-1, 1] with their text.
+      weights: low and high guidance weight, within what the student learned.
+      logsnrs: noise levels.
+      seed: of the noise.
+
+    Raises:
+      ValueError: the weights are equal, or the stages are not a student and a teacher.
+    """
+    low, high = weights
+    if not low < high:
+        raise ValueError(f"the guidance weights are {weights}; take (low, high) with low < high.")
+    if not student.guidance_input or teacher.guidance_input:
+        raise ValueError("compare a student (guidance_input) with a teacher that is none.")
+    sums = jax.jit(functools.partial(_products, student, teacher, weights))
+    found = []
+    for logsnr in logsnrs:
+        total, level = np.zeros(3), jnp.float32(logsnr)
+        for i, batch in enumerate(batches):
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            total += np.asarray(sums(params, teacher_params, batch, key, level), np.float64)
+        found.append(_response(float(logsnr), *map(float, total / len(batches))))
+    return found
+
+
+def _response(logsnr: float, both: float, own: float, asked: float) -> Response:
+    """From the means of d_S d_T, d_S² and d_T²."""
+    root = np.sqrt(own * asked)
+    return Response(
+        logsnr=logsnr,
+        slope=both / asked if asked else float("nan"),
+        cosine=both / root if root else 0.0,
+        student=own**0.5,
+        teacher=asked**0.5,
+    )
+
+
+def _products(
+    student: DiffusionStage,
+    teacher: DiffusionStage,
+    weights: tuple[float, float],
+    params: Params,
+    teacher_params: Params,
+    batch: VideoBatch,
+    key: Key[Array, ""],
+    logsnr: Float[Array, ""],
+) -> Float[Array, "3"]:
+    """Means over a batch of d_S d_T, d_S² and d_T²."""
+    cond_key, noise_key = jax.random.split(key)
+    x, cond = student.conditioner.for_training(batch, cond_key)
+    level = jnp.full(x.shape[:1], logsnr)
+    z = schedules.diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
+
+    def told(weight: float) -> Conditioning:
+        return cond.replace(guidance_weight=jnp.full(x.shape[:1], weight))
+
+    twice = guidance.pair(z, z), guidance.pair(level, level)
+    low, high = weights
+    own = student.denoise(params, guidance.pair(told(low), told(high)), *twice)
+    without = cond.replace(text=null_text(cond.text))
+    asked = teacher.denoise(teacher_params, guidance.pair(without, cond), *twice)
+    own, asked = own[1::2] - own[0::2], (high - low) * (asked[1::2] - asked[0::2])
+    return jnp.stack([jnp.mean(own * asked), jnp.mean(own**2), jnp.mean(asked**2)])
