@@ -7,7 +7,7 @@ What differs from the packages, whose parameters `theirs` holds:
   for, on the way down and on the way up; so has ours, but the last has 2 (ours are larger).
 - C-ViViT: the same widths, depths and heads; GELU layers of 4 widths for their gated ones of 8/3,
   which come to as much. They do not count the codebook, we do. Without perceptual networks.
-- Discriminator: StyleGAN's, on every frame, with R1; theirs sees one random frame of a clip.
+- Discriminator: StyleGAN's, on one random frame of a clip as theirs, with R1 in every step.
 - MaskGIT: `train` reads tokens made beforehand, `train_on_video` makes them in each step, as
   theirs does. `sample` ends with tokens; `cvivit/decode` makes them video.
 """
@@ -165,7 +165,9 @@ def tokenizer(spec: Phenaki, *, discriminator: bool = False) -> VideoTokenizer:
         autoencoder=autoencoder,
         quantizer=VectorQuantizer(codes=spec.codes, dim=spec.dim),
         # Of those whose widths are powers of 2, the one of about as many parameters as theirs.
-        discriminator=Discriminator(width=64, max_width=512) if discriminator else None,
+        discriminator=(
+            Discriminator(width=64, max_width=512, frames_per_clip=1) if discriminator else None
+        ),
     )
 
 

@@ -80,10 +80,83 @@ def test_many_tokens_take_blocks_and_a_fraction_of_the_memory():
     assert memory_of_gradient(fused_attention.dot_product_attention, length) < logits / 3
 
 
-def test_few_tokens_are_plain_products():
-    plain = jax.make_jaxpr(jax.nn.dot_product_attention)(*heads(64, 64))
-    found = jax.make_jaxpr(fused_attention.dot_product_attention)(*heads(64, 64))
-    assert str(found) == str(plain)
+@pytest.mark.parametrize("queries, keys", [(16, 12), (128, 130)])  # as a batch, head by head
+@pytest.mark.parametrize("kind", ["none", "keys", "all", "causal"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_of_a_cpu_are_plain_attention(queries, keys, kind, biased):
+    mask, bias = mask_of(kind, queries, keys), normal(3, 1, 3, queries, keys) if biased else None
+
+    def run(attention):
+        def loss(q, k, v, bias):
+            out = attention(q, k, v, bias=bias, mask=mask, scale=0.5)
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
+
+        which = (0, 1, 2, 3) if biased else (0, 1, 2)
+        (_, out), slopes = jax.value_and_grad(loss, which, has_aux=True)(
+            *heads(queries, keys), bias
+        )
+        return out, *slopes
+
+    ours = run(fused_attention.dot_product_attention)
+    assert_same(ours, run(jax.nn.dot_product_attention), tolerance=1e-5)
+
+
+def test_products_of_a_cpu_in_float64_are_the_softmax_itself():
+    """Float64 reaches what rounding hides: 1e-12."""
+    with jax.enable_x64(True):
+        q, k, v = (x.astype("float64") for x in heads(130, 128))
+        logits = np.einsum("nqhd,nkhd->nhqk", q, k) / np.sqrt(8)
+        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        expected = np.einsum("nhqk,nkhd->nqhd", weights, v)
+        found = fused_attention.dot_product_attention(q, k, v)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_products_of_a_cpu_in_half_precision(size):
+    exact = heads(size, size)
+    q, k, v = (x.astype("bfloat16") for x in exact)
+    found = fused_attention.dot_product_attention(q, k, v)
+    assert found.dtype == jnp.bfloat16
+    plain = jax.nn.dot_product_attention(*exact)
+    np.testing.assert_allclose(found.astype("float32"), plain, atol=0.03)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_a_query_without_keys_is_finite_and_hides_no_other(size):
+    """Its value is no matter, but `attend` multiplies it by zero."""
+    q, k, v = heads(size, size)
+    mask = (jnp.arange(size) > 0)[None, None, :, None] & jnp.ones((1, 1, 1, size), bool)
+    found = value_and_gradients(
+        functools.partial(fused_attention.dot_product_attention, mask=mask), q, k, v
+    )
+    assert all(np.isfinite(x).all() for x in found)
+    np.testing.assert_allclose(
+        found[0][:, 1:], jax.nn.dot_product_attention(q, k, v)[:, 1:], atol=1e-5
+    )
+
+
+def test_logits_far_from_zero_do_not_overflow():
+    """The largest is taken off before the exponential: 1e4 stays finite and picks one key."""
+    q, k, v = heads(128, 128)
+    found = fused_attention.dot_product_attention(q, k, v, scale=1e4)
+    best = jnp.argmax(jnp.einsum("nqhd,nkhd->nhqk", q, k), axis=-1)
+    rows = jnp.take_along_axis(jnp.swapaxes(v, 1, 2), best[..., None], axis=2)
+    np.testing.assert_allclose(jnp.swapaxes(found, 1, 2), rows, atol=1e-3)
+
+
+def test_a_cpu_holds_the_logits_of_one_head_alone():
+    """Of 8 examples and 8 heads: all logits would be 64 times as many."""
+    length = 512
+    x = jax.ShapeDtypeStruct((8, length, 8, 8), "float32")
+
+    def temporary(attention):
+        slope = jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v) ** 2), (0, 1, 2))
+        return jax.jit(slope).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(jax.nn.dot_product_attention) > 64 * 4 * length**2
+    assert temporary(fused_attention.dot_product_attention) < 64 * 4 * length**2 / 4
 
 
 # ---- the kernel of a TPU, interpreted ------------------------------------------------------------

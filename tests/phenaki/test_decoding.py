@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from vidgen.phenaki.decoding import (
     MASK_SCHEDULES,
     DecodingSpec,
+    at_quantiles,
     mask_counts,
     mask_ratio,
     parallel_decode,
@@ -257,6 +258,67 @@ def test_distribution_of_the_tokens(tau):
     expected = jax.nn.softmax(logits / tau)
     often = np.bincount(np.asarray(found).ravel(), minlength=4) / found.size
     np.testing.assert_allclose(often, expected, atol=0.015)
+
+
+def codes_at(logits, run, inside):
+    """The codes at these quantiles, of one row of logits."""
+    quantiles = jnp.stack(jnp.broadcast_arrays(jnp.asarray(run), jnp.asarray(inside)), axis=-1)
+    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (len(quantiles), len(logits)))
+    return np.asarray(at_quantiles(rows, quantiles))
+
+
+def test_codes_at_given_quantiles():
+    """Shares 1/8, 1/2, 1/4, 1/8: the borders are 0.125, 0.625, 0.875, and belong to the upper."""
+    below = np.nextafter(np.float32([0.125, 0.625, 0.875, 1.0]), np.float32(0))
+    borders = np.float32([0.0, 0.125, 0.625, 0.875])
+    logits = np.log([1, 4, 2, 1])
+    for quantiles in (borders, below):
+        np.testing.assert_array_equal(codes_at(logits, 0.5, quantiles), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("codes", [128, 200, 1000, 8192])
+def test_quantiles_in_the_middle_of_each_code_give_all_of_them(codes):
+    """The run by its share among runs, the code by its share within the run."""
+    logits = np.random.default_rng(0).normal(size=codes)
+    weights = np.pad(np.exp(logits), (0, -codes % 128)).reshape(-1, 128)
+    runs = weights.sum(1) / weights.sum()
+    inside = weights / weights.sum(1, keepdims=True)
+    run = np.repeat(np.cumsum(runs) - runs / 2, 128).reshape(weights.shape)
+    middle = np.cumsum(inside, 1) - inside / 2
+    found = codes_at(logits, run.ravel()[:codes], middle.ravel()[:codes])
+    np.testing.assert_array_equal(found, np.arange(codes))
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 1 - 2**-24])
+def test_codes_of_probability_zero_are_never_picked(quantile):
+    """Not at either end, not beside others, and also where a whole run has none."""
+    logits = np.full(600, -np.inf)
+    logits[[130, 131, 300]] = [0.0, 1.0, -1.0]
+    quantiles = np.linspace(0, 1 - 2**-24, 50)
+    found = codes_at(logits, quantile, quantiles)
+    assert set(found) <= {130, 131, 300}
+    assert set(codes_at(logits, quantiles, quantile)) <= {130, 131, 300}
+
+
+def test_the_last_quantile_of_long_sums_picks_a_code_that_exists():
+    """Sums of many float32 numbers may end below the quantile; 1,000 codes fill no whole run."""
+    rows = np.random.default_rng(1).normal(size=(256, 1000)) * 3
+    last = np.full((256, 2), 1 - 2**-24, np.float32)
+    found = at_quantiles(jnp.asarray(rows, jnp.float32), jnp.asarray(last))
+    assert (found < 1000).all()
+
+
+def test_codes_below_the_resolution_of_float32_can_be_picked():
+    """A run of 128 codes of 2^-30 each beside one of all the rest: 2^-23 for the run."""
+    logits = np.concatenate([[0.0], np.full(127, -np.inf), np.full(128, -30 * np.log(2))])
+    found = codes_at(logits, 1 - 2**-24, (np.arange(128) + 0.5) / 128)
+    np.testing.assert_array_equal(found, 128 + np.arange(128))
+
+
+@pytest.mark.parametrize("value", [np.inf, 3.4e38])
+def test_an_infinite_logit_is_sure(value):
+    found = codes_at([0.0, value, -value], 0.3, np.linspace(0, 0.99, 5))
+    np.testing.assert_array_equal(found, np.ones(5))
 
 
 def kept_first(temperature, b=4000):

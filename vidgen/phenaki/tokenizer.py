@@ -185,12 +185,12 @@ class VideoTokenizer:
     ) -> tuple[Float[Array, ""], Metrics]:
         """Both losses in one, mean over the batch, and every term by itself.
 
-        R1 is a term of training only. Nothing is drawn from `key`.
+        R1 is a term of training only. `key` draws the frames that a training step judges, and
+        whether R1 counts in it; an evaluation judges all frames.
 
         Raises:
           ValueError: a perceptual network is set, but `frozen` lacks it (`FrozenNetworks`).
         """
-        del key
         alone = batch.independent_frames
         real = as_stills(batch.video, alone)
         fake, quantized, exists = self._reconstructed(params["generator"], real, alone, train)
@@ -206,9 +206,13 @@ class VideoTokenizer:
         metrics |= {name: Mean.of(value) for name, value in used.items()}
         anchored = jnp.zeros(())
         if self.discriminator is not None:
-            penalize = train and self.weights.r1 > 0
             game, logits = losses.adversarial_terms(
-                self.discriminator, params, real, fake, r1=penalize
+                self.discriminator,
+                params,
+                real,
+                fake,
+                key if train else None,
+                r1_every=self.weights.r1_every if train and self.weights.r1 > 0 else None,
             )
             terms |= game
             metrics |= {f"logits_{name}": Mean.of(value) for name, value in logits.items()}

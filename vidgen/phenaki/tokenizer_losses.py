@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from vidgen.diffusion.schedules import expand
 from vidgen.phenaki import adversarial
@@ -41,6 +41,10 @@ class LossWeights:
       video_perceptual: distance of clips in features.
       r1: half the squared gradient of the discriminator on real clips. [guess] 10, which MaskGIT
         and MAGVIT use; Phenaki names no penalty.
+      r1_every: R1 is a term of one training step in so many, and counts so many times there
+        (StyleGAN2's lazy regularization, which has 16): it is over half of the discriminator's
+        work, and slow to change. The steps are drawn, as a loss does not know its number. 1: of
+        every step.
       lecam: ties logits to the moving averages of the other kind; 0 keeps no averages (MAGVIT-v2:
         0.001).
     """
@@ -51,6 +55,7 @@ class LossWeights:
     image_perceptual: float = 0.1
     video_perceptual: float = 1.0
     r1: float = 10.0
+    r1_every: int = 1
     lecam: float = 0.0
 
     def __post_init__(self) -> None:
@@ -58,6 +63,8 @@ class LossWeights:
             if getattr(self, field.name) < 0:
                 value = getattr(self, field.name)
                 raise ValueError(f"LossWeights.{field.name} is {value}; it must be >= 0.")
+        if self.r1_every < 1:
+            raise ValueError(f"LossWeights.r1_every is {self.r1_every}; it must be >= 1.")
 
     def total(self, terms: Mapping[str, Float[Array, "b"]]) -> Float[Array, "b"]:
         """The weighted sum of terms by name; a name without a weight counts fully."""
@@ -183,8 +190,9 @@ def adversarial_terms(
     params: Params,
     real: Float[Array, "b t h w c"],
     fake: Float[Array, "b t h w c"],
+    key: Key[Array, ""] | None,
     *,
-    r1: bool,
+    r1_every: int | None,
 ) -> tuple[dict[str, Float[Array, "b"]], dict[str, Float[Array, "b n"]]]:
     """The terms of both players, and the logits of "real" and "fake".
 
@@ -196,8 +204,12 @@ def adversarial_terms(
       params: of the tokenizer; LeCam is a term where it has "anchors".
       real: the clips.
       fake: their reconstructions.
-      r1: whether R1 is a term.
+      key: draws the frames and whether R1 counts; None judges all frames.
+      r1_every: R1 counts so many times, in one of so many calls; None leaves it out.
     """
+    if key is not None:
+        frames_key, key = jax.random.split(key)
+        real, fake = _some_frames(frames_key, discriminator.frames_per_clip, real, fake)
     stop = jax.lax.stop_gradient
     judge = functools.partial(discriminator.apply, params["discriminator"])
     against = discriminator.apply(stop(params["discriminator"]), fake)
@@ -206,11 +218,31 @@ def adversarial_terms(
         "adversarial": adversarial.generator_loss(against),
         "discriminator": adversarial.discriminator_loss(**logits),
     }
-    if r1:
-        terms["r1"] = adversarial.r1_penalty(judge, real)
+    if r1_every is not None:
+        terms["r1"] = _sometimes(
+            key, r1_every, functools.partial(adversarial.r1_penalty, judge), real
+        )
     if "anchors" in params:
         terms["lecam"] = adversarial.lecam_penalty(**logits, anchors=params["anchors"])
     return terms, logits
+
+
+def _some_frames(key: Array, count: int | None, *clips: Array) -> list[Array]:
+    """`count` different frames of every clip, in order and the same of all `clips`."""
+    b, t = clips[0].shape[:2]
+    if count is None or count >= t:
+        return list(clips)
+    places = jax.vmap(lambda key: jax.random.permutation(key, t))(jax.random.split(key, b))
+    places = jnp.sort(places[:, :count], axis=1)[:, :, None, None, None]
+    return [jnp.take_along_axis(clip, places, axis=1) for clip in clips]
+
+
+def _sometimes(key: Array | None, every: int, term: Any, real: Array) -> Float[Array, "b"]:
+    """`every` times the term in one of `every` calls, else 0: its mean is that of the term."""
+    if every == 1 or key is None:
+        return term(real)
+    now = jax.random.bernoulli(key, 1 / every)
+    return jax.lax.cond(now, lambda x: every * term(x), lambda x: jnp.zeros(len(x)), real)
 
 
 def as_stills(
