@@ -7,6 +7,7 @@ added to README.md needs a line in MAKES; `test_every_command_has_a_place` names
 
 import contextlib
 import re
+import resource
 import time
 from pathlib import Path
 
@@ -204,6 +205,11 @@ def cheap(command: Command) -> list[str]:
     return readme_commands.cheaper(words, CHEAPER)
 
 
+def processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def check_of(command: Command):
     """What MAKES has for it."""
     found = [
@@ -227,7 +233,7 @@ class Reader:
         """All sections up to this one, since it may need what an earlier one makes.
 
         A command that fails does not keep the others from their turn; `pytest -rP` shows the
-        seconds of each.
+        processor seconds of each.
         """
         failures = []
         while section in self.left:
@@ -245,8 +251,10 @@ class Reader:
             if part in str(command):
                 make(self.folder)
         began = time.time_ns() - 20_000_000  # the clock of a file system is a little late
+        seconds = processor_seconds()
         told = readme_commands.run(words)
-        print(f"{(time.time_ns() - began) / 1e9:.1f} s, status {told.status}: {' '.join(words)}")
+        seconds = processor_seconds() - seconds
+        print(f"{seconds:.1f} s, status {told.status}: {' '.join(words)}")
         where = f"{command.place}\nwas run as `{' '.join(words)}` and said\n{told.err}"
         without = re.findall(r"note: (--gin\.\S+) has no effect", told.err)
         if told.status:

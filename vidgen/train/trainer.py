@@ -80,13 +80,19 @@ class Trainer:
     def _programs(self) -> dict[Any, Program]:
         return {}
 
+    @functools.cached_property
+    def _boxed(self) -> dict[Any, Params]:
+        return {}
+
     def boxed_params(self, batch_spec: Batch) -> Params:
         """Parameters as boxed ShapeDtypeStructs; nothing is allocated."""
         spec = _as_spec(batch_spec)
-        return jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        signature = _signature(spec)
+        if signature not in self._boxed:  # tracing a large network takes seconds
+            self._boxed[signature] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._boxed[signature]
 
-    def _fresh_state(self, key: Key[Array, ""], batch: Batch) -> TrainState:
-        params = unbox(self.model.init(key, batch))
+    def _fresh_state(self, params: Params) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -99,8 +105,9 @@ class Trainer:
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """The train state as ShapeDtypeStructs that carry shardings; nothing is allocated."""
         spec = _as_spec(batch_spec)
-        shapes = jax.eval_shape(self._fresh_state, jax.random.key(0), spec)
-        shardings = self.partitioner.state_shardings(shapes, self.boxed_params(spec), self.tx)
+        boxed = self.boxed_params(spec)
+        shapes = jax.eval_shape(self._fresh_state, unbox(boxed))
+        shardings = self.partitioner.state_shardings(shapes, boxed, self.tx)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
@@ -111,7 +118,7 @@ class Trainer:
 
         def init(key: Key[Array, ""]) -> TrainState:
             batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
-            return self._fresh_state(key, batch)
+            return self._fresh_state(unbox(self.model.init(key, batch)))
 
         # Outside the axis rules on purpose: the outputs have exact shardings already, and Linen's
         # own constraints would refuse axes that the partitioner replicates.
