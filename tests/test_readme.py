@@ -98,7 +98,9 @@ CHEAPER = (
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=80", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
-    Cheaper(r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"),
+    Cheaper(
+        r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"
+    ),
     Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
     Cheaper(r"peers.py", "--list", "26 rows take an hour; the names are those of the table"),
@@ -148,7 +150,7 @@ MAKES = {
         "--topology=v5p:2x2x1": says("GiB"),
     },
     "Scale": {
-        "local_multiprocess.sh": says("vidgen train", "MODEL_DIR = 'runs/two'"),
+        "local_multiprocess.sh": says("MODEL_DIR = 'runs/two'"),
         "plans.py": table_of_plans,
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny"),
     },
@@ -215,7 +217,9 @@ def cheap(command: Command) -> list[str]:
 
 def processor_seconds() -> float:
     """Of this process and of those that it has waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def check_of(command: Command):
