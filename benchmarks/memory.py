@@ -32,9 +32,9 @@ HEADER = (
 STEPS = 3
 
 
-def measure(experiment: str, batch_size: int | None) -> dict[str, Any]:
+def measure(experiment: str, batch_size: int | None, files: list[str]) -> dict[str, Any]:
     """One line; it must be the first that this process does."""
-    files = ["runs/train.gin", f"experiments/{experiment}.gin"]
+    files = ["runs/train.gin", f"experiments/{experiment}.gin", *files]
     bindings = ["MODEL_DIR='none'"]
     if "maskgit" in experiment:
         bindings.append("TOKENIZER_DIR='none'")
@@ -89,15 +89,17 @@ def main() -> None:
     )
     parser.add_argument("experiments", nargs="+", help="names of gin_configs/experiments")
     parser.add_argument("--batch_size", type=int, help="instead of that of the experiment")
+    parser.add_argument("--gin_file", action="append", default=[], help="read after each of them")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
-        print(json.dumps(measure(flags.experiments[0], flags.batch_size)))
+        print(json.dumps(measure(flags.experiments[0], flags.batch_size, flags.gin_file)))
         return
     print(HEADER, flush=True)
     for name in flags.experiments:
         command = [sys.executable, __file__, name, "--child"]
         command += [f"--batch_size={flags.batch_size}"] if flags.batch_size else []
+        command += [f"--gin_file={file}" for file in flags.gin_file]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr.strip()}")

@@ -50,6 +50,20 @@ def test_features_do_not_depend_on_the_size_of_a_batch(tmp_path):
         np.testing.assert_allclose(rows(network, clips(), size), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_count, sizes", [(2, {2}), (8, {8}), (11, {8})])
+def test_no_more_is_computed_than_there_are_clips(tmp_path, clip_count, sizes):
+    """And the last part of many is filled up to the size of the others."""
+    seen = set()
+
+    def apply(params, x):
+        seen.add(len(x))
+        return x.reshape(len(x), -1)
+
+    network = closed_form_network.of(tmp_path, apply=apply, per_frame=True)
+    found = rows(network, clips(clip_count, frames=1), 8)
+    assert len(found) == clip_count and seen == sizes
+
+
 def test_features_do_not_depend_on_the_number_of_devices(tmp_path, on_devices):
     here = rows(closed_form_network.of(tmp_path), clips(), 2)
     there = on_devices(8, HERE / "features_on_devices.py")

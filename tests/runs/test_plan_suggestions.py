@@ -9,38 +9,58 @@ from vidgen.runs import plan_programs, plan_suggestions
 from vidgen.runs.train import Train
 
 BATCH = 16
+STATE, ACTIVATIONS = 100, 3200  # bytes
 
 
 @pytest.fixture(scope="module")
 def trainer():
-    """A transformer large enough for activations to matter, and small enough to compile."""
     files = ["runs/train.gin", "experiments/phenaki_maskgit_tiny.gin"]
     with gin_utils.session(files, ["MODEL_DIR='none'", "TOKENIZER_DIR='none'"]):
         return gin_utils.build(Train).trainer
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler that knows what every step needs; its memory is set, and what it was asked kept.
+
+    tests/runs/test_plan.py has the real one, which says that nothing fits, and
+    tests/imagen/test_unet.py what remat saves.
+    """
+
+    class Compiler:
+        def __init__(self):
+            self.memory, self.asked = 0, []
+
+        def step(self, trainer, batch):
+            kept = 1 if trainer.model.network.remat == "none" else 0.5
+            peak = STATE + round(kept * ACTIVATIONS / trainer.microbatches)
+            self.asked.append(peak)
+            return {"fits": peak <= self.memory, "peak_bytes_per_device": peak}
+
+    compiler = Compiler()
+    monkeypatch.setattr(plan_programs, "training_step", compiler.step)
+    return compiler
 
 
 def settings(trainer, examples):
     return [tried for tried, _ in plan_suggestions.candidates(trainer, examples)]
 
 
-def test_the_first_that_fits_is_told(trainer, monkeypatch):
-    batch = trainer.model.batch_spec(BATCH, 16, 384)
-    whole = plan_programs.training_step(trainer, batch)["peak_bytes_per_device"]
-    limits = []
-    monkeypatch.setattr(plan_programs, "_memory_of", lambda device, devices: limits[-1])
-    limits.append(0.9 * whole)
-    found = plan_suggestions.fitting(trainer, batch)
-    assert found["peak_bytes_per_device"] <= 0.9 * whole
-    assert found["settings"] in settings(trainer, BATCH)
-    limits.append(found["peak_bytes_per_device"] - 1)  # a little less, and it is another
-    other = plan_suggestions.fitting(trainer, batch)
-    tried = settings(trainer, BATCH)
-    assert other is None or tried.index(other["settings"]) > tried.index(found["settings"])
-
-
-def test_nothing_fits_in_nothing(trainer, monkeypatch):
-    monkeypatch.setattr(plan_programs, "_memory_of", lambda device, devices: 1)
-    assert plan_suggestions.fitting(trainer, trainer.model.batch_spec(2, 16, 384)) is None
+@pytest.mark.parametrize(
+    "memory, peaks, told",
+    [
+        (2000, [1700], {"remat": "full"}),
+        (1700, [1700], {"remat": "full"}),
+        (1699, [1700, 900], {"remat": "full", "Trainer.microbatches": 2}),
+        (200, [1700, 900, 500, 300, 200], {"remat": "full", "Trainer.microbatches": 16}),
+        (199, [1700, 900, 500, 300, 200], None),
+    ],
+)
+def test_the_first_that_fits_is_told(trainer, compiler, memory, peaks, told):
+    compiler.memory = memory
+    found = plan_suggestions.fitting(trainer, trainer.model.batch_spec(BATCH, 16, 384))
+    assert compiler.asked == peaks
+    assert found == (told and {"settings": told, "peak_bytes_per_device": peaks[-1]})
 
 
 def test_order_and_ends(trainer):

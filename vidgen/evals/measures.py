@@ -68,7 +68,8 @@ class Features:
     Attributes:
       network: which.
       side: MADE or REAL.
-      batch_size: clips that are computed at a time, filled up so that one program is compiled.
+      batch_size: clips that are computed at a time, at most; the last are filled up to as many, so
+        that one program is compiled.
     """
 
     network: Network
@@ -88,7 +89,7 @@ class Features:
         """float32 features."""
         params, mesh = _on_devices(self.network)
         ways = mesh.devices.size
-        size = -(-self.batch_size // ways) * ways
+        size = -(-min(self.batch_size, len(batch.video)) // ways) * ways
         rows = []
         for start in range(0, len(batch.video), size):
             part = batch.video[start : start + size]

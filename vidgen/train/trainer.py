@@ -81,13 +81,17 @@ class Trainer:
     def _programs(self) -> dict[Any, Program]:
         return {}
 
+    @functools.cached_property
+    def _boxed(self) -> dict[Any, Params]:
+        return {}
+
     def boxed_params(self, batch_spec: Batch) -> Params:
         """Parameters as boxed ShapeDtypeStructs; nothing is allocated."""
         spec = _as_spec(batch_spec)
-        cache_key = ("boxed_params", _signature(spec))
-        if cache_key not in self._programs:  # tracing a model takes seconds
-            self._programs[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-        return self._programs[cache_key]
+        signature = _signature(spec)
+        if signature not in self._boxed:  # tracing a large network takes seconds
+            self._boxed[signature] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._boxed[signature]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """The train state as ShapeDtypeStructs that carry shardings; nothing is allocated."""
