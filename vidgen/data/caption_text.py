@@ -1,9 +1,9 @@
 """What a caption is, by one rule for text files, tables, shards and records.
 
-A clip has any number of captions: a text, or a JSON list of texts, each one of them. A caption is one
-line of at most 10,000 characters that can be encoded; equal ones count once. Null, NaN (which pandas
-writes where there is nothing), blank text and an empty list are no caption. Whatever else is no text
-is never turned into one.
+A clip has any number of captions: a text is one, a JSON list of texts as many as it has. Each is
+one line of at most 10,000 characters that can be encoded; equal ones count once. Null, NaN (which
+pandas writes where there is nothing), blank text and an empty list are no caption. Whatever else is
+no text is never turned into one.
 """
 
 from __future__ import annotations

@@ -249,7 +249,8 @@ def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[st
         candidates = by_stem.get(stem(file), ())
         if len(candidates) > 1:
             raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
-        found.update({file: name for name in candidates})
+        if candidates:
+            found[file] = candidates[0]
     return found
 
 

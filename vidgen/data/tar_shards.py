@@ -3,15 +3,17 @@
     00012.tar:  000120007.mp4   000120007.txt   000120007.json      one sample, by its name
                 000120008.jpg   000120008.txt   ...                 without suffix
                 clip.v1.mp4     clip.v1.txt
-                clip.v2.mp4     clip.json                           (the only video of key "clip")
+                view.front.mp4  view.json                           (the only video of key "view")
 
-The caption is the .txt or, where that is blank or missing, a value of the .json: a text, or a list of
-texts, one of which is drawn at each visit. WebDataset's key ends at the first dot of a name: with
-one video, "KEY.v2.mp4" may have the captions of KEY; which of "KEY.left.mp4" and "KEY.mask.mp4" they
-describe cannot be told, so these need a caption of their own name, or are passed over and counted. Tars are read in place, in any order: where each
-member begins is found once a shard and kept in a small file (`index_dir`), so memory does not grow
-with the number of samples. Shards and indices may be in an object store (vidgen/paths.py), where a
-member is read by its range of bytes.
+The caption is the .txt or, where that is blank or missing, a value of the .json: a text, or a list
+of texts, one of which is drawn at each visit. WebDataset's key ends at the first dot of a name: a
+key's only video, "KEY.front.mp4", may have the captions of KEY. Which of "KEY.left.mp4" and
+"KEY.mask.mp4" they describe cannot be told, so these need a caption of their own name, or else are
+passed over and counted.
+
+Tars are read in place, in any order: where each member begins is found once a shard and kept in a
+small file (`index_dir`), so memory does not grow with the number of samples. Shards and indices may
+be in an object store (vidgen/paths.py), where a member is read by its range of bytes.
 """
 
 from __future__ import annotations

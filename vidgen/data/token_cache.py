@@ -29,8 +29,8 @@ from jaxtyping import Int
 
 from vidgen import paths
 from vidgen.data.array_records import RecordsError, read_all, read_record, write_records
-from vidgen.data.caption_text import drawn
 from vidgen.data.cache_folders import CacheError, CacheManifest, complete_shards, done, path_in
+from vidgen.data.caption_text import drawn
 from vidgen.data.sources import BadExample, TokenExample
 from vidgen.types import VideoShape
 
