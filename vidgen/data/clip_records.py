@@ -7,8 +7,8 @@
            rejected.jsonl                       {"file": ..., "reason": ...}: what gave no clips
 
 Records are those of data/clip_record.py. Within a shard the clips that have no caption come last,
-so that they can be left out by counting. `vidgen prepare` writes such a folder; so do `write_shard`,
-for each shard, and then `Manifest.write`.
+so that they can be left out by counting. `vidgen prepare` writes such a folder; so do
+`write_shard`, for each shard, and then `Manifest.write`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     a.mp4   sub/a.mp4   ../videos/a.mp4     relative to the table's folder; a name with a folder in
                                             it also to the folder that is searched
-    /data/videos/a.mp4   C:\\videos\\a.mp4   in the folder, by whatever path it has, or in one that is
-                                            called the same on another machine
+    /data/videos/a.mp4   C:\\videos\\a.mp4   in the folder, by whatever path it has, or in one of
+                                            the same name on another machine
     videos/a.mp4                            with the folder's own name (and its parents') in front
 
 As it is written first; then with "/" for a backslash, characters composed (NFC) on either side, any

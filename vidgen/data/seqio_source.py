@@ -136,7 +136,7 @@ class SeqioSource:
             return unique([str(vocabulary.decode(found.tolist()))])
         texts = [found] if isinstance(found, bytes) else found.tolist()
         if not all(isinstance(text, bytes) for text in texts):
-            raise BadExample(where, f"its {self.caption} is no text ({found.dtype})")
+            raise BadExample(where, f"its {self.caption} is no text, nor several")
         return unique([text_of(where, text) for text in texts])
 
     def _part(
