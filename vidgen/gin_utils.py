@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import gin
 from gin import config as gin_config
 from gin.selector_map import SelectorMap
 
+from vidgen import gin_files
 from vidgen.gin_files import GinError, config_roots, find_file, nearest, plain, syntax_sentence
 
 T = TypeVar("T")
@@ -53,8 +53,7 @@ def session(
     """
     gin.clear_config()
     # Only plain files: gin's other reader looks into packages, and logs an error when it fails.
-    readers = [(_opened, lambda path: os.path.isfile(os.path.expanduser(path)))]
-    prefixes = ["", *map(str, config_roots())]
+    readers, prefixes = [gin_files.READER], ["", *map(str, config_roots())]
     try:
         with (
             mock.patch.object(gin_config, "_FILE_READERS", readers),
@@ -74,11 +73,6 @@ def session(
             yield
     finally:
         gin.clear_config()
-
-
-def _opened(path: str) -> Any:
-    """A file to parse; what is included may be in the home folder, "~"."""
-    return open(os.path.expanduser(path), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -110,23 +104,12 @@ def build(cls: Callable[..., T], **given: Any) -> T:
         raise GinError(f"no configuration file binds anything of {name}; add its runs/*.gin file.")
     _check_required(configurable.selector, set(given))
     for (_, selector), values in gin_config._CONFIG.items():
-        values.update({name: _at_home(value) for name, value in values.items()})
+        values.update({name: gin_files.at_home(value) for name, value in values.items()})
         if selector == configurable.selector:
             for name in given.keys() & values.keys():
                 del values[name]  # gin would build it all the same, perhaps of what is not set
     with _one_sentence():
         return gin.get_configurable(cls)(**given)
-
-
-def _at_home(value: Any) -> Any:
-    """A setting in which "~" is the home folder, which no shell says in --gin.DATA_DIR=~/x."""
-    if isinstance(value, str):
-        return os.path.expanduser(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map(_at_home, value))
-    if isinstance(value, dict):
-        return {key: _at_home(inner) for key, inner in value.items()}
-    return value
 
 
 def named_by(macro: str) -> Callable[..., Any]:
