@@ -119,6 +119,12 @@ def test_a_quotation_mark_that_takes_in_other_rows(tmp_path):
         captions_of(path)
 
 
+def test_a_quotation_mark_that_takes_in_the_row_of_a_file_elsewhere(tmp_path):
+    path = folder(tmp_path, "a.mp4", captions__csv='file,caption\na.mp4,"x\ngone.mp4,y"\n')
+    with pytest.raises(ValueError, match=r"captions\.csv line 2: .*takes in the row of gone.mp4"):
+        captions_of(path)
+
+
 def test_texts_beside_clips_in_other_letters(tmp_path):
     path = folder(tmp_path, "a.mp4", "e\u0301.mp4", "c.MP4", **{"\u00e9__Txt": "accent"})
     (tmp_path / "a.TXT").write_text("capitals")

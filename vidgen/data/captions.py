@@ -306,6 +306,8 @@ def _rows(
 
 def _csv(table: str, names: FileNames, beside: str) -> Iterator[Row]:
     def is_name(text: str) -> bool:
+        if names.is_called_like_one(text):  # of a file that need not be here
+            return True
         try:
             return names.find(text, beside) is not None
         except ValueError:  # it may mean two files

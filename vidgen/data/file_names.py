@@ -46,6 +46,7 @@ class FileNames:
     def __init__(self, folder: str, files: Sequence[str], wanted: Sequence[str]) -> None:
         """Takes the names of all files, relative to the folder, and of those that are wanted."""
         self._wanted, self._all = wanted, set(files)
+        self._suffixes = {suffix(file) for file in wanted}
         roots, local = [folder.rstrip("/")], folder.removeprefix("file://")
         if not paths.is_remote(local):
             roots += [os.path.abspath(local), os.path.realpath(local)]
@@ -74,6 +75,10 @@ class FileNames:
             if found:
                 return next(iter(found))
         return None
+
+    def is_called_like_one(self, text: str) -> bool:
+        """Whether a text ends like the name of a wanted file."""
+        return suffix(text) in self._suffixes
 
     def _direct(self, name: str, table_folder: str) -> Iterator[str]:
         """The first place of a file by the path itself."""
