@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -48,6 +50,7 @@ def find_file(name: str) -> Path:
     Raises:
       GinError: there is no such file; the message names the nearest matches.
     """
+    name = os.path.expanduser(name)
     for root in (Path(), *config_roots()):
         if (root / name).is_file():
             return root / name
@@ -55,6 +58,21 @@ def find_file(name: str) -> Path:
     folders = (Path.cwd(), *config_roots())
     searched = "" if Path(name).is_absolute() else f" in {' or '.join(map(str, folders))}"
     raise GinError(f"there is no configuration file {name!r}{searched}{nearest(name, known)}")
+
+
+def at_home(value: Any) -> Any:
+    """A setting in which "~" is the home folder, which no shell says in --gin.DATA_DIR=~/x."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(at_home, value))
+    if isinstance(value, dict):
+        return {key: at_home(inner) for key, inner in value.items()}
+    return value
+
+
+# How gin opens what it reads, and what that includes.
+READER = (lambda path: open(at_home(path)), lambda path: os.path.isfile(at_home(path)))
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

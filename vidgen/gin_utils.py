@@ -24,6 +24,7 @@ import gin
 from gin import config as gin_config
 from gin.selector_map import SelectorMap
 
+from vidgen import gin_files
 from vidgen.gin_files import GinError, config_roots, find_file, nearest, plain, syntax_sentence
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ def session(
     """
     gin.clear_config()
     # Only plain files: gin's other reader looks into packages, and logs an error when it fails.
-    readers, prefixes = gin_config._FILE_READERS[:1], ["", *map(str, config_roots())]
+    readers, prefixes = [gin_files.READER], ["", *map(str, config_roots())]
     try:
         with (
             mock.patch.object(gin_config, "_FILE_READERS", readers),
@@ -103,6 +104,7 @@ def build(cls: Callable[..., T], **given: Any) -> T:
         raise GinError(f"no configuration file binds anything of {name}; add its runs/*.gin file.")
     _check_required(configurable.selector, set(given))
     for (_, selector), values in gin_config._CONFIG.items():
+        values.update({name: gin_files.at_home(value) for name, value in values.items()})
         if selector == configurable.selector:
             for name in given.keys() & values.keys():
                 del values[name]  # gin would build it all the same, perhaps of what is not set

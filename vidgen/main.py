@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__, gin_files, start, xla_flags, zoo
 from vidgen.errors import fail, report
+from vidgen.runs.generate_flags import as_path
 from vidgen.usage import EXAMPLES
 
 
@@ -105,6 +106,7 @@ def _add_gin(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("configuration")
     group.add_argument(
         "--gin_file",
+        type=as_path,
         action="append",
         default=[],
         metavar="FILE",
@@ -118,7 +120,7 @@ def _add_gin(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--gin_search_paths",
-        type=lambda text: [folder for folder in text.split(",") if folder],
+        type=lambda text: [as_path(folder) for folder in text.split(",") if folder],
         default=[],
         metavar="FOLDER,FOLDER",
         help="look for .gin files, and for what they include, in these folders first",

@@ -30,7 +30,7 @@ def film(tmp_path):
     with VideoStream(path, 16, 32, 64, min_side=0) as stream:
         for length, value in zip(LENGTHS, VALUES, strict=True):
             stream.append(np.full((2 * length, 32, 64, 3), value, np.uint8))
-    return Film(path=str(path), name="a.mp4", caption="three colors")
+    return Film(path=str(path), name="a.mp4", captions=("three colors",))
 
 
 def cut(film, tmp_path, **settings):
@@ -89,7 +89,7 @@ def test_what_was_cut_is_not_cut_again(film, tmp_path, monkeypatch):
         patch.setattr(clip_cutting, "stream_frames", None)
         again, _ = cut(film, tmp_path)
     assert again == found and isinstance(again.counts, collections.Counter)
-    other, _ = cut(dataclasses.replace(film, caption="new"), tmp_path)
+    other, _ = cut(dataclasses.replace(film, captions=("new",)), tmp_path)
     assert other.records != found.records
     (tmp_path / "films" / "a.shots.json").write_text("[[0, 10]]")
     assert len(cut(film, tmp_path)[0].keys) == 1
@@ -133,7 +133,7 @@ def test_films_that_give_nothing(film, tmp_path):
     for name, content in files.items():
         path = tmp_path / "films" / name
         path.write_bytes(content)
-        found, records = cut(Film(path=str(path), name=name, caption="x"), tmp_path)
+        found, records = cut(Film(path=str(path), name=name, captions=("x",)), tmp_path)
         assert not records and found.counts["films",] == 1
         (kind,) = [key[1] for key in found.counts if key[0] == "rejected films"]
         assert found.reason.startswith(kind)

@@ -1,5 +1,6 @@
 """Clips in ArrayRecord shards: what is written, how it is read, what is refused."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -103,6 +104,27 @@ def test_round_trip_in_order(tmp_path, clip):
     assert manifest["examples"] == 3 and [s["examples"] for s in manifest["shards"]] == [2, 0, 1]
     row = json.loads((folder / "captions-00002-of-00003.jsonl").read_text())
     assert row == {"key": "k2", "caption": "clip 2"}
+
+
+def test_several_captions(tmp_path, clip):
+    """All are kept, one is drawn, and records from before there could be several are read."""
+    many = dataclasses.replace(clip(0), other_captions=("second", "third", "clip 0"))
+    folder = write(tmp_path / "a", [[many, clip(1)]])
+    row = json.loads((folder / "captions-00000-of-00001.jsonl").read_text().splitlines()[0])
+    assert row == {"key": "k0", "caption": "clip 0", "other_captions": list(many.other_captions)}
+    source = records(folder)
+    assert list(source.captions()) == ["clip 0", "second", "third", "clip 1"]
+    drawn = [load(source, 0, seed).caption for seed in range(30)]
+    assert set(drawn) == {"clip 0", "second", "third"}
+    assert drawn == [load(source, 0, seed).caption for seed in range(30)]
+    assert load(source, 0, 3).first_caption == "clip 0" and load(source, 1).captions == ()
+    os.remove(captions_file(folder / shard_name(0, 1)))  # then the records themselves are asked
+    assert list(records(folder).captions()) == ["clip 0", "second", "third", "clip 1"]
+    old = {"key": "k", "caption": "x", "suffix": ".mp4", "content": b"x", "metadata": {}}
+    assert ClipRecord.unpack(msgpack.packb(old)).captions == ("x",)
+    assert set(msgpack.unpackb(clip(1).pack())) == set(old)  # as it was for one
+    with pytest.raises(ValueError, match="a field is of another type"):
+        ClipRecord.unpack(msgpack.packb(old | {"other_captions": [7]}))
 
 
 def test_the_same_clips_give_the_same_bytes(tmp_path, clip):

@@ -73,13 +73,13 @@ def test_folder_of_images_with_captions(tmp_path):
         ("b/two.png", "from json"),
         ("three.webp", "three"),
     ]
-    assert list(source.files) == [(str(tmp_path / f), caption) for f, caption in expected]
+    assert list(source.files) == [(str(tmp_path / f), (caption,)) for f, caption in expected]
     for index, value in enumerate((10, 20, 30)):
         example = source.load(index, np.random.default_rng(0))
         assert example.video.shape == (1, 4, 6, 3) and example.caption == expected[index][1]
         assert np.abs(example.video.astype(int) - value).max() <= 2
     every = ImageFolder(path=str(tmp_path), shape=SHAPE, missing_captions="empty")
-    assert len(every) == 4 and every.files[2][1] == ""
+    assert len(every) == 4 and every.files[2][1] == ()
 
 
 def test_images_are_cropped_around_the_center(tmp_path):

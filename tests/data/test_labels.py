@@ -53,7 +53,20 @@ def test_tables_of_the_user(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("t.json", "[1]"), ("t.json", "{"), ("t.csv", "a,first\nb,second\n"), ("t.csv", "label\na\n")],
+    [
+        ("t.json", "[1]"),
+        ("t.json", "{"),
+        ("t.json", '{"a": 7}'),
+        ("t.json", '{"a": ["x", "y"]}'),
+        ("t.json", '{"a": null}'),
+        ("t.json", '{"a": "x", "a": "y"}'),
+        ("t.csv", "a,first\nb,second\n"),
+        ("t.csv", "label\na\n"),
+        ("t.csv", "label,caption\na,first, of all\n"),
+        ("t.csv", 'label,caption\na,"first\nb,second\n'),
+        ("t.csv", "label,caption\na,first\na,second\n"),
+        ("t.csv", "label,caption\na,\n"),
+    ],
 )
 def test_what_is_no_table(tmp_path, name, text):
     (tmp_path / name).write_text(text)

@@ -8,7 +8,7 @@ import pytest
 
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.seqio_source import SeqioSource, import_seqio
-from vidgen.data.sources import Captioned, captions_of
+from vidgen.data.sources import BadExample, Captioned, captions_of
 from vidgen.data.streams import Stream
 from vidgen.types import VideoShape
 
@@ -134,6 +134,16 @@ def test_encoded_frames_and_several_captions():
         for caption, video in zip(batch["caption"], batch["video"], strict=True):
             assert 0 <= video[0, 0, 0, 0] - 10 * int(caption[0]) <= 2
     assert found == {f"{i} {x}" for i in range(3) for x in "ab"}
+
+
+@pytest.mark.parametrize("values", [b" ", np.array([b"", b" "], object), np.array([0.5])])
+def test_captions_that_are_none(values):
+    frames = source("frames")
+    elements = frames.elements(seed=0, shuffle=False, repeat=False, process=(0, 1))
+    _, (where, element) = next(elements)
+    element = element | {"caption": values}
+    with pytest.raises(BadExample, match="it has no caption, or a blank one|is no text"):
+        frames.load((where, element), np.random.default_rng(0))
 
 
 def test_files_and_tokens():

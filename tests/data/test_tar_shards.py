@@ -364,6 +364,109 @@ def test_captions_that_are_none(tmp_path, clip):
     assert every.load(1, np.random.default_rng(0)).caption == ""
 
 
+# ---- several captions, dots in names, what is passed over ----------------------------------------
+
+
+def shard(tmp_path, **members):
+    """A shard of pictures and texts, "__" for a dot in their names."""
+    named = [(name.replace("__", "."), data) for name, data in members.items()]
+    return str(write(tmp_path / "a.tar", named))
+
+
+def images(path, **settings):
+    """The captions of each image that is used."""
+    source = TarShards(path=path, shape=SHAPE, kind="images", **settings)
+    found = {}
+    for index in range(len(source)):
+        try:
+            example = source.load(index, np.random.default_rng(0))
+        except BadExample as bad:
+            found[bad.path.rpartition("/")[2]] = bad.reason
+        else:
+            all_of_it = example.captions or (example.caption,)
+            found[source._used(0)[index]["key"].decode()] = all_of_it
+    return found
+
+
+def test_a_list_is_several_captions(tmp_path):
+    texts = ["a dog runs", "a brown dog", "a dog  runs"]
+    path = shard(tmp_path, a__png=SMALL, a__json=json.dumps({"caption": texts}))
+    source = TarShards(path=path, shape=SHAPE, kind="images")
+    drawn = {source.load(0, np.random.default_rng(n)).caption for n in range(20)}
+    assert drawn == {"a dog runs", "a brown dog"} == set(source.captions())
+    assert source.load(0, np.random.default_rng(9)).first_caption == "a dog runs"
+
+
+@pytest.mark.parametrize("missing", ["skip", "empty"])
+@pytest.mark.parametrize("value", ["7", "true", '{"en": "x"}', '["x", null]', '["x", 1]'])
+def test_what_is_no_text_costs_one_sample(tmp_path, value, missing):
+    entry = f'{{"caption": {value}}}'
+    path = shard(tmp_path, a__png=SMALL, a__json=entry, b__png=SMALL, b__txt="good")
+    found = images(path, missing_captions=missing)
+    assert found["b"] == ("good",) and "not text" in found["a.png"]
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", '""', "[]"])
+def test_nothing_is_no_caption(tmp_path, value):
+    path = shard(tmp_path, a__png=SMALL, a__json=f'{{"caption": {value}}}')
+    assert images(path) == {"a.png": "its caption is blank"}
+    assert images(path, missing_captions="empty") == {"a": ("",)}
+
+
+def test_a_blank_text_hides_no_json(tmp_path):
+    entry = '{"caption": "of the json"}'
+    path = shard(
+        tmp_path,
+        a__png=SMALL,
+        a__txt=" \n",
+        a__json=entry,
+        b__png=SMALL,
+        b__txt="own",
+        b__json=entry,
+    )
+    assert images(path) == {"a": ("of the json",), "b": ("own",)}
+
+
+def test_names_with_dots(tmp_path, caplog):
+    path = shard(
+        tmp_path,
+        **{"clip__v1__png": SMALL, "clip__v1__txt": "one", "clip__v2__png": SMALL},
+        **{"clip__v2__json": '{"caption": "two"}', "x__0__5s__PNG": SMALL, "x__0__5s__TXT": "half"},
+        **{"view__front__png": SMALL, "view__json": '{"caption": "shared"}'},
+        **{"e\u0301__png": SMALL, "\u00e9__txt": "composed"},
+    )
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        found = images(path)
+    names = {"clip.v1": "one", "clip.v2": "two", "x.0.5s": "half", "view.front": "shared"}
+    assert found == {name: (text,) for name, text in (names | {"\u00e9": "composed"}).items()}
+    assert "passed over" not in caplog.text
+
+
+def test_several_members_of_a_key_need_captions_of_their_own(tmp_path, caplog):
+    members = {"a__png": SMALL, "a__txt": "whole", "a__mask__png": SMALL}
+    members |= {"b__left__png": SMALL, "b__right__png": SMALL, "b__txt": "which?"}
+    members |= {"c__left__png": SMALL, "c__right__png": SMALL, "c__left__txt": "left"}
+    path = shard(tmp_path, **members)
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        assert images(path) == {"a": ("whole",), "c.left": ("left",)}
+    assert f"4 files in {path} are passed over, e.g. {path}/a.mask.png" in caplog.text
+    assert "1 samples in" in caplog.text  # c.right, whose key has no caption at all
+    only = shard(tmp_path, **{n: d for n, d in members.items() if n[0] == "b"})
+    with pytest.raises(FileNotFoundError, match="3 files in .* are passed over, e.g. .*b.left.png"):
+        TarShards(path=only, shape=SHAPE, kind="images")
+
+
+def test_files_that_a_shard_has_for_others_are_counted(tmp_path, caplog):
+    path = shard(
+        tmp_path, a__png=SMALL, a__txt="x", a__cls="7", b__exr=b"x", b__txt="lost", README=""
+    )
+    with caplog.at_level(logging.WARNING, logger="vidgen"):
+        assert images(path) == {"a": ("x",)}
+        tar_shards._index.cache_clear()  # from the index on the disk
+        assert images(path) == {"a": ("x",)}
+    assert caplog.text.count(f"4 files in {path} are passed over, e.g. {path}/a.cls") == 1
+
+
 # ---- object stores -------------------------------------------------------------------------------
 
 

@@ -120,6 +120,8 @@ def test_several_captions_and_a_rate_of_its_own(source):
         for number, example in all_of(described, seed):
             if number is not None:  # 4 i frames a second, of which the clip takes 8
                 assert example.caption in (f"video {number}", f"clip number {number}")
+                assert set(example.captions) == {f"video {number}", f"clip number {number}"}
+                assert example.first_caption == example.captions[0]
                 steps = np.diff(example.video[:, 0, 0, 0].astype(int))
                 assert steps.sum() == pytest.approx(3 * 4 * number / 8, abs=1)
     captions = {tuple(getattr(e, "caption", "") for _, e in all_of(described, s)) for s in range(4)}

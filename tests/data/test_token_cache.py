@@ -71,6 +71,20 @@ def test_every_example_is_in_its_place(tmp_path, parts):
     assert list(found.captions()) == captions
 
 
+def test_one_of_several_captions_is_drawn(tmp_path):
+    found = manifest(examples=1, draws=1)
+    found.agree(tmp_path)
+    tokens, captions = np.zeros((3, 2, 2), np.int32), ("first", "second", "third")
+    several = TokenExample(tokens=tokens, caption="second", captions=captions)
+    token_cache.write_shard(tmp_path, 0, 0, [several], found.dtype)
+    token_cache.finish_part(tmp_path, 0)
+    source = cache(tmp_path)
+    assert list(source.captions()) == list(captions)
+    drawn = [source.load(0, np.random.default_rng(n)).caption for n in range(30)]
+    assert set(drawn) == set(captions)
+    assert source.load(0, np.random.default_rng(0)).captions == captions
+
+
 def test_large_codebooks_take_more_room(tmp_path):
     assert manifest(codes=65536).dtype == np.uint16 and manifest(codes=65537).dtype == np.uint32
     big = TokenExample(tokens=np.full((3, 2, 2), 262143, np.int32), caption="")

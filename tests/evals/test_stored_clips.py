@@ -42,6 +42,20 @@ def test_captions_lie_beside_clips(folder):
     assert [found.read(number)[1] for number in range(3)] == ["", "it grows", ""]
 
 
+def test_captions_of_tables_and_json_of_which_the_first_counts(folder):
+    (folder / "captions.csv").write_text("file,caption\na.npy,one\na.npy,two\nb.npy,loses\n")
+    (folder / "b.json").write_text('{"caption": ["three", "four"]}')
+    found = stored_clips.opened(str(folder))
+    assert [found.read(number)[1] for number in range(3)] == ["one", "three", ""]
+    before = found.fingerprint
+    (folder / "b.txt").write_text("\ufefffive\nlines", "utf-8")
+    found = stored_clips.opened(str(folder))
+    assert found.read(1)[1] == "five lines" and found.fingerprint != before
+    (folder / "b.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"b\.npy: it is no UTF-8 text; mend its caption"):
+        stored_clips.opened(str(folder))
+
+
 def test_a_window_takes_frames_by_number(folder):
     found = stored_clips.opened(str(folder), Window(frames=4, stride=3))
     np.testing.assert_array_equal(found.read(0)[0], to_float(ramp(12)[::3]))

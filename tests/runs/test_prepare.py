@@ -160,7 +160,7 @@ def test_a_film_that_nobody_expects_fails_the_pipeline(short, tmp_path, monkeypa
 
 def test_a_part_of_the_films(short, tmp_path):
     found = made(f"{short}/a*.mp4", tmp_path / "out").films
-    assert [film.name for film in found] == ["a.mp4"] and found[0].caption == "two colors"
+    assert [film.name for film in found] == ["a.mp4"] and found[0].captions == ("two colors",)
     same = made(f"{tmp_path}/sh*/*.mp4", tmp_path / "out").films
     assert [film.name for film in same] == ["short/a.mp4", "short/b.mp4"]
     with pytest.raises(FileNotFoundError, match="there is no video of that name"):

@@ -91,12 +91,12 @@ class Film:
     Attributes:
       path: where it is.
       name: what it is called in keys and reports, the same wherever the folder lies.
-      caption: of all its clips; "" where it has none.
+      captions: of all its clips, each of which has all of them.
     """
 
     path: str
     name: str
-    caption: str
+    captions: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def cut_film(film: Film, cutter: ClipCutter, folder: str) -> Cut:
             film=film.name,
             records=str(records),
             keys=tuple(keys),
-            captioned=bool(film.caption),
+            captioned=bool(film.captions),
             counts=counts,
         )
     except BadExample as error:
@@ -261,7 +261,8 @@ def _clip(film: Film, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> Cl
     }
     return ClipRecord(
         key=hashlib.sha256(f"{film.name}\n{first.number}".encode()).hexdigest()[:32],
-        caption=film.caption,
+        caption=film.captions[0] if film.captions else "",
+        other_captions=film.captions[1:],
         suffix=_KIND,
         content=buffer.getvalue(),
         metadata=metadata,
@@ -275,6 +276,7 @@ def _count(counts: Counts, clip: ClipRecord, fps: float) -> None:
     counts["frames",] += found["frames"]
     counts["bytes",] += len(clip.content)
     counts["seconds of a clip", str(int(found["frames"] / fps))] += 1
-    counts["words of a caption", str(len(clip.caption.split()))] += 1
+    for caption in clip.captions or ("",):
+        counts["words of a caption", str(len(caption.split()))] += 1
     counts["size of the film", f"{found['film_height']}x{found['film_width']}"] += 1
     counts["fps of the film", f"{found['film_fps']:.3g}"] += 1

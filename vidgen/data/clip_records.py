@@ -2,13 +2,13 @@
 
     FOLDER/manifest.json                        shards, number of examples, statistics; written last
            clips-00003-of-00008.array_record    a clip a record
-           captions-00003-of-00008.jsonl        {"key": ..., "caption": ...} of each, in its order
+           captions-00003-of-00008.jsonl        {"key": ..., "caption": ...} of each, in its order,
+                                                with "other_captions": [...] where there are more
            rejected.jsonl                       {"file": ..., "reason": ...}: what gave no clips
 
-A record is a msgpack map: `key`, unique within the folder; `caption`; `suffix`, such as ".mp4";
-`content`, the bytes of such a file; `metadata`, a small map. Within a shard the clips that have no
-caption come last, so that they can be left out by counting. `vidgen prepare` writes such a folder;
-so do `write_shard`, for each shard, and then `Manifest.write`.
+Records are those of data/clip_record.py. Within a shard the clips that have no caption come last,
+so that they can be left out by counting. `vidgen prepare` writes such a folder; so do
+`write_shard`, for each shard, and then `Manifest.write`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import msgpack
 import numpy as np
 
 from vidgen import paths
@@ -34,9 +33,11 @@ from vidgen.data.array_records import (
     read_record,
     write_records,
 )
+from vidgen.data.caption_text import unique
+from vidgen.data.clip_record import ClipRecord
 from vidgen.data.files import Packed
 from vidgen.data.images import KINDS, packed_shape, read_content
-from vidgen.data.sources import BadExample, Example
+from vidgen.data.sources import BadExample, Example, captioned
 from vidgen.types import VideoShape
 
 MANIFEST = "manifest.json"
@@ -44,47 +45,6 @@ _VERSION = 1
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<shards>\d{5})" + re.escape(SUFFIX))
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipRecord:
-    """One record.
-
-    Attributes:
-      key: unique within a folder.
-      caption: "" where there is none.
-      suffix: of the file that `content` is, ".mp4" and the like; of images also.
-      content: all bytes of that file.
-      metadata: whatever msgpack can hold; nothing here reads it.
-    """
-
-    key: str
-    caption: str
-    suffix: str
-    content: bytes = dataclasses.field(repr=False)
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def pack(self) -> bytes:
-        """The record as bytes."""
-        fields = dataclasses.fields(self)
-        found = {field.name: getattr(self, field.name) for field in fields}
-        return cast(bytes, msgpack.packb(found, unicode_errors="surrogatepass"))
-
-    @classmethod
-    def unpack(cls, data: bytes) -> ClipRecord:
-        """The inverse of `pack`; fields that are unknown here are left out.
-
-        Raises:
-          ValueError: it is no such record.
-        """
-        try:
-            found = msgpack.unpackb(data, unicode_errors="surrogatepass")
-            kept = {field.name: found[field.name] for field in dataclasses.fields(cls)}
-        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-            raise ValueError(f"it is no record of a clip ({type(error).__name__})") from error
-        if not isinstance(kept["content"], bytes) or not isinstance(kept["caption"], str):
-            raise ValueError("it is no record of a clip (a field is of another type)")
-        return cls(**kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,10 +140,12 @@ def write_shard(
     def packed() -> Iterator[bytes]:
         nonlocal captioned
         for clip in clips:
-            if clip.caption and captioned < len(lines):
+            if clip.captions and captioned < len(lines):
                 raise ValueError(f"{path}: clip {clip.key} with a caption comes after one without.")
-            captioned += bool(clip.caption)
-            row = {"key": clip.key, "caption": clip.caption}
+            captioned += bool(clip.captions)
+            row: dict[str, Any] = {"key": clip.key, "caption": clip.caption}
+            if clip.other_captions:
+                row["other_captions"] = list(clip.other_captions)
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
             yield clip.pack()
 
@@ -284,12 +246,13 @@ class ClipRecords:
             reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
             raise BadExample(name, reason) from error
         file = Packed(f"{name}/{clip.key}{clip.suffix}", clip.content)
-        if not clip.caption and self.missing_captions == "skip":
+        captions = clip.captions
+        if not captions and self.missing_captions == "skip":
             raise BadExample(file, "it has no caption")
         if clip.suffix not in KINDS[self.kind]:
             raise BadExample(file, f"it is none of the {self.kind}: {' '.join(KINDS[self.kind])}")
         video = read_content(file, self.kind, self.shape, rng)
-        return Example(video=video, caption=clip.caption)
+        return captioned(video, captions, rng)
 
 
 def _listed(folder: str) -> Iterator[_Part]:
@@ -335,12 +298,14 @@ def _captions(shard: str, count: int) -> Iterator[str]:
     """The captions of the first `count` clips of a shard."""
     path = captions_file(shard)
     if not paths.is_file(path):
-        yield from (ClipRecord.unpack(read_record(shard, i)).caption for i in range(count))
+        for number in range(count):
+            yield from ClipRecord.unpack(read_record(shard, number)).captions or ("",)
         return
     with paths.open_binary(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", errors="surrogatepass")
         for number, line in zip(range(count), lines, strict=False):
             try:
-                yield json.loads(line)["caption"]
-            except (ValueError, KeyError, TypeError) as error:
+                row = json.loads(line)
+                yield from unique((row["caption"], *row.get("other_captions", ()))) or ("",)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} line {number + 1} tells no caption.") from error

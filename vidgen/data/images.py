@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,10 +24,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ImageOps
 
+from vidgen import paths
 from vidgen.data import pictures, transforms
-from vidgen.data.captions import MISSING_CAPTIONS, captioned_files
+from vidgen.data.captions import MISSING_CAPTIONS, CaptionedFile, captioned_files
 from vidgen.data.files import File, told_as_bad
-from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_of
+from vidgen.data.sources import (
+    BadExample,
+    Example,
+    Source,
+    TokenExample,
+    captioned,
+    captions_of,
+    captions_of_files,
+)
 from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
@@ -61,13 +69,13 @@ class ImageFolder:
     def __post_init__(self) -> None:
         if self.shape.channels != 3:
             raise ValueError(f"ImageFolder reads RGB; shape.channels is {self.shape.channels}.")
-        object.__setattr__(self, "path", os.fspath(self.path))
+        object.__setattr__(self, "path", paths.expanded(self.path))
         object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
         _ = self.files  # so that a wrong folder is reported when it is configured
 
     @functools.cached_property
-    def files(self) -> tuple[tuple[str, str], ...]:
-        """(file, caption) pairs, sorted by file."""
+    def files(self) -> tuple[CaptionedFile, ...]:
+        """(file, captions) pairs, sorted by file."""
         return captioned_files(self.path, IMAGE_SUFFIXES, "image", self.missing_captions)
 
     def __len__(self) -> int:
@@ -75,13 +83,13 @@ class ImageFolder:
 
     def captions(self) -> Iterator[str]:
         """Those of all files."""
-        return (caption for _, caption in self.files)
+        return captions_of_files(self.files)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Image `index`, cropped around its center to the wanted aspect ratio and resized."""
-        file, caption = self.files[index]
+        file, captions = self.files[index]
         image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
-        return Example(video=image[None], caption=caption)
+        return captioned(image[None], captions, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

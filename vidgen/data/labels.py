@@ -10,12 +10,13 @@ nouns, verbs and abbreviations, of which no rule makes sentences.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+
+from vidgen.data.caption_tables import csv_rows
+from vidgen.data.caption_text import captions_in, parsed
 
 _FOLDER = pathlib.Path(__file__).parent / "label_captions"
 TABLES = ("ucf101",)
@@ -55,7 +56,7 @@ def read_table(path: str) -> dict[str, str]:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it is not as described.
+      ValueError: it is not as described, or has two captions for a label.
     """
     file = _FOLDER / f"{path}.csv" if path in TABLES else pathlib.Path(os.path.expanduser(path))
     if not file.is_file():
@@ -64,13 +65,26 @@ def read_table(path: str) -> dict[str, str]:
             f"there is no table of captions {path} (a file, or one of {known})."
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
-            return {str(label): str(caption) for label, caption in json.loads(text).items()}
-        rows = csv.DictReader(text.splitlines())
-        return {row["label"].strip(): row["caption"].strip() for row in rows}
-    except (ValueError, KeyError, AttributeError) as error:
+            found = parsed(file.read_text(encoding="utf-8-sig"))
+            rows = [(label, _only(label, captions_in(text))) for label, text in found.items()]
+        else:
+            csv = csv_rows(str(file), "label")
+            rows = [(row.name, _only(row.name, captions_in(row.value))) for row in csv]
+        table: dict[str, str] = {}
+        for label, caption in rows:
+            if table.setdefault(label, caption) != caption:
+                raise ValueError(f"{label!r} has two captions")
+        return table
+    except (ValueError, AttributeError) as error:
         raise ValueError(
             f'{file} is no table of captions by label: a .json like {{"YoYo": "a person playing '
-            'with a yo-yo"}, or a .csv whose first line is label,caption.'
+            f'with a yo-yo"}}, or a .csv whose first line is label,caption ({error}).'
         ) from error
+
+
+def _only(label: str, captions: Sequence[str]) -> str:
+    """The caption of a label."""
+    if len(captions) != 1:
+        raise ValueError(f"{label!r} has {len(captions)} captions, and needs one")
+    return captions[0]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.caption_text import drawn, unique
 from vidgen.data.files import Packed
 from vidgen.data.images import packed_shape
 from vidgen.data.sources import BadExample, Example
@@ -110,11 +111,12 @@ class SeqioSource:
     def load(self, element: tuple[str, dict[str, Any]], rng: np.random.Generator) -> Example:
         """A clip from a random place of an element's video, or its image."""
         where, values = element
-        captions = self._captions(where, values) if self.caption else [""]
-        if not captions:
-            raise BadExample(where, f"it has no {self.caption}")
-        caption = captions[int(rng.integers(len(captions)))]
-        return Example(video=self._pixels(where, values[self.video], rng), caption=caption)
+        captions = self._captions(where, values) if self.caption else ()
+        if self.caption and not captions:
+            raise BadExample(where, f"it has no {self.caption}, or a blank one")
+        caption = drawn(captions, rng)
+        video = self._pixels(where, values[self.video], rng)
+        return Example(video=video, caption=caption, captions=captions)
 
     def _pixels(self, where: str, video: Any, rng: np.random.Generator) -> np.ndarray:
         if self.kind == "images":
@@ -126,14 +128,16 @@ class SeqioSource:
         fps = self.shape.fps if self.fps is None else self.fps
         return clip_of_frames(where, video, fps=fps, shape=self.shape, rng=rng)
 
-    def _captions(self, where: str, values: dict[str, Any]) -> list[str]:
-        """All that an element has."""
+    def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
+        """All that an element has, none blank."""
         found = values[self.caption]
         if not isinstance(found, bytes) and np.issubdtype(found.dtype, np.integer):
             vocabulary = self._tasks[0][0].output_features[self.caption].vocabulary
-            return [" ".join(str(vocabulary.decode(found.tolist())).split())]
+            return unique([str(vocabulary.decode(found.tolist()))])
         texts = [found] if isinstance(found, bytes) else found.tolist()
-        return [text_of(where, text) for text in texts]
+        if not all(isinstance(text, bytes) for text in texts):
+            raise BadExample(where, f"its {self.caption} is no text, nor several")
+        return unique([text_of(where, text) for text in texts])
 
     def _part(
         self, *, task: int, part: int, seed: int, shuffle: bool, skip: int

@@ -3,25 +3,29 @@
 A folder is searched with its sub-folders. Captions come from, in this order of preference,
 
     clip.txt            beside clip.mp4 (or photo.jpg): the whole text is the caption
+    clip.json           beside it: an object with a "caption"
     captions.jsonl      one object a line: {"file": "birds/clip.mp4", "caption": "a parrot flies"}
     captions.csv        columns `file` and `caption`, with a header line
 
-where `file` is relative to the folder of the caption file. Caption files may lie in sub-folders.
-The folder may be in an object store ("gs://bucket/videos", vidgen/paths.py).
+where `file` is relative to the folder of the caption file, or written as in data/file_names.py.
+Caption files may lie in sub-folders. A clip with several captions (rows for one file, a list in
+JSON) is shown with one of them at each visit; evaluations take the first. The folder may be in an
+object store ("gs://bucket/videos", vidgen/paths.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vidgen.data.captions import captioned_files
+from vidgen import paths
+from vidgen.data.caption_text import drawn
+from vidgen.data.captions import CaptionedFile, captioned_files
 from vidgen.data.files import BadExample
 from vidgen.data.video_files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
@@ -33,7 +37,9 @@ __all__ = [
     "FolderSource",
     "Source",
     "TokenExample",
+    "captioned",
     "captions_of",
+    "captions_of_files",
     "captions_per_clip",
 ]
 
@@ -46,11 +52,20 @@ class Example:
       video: the frames.
       caption: of all of it, or one for each frame where they are unrelated images.
       independent_frames: the frames are unrelated images.
+      captions: all that the clip has, of which `caption` was drawn; () where that is the only one.
     """
 
     video: UInt8[np.ndarray, "t h w c"]
     caption: str | tuple[str, ...]
     independent_frames: bool = False
+    captions: tuple[str, ...] = ()
+
+    @property
+    def first_caption(self) -> str:
+        """What evaluations take: the first that the clip has, or that of the first frame."""
+        if self.captions:
+            return self.captions[0]
+        return self.caption if isinstance(self.caption, str) else self.caption[0]
 
     @property
     def content(self) -> dict[str, np.ndarray]:
@@ -66,11 +81,13 @@ class TokenExample:
       tokens: the tokens.
       caption: of all of it, or of the first frame where the frames are unrelated images.
       independent_frames: the frames were unrelated images, and only the first time step counts.
+      captions: all that the clip has, of which `caption` was drawn; () where that is the only one.
     """
 
     tokens: Int[np.ndarray, "gt gh gw"]
     caption: str
     independent_frames: bool = False
+    captions: tuple[str, ...] = ()
 
     @property
     def content(self) -> dict[str, np.ndarray]:
@@ -107,6 +124,23 @@ class Captioned(Protocol):
     def captions(self) -> Iterator[str]:
         """All captions that its examples can have, in order, some more than once."""
         ...
+
+
+def captioned(
+    video: UInt8[np.ndarray, "t h w c"], captions: Sequence[str], rng: np.random.Generator
+) -> Example:
+    """A clip with one of its captions; it is drawn after all that is drawn for the video."""
+    return Example(
+        video=video,
+        caption=drawn(captions, rng),
+        captions=tuple(captions) if len(captions) > 1 else (),
+    )
+
+
+def captions_of_files(files: Iterable[CaptionedFile]) -> Iterator[str]:
+    """All captions of (file, captions) pairs; "" where there is none."""
+    for _, captions in files:
+        yield from captions or ("",)
 
 
 def captions_per_clip(data: object) -> int:
@@ -150,12 +184,12 @@ class FolderSource:
     def __post_init__(self) -> None:
         if self.shape.channels != 3:
             raise ValueError(f"FolderSource reads RGB; shape.channels is {self.shape.channels}.")
-        object.__setattr__(self, "path", os.fspath(self.path))
+        object.__setattr__(self, "path", paths.expanded(self.path))
         _ = self.files  # so that a wrong folder is reported when it is configured
 
     @functools.cached_property
-    def files(self) -> tuple[tuple[str, str], ...]:
-        """(file, caption) pairs, sorted by file."""
+    def files(self) -> tuple[CaptionedFile, ...]:
+        """(file, captions) pairs, sorted by file."""
         return captioned_files(self.path, VIDEO_SUFFIXES, "video", self.missing_captions)
 
     def __len__(self) -> int:
@@ -163,9 +197,9 @@ class FolderSource:
 
     def captions(self) -> Iterator[str]:
         """Those of all files."""
-        return (caption for _, caption in self.files)
+        return captions_of_files(self.files)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of file `index`."""
-        file, caption = self.files[index]
-        return Example(video=read_clip(file, self.shape, rng), caption=caption)
+        """A clip from a random place of file `index`, with one of its captions."""
+        file, captions = self.files[index]
+        return captioned(read_clip(file, self.shape, rng), captions, rng)

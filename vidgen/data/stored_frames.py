@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vidgen.data import transforms
+from vidgen.data.caption_text import clean
 from vidgen.data.files import BadExample, Packed
 from vidgen.data.images import read_image
 from vidgen.data.video_files import chosen_frames
@@ -58,13 +59,13 @@ def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w
 
 
 def text_of(name: str, data: bytes) -> str:
-    """A stored text in one line.
+    """A stored text in one line, "" where it is blank.
 
     Raises:
       BadExample: it is not UTF-8.
     """
     try:
-        return " ".join(data.decode("utf-8-sig").split())
+        return clean(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadExample(name, "its caption is not UTF-8") from error
 

@@ -1,48 +1,56 @@
 """Captioned videos or images in tar files, as WebDataset, img2dataset and video2dataset write them.
 
-    00012.tar:  000120007.mp4   000120007.txt   000120007.json      one sample, by its key
-                000120008.jpg   000120008.txt   ...                 (the name up to its first dot)
+    00012.tar:  000120007.mp4   000120007.txt   000120007.json      one sample, by its name
+                000120008.jpg   000120008.txt   ...                 without suffix
+                clip.v1.mp4     clip.v1.txt
+                view.front.mp4  view.json                           (the only video of key "view")
 
-The caption is the .txt, or a value of the .json. Tars are read in place, in any order: where each
-member begins is found once a shard and kept in a small file (`index_dir`), so memory does not grow
-with the number of samples. Shards and indices may be in an object store (vidgen/paths.py), where a
-member is read by its range of bytes.
+The caption is the .txt or, where that is blank or missing, a value of the .json: a text, or a list
+of texts, one of which is drawn at each visit. WebDataset's key ends at the first dot of a name: a
+key's only video, "KEY.front.mp4", may have the captions of KEY. Which of "KEY.left.mp4" and
+"KEY.mask.mp4" they describe cannot be told, so these need a caption of their own name, or else are
+passed over and counted.
+
+Tars are read in place, in any order: where each member begins is found once a shard and kept in a
+small file (`index_dir`), so memory does not grow with the number of samples. Shards and indices may
+be in an object store (vidgen/paths.py), where a member is read by its range of bytes.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
-import json
 import logging
 import os
+import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from vidgen import paths
-from vidgen.data.captions import clean
+from vidgen.data.caption_text import JSON_BYTES, captions_in, parsed, unique
+from vidgen.data.captions import warn_once
+from vidgen.data.file_names import composed
 from vidgen.data.files import Packed
 from vidgen.data.images import KINDS, packed_shape, read_content
-from vidgen.data.sources import BadExample, Example
+from vidgen.data.sources import BadExample, Example, captioned
 from vidgen.types import VideoShape
 
-_CAPTIONS = (".txt", ".json")
-_NONE = 255  # no caption
-_LONGEST = 16 << 20  # [guess] bytes of a .txt or .json; what is longer is no caption
+_PASSED_OVER = 255  # in the place of a suffix: a row of how many members (size) are not used
 _SIDE_BY_SIDE = 16  # [guess] shards in an object store that are indexed at the same time
 _ROW = np.dtype(
     [("key", "S64"), ("suffix", "u1"), ("offset", "<i8"), ("size", "<i8")]
-    + [("caption", "u1"), ("text_offset", "<i8"), ("text_size", "<i4")]
+    + [("text_offset", "<i8"), ("text_size", "<i4"), ("json_offset", "<i8"), ("json_size", "<i4")]
 )
-_VERSION = "1"  # of the rows above and of how they are found
+_VERSION = "2"  # of the rows above and of how they are found
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +66,7 @@ class TarShards:
       kind: "videos" or "images", what to take of each sample.
       missing_captions: "skip" leaves out samples without a caption (they are counted in a warning);
         "empty" trains on them as unconditional examples with the caption "".
-      caption_key: of the caption in a .json, which is read where there is no .txt.
+      caption_key: of the caption in a .json, which is read where there is no .txt, or a blank one.
       index_dir: folder of the indices; "" is ~/.cache/vidgen/shards.
 
     Raises:
@@ -81,28 +89,39 @@ class TarShards:
     @functools.cached_property
     def shards(self) -> tuple[str, ...]:
         """The tar files."""
-        return tuple(_expanded(os.path.expanduser(os.fspath(self.path))))
+        return tuple(_expanded(paths.expanded(self.path)))
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
         """Of each shard, how many samples it and those before it have."""
-        counts, without = [], 0
+        counts, without, passed_over, example = [], 0, 0, ""
         for number, rows in enumerate(self._all_rows()):
-            missing = int((rows["caption"] == _NONE).sum())
-            counts.append(len(rows) - (missing if self.missing_captions == "skip" else 0))
+            samples = _samples(rows)
+            missing = int((~_captioned(samples)).sum())
+            counts.append(len(samples) - (missing if self.missing_captions == "skip" else 0))
             without += missing
+            if len(rows) > len(samples):
+                passed_over += int(rows["size"][-1])
+                name = rows["key"][-1].decode(errors="replace")
+                example = example or f"{self.shards[number]}/{name}"
             if number and not number % 100:
                 log.info("%d of %d shards are indexed", number, len(self.shards))
         total = sum(counts)
         if without:
             done = "skipped" if self.missing_captions == "skip" else 'used with the caption ""'
             log.warning("%d samples in %s have no caption (%s)", without, self.path, done)
+        sample = (
+            f"a sample is KEY{KINDS[self.kind][0]} beside KEY.txt or KEY.json with a "
+            f"{self.caption_key!r}"
+        )
+        told = f"{passed_over} files in {self.path} are passed over, e.g. {example}"
         if not total:
             raise FileNotFoundError(
-                f"{self.path}: {len(self.shards)} shard(s) hold no {self.kind} with a caption: a "
-                f"sample is KEY{KINDS[self.kind][0]} beside KEY.txt or KEY.json with a "
-                f"{self.caption_key!r}."
+                f"{self.path}: {len(self.shards)} shard(s) hold no {self.kind} with a caption: "
+                f"{sample}{f'; {told}' if passed_over else ''}."
             )
+        if passed_over:
+            warn_once(f"{told}; {sample}")
         return np.cumsum(counts)
 
     def __len__(self) -> int:
@@ -113,7 +132,7 @@ class TarShards:
         for number, shard in enumerate(self.shards):
             for row in self._used(number):
                 with contextlib.suppress(BadExample):
-                    yield self._caption(shard, shard, row)
+                    yield from self._captions(shard, shard, row) or ("",)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """A clip from a random place of video `index`, or image `index`."""
@@ -122,29 +141,37 @@ class TarShards:
         shard = self.shards[number]
         name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
         file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
-        caption = self._caption(shard, name, row)
-        return Example(video=read_content(file, self.kind, self.shape, rng), caption=caption)
+        captions = self._captions(shard, name, row)
+        return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
 
-    def _caption(self, shard: str, name: str, row: Any) -> str:
-        if row["caption"] == _NONE:
-            return ""
-        data = _bytes(shard, name, row["text_offset"], row["text_size"])
+    def _captions(self, shard: str, name: str, row: Any) -> tuple[str, ...]:
+        """Those of a sample; () where there is none and none is needed."""
+        found: tuple[str, ...] = ()
         try:
-            text: Any = data.decode("utf-8-sig")
-            if _CAPTIONS[row["caption"]] == ".json":
-                text = json.loads(text)[self.caption_key]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise BadExample(name, f"its caption cannot be read ({what[:80]})") from error
-        caption = "" if text is None else clean(str(text))
-        if not caption and self.missing_captions == "skip":
+            if row["text_size"]:
+                data = _bytes(shard, name, row["text_offset"], row["text_size"])
+                found = unique([data.decode("utf-8-sig")])
+            if not found and row["json_size"]:
+                data = _bytes(shard, name, row["json_offset"], row["json_size"])
+                found = captions_in(self._value(parsed(data.decode("utf-8-sig"))))
+        except ValueError as error:
+            raise BadExample(name, f"its caption cannot be read ({str(error)[:120]})") from error
+        if not found and self.missing_captions == "skip":
             raise BadExample(name, "its caption is blank")
-        return caption
+        return found
+
+    def _value(self, found: Any) -> Any:
+        """What the content of a .json has for a caption."""
+        if not isinstance(found, dict):
+            return found
+        if self.caption_key not in found:
+            raise ValueError(f"its .json has no {self.caption_key!r}")
+        return found[self.caption_key]
 
     def _used(self, number: int) -> np.ndarray:
         """The samples of a shard that are examples."""
-        rows = self._rows(number)
-        return rows if self.missing_captions == "empty" else rows[rows["caption"] != _NONE]
+        rows = _samples(self._rows(number))
+        return rows if self.missing_captions == "empty" else rows[_captioned(rows)]
 
     def _rows(self, number: int) -> np.ndarray:
         """The index of a shard, read from its file as it is needed."""
@@ -163,7 +190,7 @@ class TarShards:
 
     @property
     def _folder(self) -> str:
-        return self.index_dir or paths.cache_folder("shards")
+        return paths.expanded(self.index_dir) or paths.cache_folder("shards")
 
 
 def _expanded(path: str) -> list[str]:
@@ -219,27 +246,68 @@ def _index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.n
     return np.load(file, mmap_mode="r" if os.path.getsize(file) > 4096 else None)
 
 
+def _samples(rows: np.ndarray) -> np.ndarray:
+    """An index without its last row, where that counts what is passed over."""
+    return rows[:-1] if len(rows) and rows["suffix"][-1] == _PASSED_OVER else rows
+
+
+def _captioned(rows: np.ndarray) -> np.ndarray:
+    """Which samples have a file that may hold a caption."""
+    return (rows["text_size"] > 0) | (rows["json_size"] > 0)
+
+
 def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The samples of a shard in order: key, what it is and where, caption and where."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    """The rows of a shard: its samples in order, then how many members are of none, if any."""
+    stems: dict[str, dict[str, tuple[int, int, str]]] = {}
+    unused: dict[str, None] = {}
     for name, offset, size in _members(shard):
-        folder, _, base = name.rpartition("/")
-        key, dot, suffix = base.partition(".")
-        if key and dot:
-            place = f"{folder}/{key}" if folder else key
-            samples.setdefault(place, {})[f".{suffix.lower()}"] = (offset, size)
-    for key, parts in samples.items():
-        content = next((suffix for suffix in suffixes if suffix in parts), None)
-        if content is None:
+        stem, ending = posixpath.splitext(name)
+        if posixpath.basename(name).startswith("."):
             continue
-        caption = next((s for s in _CAPTIONS if 0 < parts.get(s, (0, 0))[1] <= _LONGEST), None)
-        where = (_CAPTIONS.index(caption), *parts[caption]) if caption else (_NONE, 0, 0)
+        unused[name] = None
+        if (ending := ending.lower()) in (*suffixes, ".txt", ".json"):
+            stems.setdefault(composed(stem), {})[ending] = (offset, size, name)
+    keys = collections.Counter(
+        _key(stem) for stem, parts in stems.items() if _content(parts, suffixes)
+    )
+    for stem, parts in stems.items():
+        if not (content := _content(parts, suffixes)):
+            continue
+        texts = {ending: parts[ending] for ending in (".txt", ".json") if ending in parts}
+        if (key := _key(stem)) != stem:
+            of_key = stems.get(key, {})
+            shared = {e: of_key[e] for e in (".txt", ".json") if e in of_key}
+            if keys[key] == 1:
+                texts = shared | texts
+            elif not texts and (shared or _content(of_key, suffixes)):
+                continue  # one of several members of a key, and none says what it is
+        for *_, name in (parts[content], *texts.values()):
+            unused.pop(name, None)
+        places = [texts.get(ending, (0, 0))[:2] for ending in (".txt", ".json")]
         yield (
-            key.encode(errors="backslashreplace")[-64:],
+            stem.encode(errors="backslashreplace")[-64:],
             suffixes.index(content),
-            *parts[content],
-            *where,
+            *parts[content][:2],
+            *(
+                number
+                for at, size in places
+                for number in ((at, size) if size <= JSON_BYTES else (0, 0))
+            ),
         )
+    if unused:
+        example = next(iter(unused)).encode(errors="backslashreplace")[-64:]
+        yield example, _PASSED_OVER, 0, len(unused), 0, 0, 0, 0
+
+
+def _key(stem: str) -> str:
+    """What WebDataset knows a sample by: its name up to the first dot."""
+    folder, slash, base = stem.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _content(parts: Mapping[str, Any], suffixes: Sequence[str]) -> str:
+    """The suffix of the member that is the content of a sample; "" without one."""
+    return next((suffix for suffix in suffixes if suffix in parts), "")
 
 
 def _members(shard: str) -> Iterator[tuple[str, int, int]]:

@@ -11,6 +11,7 @@ the frames of the clip are decoded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from vidgen.data import labels, tfds_files
+from vidgen.data.caption_text import drawn, unique
 from vidgen.data.files import Packed
 from vidgen.data.images import packed_shape
 from vidgen.data.sources import BadExample, Example
@@ -88,17 +90,14 @@ class TfdsSource:
             yield from self._by_class
         else:
             for index in range(len(self)):
-                where, values = self._read(index)
-                for text in values.get(self._text, ()):
-                    try:
-                        yield text_of(where, text)
-                    except BadExample:
-                        break  # `load` tells of it
+                with contextlib.suppress(BadExample):  # `load` tells of it
+                    yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """A clip from a random place of example `index`, or a picture."""
         where, values = self._read(index)
-        caption = self._caption(where, values, rng)
+        captions = self._captions(where, values)
+        caption = drawn(captions, rng)
         found = values.get(self._pixels, ())
         feature = self._features[self._pixels]
         if not found:
@@ -111,7 +110,7 @@ class TfdsSource:
         else:
             rate = self._rate(where, values)
             video = clip_of_frames(where, found, fps=rate, shape=self.shape, rng=rng)
-        return Example(video=video, caption=caption)
+        return Example(video=video, caption=caption, captions=captions)
 
     def _read(self, index: int) -> tuple[str, dict[str, Any]]:
         """(name, values by feature) of an example; what has no values is left out."""
@@ -127,18 +126,21 @@ class TfdsSource:
             if value.WhichOneof("kind")
         }
 
-    def _caption(self, where: str, values: dict[str, Any], rng: np.random.Generator) -> str:
+    def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
+        """All that an example has; () where captions are empty."""
         if not self._text:
-            return ""
+            return ()
         found = values.get(self._text, ())
         if not found:
             raise BadExample(where, f"it has no {self._text}")
-        chosen = found[int(rng.integers(len(found)))]
         if self._features[self._text].kind != "label":
-            return text_of(where, chosen)
-        if not 0 <= chosen < len(self._by_class):
-            raise BadExample(where, f"its {self._text} is {chosen}, which is no class")
-        return self._by_class[chosen]
+            texts = unique([text_of(where, text) for text in found])
+            if not texts:
+                raise BadExample(where, "its caption is blank")
+            return texts
+        if wrong := [number for number in found if not 0 <= number < len(self._by_class)]:
+            raise BadExample(where, f"its {self._text} is {wrong[0]}, which is no class")
+        return unique([self._by_class[number] for number in found])
 
     def _rate(self, where: str, values: dict[str, Any]) -> float:
         """Frames of the stored video per second."""

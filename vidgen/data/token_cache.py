@@ -30,6 +30,7 @@ from jaxtyping import Int
 from vidgen import paths
 from vidgen.data.array_records import RecordsError, read_all, read_record, write_records
 from vidgen.data.cache_folders import CacheError, CacheManifest, complete_shards, done, path_in
+from vidgen.data.caption_text import drawn
 from vidgen.data.sources import BadExample, TokenExample
 from vidgen.types import VideoShape
 
@@ -102,6 +103,8 @@ def _packed(example: TokenExample | BadExample, dtype: np.dtype) -> bytes:
         tokens = np.ascontiguousarray(example.tokens.astype(dtype))
         record = {"tokens": tokens.tobytes(), "caption": example.caption}
         record["independent"] = example.independent_frames
+        if example.captions:
+            record["captions"] = example.captions
     return cast(bytes, msgpack.packb(record, unicode_errors="surrogatepass"))
 
 
@@ -183,23 +186,24 @@ class TokenCache:
             with contextlib.suppress(BadExample):  # `load` will tell of it
                 record = self._record(index)
                 if "caption" in record:
-                    yield record["caption"]
+                    yield from record.get("captions") or (record["caption"],)
 
     def load(self, index: int, rng: np.random.Generator) -> TokenExample:
-        """Example `index`; nothing is drawn.
+        """Example `index`, with one of its captions.
 
         Raises:
           BadExample: its video could not be used.
         """
-        del rng
         record = self._record(index)
         if "reason" in record:
             raise BadExample(record["path"], record["reason"])
         tokens: Int[np.ndarray, "n"] = np.frombuffer(record["tokens"], self._manifest.dtype)
+        captions = tuple(record.get("captions", ()))  # absent where there is one
         return TokenExample(
             tokens=tokens.reshape(self.grid).astype(np.int32),
-            caption=record["caption"],
+            caption=drawn(captions or (record["caption"],), rng),
             independent_frames=record["independent"],
+            captions=captions,
         )
 
     def _record(self, index: int) -> dict[str, Any]:

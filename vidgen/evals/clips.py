@@ -107,8 +107,7 @@ class SourceClips:
             raise ValueError(f"{error}; take it out of the data set.") from error
         if not isinstance(example, Example):
             raise ValueError(f"{type(self.source).__name__} holds tokens; videos are compared.")
-        caption = example.caption if isinstance(example.caption, str) else example.caption[0]
-        return transforms.to_float(example.video), caption
+        return transforms.to_float(example.video), example.first_caption
 
 
 def _stored(source: Any) -> list[Any]:

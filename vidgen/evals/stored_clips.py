@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from vidgen import paths
 from vidgen.data import transforms
+from vidgen.data.captions import folder_captions, warn_once
 from vidgen.data.content_hash import content_hash
 from vidgen.data.footage import (
     ARRAY_SUFFIXES,
@@ -78,6 +80,7 @@ class FolderClips:
             raise ValueError(f"{self.path}: there is no video in this folder ({kinds}).")
         for file, shape in zip(self.files, self._shapes, strict=True):
             _check_same(file, shape, self.files[0], self.shape)
+        _ = self._captions
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -108,7 +111,7 @@ class FolderClips:
 
     @property
     def fingerprint(self) -> str:
-        """Of the names and the content of the files, and of what is taken of them."""
+        """Of the names and the content of the files, their captions, and what is taken of them."""
         return self._fingerprint
 
     @functools.cached_property
@@ -116,18 +119,29 @@ class FolderClips:
         rows = [
             (name, content_hash(file)) for name, file in zip(self.names, self.files, strict=True)
         ]
-        return digest(rows, self.window)
+        return digest(rows, self.window, self._captions)
+
+    @functools.cached_property
+    def _captions(self) -> tuple[str, ...]:
+        """The first caption of each, "" where there is none (data/captions.py)."""
+        root = Path(self.path).expanduser()
+        wanted = [file.relative_to(root).as_posix() for file in self.files]
+        found = folder_captions(str(root), sorted(paths.files_under(root)), wanted)
+        if found.unreadable:
+            file, why = next(iter(found.unreadable.items()))
+            raise ValueError(f"{root / file}: {why}; mend its caption, or leave this clip out.")
+        for notice in found.notices:
+            warn_once(notice)
+        return tuple(found.captions.get(file, ("",))[0] for file in wanted)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """A clip, and what clip.txt beside clip.mp4 says."""
+        """A clip, and the first of its captions."""
         file = self.files[number]
-        text = file.with_suffix(".txt")
-        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
         try:
-            return _opened(file, self.window).read(self._shapes[number]), caption
+            return _opened(file, self.window).read(self._shapes[number]), self._captions[number]
         except FootageError as error:
             raise ValueError(str(error)) from error
 

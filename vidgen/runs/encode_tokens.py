@@ -124,4 +124,5 @@ class EncodeTokens:
                 tokens=tokens[row],
                 caption=captions if isinstance(captions, str) else captions[0],
                 independent_frames=example.independent_frames,
+                captions=example.captions,
             )

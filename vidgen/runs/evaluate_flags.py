@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vidgen.runs import generate_flags
+from vidgen.runs.generate_flags import as_path
 
 EXAMPLES = """examples:
   vidgen evaluate --model=imagen_demo --clips=64            a text-to-video model, or a cascade
@@ -37,24 +38,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     """All flags but those of the configuration."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="CLIPS", help="folders of videos, arrays, or results (.json)")
-    add("--model", metavar="MODEL", help="a folder that vidgen train wrote, or one of the zoo")
+    _add_files(parser)
     add("--protocol", metavar="NAME", help="a file of gin_configs/evaluations/; see below")
-    add("--stories", metavar="FILE", help="a task file of StoryBench, for --protocol=storybench")
     add("--metrics", metavar="NAMES", help="a,b,c; default: the protocol's, or all that can be had")
     add("--clips", type=int, metavar="N", help="true clips; default: the protocol's, 64")
     add("--samples", type=int, metavar="N", help="clips that a model makes for each; default: 1")
     add("--given", type=int, metavar="N", help="frames that a model is given, to predict the rest")
     add("--seed", type=int, metavar="N", help="of the choice of clips, and of noise; default: 0")
-    add("--inception", metavar="FILE", help="weights of Inception-v3, for FID: "
-        "pt_inception-2015-12-05-6726825d.pth")  # fmt: skip
-    add("--clip", metavar="FOLDER", help="a CLIP model of Hugging Face, for the CLIP score")
     add("--batch_size", metavar="N", help="clips at a time; default: 8")
     add("--json", action="store_true", help="print the result as one JSON object")
-    add("-o", "--output", metavar="FILE", help="write the result as JSON")
-    add("--html", metavar="FILE", help="write a page with videos, plots and the protocol")
-    add("--cache", metavar="FOLDER", help="where clips and features are kept; default: "
-        "vidgen/evaluations in the user's cache")  # fmt: skip
     group = parser.add_argument_group("which frames of files")
     group.add_argument("--frames", type=int, metavar="N", help="the first N; default: all")
     group.add_argument("--stride", type=int, default=1, metavar="N", help="every N-th frame")
@@ -64,3 +56,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--until", metavar="STAGE", help="the last stage of a cascade to run")
     group.add_argument("--step", metavar="PER-STAGE", help="checkpoint to use; default: the last")
     generate_flags.add_sampling(group)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """What is read and written."""
+    for name, metavar, text in (
+        ("--model", "MODEL", "a folder that vidgen train wrote, or one of the zoo"),
+        ("--stories", "FILE", "a task file of StoryBench, for --protocol=storybench"),
+        ("--inception", "FILE", "weights of Inception-v3, for FID: "
+         "pt_inception-2015-12-05-6726825d.pth"),
+        ("--clip", "FOLDER", "a CLIP model of Hugging Face, for the CLIP score"),
+        ("--html", "FILE", "write a page with videos, plots and the protocol"),
+        ("--cache", "FOLDER", "where clips and features are kept; default: vidgen/evaluations in "
+         "the user's cache"),
+    ):  # fmt: skip
+        parser.add_argument(name, type=as_path, metavar=metavar, help=text)
+    add = parser.add_argument
+    add("-o", "--output", type=as_path, metavar="FILE", help="write the result as JSON")
+    text = "folders of videos, arrays, or results (.json)"
+    add("inputs", type=as_path, nargs="*", metavar="CLIPS", help=text)

@@ -6,6 +6,7 @@ Nothing heavy is imported until the flags are known to be right.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ Distilled students, such as imagen_demo, the default, take the guidance and the 
 learned: 0 to 2, and 8 steps of stochastic or 4 of ddim. Its teachers, imagen_teachers, take any."""
 
 _EACH = "PER-STAGE"
+as_path = os.path.expanduser  # no shell knows the "~" of --model=~/runs/a
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +54,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="what to show, one quoted sentence each; "
         '"" is video without text, as clips without a caption taught it',
     )
-    add("--prompts_file", metavar="FILE", help="more prompts, one a line")
+    add("--prompts_file", type=as_path, metavar="FILE", help="more prompts, one a line")
     add(
         "--model",
+        type=as_path,
         metavar="MODEL",
         help="a folder that vidgen train wrote, or a model that comes with vidgen: "
         f"{', '.join(zoo.names())}; default: {zoo.DEFAULT}, {zoo.STORIES} for a --story",
     )
-    add("-o", "--output", metavar="FILE", help="default: out.mp4")
+    add("-o", "--output", type=as_path, metavar="FILE", help="default: out.mp4")
     add("--seed", type=int, metavar="N", help="of all noise; default: a story's own, or 0")
     add("--num_samples", type=int, metavar="N", help="clips for each prompt; default: 1")
     add("--frames", type=int, metavar="N", help="frames of the clip that comes out")
@@ -77,7 +80,12 @@ def _add_stages(group: Any) -> None:
     add = group.add_argument
     add("--until", metavar="STAGE", help="the last stage to run")
     add("--from", dest="first_stage", metavar="STAGE", help="the first, which needs --init")
-    add("--init", metavar="FILE", help="a video, picture or .npy that the first stage starts from")
+    add(
+        "--init",
+        type=as_path,
+        metavar="FILE",
+        help="a video, picture or .npy that the first stage starts from",
+    )
     add(
         "--init_size",
         default="model",
@@ -110,16 +118,21 @@ def add_sampling(group: Any) -> None:
 
 def _add_known(group: Any) -> None:
     add = group.add_argument
-    add("--first", metavar="FILE", help="a picture to begin with, or a video to continue")
-    add("--last", metavar="FILE", help="a picture or a video to end with")
+    add(
+        "--first",
+        type=as_path,
+        metavar="FILE",
+        help="a picture to begin with, or a video to continue",
+    )
+    add("--last", type=as_path, metavar="FILE", help="a picture or a video to end with")
     add(
         "--overlap",
         type=float,
         metavar="SECONDS",
         help="how much of --first and --last, if videos, is shown; default: a quarter of the clip",
     )
-    add("--inpaint", metavar="FILE", help="a video of which a part is made anew")
-    add("--mask", metavar="FILE", help="a picture or video that is white there")
+    add("--inpaint", type=as_path, metavar="FILE", help="a video of which a part is made anew")
+    add("--mask", type=as_path, metavar="FILE", help="a picture or video that is white there")
     add(
         "--reconstruction",
         metavar=_EACH,
@@ -132,6 +145,7 @@ def _add_story(group: Any) -> None:
     add = group.add_argument
     add(
         "--story",
+        type=as_path,
         metavar="STORY",
         help="a .yaml file of scenes (prompt, frames or seconds, seed, guidance, steps, "
         'transition), StoryBench\'s .json, or "scene one. then scene two."; --frames, --seed, '
@@ -151,6 +165,7 @@ def _add_story(group: Any) -> None:
     )
     add(
         "--upscale_model",
+        type=as_path,
         metavar="DIR",
         help=f"the cascade that they are in; default: --model, {zoo.DEFAULT} where that is missing",
     )

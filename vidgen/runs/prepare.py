@@ -100,15 +100,15 @@ class Prepare:
             found = [row for row in found if os.path.normpath(row[0]) in wanted]
         if not found:
             raise FileNotFoundError(f"{self.videos}: there is no video of that name.")
-        if self.missing_captions == "skip" and not any(caption for _, caption in found):
+        if self.missing_captions == "skip" and not any(captions for _, captions in found):
             raise FileNotFoundError(
                 f"{self.videos}: {len(found)} videos have no caption; write clip.txt beside "
                 "clip.mp4, captions.jsonl or captions.csv, or set Prepare.missing_captions='empty'."
             )
         names = [pathlib.Path(path).relative_to(root).as_posix() for path, _ in found]
         return tuple(
-            Film(path=os.path.abspath(path), name=name, caption=caption)
-            for name, (path, caption) in zip(names, found, strict=True)
+            Film(path=os.path.abspath(path), name=name, captions=captions)
+            for name, (path, captions) in zip(names, found, strict=True)
         )
 
     def __call__(self) -> None:
@@ -191,11 +191,13 @@ class _Place(NamedTuple):
 
 def _listed(work: str) -> Iterator[Film]:
     with pathlib.Path(work, "films.jsonl").open(encoding="utf-8") as lines:
-        yield from (Film(**json.loads(line)) for line in lines)
+        for line in lines:
+            film = json.loads(line)
+            yield Film(**film | {"captions": tuple(film["captions"])})
 
 
 def _cut(film: Film, cutter: ClipCutter, work: str, skip: bool) -> Cut:
-    if skip and not film.caption:
+    if skip and not film.captions:
         return rejected(film, "has no caption")
     found = cut_film(film, cutter, os.path.join(work, "films"))
     log.info("%s: %s", film.name, found.reason or f"{len(found.keys)} clips")
