@@ -178,24 +178,25 @@ class VideoReader:
         packets = [*itertools.islice(self._demuxed(), 4)]
         if not packets or not packets[0].is_keyframe or packets[0].is_discard:
             return False
-        self._origin = packets[0].pts
-        stamps = [packet.pts for packet in packets]
-        return None not in stamps and min(stamps[1:], default=np.inf) > self._origin
+        stamps = [packet.pts for packet in packets if packet.pts is not None]
+        self._first_stamp = stamps[0] if stamps else 0
+        return len(stamps) == len(packets) and all(s > stamps[0] for s in stamps[1:])
 
     def _by_seeking(self, start: float) -> Iterator[Timed]:
         unit = self._stream.time_base
-        self._seek(int(self._origin) + int(start / unit))
-        self._times_fall, stamp, time = False, -np.inf, -np.inf
+        self._seek(self._first_stamp + int(start / unit))
+        self._times_fall, before, time = False, None, -np.inf
         for packet in itertools.chain(self._demuxed(), [None]):
-            if packet is not None and packet.pts is None:
+            stamp = None if packet is None else packet.pts
+            if packet is not None and stamp is None:
                 raise NotInOrder
-            if packet is not None:
-                self._times_fall |= packet.pts < stamp
-                stamp = packet.pts
+            if before is not None and stamp is not None:
+                self._times_fall |= stamp < before
+            before = stamp
             for image in self._decoder.decode(packet):
-                if image.pts is None or (image.pts - self._origin) * unit < time:
+                if image.pts is None or (image.pts - self._first_stamp) * unit < time:
                     raise NotInOrder
-                time = float((image.pts - self._origin) * unit)
+                time = float((image.pts - self._first_stamp) * unit)
                 yield self._timed(time, image, start)
 
     def _by_index(self, start: float) -> Iterator[Timed]:
