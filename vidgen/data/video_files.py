@@ -27,9 +27,9 @@ PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 # What FFmpeg reads and people have. New ones at the end: packed data sets keep their places.
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp",
-    ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".ogg",
-    ".mxf", ".vob", ".m2v", ".m2t", ".mpe", ".m1v", ".f4v", ".qt", ".dv", ".nut", ".mjpeg", ".mjpg",
-    ".divx", ".rm", ".rmvb",
+    ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".3g2", ".asf", ".dv",
+    ".divx", ".f4v", ".ivf", ".m1v", ".m2t", ".m2v", ".mjpeg", ".mjpg", ".mpe", ".mxf", ".nut", ".qt",
+    ".rm", ".rmvb", ".vob", ".y4m",
 )  # fmt: skip
 _UNKNOWN, _BT709 = 2, 1  # numbers of matrices, as in the H.264 standard
 
