@@ -5,26 +5,22 @@ Frames show their number (tests/timed_videos.py), so what was read is known, not
 
 import itertools
 
-import av
 import numpy as np
 import pytest
 from timed_videos import (
     number_of,
     numbers_of,
-    picture,
     plain_decode,
     write_animation,
     write_timed,
 )
 
-from vidgen.data.files import BadExample, Packed
-from vidgen.data.footage import FootageError, open_footage
+from vidgen.data.footage import open_footage
 from vidgen.data.frame_stream import stream_frames
 from vidgen.data.video_files import probe, read_clip
-from vidgen.data.video_reader import VideoReader
 from vidgen.types import VideoShape
 
-FRAMES = 40
+FRAMES = 42  # so that the last steps are of the usual length: of those AVI says nothing
 REORDERS = ("libx264", "mpeg4", "mpeg2video", "mpeg1video")
 # name: codec, frames a second (MPEG-1 and -2 know only some), container where the name won't do
 CONTAINERS = {
@@ -38,10 +34,10 @@ CONTAINERS = {
     "a.3gp": ("libx264", 8, None), "a.m4v": ("mpeg4", 8, None), "a.ogv": ("libvpx", 8, None),
     "a.wmv": ("wmv2", 8, "asf"), "a.mxf": ("mpeg2video", 25, "mxf"), "a.nut": ("libx264", 8, None),
 }  # fmt: skip
-# whose muxers keep no times, only a rate: each frame follows the one before it
-RATE_ONLY = ("a.mxf",)
+# Files that hold a rate and few times: none, one for each 2 kB (many frames as small as these), or
+# that of the last frame of each page.
+RATE_ONLY = ("a.mxf", "a.mpg", "b.mpg", "a.vob", "a.ogv")
 STEPS = {"constant": [1], "variable": [1, 2, 1, 4, 1], "held": [1] * 10 + [24] + [1] * 40}
-REPEATS = ("a.mkv", "a.nut")  # whose muxers take one time twice
 
 
 def ticks_of(timing, offset):
@@ -57,8 +53,8 @@ def check(path, ticks, fps, plain=None):
     np.testing.assert_allclose([frame.time for frame in streamed], times, atol=0.002)
     held, found = open_footage(path), probe(path)
     step = times[-1] / (len(times) - 1)
-    # a header counts the last frame, of which nobody knows how long it is shown
-    assert times[-1] - 0.02 <= found.seconds <= times[-1] + max(step, 1 / fps, 4 / fps) + 0.02
+    # a header may count in the order of decoding, and how long the last frame is shown is a guess
+    assert times[-1] - 2 * step <= found.seconds <= times[-1] + max(step, 1 / fps, 4 / fps) + 0.02
     assert held.seconds == found.seconds and (found.height, found.width) == (32, 64)
     shape = VideoShape(frames=4, height=16, width=32, fps=float(fps))
     for start in [0.0, times[-1] - 3 / fps, *rng.uniform(0, times[-1] - 4 / fps, 3)]:
@@ -78,7 +74,9 @@ def test_every_gop_and_offset(tmp_path, name, bframes):
     codec, fps, container = CONTAINERS[name]
     if bframes and codec not in REORDERS:
         bframes = 0  # the same again: a codec that never reorders
-    for gop, offset in [(1, 0), (9, 0), (300, 0), (9, 3 * fps)]:
+    # an AVI begins at 0: FFmpeg passes over empty chunks in front of the first frame
+    late = 0 if name.endswith("avi") else 3 * fps
+    for gop, offset in [(1, 0), (9, 0), (300, late), (9, late)]:
         ticks = ticks_of("constant", offset)
         settings = {"fps": fps, "gop": gop, "bframes": bframes if gop > 1 else 0}
         path = tmp_path / f"{gop}_{offset}_{name}"

@@ -28,8 +28,8 @@ PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp",
     ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".3g2", ".asf", ".dv",
-    ".divx", ".f4v", ".ivf", ".m1v", ".m2t", ".m2v", ".mjpeg", ".mjpg", ".mpe", ".mxf", ".nut", ".qt",
-    ".rm", ".rmvb", ".vob", ".y4m",
+    ".divx", ".f4v", ".ivf", ".m1v", ".m2t", ".m2v", ".mjpeg", ".mjpg", ".mpe", ".mxf", ".nut",
+    ".qt", ".rm", ".rmvb", ".vob", ".y4m",
 )  # fmt: skip
 _UNKNOWN, _BT709 = 2, 1  # numbers of matrices, as in the H.264 standard
 
@@ -50,6 +50,10 @@ class Probed(NamedTuple):
     height: int
     width: int
     frames: int | None = None
+
+
+class _TooShort(BadExample):
+    """As far as is known how long it is."""
 
 
 class _EndsEarly(Exception):
@@ -95,10 +99,7 @@ def probe(path: File) -> Probed:
                 height, width = upright_size(image)
                 return Probed(span.last + span.step, 1 / span.step, height, width, len(times))
         with opened_video(path) as reader:
-            first = next(reader.frames_from(0.0), None)
-            if first is None:
-                raise BadExample(path, "has no frame that can be decoded")
-            span = reader.span
+            first, span = reader.first_frame(), reader.span
             return Probed(span.last + span.step, 1 / span.step, *first.size)
 
 
@@ -124,7 +125,7 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
         fits = start + needed < span.last + span.step - MICROSECOND
         where = f" from {start:g} s on" if start else ""
     if not fits:
-        raise BadExample(
+        raise _TooShort(
             path,
             f"too short: {span.last + span.step:.2f} s, a clip of {shape.frames} frames at "
             f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s{where}",
@@ -198,10 +199,10 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
 
 def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
     with opened_video(path) as reader:
-        for _ in range(3):  # each time with less trust in what the file says of itself
-            begin = _start(path, reader.span, shape, start)
-            frames = reader.frames_from(begin)
+        for _ in range(4):  # each time with less trust in what the file says of itself
             try:
+                begin = _start(path, reader.span, shape, start)
+                frames = reader.frames_from(begin)
                 clip = _nearest(frames, begin, reader.span, shape)
                 reader.check_order(frames)
                 return clip
@@ -210,5 +211,9 @@ def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
             except _EndsEarly as error:
                 if reader.is_indexed:
                     raise BadExample(path, str(error)) from error
+                reader.read_index()
+            except _TooShort:
+                if reader.is_indexed:
+                    raise
                 reader.read_index()
         raise BadExample(path, "damaged: its frames are in no order")

@@ -123,6 +123,18 @@ class VideoReader:
             self.read_index()
         yield from self._by_index(start)
 
+    def first_frame(self) -> Timed:
+        """The frame that is shown first.
+
+        Raises:
+          BadExample: there is none.
+        """
+        with contextlib.suppress(NotInOrder):
+            if (first := next(self.frames_from(0.0), None)) is not None:
+                return first
+        self.read_index(by_order=self.is_indexed)
+        return next(self.frames_from(0.0))
+
     def check_order(self, frames: Iterator[Timed]) -> None:
         """Decodes on until the times that were given are proven.
 
@@ -145,18 +157,17 @@ class VideoReader:
         if not len(self._packets.rows):
             raise BadExample(self._path, "has no frame that can be decoded")
         # what the decoder has learned by then, and which frame is the first that it gives
-        self._index = index = index_of(self._packets, False, by_order)
+        self._index = index = index_of(self._packets, 0, by_order)
         self._origin = 0.0
         first = next(self._decoded(0), None)
         if first is None:
             raise BadExample(self._path, "has no frame that can be decoded")
-        if self._decoder.has_b_frames and not index.by_order:
-            self._index = index = index_of(self._packets, True, by_order)
+        self._index = index = index_of(self._packets, self._decoder.reorder_depth, by_order)
         self._origin = float(index.slots[0] if index.by_order else index.times[first.pts])
         last = float(np.max(index.slots)) - self._origin
         step = last / (len(index.slots) - 1) if last > 0 else self._step
         self.span = Span(last, step)
-        end = max(last, index.end - self._origin)
+        end = max(last, index.end - (0.0 if self._is_avi else self._origin))
         if self._stated is not None and end + step + LACKING < self._stated.last:
             self.span = self._stated
 
@@ -170,6 +181,7 @@ class VideoReader:
         except BaseException:
             self._container.close()
             raise
+        self._is_avi = self._container.format.name == "avi"
         self._aspect = float(self._stream.sample_aspect_ratio or 1)
         self._times_fall = False
 
@@ -178,7 +190,9 @@ class VideoReader:
         packets = [*itertools.islice(self._demuxed(), 4)]
         if not packets or not packets[0].is_keyframe or packets[0].is_discard:
             return False
-        stamps = [packet.pts for packet in packets if packet.pts is not None]
+        if self._is_avi and any(packet.dts for packet in packets[:1]):
+            return False
+        stamps = [p for p in map(self._stamp_of, packets) if p is not None]
         self._first_stamp = stamps[0] if stamps else 0
         return len(stamps) == len(packets) and all(s > stamps[0] for s in stamps[1:])
 
@@ -187,9 +201,11 @@ class VideoReader:
         self._seek(self._first_stamp + int(start / unit))
         self._times_fall, before, time = False, None, -np.inf
         for packet in itertools.chain(self._demuxed(), [None]):
-            stamp = None if packet is None else packet.pts
-            if packet is not None and stamp is None:
-                raise NotInOrder
+            stamp = None if packet is None else self._stamp_of(packet)
+            if packet is not None:
+                if stamp is None or (self._is_avi and self._decoder.has_b_frames):
+                    raise NotInOrder
+                packet.pts = stamp
             if before is not None and stamp is not None:
                 self._times_fall |= stamp < before
             before = stamp
@@ -203,10 +219,13 @@ class VideoReader:
         """From the last key frame that gives a frame at or before `start`."""
         index = self._index
         assert index is not None
-        latest = start + self._origin + MICROSECOND
-        first = index.keys[0]
-        shown = [index.slots[k - first] if index.by_order else index.times[k] for k in index.keys]
-        before = [k for k, time in zip(index.keys, shown, strict=True) if time <= latest and k]
+        latest, first = start + self._origin + MICROSECOND, next(iter(index.places))
+        times = {
+            k: index.slots[i] if index.by_order else index.times[k]
+            for k, i in index.places.items()
+            if i < len(index.slots)
+        }
+        before = [key for key, time in times.items() if time <= latest and key > first]
         for key in (*reversed(before[-2:]), 0):
             frames = self._timed_by_index(index, key, start)
             first = next(frames, None)
@@ -217,8 +236,7 @@ class VideoReader:
 
     def _timed_by_index(self, index: PacketIndex, key: int, start: float) -> Iterator[Timed]:
         time = -np.inf
-        first = max(0, key - index.keys[0])
-        for place, image in enumerate(self._decoded(key), first):
+        for place, image in enumerate(self._decoded(key), index.places.get(key, 0)):
             if index.by_order:
                 shown = index.slots[min(place, len(index.slots) - 1)]
             else:
@@ -241,11 +259,12 @@ class VideoReader:
         yield from self._decoder.decode(None)
 
     def _packets_from(self, index: PacketIndex, key: int) -> Iterator[tuple[int, av.Packet]]:
+        first = next(iter(index.places))
         landed, packets = self._landed(index, key)
         for number, packet in enumerate(packets, landed):
             if number >= len(index.sizes) or packet.size != index.sizes[number]:
                 raise BadExample(self._path, "damaged: it reads differently after a seek")
-            if number >= index.keys[0]:
+            if number >= first:
                 yield number, packet
 
     def _landed(self, index: PacketIndex, key: int) -> tuple[int, Iterator[av.Packet]]:
@@ -269,6 +288,10 @@ class VideoReader:
     def _seek(self, stamp: int) -> None:
         self._container.seek(stamp, stream=self._stream, backward=True)
         self._decoder.flush_buffers()
+
+    def _stamp_of(self, packet: av.Packet) -> int | None:
+        """When its frame is shown; AVI says only when it is decoded."""
+        return packet.dts if self._is_avi else packet.pts
 
     def _demuxed(self) -> Iterator[av.Packet]:
         """Packets that hold something; in AVI an empty one says that the last frame stays."""
