@@ -34,6 +34,7 @@ _HDR = {16: "PQ", 18: "HLG"}  # numbers of transfer functions, as in the H.264 s
 # Decoders of FFmpeg's own leave out the second picture that holds what is transparent.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
+_STATING = _SEEKABLE | {"flv"}  # in which the header says how long it plays
 _EARLIER = (0.0, 1.0, 8.0)  # [guess] seconds before the wanted moment at which a seek is tried
 _REORDERED = 16  # frames that a decoder holds back, at most (H.264, table A-1)
 
@@ -83,13 +84,13 @@ class VideoReader:
         self._packets: Packets | None = None
         self._open()
         try:
-            stated = _stated_span(self._container, self._stream)
             self._step = _step_of(self._stream)
-            self._stated = stated
-            if stated is None or not self._begins_plainly():
-                self.read_index()
-            else:
+            self._stated = stated = _stated_span(self._container, self._stream)
+            seekable = _is_seekable(self._container, self._stream)
+            if stated is not None and seekable and self._begins_plainly():
                 self.span = stated
+            else:
+                self.read_index()
         except BaseException:
             self.close()
             raise
@@ -346,10 +347,10 @@ def _step_of(stream: Any) -> float:
 
 
 def _stated_span(container: Any, stream: Any) -> Span | None:
-    """How long the video plays, where the header of the file is one that says it."""
-    if container.format.name not in _SEEKABLE:
-        return None
+    """How long it plays, where the header of the file is one that says it."""
     step = _step_of(stream)
+    if container.format.name not in _STATING:
+        return None
     if container.format.name.startswith("mov") and not stream.frames:
         return None  # in fragments, each of which says only how long it is itself
     if stream.duration and stream.time_base:
@@ -359,6 +360,12 @@ def _stated_span(container: Any, stream: Any) -> Span | None:
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         return Span(total - origin - step, step)
-    if container.duration and len(container.streams) == 1:
-        return Span(container.duration * MICROSECOND - origin - step, step)
-    return None
+    return (
+        Span(container.duration * MICROSECOND - origin - step, step) if container.duration else None
+    )
+
+
+def _is_seekable(container: Any, stream: Any) -> bool:
+    """A seek lands before the wanted moment, and the header speaks of this stream alone."""
+    alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
+    return container.format.name in _SEEKABLE and bool(alone)
