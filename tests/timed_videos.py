@@ -4,6 +4,7 @@ A number is eight black or white blocks of 16 x 16 pixels, so it survives every 
 """
 
 import fractions
+import struct
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ def write_timed(path, ticks, codec="libx264", **settings):
     """Frame i shows i from ticks[i] / fps seconds on.
 
     `container`, `fps`, `gop`, `bframes`, `options` of the codec, `muxing` options of the
-    container, and `edit`, which is given every packet.
+    container, `flipped` to store frames upside down, and `edit`, which is given every packet.
     """
     fps, edit = settings.get("fps", 8), settings.get("edit", lambda packet: None)
     unit, muxing = fractions.Fraction(1, fps), settings.get("muxing", {})
@@ -46,7 +47,8 @@ def write_timed(path, ticks, codec="libx264", **settings):
         track.codec_context.gop_size = settings.get("gop", 12)
         track.codec_context.max_b_frames = settings.get("bframes", 0)
         track.codec_context.time_base = unit
-        frames = [av.VideoFrame.from_ndarray(picture(i), "rgb24") for i in range(len(ticks))]
+        pixels = [picture(i)[:: -1 if settings.get("flipped") else 1] for i in range(len(ticks))]
+        frames = [av.VideoFrame.from_ndarray(p.copy(), "rgb24") for p in pixels]
         for frame, tick in zip(frames, ticks, strict=True):
             frame.pts, frame.time_base = int(tick), unit
         for frame in [*frames, None]:
@@ -64,6 +66,16 @@ def write_animation(path, ticks, fps=8):
     options = {"lossless": True} if str(path).endswith("webp") else {}
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, **options)
     return path
+
+
+def with_matrix(path, matrix):
+    """Writes it into the track header of an mp4 file."""
+    a, b, c, d = (value * 65536 for value in matrix)
+    data = bytearray(path.read_bytes())
+    upright = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    place = data.index(upright, data.index(b"tkhd"))
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 def plain_decode(path):

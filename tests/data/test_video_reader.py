@@ -1,11 +1,9 @@
 """Files whose headers, times or data are not what they should be; pictures that lie on a side."""
 
-import struct
-
 import av
 import numpy as np
 import pytest
-from timed_videos import number_of, numbers_of, picture, write_timed
+from timed_videos import number_of, numbers_of, picture, with_matrix, write_timed
 
 from vidgen.data import video_reader
 from vidgen.data.files import BadExample
@@ -123,7 +121,7 @@ def test_files_that_were_cut(tmp_path, suffix):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(BadExample, match=r"its frames end at [1-6].* of (9.88|10)|decoded"):
         list(stream_frames(path))
-    with pytest.raises(BadExample, match="damaged: its frames end at"):
+    with pytest.raises(BadExample, match="its frames end at|decoded"):
         read_clip(path, SHAPE, 8.0)
     assert numbers_of(read_clip(path, SHAPE, 1.0)) == [8, 9, 10, 11]
 
@@ -195,16 +193,6 @@ MATRICES = {
     (0, 1, 1, 0): lambda p: p.swapaxes(0, 1), (0, 1, -1, 0): lambda p: np.rot90(p, -1),
     (0, -1, 1, 0): np.rot90, (0, -1, -1, 0): lambda p: p[::-1, ::-1].swapaxes(0, 1),
 }  # fmt: skip
-
-
-def with_matrix(path, matrix):
-    """Writes it into the track header of an mp4 file."""
-    a, b, c, d = (value * 65536 for value in matrix)
-    data = bytearray(path.read_bytes())
-    upright = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    place = data.index(upright, data.index(b"tkhd"))
-    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("matrix", MATRICES)

@@ -17,7 +17,8 @@ from vidgen.data import pictures
 from vidgen.data.files import BadExample, File, suffix_of, told_as_bad
 from vidgen.data.orientation import upright
 from vidgen.data.video_files import PILLOW_SUFFIXES
-from vidgen.data.video_reader import LACKING, MICROSECOND, NotInOrder, Timed, opened_video
+from vidgen.data.video_header import MICROSECOND
+from vidgen.data.video_reader import LACKING, NotInOrder, Timed, opened_video
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,8 @@ from vidgen.data import pictures, transforms
 from vidgen.data.files import BadExample, File, suffix_of, told_as_bad
 from vidgen.data.orientation import upright, upright_size
 from vidgen.data.pictures import Span
-from vidgen.data.video_reader import MICROSECOND, NotInOrder, Timed, opened_video
+from vidgen.data.video_header import MICROSECOND
+from vidgen.data.video_reader import NotInOrder, Timed, opened_video
 from vidgen.types import VideoShape
 
 Start = np.random.Generator | float | int

@@ -20,21 +20,22 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.stream import Disposition
 
-from vidgen.data.files import MAX_PIXELS, BadExample, File, check_size, readable
+from vidgen.data.files import BadExample, File, readable
 from vidgen.data.orientation import Orientation, orientation_of
 from vidgen.data.packet_index import PacketIndex, Packets, index_of, read_packets
 from vidgen.data.pictures import Span
+from vidgen.data.video_header import (
+    MICROSECOND,
+    decoder_of,
+    is_seekable,
+    stated_span,
+    step_of,
+    video_stream,
+)
 
-MICROSECOND = 1e-6
 # Containers round how long they play, and count the sound too; a file that lacks more is cut.
 LACKING = 1.0
-_HDR = {16: "PQ", 18: "HLG"}  # numbers of transfer functions, as in the H.264 standard
-# Decoders of FFmpeg's own leave out the second picture that holds what is transparent.
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
-_STATING = _SEEKABLE | {"flv"}  # in which the header says how long it plays
 _EARLIER = (0.0, 1.0, 8.0)  # [guess] seconds before the wanted moment at which a seek is tried
 _REORDERED = 16  # frames that a decoder holds back, at most (H.264, table A-1)
 
@@ -84,9 +85,9 @@ class VideoReader:
         self._packets: Packets | None = None
         self._open()
         try:
-            self._step = _step_of(self._stream)
-            self._stated = stated = _stated_span(self._container, self._stream)
-            seekable = _is_seekable(self._container, self._stream)
+            self._step = step_of(self._stream)
+            self._stated = stated = stated_span(self._container, self._stream)
+            seekable = is_seekable(self._container, self._stream)
             if stated is not None and seekable and self._begins_plainly():
                 self.span = stated
             else:
@@ -177,8 +178,8 @@ class VideoReader:
             self._container.close()
         self._container: Any = av.open(readable(self._path))
         try:
-            self._stream = _video_stream(self._path, self._container)
-            self._decoder = _decoder_of(self._path, self._stream)
+            self._stream = video_stream(self._path, self._container)
+            self._decoder = decoder_of(self._path, self._stream)
         except BaseException:
             self._container.close()
             raise
@@ -316,56 +317,3 @@ def opened_video(path: File) -> Iterator[VideoReader]:
         yield reader
     finally:
         reader.close()
-
-
-def _video_stream(path: File, container: Any) -> Any:
-    """The first that is no picture of a cover."""
-    streams = container.streams.video
-    if not streams:
-        raise BadExample(path, "has no video stream")
-    films = [s for s in streams if not s.disposition & Disposition.attached_pic]
-    return (films or streams)[0]
-
-
-def _decoder_of(path: File, stream: Any) -> Any:
-    context = stream.codec_context
-    if context is None:
-        raise BadExample(path, "its video is of an unknown kind")
-    check_size(path, context.height, context.width)
-    if context.color_trc in _HDR:
-        kind = _HDR[context.color_trc]
-        raise BadExample(path, f"is HDR ({kind}), whose colors would be wrong: convert it to SDR")
-    if stream.metadata.get("alpha_mode") == "1" and context.name in _WITH_ALPHA:
-        context = av.CodecContext.create(_WITH_ALPHA[context.name], "r")
-    context.options = {"max_pixels": str(MAX_PIXELS)}  # frames need not be of the stated size
-    return context
-
-
-def _step_of(stream: Any) -> float:
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return 1 / float(rate) if rate else 0.04
-
-
-def _stated_span(container: Any, stream: Any) -> Span | None:
-    """How long it plays, where the header of the file is one that says it."""
-    step = _step_of(stream)
-    if container.format.name not in _STATING:
-        return None
-    if container.format.name.startswith("mov") and not stream.frames:
-        return None  # in fragments, each of which says only how long it is itself
-    if stream.duration and stream.time_base:
-        return Span(float(stream.duration * stream.time_base) - step, step)
-    origin = float((stream.start_time or 0) * stream.time_base)
-    if "DURATION" in stream.metadata:  # matroska and webm, "00:00:02.000000000"
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return Span(total - origin - step, step)
-    return (
-        Span(container.duration * MICROSECOND - origin - step, step) if container.duration else None
-    )
-
-
-def _is_seekable(container: Any, stream: Any) -> bool:
-    """A seek lands before the wanted moment, and the header speaks of this stream alone."""
-    alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
-    return container.format.name in _SEEKABLE and bool(alone)

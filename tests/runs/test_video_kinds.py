@@ -1,0 +1,84 @@
+"""What the commands read of files that are no plain mp4: the frames of their time, the right way up.
+
+`vidgen train` runs two steps on them, `vidgen prepare` its pipeline; of `vidgen generate` it is what
+`--init` reads (`Init`), since what a network makes of it says nothing about the file.
+"""
+
+import numpy as np
+import pytest
+import tiny_cascade
+from timed_videos import numbers_of, picture, with_matrix, write_timed
+
+from vidgen import gin_utils
+from vidgen.data.array_records import read_record
+from vidgen.data.clip_cutting import ClipCutter
+from vidgen.data.clip_records import ClipRecord, Manifest
+from vidgen.data.files import Packed
+from vidgen.data.video_files import read_clip
+from vidgen.runs.content import Init
+from vidgen.runs.prepare import Prepare
+from vidgen.runs.train import Train
+from vidgen.types import VideoShape
+
+SHAPE = VideoShape(frames=16, height=16, width=32, fps=8.0)
+REORDERED = {"bframes": 2, "gop": 8}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Forty frames each; those of "mirrored.mp4" are stored upside down."""
+    folder = tmp_path_factory.mktemp("films")
+    write_timed(folder / "broadcast.ts", range(40), **REORDERED)
+    write_timed(folder / "download.mp4", range(40), container="mpegts", **REORDERED)
+    write_timed(folder / "disc.mpg", range(125), "mpeg2video", fps=25, **REORDERED)
+    write_timed(folder / "old.avi", range(40), **REORDERED)
+    write_timed(folder / "mirrored.mp4", range(40), flipped=True, **REORDERED)
+    with_matrix(folder / "mirrored.mp4", (1, 0, 0, -1))
+    for file in list(folder.iterdir()):
+        file.with_suffix(".txt").write_text(f"numbers of {file.name}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["broadcast.ts", "download.mp4", "old.avi", "mirrored.mp4"])
+def test_a_video_to_start_from(films, name):
+    init = Init(path=str(films / name), start=1.5)
+    shape = VideoShape(frames=8, height=32, width=64, fps=8.0)
+    video = (init.read(shape) + 1) * 127.5
+    assert numbers_of(video) == list(range(12, 20))
+    assert np.abs(video[0] - picture(12)).mean() < 12
+
+
+def test_films_become_clips(films, tmp_path):
+    cutter = ClipCutter(shape=SHAPE, longest=5.0)
+    for film in films.glob("*.*"):  # all of a film is one shot
+        if film.suffix != ".txt":
+            film.with_suffix(".shots.json").write_text("[[0, 1000]]")
+    Prepare(videos=str(films), output=str(tmp_path / "records"), cutter=cutter, shards=1)()
+    (shard,) = Manifest.read(tmp_path / "records").shards
+    clips = {}
+    for number in range(shard.examples):
+        clip = ClipRecord.unpack(read_record(tmp_path / "records" / shard.file, number))
+        video = read_clip(Packed("a.mp4", clip.content), SHAPE, 2.0)
+        clips[clip.metadata["film"]] = numbers_of(video), clip.metadata["frames"]
+    assert len(clips) == 5
+    for name, (numbers, frames) in clips.items():
+        wanted = 50 + np.arange(16) * 25 / 8 if name == "disc.mpg" else 16 + np.arange(16)
+        assert np.abs(numbers - wanted).max() <= 0.5 and frames == 40
+
+
+def test_a_stage_trains(films, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "small.gin").write_text(tiny_cascade.SMALL.format(stage="base"))
+    files = ["runs/train.gin", "experiments/imagen_base_tiny.gin", "data/folder.gin"]
+    bindings = [f"DATA_DIR={str(films)!r}", f"MODEL_DIR={str(tmp_path / 'run')!r}"]
+    bindings += ["TRAIN_STEPS=2", "BATCH_SIZE=5", "base/VideoShape.frames=4"]
+    bindings += ["base/VideoShape.height=8", "base/VideoShape.width=16"]
+    with gin_utils.session([*files, str(tmp_path / "small.gin")], bindings):
+        run = gin_utils.build(Train)
+    batch = next(run.dataset.iterator())
+    assert len(set(batch["caption"])) == 5
+    for caption, video in zip(batch["caption"], batch["video"], strict=True):
+        step = 25 / 8 if "mpg" in caption else 1
+        passed = np.diff(numbers_of(video)) - step
+        assert np.abs(passed).max() < 1, caption
+    assert int(run().step) == 2
