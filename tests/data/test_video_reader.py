@@ -118,7 +118,8 @@ def test_lost_data_are_no_long_frame(tmp_path):
 def test_files_that_were_cut(tmp_path, suffix):
     path = write_timed(tmp_path / f"a.{suffix}", range(80), gop=9)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
+    head = data.index(b"movi") if suffix == "avi" else 0
+    path.write_bytes(data[: (head + len(data)) // 2])
     with pytest.raises(BadExample, match=r"its frames end at [1-6].* of (9.88|10)|decoded"):
         list(stream_frames(path))
     with pytest.raises(BadExample, match="its frames end at|decoded"):
