@@ -4,8 +4,10 @@
 what `--init` reads (`Init`), since what a network makes of it says nothing about the file.
 """
 
+import dataclasses
 import itertools
 
+import made_videos
 import numpy as np
 import pytest
 import tiny_cascade
@@ -16,6 +18,7 @@ from vidgen.data.array_records import read_record
 from vidgen.data.clip_cutting import ClipCutter
 from vidgen.data.clip_records import ClipRecord, Manifest
 from vidgen.data.files import Packed
+from vidgen.data.tar_shards import TarShards
 from vidgen.data.video_files import read_clip
 from vidgen.runs.content import Init
 from vidgen.runs.prepare import Prepare
@@ -66,6 +69,17 @@ def test_films_become_clips(films, tmp_path):
     for name, (numbers, frames) in clips.items():
         wanted = 50 + np.arange(16) * 25 / 8 if name == "disc.mpg" else 16 + np.arange(16)
         assert np.abs(numbers - wanted).max() <= 0.5 and frames == 40
+
+
+def test_a_shard_holds_them_too(films, tmp_path):
+    names = ["broadcast", "disc", "old"]
+    files = [file for name in names for file in sorted(films.glob(f"{name}.*"))]
+    made_videos.tar(tmp_path / "a.tar", *(f for f in files if not f.name.endswith(".json")))
+    source = TarShards(path=str(tmp_path), shape=dataclasses.replace(SHAPE, frames=4))
+    assert len(source) == 3
+    for number in range(3):
+        example = source.load(number, np.random.default_rng(number))
+        assert (np.diff(numbers_of(example.video)) > 0).all()
 
 
 def test_a_stage_trains(films, tmp_path, monkeypatch):
