@@ -66,7 +66,7 @@ def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, 
 
     The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
     slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
-    with anti-aliasing. Transparent parts become white; rotation metadata is obeyed.
+    with anti-aliasing. Transparent parts become white; it stands upright as players show it.
 
     Args:
       path: a video, or an animated gif, webp or png.
