@@ -1,5 +1,7 @@
 """Files whose headers, times or data are not what they should be; pictures that lie on a side."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -71,6 +73,14 @@ def test_an_edit_list_that_leaves_out_the_beginning(tmp_path):
     check_regular(path, first=9, count=31)
 
 
+def test_a_broadcast_from_its_middle_on(tmp_path):
+    """What comes before the first key frame cannot be shown; frame 9 is."""
+    path = write_timed(tmp_path / "a.ts", range(49), options={"x264-params": "scenecut=0"}, gop=9)
+    data = path.read_bytes()
+    path.write_bytes(data[: 188 * 3] + data[188 * 14 :])
+    check_regular(path, first=9)
+
+
 def test_an_interlaced_stream(tmp_path):
     options = {"x264-params": "interlaced=1:tff=1"}
     check_regular(write_timed(tmp_path / "a.ts", range(40), options=options, **REORDERED))
@@ -126,6 +136,18 @@ def test_files_that_were_cut(tmp_path, suffix):
     with pytest.raises(BadExample, match="its frames end at|too short"):
         read_clip(path, SHAPE, 8.0)
     assert numbers_of(read_clip(path, SHAPE, 1.0)) == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_a_header_with_a_wrong_length(tmp_path, factor):
+    """The table of frames knows better."""
+    path = write_timed(tmp_path / "a.mp4", range(40), **REORDERED)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"mdhd") + 20
+    (units,) = struct.unpack_from(">I", data, place)
+    struct.pack_into(">I", data, place, int(units * factor))
+    path.write_bytes(data)
+    check_regular(path)
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mkv", "mp4", "ts"])

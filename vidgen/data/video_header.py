@@ -16,6 +16,7 @@ _HDR = {16: "PQ", 18: "HLG"}  # numbers of transfer functions, as in the H.264 s
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 _STATING = _SEEKABLE | {"flv"}  # in which the header says how long it plays
+_LATE = 17  # frames that times of decoding and of showing may differ by, at most (H.264)
 
 
 def video_stream(path: File, container: Any) -> Any:
@@ -76,6 +77,12 @@ def stated_span(container: Any, stream: Any) -> Span | None:
 
 
 def is_seekable(container: Any, stream: Any) -> bool:
-    """A seek lands before the wanted moment, and the header speaks of this stream alone."""
+    """A seek lands before the wanted moment, and the header speaks of this stream as a whole."""
     alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
-    return container.format.name in _SEEKABLE and bool(alone)
+    if container.format.name not in _SEEKABLE or not alone:
+        return False
+    entries, stated = stream.index_entries, stated_span(container, stream)
+    if len(entries) < 2 or stated is None:
+        return stated is not None
+    passed = (entries[len(entries) - 1].timestamp - entries[0].timestamp) * stream.time_base
+    return float(passed) < stated.last + _LATE * stated.step
