@@ -221,13 +221,13 @@ class VideoReader:
         """From the last key frame that gives a frame at or before `start`."""
         index = self._index
         assert index is not None
-        latest, first = start + self._origin + MICROSECOND, next(iter(index.places))
+        latest, first_key = start + self._origin + MICROSECOND, next(iter(index.places))
         times = {
             k: index.slots[i] if index.by_order else index.times[k]
             for k, i in index.places.items()
             if i < len(index.slots)
         }
-        before = [key for key, time in times.items() if time <= latest and key > first]
+        before = [key for key, time in times.items() if time <= latest and key > first_key]
         for key in (*reversed(before[-2:]), 0):
             frames = self._timed_by_index(index, key, start)
             first = next(frames, None)
@@ -254,19 +254,19 @@ class VideoReader:
         assert index is not None
         for number, packet in self._packets_from(index, key):
             if index.broken[number]:
-                where = max(0.0, float(np.nanmax(index.times[: number + 1])) - self._origin)
+                where = float(index.slots[min(number, len(index.slots) - 1)]) - self._origin
                 raise BadExample(self._path, f"damaged: data are missing at {where:.2f} s")
             packet.pts = packet.dts = number
             yield from self._decoder.decode(packet)
         yield from self._decoder.decode(None)
 
     def _packets_from(self, index: PacketIndex, key: int) -> Iterator[tuple[int, av.Packet]]:
-        first = next(iter(index.places))
+        first_key = next(iter(index.places))
         landed, packets = self._landed(index, key)
         for number, packet in enumerate(packets, landed):
             if number >= len(index.sizes) or packet.size != index.sizes[number]:
                 raise BadExample(self._path, "damaged: it reads differently after a seek")
-            if number >= first:
+            if number >= first_key:  # nothing can be decoded before it
                 yield number, packet
 
     def _landed(self, index: PacketIndex, key: int) -> tuple[int, Iterator[av.Packet]]:
