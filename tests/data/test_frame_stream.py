@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vidgen.data.frame_stream import StreamedFrame, at_rate, stream_frames
-from vidgen.data.video_files import BadExample, Timed
+from vidgen.data.video_files import BadExample
+from vidgen.data.video_reader import Timed
 from vidgen.data.video_stream import VideoStream
 from vidgen.data.video_writer import write_video
 

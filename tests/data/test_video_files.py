@@ -16,6 +16,7 @@ from PIL import Image
 from vidgen.data import transforms, video_files, video_writer
 from vidgen.data.files import Packed
 from vidgen.data.video_files import BadExample, read_clip
+from vidgen.data.video_reader import VideoReader
 from vidgen.data.video_writer import write_video
 from vidgen.types import VideoShape
 
@@ -246,14 +247,15 @@ def test_long_file_is_read_with_bounded_memory_and_little_decoding(tmp_path, mon
     plain = video_files._av_to_rgb
     monkeypatch.setattr(video_files, "_av_to_rgb", lambda f: (converted.append(1), plain(f))[1])
     decoded = []
-    plain_decode = video_files.decode_from
+    plain_decode = VideoReader.frames_from
 
     def counted(*args):
         for frame in plain_decode(*args):
             decoded.append(frame.time)
             yield frame
 
-    monkeypatch.setattr(video_files, "decode_from", counted)
+    monkeypatch.setattr(VideoReader, "frames_from", counted)
+    monkeypatch.setattr(VideoReader, "read_index", None)  # nor are all its packets read
     tracemalloc.start()
     for seed in range(3):
         decoded.clear(), converted.clear()

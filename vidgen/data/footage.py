@@ -1,6 +1,6 @@
 """A user's own video, picture or array, in the size and at the times that a model wants.
 
-    video   mp4, webm, mov, gif, ...   the frame nearest in time, cropped to the aspect, resized
+    video   mp4, webm, ts, gif, ...    the frame nearest in time, cropped to the aspect, resized
     still   png, jpg, ...              the same picture for every frame
     array   npy, "t h w c" or "h w c"  frames one by one; in the wanted size, the numbers as given
             npz that holds one array   likewise

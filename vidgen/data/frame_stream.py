@@ -15,11 +15,10 @@ from jaxtyping import UInt8
 
 from vidgen.data import pictures
 from vidgen.data.files import BadExample, File, suffix_of, told_as_bad
-from vidgen.data.video_files import PILLOW_SUFFIXES, Timed, decode_from, opened_video, span_of
-
-# Containers round how long they play, and count the sound too; a file that lacks more is cut.
-_LACKING = 1.0
-_MICROSECOND = 1e-6
+from vidgen.data.orientation import upright
+from vidgen.data.video_files import PILLOW_SUFFIXES
+from vidgen.data.video_header import MICROSECOND
+from vidgen.data.video_reader import LACKING, NotInOrder, Timed, opened_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +43,7 @@ class StreamedFrame:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels as displayed."""
-        image = self.frame.image
-        height, width = image.height, round(image.width * self.frame.aspect)
-        return (width, height) if round(image.rotation / 90) % 2 else (height, width)
+        return self.frame.size
 
     def thumbnail(self, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
         """The frame in that size, whatever its own aspect is and which way is up."""
@@ -69,17 +66,24 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
                 step = (span.last + span.step) / len(times)
                 for number, time in enumerate(times):
                     pictures.seek(image, number)
-                    pixels = av.VideoFrame.from_ndarray(pictures.to_rgb(image), format="rgb24")
+                    rgb = np.ascontiguousarray(pictures.to_rgb(upright(image)))
+                    pixels = av.VideoFrame.from_ndarray(rgb, format="rgb24")
                     yield StreamedFrame(number, step, Timed(time, pixels))
             return
-        with opened_video(path) as (container, stream):
-            span, end = span_of(container, stream), -1.0
-            for number, frame in enumerate(decode_from(container, stream, 0.0)):
-                yield StreamedFrame(number, span.step, frame)
-                end = frame.time
+        with opened_video(path) as reader:
+            if not reader.is_indexed:  # all of it is read anyway, and can't be taken back
+                reader.read_index()
+            span, end = reader.span, -1.0
+            try:
+                for number, frame in enumerate(reader.frames_from(0.0)):
+                    yield StreamedFrame(number, span.step, frame)
+                    end = frame.time
+            except NotInOrder as error:
+                reason = f"damaged: its times run backwards after {end:.2f} s"
+                raise BadExample(path, reason) from error
         if end < 0:
             raise BadExample(path, "has no frame that can be decoded")
-        if end + span.step + _LACKING < span.last:
+        if end + span.step + LACKING < span.last:
             raise BadExample(path, f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
 
 
@@ -93,7 +97,7 @@ def at_rate(frames: Iterable[StreamedFrame], fps: float | int) -> Iterator[Strea
         if previous is None:
             start = frame.time
         else:
-            middle = (previous.time + frame.time) / 2 + _MICROSECOND
+            middle = (previous.time + frame.time) / 2 + MICROSECOND
             while start + count / fps <= middle:
                 yield previous
                 count += 1

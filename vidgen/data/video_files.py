@@ -7,35 +7,32 @@ frame at once. Only two full-resolution frames are kept at a time, however long 
 from __future__ import annotations
 
 import collections
-import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidgen.data import pictures, transforms
-from vidgen.data.files import (
-    MAX_PIXELS,
-    BadExample,
-    File,
-    check_size,
-    readable,
-    suffix_of,
-    told_as_bad,
-)
+from vidgen.data.files import BadExample, File, suffix_of, told_as_bad
+from vidgen.data.orientation import upright, upright_size
 from vidgen.data.pictures import Span
+from vidgen.data.video_header import MICROSECOND
+from vidgen.data.video_reader import NotInOrder, Timed, opened_video
 from vidgen.types import VideoShape
 
 Start = np.random.Generator | float | int
 
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp")
-_MICROSECOND = 1e-6
-_HDR = {16: "PQ", 18: "HLG"}  # numbers of transfer functions, as in the H.264 standard
-_UNKNOWN, _BT709 = 2, 1  # and of matrices
+# What FFmpeg reads and people have. New ones at the end: packed data sets keep their places.
+VIDEO_SUFFIXES = (
+    ".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp",
+    ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".3g2", ".asf", ".dv",
+    ".divx", ".f4v", ".ivf", ".m1v", ".m2t", ".m2v", ".mjpeg", ".mjpg", ".mpe", ".mxf", ".nut",
+    ".qt", ".rm", ".rmvb", ".vob", ".y4m",
+)  # fmt: skip
+_UNKNOWN, _BT709 = 2, 1  # numbers of matrices, as in the H.264 standard
 
 
 class Probed(NamedTuple):
@@ -56,19 +53,12 @@ class Probed(NamedTuple):
     frames: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """A decoded frame and the moment it is shown, in seconds from the first frame.
+class _TooShort(BadExample):
+    """As far as is known how long it is."""
 
-    Attributes:
-      time: that moment.
-      image: as it is stored, not yet turned upright.
-      aspect: width of a stored pixel relative to its height.
-    """
 
-    time: float
-    image: av.VideoFrame
-    aspect: float = 1.0
+class _EndsEarly(Exception):
+    """Frames end before the clip does; in words."""
 
 
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
@@ -76,7 +66,7 @@ def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, 
 
     The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
     slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
-    with anti-aliasing. Transparent parts become white; rotation metadata is obeyed.
+    with anti-aliasing. Transparent parts become white; it stands upright as players show it.
 
     Args:
       path: a video, or an animated gif, webp or png.
@@ -107,16 +97,11 @@ def probe(path: File) -> Probed:
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)
-                (width, height), seconds = image.size, span.last + span.step
+                (height, width), seconds = upright_size(image), span.last + span.step
                 return Probed(seconds, len(times) / seconds, height, width, len(times))
-        with opened_video(path) as (container, stream):
-            span = span_of(container, stream)
-            first = next(decode_from(container, stream, 0.0), None)
-            if first is None:
-                raise BadExample(path, "has no frame that can be decoded")
-            size = first.image.height, round(first.image.width * first.aspect)
-            height, width = size[::-1] if round(first.image.rotation / 90) % 2 else size
-            return Probed(span.last + span.step, 1 / span.step, height, width)
+        with opened_video(path) as reader:
+            first, span = reader.first_frame(), reader.span
+            return Probed(span.last + span.step, 1 / span.step, *first.size)
 
 
 def chosen_frames(
@@ -136,12 +121,12 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
     needed, where = (shape.frames - 1) / shape.fps, ""
     if isinstance(start, np.random.Generator):
         # the last wanted moment may fall past the last frame by half of the time it is shown
-        fits = needed <= span.last + span.step / 2 + _MICROSECOND
+        fits = needed <= span.last + span.step / 2 + MICROSECOND
     else:
-        fits = start + needed < span.last + span.step - _MICROSECOND
+        fits = start + needed < span.last + span.step - MICROSECOND
         where = f" from {start:g} s on" if start else ""
     if not fits:
-        raise BadExample(
+        raise _TooShort(
             path,
             f"too short: {span.last + span.step:.2f} s, a clip of {shape.frames} frames at "
             f"{shape.fps:g} fps needs {needed + 1 / shape.fps:.2f} s{where}",
@@ -152,7 +137,7 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
 
 
 def _nearest(
-    path: File, decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
+    decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
     """The clip that begins at `start`, picked from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
@@ -174,16 +159,16 @@ def _nearest(
         previous, shrunk = frame, small
     if previous is None or wanted[-1] > previous.time + span.step:
         end = 0.0 if previous is None else previous.time
-        raise BadExample(path, f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
+        raise _EndsEarly(f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
     last = shrink(previous, shape) if shrunk is None else shrunk
     return np.stack(video + [last] * len(wanted))
 
 
 def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
     """A decoded frame upright, cropped around its center to the aspect of `shape`, resized."""
-    turns = round(frame.image.rotation / 90) % 4
-    aspect = 1 / frame.aspect if turns % 2 else frame.aspect
-    return _fit(np.rot90(_av_to_rgb(frame.image), turns), shape, aspect)
+    orientation = frame.orientation
+    aspect = 1 / frame.aspect if orientation.swap else frame.aspect
+    return _fit(orientation.apply(_av_to_rgb(frame.image)), shape, aspect)
 
 
 def _fit(pixels: np.ndarray, shape: VideoShape, aspect: float = 1.0) -> np.ndarray:
@@ -209,72 +194,27 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         small = {}
         for i in sorted(set(chosen.tolist())):
             pictures.seek(image, i)
-            small[i] = _fit(pictures.to_rgb(image), shape)
+            small[i] = _fit(pictures.to_rgb(upright(image)), shape)
         return np.stack([small[i] for i in chosen.tolist()])
 
 
-@contextlib.contextmanager
-def opened_video(path: File) -> Iterator[tuple[Any, Any]]:
-    """(container, its first video stream)."""
-    with av.open(readable(path)) as container:
-        if not container.streams.video:
-            raise BadExample(path, "has no video stream")
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        if context is None:
-            raise BadExample(path, "its video is of an unknown kind")
-        check_size(path, context.height, context.width)
-        if context.color_trc in _HDR:
-            kind = _HDR[context.color_trc]
-            raise BadExample(
-                path, f"is HDR ({kind}), whose colors would be wrong: convert it to SDR"
-            )
-        context.options = {"max_pixels": str(MAX_PIXELS)}  # frames need not be of the stated size
-        yield container, stream
-
-
 def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
-    with opened_video(path) as (container, stream):
-        span = span_of(container, stream)
-        begin = _start(path, span, shape, start)
-        frames = decode_from(container, stream, begin)
-        first = next(frames, None)
-        if first is not None and first.time > begin + span.step:  # the seek went too far
-            frames = decode_from(container, stream, 0.0)
-            first = next(frames, None)
-
-        def decoded() -> Iterator[Timed]:
-            if first is not None:
-                yield first
-            yield from frames
-
-        return _nearest(path, decoded(), begin, span, shape)
-
-
-def span_of(container, stream) -> Span:
-    """How long a video stream plays, as far as the file says."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    step = 1 / float(rate) if rate else 0.04
-    if stream.duration and stream.time_base:
-        return Span(float(stream.duration * stream.time_base) - step, step)
-    if "DURATION" in stream.metadata:  # matroska and webm, "00:00:02.000000000"
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        origin = float((stream.start_time or 0) * stream.time_base)
-        total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return Span(total - origin - step, step)
-    if container.duration:
-        return Span(container.duration * _MICROSECOND - step, step)
-    stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-    container.seek(0)
-    length = float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
-    return Span(length, step)
-
-
-def decode_from(container, stream, start: float) -> Iterator[Timed]:
-    """Frames from the last key frame at or before `start` on."""
-    origin = stream.start_time or 0
-    aspect = float(stream.sample_aspect_ratio or 1)
-    container.seek(origin + int(start / stream.time_base), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        if frame.pts is not None:
-            yield Timed(float((frame.pts - origin) * stream.time_base), frame, aspect)
+    with opened_video(path) as reader:
+        for _ in range(4):  # each time with less trust in what the file says of itself
+            try:
+                begin = _start(path, reader.span, shape, start)
+                frames = reader.frames_from(begin)
+                clip = _nearest(frames, begin, reader.span, shape)
+                reader.check_order(frames)
+                return clip
+            except NotInOrder:
+                reader.read_index(by_order=reader.is_indexed)
+            except _EndsEarly as error:
+                if reader.is_indexed:
+                    raise BadExample(path, str(error)) from error
+                reader.read_index()
+            except _TooShort:
+                if reader.is_indexed:
+                    raise
+                reader.read_index()
+        raise BadExample(path, "damaged: its frames are in no order")

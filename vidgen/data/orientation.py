@@ -1,0 +1,65 @@
+"""Which way up a stored picture is shown: the matrix of a video, the EXIF value of a picture.
+
+    x' = a x + c y + e        [a b u]
+    y' = b x + d y + f        [c d v]      the display matrix, as in ISO/IEC 14496-12, tkhd
+                              [e f w]
+
+A point (x, y) of the stored picture, y downwards, is shown at (x', y'). There are eight ways to lay
+a rectangle on its sides; a matrix that turns by other angles counts as the nearest of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+
+class Orientation(NamedTuple):
+    """One of the eight: exchange the axes, then mirror.
+
+    Attributes:
+      swap: rows become columns.
+      mirror_x: left and right are exchanged, after that.
+      mirror_y: top and bottom are exchanged, after that.
+    """
+
+    swap: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    def apply(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """The picture as it is shown."""
+        if self.swap:
+            pixels = pixels.swapaxes(0, 1)
+        return pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width as shown, of a picture that is stored so high and wide."""
+        return (width, height) if self.swap else (height, width)
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """As the container or the stream says; upright where neither says anything."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return Orientation()
+    a, b, _, c, d = (float(value) for value in np.frombuffer(side_data, np.int32)[:5])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, mirror_x=a < 0, mirror_y=d < 0)
+    return Orientation(True, mirror_x=c < 0, mirror_y=b < 0)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture, or the current frame of an animation, as its EXIF value says."""
+    shown: Any = ImageOps.exif_transpose(image)
+    return shown
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of `upright(image)`."""
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
