@@ -70,7 +70,7 @@ CHEAPER = (
         "--gin.TRAIN_STEPS=1 --gin.START_STEPS=8 --gin.students.Course.guidance_train_steps=1",
         "no halving: two phases to compile instead of five",
     ),
-    Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin", "as in training"),
+    Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),
     Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
     Cheaper(r"--model=imagen_teachers", "--until=ssr1 --steps=1", "minutes"),
     Cheaper(r"--steps=64,base=256", "--steps=2,base=3", "minutes"),
@@ -161,7 +161,7 @@ MAKES = {
             video("tiger.mp4", 64), *(files(f"tiger.{stage}.mp4") for stage in STAGES[:-1])
         ),
         "--until=ssr1": video("out.mp4", 16),
-        "--from=ssr1 --init=holiday.mp4": video("larger.mp4", 76),
+        "--from=ssr1 --init=holiday.mp4": video("larger.mp4", 19),
         "--frames=256 --size=128x192": video("out.mp4", 72),
         "--story=a tiger": video("film.mp4", 59),
         "--story=story.yaml": video("film.mp4", 39),
