@@ -27,6 +27,7 @@ from vidgen.data import video_stream
 from vidgen.data.content_hash import content_hash
 from vidgen.data.footage import FootageError
 from vidgen.runs import per_stage, story_first, story_plan
+from vidgen.runs.feed import encode_captions
 from vidgen.runs.film import Film
 from vidgen.runs.film_progress import FilmProgress
 from vidgen.runs.per_stage import PerStage
@@ -214,7 +215,7 @@ class Tell:
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
         """The text of a segment, of two prompts in a transition."""
-        texts = [self.stage.text_encoder([prompt]) for prompt, _ in prompts]
+        texts = [encode_captions([prompt], self.stage.text_encoder) for prompt, _ in prompts]
         if len(texts) == 1:
             return texts[0]
         (first, second), weight = texts, np.array([prompts[1][1]], np.float32)

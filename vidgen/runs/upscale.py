@@ -34,6 +34,7 @@ from jaxtyping import Array, Key
 
 from vidgen.data import transforms, video_stream
 from vidgen.runs import per_stage
+from vidgen.runs.feed import encode_captions
 from vidgen.runs.film import Film, FilmError
 from vidgen.runs.film_progress import FilmProgress
 from vidgen.runs.per_stage import PerStage
@@ -236,7 +237,7 @@ class Pass:
         }
 
     def _text(self, prompt: str) -> TextEmbedding:
-        return jax.tree.map(_placed, self.stage.text_encoder([prompt]))
+        return jax.tree.map(_placed, encode_captions([prompt], self.stage.text_encoder))
 
 
 def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
