@@ -176,7 +176,9 @@ def responses(flags: argparse.Namespace, teachers: str, students: str) -> dict[s
         with gin_utils.session(["runs/train.gin", str(own[folder.name] / "config.gin")]):
             weights = gin_utils.build(Course).weight_range
             data = gin_utils.build(Pipeline, batch_size=8, seed=1).iterator()
-        batches = [encode_batch(next(data), student.text_encoder) for _ in range(flags.batches)]
+        batches: list[Any] = [
+            encode_batch(next(data), student.text_encoder) for _ in range(flags.batches)
+        ]
         found[folder.name] = [
             row._asdict()
             for row in guidance_response(

@@ -52,7 +52,7 @@ def guidance_response(
     teacher_params: Params,
     batches: Sequence[VideoBatch],
     *,
-    weights: tuple[float, float],
+    weights: Sequence[float],
     logsnrs: Sequence[float] = LOGSNRS,
     seed: int = 0,
 ) -> list[Response]:
@@ -102,7 +102,7 @@ def _response(logsnr: float, both: float, own: float, asked: float) -> Response:
 def _products(
     student: DiffusionStage,
     teacher: DiffusionStage,
-    weights: tuple[float, float],
+    weights: Sequence[float],
     params: Params,
     teacher_params: Params,
     batch: VideoBatch,
