@@ -251,7 +251,7 @@ def test_a_distilled_stage_is_told_the_weight_and_evaluated_once():
     )
     with jax.disable_jit():
         stage.generate({}, tiny.text(2), None, keys(2))
-    assert [float(cond.guidance_weight[1]) for _, _, cond in see] == [15, 15, 1, 15]
+    assert [float(cond.guidance_weight[1]) for _, _, cond in see] == [15, 15, 15, 1]
     assert [z.shape[0] for z, _, _ in see] == [2] * 4
 
 

@@ -264,3 +264,13 @@ def test_buckets_match_the_table(relative):
     bias, table = relative
     index = embeddings.relative_buckets(5, 5)
     np.testing.assert_array_equal(bias(5)[0], np.asarray(table)[:, index])
+
+
+@pytest.mark.parametrize("tokens", [5, 7])
+def test_a_compiled_program_reads_a_text_that_frames_share_as_single_operations_do(tokens):
+    """XLA:CPU fused the repetition of the keys over two frames of 48 x 48 into wrong products."""
+    module = attention.TextAttention(1, norm="channel")
+    args = normal(0, 1, 2, 48, 48, 8), normal(1, 1, tokens, 12), jnp.ones((1, tokens), bool)
+    params = random_params(module, *args)
+    expected = module.apply(params, *args)
+    np.testing.assert_allclose(jax.jit(module.apply)(params, *args), expected, atol=1e-5)

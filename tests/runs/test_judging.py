@@ -7,7 +7,7 @@ import pytest
 from vidgen.evals.protocols import Protocol
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.runs import judging, trained
+from vidgen.runs import judging
 from vidgen.runs.stages import Sampling, Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
@@ -29,7 +29,8 @@ class Unused:
 def maker(monkeypatch, data, conditioner, **changes):
     """What restores clips of this shape."""
     monkeypatch.setattr(Stage, "check", lambda self, step: None)
-    monkeypatch.setattr(trained, "fingerprint", lambda weights: "of no weights")
+    monkeypatch.setattr(Stage, "load", lambda self, step: None)
+    monkeypatch.setattr(Stage, "identity", lambda self, params: "of no weights")
     model = DiffusionStage(name="sr", shape=SHAPE, network=Unused(), conditioner=conditioner)
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")

@@ -70,7 +70,9 @@ def products(
     if _platform() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    # XLA:CPU (jax 0.10.2) takes products, and the repetition of keys over frames, into one YNNPACK
+    # graph, which is wrong for some sizes (2 x 2304 queries, 5 keys): what goes in is made before.
+    q, k, v = jax.lax.optimization_barrier(tuple(jnp.swapaxes(x, 1, 2) for x in (q, k, v)))
     mesh = jax.sharding.get_abstract_mesh()
     # Of examples that lie on several devices a loop would gather one after the other.
     if q.shape[2] * k.shape[2] >= _HEADS_FROM and (mesh.empty or mesh.size == 1):

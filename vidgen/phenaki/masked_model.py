@@ -24,13 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen.diffusion.guidance import (
-    GuidanceSpec,
-    classifier_free_batched,
-    mixed,
-    pair,
-    with_text,
-)
+from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
 from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
