@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import axes, initializers
+from vidgen.nn.convolution import conv_general_dilated
 
 NORMS = ("group", "channel")
 
@@ -40,6 +41,7 @@ def spatial_conv(
         dtype=dtype,
         kernel_init=axes.partitioned(initializers.fan_in(scale), ("kernel", "kernel", *names)),
         bias_init=axes.partitioned(initializers.zeros, names[1:]),
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 

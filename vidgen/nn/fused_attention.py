@@ -21,6 +21,8 @@ from flax.linen import spmd
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from vidgen.nn import platforms
+
 # [guess] Logits of a head from which on a kernel runs, and where there is none, blocks do (which
 # cost time): 512 x 512 and 2048 x 2048 tokens, 1 and 16 MiB of float32 for each head of an example.
 KERNEL_FROM = 2**18
@@ -48,7 +50,7 @@ def dot_product_attention(
     What comes out for a query that may see no key is not defined.
     """
     logits = q.shape[1] * k.shape[1]
-    platform = _platform() if logits >= KERNEL_FROM and bias is None else ""
+    platform = platforms.current() if logits >= KERNEL_FROM and bias is None else ""
     if platform == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
         return flash(q, k, v, None if mask is None else mask[:, 0, 0], scale)
     if platform in ("gpu", "cuda") and mask is None and _cudnn_takes(q):
@@ -67,7 +69,7 @@ def products(
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
     """Attention as matrix products, in the order that the platform runs well."""
-    if _platform() != "cpu":
+    if platforms.current() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
     # XLA:CPU (jax 0.10.2) takes products, and the repetition of keys over frames, into one YNNPACK
@@ -239,12 +241,3 @@ def _padded(x: Array, axis: int, multiple: int) -> Array:
 def _cudnn_takes(q: Array) -> bool:
     """cuDNN's kernel has no float32, and heads of up to 128 features, by eights."""
     return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-
-
-def _platform() -> str:
-    """What the program is traced for: the devices of the mesh, which need not be here."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    if device is None:
-        return jax.default_backend()
-    kind = device.device_kind.lower()
-    return "tpu" if "tpu" in kind else "cpu" if kind == "cpu" else "gpu"

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vidgen.nn import axes, initializers
+from vidgen.nn.convolution import conv_general_dilated
 
 DIMS = ("2d", "3d")
 DTYPES = ("float32", "bfloat16")
@@ -112,6 +113,7 @@ class Discriminator(nn.Module):
             # Variance 2 / fan-in: a rectifier halves it.
             kernel_init=axes.partitioned(initializers.fan_in(2.0), names),
             bias_init=axes.partitioned(initializers.zeros, names[-1:]),
+            conv_general_dilated=conv_general_dilated,
             name=name,
         )(x)
         return x[:, None] if self.dims == "2d" else x
