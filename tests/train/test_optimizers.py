@@ -8,7 +8,14 @@ import pytest
 import toy_training as toy
 
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.optimizers import SGD, Adafactor, AdamW, Grouped, LearningRate
+from vidgen.train.optimizers import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Grouped,
+    LearningRate,
+    global_norm,
+)
 
 
 def rates(settings, counts):
@@ -88,6 +95,46 @@ def test_first_adam_step_is_the_learning_rate():
     params, grads = {"w": jnp.zeros(3)}, {"w": jnp.array([2.0, -0.5, 1.0])}
     settings = AdamW(learning_rate=LearningRate(peak=0.1), clip_norm=None)
     np.testing.assert_allclose(update(settings, params, grads)["w"], [-0.1, 0.1, -0.1], rtol=1e-5)
+
+
+def sized_tree(seed, *, scale=1.0):
+    """Small leaves, a leaf of no axes, one of no elements, and one over the size of small ones."""
+    rng, shapes = np.random.default_rng(seed), [(3, 2), (), (0, 4), (5,), (130, 128)]
+    return {
+        f"leaf{i}": jnp.asarray(scale * rng.normal(size=s), "float32") for i, s in enumerate(shapes)
+    }
+
+
+def test_global_norm_is_that_of_all_elements():
+    tree = sized_tree(0)
+    every = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in tree.values()])
+    np.testing.assert_allclose(global_norm(tree), np.sqrt(np.sum(every**2)), rtol=1e-6)
+    assert float(global_norm({})) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3, np.inf, np.nan])
+def test_clipped_updates_and_state_are_those_of_optax(scale):
+    params, grads = sized_tree(1), sized_tree(2, scale=scale)
+    rate = LearningRate(peak=0.1)
+    found = SGD(learning_rate=rate, clip_norm=0.5).build()
+    expected = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(rate))
+    state = found.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(expected.init(params))
+    updates, _ = found.update(grads, state, params)
+    wanted, _ = expected.update(grads, expected.init(params), params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), updates, wanted)
+
+
+def test_norm_and_clipping_compile_few_kernels_for_many_small_leaves():
+    grads = {str(n): jnp.full((n,), 2.0) for n in range(1, 41)}
+    tx = SGD(learning_rate=LearningRate(peak=1.0), clip_norm=1.0).build()
+
+    def step(grads):
+        updates, _ = tx.update(grads, tx.init(grads))
+        return updates, global_norm(grads)
+
+    text = jax.jit(step).lower(grads).compile().as_text()
+    assert text.count(" fusion(") < 1.5 * len(grads)  # one for each leaf, and a few
 
 
 def test_gradients_are_clipped_by_their_global_norm():

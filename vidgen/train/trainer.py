@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 from vidgen.train import fresh
 from vidgen.train.guard import Guard
 from vidgen.train.model import Batch, Model, TrainState, ema_update
+from vidgen.train.optimizers import global_norm
 from vidgen.train.partitioning import Partitioner, Program, unbox
 from vidgen.types import Frozen, Mean, Metrics, Params, TextEmbedding
 
@@ -229,9 +230,9 @@ class Trainer:
         if ema is not None and self.ema_decay is not None:
             ema = ema_update(ema, params, state.step, self.ema_decay)
         metrics = dict(metrics) | {
-            "grad_norm": Mean.of(optax.tree.norm(grads)),
-            "param_norm": Mean.of(optax.tree.norm(params)),
-            "update_norm": Mean.of(optax.tree.norm(updates)),
+            "grad_norm": Mean.of(global_norm(grads)),
+            "param_norm": Mean.of(global_norm(params)),
+            "update_norm": Mean.of(global_norm(updates)),
             "learning_rate": Mean.of(_rate(self.optimizer, state.step)),
         }
         new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
