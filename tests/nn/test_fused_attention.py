@@ -192,7 +192,7 @@ def test_flash_is_plain_attention(interpreted, queries, keys, masked):
     ],
 )
 def test_the_kernel_is_taken_where_it_fits(monkeypatch, platform, settings, kernel):
-    monkeypatch.setattr(fused_attention, "_platform", lambda: platform)
+    monkeypatch.setattr(fused_attention, "platform", lambda: platform)
     bias = normal(3, 1, 3, 512, 512) if settings.get("bias") else None
     mask = mask_of(settings.get("mask", "none"), 512, 512)
     attention = functools.partial(fused_attention.dot_product_attention, bias=bias, mask=mask)
@@ -207,7 +207,7 @@ def test_cudnn_takes_what_it_can(monkeypatch):
         asked.append(implementation)
         return qkv[0]
 
-    monkeypatch.setattr(fused_attention, "_platform", lambda: "gpu")
+    monkeypatch.setattr(fused_attention, "platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
     wide = jnp.zeros((1, 512, 1, 64))
     for q, implementation in (

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import axes, initializers
+from vidgen.nn.conv_gradient import convolution
 
 NORMS = ("group", "channel")
 
@@ -38,6 +39,7 @@ def spatial_conv(
         (3, 3),
         (stride, stride),
         dtype=dtype,
+        conv_general_dilated=convolution,
         kernel_init=axes.partitioned(initializers.fan_in(scale), ("kernel", "kernel", *names)),
         bias_init=axes.partitioned(initializers.zeros, names[1:]),
         name=name,

@@ -48,10 +48,10 @@ def dot_product_attention(
     What comes out for a query that may see no key is not defined.
     """
     logits = q.shape[1] * k.shape[1]
-    platform = _platform() if logits >= KERNEL_FROM and bias is None else ""
-    if platform == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
+    runs_on = platform() if logits >= KERNEL_FROM and bias is None else ""
+    if runs_on == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
         return flash(q, k, v, None if mask is None else mask[:, 0, 0], scale)
-    if platform in ("gpu", "cuda") and mask is None and _cudnn_takes(q):
+    if runs_on in ("gpu", "cuda") and mask is None and _cudnn_takes(q):
         return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
     if logits >= BLOCKS_FROM:
         return by_blocks(q, k, v, bias, mask, scale, block=max(1, _BLOCK_LOGITS // k.shape[1]))
@@ -67,7 +67,7 @@ def products(
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
     """Attention as matrix products, in the order that the platform runs well."""
-    if _platform() != "cpu":
+    if platform() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
     # XLA:CPU (jax 0.10.2) takes products, and the repetition of keys over frames, into one YNNPACK
@@ -241,7 +241,7 @@ def _cudnn_takes(q: Array) -> bool:
     return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
 
-def _platform() -> str:
+def platform() -> str:
     """What the program is traced for: the devices of the mesh, which need not be here."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     if device is None:

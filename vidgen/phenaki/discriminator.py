@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vidgen.nn import axes, initializers
+from vidgen.nn.conv_gradient import convolution
 
 DIMS = ("2d", "3d")
 DTYPES = ("float32", "bfloat16")
@@ -109,6 +110,7 @@ class Discriminator(nn.Module):
             channels,
             taps,
             dtype=self.dtype,
+            conv_general_dilated=convolution,
             # Variance 2 / fan-in: a rectifier halves it.
             kernel_init=axes.partitioned(initializers.fan_in(2.0), names),
             bias_init=axes.partitioned(initializers.zeros, names[-1:]),
