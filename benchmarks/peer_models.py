@@ -10,7 +10,7 @@ What differs from the packages (benchmarks/peer_packages.py):
   32 or 64 before they attend to it, we do not; so that the parameters meet within a tenth, the last
   level is narrower than 4 times the first (`last`), and 2 queries pool the text.
 - C-ViViT: the same widths, depths and heads; GELU layers of 4 widths for their gated ones of 8/3,
-  which come to as much. They do not count the codebook, we do. Without perceptual networks.
+  which come to as much. Without perceptual networks.
 - Discriminator: StyleGAN's, on one random frame of a clip as theirs, with R1 in every step.
 - MaskGIT: `train` reads tokens made beforehand, `train_on_video` makes them in each step, as
   theirs does. `sample` ends with video.
@@ -66,7 +66,11 @@ class Imagen:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phenaki:
-    """Tokenizer and transformer; `mlp`: widths of the transformer's feed-forward layers."""
+    """Tokenizer and transformer.
+
+    `mlp` is the hidden width of the transformer's feed-forward layers over that of its tokens,
+    `judge` the largest of the discriminator: with them the parameters meet.
+    """
 
     size: int
     dim: int
@@ -75,6 +79,7 @@ class Phenaki:
     codes: int
     layers: int
     mlp: int = 4
+    judge: int = 512
 
 
 IMAGEN = {
@@ -83,8 +88,8 @@ IMAGEN = {
     "B32": Imagen(dim=64, last=224, res_blocks=1, stages=("base",), frames=16, size=32),
 }
 PHENAKI = {
-    "S": Phenaki(size=32, dim=128, depth=2, heads=4, codes=1024, layers=4),
-    "M": Phenaki(size=64, dim=256, depth=4, heads=8, codes=8192, layers=8),
+    "S": Phenaki(size=32, dim=128, depth=2, heads=4, codes=1024, layers=4, judge=480),
+    "M": Phenaki(size=64, dim=256, depth=4, heads=8, codes=8192, layers=8, mlp=5),
 }
 
 # ---- models --------------------------------------------------------------------------------------
@@ -144,9 +149,10 @@ def tokenizer(spec: Phenaki, *, discriminator: bool = False) -> VideoTokenizer:
         shape=VideoShape(frames=17, height=spec.size, width=spec.size),
         autoencoder=autoencoder,
         quantizer=VectorQuantizer(codes=spec.codes, dim=spec.dim),
-        # Of those whose widths are powers of 2, the one of about as many parameters as theirs.
         discriminator=(
-            Discriminator(width=64, max_width=512, frames_per_clip=1) if discriminator else None
+            Discriminator(width=64, max_width=spec.judge, frames_per_clip=1)
+            if discriminator
+            else None
         ),
     )
 

@@ -169,7 +169,8 @@ def phenaki_job(torch: Any, size: str, network: str, what: str) -> Job:
 
 def tokenizer_job(torch: Any, model: Any, video: Any, what: str) -> Job:
     """Training, coding or decoding."""
-    count = sum(x.numel() for x in model.parameters())
+    # With the codebook, which is a buffer there.
+    count = sum(x.numel() for x in model.parameters()) + model.vq.codebook.numel()
     if what == "train":
         own = [] if model.discr is None else list(model.discr.parameters())
         judged = {id(x) for x in own}
