@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from peers import MIB, forget_peak, peak, resident
+from peer_timing import MIB, forget_peak, peak, resident
 
 from vidgen import gin_utils
 from vidgen.runs import plan_programs, trained

@@ -1,26 +1,33 @@
-"""What benchmarks/peers.py times: models at the settings of the PyTorch packages, and its rows.
+"""What benchmarks/peers.py times of vidgen: models at the settings of the packages, and its rows.
 
-What differs from the packages, whose parameters `theirs` holds:
+    python benchmarks/peer_models.py imagen-S/base/train          a row, as peers.py runs it
 
-- U-Nets: the same widths, factors of 2 and attention, of 4 heads, on the last level; temporal
-  convolution and attention everywhere. A level of theirs has one block more than it is asked
-  for, on the way down and on the way up; so has ours, but the last has 2 (ours are larger).
+What differs from the packages (benchmarks/peer_packages.py):
+
+- U-Nets: the same widths, factors of 2 and attention, of 4 heads, on the last level, and temporal
+  convolution and attention everywhere. A level of theirs has one block more than it is asked for,
+  on the way down and on the way up; so has ours, but the last has 2. They make 768 features of text
+  32 or 64 before they attend to it, we do not; so that the parameters meet within a tenth, the last
+  level is narrower than 4 times the first (`last`), and 2 queries pool the text.
 - C-ViViT: the same widths, depths and heads; GELU layers of 4 widths for their gated ones of 8/3,
-  which come to as much. They do not count the codebook, we do. Without perceptual networks.
+  which come to as much. Without perceptual networks.
 - Discriminator: StyleGAN's, on one random frame of a clip as theirs, with R1 in every step.
 - MaskGIT: `train` reads tokens made beforehand, `train_on_video` makes them in each step, as
-  theirs does. `sample` ends with tokens; `cvivit/decode` makes them video.
+  theirs does. `sample` ends with video.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from peer_timing import Job, serve
 
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
@@ -36,6 +43,7 @@ from vidgen.phenaki.masked_model import MaskedVideoModel
 from vidgen.phenaki.maskgit import MaskGIT
 from vidgen.phenaki.quantizer import VectorQuantizer
 from vidgen.phenaki.tokenizer import VideoTokenizer
+from vidgen.train import flops
 from vidgen.train.optimizers import AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -46,18 +54,23 @@ BATCH, TEXT = 2, (16, 768)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imagen:
-    """A cascade; `theirs` has the package's parameters in millions, by stage."""
+    """A cascade: width of the first and of the last level, residual blocks, and the base's clip."""
 
     dim: int
+    last: int
     res_blocks: int
-    theirs: dict[str, float]
+    stages: tuple[str, ...] = ("base", "tsr", "ssr")
     frames: int = 8
     size: int = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phenaki:
-    """Tokenizer and transformer; `theirs` as in `Imagen`, by network."""
+    """Tokenizer and transformer.
+
+    `mlp` is the hidden width of the transformer's feed-forward layers over that of its tokens,
+    `judge` the largest of the discriminator: with them the parameters meet.
+    """
 
     size: int
     dim: int
@@ -65,47 +78,18 @@ class Phenaki:
     heads: int
     codes: int
     layers: int
-    theirs: dict[str, float]
-
-
-class Job(NamedTuple):
-    """What is timed: one call is one training step, or one batch of samples."""
-
-    parameters: int
-    call: Callable[[], Any]
-
-
-class Row(NamedTuple):
-    """A line of the table."""
-
-    theirs: float
-    make: Callable[[], Job]
+    mlp: int = 4
+    judge: int = 512
 
 
 IMAGEN = {
-    "S": Imagen(dim=32, res_blocks=1, theirs={"base": 3.81, "tsr": 4.30, "ssr": 4.30}),
-    "M": Imagen(dim=64, res_blocks=2, theirs={"base": 16.9, "tsr": 19.1, "ssr": 19.1}),
-    "B32": Imagen(dim=64, res_blocks=1, theirs={"base": 13.2}, frames=16, size=32),
+    "S": Imagen(dim=32, last=104, res_blocks=1),
+    "M": Imagen(dim=64, last=256, res_blocks=2),
+    "B32": Imagen(dim=64, last=224, res_blocks=1, stages=("base",), frames=16, size=32),
 }
 PHENAKI = {
-    "S": Phenaki(
-        size=32,
-        dim=128,
-        depth=2,
-        heads=4,
-        codes=1024,
-        layers=4,
-        theirs={"cvivit": 1.76, "cvivit_gan": 9.60, "maskgit": 2.03},
-    ),
-    "M": Phenaki(
-        size=64,
-        dim=256,
-        depth=4,
-        heads=8,
-        codes=8192,
-        layers=8,
-        theirs={"cvivit": 13.0, "cvivit_gan": 27.1, "maskgit": 15.1},
-    ),
+    "S": Phenaki(size=32, dim=128, depth=2, heads=4, codes=1024, layers=4, judge=480),
+    "M": Phenaki(size=64, dim=256, depth=4, heads=8, codes=8192, layers=8, mlp=5),
 }
 
 # ---- models --------------------------------------------------------------------------------------
@@ -121,7 +105,9 @@ def unet_stage(spec: Imagen, stage: str) -> DiffusionStage:
     return DiffusionStage(
         name=stage,
         shape=shape,
-        network=VideoUNet(levels=levels(spec), cond_width=4 * spec.dim, unroll=True),
+        network=VideoUNet(
+            levels=levels(spec), cond_width=4 * spec.dim, pool_queries=2, unroll=True
+        ),
         conditioner=told[stage],
         guidance=GuidanceSpec(weight=4.0, threshold="dynamic"),
         sampler=SamplerSpec(kind="ancestral", steps=8),
@@ -129,11 +115,10 @@ def unet_stage(spec: Imagen, stage: str) -> DiffusionStage:
 
 
 def levels(spec: Imagen) -> list[LevelSpec]:
-    """Three levels of 1, 2 and 4 times the width, 4 heads each; the last one attends."""
+    """Three levels of 4 heads each; the last one attends."""
     found = []
-    for i, multiple in enumerate((1, 2, 4)):
+    for i, width in enumerate((spec.dim, 2 * spec.dim, spec.last)):
         attends = "attention" if i == 2 else "none"
-        width = spec.dim * multiple
         found.append(
             LevelSpec(
                 width=width,
@@ -164,9 +149,10 @@ def tokenizer(spec: Phenaki, *, discriminator: bool = False) -> VideoTokenizer:
         shape=VideoShape(frames=17, height=spec.size, width=spec.size),
         autoencoder=autoencoder,
         quantizer=VectorQuantizer(codes=spec.codes, dim=spec.dim),
-        # Of those whose widths are powers of 2, the one of about as many parameters as theirs.
         discriminator=(
-            Discriminator(width=64, max_width=512, frames_per_clip=1) if discriminator else None
+            Discriminator(width=64, max_width=spec.judge, frames_per_clip=1)
+            if discriminator
+            else None
         ),
     )
 
@@ -181,7 +167,7 @@ def transformer(spec: Phenaki, batches: str) -> MaskedVideoModel:
         layers=spec.layers,
         width=spec.dim,
         heads=spec.heads,
-        mlp=4 * spec.dim,
+        mlp=spec.mlp * spec.dim,
         unroll=True,
     )
     return MaskedVideoModel(
@@ -244,11 +230,23 @@ def training(model: Any, frozen: Callable[[], Any] | None = None, codes: int = 0
     held = {"state": trainer.init_state(jax.random.key(0), spec)}
     read, key = None if frozen is None else frozen(), jax.random.key(1)
 
-    def call() -> Any:
+    def call() -> None:
         held["state"], metrics = trainer.train_step(held["state"], read, batch, key)
-        return held["state"], metrics
+        jax.block_until_ready((held["state"], metrics))
 
-    return Job(count(held["state"].params), call)
+    def work() -> int:
+        return flops.loss_and_gradient(model, held["state"].params, read, batch)
+
+    return Job(count(held["state"].params), call, work)
+
+
+def calling(params: Any, function: Callable[..., Any], *given: Any, counted: Any = None) -> Job:
+    """Calls of a function of the parameters; `counted` is the same without a step at a time."""
+    return Job(
+        count(params),
+        lambda: jax.block_until_ready(function(params, *given)),
+        lambda: flops.count(counted or function, params, *given),
+    )
 
 
 def arguments(model: Any) -> tuple[Any, TextEmbedding, jax.Array]:
@@ -266,20 +264,17 @@ def unet_samples(model: DiffusionStage) -> Job:
     if before is not None:
         video = np.random.default_rng(1).uniform(-1, 1, (BATCH, *before.thwc))
         low_res = jax.device_put(video.astype(np.float32), jax.devices()[0])
-    return Job(
-        count(params), lambda: model.generate(params, text, low_res, keys, on_step=lambda *_: None)
-    )
+    stepwise = functools.partial(model.generate, on_step=lambda *_: None)
+    return calling(params, stepwise, text, low_res, keys, counted=model.generate)
 
 
 def token_samples(model: MaskedVideoModel) -> Job:
-    """The tokens of clips of which nothing is known."""
+    """Clips of which nothing is known."""
     params, text, keys = arguments(model)
-    tokens = jnp.zeros((BATCH, *model.grid), jnp.int32)
-    known = jnp.zeros(tokens.shape, bool)
-    return Job(
-        count(params),
-        lambda: model.sample_tokens(params, text, tokens, known, keys, on_step=lambda *_: None),
-    )
+    joined = model.joined(params, {"tokenizer": fresh(model.tokenizer)})
+    stepwise = functools.partial(model.generate, on_step=lambda *_: None)
+    job = calling(joined, stepwise, text, None, keys, counted=model.generate)
+    return job._replace(parameters=count(params))
 
 
 def coding(model: VideoTokenizer, what: str) -> Job:
@@ -290,27 +285,21 @@ def coding(model: VideoTokenizer, what: str) -> Job:
     else:
         grid = model.grid(*model.shape.thwc[:3])
         given = rng.integers(model.codes, size=(BATCH, *grid), dtype=np.int32)
-    program, x = jax.jit(getattr(model, what)), jnp.asarray(given)
-    return Job(count(params), lambda: program(params, x))
+    return calling(params, jax.jit(getattr(model, what)), jnp.asarray(given))
 
 
-def rows() -> dict[str, Row]:
+def rows() -> dict[str, Callable[[], Job]]:
     """All rows by name; a model is made when its row runs."""
-    found: dict[str, Row] = {}
+    found: dict[str, Callable[[], Job]] = {}
     for size, imagen in IMAGEN.items():
-        for stage, theirs in imagen.theirs.items():
-
-            def unet(imagen: Imagen = imagen, stage: str = stage) -> DiffusionStage:
-                return unet_stage(imagen, stage)
-
+        for stage in imagen.stages:
+            unet = functools.partial(unet_stage, imagen, stage)
             name = f"imagen-{size}/{stage}"
-            found[f"{name}/train"] = Row(theirs, lambda unet=unet: training(unet()))
-            found[f"{name}/sample"] = Row(theirs, lambda unet=unet: unet_samples(unet()))
+            found[f"{name}/train"] = lambda unet=unet: training(unet())
+            found[f"{name}/sample"] = lambda unet=unet: unet_samples(unet())
     for size, phenaki in PHENAKI.items():
-        jobs = phenaki_jobs(phenaki)
-        for name, make in jobs.items():
-            theirs = phenaki.theirs[name.split("/")[0]]
-            found[f"phenaki-{size}/{name}"] = Row(theirs, make)
+        for name, make in phenaki_jobs(phenaki).items():
+            found[f"phenaki-{size}/{name}"] = make
     return found
 
 
@@ -329,3 +318,8 @@ def phenaki_jobs(spec: Phenaki) -> dict[str, Callable[[], Job]]:
         "maskgit/train_on_video": lambda: training(transformer(spec, "videos"), frozen),
         "maskgit/sample": lambda: token_samples(transformer(spec, "tokens")),
     }
+
+
+if __name__ == "__main__":
+    jax.devices()
+    serve(rows()[sys.argv[1]])

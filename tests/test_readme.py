@@ -20,10 +20,9 @@ from readme_checks import (
     all_of,
     array,
     files,
+    measured_table,
     plan_of_the_paper,
     says,
-    table_of_peers,
-    table_of_plans,
     trained,
     video,
 )
@@ -103,7 +102,7 @@ CHEAPER = (
     ),
     Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
-    Cheaper(r"peers.py", "--list", "26 rows take an hour; the names are those of the table"),
+    Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
 
 NOT_RUN = {
@@ -151,7 +150,7 @@ MAKES = {
     },
     "Scale": {
         "local_multiprocess.sh": says("MODEL_DIR = 'runs/two'"),
-        "plans.py": table_of_plans,
+        "plans.py": measured_table,
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny"),
     },
     "Generate": {
@@ -202,7 +201,7 @@ MAKES = {
         "--clips=320": says("PyAV", "folder", "tar"),
         "--clips=10000": says("tar | 0", "tar | 2"),
     },
-    "Beside the PyTorch packages": {"peers.py": table_of_peers},
+    "Beside the PyTorch packages": {"peers.py": measured_table},
 }
 
 

@@ -17,6 +17,13 @@ def constant(value):
     return lambda z, logsnr, step: jnp.full_like(z, value)
 
 
+def constants(first, second):
+    """What is predicted for a batch of pairs."""
+    return lambda z, logsnr, step: jnp.tile(
+        jnp.array([[first], [second]]), (len(z) // 2, z.shape[1])
+    )
+
+
 def test_guidance_arithmetic():
     cond, uncond = jnp.full((2, 3), 2.0), jnp.full((2, 3), 1.0)
     np.testing.assert_array_equal(guidance.guide(cond, uncond, jnp.array(0.5)), 2.5)
@@ -59,7 +66,7 @@ def test_spaces_agree_before_thresholding(x64):
 
 
 def test_weights_change_with_the_step():
-    fn = guidance.classifier_free(constant(2.0), constant(1.0), np.array([0.0, 1.0, 15.0]))
+    fn = guidance.classifier_free_batched(constants(2.0, 1.0), np.array([0.0, 1.0, 15.0]))
     assert isinstance(fn, X0Fn)
     z, logsnr = jnp.zeros((2, 3)), jnp.zeros(2)
     got = [float(fn(z, logsnr, jnp.array(i))[0, 0]) for i in range(3)]
@@ -74,9 +81,9 @@ def test_one_doubled_batch_equals_two_evaluations():
     condition, logsnr = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.1, 0.2, 0.3])
     null, weights = jnp.zeros(3), np.array([2.0, 4.0])
     both = Partial(denoise, guidance.pair(condition, null))
-    two = guidance.classifier_free(Partial(denoise, condition), Partial(denoise, null), weights)
-    one = guidance.classifier_free_batched(both, weights)
-    np.testing.assert_array_equal(one(z, logsnr, jnp.array(1)), two(z, logsnr, jnp.array(1)))
+    one = guidance.classifier_free_batched(both, weights)(z, logsnr, jnp.array(1))
+    two = (denoise(told, z, logsnr, 1) for told in (condition, null))
+    np.testing.assert_array_equal(one, guidance.guide(*two, jnp.array(4.0)))
 
 
 def test_what_is_between_two_prompts():
@@ -139,7 +146,7 @@ def test_thresholds_end_in_range(method):
 
 def test_threshold_comes_after_guidance():
     """(1 + w) 0.9 - w 0.7 = 1.5 is over the range although neither half is."""
-    guided = guidance.classifier_free(constant(0.9), constant(0.7), np.array([3.0]))
+    guided = guidance.classifier_free_batched(constants(0.9, 0.7), np.array([3.0]))
     fn = guidance.thresholded(guided, method="static")
     assert fn(jnp.zeros((1, 2)), jnp.zeros(1), FIRST)[0, 0] == 1
     assert guidance.thresholded(guided, method="none") is guided

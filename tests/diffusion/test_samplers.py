@@ -16,7 +16,7 @@ from vidgen.diffusion.samplers import (
     sample,
     sample_stepwise,
 )
-from vidgen.diffusion.schedules import Cosine, LinearBetas, alpha_sigma
+from vidgen.diffusion.schedules import Cosine, LinearBetas, alpha_sigma, expand
 
 KINDS = ("ddim", "ancestral", "stochastic", "dpmpp_2m")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -320,9 +320,12 @@ def test_examples_do_not_depend_on_their_batch(kind):
 @every_kind
 def test_stepwise_is_the_scan_bit_for_bit(kind):
     spec, keys = SamplerSpec(kind=kind, steps=7), some_keys(3)
-    guided = guidance.classifier_free(
-        Partial(curved), Partial(lambda z, logsnr, step: 0.5 * z), np.linspace(0, 3, 7)
-    )
+
+    def both(z, logsnr, step):
+        first = jnp.arange(len(z)) % 2 == 0
+        return jnp.where(expand(first, z), curved(z, logsnr, step), 0.5 * z)
+
+    guided = guidance.classifier_free_batched(Partial(both), np.linspace(0, 3, 7))
     settings = {
         "logsnrs": spec.logsnrs(Cosine()),
         "z": samplers.initial_noise(keys, (2, 4, 4, 3)),

@@ -131,13 +131,12 @@ def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, 
     return jnp.where(told, jnp.asarray(weights)[:, None], least)
 
 
-def classifier_free(cond_fn: X0Fn, uncond_fn: X0Fn, weights: Weights) -> X0Fn:
-    """Guided x0 from two evaluations a step; `weights` has one w per sampling step."""
-    return Partial(_guide_two, as_tree(cond_fn), as_tree(uncond_fn), jnp.asarray(weights))
-
-
 def classifier_free_batched(both_fn: Callable[..., Any], weights: Weights | EachWeights) -> Any:
     """Guided x0, or guided logits, from one evaluation of twice the batch.
+
+    Two evaluations of the batch are nowhere faster: on one core of a CPU a batch of 2 clips took
+    679 ms in two and 672 in one (transformer, 576 tokens of 256 features), 26 and 23 (144 of 128),
+    147 and 143 (U-Net, 8 x 16 x 16).
 
     Args:
       both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
@@ -217,10 +216,6 @@ def reconstruction_guided(
 def as_tree(function: Callable[..., Any]) -> Partial:
     """`function` as a PyTree; a plain function becomes a constant without leaves."""
     return function if isinstance(function, Partial) else Partial(function)
-
-
-def _guide_two(cond_fn, uncond_fn, weights, z, logsnr, step):
-    return guide(cond_fn(z, logsnr, step), uncond_fn(z, logsnr, step), weights[step])
 
 
 def _guide_pairs(both_fn, weights, *arrays_and_step):

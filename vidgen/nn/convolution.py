@@ -9,6 +9,7 @@ XLA:CPU has a fast convolution for one order of axes, input and output (n, space
 in the body of a loop they run through plain nested loops. The gradients that JAX derives have
 another order (16 frames of 16 x 16, 128 features, three layers in a loop: 6.2 s for a gradient
 that takes 0.09 s unrolled). Written as convolutions of this order, they take 0.09 s in a loop.
+Of 3 x 3 taps and large frames, dw is a matrix product (`nn/conv_gradient.py`), which is faster.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vidgen.nn import platforms
+from vidgen.nn import conv_gradient, platforms
 
 Sizes = tuple[int, ...]
 
@@ -77,6 +78,9 @@ def _convolution(window: _Window, x: Array, kernel: Array) -> Array:
     )
 
 
+_SAME_3X3 = _Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
+
+
 def _forward(window: _Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return _convolution(window, x, kernel), (x, kernel)
 
@@ -92,10 +96,14 @@ def _backward(window: _Window, saved: tuple[Array, Array], dy: Array) -> tuple[A
     after = [at_x[i] - at_y[i] + pads[i][0] for i in space]
     mirrored = jnp.swapaxes(jnp.flip(kernel, tuple(space)), -1, -2)
     to_x = _Window(inner, tuple(zip(before, after, strict=True)), strides, outer)
+    dx = _convolution(to_x, dy, mirrored)
+    is_3x3 = window == _SAME_3X3 and kernel.shape[:-2] == (3, 3)
+    if is_3x3 and conv_gradient.is_faster(x, dy):
+        return dx, conv_gradient.kernel_gradient(x, dy)
     after = [at_y[i] - at_x[i] + before[i] for i in space]
     to_kernel = _Window(outer, tuple((pads[i][0], after[i]) for i in space), inner, strides)
     by_example = _convolution(to_kernel, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2))
-    return _convolution(to_x, dy, mirrored), jnp.moveaxis(by_example, 0, -2)
+    return dx, jnp.moveaxis(by_example, 0, -2)
 
 
 _convolution.defvjp(_forward, _backward)
