@@ -85,7 +85,12 @@ EXPERIMENTS = {
             _IN_BFLOAT16 + _SMALL_OPPONENT,
         ),
         "maskgit": Experiment(
-            "phenaki_maskgit_tiny", 2, bindings=("maskgit/maskgit.MaskGIT.dtype='bfloat16'",)
+            "phenaki_maskgit_tiny",
+            2,
+            bindings=(
+                "maskgit/maskgit.MaskGIT.dtype='bfloat16'",
+                "maskgit/maskgit.MaskGIT.layers=1",
+            ),
         ),
     },
 }

@@ -10,7 +10,7 @@ experiment is compiled for a topology, a mesh and a batch on which it fits (pip 
     state     parameters, optimizer state, averaged parameters, gradients: of one chip
     peak      of one chip, activations included
     TFLOP     of one chip in a step, what is computed twice counted twice
-    compile   processor seconds of the whole command
+    compile   seconds of the whole command, on the cores that there are
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def line(found: dict[str, Any]) -> str:
         peak,
         f"{found['flops_per_step'] / found['devices'] / 1e12:,.3g}",
         found["effort"] or "own",
-        f"{found['compile_processor_seconds']:,.0f}",
+        f"{found['compile_seconds']:,.0f}",
     )
     return "| " + " | ".join(cells) + " |"
 

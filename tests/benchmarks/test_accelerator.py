@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: all of it at tiny size, and its search for what fits in closed form."""
+"""benchmarks/accelerator.py: all of it at tiny size, its search for what fits in closed form."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_what_the_rows_say(tiny):
         row = rows[f"train/{name}"]
         assert math.isfinite(row["loss"]) and row["flops"] > 0 and "batch 2 of" in row["setting"]
         assert row["predicted_bytes"] > 2**20
-    assert rows["train/maskgit"]["setting"].startswith("2 layers,")
+    assert rows["train/maskgit"]["setting"].startswith("1 layers,")
     assert "two evaluations" in rows["generate/ssr3"]["setting"]
     # 5 frames are 3 x 4 x 4 tokens: of a segment that knows 3 frames, the last 4 x 4 are new.
     told = rows["story"]
