@@ -1,7 +1,7 @@
 """What the published models need in training on TPUs, as the TPU compiler says; no TPU is needed.
 
     python benchmarks/plans.py --output=plans.jsonl            # every row: an hour on two cores
-    python benchmarks/plans.py --rows='^phenaki' --output=plans.jsonl
+    python benchmarks/plans.py --rows='^phenaki' --effort=O0 --output=plans.jsonl
     python benchmarks/plans.py --from=plans.jsonl               # the table of what is there
 
 Each row is `vidgen plan --compile` in a process of its own: the training step of the `_paper`
@@ -10,6 +10,7 @@ experiment is compiled for a topology, a mesh and a batch on which it fits (pip 
     state     parameters, optimizer state, averaged parameters, gradients: of one chip
     peak      of one chip, activations included
     TFLOP     of one chip in a step, what is computed twice counted twice
+    compile   seconds of the whole command, on the cores that there are
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -26,8 +28,8 @@ from typing import Any, NamedTuple
 
 GIB = 2**30
 HEADER = (
-    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | TFLOP |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | TFLOP "
+    "| effort | compile, s |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -44,7 +46,6 @@ class Row(NamedTuple):
     batch: int
     mesh: str = "fsdp"
     shape: str = "(1, -1, 1)"
-    effort: str = "O0"  # at its own effort, libtpu takes hours for a U-Net
 
 
 ROWS = {
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", default="", metavar="REGEX", help="only rows that this finds")
+    parser.add_argument(
+        "--effort", default="O1", help='of the compiler; "" is its own; default: O1'
+    )
     parser.add_argument("--output", type=Path, metavar="JSONL", help="append each row here")
     parser.add_argument("--from", dest="source", type=Path, metavar="JSONL", help="compile nothing")
     flags = parser.parse_args(arguments)
@@ -73,30 +77,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = [json.loads(line) for line in flags.source.read_text().splitlines()]
     else:
         names = [name for name in ROWS if re.search(flags.rows, name)]
-        found = [measure(name, flags.output) for name in names]
-    latest = {row["row"]: row for row in found}
-    print("\n".join([HEADER, *(line(latest[name]) for name in ROWS if name in latest)]))
+        found = [measure(name, flags.effort, flags.output) for name in names]
+    latest = {(row["row"], row["effort"]): row for row in found}
+    order = sorted(latest, key=lambda key: (list(ROWS).index(key[0]), key[1]))
+    print("\n".join([HEADER, *(line(latest[key]) for key in order)]))
 
 
-def measure(name: str, output: Path | None) -> dict[str, Any]:
+def measure(name: str, effort: str, output: Path | None) -> dict[str, Any]:
     """The plan of one row, and the seconds that it took."""
     row = ROWS[name]
     command = [sys.executable, "-m", "vidgen.main", "plan", "--json", "--compile"]
     command += [f"--gin_file=experiments/{row.experiment}.gin", f"--gin_file=mesh/{row.mesh}.gin"]
     command += [f"--gin.MESH_SHAPE={row.shape}", f"--gin.BATCH_SIZE={row.batch}"]
-    command += [f"--topology={row.topology}", f"--effort={row.effort}"]
-    start = time.perf_counter()
+    command += [f"--topology={row.topology}", f"--effort={effort}"]
+    start, used = time.perf_counter(), processor_seconds()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr.strip()}")
     (model,) = json.loads(done.stdout)["models"]
     found = {"row": name, "topology": row.topology} | {field: model[field] for field in FIELDS}
-    found["compile_seconds"] = seconds = round(time.perf_counter() - start, 1)
-    print(f"{name}: {seconds:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
+    found["effort"] = effort
+    found["compile_seconds"] = round(time.perf_counter() - start, 1)
+    found["compile_processor_seconds"] = used = round(processor_seconds() - used, 1)
+    print(f"{name}: {used:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
     if output:
         with output.open("a") as file:
             file.write(json.dumps(found) + "\n")
     return found
+
+
+def processor_seconds() -> float:
+    """Of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def line(found: dict[str, Any]) -> str:
@@ -113,6 +126,8 @@ def line(found: dict[str, Any]) -> str:
         gib(held["total"] - held["batch"]),
         peak,
         f"{found['flops_per_step'] / found['devices'] / 1e12:,.3g}",
+        found["effort"] or "own",
+        f"{found['compile_seconds']:,.0f}",
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -187,7 +187,7 @@ def test_compile_reports_what_the_real_step_needs(capsys):
 
 
 def test_what_does_not_fit_is_said(monkeypatch, capsys):
-    monkeypatch.setattr("vidgen.runs.plan_programs._memory_of", lambda device, devices: 100)
+    monkeypatch.setattr("vidgen.runs.plan_programs.memory_of", lambda device, devices: 100)
     run = plan(trainer((1, 1, 1)), compile=True)
     assert run.report()["models"][0]["fits"] is False
     run()

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -99,21 +99,46 @@ def topology(name: str) -> Sequence[Any]:
         ) from error
 
 
+class Compiled(NamedTuple):
+    """A program that was compiled for a whole mesh, but not run.
+
+    Attributes:
+      report: what the compiler says of it.
+      program: takes `arguments` without the static ones; None where it does not fit.
+      arguments: ShapeDtypeStructs, and values where they are static.
+    """
+
+    report: Report
+    program: Any
+    arguments: tuple[Any, ...]
+
+
 def training_step(trainer: Trainer, batch: Any) -> Report:
     """What the compiler says about the real training step."""
+    return compiled_training_step(trainer, batch).report
+
+
+def compiled_training_step(trainer: Trainer, batch: Any) -> Compiled:
+    """The real training step for a batch of this shape."""
     model: Any = trainer.model
     key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
     arguments = (trainer.abstract_state(batch), trained.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {model.name}"
-    return _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    found = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    return Compiled(*found, arguments)
 
 
 def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
     """What the compiler says about one step of sampling whole clips, one a part of the batch."""
-    partitioner, model = trainer.partitioner, trainer.model
+    return compiled_sampling_step(trainer, text_length, text_dim).report
+
+
+def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
+    """One step of sampling whole clips, one a part of the batch."""
+    partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
-    planned: Any = model
+    planned: Any = trainer.model
     boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
     params = jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
@@ -127,8 +152,9 @@ def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
         with partitioner.context():
             return program.lower(*arguments)
 
-    found = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
-    return {"clips": clips, "shape": list(planned.shape.thwc)} | found
+    report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
+    about = {"clips": clips, "shape": list(planned.shape.thwc)}
+    return Compiled(about | report, compiled, arguments)
 
 
 def _placed(partitioner: Partitioner, x: Any) -> Any:
@@ -139,10 +165,11 @@ def _placed(partitioner: Partitioner, x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
 
 
-def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> Report:
+def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> tuple[Report, Any]:
+    """What the compiler says of a program, and the program, or None where it does not fit."""
     print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
     device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
-    limit = _memory_of(device, devices)
+    limit = memory_of(device, devices)
     config: Any = jax.config
     level = config.jax_optimization_level
     how = "" if level == "UNKNOWN" else f", effort {level}"
@@ -154,11 +181,8 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         peak, said = _said(str(error))
-        return report | {
-            "fits": False,
-            "peak_bytes_per_device": peak,
-            "device_bytes": limit or said,
-        }
+        report |= {"fits": False, "peak_bytes_per_device": peak, "device_bytes": limit or said}
+        return report, None
     stats = compiled.memory_analysis()
     peak = stats.argument_size_in_bytes + stats.output_size_in_bytes
     peak += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
@@ -167,7 +191,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     fits = True if device.platform == "tpu" else peak <= limit if limit else None
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
     report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
-    return report | {"collective_bytes_per_device": _collectives(compiled)}
+    return report | {"collective_bytes_per_device": _collectives(compiled)}, compiled
 
 
 @contextlib.contextmanager
@@ -214,7 +238,7 @@ def _said(error: str) -> tuple[int | None, int | None]:
     return needed, there
 
 
-def _memory_of(device: Any, devices: int) -> int | None:
+def memory_of(device: Any, devices: int = 1) -> int | None:
     """Bytes of a device's memory; simulated CPU devices share the machine's."""
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
