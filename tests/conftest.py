@@ -1,5 +1,6 @@
 """Settings of every test process. They act through the environment, so sub-processes share them."""
 
+import gc
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # modules of this folder, by name
 
+import compiled_programs  # noqa: E402
 from told import Told  # noqa: E402
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -66,12 +68,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
+def pytest_collection_finish():
+    """What importing and collecting made stays: no search for garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _programs_of_one_file():
-    """A process that keeps every program of thousands of tests grows to gigabytes."""
+def _programs_of_earlier_files():
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    compiled_programs.forget_if_large()
 
 
 @pytest.fixture
