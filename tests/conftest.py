@@ -29,6 +29,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 # Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+gc.disable()  # until all is collected: nothing of it becomes garbage
+
 if "jax" in sys.modules:  # some plugin was quicker, and jax has read the environment already
     import jax
 
@@ -70,8 +72,12 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What importing and collecting made stays: no search for garbage looks through it again."""
+    from vidgen import start  # once the import hook of the type checks is there
+
     gc.collect()
     gc.freeze()
+    gc.enable()
+    start.search_for_garbage_less_often()
 
 
 @pytest.fixture(autouse=True, scope="module")
