@@ -1,5 +1,6 @@
 """Settings of every test process. They act through the environment, so sub-processes share them."""
 
+import gc
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # modules of this folder, by name
 
+import compiled_programs  # noqa: E402
 from told import Told  # noqa: E402
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -26,6 +28,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 # Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+gc.disable()  # until all is collected: nothing of it becomes garbage
 
 if "jax" in sys.modules:  # some plugin was quicker, and jax has read the environment already
     import jax
@@ -66,12 +70,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
+def pytest_collection_finish():
+    """What importing and collecting made stays: no search for garbage looks through it again."""
+    from vidgen import start  # once the import hook of the type checks is there
+
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    start.search_for_garbage_less_often()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _programs_of_one_file():
-    """A process that keeps every program of thousands of tests grows to gigabytes."""
+def _programs_of_earlier_files():
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    compiled_programs.forget_if_large()
 
 
 @pytest.fixture

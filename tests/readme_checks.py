@@ -78,6 +78,11 @@ def trained(*names, steps=2):
     return {f"--gin.MODEL_DIR='runs/{name}'": functools.partial(check, name) for name in names}
 
 
+def resolved(*names):
+    """By command, the folder that it would train, as the configuration that it prints has it."""
+    return {f"--gin.MODEL_DIR='runs/{n}'": says(f"MODEL_DIR = 'runs/{n}'") for n in names}
+
+
 def all_of(*checks):
     """Every one of them."""
     return lambda left: [check(left) for check in checks]

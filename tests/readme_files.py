@@ -100,10 +100,10 @@ def bring_students(folder: Path) -> None:
             )
 
 
-def forget(folder: Path, *models: str) -> None:
-    """README.md tells twice how these are trained; its reader takes one way."""
-    for model in models:
-        shutil.rmtree(folder / "runs" / model)
+def bring_tiny(folder: Path) -> None:
+    """`runs/tiny` is `runs/a`, longer trained; README.md tells twice how the demo's base is."""
+    shutil.copytree(folder / "runs" / "a", folder / "runs" / "tiny")
+    shutil.rmtree(folder / "runs" / "cascade" / "base")
 
 
 def bring_evaluations(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """How a process begins."""
 
+import gc
 import logging
 import os
 
@@ -17,6 +18,17 @@ def _as_it_was():
     logger.handlers, logger.propagate = kept[:2]
     logger.setLevel(kept[2])
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, 20_000), (50_000, 50_000), (0, 0)])
+def test_garbage_is_searched_for_less_often(before, after):
+    kept = gc.get_threshold()
+    try:
+        gc.set_threshold(before, 9, 8)
+        start.begin()
+        assert gc.get_threshold() == (after, 9, 8)
+    finally:
+        gc.set_threshold(*kept)
 
 
 def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):

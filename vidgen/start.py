@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import importlib.util
 import logging
@@ -12,11 +13,17 @@ from typing import Any
 
 from vidgen import paths
 
+# Objects made and kept between two searches for garbage. Tracing a network makes a million that
+# stay, and looking through them after each 700, as Python does, is a tenth of the time to the first
+# step of a tiny model (.76 of 7.0 processor seconds; with these .23 of 6.4, and 60 MB more).
+_OBJECTS = 20_000
+
 _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 
 
 def begin(debug: bool = False) -> None:
     """Sets up logging, platform and cache of programs, before JAX is imported or after."""
+    search_for_garbage_less_often()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("vidgen: %(message)s"))
     logger = logging.getLogger("vidgen")
@@ -37,6 +44,13 @@ def begin(debug: bool = False) -> None:
         config.update("jax_compilation_cache_dir", folder)
         if config.jax_platforms is None:
             config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
+
+
+def search_for_garbage_less_often() -> None:
+    """Unless the process has switched it off, or does it even less often."""
+    first, *others = gc.get_threshold()
+    if first:
+        gc.set_threshold(max(first, _OBJECTS), *others)
 
 
 def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:

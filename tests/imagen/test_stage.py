@@ -290,6 +290,33 @@ def test_a_clip_depends_on_its_own_text_and_key_alone(weight):
     assert np.abs(other_keys - together).max() > 0.1
 
 
+@pytest.mark.parametrize("student", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_an_equal_stage_compiles_no_step_again(weight, student):
+    """As one is that is loaded again; also where settings are lists."""
+    traces = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Listed(Fake):
+        settings: list
+
+    def network(params, z, logsnr, cond):
+        traces.append(len(z))
+        return painter(params, z, logsnr, cond)
+
+    keys, text = jax.random.split(jax.random.key(1), 2), tiny.text(2)
+    for settings in ([1], [1], [2]):
+        guidance = GuidanceSpec(weight=weight)
+        model = stage(network, guidance=guidance, guidance_input=student)
+        model = dataclasses.replace(
+            model,
+            network=Listed(network, settings),
+            sampler=SamplerSpec(kind="ddim", steps=2),
+        )
+        generate(model, text, keys, on_step=lambda *done: None)
+    assert len(traces) == 2  # of [1] and of [2]
+
+
 @pytest.mark.parametrize("kind", ["ancestral", "dpmpp_2m"])
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 def test_step_by_step_gives_the_same_bits(kind, weight):

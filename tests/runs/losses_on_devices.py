@@ -17,7 +17,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from vidgen import gin_utils  # noqa: E402
+from vidgen import gin_utils, start  # noqa: E402
 from vidgen.imagen.distillation import ProgressiveDistillation  # noqa: E402
 from vidgen.imagen.students import student  # noqa: E402
 from vidgen.runs import trained  # noqa: E402
@@ -130,5 +130,6 @@ def share(tree):
 
 
 if __name__ == "__main__":
+    start.search_for_garbage_less_often()
     kept = []
     print(json.dumps({mesh: train(sys.argv[1], mesh, kept) for mesh in sys.argv[2:]}))

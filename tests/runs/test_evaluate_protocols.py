@@ -96,7 +96,7 @@ def test_a_model_that_does_not_fit_the_task_is_told(vidgen, phenaki, videos):
     told.assert_sentence("holds a tokenizer, which reconstructs clips; msrvtt is to generate them")
 
 
-def test_two_processes_share_the_work(tmp_path):
+def test_two_processes_share_the_work(vidgen, tmp_path):
     for name in ("made", "real"):
         clips = np.random.default_rng(len(name)).uniform(-1, 1, (70, 3, 12, 12, 3))
         np.save(tmp_path / f"{name}.npy", clips.astype(np.float32))
@@ -105,11 +105,11 @@ def test_two_processes_share_the_work(tmp_path):
         files = [str(tmp_path / f"{name}.npy") for name in ("made", "real")]
         flags = ["--metrics=psnr,ssim,flicker", "--json", f"--cache={tmp_path / cache}"]
         flags += ["-o", str(tmp_path / f"{cache}.json")]
-        return [sys.executable, "-m", "vidgen.main", "evaluate", *files, *flags]
+        return ["evaluate", *files, *flags]
 
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "XLA_FLAGS"))}
-    alone = subprocess.run(command("one"), env=env, capture_output=True, text=True, timeout=120)
-    assert alone.returncode == 0, alone.stderr
+    alone = vidgen(*command("one"))
+    assert alone.status == 0, alone.err
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -119,12 +119,15 @@ def test_two_processes_share_the_work(tmp_path):
         own |= {"JAX_PROCESS_ID": str(process)}
         both.append(
             subprocess.Popen(
-                command("two"), env=env | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [sys.executable, "-m", "vidgen.main", *command("two")],
+                env=env | own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
             )
-        )  # fmt: skip
+        )
     said = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert "{" not in said[1][0] and said[0][0].endswith(alone.stdout)  # process 0 speaks
+    assert "{" not in said[1][0] and said[0][0].endswith(alone.out)  # process 0 speaks
     found = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
     assert found[0] == found[1]

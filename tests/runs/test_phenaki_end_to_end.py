@@ -216,9 +216,9 @@ def cascade(tmp_path_factory):
 def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
     story = ("--story=a tiger. then a frog", "--frames=17", "--context=3", "--temperature=2")
     flags = ("--upscale=tsr1,ssr1", f"--upscale_model={cascade}", "--keep_stages")
-    programs = samplers.compiled_step._cache_size()
+    samplers.compiled_step.clear_cache()  # other files compile steps of these stages too
     film = generate(*story, *flags)
-    assert samplers.compiled_step._cache_size() == programs + 2  # 3 chunks, and 3
+    assert samplers.compiled_step._cache_size() == 2  # 3 chunks, and 3
     assert film.shape == (34, 32, 32, 3) and film.dtype == np.uint8
     small, smooth = (np.load(tmp_path / f"out.{name}.npy") for name in ("maskgit", "tsr1"))
     assert small.shape == (17, 16, 16, 3) and smooth.shape == (34, 16, 16, 3)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tiny_cascade
 
+from vidgen import main
+
 SCRIPT = pathlib.Path(__file__).parent / "space_mesh.py"
 STAGES = ("base", "ssr1")
 
@@ -41,7 +43,8 @@ def test_a_clip_over_four_devices_is_the_clip_of_one(cascade, on_devices, tmp_pa
 def test_clips_over_data_and_space(cascade, on_devices, tmp_path):
     """Three clips over 2 x 2 devices: filled up to four, each as it is on one."""
     flags = ("--until=base", "--num_samples=3")
-    on_devices(1, SCRIPT, cascade, str(tmp_path / "one.npy"), *flags)
+    one = ["generate", "a tiger", f"--model={cascade}", "-o", str(tmp_path / "one.npy")]
+    assert main.main([*one, *flags]) == 0
     mesh = ("--gin_file=mesh/space.gin", "--gin.MESH_SHAPE=(2, 2)")
     split = on_devices(4, SCRIPT, cascade, str(tmp_path / "four.npy"), *flags, *mesh)
     assert [program["ways"] for program in split["programs"].values()] == [[2, 1, 2, 1, 1]]

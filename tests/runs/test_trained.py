@@ -1,6 +1,7 @@
 """Weights of a trained network for another model to read."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,6 +42,27 @@ def test_the_averaged_weights_by_name(folder):
     found = trained(path)()
     assert list(found) == ["tokenizer"]
     jax.tree.map(np.testing.assert_array_equal, found["tokenizer"], ema)
+
+
+@pytest.mark.parametrize("settings", [(), []])
+def test_equal_models_are_traced_once(folder, settings):
+    """Where a setting is a list, and a model has no hash, each is."""
+    path, _ = folder
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Listed(ToyWithoutText):
+        settings: Any = ()
+
+        def init(self, key, batch):
+            calls.append(self.settings)
+            return super().init(key, batch)
+
+    for _ in range(2):
+        trained(path, model=Listed(settings=settings))()
+    assert len(calls) == (1 if settings == () else 2)
+    trained(path, model=Listed(settings=(1,)))()
+    assert calls[-1] == (1,)
 
 
 def test_weights_lie_on_the_mesh(folder):

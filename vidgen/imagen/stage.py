@@ -201,12 +201,13 @@ class DiffusionStage:
         if self.guidance_input:
             least = 0.0 if self.learned is None else self.learned.least_weight
             weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
-            return jax.tree_util.Partial(self._denoise_guided, params, cond, weights)
+            denoise = jax.tree_util.Partial(self._denoiser, params)
+            return jax.tree_util.Partial(_at_weight, denoise, cond, weights)
         if self.guidance.is_unguided:
-            return jax.tree_util.Partial(self._denoise, params, cond)
+            return jax.tree_util.Partial(self._denoiser, params, cond)
         weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
         both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
-        denoise = jax.tree_util.Partial(self._denoise, params, both)
+        denoise = jax.tree_util.Partial(self._denoiser, params, both)
         return guidance.classifier_free_batched(denoise, weights)
 
     def generate(
@@ -302,18 +303,46 @@ class DiffusionStage:
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
         """x̂ of one evaluation of the network: neither guided nor thresholded."""
+        return self._denoiser(params, cond, z, logsnr)
+
+    @property
+    def _denoiser(self) -> _Denoiser:
+        return _Denoiser(self.network, self.parameterization)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Denoiser:
+    """A dataclass, not a method: equal settings compare equal, so compiled steps are reused.
+
+    By a stage that is loaded again, too, or whose sampling is replaced.
+    """
+
+    network: Network
+    parameterization: str | parameterization.Parameterization
+
+    def __hash__(self) -> int:
+        return hash(type(self.network))  # settings may be lists, which have no hash
+
+    def __call__(
+        self, params: Params, cond: Conditioning, z: Array, logsnr: Array, step: Any = None
+    ) -> Array:
+        """x̂; the same at every step."""
+        del step
         out = self.network.apply(params, z, logsnr, cond, train=False)
         head = parameterization.by_name(self.parameterization)
         return head.to_x0(out.astype(z.dtype), z, logsnr)
 
-    def _denoise(self, params: Params, cond: Conditioning, z: Array, logsnr: Array, step: Any):
-        del step
-        return self.denoise(params, cond, z, logsnr)
 
-    def _denoise_guided(
-        self, params: Params, cond: Conditioning, weights: Array, z: Array, logsnr: Array, step: Any
-    ):
-        return self.denoise(params, cond.replace(guidance_weight=weights[step]), z, logsnr)
+def _at_weight(
+    denoise: Callable[..., Array],
+    cond: Conditioning,
+    weights: Array,
+    z: Array,
+    logsnr: Array,
+    step: Any,
+) -> Array:
+    """x̂ of a network that has the step's guidance weight as an input."""
+    return denoise(cond.replace(guidance_weight=weights[step]), z, logsnr)
 
 
 # Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device

@@ -6,6 +6,7 @@ model.joined(own parameters, frozen)        what such a model generates with
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +80,7 @@ def restored(
       mesh: devices to lay them out over; None is the first device.
       text: length and width of an encoded prompt.
     """
-    boxed = jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
+    boxed = _boxed_shapes(model, text)
     shapes = unbox(boxed)
     if mesh is not None:
         shapes = jax.tree.map(
@@ -89,6 +90,21 @@ def restored(
         )
     with open_weights(model_dir) as checkpointer:
         return checkpointer.restore_params(shapes, step)
+
+
+def _boxed_shapes(model: Any, text: tuple[int, int]) -> Params:
+    """The shapes of fresh parameters, boxed."""
+    try:
+        hash(model)
+    except TypeError:  # a setting is a list
+        return _traced.__wrapped__(model, text)
+    return _traced(model, text)
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(model: Any, text: tuple[int, int]) -> Params:
+    """Tracing a network takes longer than reading its weights: once for equal models."""
+    return jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:
