@@ -94,7 +94,7 @@ def _backward(window: _Window, saved: tuple[Array, Array], dy: Array) -> tuple[A
     to_x = _Window(inner, tuple(zip(before, after, strict=True)), strides, outer)
     after = [at_y[i] - at_x[i] + before[i] for i in space]
     to_kernel = _Window(outer, tuple((pads[i][0], after[i]) for i in space), inner, strides)
-    by_example = _convolution(to_kernel, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2))
+    by_example: Any = _convolution(to_kernel, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2))
     return _convolution(to_x, dy, mirrored), jnp.moveaxis(by_example, 0, -2)
 
 
