@@ -27,7 +27,6 @@ ONE_LEVEL = (LevelSpec(width=8, blocks=2, text="attention", temporal="attention+
 
 
 def network(levels=TWO_LEVELS, **changes):
-    # XLA runs a convolution inside a loop many times slower on a CPU: unroll by default.
     return VideoUNet(levels=levels, **{"unroll": True, "cond_width": 32} | changes)
 
 

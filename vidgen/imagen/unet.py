@@ -66,7 +66,7 @@ class VideoUNet(nn.Module):
       dtype: of the computation; parameters are float32.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks of a level are unrolled when compiled: same parameters and
-        outputs, slower to compile, faster to run (on a CPU 25 times: keep it True there).
+        outputs; with many blocks slower to compile, on a CPU a little faster to run.
     """
 
     levels: Sequence[LevelSpec]
@@ -203,8 +203,7 @@ class VideoUNet(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0 if going_up else nn.broadcast, nn.broadcast),
             length=level.blocks,
-            # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn,
-            # and XLA runs convolutions inside a loop up to 25 times slower on a CPU.
+            # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn.
             unroll=level.blocks + 1 if self.unroll else 1,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )

@@ -96,13 +96,13 @@ def _backward(window: _Window, saved: tuple[Array, Array], dy: Array) -> tuple[A
     after = [at_x[i] - at_y[i] + pads[i][0] for i in space]
     mirrored = jnp.swapaxes(jnp.flip(kernel, tuple(space)), -1, -2)
     to_x = _Window(inner, tuple(zip(before, after, strict=True)), strides, outer)
-    dx = _convolution(to_x, dy, mirrored)
+    dx: Any = _convolution(to_x, dy, mirrored)
     is_3x3 = window == _SAME_3X3 and kernel.shape[:-2] == (3, 3)
     if is_3x3 and conv_gradient.is_faster(x, dy):
         return dx, conv_gradient.kernel_gradient(x, dy)
     after = [at_y[i] - at_x[i] + before[i] for i in space]
     to_kernel = _Window(outer, tuple((pads[i][0], after[i]) for i in space), inner, strides)
-    by_example = _convolution(to_kernel, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2))
+    by_example: Any = _convolution(to_kernel, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2))
     return dx, jnp.moveaxis(by_example, 0, -2)
 
 

@@ -119,12 +119,12 @@ def _clipped(
         return tx
     limit = clip_norm
 
-    def update(grads: Params, state: optax.OptState, _: Params | None = None) -> Any:
-        norm = global_norm(grads)
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        norm = global_norm(updates)
         # A factor, where optax divides each gradient: XLA keeps the result of a division in memory,
         # and a product is part of the kernels that read it.
         factor = jnp.where(norm < limit, 1.0, limit / norm)
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
     return optax.chain(optax.GradientTransformation(optax.init_empty_state, update), tx)
 
@@ -136,7 +136,7 @@ def _divided_by_rate(rate: LearningRate) -> optax.GradientTransformation:
     the rate is another, since the result of a division is kept in memory for all that read it.
     """
 
-    def update(updates: Params, state: Any, _: Params | None = None) -> tuple[Params, Any]:
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         # Behind a barrier, as XLA makes a product of a division by a constant.
         inverse = jax.lax.optimization_barrier(-1.0 / rate(state.count))
         scaled = jax.tree.map(lambda u: u / inverse.astype(u.dtype), updates)
