@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import re
 from pathlib import Path
 from typing import NamedTuple
 

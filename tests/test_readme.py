@@ -20,9 +20,9 @@ from readme_checks import (
     all_of,
     array,
     files,
+    measured_table,
     plan_of_the_paper,
     says,
-    measured_table,
     trained,
     video,
 )
