@@ -6,10 +6,11 @@
     python benchmarks/peers.py --list
 
 PYTHON is the interpreter of an environment of theirs: `python3 -m venv peers` and `peers/bin/pip
-install torch==2.13.0 imagen-pytorch==2.1.0 phenaki-pytorch==0.5.0` make one for a CPU. Without --peers only our side is
-timed. Each side is a process of its own, and their calls take turns, so that other work on the
-machine slows both alike. One Markdown line a row; --output gets a JSON line a row, with every
-single time. float32, batch 2, text of 16 random vectors of 768 features; "ours / theirs":
+install torch==2.13.0 imagen-pytorch==2.1.0 phenaki-pytorch==0.5.0` make one for a CPU. Without
+--peers only our side is timed. Each side is a process of its own, and their calls take turns, so
+that other work on the machine slows both alike. One Markdown line a row; --output gets a JSON line
+a row, with every single time. float32, batch 2, text of 16 random vectors of 768 features; of what
+is before and behind a "/", the first is ours:
 
     params      in millions
     GFLOP       products and convolutions of a call, a multiply-add as two
