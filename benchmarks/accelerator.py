@@ -8,7 +8,7 @@
                 it is off by more than it may be; `step` is that of both
     train       a training step in bfloat16 at published widths, with as many layers and as large a
                 batch as fit: halved until the compiler says so. MFU counts what is computed twice
-                twice, as the log of `vidgen train` does
+                twice, as the log of `vidgen train` does; C-ViViT is without perceptual networks
     generate    a denoising step of the last stage on a whole clip
     story       MaskGIT 1.8B telling a story on and on, C-ViViT both ways included
 

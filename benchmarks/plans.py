@@ -1,7 +1,7 @@
 """What the published models need in training on TPUs, as the TPU compiler says; no TPU is needed.
 
     python benchmarks/plans.py --output=plans.jsonl            # every row: an hour on two cores
-    python benchmarks/plans.py --rows='^phenaki' --effort=O0 --output=plans.jsonl
+    python benchmarks/plans.py --rows='^phenaki' --effort=O1 --output=plans.jsonl
     python benchmarks/plans.py --from=plans.jsonl               # the table of what is there
 
 Each row is `vidgen plan --compile` in a process of its own: the training step of the `_paper`

@@ -192,7 +192,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--effort",
         default="",
         metavar="LEVEL",
-        help="of the compiler, O0 to O3: with O0 large U-Nets take minutes and not hours",
+        help="of the compiler, O0 to O3: the least, O0, compiles large U-Nets in minutes",
     )
     _add_gin(parser)
 
