@@ -28,6 +28,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
+from vidgen.imagen.denoiser import Denoiser, at_weight
 from vidgen.imagen.learned import Learned
 from vidgen.nn import axes
 from vidgen.types import (
@@ -202,7 +203,7 @@ class DiffusionStage:
             least = 0.0 if self.learned is None else self.learned.least_weight
             weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
             denoise = jax.tree_util.Partial(self._denoiser, params)
-            return jax.tree_util.Partial(_at_weight, denoise, cond, weights)
+            return jax.tree_util.Partial(at_weight, denoise, cond, weights)
         if self.guidance.is_unguided:
             return jax.tree_util.Partial(self._denoiser, params, cond)
         weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
@@ -306,43 +307,8 @@ class DiffusionStage:
         return self._denoiser(params, cond, z, logsnr)
 
     @property
-    def _denoiser(self) -> _Denoiser:
-        return _Denoiser(self.network, self.parameterization)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Denoiser:
-    """A dataclass, not a method: equal settings compare equal, so compiled steps are reused.
-
-    By a stage that is loaded again, too, or whose sampling is replaced.
-    """
-
-    network: Network
-    parameterization: str | parameterization.Parameterization
-
-    def __hash__(self) -> int:
-        return hash(type(self.network))  # settings may be lists, which have no hash
-
-    def __call__(
-        self, params: Params, cond: Conditioning, z: Array, logsnr: Array, step: Any = None
-    ) -> Array:
-        """x̂; the same at every step."""
-        del step
-        out = self.network.apply(params, z, logsnr, cond, train=False)
-        head = parameterization.by_name(self.parameterization)
-        return head.to_x0(out.astype(z.dtype), z, logsnr)
-
-
-def _at_weight(
-    denoise: Callable[..., Array],
-    cond: Conditioning,
-    weights: Array,
-    z: Array,
-    logsnr: Array,
-    step: Any,
-) -> Array:
-    """x̂ of a network that has the step's guidance weight as an input."""
-    return denoise(cond.replace(guidance_weight=weights[step]), z, logsnr)
+    def _denoiser(self) -> Denoiser:
+        return Denoiser(self.network, self.parameterization)
 
 
 # Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device

@@ -1,0 +1,55 @@
+"""The denoiser of a stage, as compiled sampling steps hold it: x̂ = to_x0(network(z, λ))."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from vidgen.diffusion.parameterization import Parameterization, by_name
+from vidgen.types import Conditioning, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A dataclass, not a method: equal settings compare equal, so compiled steps are reused.
+
+    By a stage that is loaded again, too, or whose sampling is replaced.
+
+    Attributes:
+      network: a `Network` (imagen/stage.py).
+      parameterization: what its output means, as in `DiffusionStage`.
+    """
+
+    network: Any
+    parameterization: str | Parameterization
+
+    def __hash__(self) -> int:
+        return hash(type(self.network))  # settings may be lists, which have no hash
+
+    def __call__(
+        self,
+        params: Params,
+        cond: Conditioning,
+        z: Float[Array, "b t h w c"],
+        logsnr: Float[Array, "b"],
+        step: Any = None,
+    ) -> Float[Array, "b t h w c"]:
+        """x̂ of one evaluation, the same at every step: neither guided nor thresholded."""
+        del step
+        out = self.network.apply(params, z, logsnr, cond, train=False)
+        return by_name(self.parameterization).to_x0(out.astype(z.dtype), z, logsnr)
+
+
+def at_weight(
+    denoise: Callable[..., Array],
+    cond: Conditioning,
+    weights: Float[Array, "steps b"],
+    z: Float[Array, "b t h w c"],
+    logsnr: Float[Array, "b"],
+    step: Any,
+) -> Float[Array, "b t h w c"]:
+    """x̂ of a network that has the step's guidance weight as an input."""
+    return denoise(cond.replace(guidance_weight=weights[step]), z, logsnr)
