@@ -44,8 +44,8 @@ def conv_general_dilated(
 ) -> Float[Array, "n *space2 c2"]:
     """As `jax.lax.conv_general_dilated`, of which `nn.Conv` uses this order of axes.
 
-    Elsewhere than on a CPU, and with groups of features, it is that function. On a CPU it has
-    gradients of any order, but no forward mode.
+    Elsewhere than on a CPU, and with groups of features or another dtype for the result, it is that
+    function. On a CPU it has gradients of any order, but no forward mode.
 
     Args:
       x: input.
@@ -55,7 +55,7 @@ def conv_general_dilated(
       **options: the others of `jax.lax.conv_general_dilated`.
     """
     groups = options.get("feature_group_count", 1) * options.get("batch_group_count", 1)
-    if platforms.current() != "cpu" or groups > 1:
+    if platforms.current() != "cpu" or groups > 1 or options.get("preferred_element_type"):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     ones = (1,) * (x.ndim - 2)
     taps = kernel.shape[:-2]
