@@ -3,7 +3,14 @@
 They are read once, when the first device is asked for, so `vidgen` sets them when it starts. What a
 user has set in XLA_FLAGS or LIBTPU_INIT_ARGS stays. The latency-hiding scheduler itself is on by
 default on TPUs. Those of TPUs are good for every generation: _fuse_all_gather, which is often
-recommended beside them, is an error on all but v5e.
+recommended beside them, is an error on all but v5e. The README of AI-Hypercomputer/maxdiffusion
+has them all for training Wan, a video model, on v5p and v6e; what else it sets there (more scoped
+VMEM, experimental features of the scheduler) is left out, as its gain was not measured.
+
+    async collective fusion, overlap, all-gather    the gathers of parameters
+    all-gather backward pipelining                  the same in the backward pass of scanned blocks
+    data-parallel all-reduce                        gradients of any sizes, over "data" and slices
+    collective permute, all-to-all                  rows of the picture that devices pass on
 """
 
 from __future__ import annotations
@@ -17,6 +24,11 @@ TPU = (
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
     "--xla_tpu_overlap_compute_collective_tc=true",
     "--xla_enable_async_all_gather=true",
+    "--xla_tpu_enable_ag_backward_pipelining=true",
+    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+    "--xla_enable_async_collective_permute=true",
+    "--xla_tpu_enable_async_all_to_all=true",
 )
 
 
