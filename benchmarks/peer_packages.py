@@ -26,7 +26,7 @@ from peer_timing import Job, serve
 
 TEXT = (16, 768)
 BATCH = 2
-UNETS = {"base": (0, 8, 16, 1), "tsr": (1, 16, 16, 1), "ssr": (2, 16, 32, 1)}
+UNETS = {"base": (0, 8, 16), "tsr": (1, 16, 16), "ssr": (2, 16, 32)}  # number, frames, side
 SIZES = {"S": (32, 1), "M": (64, 2), "B32": (64, 1)}  # width, residual blocks
 PHENAKI = {"S": (32, 128, 2, 4, 1024, 4), "M": (64, 256, 4, 8, 8192, 8)}
 
@@ -58,9 +58,9 @@ def ready() -> Any:
     return torch
 
 
-def unet_job(torch: Any, size: str, stage: str, what: str) -> Job:
-    """A stage of the cascade of peers.md: Unet3D in an Imagen of three."""
-    from imagen_pytorch import Imagen, ImagenTrainer, NullUnet, Unet3D
+def cascade(size: str, number: int) -> Any:
+    """An Imagen whose stage of this number is a Unet3D."""
+    from imagen_pytorch import Imagen, NullUnet, Unet3D
 
     dim, blocks = SIZES[size]
     attends = (False, False, True)
@@ -73,16 +73,12 @@ def unet_job(torch: Any, size: str, stage: str, what: str) -> Job:
         layer_attns=attends,
         layer_cross_attns=attends,
     )
-    number, frames, side = UNETS[stage][:3]
-    if size == "B32":
-        frames, side, sizes, strides = 16, 32, (32,), (1,)
-    else:
-        sizes, strides = (16, 16, 32), (2, 1, 1)
+    sizes, strides = ((32,), (1,)) if size == "B32" else ((16, 16, 32), (2, 1, 1))
     unets = [NullUnet() for _ in sizes]  # the stages beside it take neither time nor memory
     for later in unets[1:]:
         later.lowres_cond = True
     unets[number] = unet
-    imagen = Imagen(
+    return Imagen(
         unets=tuple(unets),
         image_sizes=sizes,
         temporal_downsample_factor=strides,
@@ -90,11 +86,19 @@ def unet_job(torch: Any, size: str, stage: str, what: str) -> Job:
         timesteps=8,
         pred_objectives="v",
     )
+
+
+def unet_job(torch: Any, size: str, stage: str, what: str) -> Job:
+    """A stage of the cascade."""
+    from imagen_pytorch import ImagenTrainer
+
+    number, frames, side = (0, 16, 32) if size == "B32" else UNETS[stage]
+    imagen = cascade(size, number)
     count = sum(x.numel() for x in imagen.unets[number].parameters())
     text = torch.randn(BATCH, *TEXT)
     if what == "train":
         trainer = ImagenTrainer(imagen, only_train_unet_number=number + 1, max_grad_norm=1.0)
-        whole = torch.rand(BATCH, 3, 16, sizes[-1], sizes[-1])
+        whole = torch.rand(BATCH, 3, 16, 32, 32)
 
         def step() -> None:
             trainer(whole, text_embeds=text, unet_number=number + 1)
