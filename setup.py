@@ -102,9 +102,9 @@ setup(
     packages=find_packages(include=["vidgen", "vidgen.*"]),
     package_data={
         "vidgen": [
-            "data/fluent_emoji/*",
-            "data/label_captions/*",
-            "nn/backbones/*.npz",
+            "data/sources/label_captions/*",
+            "sprites/fluent_emoji/*",
+            "sprites/*.npz",
             "text/t5_vocabulary/*",
             "zoo_models/*/*/*",
         ]
@@ -136,7 +136,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vidgen = vidgen.main:main"]},
+    entry_points={"console_scripts": ["vidgen = vidgen.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

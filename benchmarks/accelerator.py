@@ -40,7 +40,7 @@ import accelerator_training
 import on_device
 from on_device import Deadline
 
-from vidgen import start, xla_flags
+from vidgen.cli import startup, xla_flags
 
 GIB = 2**30
 COLUMNS = ("row", "setting", "step, ms", "TFLOP", "MFU", "predicted, GiB", "measured, GiB", "")
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare() -> None:
     """The settings of `vidgen train`, for the processes of the rows."""
     xla_flags.set_defaults()
-    start.begin()
+    startup.begin()
     # JAX takes three quarters of a GPU unless told otherwise.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
 

@@ -19,11 +19,13 @@ from accelerator_training import EXPERIMENTS, Tell, built, fresh_params
 from on_device import Deadline
 
 from vidgen.nn import fused_attention
-from vidgen.phenaki import generation, story
-from vidgen.runs import plan_programs, trained
-from vidgen.runs.tell import CONTEXT_FRAMES
-from vidgen.runs.train import Train
+from vidgen.phenaki import generation
+from vidgen.plan import programs
+from vidgen.story import sliding_window
+from vidgen.story.tell import CONTEXT_FRAMES
 from vidgen.train import flops
+from vidgen.train import frozen as trained
+from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer
 
 # Of the largest element of each result. bfloat16 keeps 8 bits, so every number is off by up to
@@ -138,7 +140,7 @@ def last_stage(name: str, size: str, tell: Tell, deadline: Deadline) -> None:
     tell(name, on_device.utilization(work, seconds))
 
 
-def _that_fits(run: Train) -> tuple[Trainer, plan_programs.Compiled]:
+def _that_fits(run: Train) -> tuple[Trainer, programs.Compiled]:
     """The stage as it is, or where two evaluations at once are too large, without guidance."""
     stage: Any = run.trainer.model
     unguided = dataclasses.replace(stage.guidance, weight=0.0, low=None)
@@ -146,7 +148,7 @@ def _that_fits(run: Train) -> tuple[Trainer, plan_programs.Compiled]:
     for guidance in (stage.guidance, unguided):
         model = dataclasses.replace(stage, guidance=guidance)
         trainer = dataclasses.replace(run.trainer, model=model)
-        compiled = plan_programs.compiled_sampling_step(trainer, *_text(run))
+        compiled = programs.compiled_sampling_step(trainer, *_text(run))
         needed = compiled.report["peak_bytes_per_device"]
         if compiled.program is not None and needed <= on_device.memory():
             return trainer, compiled
@@ -159,7 +161,7 @@ def _text(run: Train) -> tuple[int, int]:
 
 
 class Segment(NamedTuple):
-    """A part of a story (phenaki/story.py)."""
+    """A part of a story (story/sliding_window.py)."""
 
     context: int
     frames: int
@@ -184,7 +186,7 @@ def a_story(name: str, size: str, tell: Tell, deadline: Deadline) -> None:
         while True:
             yield Segment(known_frames, new_frames)
 
-    film = story.tell(segments(), make, shape=shape, context_frames=known_frames)
+    film = sliding_window.tell(segments(), make, shape=shape, context_frames=known_frames)
     each = on_device.seconds(lambda: next(film).frames, deadline)
     known = np.zeros((1, *shape.thwc), bool)
     known[:, :known_frames] = True

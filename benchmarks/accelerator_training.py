@@ -20,13 +20,14 @@ import numpy as np
 import on_device
 from on_device import Deadline
 
-from vidgen import gin_utils
-from vidgen.runs import plan_memory, plan_programs
-from vidgen.runs.plan_programs import Compiled
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.plan import memory as plan_memory
+from vidgen.plan import programs
+from vidgen.plan.programs import Compiled
 from vidgen.train import flops
 from vidgen.train.model import TrainState
 from vidgen.train.partitioning import is_box, unbox
+from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer, copied
 
 Tell = Callable[[str, dict[str, Any]], None]
@@ -156,7 +157,7 @@ def largest(
         trainer = halved(trainer)
     while True:
         began = time.monotonic()
-        compiled = plan_programs.compiled_training_step(trainer, spec(trainer, batch))
+        compiled = programs.compiled_training_step(trainer, spec(trainer, batch))
         took = time.monotonic() - began
         needed = compiled.report["peak_bytes_per_device"]
         if compiled.program is not None and needed <= memory:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidgen.data.transforms import to_uint8
-from vidgen.data.video_writer import animation
+from vidgen.data.video.encode import animation
+from vidgen.data.video.transforms import to_uint8
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 
 Both folders hold one training folder a stage, named by the stage. Prompts are combinations of
 subject, motion and background, half of which training never showed. The clips of the last stage are
-read with vidgen/evals/sprite_probe.py, made smaller first. Seconds are those of sampling: what JAX
+read with vidgen/sprites/probe.py, made smaller first. Seconds are those of sampling: what JAX
 says that it spent on lowering and compiling is taken out and shown apart, weights are read before.
 Beside that, how far each student follows its guidance weight: vidgen/imagen/guidance_response.py.
 One JSON line goes to STUDENTS/distillation.jsonl, Markdown tables to standard output.
@@ -28,17 +28,17 @@ import numpy as np
 from absl import logging as absl_logging
 from sprite_probe import scenes, triples_of
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sprites import Sprites, Triple
-from vidgen.data.video_writer import write_video
-from vidgen.evals import sprite_probe
-from vidgen.gin_sessions import Sessions
+from vidgen.data.video.encode import write_video
 from vidgen.imagen.guidance_response import LOGSNRS, guidance_response
 from vidgen.imagen.students import Course
-from vidgen.runs import per_stage, stages
-from vidgen.runs.feed import encode_batch
-from vidgen.runs.generate import Generate
+from vidgen.inference import per_stage, stages
+from vidgen.inference.generate import Generate
+from vidgen.sprites import probe
+from vidgen.sprites.sprites import Sprites, Triple
+from vidgen.train.batches import encode_batch
 
 SPLITS = ("train", "held_out")
 SHARES = ("subject", "motion", "background", "all", "error")
@@ -131,9 +131,9 @@ def quality(
     for split in SPLITS:
         own = clips[start : start + len(triples[split])]
         start += len(own)
-        small = [sprite_probe.smaller(clip, flags.probe_size) for clip in own]
-        readings = [sprite_probe.read(clip, world) for clip in small]
-        shares = sprite_probe.accuracy(readings, triples[split])
+        small = [probe.smaller(clip, flags.probe_size) for clip in own]
+        readings = [probe.read(clip, world) for clip in small]
+        shares = probe.accuracy(readings, triples[split])
         found[split] = shares | {"error": float(np.mean([r.error for r in readings]))}
     return found
 

@@ -23,11 +23,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from vidgen.data.sprites import Sprites
 from vidgen.evals import networks
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.measures import MADE, Batch, Features
 from vidgen.evals.metrics import METRICS
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 NAMES = ("fvd", "kvd", "efficientnet_frechet")

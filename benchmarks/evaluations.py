@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vidgen.evals import report
-from vidgen.evals.report_facts import value_text
+from vidgen.evals.report import results
+from vidgen.evals.report.facts import value_text
 
 TOKENIZER = {"C-ViViT": ["--model=phenaki_demo/cvivit", "--clips=64"]}
 TOKENIZER_METRICS = ("psnr", "ssim", "squeezenet_distance", "codes_used", "perplexity", "kvd")
@@ -38,11 +38,11 @@ def measured(name: str, flags: list[str], metrics: tuple[str, ...], chosen: argp
     if not path.exists():
         if chosen.from_files:
             raise SystemExit(f"{path} is not there; run without --from_files.")
-        command = [sys.executable, "-m", "vidgen.main", "evaluate", *flags]
+        command = [sys.executable, "-m", "vidgen.cli.main", "evaluate", *flags]
         command += [f"--metrics={','.join(metrics)}", f"--output={path}"]
         command += [f"--html={chosen.output / stem}.html"] if chosen.html else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return report.load(path)
+    return results.load(path)
 
 
 def table(rows: dict[str, dict], metrics: tuple[str, ...]) -> str:

@@ -44,12 +44,12 @@ from typing import Any
 import av
 import numpy as np
 
-from vidgen.data import transforms
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import FolderSource
-from vidgen.data.tar_shards import TarShards
-from vidgen.data.video_files import PILLOW_SUFFIXES, VIDEO_SUFFIXES, probe
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import FolderSource
+from vidgen.data.sources.tar_shards import TarShards
+from vidgen.data.video import transforms
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.files import PILLOW_SUFFIXES, VIDEO_SUFFIXES, probe
 from vidgen.types import VideoShape
 
 MIB, PAGE, TICK = 2**20, os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")

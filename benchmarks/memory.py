@@ -21,9 +21,10 @@ import jax
 import numpy as np
 from peer_timing import MIB, forget_peak, peak, resident
 
-from vidgen import gin_utils
-from vidgen.runs import plan_programs, trained
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.plan import programs
+from vidgen.train import frozen as trained
+from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer
 
 HEADER = (
@@ -46,7 +47,7 @@ def measure(experiment: str, batch_size: int | None, files: list[str]) -> dict[s
     model: Any = trainer.model
     spec = model.batch_spec(size, run.text_encoder.length, run.text_encoder.dim)
     device = jax.devices()[0]
-    predicted = plan_programs.training_step(trainer, spec)["peak_bytes_per_device"]
+    predicted = programs.training_step(trainer, spec)["peak_bytes_per_device"]
     steps(trainer, spec)  # compiles all that runs
     forget_peak()
     before = resident()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vidgen.runs import plan_programs
+from vidgen.plan import programs
 from vidgen.train import flops
 
 MEMORY_SHARE = 0.92  # of the device that a program may take: libraries need room to work in
@@ -39,13 +39,13 @@ def about() -> dict[str, Any]:
     return {
         "device": device.device_kind,
         "platform": " ".join(device.client.platform_version.split()),
-        "memory_bytes": plan_programs.memory_of(device),
+        "memory_bytes": programs.memory_of(device),
     }
 
 
 def memory() -> float:
     """Bytes that a program may take; infinite where the device does not tell."""
-    return (plan_programs.memory_of(jax.devices()[0]) or math.inf) * MEMORY_SHARE
+    return (programs.memory_of(jax.devices()[0]) or math.inf) * MEMORY_SHARE
 
 
 # ---- values --------------------------------------------------------------------------------------

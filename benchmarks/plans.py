@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(name: str, effort: str, output: Path | None) -> dict[str, Any]:
     """The plan of one row, and the seconds that it took."""
     row = ROWS[name]
-    command = [sys.executable, "-m", "vidgen.main", "plan", "--json", "--compile"]
+    command = [sys.executable, "-m", "vidgen.cli.main", "plan", "--json", "--compile"]
     command += [f"--gin_file=experiments/{row.experiment}.gin", f"--gin_file=mesh/{row.mesh}.gin"]
     command += [f"--gin.MESH_SHAPE={row.shape}", f"--gin.BATCH_SIZE={row.batch}"]
     command += [f"--topology={row.topology}", f"--effort={effort}"]

@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from vidgen.evals.report_plots import draw_losses
+from vidgen.evals.report.plots import draw_losses
 
 
 def rows(path: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Puts trained models among those that come with the package (vidgen/zoo.py).
+"""Puts trained models among those that come with the package (vidgen/assets/zoo.py).
 
     python benchmarks/release.py runs/cascade8 --name=imagen_demo
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 
-from vidgen import zoo
+from vidgen.assets import zoo
 from vidgen.train import weights
 from vidgen.train.model import named_leaves
 

@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
 from vidgen.evals import pictures, uncertainty
-from vidgen.gin_sessions import Sessions
 from vidgen.imagen.conditioning import TemporalUpsample
-from vidgen.runs import stages
-from vidgen.runs.callbacks import HeldOutLoss
-from vidgen.runs.feed import encode_batch
+from vidgen.inference import stages
+from vidgen.train.batches import encode_batch
+from vidgen.train.callbacks import HeldOutLoss
 
 
 def held_out(folder: Path, encoder: Any, count: int):

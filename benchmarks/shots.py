@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vidgen.data.frame_stream import StreamedFrame, stream_frames
-from vidgen.data.shots import THUMBNAIL, CutDetector, Shot, by_detection, by_list, read_shots
-from vidgen.data.video_stream import VideoStream
+from vidgen.data.video.frames import StreamedFrame, stream_frames
+from vidgen.data.video.stream import VideoStream
+from vidgen.precompute.shots import THUMBNAIL, CutDetector, Shot, by_detection, by_list, read_shots
 
 EVERY = 5
 

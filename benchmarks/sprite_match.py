@@ -1,4 +1,4 @@
-"""Trains the sprite match (vidgen/nn/backbones/sprite_match.py), and measures it.
+"""Trains the sprite match (vidgen/sprites/match.py), and measures it.
 
     python benchmarks/sprite_match.py --work=runs/sprite_match     # train or go on, then measure
     python benchmarks/sprite_match.py                              # measure what ships
@@ -14,7 +14,7 @@ stand for what generated clips look like.
 
 The first call draws the clips and encodes the captions, minutes of work, and keeps them in --work.
 Training goes on from its last checkpoint there; when it is done, the weights are in
-WORK/weights.npz and their sha256 is printed: both go to vidgen/nn/backbones/.
+WORK/weights.npz and their sha256 is printed: both go to vidgen/sprites/.
 
 The weights that ship are those after 600 of 900 steps, 8 minutes of one core of a CPU; nothing was
 left to gain on the easy sprites. (For the first 200 steps the learning rate was that of a longer
@@ -39,11 +39,10 @@ import numpy as np
 import optax
 import safetensors.numpy
 
-from vidgen.data import sprite_captions
-from vidgen.data.sprite_scenes import BACKGROUNDS, MOTIONS
-from vidgen.data.sprites import EASY_SUBJECTS, Sprites, Triple
-from vidgen.data.transforms import to_float
-from vidgen.nn.backbones import sprite_match
+from vidgen.data.video.transforms import to_float
+from vidgen.sprites import grammar, match
+from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS
+from vidgen.sprites.sprites import EASY_SUBJECTS, Sprites, Triple
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.minilm import MiniLM
 from vidgen.train import weights
@@ -78,7 +77,7 @@ class Pool(NamedTuple):
 @functools.cache
 def source(kind: str, side: int, fps: float, split: str = "train") -> Sprites:
     """All sprites and motions, in whole scenes, halves of scenes, or between walls."""
-    shape = VideoShape(frames=sprite_match.FRAMES, height=side, width=side, fps=fps)
+    shape = VideoShape(frames=match.FRAMES, height=side, width=side, fps=fps)
     whole = Sprites(shape=shape, subjects="all", motions=tuple(MOTIONS), split=split)
     if kind == "half":
         return dataclasses.replace(whole, duration=2 * shape.frames / fps)
@@ -128,10 +127,10 @@ def prepare(work: Path) -> Pool:
     counts = [EASY_DRAWS if subject in EASY_SUBJECTS else 1 for subject, _, _ in triples]
     rows, captions = [], []
     for (subject, motion, background), count in zip(triples, counts, strict=True):
-        every = range(len(sprite_captions.TEMPLATES))
+        every = range(len(grammar.TEMPLATES))
         templates = every if count > 1 else [int(rng.integers(len(every)))]
         rows.append(list(range(len(captions), len(captions) + len(templates))))
-        captions += [sprite_captions.write(subject, motion, background, i) for i in templates]
+        captions += [grammar.write(subject, motion, background, i) for i in templates]
     file = work / "pool.safetensors"
     if not file.exists():
         arrays = {
@@ -191,7 +190,7 @@ def shown(video: jax.Array, key: jax.Array) -> jax.Array:
     """uint8 clips as the network takes them, worn: soft, noisy, off in color, each differently."""
     keys = jax.random.split(key, 6)
     x, count = video.astype(jnp.float32) / 127.5 - 1, len(video)
-    side = sprite_match.PIXELS
+    side = match.PIXELS
     enlarge = jax.image.resize(jnp.eye(x.shape[2]), (side, x.shape[2]), "bilinear")
     space = jnp.einsum("ij,bjk->bik", enlarge, blurs(x.shape[2], count, keys[0]))
     x = jnp.einsum("bij,bjx->bix", blurs(x.shape[1], count, keys[1]), x.reshape(count, 8, -1))
@@ -222,8 +221,8 @@ def loss(params: Any, data: dict[str, jax.Array], key: jax.Array) -> tuple[jax.A
     keys = jax.random.split(key)
     x = [shown(data[str(side)], k) for side, k in zip(SIDES, keys, strict=True)]
     x = jnp.concatenate(x)
-    video = sprite_match.video_features(params, x)
-    text = sprite_match.text_features(params, data["tokens"], data["mask"])
+    video = match.video_features(params, x)
+    text = match.text_features(params, data["tokens"], data["mask"])
     logits = jnp.clip(params["scale"], 1, 100) * video @ text.T
     at = jnp.arange(len(logits))
     terms = [-jax.nn.log_softmax(logits, axis)[at, at].mean() for axis in (0, 1)]
@@ -242,7 +241,7 @@ def train(pool: Pool, work: Path, steps: int) -> None:
         updates, inner = optimizer.update(grads, inner, params)
         return (optax.apply_updates(params, updates), inner), found
 
-    params = _logs(sprite_match.init_params(jax.random.key(0)))
+    params = _logs(match.init_params(jax.random.key(0)))
     file, began, seen = work / "state.safetensors", time.time(), []
     state, done = restored(file, (params, optimizer.init(params)))
     for i in range(done, steps):
@@ -290,7 +289,7 @@ def _loss_of_logs(params: Any, data: Any, key: jax.Array) -> tuple[jax.Array, ja
 def resampled(clips: np.ndarray) -> jax.Array:
     """uint8 clips as the network takes them, nothing added."""
     b, t, h, w, _ = clips.shape
-    shape = (b, sprite_match.FRAMES, sprite_match.PIXELS, sprite_match.PIXELS, 3)
+    shape = (b, match.FRAMES, match.PIXELS, match.PIXELS, 3)
     x = to_float(clips)
     return jnp.asarray(x) if x.shape == shape else jax.image.resize(x, shape, "bilinear")
 
@@ -300,8 +299,8 @@ class Judge:
 
     def __init__(self, params: Any):
         self._params = jax.tree.map(jnp.asarray, params)
-        self._video = jax.jit(sprite_match.video_features)
-        self._text = jax.jit(sprite_match.text_features)
+        self._video = jax.jit(match.video_features)
+        self._text = jax.jit(match.text_features)
 
     def video(self, clips: np.ndarray) -> np.ndarray:
         """Unit vectors."""
@@ -355,7 +354,7 @@ def measure(judge: Judge, sprites: Sprites, count: int) -> dict[str, Any]:
     def write(triple: Triple) -> str:
         subject, motion, background = triple
         template = int(rng.integers(sprites.templates))
-        return sprite_captions.write(subject, motion, background, template)
+        return grammar.write(subject, motion, background, template)
 
     video = judge.video(np.stack([sprites.render(scene) for scene in scenes]))
     text = judge.text([sprites.caption(scene) for scene in scenes])
@@ -406,12 +405,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=256, help="to measure on, for each set")
     flags = parser.parse_args()
     if flags.work is None:
-        report(sprite_match.load_params(), flags.clips)
+        report(match.load_params(), flags.clips)
         return
     train(prepare(flags.work), flags.work, flags.steps)
     data = (flags.work / weights.FILE).read_bytes()
     print(f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
-    report(sprite_match.read_params(data), flags.clips)
+    report(match.read_params(data), flags.clips)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 
 For each checkpoint it generates clips for prompts whose subject, motion and background are known,
 half of them combinations that training never showed, and reads the clips with
-vidgen/evals/sprite_probe.py. It prints the share read right with its standard error, and writes
+vidgen/sprites/probe.py. It prints the share read right with its standard error, and writes
 MODEL_DIR/probe.jsonl and a sheet of frames, MODEL_DIR/probe_STEP.png; of a model that comes with
 the package, into the current folder.
 
@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from vidgen import gin_utils
-from vidgen.data.sprite_scenes import Scene
-from vidgen.data.sprites import Sprites
-from vidgen.data.transforms import to_float
-from vidgen.data.video_writer import write_video
-from vidgen.evals import sprite_probe
-from vidgen.gin_sessions import Sessions
-from vidgen.runs import stages
-from vidgen.runs.generate import Generate
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.transforms import to_float
+from vidgen.inference import stages
+from vidgen.inference.generate import Generate
+from vidgen.sprites import probe as sprite_probe
+from vidgen.sprites.scenes import Scene
+from vidgen.sprites.sprites import Sprites
 from vidgen.train.checkpoints import Checkpointer
 
 

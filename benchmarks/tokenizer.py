@@ -23,14 +23,14 @@ import jax
 import numpy as np
 from absl import logging as absl_logging
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import FolderSource
-from vidgen.data.transforms import to_float
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import FolderSource
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.transforms import to_float
 from vidgen.evals import pictures, uncertainty
-from vidgen.runs import trained
-from vidgen.runs.train import Train
+from vidgen.train import frozen
+from vidgen.train.train import Train
 from vidgen.train.weights import open_weights
 
 HEAD = ("model", "steps", "clip", "tokens", "PSNR, dB", "codes", "codes used", "perplexity")
@@ -58,7 +58,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
     with gin_utils.session(["runs/train.gin", str(folder / "config.gin")]):
         run = gin_utils.build(Train)
     model: Any = run.trainer.model
-    params = trained.restored(model, folder)
+    params = frozen.restored(model, folder)
     with open_weights(folder) as weights:
         step = weights.latest_step()
     encode, decode = jax.jit(model.encode), jax.jit(model.decode)

@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What importing and collecting made stays: no search for garbage looks through it again."""
-    from vidgen import start  # once the import hook of the type checks is there
+    from vidgen.cli import startup as start  # once the import hook of the type checks is there
 
     gc.collect()
     gc.freeze()
@@ -89,7 +89,7 @@ def _programs_of_earlier_files():
 @pytest.fixture
 def vidgen(capsys, tmp_path, monkeypatch):
     """Runs a command line in this process, in an empty folder: (status, stdout, stderr)."""
-    from vidgen import main  # once the import hook of the type checks is there
+    from vidgen.cli import main  # once the import hook of the type checks is there
 
     # No test may depend on the current folder, nor write into the clone.
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ import tarfile
 
 import numpy as np
 
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
 
 
 def squares(folder, count=5, frames=16, side=16):

@@ -172,7 +172,7 @@ def _status(call, words: Sequence[str]) -> int:
 
 
 def _vidgen(words: Sequence[str]) -> int:
-    from vidgen import main  # once the import hook of the type checks is there
+    from vidgen.cli import main  # once the import hook of the type checks is there
 
     return main.main(words)
 

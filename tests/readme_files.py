@@ -11,7 +11,7 @@ import made_videos
 import numpy as np
 import readme_commands
 
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
 from vidgen.types import STAGES
 
 HERE = Path(__file__).parent

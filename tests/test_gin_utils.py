@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vidgen import gin_files, gin_utils
-from vidgen.gin_utils import GinError
+from vidgen.config import gin_files, gin_utils
+from vidgen.config.gin_utils import GinError
 
 FILE = """
 from __gin__ import dynamic_registration
@@ -221,9 +221,9 @@ def test_missing_file_names_the_nearest():
 
 def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert gin_utils.find_file("runs/train.gin").is_file()
+    assert gin_files.find_file("runs/train.gin").is_file()
     (tmp_path / "mine.gin").write_text("")
-    assert gin_utils.find_file("mine.gin") == Path("mine.gin")
+    assert gin_files.find_file("mine.gin") == Path("mine.gin")
 
 
 def test_search_paths_come_before_the_files_of_vidgen(tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ import argparse
 
 import pytest
 
-from vidgen import gin_files, gin_utils, main
-from vidgen.data.images import ImageFolder
-from vidgen.data.sources import FolderSource
-from vidgen.data.tar_shards import TarShards
-from vidgen.runs.warm_start import WarmStart
+from vidgen.cli import main
+from vidgen.config import gin_files, gin_utils
+from vidgen.data.sources.folder import FolderSource
+from vidgen.data.sources.images import ImageFolder
+from vidgen.data.sources.tar_shards import TarShards
+from vidgen.train.warm_start import WarmStart
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=1, height=8, width=8)
@@ -68,7 +69,7 @@ def test_every_flag_that_is_a_path(command, home):
 @pytest.mark.parametrize("macro", MACROS)
 @pytest.mark.parametrize("how", ["flag", "file"])
 def test_every_macro_that_is_a_path(macro, how, home, tmp_path):
-    text = "from __gin__ import dynamic_registration\nfrom vidgen.runs import warm_start\n"
+    text = "from __gin__ import dynamic_registration\nfrom vidgen.train import warm_start\n"
     text += f"{macro} = ''\nwarm_start.WarmStart.model_dir = %{macro}\n"
     file = tmp_path / "a.gin"
     file.write_text(text + (f"{macro} = '~/x'\n" if how == "file" else ""))

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from vidgen import gin_utils, main, zoo
-from vidgen.runs.config_file import saved_config
-from vidgen.runs.train import Train
+from vidgen.assets import zoo
+from vidgen.cli import main
+from vidgen.config import gin_utils
+from vidgen.train.saved_config import saved_config
+from vidgen.train.train import Train
 from vidgen.types import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,8 +281,8 @@ def test_every_cascade_resolves_to_a_plan_of_seven_models(vidgen, path):
 
 # What data/sprites.gin has for the other kind of model.
 OF_OTHERS = {
-    "imagen": ("RECONSTRUCTED_VIDEOS", "vidgen.runs.callbacks.SampleReconstructions."),
-    "phenaki": ("RESTORED_VIDEOS", "vidgen.runs.callbacks.SampleUpsampled."),
+    "imagen": ("RECONSTRUCTED_VIDEOS", "vidgen.train.callbacks.SampleReconstructions."),
+    "phenaki": ("RESTORED_VIDEOS", "vidgen.train.callbacks.SampleUpsampled."),
 }
 
 
@@ -365,7 +367,7 @@ def test_the_installed_command_and_the_module_are_the_same():
     for start in [
         *commands,
         [sys.executable, "-m", "vidgen"],
-        [sys.executable, "-m", "vidgen.main"],
+        [sys.executable, "-m", "vidgen.cli.main"],
     ]:
         done = subprocess.run([*start, "--help"], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0 and "vidgen train" in done.stdout, done.stderr

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from vidgen import main, notebook
-from vidgen.data import transforms
+from vidgen import notebook
+from vidgen.cli import main
+from vidgen.data.video import transforms
 from vidgen.display.sheets import Scene
-from vidgen.evals import report
+from vidgen.evals.report import results
 
 PROMPT = "a tiger moving right on a green background"
 FEWEST = {"sampler": "ddim", "steps": 4}  # that the students have learned
@@ -56,7 +57,7 @@ def test_results_are_those_of_the_command(vidgen, tmp_path):
     flags = [f"--{name}={value}" for name, value in said.items()]
     done = vidgen("evaluate", "--model=imagen_demo", "--until=base", *flags, "-o", "told.json")
     assert done.status == 0, done.err
-    told = report.load(tmp_path / "told.json")
+    told = results.load(tmp_path / "told.json")
     assert found is not None and found["metrics"] == told["metrics"]
     assert found["made"] == told["made"]
 

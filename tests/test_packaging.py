@@ -26,10 +26,10 @@ def test_the_package_holds_configurations_and_data(built):
     assert {p.relative_to(built / "vidgen") for p in here} == configs
     models = {p.relative_to(ROOT) for p in (ROOT / "vidgen/zoo_models").rglob("*.*")}
     assert {p.relative_to(built) for p in (built / "vidgen/zoo_models").rglob("*.*")} == models
-    sprites = {p.name for p in (ROOT / "vidgen/data/fluent_emoji").iterdir()}
-    assert {p.name for p in (built / "vidgen/data/fluent_emoji").iterdir()} == sprites
-    labels = {p.name for p in (ROOT / "vidgen/data/label_captions").iterdir()}
-    assert {p.name for p in (built / "vidgen/data/label_captions").iterdir()} == labels
+    sprites = {p.name for p in (ROOT / "vidgen/sprites/fluent_emoji").iterdir()}
+    assert {p.name for p in (built / "vidgen/sprites/fluent_emoji").iterdir()} == sprites
+    labels = {p.name for p in (ROOT / "vidgen/data/sources/label_captions").iterdir()}
+    assert {p.name for p in (built / "vidgen/data/sources/label_captions").iterdir()} == labels
     modules = {p.relative_to(ROOT) for p in (ROOT / "vidgen").rglob("*.py")}
     assert {p.relative_to(built) for p in built.rglob("*.py")} == modules
 
@@ -42,7 +42,7 @@ def test_the_package_runs_without_the_clone(built, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MODEL_DIR = 'm'" in done.stdout
-    code = "import vidgen, vidgen.gin_utils as g; print(vidgen.__file__, *g.config_roots())"
+    code = "import vidgen, vidgen.config.gin_utils as g; print(vidgen.__file__, *g.config_roots())"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

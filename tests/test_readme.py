@@ -29,8 +29,8 @@ from readme_checks import (
 )
 from readme_commands import Cheaper, Command
 
-from vidgen import assets
-from vidgen.runs import story_files, story_plan
+from vidgen.assets import downloads
+from vidgen.story import parse, segments
 from vidgen.text import t5
 from vidgen.types import STAGES
 
@@ -289,7 +289,7 @@ def reader(tmp_path_factory, tfds_sets):
     """In a folder of its own, with caches of its own but for what is fetched."""
     folder = tmp_path_factory.mktemp("reader")
     readme_files.bring(folder, tfds_sets)
-    fetched = assets.cache_folder()
+    fetched = downloads.cache_folder()
     fetched.mkdir(parents=True, exist_ok=True)
     (folder / "cache" / "vidgen").mkdir(parents=True)
     (folder / "cache" / "vidgen" / "assets").symlink_to(fetched)
@@ -343,8 +343,8 @@ def test_the_story_fits_the_demo(tmp_path):
     text = readme_commands.README.read_text(encoding="utf-8")
     ((*_, story),) = readme_commands.blocks(text, "yaml")
     (tmp_path / "story.yaml").write_text(story)
-    told = story_files.load(str(tmp_path / "story.yaml"))
-    assert story_plan.plan(told, 11, 5, 2, 8.0)[-1].end_frame == 39
+    told = parse.load(str(tmp_path / "story.yaml"))
+    assert segments.plan(told, 11, 5, 2, 8.0)[-1].end_frame == 39
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -7,7 +7,7 @@ import os
 import jax
 import pytest
 
-from vidgen import start
+from vidgen.cli import startup
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def test_garbage_is_searched_for_less_often(before, after):
     kept = gc.get_threshold()
     try:
         gc.set_threshold(before, 9, 8)
-        start.begin()
+        startup.begin()
         assert gc.get_threshold() == (after, 9, 8)
     finally:
         gc.set_threshold(*kept)
@@ -34,13 +34,13 @@ def test_garbage_is_searched_for_less_often(before, after):
 def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    start.begin()  # after JAX was imported, as in a notebook
+    startup.begin()  # after JAX was imported, as in a notebook
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "vidgen" / "xla")
 
 
 def test_what_the_user_says_of_the_cache_stays(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
-    start.begin()
+    startup.begin()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
@@ -64,21 +64,21 @@ def machine(folder, vendors):
 def test_libtpu_is_left_alone_where_there_is_no_tpu(
     monkeypatch, tmp_path, installed, vendors, expected
 ):
-    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: name in installed or None)
-    monkeypatch.setattr(start.importlib.metadata, "entry_points", lambda group: [])
-    assert start.only_cpus(machine(tmp_path / "devices", vendors)) is expected
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(startup.importlib.metadata, "entry_points", lambda group: [])
+    assert startup.only_cpus(machine(tmp_path / "devices", vendors)) is expected
 
 
 def test_what_the_user_says_of_the_platform_stays(monkeypatch):
-    monkeypatch.setattr(start, "only_cpus", lambda: True)
+    monkeypatch.setattr(startup, "only_cpus", lambda: True)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
     before = jax.config.jax_platforms
-    start.begin()
+    startup.begin()
     assert os.environ["JAX_PLATFORMS"] == "tpu,cpu" and jax.config.jax_platforms == before
 
 
 def test_the_log_speaks_once(capsys):
-    start.begin()
-    start.begin()
-    logging.getLogger("vidgen.runs").info("hello")
+    startup.begin()
+    startup.begin()
+    logging.getLogger("vidgen.train").info("hello")
     assert capsys.readouterr().err == "vidgen: hello\n"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vidgen import xla_flags
+from vidgen.cli import xla_flags
 
 
 @pytest.mark.parametrize("plugin", ["", "jax_cuda12_plugin", "jax_cuda13_plugin"])

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from vidgen import zoo
-from vidgen.gin_sessions import Sessions
-from vidgen.runs import stages
+from vidgen.assets import zoo
+from vidgen.config.gin_sessions import Sessions
+from vidgen.inference import stages
 from vidgen.train import weights
 
 LIMIT = 30e6  # bytes of all of them together

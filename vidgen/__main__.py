@@ -2,7 +2,7 @@
 
 import sys
 
-from vidgen.main import main
+from vidgen.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,14 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vidgen import evaluate_command, main, start
-from vidgen.data import transforms, video_writer
+from vidgen.cli import evaluate_command, evaluate_flags, generate_flags, main, startup
+from vidgen.config.gin_sessions import Sessions
+from vidgen.data.video import encode as video_writer
+from vidgen.data.video import transforms
 from vidgen.display.sheets import Scene
-from vidgen.gin_sessions import Sessions
-from vidgen.runs import evaluate_flags, generate_flags, stages
-from vidgen.runs.generate import Generate
-from vidgen.runs.stages import Stage
-from vidgen.runs.tell import Tell
+from vidgen.inference import stages
+from vidgen.inference.generate import Generate
+from vidgen.inference.stages import Stage
+from vidgen.story.tell import Tell
 from vidgen.types import TextEmbedding
 
 # Flags that say where things lie, which a call says itself.
@@ -223,7 +224,7 @@ def load(
       FileNotFoundError: there is no such model.
       ValueError: there is no such stage.
     """
-    start.begin()
+    startup.begin()
     sessions = Sessions(["runs/generate.gin"], list(gin_files), list(bindings))
     folders = stages.find(model, first, until)
     trained = [sessions.build_trained(Stage, folder) for folder in folders]
@@ -259,7 +260,7 @@ def evaluate(*inputs: str, **flags: Any) -> dict[str, Any] | None:
     Raises:
       ValueError: an unknown flag, or a value that does not fit.
     """
-    start.begin()
+    startup.begin()
     parsed = _flags(evaluate_flags.add, flags | {"inputs": list(inputs)})
     parsed.gin_file, parsed.bindings, parsed.dry_run = [], [], False
     return evaluate_command.run(parsed)

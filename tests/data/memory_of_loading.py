@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import FolderSource, Source
-from vidgen.data.tar_shards import TarShards
+from vidgen.data.sources.folder import FolderSource, Source
+from vidgen.data.sources.tar_shards import TarShards
 from vidgen.types import VideoShape
 
 

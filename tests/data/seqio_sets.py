@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 from PIL import Image
 
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
 
 SIZE = 24  # clips in the files of "numbers"
 SHAPE = (6, 8, 8, 3)

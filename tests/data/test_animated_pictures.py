@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data import pictures
-from vidgen.data.animated_pictures import GifSink, WebpSink
-from vidgen.data.video_files import probe, read_clip
-from vidgen.data.video_writer import animation
+from vidgen.data.video import pictures
+from vidgen.data.video.animated_pictures import GifSink, WebpSink
+from vidgen.data.video.encode import animation
+from vidgen.data.video.files import probe, read_clip
 from vidgen.types import VideoShape
 
 SIZE = (6, 9)

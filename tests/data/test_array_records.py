@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidgen.data.array_records import (
+from vidgen.data.sources.array_records import (
     RecordsError,
     count_records,
     read_record,
@@ -55,7 +55,7 @@ def test_what_cannot_be_written(tmp_path):
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     """As the writer tells of it, when it closes."""
-    from vidgen.data import array_records
+    from vidgen.data.sources import array_records
 
     real = array_records.array_record_module.ArrayRecordWriter
     monkeypatch.setattr(

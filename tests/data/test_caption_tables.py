@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidgen.data.caption_tables import csv_rows, jsonl_rows
+from vidgen.data.sources.caption_tables import csv_rows, jsonl_rows
 
 
 def rows_of(tmp_path, text, names=("a.mp4", "b.mp4", "c.mp4")):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from vidgen.data.caption_text import captions_in, drawn, parsed
+from vidgen.data.sources.caption_text import captions_in, drawn, parsed
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import made_videos
 import numpy as np
 import pytest
 
-from vidgen.data import captions
-from vidgen.data.captions import captioned_files, folder_captions, listed_files
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import FolderSource
+from vidgen.data.sources import captions
+from vidgen.data.sources.captions import captioned_files, folder_captions, listed_files
+from vidgen.data.sources.folder import FolderSource
 from vidgen.evals.clips import SourceClips
 from vidgen.types import VideoShape
 

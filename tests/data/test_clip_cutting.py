@@ -8,14 +8,14 @@ import weakref
 import numpy as np
 import pytest
 
-from vidgen.data import clip_cutting
-from vidgen.data.array_records import count_records, read_record
-from vidgen.data.clip_cutting import ClipCutter, Film, cut_film, described
-from vidgen.data.clip_records import ClipRecord
-from vidgen.data.files import Packed
-from vidgen.data.shots import CutDetector
-from vidgen.data.video_files import probe, read_clip
-from vidgen.data.video_stream import VideoStream
+from vidgen.data.sources.array_records import count_records, read_record
+from vidgen.data.sources.clip_records import ClipRecord
+from vidgen.data.sources.files import Packed
+from vidgen.data.video.files import probe, read_clip
+from vidgen.data.video.stream import VideoStream
+from vidgen.precompute import clip_cutting
+from vidgen.precompute.clip_cutting import ClipCutter, Film, cut_film, described
+from vidgen.precompute.shots import CutDetector
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=24, fps=8.0)

@@ -10,8 +10,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from vidgen.data.array_records import count_records, write_records
-from vidgen.data.clip_records import (
+from vidgen.data.pipeline import Pipeline
+from vidgen.data.sources.array_records import count_records, write_records
+from vidgen.data.sources.clip_records import (
     ClipRecord,
     ClipRecords,
     Manifest,
@@ -19,9 +20,8 @@ from vidgen.data.clip_records import (
     shard_name,
     write_shard,
 )
-from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Captioned, Source
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import BadExample, Captioned, Source
+from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)
@@ -177,7 +177,7 @@ def test_images(tmp_path, clip):
 
 def test_few_shards_are_open_at_a_time(tmp_path, clip, monkeypatch):
     """And none before it is read."""
-    from vidgen.data import array_records
+    from vidgen.data.sources import array_records
 
     source = records(write(tmp_path / "a", [[clip(i % 8)] for i in range(300)]))
     assert len(source) == 300

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vidgen.data import files, pictures, video_header
-from vidgen.data.files import BadExample, Packed
-from vidgen.data.images import read_image
-from vidgen.data.video_files import probe, read_clip
+from vidgen.data.sources import files
+from vidgen.data.sources.files import BadExample, Packed
+from vidgen.data.sources.images import read_image
+from vidgen.data.video import header, pictures
+from vidgen.data.video.files import probe, read_clip
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16)
@@ -164,6 +165,6 @@ def test_a_video_of_absurd_size_is_refused(monkeypatch, suffix):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov"])
 def test_frames_larger_than_the_header_says_are_refused(monkeypatch, suffix):
-    monkeypatch.setattr(video_header, "MAX_PIXELS", 32 * 48 - 1)  # what the decoder is told
+    monkeypatch.setattr(header, "MAX_PIXELS", 32 * 48 - 1)  # what the decoder is told
     with pytest.raises(BadExample, match="cannot be decoded"):
         read_clip(Packed(f"a{suffix}", CONTENT[f"clip{suffix}"]), SHAPE, 0.0)

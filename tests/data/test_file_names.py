@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from vidgen.data.file_names import FileNames
+from vidgen.data.sources.file_names import FileNames
 
 FILES = [
     "a.mp4",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data import video_files
-from vidgen.data.footage import FootageError, open_footage
-from vidgen.data.video_writer import write_video
+from vidgen.data.video import files
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.footage import FootageError, open_footage
 from vidgen.types import VideoShape
 
 SMALL = VideoShape(frames=3, height=4, width=8, fps=5.0)
@@ -134,11 +134,11 @@ def test_files_that_cannot_be_used(tmp_path, name, content, words):
 
 def test_probing(tmp_path):
     write_video(tmp_path / "a.mp4", pattern(), 12.5, min_side=0)
-    found = video_files.probe(tmp_path / "a.mp4")
+    found = files.probe(tmp_path / "a.mp4")
     assert (found.height, found.width, found.frames) == (16, 24, None)
     assert (found.seconds, found.fps) == (pytest.approx(0.8), pytest.approx(12.5))
     write_video(tmp_path / "a.webp", pattern(), 12.5, min_side=0)
-    found = video_files.probe(tmp_path / "a.webp")
+    found = files.probe(tmp_path / "a.webp")
     assert (found.height, found.width, found.frames) == (16, 24, 10)
 
 
@@ -148,8 +148,8 @@ def test_a_given_start(tmp_path):
     video = np.broadcast_to(levels[:, None, None, None], (10, 8, 8, 3)).astype(np.float32)
     write_video(tmp_path / "a.mp4", video, 10.0, min_side=0)
     shape = VideoShape(frames=3, height=8, width=8, fps=5.0)
-    read = video_files.read_clip(tmp_path / "a.mp4", shape, 0.5).mean((1, 2, 3)) / 127.5 - 1
+    read = files.read_clip(tmp_path / "a.mp4", shape, 0.5).mean((1, 2, 3)) / 127.5 - 1
     np.testing.assert_allclose(read, levels[[5, 7, 9]], atol=0.05)
     for start in (0.7, 1):
-        with pytest.raises(video_files.BadExample, match=f"from {start} s on"):
-            video_files.read_clip(tmp_path / "a.mp4", shape, start)
+        with pytest.raises(files.BadExample, match=f"from {start} s on"):
+            files.read_clip(tmp_path / "a.mp4", shape, start)

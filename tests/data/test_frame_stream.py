@@ -4,11 +4,11 @@ import av
 import numpy as np
 import pytest
 
-from vidgen.data.frame_stream import StreamedFrame, at_rate, stream_frames
-from vidgen.data.video_files import BadExample
-from vidgen.data.video_reader import Timed
-from vidgen.data.video_stream import VideoStream
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.decode import Timed
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.files import BadExample
+from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
+from vidgen.data.video.stream import VideoStream
 
 
 def film(path, frames=12, fps=12, size=(20, 30)):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.images import ImageFolder, Joint, read_image
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Example, FolderSource, Source, captions_per_clip
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import BadExample, Example, FolderSource, Source, captions_per_clip
+from vidgen.data.sources.images import ImageFolder, Joint, read_image
+from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=3, height=4, width=6)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vidgen.data import labels
+from vidgen.data.sources import labels
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vidgen.data.images import Joint
-from vidgen.data.mixtures import Mixture
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import Example, Source, captions_per_clip
+from vidgen.data.sources.folder import Example, Source, captions_per_clip
+from vidgen.data.sources.images import Joint
+from vidgen.data.sources.mixtures import Mixture
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=3, height=2, width=2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vidgen.data.packet_index import Packets, index_of
+from vidgen.data.video.packet_index import Packets, index_of
 
 NAN = float("nan")
 CORRUPT, DISCARD, KEY = 1, 2, 4

@@ -13,11 +13,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from vidgen.data.images import Joint
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Example, Source
-from vidgen.data.sprites import Sprites
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import BadExample, Example, Source
+from vidgen.data.sources.images import Joint
+from vidgen.data.video.encode import write_video
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)

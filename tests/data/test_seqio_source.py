@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.seqio_source import SeqioSource, import_seqio
-from vidgen.data.sources import BadExample, Captioned, captions_of
-from vidgen.data.streams import Stream
+from vidgen.data.sources.folder import BadExample, Captioned, captions_of
+from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
+from vidgen.data.sources.streams import Stream
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=8, width=8, fps=8.0)

@@ -6,12 +6,12 @@ import logging
 import numpy as np
 import pytest
 
-from vidgen.data import seqio_tasks
-from vidgen.data.images import Joint
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.seqio_source import SeqioSource, import_seqio
-from vidgen.data.sources import BadExample, Example
-from vidgen.data.sprites import Sprites
+from vidgen.data.sources import seqio_tasks
+from vidgen.data.sources.folder import BadExample, Example
+from vidgen.data.sources.images import Joint
+from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from vidgen.data import shots
-from vidgen.data.frame_stream import stream_frames
-from vidgen.data.shots import CutDetector, by_detection, by_list, difference, read_shots
+from vidgen.data.video.frames import stream_frames
+from vidgen.precompute import shots
+from vidgen.precompute.shots import CutDetector, by_detection, by_list, difference, read_shots
 
 BUNNY = pathlib.Path(__file__).parent / "big_buck_bunny"
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from vidgen import paths
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, FolderSource, Source
-from vidgen.data.video_files import read_clip
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import BadExample, FolderSource, Source
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.files import read_clip
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vidgen.data import sprite_files
-from vidgen.data.sources import FolderSource
-from vidgen.data.sprites import Sprites
+from vidgen.data.sources.folder import FolderSource
+from vidgen.sprites import export
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=32, width=32, fps=8.0)
@@ -20,7 +20,7 @@ SPRITES = Sprites(
 
 
 def test_the_folder_is_one_that_training_reads(tmp_path):
-    folder = sprite_files.write_folder(tmp_path / "a", SPRITES, count=6)
+    folder = export.write_folder(tmp_path / "a", SPRITES, count=6)
     names = sorted(path.name for path in folder.iterdir())
     assert names == [f"clip_{i:03}.{s}" for i in range(6) for s in ("mp4", "txt")]
     source = FolderSource(path=str(folder), shape=SHAPE)
@@ -37,7 +37,7 @@ def test_the_folder_is_one_that_training_reads(tmp_path):
 
 def test_a_seed_gives_the_same_files(tmp_path):
     first, same, other = (
-        sprite_files.write_folder(tmp_path / name, SPRITES, count=3, seed=seed)
+        export.write_folder(tmp_path / name, SPRITES, count=3, seed=seed)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     texts = [[p.read_bytes() for p in sorted(f.iterdir())] for f in (first, same, other)]
@@ -46,4 +46,4 @@ def test_a_seed_gives_the_same_files(tmp_path):
 
 def test_no_clip_is_told(tmp_path):
     with pytest.raises(ValueError, match="count is 0"):
-        sprite_files.write_folder(tmp_path, SPRITES, count=0)
+        export.write_folder(tmp_path, SPRITES, count=0)

@@ -6,10 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from vidgen import gin_utils
-from vidgen.data import sprite_scenes
-from vidgen.data.sprite_scenes import GROWTH, MOTIONS, WALLS, Course
-from vidgen.data.sprites import Sprites
+from vidgen.config import gin_utils
+from vidgen.sprites import scenes as sprite_scenes
+from vidgen.sprites.scenes import GROWTH, MOTIONS, WALLS, Course
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 SMALL = VideoShape(frames=8, height=16, width=16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data import sprite_captions, sprite_frames, sprites
+from vidgen.sprites import grammar, render, sprites
 from vidgen.types import VideoShape
 
 SMALL = VideoShape(frames=8, height=16, width=16)
@@ -82,8 +82,8 @@ def test_background_color_is_exact_at_the_corners(background):
 def test_premultiplied_alpha_leaves_no_halo():
     """Against float arithmetic: premultiply, resize each plane, composite."""
     name, background = "yellow heart", np.array(sprites.BACKGROUNDS["yellow"], float)
-    with zipfile.ZipFile(sprite_frames.ARCHIVE) as archive:
-        data = archive.read(f"clips/{sprite_frames.catalog()[name]['id']}.webp")
+    with zipfile.ZipFile(render.ARCHIVE) as archive:
+        data = archive.read(f"clips/{render.catalog()[name]['id']}.webp")
     straight = np.array(Image.open(io.BytesIO(data)).convert("RGBA"), float)
     planes = np.concatenate([straight[..., :3] * straight[..., 3:] / 255, straight[..., 3:]], -1)
     small = [
@@ -92,7 +92,7 @@ def test_premultiplied_alpha_leaves_no_halo():
     ]
     color, alpha = np.stack(small[:3], -1), small[3][..., None] / 255
     canvas = np.full((24, 24, 3), background, np.uint8)
-    sprite_frames.paste(canvas, name, 0, (12.0, 12.0), 16.0)
+    render.paste(canvas, name, 0, (12.0, 12.0), 16.0)
     error = np.abs(canvas[4:20, 4:20] - (color + (1 - alpha) * background))
     assert error[1:-1, 1:-1].max() < 4
 
@@ -119,7 +119,7 @@ def test_parse_inverts_caption(templates):
 
 
 def test_canonical_captions():
-    write = sprite_captions.write
+    write = grammar.write
     assert write("tiger", "moving right", "green") == "a tiger moving right on a green background"
     assert write("owl", "standing still", "orange") == (
         "an owl standing still on an orange background"
@@ -127,14 +127,14 @@ def test_canonical_captions():
     assert write("tiger", None, "red") == "a tiger on a red background"
     expected = {"unicorn": "a unicorn", "octopus": "an octopus", "hourglass done": "an hourglass"}
     for subject, phrase in expected.items():
-        assert sprite_captions.noun_phrase(subject).startswith(phrase)
-    assert sprite_captions.noun_phrase("musical notes") == "musical notes"
+        assert grammar.noun_phrase(subject).startswith(phrase)
+    assert grammar.noun_phrase("musical notes") == "musical notes"
 
 
 def test_every_noun_phrase_names_one_subject():
-    names = list(sprite_frames.catalog())
+    names = list(render.catalog())
     assert len(names) == 699
-    assert len({sprite_captions.noun_phrase(name) for name in names}) == 699
+    assert len({grammar.noun_phrase(name) for name in names}) == 699
 
 
 def test_split_is_disjoint_complete_and_covers_every_pair():
@@ -182,7 +182,7 @@ HELD_OUT = (
 def test_load_depends_on_index_and_rng_only():
     source = sprites.Sprites(shape=SMALL)
     first = source.load(7, np.random.default_rng(5))
-    sprite_frames.frames.cache_clear()
+    render.frames.cache_clear()
     again = source.load(7, np.random.default_rng(5))
     other = source.load(7, np.random.default_rng(6))
     assert (first.video == again.video).all() and first.caption == again.caption
@@ -239,9 +239,9 @@ def test_parse_rejects_other_sentences():
 
 
 def test_archive_has_its_license():
-    text = (sprite_frames.ARCHIVE.parent / "LICENSE").read_text()
+    text = (render.ARCHIVE.parent / "LICENSE").read_text()
     assert "MIT License" in text and "Microsoft" in text
-    with zipfile.ZipFile(sprite_frames.ARCHIVE) as archive:
+    with zipfile.ZipFile(render.ARCHIVE) as archive:
         assert "captions.json" in archive.namelist()
 
 

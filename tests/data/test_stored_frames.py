@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.files import BadExample
-from vidgen.data.stored_frames import clip_of_frames, frame_of
+from vidgen.data.sources.files import BadExample
+from vidgen.data.video.stored_frames import clip_of_frames, frame_of
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=2, width=2, fps=8.0)

@@ -9,11 +9,11 @@ import logging
 import numpy as np
 import pytest
 
-from vidgen.data.images import Joint
-from vidgen.data.mixtures import Mixture
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Example, captions_of
-from vidgen.data.streams import PartsInOrder, Stream
+from vidgen.data.sources.folder import BadExample, Example, captions_of
+from vidgen.data.sources.images import Joint
+from vidgen.data.sources.mixtures import Mixture
+from vidgen.data.sources.streams import PartsInOrder, Stream
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vidgen import paths
-from vidgen.data import tar_shards
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Source
-from vidgen.data.tar_shards import TarShards
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources import tar_shards
+from vidgen.data.sources.folder import BadExample, Source
+from vidgen.data.sources.tar_shards import TarShards
+from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from vidgen.data import text_cache
-from vidgen.data.array_records import read_record
-from vidgen.data.cache_folders import CacheError
-from vidgen.data.text_cache import EncodedText, Manifest
+from vidgen.data.cache import text_cache
+from vidgen.data.cache.cache_folders import CacheError
+from vidgen.data.cache.text_cache import EncodedText, Manifest
+from vidgen.data.sources.array_records import read_record
 from vidgen.text.encoder import CachedEncoder, TextEncoder
 from vidgen.text.tokenizer import ByteEncoder
 

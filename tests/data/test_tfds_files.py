@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from vidgen.data import tfds_files
-from vidgen.data.tfds_files import Feature, open_split
+from vidgen.data.sources import tfds_files
+from vidgen.data.sources.tfds_files import Feature, open_split
 
 
 @pytest.fixture

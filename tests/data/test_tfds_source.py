@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidgen.data.images import Joint
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import BadExample, Captioned, Source
-from vidgen.data.tfds_source import TfdsSource
+from vidgen.data.sources.folder import BadExample, Captioned, Source
+from vidgen.data.sources.images import Joint
+from vidgen.data.sources.tfds_source import TfdsSource
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)
@@ -193,7 +193,7 @@ def test_workers_give_the_same(source):
 READ = """
 import sys
 import numpy as np
-from vidgen.data.tfds_source import TfdsSource
+from vidgen.data.sources.tfds_source import TfdsSource
 from vidgen.types import VideoShape
 
 shape = VideoShape(frames=4, height=16, width=16)

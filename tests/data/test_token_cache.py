@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from vidgen.data import token_cache
-from vidgen.data.cache_folders import CacheError
+from vidgen.data.cache import token_cache
+from vidgen.data.cache.cache_folders import CacheError
+from vidgen.data.cache.token_cache import Manifest, TokenCache
 from vidgen.data.pipeline import Pipeline, in_order
-from vidgen.data.sources import BadExample, Captioned, Example, Source, TokenExample
-from vidgen.data.token_cache import Manifest, TokenCache
+from vidgen.data.sources.folder import BadExample, Captioned, Example, Source, TokenExample
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=8, width=8, fps=8.0)

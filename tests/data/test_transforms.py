@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen.data import transforms
+from vidgen.data.video import transforms
 
 
 def test_float_and_back_is_exact():

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vidgen.data import transforms, video_files, video_writer
-from vidgen.data.files import Packed
-from vidgen.data.video_files import BadExample, read_clip
-from vidgen.data.video_reader import VideoReader
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.files import Packed
+from vidgen.data.video import encode, files, transforms
+from vidgen.data.video.decode import VideoReader
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.files import BadExample, read_clip
 from vidgen.types import VideoShape
 
 RED, BLUE = (220, 30, 40), (30, 50, 210)
@@ -244,8 +244,8 @@ def test_long_file_is_read_with_bounded_memory_and_little_decoding(tmp_path, mon
     """600 frames of 240 x 320 are 138 MB decoded; a clip of 4 may hold a few frames only."""
     path = _counting(tmp_path / "a.mp4", 600, size=(240, 320), g="24", preset="ultrafast")
     converted = []
-    plain = video_files._av_to_rgb
-    monkeypatch.setattr(video_files, "_av_to_rgb", lambda f: (converted.append(1), plain(f))[1])
+    plain = files._av_to_rgb
+    monkeypatch.setattr(files, "_av_to_rgb", lambda f: (converted.append(1), plain(f))[1])
     decoded = []
     plain_decode = VideoReader.frames_from
 
@@ -268,9 +268,9 @@ def test_long_file_is_read_with_bounded_memory_and_little_decoding(tmp_path, mon
 
 
 def test_check_suffix_lists_choices():
-    video_writer.check_suffix("out.mp4")
+    encode.check_suffix("out.mp4")
     with pytest.raises(ValueError, match=r"\.npy"):
-        video_writer.check_suffix("out")
+        encode.check_suffix("out")
 
 
 # ---- colors --------------------------------------------------------------------------------------

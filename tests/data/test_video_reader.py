@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from timed_videos import number_of, numbers_of, picture, with_matrix, write_timed
 
-from vidgen.data import video_reader
-from vidgen.data.files import BadExample
-from vidgen.data.footage import open_footage
-from vidgen.data.frame_stream import stream_frames
-from vidgen.data.video_files import probe, read_clip
-from vidgen.data.video_reader import VideoReader
+from vidgen.data.sources.files import BadExample
+from vidgen.data.video import decode
+from vidgen.data.video.decode import VideoReader
+from vidgen.data.video.files import probe, read_clip
+from vidgen.data.video.footage import open_footage
+from vidgen.data.video.frames import stream_frames
 from vidgen.types import VideoShape
 
 FPS = 8
@@ -189,7 +189,7 @@ def test_ordinary_files_are_not_read_whole(tmp_path, monkeypatch, name):
     codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
     bframes = 0 if name.endswith("avi") else 2
     path = write_timed(tmp_path / name, range(80), codec, gop=9, bframes=bframes)
-    monkeypatch.setattr(video_reader, "read_packets", None)
+    monkeypatch.setattr(decode, "read_packets", None)
     for start in (0, 8, 26, 75):
         read = numbers_of(read_clip(path, SHAPE, start / FPS))
         assert read == list(range(start, start + 4))

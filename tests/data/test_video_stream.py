@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data import transforms
-from vidgen.data.video_files import read_clip
-from vidgen.data.video_stream import STREAM_SUFFIXES, VideoStream, check_streamable
+from vidgen.data.video import transforms
+from vidgen.data.video.files import read_clip
+from vidgen.data.video.stream import STREAM_SUFFIXES, VideoStream, check_streamable
 from vidgen.types import VideoShape
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_gray_frames_play_in_color(tmp_path):
 
 GROW = """
 import sys, numpy as np
-from vidgen.data.video_stream import VideoStream
+from vidgen.data.video.stream import VideoStream
 stream = VideoStream(sys.argv[1], 8, 16, 24, growing=sys.argv[2])
 for i in range(10_000):
     stream.append(np.full((8, 16, 24, 3), i % 200, np.uint8))

@@ -15,9 +15,9 @@ from timed_videos import (
     write_timed,
 )
 
-from vidgen.data.footage import open_footage
-from vidgen.data.frame_stream import stream_frames
-from vidgen.data.video_files import probe, read_clip
+from vidgen.data.video.files import probe, read_clip
+from vidgen.data.video.footage import open_footage
+from vidgen.data.video.frames import stream_frames
 from vidgen.types import VideoShape
 
 FRAMES = 42  # so that the last steps are of the usual length: of those AVI says nothing

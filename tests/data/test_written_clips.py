@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from vidgen.data.footage import open_footage
-from vidgen.data.frame_stream import at_rate, stream_frames
-from vidgen.data.video_files import probe, read_clip
-from vidgen.data.video_stream import RATES, STREAM_SUFFIXES, VideoStream, check_rate
-from vidgen.data.video_writer import SUFFIXES, write_video
+from vidgen.data.video.encode import SUFFIXES, write_video
+from vidgen.data.video.files import probe, read_clip
+from vidgen.data.video.footage import open_footage
+from vidgen.data.video.frames import at_rate, stream_frames
+from vidgen.data.video.stream import RATES, STREAM_SUFFIXES, VideoStream, check_rate
 from vidgen.types import VideoShape
 
 PLAYED = (".mp4", ".webm", ".gif", ".webp")

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vidgen.data.sources import FolderSource
-from vidgen.data.sprites import Sprites
-from vidgen.data.video_writer import write_video
+from vidgen.data.sources.folder import FolderSource
+from vidgen.data.video.encode import write_video
 from vidgen.evals.clips import SourceClips
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from vidgen.data.sprites import Sprites
 from vidgen.evals import distances, networks
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.measures import MADE, Batch, Features
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 WAYS = {

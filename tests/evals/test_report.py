@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made_results import I3D, metric, result
 
-from vidgen.evals import report, report_facts
+from vidgen.evals.report import facts
+from vidgen.evals.report import results as report
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from vidgen.evals import report, report_facts
     ],
 )
 def test_a_value_is_rounded_to_its_error(value, stderr, unit, text):
-    assert report_facts.value_text(metric(value, stderr, unit=unit)) == text
+    assert facts.value_text(metric(value, stderr, unit=unit)) == text
 
 
 def two(a, b, **more):
@@ -57,19 +58,19 @@ def two(a, b, **more):
     ],
 )
 def test_the_better_one(a, b, best):
-    assert report_facts.best(two(a, b), "m") == best
+    assert facts.best(two(a, b), "m") == best
 
 
 def test_results_of_other_protocols_are_not_compared():
     a, b = metric(1.0), metric(2.0)
     own = {"name": "sprites", "frames": 8, "seed": 1, "sampling": {"steps": 8}}
-    assert report_facts.best(two(a, b, protocol=own), "m") == 0
+    assert facts.best(two(a, b, protocol=own), "m") == 0
     other = two(a, b, protocol=own | {"frames": 16})
-    assert report_facts.best(other, "m") is None
-    assert report_facts.different_settings(other) == ["frames"]
+    assert facts.best(other, "m") is None
+    assert facts.different_settings(other) == ["frames"]
     assert "the protocols differ in frames; do not compare the values." in report.table(other)
     real = two(a, b, real={"what": "other clips", "n": 64, "fingerprint": "77"})
-    assert report_facts.best(real, "m") is None
+    assert facts.best(real, "m") is None
     assert "the real clips are not the same" in report.table(real)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from made_results import I3D, metric, result
 
-from vidgen.data.video_writer import write_video
-from vidgen.evals import report_page, report_plots
+from vidgen.data.video.encode import write_video
+from vidgen.evals.report import page as report_page
+from vidgen.evals.report import plots
 
 VOID = {"meta", "link", "img", "br"}
 PROMPT = 'a <b>&"tiger" moving</script> right'
@@ -197,16 +198,16 @@ def bars(svg):
 
 
 def test_bars_are_as_long_as_values(both):
-    (svg,) = report_plots.metric_svgs(
+    (svg,) = plots.metric_svgs(
         [result("a", {"m": metric(300.0, 5.0)}), result("b", {"m": metric(100.0, 5.0)})]
     )
     (a, blue), (b, orange) = bars(svg)
     assert a / b == pytest.approx(3.0, rel=1e-4)
-    assert [blue, orange] == [report_plots.color_of(0), report_plots.color_of(1)]
+    assert [blue, orange] == [plots.color_of(0), plots.color_of(1)]
 
 
 def test_plots_take_the_color_of_the_text_and_have_no_background(both):
-    svg = report_plots.metric_svgs(both)[0]
+    svg = plots.metric_svgs(both)[0]
     assert "currentColor" in svg and "#123457" not in svg
     assert "#ffffff" not in svg and "fill: #000000" not in svg
 
@@ -228,7 +229,7 @@ def test_curves_are_thinned_to_means(tmp_path):
 
     axes = Figure().subplots()
     rows = [{"step": i, "loss": float(i % 2) + 1} for i in range(4000)]
-    report_plots.draw_losses(axes, rows)
+    plots.draw_losses(axes, rows)
     (line,) = axes.get_lines()
     assert len(line.get_xdata()) == 400
     np.testing.assert_allclose(line.get_ydata(), 1.5)
@@ -239,10 +240,10 @@ def test_curves_are_thinned_to_means(tmp_path):
 def test_a_log_with_a_torn_end_and_one_that_is_none(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert report_plots.rows(path) == [{"step": 1, "loss": 2.0}]
+    assert plots.rows(path) == [{"step": 1, "loss": 2.0}]
     path.write_text("hello\n{}\n")
     with pytest.raises(ValueError, match="expected the metrics.jsonl .* line 1 is none"):
-        report_plots.rows(path)
+        plots.rows(path)
 
 
 def test_a_missing_clip_is_a_sentence(tmp_path):

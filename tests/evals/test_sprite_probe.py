@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vidgen.data.sprite_scenes import BACKGROUNDS, MOTIONS
-from vidgen.data.sprites import Sprites
-from vidgen.data.transforms import to_float
-from vidgen.evals import sprite_probe
-from vidgen.evals.sprite_probe import Reading
+from vidgen.data.video.transforms import to_float
+from vidgen.sprites import probe
+from vidgen.sprites.probe import Reading
+from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS
+from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
 SPRITES = Sprites(shape=VideoShape(frames=8, height=16, width=16), split="all")
@@ -35,11 +35,11 @@ def spread():
 
 @pytest.fixture(scope="module")
 def readings(spread):
-    return [sprite_probe.read(draw(triple, seed), SPRITES) for seed, triple in enumerate(spread)]
+    return [probe.read(draw(triple, seed), SPRITES) for seed, triple in enumerate(spread)]
 
 
 def test_true_clips_are_read_right(readings, spread):
-    found = sprite_probe.accuracy(readings, spread)
+    found = probe.accuracy(readings, spread)
     assert found["all"] >= 0.97
     assert found["background"] == 1.0
 
@@ -49,14 +49,14 @@ def test_error_tells_sprites_from_anything_else(readings):
     assert max(errors) < 0.5
     assert np.median(errors) < 0.05
     noise = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
-    assert sprite_probe.read(noise, SPRITES).error > 0.5
+    assert probe.read(noise, SPRITES).error > 0.5
 
 
 @pytest.mark.parametrize("motion", SPRITES.motions)
 def test_one_frame_repeated_stands_still(motion):
     video = draw(("tiger", motion, "blue"))
     frozen = np.broadcast_to(video[4], video.shape).copy()
-    assert sprite_probe.read(frozen, alone("tiger")).triple == ("tiger", "standing still", "blue")
+    assert probe.read(frozen, alone("tiger")).triple == ("tiger", "standing still", "blue")
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_one_frame_repeated_stands_still(motion):
 )
 def test_a_clip_run_backwards_moves_the_other_way(motion, opposite):
     video = draw(("octopus", motion, "green"))
-    assert sprite_probe.read(video, alone("octopus")).motion == motion
-    assert sprite_probe.read(video[::-1].copy(), alone("octopus")).motion == opposite
+    assert probe.read(video, alone("octopus")).motion == motion
+    assert probe.read(video[::-1].copy(), alone("octopus")).motion == opposite
 
 
 def test_diagonals_are_read_where_they_are_candidates():
@@ -79,7 +79,7 @@ def test_diagonals_are_read_where_they_are_candidates():
     for motion in tuple(MOTIONS)[7:]:
         scene = both.scene_of("crab", motion, "white", np.random.default_rng(1))
         video = np.asarray(to_float(both.render(scene)))
-        assert sprite_probe.read(video, both).motion == motion
+        assert probe.read(video, both).motion == motion
 
 
 @pytest.mark.parametrize("background", SPRITES.backgrounds)
@@ -87,35 +87,35 @@ def test_backgrounds_are_told_apart_in_noise(background):
     rng = np.random.default_rng(0)
     video = draw(("star", "moving up", background))
     noisy = np.clip(video + 0.1 * rng.normal(size=video.shape), -1, 1).astype(np.float32)
-    assert sprite_probe.read(noisy, alone("star")).background == background
+    assert probe.read(noisy, alone("star")).background == background
 
 
 def test_a_repainted_background_is_noticed():
     video = draw(("whale", "moving right", "red"))
     red, green = (np.asarray(to_float(np.uint8(BACKGROUNDS[name]))) for name in ("red", "green"))
     repainted = np.where(np.all(video == red, axis=-1, keepdims=True), green, video)
-    found = sprite_probe.read(repainted, SPRITES)
+    found = probe.read(repainted, SPRITES)
     assert found.triple == ("whale", "moving right", "green")
 
 
 def test_swapped_channels_are_noticed():
     video = draw(("frog", "moving right", "green"))
-    found = sprite_probe.read(video[..., [0, 2, 1]], SPRITES)
+    found = probe.read(video[..., [0, 2, 1]], SPRITES)
     assert found.background != "green"
-    assert found.error > 2 * sprite_probe.read(video, SPRITES).error
+    assert found.error > 2 * probe.read(video, SPRITES).error
 
 
 def test_another_size_than_the_candidates():
     big = VideoShape(frames=5, height=24, width=40)
     scene = SPRITES.scene_of("panda", "moving left", "pink", np.random.default_rng(2))
     video = np.asarray(to_float(SPRITES.render(scene, big)))
-    assert sprite_probe.read(video, SPRITES).triple == ("panda", "moving left", "pink")
+    assert probe.read(video, SPRITES).triple == ("panda", "moving left", "pink")
 
 
 def test_accuracy_counts_each_part():
     triples = [("tiger", "moving up", "red"), ("frog", "moving up", "blue")]
     seen = [Reading("tiger", "moving up", "red", 0.0), Reading("frog", "moving up", "red", 0.0)]
-    assert sprite_probe.accuracy(seen, triples) == {
+    assert probe.accuracy(seen, triples) == {
         "subject": 1.0,
         "motion": 1.0,
         "background": 0.5,
@@ -127,7 +127,7 @@ def test_accuracy_counts_each_part():
 def test_accuracy_needs_one_truth_for_each_reading(count):
     readings = [Reading("tiger", "moving up", "red", 0.0)] * count
     with pytest.raises(ValueError, match=f"{count} readings for 1 true triples"):
-        sprite_probe.accuracy(readings, [("tiger", "moving up", "red")])
+        probe.accuracy(readings, [("tiger", "moving up", "red")])
 
 
 FILMS = Sprites(shape=VideoShape(frames=11, height=24, width=24), split="all")
@@ -158,25 +158,25 @@ def films():
 
 def test_true_parts_of_films_are_read_right(films):
     """Anywhere on the canvas, of any size, and standing at a wall in the end."""
-    readings = [sprite_probe.read_part(video, alone(triple[0])) for video, triple, _ in films]
-    found = sprite_probe.accuracy(readings, [triple for _, triple, _ in films])
+    readings = [probe.read_part(video, alone(triple[0])) for video, triple, _ in films]
+    found = probe.accuracy(readings, [triple for _, triple, _ in films])
     assert found["motion"] >= 0.95 and found["background"] == 1.0
 
 
 def test_subjects_of_parts_of_films_are_read_right(films):
     some = films[::4]
-    readings = [sprite_probe.read_part(video, FILMS) for video, _, _ in some]
-    assert sprite_probe.accuracy(readings, [triple for _, triple, _ in some])["subject"] == 1.0
+    readings = [probe.read_part(video, FILMS) for video, _, _ in some]
+    assert probe.accuracy(readings, [triple for _, triple, _ in some])["subject"] == 1.0
     assert np.median([reading.error for reading in readings]) < 0.15
     noise = np.random.default_rng(0).uniform(-1, 1, (8, 24, 24, 3)).astype(np.float32)
-    assert sprite_probe.read_part(noise, FILMS).error > 0.5
+    assert probe.read_part(noise, FILMS).error > 0.5
 
 
 def test_a_sprite_is_followed_to_where_it_is(films):
     """Its true place and size; worse where much of it is outside of the canvas."""
     away, larger = [], []
     for video, (subject, _, background), path in films[:30]:
-        found = sprite_probe.follow(video, subject, background, FILMS)
+        found = probe.follow(video, subject, background, FILMS)
         away.append(np.median(np.abs(found.path - path[:, :2])))
         larger.append(np.median(np.abs(found.sides / path[:, 2] - 1)))
     assert np.median(away) < 0.005 and max(away) < 0.04
@@ -186,11 +186,11 @@ def test_a_sprite_is_followed_to_where_it_is(films):
 def test_an_ordinary_clip_is_a_part_as_well():
     for motion in SPRITES.motions:
         triple = ("whale", motion, "pink")
-        assert sprite_probe.read_part(draw(triple), alone("whale")).triple == triple
+        assert probe.read_part(draw(triple), alone("whale")).triple == triple
 
 
 def test_an_empty_part_and_a_short_one():
     empty = np.zeros((6, 16, 16, 3), np.float32)
-    assert sprite_probe.read_part(empty, alone("frog")).motion == "standing still"
+    assert probe.read_part(empty, alone("frog")).motion == "standing still"
     with pytest.raises(ValueError, match="a part of 2 frames"):
-        sprite_probe.read_part(empty[:2], SPRITES)
+        probe.read_part(empty[:2], SPRITES)

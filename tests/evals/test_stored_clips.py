@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from vidgen.data.transforms import to_float
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
+from vidgen.data.video.transforms import to_float
 from vidgen.evals import stored_clips
 from vidgen.evals.stored_clips import Window
 

@@ -22,8 +22,8 @@ from vidgen.imagen.distillation import (
 )
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.students import Course, student
-from vidgen.runs.distill import Student
-from vidgen.runs.plan import PlannedModel
+from vidgen.plan.estimate import PlannedModel
+from vidgen.train.distill import Student
 from vidgen.train.model import Model
 from vidgen.train.partitioning import unbox
 from vidgen.types import VideoBatch, VideoShape

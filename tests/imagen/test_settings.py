@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
 from vidgen.diffusion import guidance, parameterization, samplers, schedules, transitions
 from vidgen.diffusion.parameterization import Edm, MinSnr
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.runs.train import Train
+from vidgen.train.train import Train
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 
 # What is bound in the base's scope to get each class, with a value for every field it has.

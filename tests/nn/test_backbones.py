@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 import torch_files
 
-from vidgen import assets
-from vidgen.nn.backbones import efficientnet, i3d, layers, squeezenet, vgg, weight_files
+from vidgen.assets import downloads
+from vidgen.pretrained import efficientnet, i3d, layers, squeezenet, vgg, weight_files
 
 
 def pattern(*shape):
@@ -23,7 +23,7 @@ def pattern(*shape):
 
 @functools.cache
 def params(network):
-    return network.load_params(assets.locate(network.ASSET))
+    return network.load_params(downloads.locate(network.ASSET))
 
 
 def shapes(network, *shape):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.nn.backbones import clip, clip_files, weight_files
+from vidgen.pretrained import clip, clip_files, weight_files
 
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("clip_golden.json").read_text())
 PROMPTS = ["The cat", "a cat's 2 hats!", "the the the cat cat sat on a mat and then it ran off", ""]

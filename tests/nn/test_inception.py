@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 import torch_files
 
-from vidgen.nn.backbones import inception, layers, weight_files
+from vidgen.pretrained import inception, layers, weight_files
 
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("inception_golden.json").read_text())
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.data import sprite_captions
-from vidgen.data.sprite_scenes import BACKGROUNDS, MOTIONS
-from vidgen.data.sprites import Sprites
-from vidgen.data.transforms import to_float
-from vidgen.nn.backbones import sprite_match
+from vidgen.data.video.transforms import to_float
+from vidgen.sprites import grammar, match
+from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS
+from vidgen.sprites.sprites import Sprites
 from vidgen.text.minilm import MiniLM
 from vidgen.train import weights
 from vidgen.types import VideoShape
@@ -22,13 +21,13 @@ MIRRORED = {"moving left": "moving right", "moving up": "moving down", "growing"
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.tree.map(jnp.asarray, sprite_match.load_params())
+    return jax.tree.map(jnp.asarray, match.load_params())
 
 
 @pytest.fixture(scope="module")
 def networks(params):
     """Features of uint8 clips and of captions, as numpy."""
-    video, text = jax.jit(sprite_match.video_features), jax.jit(sprite_match.text_features)
+    video, text = jax.jit(match.video_features), jax.jit(match.text_features)
     encoder = MiniLM(length=20)
 
     def of_clips(clips):
@@ -60,23 +59,23 @@ def matches(video, text):
 
 
 def test_the_weights_are_those_of_the_release():
-    data = sprite_match.FILE.read_bytes()
-    assert hashlib.sha256(data).hexdigest() == sprite_match.SHA256
+    data = match.FILE.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == match.SHA256
     assert len(data) < 400_000
 
 
 def test_other_weights_are_refused(tmp_path, monkeypatch):
-    damaged = bytearray(sprite_match.FILE.read_bytes())
+    damaged = bytearray(match.FILE.read_bytes())
     damaged[-1] ^= 1
-    monkeypatch.setattr(sprite_match, "FILE", tmp_path / "sprite_match.npz")
-    sprite_match.FILE.write_bytes(damaged)
+    monkeypatch.setattr(match, "FILE", tmp_path / "sprite_match.npz")
+    match.FILE.write_bytes(damaged)
     with pytest.raises(ValueError, match="install vidgen again"):
-        sprite_match.load_params()
+        match.load_params()
 
 
 def test_a_weight_file_gives_back_what_was_written(tmp_path):
-    params = jax.tree.map(np.asarray, sprite_match.init_params(jax.random.key(0)))
-    found = sprite_match.read_params(weights.write(tmp_path, params, 1).read_bytes())
+    params = jax.tree.map(np.asarray, match.init_params(jax.random.key(0)))
+    found = match.read_params(weights.write(tmp_path, params, 1).read_bytes())
     assert jax.tree.structure(found) == jax.tree.structure(params)
     for name, layer in params.items():
         if name == "scale":
@@ -89,24 +88,24 @@ def test_a_weight_file_gives_back_what_was_written(tmp_path):
 
 def test_features_have_unit_length(params, held_out):
     _, video, text = held_out
-    assert video.shape == text.shape == (COUNT, sprite_match.WIDTH)
+    assert video.shape == text.shape == (COUNT, match.WIDTH)
     for features in (video, text):
         np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-5)
-    plain = jax.jit(sprite_match.video_features)(params, jnp.zeros((1, 8, 32, 32, 3)))
+    plain = jax.jit(match.video_features)(params, jnp.zeros((1, 8, 32, 32, 3)))
     states = jnp.zeros((1, 4, 384)), jnp.zeros((1, 4), bool)
-    empty = jax.jit(sprite_match.text_features)(params, *states)
+    empty = jax.jit(match.text_features)(params, *states)
     np.testing.assert_allclose([jnp.linalg.norm(plain), jnp.linalg.norm(empty)], 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 32), (8, 16, 16), (8, 32, 64)])
 def test_clips_of_another_size_are_refused(params, shape):
     with pytest.raises(ValueError, match=rf"these have {shape[0]} of {shape[1]} x {shape[2]}"):
-        sprite_match.video_features(params, jnp.zeros((1, *shape, 3)))
+        match.video_features(params, jnp.zeros((1, *shape, 3)))
 
 
 def test_states_of_another_encoder_are_refused(params):
     with pytest.raises(ValueError, match="these have 512"):
-        sprite_match.text_features(params, jnp.zeros((1, 4, 512)), jnp.ones((1, 4), bool))
+        match.text_features(params, jnp.zeros((1, 4, 512)), jnp.ones((1, 4), bool))
 
 
 def test_padding_of_text_makes_no_difference(params):
@@ -115,8 +114,8 @@ def test_padding_of_text_makes_no_difference(params):
     short = jnp.arange(12) < lengths[:, None]
     long = jnp.arange(20) < lengths[:, None]
     np.testing.assert_allclose(
-        sprite_match.text_features(params, tokens, long),
-        sprite_match.text_features(params, jnp.where(short[..., None], tokens[:, :12], 9.0), short),
+        match.text_features(params, tokens, long),
+        match.text_features(params, jnp.where(short[..., None], tokens[:, :12], 9.0), short),
         atol=1e-6,
     )
 
@@ -131,7 +130,7 @@ def test_the_true_caption_beats_one_with_another_word(networks, held_out, axis):
     for triple in triples:
         other = [name for name in names if name != triple[axis]]
         changed = [*triple[:axis], other[rng.integers(len(other))], *triple[axis + 1 :]]
-        captions.append(sprite_captions.write(*changed, int(rng.integers(5))))
+        captions.append(grammar.write(*changed, int(rng.integers(5))))
     wrong = networks[1](captions)
     assert np.mean(matches(video, text) > matches(video, wrong)) >= 0.95
 
@@ -157,7 +156,7 @@ def test_a_clip_played_backwards_shows_the_opposite_motion(networks):
         scenes = [sprites.scene_of(name, motion, "green", rng) for name in sprites.subjects]
         clips = np.stack([sprites.render(scene) for scene in scenes])
         wanted = [
-            of_captions([sprite_captions.write(name, m, "green") for name in sprites.subjects])
+            of_captions([grammar.write(name, m, "green") for name in sprites.subjects])
             for m in (motion, opposite)
         ]
         for video, sign in ((of_clips(clips), 1), (of_clips(clips[:, ::-1]), -1)):

@@ -7,10 +7,11 @@ import pytest
 import safetensors.numpy
 from scipy.ndimage import gaussian_filter
 
-from vidgen import assets
-from vidgen.data import sprites, transforms
+from vidgen.assets import downloads
+from vidgen.data.video import transforms
 from vidgen.phenaki import perceptual
 from vidgen.phenaki.perceptual import ImagePerceptual, VideoPerceptual
+from vidgen.sprites import sprites
 from vidgen.types import VideoShape
 
 BLURS, NOISES = (0.5, 1.0, 2.0), (0.05, 0.2, 0.5)
@@ -181,16 +182,16 @@ def test_vgg_takes_the_users_file(tmp_path):
 
 def test_missing_weights_are_asset_errors(tmp_path, monkeypatch):
     one = ImagePerceptual(network="vgg16", weights=str(tmp_path / "none.pth"))
-    with pytest.raises(assets.AssetError, match="none.pth', which is no file; .*squeezenet"):
+    with pytest.raises(downloads.AssetError, match="none.pth', which is no file; .*squeezenet"):
         one.load()
 
     def nowhere(name):
-        raise assets.AssetError(f"no {name}")
+        raise downloads.AssetError(f"no {name}")
 
-    monkeypatch.setattr(assets, "locate", nowhere)
-    with pytest.raises(assets.AssetError, match="no squeezenet"):
+    monkeypatch.setattr(downloads, "locate", nowhere)
+    with pytest.raises(downloads.AssetError, match="no squeezenet"):
         ImagePerceptual(required=False).load()
-    with pytest.raises(assets.AssetError, match="no i3d"):
+    with pytest.raises(downloads.AssetError, match="no i3d"):
         VideoPerceptual().load()
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from vidgen.phenaki import story
+from vidgen.story import sliding_window
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=4, width=6, channels=1)
@@ -41,14 +41,16 @@ class Counting:
 
 @pytest.mark.parametrize("segments, frames", [(1, 11), (2, 17), (5, 35), (10, 65), (20, 125)])
 def test_five_frames_of_context_leave_six_new_ones(segments, frames):
-    told = list(story.tell(parts("x" * segments), Counting(), shape=SHAPE, context_frames=5))
+    told = list(
+        sliding_window.tell(parts("x" * segments), Counting(), shape=SHAPE, context_frames=5)
+    )
     film = np.concatenate([t.frames for t in told])
     np.testing.assert_array_equal(film[:, 0, 0, 0], np.arange(frames))
 
 
 def test_each_clip_is_given_the_last_frames_of_the_film():
     model = Counting()
-    told = list(story.tell(parts("abc"), model, shape=SHAPE, context_frames=5))
+    told = list(sliding_window.tell(parts("abc"), model, shape=SHAPE, context_frames=5))
     assert model.seen == [("a", []), ("b", [6, 7, 8, 9, 10]), ("c", [12, 13, 14, 15, 16])]
     assert [t.segment.name for t in told] == ["a", "b", "c"]
     np.testing.assert_array_equal(told[-1].context[:, 0, 0, 0], [18, 19, 20, 21, 22])
@@ -57,7 +59,7 @@ def test_each_clip_is_given_the_last_frames_of_the_film():
 def test_a_cut_a_trimmed_segment_and_a_shorter_context():
     model = Counting()
     segments = [Part("a", 0, 11), Part("trim", 5, 2), Part("one", 1, 10), Part("cut", 0, 11)]
-    told = list(story.tell(segments, model, shape=SHAPE, context_frames=5))
+    told = list(sliding_window.tell(segments, model, shape=SHAPE, context_frames=5))
     seen = [("a", []), ("trim", [6, 7, 8, 9, 10]), ("one", [12]), ("cut", [])]
     assert model.seen == seen
     np.testing.assert_array_equal(told[1].frames[:, 0, 0, 0], [11, 12])
@@ -65,16 +67,19 @@ def test_a_cut_a_trimmed_segment_and_a_shorter_context():
 
 
 def test_a_film_goes_on_from_its_context():
-    whole = list(story.tell(parts("abcd", 3), Counting(), shape=SHAPE, context_frames=3))
+    whole = list(sliding_window.tell(parts("abcd", 3), Counting(), shape=SHAPE, context_frames=3))
     settings = {"shape": SHAPE, "context_frames": 3, "context": whole[1].context}
-    rest = list(story.tell(parts("abcd", 3)[2:], Counting(), **settings))
+    rest = list(sliding_window.tell(parts("abcd", 3)[2:], Counting(), **settings))
     for a, b in zip(whole[2:], rest, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
 
 
 def test_what_is_known_has_one_shape_so_that_one_program_is_compiled():
     frames = np.ones((5, 4, 6, 1), np.float32)
-    empty, full = story.beginning(SHAPE, frames[:0]), story.beginning(SHAPE, frames)
+    empty, full = (
+        sliding_window.beginning(SHAPE, frames[:0]),
+        sliding_window.beginning(SHAPE, frames),
+    )
     assert empty.video.shape == full.video.shape and empty.mask.shape == full.mask.shape
     assert not empty.mask.any() and full.mask.sum() == 5
 
@@ -83,15 +88,19 @@ def test_what_is_known_has_one_shape_so_that_one_program_is_compiled():
 def test_a_segment_that_does_not_fit_is_refused(second):
     segments = [Part("a", 0, 11), second]
     with pytest.raises(ValueError, match="at most 5, and a clip has 11"):
-        list(story.tell(segments, Counting(), shape=SHAPE, context_frames=5))
+        list(sliding_window.tell(segments, Counting(), shape=SHAPE, context_frames=5))
 
 
 def test_nothing_can_be_known_of_a_film_without_frames():
     with pytest.raises(ValueError, match="knows 1 frames and makes 10; 0 are kept"):
-        next(story.tell([Part("a", 1, 10)], Counting(), shape=SHAPE, context_frames=5))
+        next(sliding_window.tell([Part("a", 1, 10)], Counting(), shape=SHAPE, context_frames=5))
 
 
 def test_a_context_of_another_size_is_refused():
     wrong = np.zeros((5, 4, 4, 1), np.float32)
     with pytest.raises(ValueError, match=r"continues frames of \(4, 6, 1\)"):
-        next(story.tell(parts("a"), Counting(), shape=SHAPE, context_frames=5, context=wrong))
+        next(
+            sliding_window.tell(
+                parts("a"), Counting(), shape=SHAPE, context_frames=5, context=wrong
+            )
+        )

@@ -24,12 +24,12 @@ from vidgen.phenaki.tokenizer_losses import (
     as_stills,
     psnr,
 )
-from vidgen.runs.warm_start import WarmStart
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import Model
 from vidgen.train.optimizers import SGD, AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
+from vidgen.train.warm_start import WarmStart
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 
 SHAPE = VideoShape(frames=5, height=8, width=8)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vidgen.runs import plan_collectives
+from vidgen.plan import collectives
 
 
 def received(function, *arguments):
@@ -18,7 +18,7 @@ def received(function, *arguments):
         for shape, spec in arguments
     ]
     text = jax.jit(function, out_shardings=out).lower(*specs).compile().as_text()
-    return plan_collectives.received(text)
+    return collectives.received(text)
 
 
 def main():

@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 import toy_distilling  # noqa: E402
 import toy_training as toy  # noqa: E402
 
-from vidgen.runs import distill  # noqa: E402
+from vidgen.train import distill  # noqa: E402
 
 SEEN = []
 

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from vidgen.runs.encode import Encode
+from vidgen.precompute.encode_captions import Encode
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
 

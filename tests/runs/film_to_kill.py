@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from vidgen.runs.film import Film
+from vidgen.story.film import Film
 
 SIZE = (6, 8)
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}

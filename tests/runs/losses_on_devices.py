@@ -17,11 +17,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from vidgen import gin_utils, start  # noqa: E402
+from vidgen.cli import startup  # noqa: E402
+from vidgen.config import gin_utils
 from vidgen.imagen.distillation import ProgressiveDistillation  # noqa: E402
 from vidgen.imagen.students import student  # noqa: E402
-from vidgen.runs import trained  # noqa: E402
-from vidgen.runs.train import Train  # noqa: E402
+from vidgen.train import frozen as trained  # noqa: E402
+from vidgen.train.train import Train  # noqa: E402
 
 STEPS, BATCH = 3, 8
 FILES = {
@@ -130,6 +131,6 @@ def share(tree):
 
 
 if __name__ == "__main__":
-    start.search_for_garbage_less_often()
+    startup.search_for_garbage_less_often()
     kept = []
     print(json.dumps({mesh: train(sys.argv[1], mesh, kept) for mesh in sys.argv[2:]}))

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 
-from vidgen import main
+from vidgen.cli import main
 
 
 def run(line):

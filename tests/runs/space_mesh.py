@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from vidgen import main
+from vidgen.cli import main
 from vidgen.diffusion import samplers
 
 COLLECTIVES = ("all-gather", "collective-permute", "all-to-all")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen.data.clip_records import ClipRecords
+from vidgen.data.sources.clip_records import ClipRecords
 from vidgen.evals.clips import SourceClips
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
@@ -120,9 +120,9 @@ def flags(layer, macros):
 
 MIXTURE = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
-from vidgen.data import mixtures
-from vidgen.data import sources
-from vidgen.data import tar_shards
+from vidgen.data.sources import mixtures
+from vidgen.data.sources import folder
+from vidgen.data.sources import tar_shards
 
 DATASET = @mixtures.Mixture()
 HELD_OUT_LOSS = None
@@ -130,7 +130,7 @@ SAMPLE_VIDEOS = None
 mixtures.Mixture.rates = (1, 1, 1, 1, 1)
 """
 CLASSES = {
-    "data/folder.gin": "sources.FolderSource",
+    "data/folder.gin": "folder.FolderSource",
     "data/tar_shards.gin": "tar_shards.TarShards",
 }
 

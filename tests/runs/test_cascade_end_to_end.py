@@ -7,8 +7,8 @@ import pytest
 import tiny_cascade
 from PIL import Image
 
-from vidgen import main
-from vidgen.data.video_writer import write_video
+from vidgen.cli import main
+from vidgen.data.video.encode import write_video
 from vidgen.types import STAGES
 
 # frames, height, width of sizes/tiny_imagen.gin

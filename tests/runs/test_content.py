@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
 from vidgen.imagen.cascade import Cascade
-from vidgen.runs.content import Init, KnownFiles
+from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.types import VideoShape
 
 BASE = VideoShape(frames=4, height=4, width=4, fps=2.0)  # two seconds

@@ -15,8 +15,8 @@ import pytest
 import toy_training as toy
 from toy_distilling import NAMES, STEPS, ToyCourse, make, make_teacher
 
-from vidgen.runs.distill import Course, Phase, Student
 from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.distill import Course, Phase, Student
 
 ROOT = pathlib.Path(__file__).parents[2]
 

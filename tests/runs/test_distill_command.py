@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen import gin_utils
-from vidgen.runs.distill import Distill
-from vidgen.runs.generate import clip_key
-from vidgen.runs.stages import Stage
+from vidgen.config import gin_utils
+from vidgen.inference.generate import clip_key
+from vidgen.inference.stages import Stage
+from vidgen.train.distill import Distill
 from vidgen.types import STAGES
 
 ROOT = pathlib.Path(__file__).parents[2]

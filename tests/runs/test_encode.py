@@ -11,14 +11,14 @@ import time
 import numpy as np
 import pytest
 
-from vidgen.data import text_cache
-from vidgen.data.cache_folders import CacheError
-from vidgen.data.sources import Example
-from vidgen.data.video_writer import write_video
-from vidgen.runs.encode import Encode
-from vidgen.runs.feed import encode_captions
+from vidgen.data.cache import text_cache
+from vidgen.data.cache.cache_folders import CacheError
+from vidgen.data.sources.folder import Example
+from vidgen.data.video.encode import write_video
+from vidgen.precompute.encode_captions import Encode
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.tokenizer import ByteEncoder
+from vidgen.train.batches import encode_captions
 from vidgen.types import VideoShape
 
 SCRIPT = pathlib.Path(__file__).with_name("encode_to_kill.py")

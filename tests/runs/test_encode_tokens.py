@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.data import token_cache
-from vidgen.data.cache_folders import CacheError
-from vidgen.data.sources import BadExample, Example
-from vidgen.data.token_cache import TokenCache
-from vidgen.runs.encode_tokens import EncodeTokens
-from vidgen.runs.trained import fingerprint
+from vidgen.data.cache import token_cache
+from vidgen.data.cache.cache_folders import CacheError
+from vidgen.data.cache.token_cache import TokenCache
+from vidgen.data.sources.folder import BadExample, Example
+from vidgen.precompute.encode_tokens import EncodeTokens
+from vidgen.train.frozen import fingerprint
 from vidgen.types import VideoShape
 
 

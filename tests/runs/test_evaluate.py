@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen import evaluate_command, gin_files
-from vidgen.data.video_writer import write_video
+from vidgen.cli import evaluate_command, evaluate_flags
+from vidgen.config import gin_files
+from vidgen.data.video.encode import write_video
 from vidgen.evals.metrics import METRICS
-from vidgen.runs import evaluate_flags
 
 
 @pytest.fixture(scope="module")

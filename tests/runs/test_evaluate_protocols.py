@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.video_writer import write_video
+from vidgen.data.video.encode import write_video
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_two_processes_share_the_work(vidgen, tmp_path):
         own |= {"JAX_PROCESS_ID": str(process)}
         both.append(
             subprocess.Popen(
-                [sys.executable, "-m", "vidgen.main", *command("two")],
+                [sys.executable, "-m", "vidgen.cli.main", *command("two")],
                 env=env | own,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

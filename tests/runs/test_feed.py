@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.data.sources import captions_per_clip
-from vidgen.runs import feed
+from vidgen.data.sources.folder import captions_per_clip
+from vidgen.train import batches
 
 
 class Limited(toy.ToyIterator):
@@ -20,7 +20,7 @@ class Limited(toy.ToyIterator):
 
 
 def test_position_is_that_of_the_batch_not_of_the_reader():
-    made = feed.Feed(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
+    made = batches.Feed(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
     positions = [next(made).position for _ in range(3)]
     made.close()
     assert positions == [{"at": 1}, {"at": 2}, {"at": 3}]
@@ -28,7 +28,7 @@ def test_position_is_that_of_the_batch_not_of_the_reader():
 
 
 def test_ends_with_the_data():
-    made = feed.Feed(Limited(4, (0, 1)), toy.ToyEncoder())
+    made = batches.Feed(Limited(4, (0, 1)), toy.ToyEncoder())
     assert len(list(made)) == 3
     made.close()
 
@@ -36,7 +36,7 @@ def test_ends_with_the_data():
 def test_errors_of_the_data_arrive():
     iterator = Limited(4, (0, 1))
     iterator.error = OSError("broken disk")
-    made = feed.Feed(iterator, toy.ToyEncoder())
+    made = batches.Feed(iterator, toy.ToyEncoder())
     for _ in range(3):
         next(made)
     with pytest.raises(OSError, match="broken disk"):
@@ -50,7 +50,7 @@ def test_batch_is_encoded():
         "caption": np.array(["black", "white"]),
         "independent_frames": [True, False],
     }
-    batch = feed.encode_batch(raw, toy.ToyEncoder())
+    batch = batches.encode_batch(raw, toy.ToyEncoder())
     np.testing.assert_array_equal(batch.video.ravel(), [-1.0, 1.0])
     assert batch.video.dtype == np.float32
     np.testing.assert_array_equal(batch.text.tokens, toy.ToyEncoder()(["black", "white"]).tokens)
@@ -71,7 +71,7 @@ def test_captions_of_frames_are_encoded_once_each():
         "caption": captions,
         "independent_frames": [True, False],
     }
-    text = feed.encode_batch(raw, Counting()).text
+    text = batches.encode_batch(raw, Counting()).text
     assert text.tokens.shape == (2, 3, toy.LENGTH, toy.DIM) and text.mask.shape == (2, 3, 3)
     for i, row in enumerate(captions):
         np.testing.assert_array_equal(text.tokens[i], toy.ToyEncoder()(row).tokens)
@@ -91,7 +91,7 @@ class EndMarks(toy.ToyEncoder):
 def test_an_empty_caption_is_the_null_prompt(empty):
     """By itself, among others, and as that of one image of a pack."""
     for captions in ([empty], ["cat", empty], [empty, "cat", "dog"]):
-        text = feed.encode_captions(captions, EndMarks())
+        text = batches.encode_captions(captions, EndMarks())
         told = np.array([caption != empty for caption in captions])
         np.testing.assert_array_equal(text.mask.any(-1), told)
         np.testing.assert_array_equal(np.asarray(text.tokens).any((1, 2)), told)
@@ -101,7 +101,7 @@ def test_an_empty_caption_is_the_null_prompt(empty):
         "caption": [("cat", empty), (empty, empty)],
         "independent_frames": [True, True],
     }
-    text = feed.encode_batch(raw, EndMarks()).text
+    text = batches.encode_batch(raw, EndMarks()).text
     np.testing.assert_array_equal(text.mask.any(-1), [[True, False], [False, False]])
     np.testing.assert_array_equal(text.tokens.any((2, 3)), [[True, False], [False, False]])
 
@@ -115,6 +115,6 @@ def test_captions_per_clip_is_one_unless_the_data_says_more():
 
 
 def test_protocols():
-    assert isinstance(toy.ToyData(), feed.Dataset)
-    assert isinstance(toy.ToyEncoder(), feed.TextEncoder)
-    assert feed.this_process() == (0, 1)
+    assert isinstance(toy.ToyData(), batches.Dataset)
+    assert isinstance(toy.ToyEncoder(), batches.TextEncoder)
+    assert batches.this_process() == (0, 1)

@@ -14,12 +14,12 @@ import film_to_kill
 import numpy as np
 import pytest
 
-from vidgen.runs import film as film_module
-from vidgen.runs import film_progress
-from vidgen.runs.film import Film, FilmError
-from vidgen.runs.film_progress import FilmProgress
-from vidgen.runs.story_plan import plan
-from vidgen.runs.story_script import Scene, Story
+from vidgen.story import film as film_module
+from vidgen.story import film_progress
+from vidgen.story.film import Film, FilmError
+from vidgen.story.film_progress import FilmProgress
+from vidgen.story.script import Scene, Story
+from vidgen.story.segments import plan
 
 HERE = pathlib.Path(__file__).parent
 SCRIPT = HERE / "film_to_kill.py"

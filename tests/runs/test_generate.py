@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.data import video_writer
+from vidgen.data.video import encode
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.cascade import Cascade
-from vidgen.runs.generate import Generate, clip_key
-from vidgen.runs.per_stage import PerStage
-from vidgen.runs.stages import Generator, Sampling, Stage
+from vidgen.inference.generate import Generate, clip_key
+from vidgen.inference.per_stage import PerStage
+from vidgen.inference.stages import Generator, Sampling, Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import TrainState
@@ -201,7 +201,7 @@ def test_a_file_of_that_name_is_replaced(run, tmp_path):
     assert run("a")[0].shape == (2, 4, 4, 3)
 
 
-@pytest.mark.parametrize("suffix", video_writer.SUFFIXES)
+@pytest.mark.parametrize("suffix", encode.SUFFIXES)
 def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
     path = tmp_path / f"clip{suffix}"
     generate("a", model_dir=model_dir, output=str(path))()

@@ -4,10 +4,10 @@ import argparse
 
 import pytest
 
-from vidgen.runs import generate_flags
-from vidgen.runs.generate_flags import read_prompts, read_size
-from vidgen.runs.per_stage import PerStage
-from vidgen.runs.stages import Sampling
+from vidgen.cli import generate_flags
+from vidgen.cli.generate_flags import read_prompts, read_size
+from vidgen.inference.per_stage import PerStage
+from vidgen.inference.stages import Sampling
 
 
 def settings(*arguments):

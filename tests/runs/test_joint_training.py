@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen import gin_utils, main
-from vidgen.data.video_writer import write_video
-from vidgen.gin_sessions import Sessions
-from vidgen.runs.stages import Stage, tell_of_images
-from vidgen.runs.train import Train
+from vidgen.cli import main
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
+from vidgen.data.video.encode import write_video
+from vidgen.inference.stages import Stage, tell_of_images
 from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.train import Train
 
 # One level without anything that is tested elsewhere, and an encoder without weights.
 SMALL = """# Defines: Requires: Often overridden:
@@ -21,7 +22,7 @@ from vidgen import types
 from vidgen.diffusion import samplers
 from vidgen.imagen import blocks
 from vidgen.imagen import unet
-from vidgen.runs import callbacks
+from vidgen.train import callbacks
 from vidgen.text import tokenizer
 
 TEXT_ENCODER = @tokenizer.ByteEncoder()

@@ -5,9 +5,9 @@ import pytest
 import toy_training as toy
 from test_tell import Counter, Guidance, Ready
 
+from vidgen.evals.tasks import Generated, Predicted
 from vidgen.imagen.cascade import Cascade
-from vidgen.runs.generate import Generate
-from vidgen.runs.judged import Generated, Predicted
+from vidgen.inference.generate import Generate
 
 
 class OtherWeights(Ready):

@@ -4,11 +4,11 @@ import types
 
 import pytest
 
+from vidgen.evals import setup
 from vidgen.evals.protocols import Protocol
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.runs import judging
-from vidgen.runs.stages import Sampling, Stage
+from vidgen.inference.stages import Sampling, Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import VideoShape
 
@@ -35,8 +35,8 @@ def maker(monkeypatch, data, conditioner, **changes):
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")
     source, protocol = types.SimpleNamespace(shape=data), Protocol()
-    subject = judging.Subject(model=model, text_encoder=encoder, source=source)
-    return judging.maker(subject, protocol, [stage], None, "m", Sampling(**changes), None)
+    subject = setup.Subject(model=model, text_encoder=encoder, source=source)
+    return setup.maker(subject, protocol, [stage], None, "m", Sampling(**changes), None)
 
 
 def test_a_stage_restores_pictures_one_by_one(monkeypatch):

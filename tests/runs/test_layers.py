@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen import gin_utils
-from vidgen.data.images import Joint
-from vidgen.data.tar_shards import TarShards
-from vidgen.data.video_writer import write_video
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.data.sources.images import Joint
+from vidgen.data.sources.tar_shards import TarShards
+from vidgen.data.video.encode import write_video
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.minilm import MiniLM
 from vidgen.text.t5 import T5
+from vidgen.train.train import Train
 
 EXPERIMENT = ["runs/train.gin", "experiments/imagen_base_tiny.gin"]
 

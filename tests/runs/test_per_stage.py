@@ -2,8 +2,8 @@
 
 import pytest
 
-from vidgen.runs import per_stage
-from vidgen.runs.per_stage import PerStage, parse
+from vidgen.inference import per_stage
+from vidgen.inference.per_stage import PerStage, parse
 from vidgen.types import STAGES
 
 

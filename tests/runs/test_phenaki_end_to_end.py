@@ -10,12 +10,12 @@ import pytest
 import tiny_cascade
 from tiny_phenaki import run
 
-from vidgen import main
-from vidgen.data.video_writer import write_video
+from vidgen.cli import main
+from vidgen.data.video.encode import write_video
 from vidgen.diffusion import samplers
-from vidgen.runs.film import Film
-from vidgen.runs.generate import Generate
-from vidgen.runs.tell import Tell
+from vidgen.inference.generate import Generate
+from vidgen.story.film import Film
+from vidgen.story.tell import Tell
 from vidgen.train import weights
 
 

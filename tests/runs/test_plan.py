@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from vidgen.runs.plan import Plan, PlannedModel, TextSize, count_by_module
-from vidgen.runs.plan_memory import shard_bytes
+from vidgen.plan.estimate import Plan, PlannedModel, TextSize, count_by_module
+from vidgen.plan.memory import shard_bytes
 from vidgen.text.encoder import NoText
 from vidgen.text.minilm import MiniLM
 from vidgen.train.optimizers import Adafactor, AdamW, LearningRate
@@ -187,7 +187,7 @@ def test_compile_reports_what_the_real_step_needs(capsys):
 
 
 def test_what_does_not_fit_is_said(monkeypatch, capsys):
-    monkeypatch.setattr("vidgen.runs.plan_programs.memory_of", lambda device, devices: 100)
+    monkeypatch.setattr("vidgen.plan.programs.memory_of", lambda device, devices: 100)
     run = plan(trainer((1, 1, 1)), compile=True)
     assert run.report()["models"][0]["fits"] is False
     run()

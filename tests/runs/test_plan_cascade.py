@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from vidgen import gin_utils, main
+from vidgen.cli import main
+from vidgen.config import gin_utils
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.runs import plan_tables
-from vidgen.runs.plan import Plan
+from vidgen.plan import tables
+from vidgen.plan.estimate import Plan
 from vidgen.types import STAGES
 
 FILES = ["runs/plan.gin", "experiments/imagen_cascade_tiny.gin"]
@@ -91,7 +92,7 @@ def test_the_report_adds_up(report):
 
 
 def test_the_table_says_the_same(report):
-    text = plan_tables.tables(report, details=False)
+    text = tables.tables(report, details=False)
     rows = {line.split()[0]: line for line in text.splitlines() if line}
     assert re.match(r"base +8 x 16 x 16 +8 +2\.0 M ", rows["base"]), text
     assert rows["base"].count("attn") == 3 and "conv + attn" in rows["base"]
@@ -114,7 +115,7 @@ def test_the_json_holds_all_with_details(cascade_plan, capsys):
     for model in found["models"]:
         assert model["flops_per_step_per_example"] > 2 * model["flops_forward_per_example"] > 0
         assert model["operators"]["temporal conv"] == [0, 1]
-    text = plan_tables.tables(found, details=True)
+    text = tables.tables(found, details=True)
     assert text.count("parameters by module") == 2 and text.count("a step, per example") == 2
     assert "stage takes what" not in text  # nobody asked for a chain
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from vidgen.runs import plan_collectives
+from vidgen.plan import collectives
 
 HERE = pathlib.Path(__file__).parent
 
@@ -37,7 +37,7 @@ def program(*lines):
     ],
 )
 def test_each_kind(line, received):
-    assert plan_collectives.received(program(f"  %x = f32[8]{{0}} {line}")) == received
+    assert collectives.received(program(f"  %x = f32[8]{{0}} {line}")) == received
 
 
 def test_asynchronous_collectives_name_operands_and_results():
@@ -47,7 +47,7 @@ def test_asynchronous_collectives_name_operands_and_results():
         "  %p = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%a)",
     )
     expected = {"all-gather": (32 + 128) * 3 / 4, "collective-permute": 32}
-    assert plan_collectives.received(text) == expected
+    assert collectives.received(text) == expected
 
 
 LOOP = """HloModule jit_step, num_partitions=4
@@ -75,4 +75,4 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 )
 def test_a_loop_runs_as_often_as_its_condition_says(limit, known, times):
     text = LOOP.replace("LIMIT", limit).replace("KNOWN", known)
-    assert plan_collectives.received(text) == {"all-reduce": 48 * times}
+    assert collectives.received(text) == {"all-reduce": 48 * times}

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vidgen.runs import plan_explain
+from vidgen.plan import sharding
 from vidgen.train.partitioning import Partitioner
 
 RULES = (("embed", "fsdp"), ("mlp", ("fsdp", "tensor")), ("mlp", "tensor"), ("norm", None))
@@ -20,7 +20,7 @@ def boxed(**shapes):
 
 def told(path="kernel", shape=(1, 4, 2), rules=RULES, **shapes):
     partitioner = Partitioner(rules=rules, mesh_shape=shape)
-    return plan_explain.explain(partitioner, boxed(**shapes), path, 8)
+    return sharding.explain(partitioner, boxed(**shapes), path, 8)
 
 
 def test_cut_and_whole():

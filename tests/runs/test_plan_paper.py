@@ -6,11 +6,11 @@ import math
 import jax
 import pytest
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
-from vidgen.runs.plan import Plan
-from vidgen.runs.train import Train
+from vidgen.plan.estimate import Plan
 from vidgen.train.partitioning import unbox
+from vidgen.train.train import Train
 from vidgen.types import STAGES, VideoShape
 
 PUBLISHED = dict(zip(STAGES, (5.6e9, 1.7e9, 1.4e9, 1.2e9, 780e6, 630e6, 340e6), strict=True))

@@ -15,8 +15,8 @@ from vidgen.imagen.conditioning import SpatialUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.unet import VideoUNet
 from vidgen.nn import axes
-from vidgen.runs import plan_programs, plan_tables
-from vidgen.runs.plan import Plan
+from vidgen.plan import programs, tables
+from vidgen.plan.estimate import Plan
 from vidgen.text.encoder import NoText
 from vidgen.train.optimizers import AdamW, LearningRate
 from vidgen.train.partitioning import Partitioner
@@ -59,7 +59,7 @@ def test_the_peak_is_said_and_grows_with_the_clip(capsys):
     assert wide["peak_bytes_per_device"] > 3 * small["peak_bytes_per_device"]
     assert "compiling a sampling step of ssr3" in capsys.readouterr().err
     reports[0]["models"] *= 2
-    text = plan_tables.tables(reports[0], details=False)
+    text = tables.tables(reports[0], details=False)
     peak = f"{small['peak_bytes_per_device'] / 2**30:.3f} GiB"
     assert text.count(f"ssr3:  sampling step  1 x cpu  peak {peak}, there is ") == 2, text
 
@@ -121,12 +121,12 @@ def test_the_topology_is_what_is_compiled_for(monkeypatch):
         return {}
 
     monkeypatch.setattr(topologies, "get_topology_desc", describe)
-    monkeypatch.setattr(plan_programs, "sampling_step", compile_for)
+    monkeypatch.setattr(programs, "sampling_step", compile_for)
     plan(stage(), sampling=True, topology="v5p:2x2x1").report(brief=True)
     ((partitioner, *rest),) = compiled
     assert partitioner.mesh.devices.tolist() == jax.devices()[:1] and rest == ["ssr3", 3, 8]
-    assert isinstance(partitioner, plan_programs.Elsewhere)
-    assert plan_programs.topology("v4:2x2x1") == jax.devices()
+    assert isinstance(partitioner, programs.Elsewhere)
+    assert programs.topology("v4:2x2x1") == jax.devices()
     megacore = {"chip_config_name": "megacore"}
     assert asked == [("v5p:2x2x1", "tpu", {}), ("v4:2x2x1", "tpu", megacore)]
 
@@ -155,7 +155,7 @@ def test_a_topology_needs_something_to_compile():
 def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
     seen = []
     levels = lambda *_: seen.append(jax.config.jax_optimization_level) or {}  # noqa: E731
-    monkeypatch.setattr(plan_programs, "sampling_step", levels)
+    monkeypatch.setattr(programs, "sampling_step", levels)
     plan(stage(), sampling=True, effort="O1").report(brief=True)
     plan(stage(), sampling=True).report(brief=True)
     assert seen == ["O1", "UNKNOWN"] and jax.config.jax_optimization_level == "UNKNOWN"
@@ -166,11 +166,11 @@ def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
 def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     four = [object()] * 4
     mesh = Partitioner(rules=RULES, mesh_axes=("data",), mesh_shape=(-1,))
-    assert plan_programs.Elsewhere.of(mesh, four).sizes() == {"data": 4}
+    assert programs.Elsewhere.of(mesh, four).sizes() == {"data": 4}
     two = dataclasses.replace(mesh, device_count=2)
-    assert plan_programs.Elsewhere.of(two, four).sizes() == {"data": 2}
+    assert programs.Elsewhere.of(two, four).sizes() == {"data": 2}
     with pytest.raises(ValueError, match="device_count is 8; the topology has 4"):
-        plan_programs.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
+        programs.Elsewhere.of(dataclasses.replace(mesh, device_count=8), four)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     ],
 )
 def test_a_compiler_out_of_memory_says_how_much_it_wanted(error, needed):
-    found = plan_programs._said(f"RESOURCE_EXHAUSTED: {error}")
+    found = programs._said(f"RESOURCE_EXHAUSTED: {error}")
     assert found == (int(needed * 2**30), int(31.25 * 2**30))
 
 
@@ -195,6 +195,6 @@ def test_what_does_not_fit_is_reported(monkeypatch):
 
     monkeypatch.setattr(DiffusionStage, "step_spec", lambda self, *sizes: (Program(), ()))
     trainer = plan(stage()).trainers[0]
-    found = plan_programs.sampling_step(trainer, 3, 8)
+    found = programs.sampling_step(trainer, 3, 8)
     assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
-    assert plan_programs._said("RESOURCE_EXHAUSTED: something else") == (None, None)
+    assert programs._said("RESOURCE_EXHAUSTED: something else") == (None, None)

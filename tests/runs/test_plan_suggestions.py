@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from vidgen import gin_utils
-from vidgen.runs import plan_programs, plan_suggestions
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.plan import programs, suggestions
+from vidgen.train.train import Train
 
 BATCH = 16
 STATE, ACTIVATIONS = 100, 3200  # bytes
@@ -38,12 +38,12 @@ def compiler(monkeypatch):
             return {"fits": peak <= self.memory, "peak_bytes_per_device": peak}
 
     compiler = Compiler()
-    monkeypatch.setattr(plan_programs, "training_step", compiler.step)
+    monkeypatch.setattr(programs, "training_step", compiler.step)
     return compiler
 
 
 def settings(trainer, examples):
-    return [tried for tried, _ in plan_suggestions.candidates(trainer, examples)]
+    return [tried for tried, _ in suggestions.candidates(trainer, examples)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def settings(trainer, examples):
 )
 def test_the_first_that_fits_is_told(trainer, compiler, memory, peaks, told):
     compiler.memory = memory
-    found = plan_suggestions.fitting(trainer, trainer.model.batch_spec(BATCH, 16, 384))
+    found = suggestions.fitting(trainer, trainer.model.batch_spec(BATCH, 16, 384))
     assert compiler.asked == peaks
     assert found == (told and {"settings": told, "peak_bytes_per_device": peaks[-1]})
 
@@ -70,6 +70,6 @@ def test_order_and_ends(trainer):
     again = dataclasses.replace(trainer.model, network=trainer.model.network.clone(remat="full"))
     done = dataclasses.replace(trainer, model=again, microbatches=8)
     assert settings(done, BATCH) == [{"Trainer.microbatches": 16}]
-    changed = [other for _, other in plan_suggestions.candidates(trainer, BATCH)]
+    changed = [other for _, other in suggestions.candidates(trainer, BATCH)]
     assert {other.model.network.remat for other in changed} == {"full"}
     assert [other.microbatches for other in changed] == [1, 2, 4, 8, 16]

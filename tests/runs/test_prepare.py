@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from vidgen.data import clip_cutting
-from vidgen.data.array_records import read_record
-from vidgen.data.clip_cutting import ClipCutter
-from vidgen.data.clip_records import ClipRecord, ClipRecords, Manifest
-from vidgen.data.files import Packed
-from vidgen.data.video_files import read_clip
-from vidgen.data.video_stream import VideoStream
-from vidgen.runs import prepare
-from vidgen.runs.prepare import Prepare
+from vidgen.data.sources.array_records import read_record
+from vidgen.data.sources.clip_records import ClipRecord, ClipRecords, Manifest
+from vidgen.data.sources.files import Packed
+from vidgen.data.video.files import read_clip
+from vidgen.data.video.stream import VideoStream
+from vidgen.precompute import clip_cutting, prepare
+from vidgen.precompute.clip_cutting import ClipCutter
+from vidgen.precompute.prepare import Prepare
 from vidgen.types import VideoShape
 
 BUNNY = pathlib.Path(__file__).parents[1] / "data" / "big_buck_bunny"

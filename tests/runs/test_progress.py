@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from vidgen.runs import progress
+from vidgen.train import progress
 
 
 @pytest.mark.parametrize(

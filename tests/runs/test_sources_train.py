@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen import gin_utils
-from vidgen.data.clip_records import ClipRecord, Manifest, write_shard
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.data.sources.clip_records import ClipRecord, Manifest, write_shard
+from vidgen.train.train import Train
 
 STEPS = 20
 

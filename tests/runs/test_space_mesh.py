@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen import main
+from vidgen.cli import main
 
 SCRIPT = pathlib.Path(__file__).parent / "space_mesh.py"
 STAGES = ("base", "ssr1")

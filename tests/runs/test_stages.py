@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidgen.runs.stages import find
+from vidgen.inference.stages import find
 from vidgen.types import STAGES
 
 

@@ -10,10 +10,10 @@ import story_tasks
 import toy_training as toy
 from test_tell import Counter, Ready
 
-from vidgen.phenaki import story as narration
-from vidgen.runs import story_bench
-from vidgen.runs.story_benchmark import StoryBenchmark
-from vidgen.runs.tell import Tell
+from vidgen.story import sliding_window as narration
+from vidgen.story import storybench_format
+from vidgen.story.storybench import StoryBenchmark
+from vidgen.story.tell import Tell
 
 STARTS, ENDS, FRAMES = [0.5, 2.5, 4.25], [2.5, 4.3, 5.0], 40  # the last ends with the video
 
@@ -36,7 +36,7 @@ def benchmark(tmp_path, entries, model=None, stage=Ready, **settings):
     tasks = tmp_path / "tasks.json"
     tasks.write_text(json.dumps(entries))
     made_by = stage(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
-    first = story_bench.parse(tasks.read_text(), "0")
+    first = storybench_format.parse(tasks.read_text(), "0")
     tell = Tell(stage=made_by, narrate=narration.tell, story=first)
     return StoryBenchmark(tell=tell, tasks=tasks, output=tmp_path / "out", **settings)
 

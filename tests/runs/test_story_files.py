@@ -5,11 +5,11 @@ import json
 import pytest
 from story_tasks import built, task
 
-from vidgen.runs import story_files
-from vidgen.runs.story_bench import true_frames
-from vidgen.runs.story_files import load
-from vidgen.runs.story_plan import plan
-from vidgen.runs.story_script import FirstFrames, Scene, Story, StoryError
+from vidgen.story import parse
+from vidgen.story.parse import load
+from vidgen.story.script import FirstFrames, Scene, Story, StoryError
+from vidgen.story.segments import plan
+from vidgen.story.storybench_format import true_frames
 
 
 def write(tmp_path, text, name="story.yaml"):
@@ -291,4 +291,4 @@ def test_choice_among_storybench_entries(tmp_path):
 
 
 def test_unknown_key_without_a_near_one():
-    assert story_files.unknown_key("q", ["a", "b"]) == "unknown key 'q'. The keys are a, b."
+    assert parse.unknown_key("q", ["a", "b"]) == "unknown key 'q'. The keys are a, b."

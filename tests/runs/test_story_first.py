@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vidgen.data.video_writer import write_video
-from vidgen.runs.story_first import read, true_film
-from vidgen.runs.story_script import FirstFrames
+from vidgen.data.video.encode import write_video
+from vidgen.story.first_frames import read, true_film
+from vidgen.story.script import FirstFrames
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vidgen.runs.story_script import FirstFrames, Scene, Story, StoryError
+from vidgen.story.script import FirstFrames, Scene, Story, StoryError
 
 
 @pytest.mark.parametrize(

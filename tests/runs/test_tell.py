@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.data.video_writer import write_video
-from vidgen.phenaki import story as narration
-from vidgen.runs.film import FilmError
-from vidgen.runs.stages import Sampling, Stage
-from vidgen.runs.story_files import short
-from vidgen.runs.story_script import FirstFrames, Scene, Story
-from vidgen.runs.tell import Tell, segment_key
+from vidgen.data.video.encode import write_video
+from vidgen.inference.stages import Sampling, Stage
+from vidgen.story import sliding_window as narration
+from vidgen.story.film import FilmError
+from vidgen.story.parse import short
+from vidgen.story.script import FirstFrames, Scene, Story
+from vidgen.story.tell import Tell, segment_key
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_joint_training import SMALL
 
-from vidgen import gin_utils
-from vidgen.data.seqio_source import SeqioSource, import_seqio
-from vidgen.data.tfds_source import TfdsSource
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
+from vidgen.data.sources.tfds_source import TfdsSource
+from vidgen.train.train import Train
 
 UCF101 = {"a person applying eye makeup", "a person shooting with a bow and arrow"}
 

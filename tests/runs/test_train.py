@@ -21,15 +21,10 @@ import optax
 import pytest
 import toy_training as toy
 
-from vidgen.runs.callbacks import (
-    HeldOutLoss,
-    SampleReconstructions,
-    SampleUpsampled,
-    SampleVideos,
-)
-from vidgen.runs.train import Train
+from vidgen.train.callbacks import HeldOutLoss, SampleReconstructions, SampleUpsampled, SampleVideos
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import Guard, TrainingDiverged
+from vidgen.train.train import Train
 from vidgen.types import VideoShape
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -154,7 +149,7 @@ def test_crash_then_resume_is_bit_equal(tmp_path, whole, at):
 SCRIPT = """
 import sys
 import toy_training as toy
-from vidgen.runs.train import Train
+from vidgen.train.train import Train
 from vidgen.train.checkpoints import CheckpointSettings
 
 class Slow(toy.ToyData):

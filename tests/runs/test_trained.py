@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.runs.stages import Stage
-from vidgen.runs.trained import Trained
+from vidgen.inference.stages import Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
+from vidgen.train.frozen import Trained
 
 
 @pytest.fixture(scope="module")

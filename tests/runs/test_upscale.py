@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.phenaki import story as narration
-from vidgen.runs import upscale_stages
-from vidgen.runs.film import Film, FilmError
-from vidgen.runs.per_stage import PerStage
-from vidgen.runs.stages import Sampling, Stage
-from vidgen.runs.story_script import Scene, Story
-from vidgen.runs.tell import Tell
-from vidgen.runs.upscale import Upscale, stage_key
+from vidgen.inference import upscale_stages
+from vidgen.inference.per_stage import PerStage
+from vidgen.inference.stages import Sampling, Stage
+from vidgen.story import sliding_window as narration
+from vidgen.story.film import Film, FilmError
+from vidgen.story.script import Scene, Story
+from vidgen.story.tell import Tell
+from vidgen.story.upscale import Upscale, stage_key
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=4, width=6, fps=8.0)

@@ -13,16 +13,16 @@ import pytest
 import tiny_cascade
 from timed_videos import numbers_of, picture, with_matrix, write_timed
 
-from vidgen import gin_utils
-from vidgen.data.array_records import read_record
-from vidgen.data.clip_cutting import ClipCutter
-from vidgen.data.clip_records import ClipRecord, Manifest
-from vidgen.data.files import Packed
-from vidgen.data.tar_shards import TarShards
-from vidgen.data.video_files import read_clip
-from vidgen.runs.content import Init
-from vidgen.runs.prepare import Prepare
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.data.sources.array_records import read_record
+from vidgen.data.sources.clip_records import ClipRecord, Manifest
+from vidgen.data.sources.files import Packed
+from vidgen.data.sources.tar_shards import TarShards
+from vidgen.data.video.files import read_clip
+from vidgen.inference.conditioning_inputs import Init
+from vidgen.precompute.clip_cutting import ClipCutter
+from vidgen.precompute.prepare import Prepare
+from vidgen.train.train import Train
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=16, height=16, width=32, fps=8.0)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.runs import warm_start
-from vidgen.runs.train import Train
-from vidgen.runs.warm_start import WarmStart
+from vidgen.train import warm_start
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
+from vidgen.train.train import Train
+from vidgen.train.warm_start import WarmStart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidgen import gin_utils
-from vidgen.runs.stages import Stage
-from vidgen.runs.train import Train
+from vidgen.config import gin_utils
+from vidgen.inference.stages import Stage
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.model import TrainState
 from vidgen.train.partitioning import unbox
+from vidgen.train.train import Train
 from vidgen.types import STAGES
 
 # Other noise takes a second to compile.

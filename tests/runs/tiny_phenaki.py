@@ -1,6 +1,6 @@
 """A tokenizer and a transformer at a size that compiles in seconds, trained by the command."""
 
-from vidgen import main
+from vidgen.cli import main
 
 # Sizes of sizes/tiny_phenaki.gin, 5 frames of 16 x 16 in 3 x 4 x 4 tokens; nothing to download.
 SMALL = """# Defines: Requires: Often overridden:

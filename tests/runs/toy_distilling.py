@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import toy_training as toy
 
-from vidgen.runs.distill import Distill
-from vidgen.runs.train import Train
 from vidgen.train import optimizers
 from vidgen.train.checkpoints import CheckpointSettings
+from vidgen.train.distill import Distill
+from vidgen.train.train import Train
 from vidgen.types import Mean
 
 NAMES = ("01_a", "02_b", "03_c")

@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import t5_folders
 
-from vidgen import gin_utils
+from vidgen.config import gin_utils
 from vidgen.text.t5 import T5
 from vidgen.text.t5_network import Size
 from vidgen.train.partitioning import Partitioner

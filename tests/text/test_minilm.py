@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vidgen import assets
+from vidgen.assets import downloads
 from vidgen.text import encoder, minilm
 
 PROMPTS = ["a tiger", "a big striped cat walks through tall grass", "the weather is rainy"]
@@ -20,7 +20,7 @@ PROMPTS = ["a tiger", "a big striped cat walks through tall grass", "the weather
 @pytest.fixture(scope="module")
 def weights():
     """The file read by hand: 8 bytes of header length, a JSON header, raw little-endian data."""
-    data = (assets.locate("minilm") / "model.safetensors").read_bytes()
+    data = (downloads.locate("minilm") / "model.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     tensors = {}
@@ -147,7 +147,7 @@ def test_building_one_loads_nothing(monkeypatch):
     def refuse(name):
         raise AssertionError(f"looked for {name}")
 
-    monkeypatch.setattr(assets, "locate", refuse)
+    monkeypatch.setattr(downloads, "locate", refuse)
     assert minilm.MiniLM(length=19).name
 
 

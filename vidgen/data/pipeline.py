@@ -9,7 +9,7 @@ ahead of time: numbers and order are those of workers=0.
 Where a run is in the data is a position, and nothing else: any number of processes and workers can
 go on from it. Bad examples are dropped here, in the main process, so that each is reported once
 whatever the number of workers; the process that drops one takes the next of its own in its place. A
-`Stream` (data/streams.py) has an order of its own, and reads ahead by itself.
+`Stream` (data/sources/streams.py) has an order of its own, and reads ahead by itself.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 from absl import flags
 
 from vidgen.data.positions import Blocks, Indexed
-from vidgen.data.sources import BadExample, Example, Source, TokenExample, captions_per_clip
-from vidgen.data.streams import Elements, Stream
-from vidgen.data.transforms import random_crop
+from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample, captions_per_clip
+from vidgen.data.sources.streams import Elements, Stream
+from vidgen.data.video.transforms import random_crop
 from vidgen.types import VideoShape
 
 _AHEAD = 32  # examples read ahead by `in_order`

@@ -1,7 +1,7 @@
 """Clips that play inside a notebook, with nothing to load from elsewhere.
 
 Small ones are animated pictures (WebP), larger ones WebM, both compressed with some loss: a clip of
-32 frames of 32 x 32 takes 14 kB. `vidgen.data.video_writer` writes files, also without any loss.
+32 frames of 32 x 32 takes 14 kB. `vidgen.data.video.encode` writes files, also without any loss.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vidgen.data.transforms import to_uint8
-from vidgen.data.video_stream import RATES, check_rate
-from vidgen.data.video_writer import animation, write_video
+from vidgen.data.video.encode import animation, write_video
+from vidgen.data.video.stream import RATES, check_rate
+from vidgen.data.video.transforms import to_uint8
 from vidgen.display import shown
 
 _SMALL = 64  # pixels of a side; up to it they are doubled, since WebP halves the colors

@@ -11,8 +11,8 @@ from typing import Any
 
 from vidgen import paths
 from vidgen.display import shown
-from vidgen.evals import report_plots
-from vidgen.evals.report_facts import Result
+from vidgen.evals.report import plots as report_plots
+from vidgen.evals.report.facts import Result
 
 
 def curves(path: paths.Path, title: str = "training") -> shown.Html:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from vidgen.data.transforms import to_uint8
+from vidgen.data.video.transforms import to_uint8
 from vidgen.display import shown
 
 MARGIN = 150  # pixels for the names of rows

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen import paths
-from vidgen.data import transforms
-from vidgen.data.files import BadExample
-from vidgen.data.sources import Example
+from vidgen.data.sources.files import BadExample
+from vidgen.data.sources.folder import Example
+from vidgen.data.video import transforms
 from vidgen.types import VideoShape
 
 
@@ -58,7 +58,7 @@ class SourceClips:
     """Clips of a data set: all of it in an order of the seed, and again where `count` is more.
 
     Attributes:
-      source: a data set (vidgen/data/sources.py); its examples are clips.
+      source: a data set (vidgen/data/sources/folder.py); its examples are clips.
       count: how many.
       seed: of the order, and of all that is drawn for a clip.
     """

@@ -18,10 +18,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from vidgen.data.sprites import Sprites
-from vidgen.evals import sprite_probe
 from vidgen.evals.clips import digest
 from vidgen.evals.networks import Network
+from vidgen.sprites import probe
+from vidgen.sprites.sprites import Sprites
 
 MADE, REAL, PAIR = "made", "real", "pair"
 PROBE = ("subject", "motion", "background", "all", "error")
@@ -184,8 +184,8 @@ class Probe:
         rows = []
         for clip, caption in zip(batch.video, batch.captions, strict=True):
             wanted = self.sprites.parse_caption(caption)
-            small = sprite_probe.smaller(clip, self.pixels, self.frames)
-            reading = sprite_probe.read(small, self.sprites)
+            small = probe.smaller(clip, self.pixels, self.frames)
+            reading = probe.read(small, self.sprites)
             right = [a == b for a, b in zip(reading.triple, wanted, strict=True)]
             rows.append([*right, all(right), reading.error])
         return np.asarray(rows, np.float64)

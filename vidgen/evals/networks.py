@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vidgen import assets
-from vidgen.nn.backbones import clip, clip_files, efficientnet, i3d, inception, sprite_match
+from vidgen.assets import downloads
+from vidgen.pretrained import clip, clip_files, efficientnet, i3d, inception
+from vidgen.sprites import match
 from vidgen.types import Params, TextEmbedding
 
 I3D_FRAMES = i3d.MIN_FRAMES
@@ -112,7 +113,7 @@ class Network:
 @functools.lru_cache(maxsize=4)
 def kinetics() -> Network:
     """I3D; its weights are fetched where they are not here."""
-    folder = assets.locate(i3d.ASSET)
+    folder = downloads.locate(i3d.ASSET)
     return Network(
         name="I3D-RGB Kinetics-400",
         layer="logits",
@@ -127,7 +128,7 @@ def kinetics() -> Network:
 @functools.lru_cache(maxsize=4)
 def lite0() -> Network:
     """EfficientNet-Lite0; its weights are fetched where they are not here."""
-    folder = assets.locate(efficientnet.ASSET)
+    folder = downloads.locate(efficientnet.ASSET)
     return Network(
         name="EfficientNet-Lite0 ImageNet (not FID)",
         layer="pool",
@@ -194,12 +195,12 @@ def sprites() -> Network:
     return Network(
         name="sprite match (not CLIP)",
         layer="clip features",
-        file=sprite_match.FILE,
-        load=sprite_match.load_params,
-        apply=sprite_match.video_features,
-        size=sprite_match.PIXELS,
+        file=match.FILE,
+        load=match.load_params,
+        apply=match.video_features,
+        size=match.PIXELS,
         per_frame=False,
-        frames=sprite_match.FRAMES,
+        frames=match.FRAMES,
         antialias=True,
     )
 
@@ -209,10 +210,10 @@ def sprite_texts(
 ) -> Float[np.ndarray, "n d"]:
     """Features of captions by that network, of unit length; `encode` is MiniLM."""
     text = encode(list(captions))
-    features = jax.jit(sprite_match.text_features)
-    return np.asarray(features(sprite_match.load_params(), text.tokens, text.mask))
+    features = jax.jit(match.text_features)
+    return np.asarray(features(match.load_params(), text.tokens, text.mask))
 
 
 def asset_hash(name: str) -> str:
     """The SHA-256 of an asset's file of weights."""
-    return assets.get(name).files[0].sha256
+    return downloads.get(name).files[0].sha256

@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen import paths
-from vidgen.data import transforms
-from vidgen.data.captions import folder_captions, warn_once
 from vidgen.data.content_hash import content_hash
-from vidgen.data.footage import (
+from vidgen.data.sources.captions import folder_captions, warn_once
+from vidgen.data.video import transforms
+from vidgen.data.video.files import PILLOW_SUFFIXES, VIDEO_SUFFIXES
+from vidgen.data.video.footage import (
     ARRAY_SUFFIXES,
     SLACK,
     STILL_SUFFIXES,
@@ -29,7 +30,6 @@ from vidgen.data.footage import (
     FootageError,
     open_footage,
 )
-from vidgen.data.video_files import PILLOW_SUFFIXES, VIDEO_SUFFIXES
 from vidgen.evals.clips import ClipSet, digest
 from vidgen.types import VideoShape
 
@@ -123,7 +123,7 @@ class FolderClips:
 
     @functools.cached_property
     def _captions(self) -> tuple[str, ...]:
-        """The first caption of each, "" where there is none (data/captions.py)."""
+        """The first caption of each, "" where there is none (data/sources/captions.py)."""
         root = Path(self.path).expanduser()
         wanted = [file.relative_to(root).as_posix() for file in self.files]
         found = folder_captions(str(root), sorted(paths.files_under(root)), wanted)

@@ -81,8 +81,8 @@ class DiffusionStage:
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
       learned: what a student may be asked for; None of a stage that is none, or is not known.
-      joint: whether packs of images were among its training examples (data/images.py); one frame
-        by itself is then an image, and its temporal operators are passed over as theirs were.
+      joint: whether packs of images were among its training examples (data/sources/images.py); one
+        frame by itself is then an image, and its temporal operators are passed over as theirs were.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
     """
 

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vidgen import assets
-from vidgen.nn.backbones import i3d, layers, squeezenet, vgg
+from vidgen.assets import downloads
+from vidgen.pretrained import i3d, layers, squeezenet, vgg
 from vidgen.types import Params
 
 NETWORKS: Mapping[str, ModuleType] = {"squeezenet": squeezenet, "vgg16": vgg}
@@ -70,14 +70,14 @@ class ImagePerceptual:
         """The network's parameters, numpy float32.
 
         Raises:
-          vidgen.assets.AssetError: they cannot be had.
+          vidgen.assets.downloads.AssetError: they cannot be had.
           ValueError: the user's file is not a VGG-16.
         """
         if self.weights is None:
-            return squeezenet.load_params(assets.locate(squeezenet.ASSET))
+            return squeezenet.load_params(downloads.locate(squeezenet.ASSET))
         path = Path(self.weights).expanduser()
         if not path.is_file():
-            raise assets.AssetError(
+            raise downloads.AssetError(
                 f"ImagePerceptual.weights names {self.weights!r}, which is no file; put "
                 "torchvision's VGG-16 weights there, or take network='squeezenet'."
             )
@@ -122,9 +122,9 @@ class VideoPerceptual:
         """The network's parameters, numpy float32.
 
         Raises:
-          vidgen.assets.AssetError: they cannot be had.
+          vidgen.assets.downloads.AssetError: they cannot be had.
         """
-        return i3d.load_params(assets.locate(i3d.ASSET))
+        return i3d.load_params(downloads.locate(i3d.ASSET))
 
     def __call__(
         self, params: Params, a: Float[Array, "b t h w 3"], b: Float[Array, "_ _ _ _ 3"]

@@ -10,7 +10,7 @@ states x [b s d] and the mask m of real tokens:
 
 The states after the last layer are the token embeddings; [CLS] and [SEP] count as real tokens.
 Everything runs in float32 with full-precision products, so that an embedding is the same on a CPU,
-a GPU and a TPU to about 1e-5. The weights come from `vidgen.assets`.
+a GPU and a TPU to about 1e-5. The weights come from `vidgen.assets.downloads`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import safetensors.numpy
 import tokenizers
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen import assets
+from vidgen.assets import downloads
 from vidgen.text import encoder
 from vidgen.types import Params, TextEmbedding
 
@@ -72,7 +72,7 @@ class MiniLM:
 
     @property
     def name(self) -> str:
-        """The published name; the weights are pinned by their hash in `vidgen.assets`."""
+        """The published name; the weights are pinned by their hash in `vidgen.assets.downloads`."""
         return "all-MiniLM-L6-v2"
 
     @property
@@ -85,7 +85,7 @@ class MiniLM:
 
         Raises:
           ValueError: there are no prompts.
-          vidgen.assets.AssetError: the weights cannot be had.
+          vidgen.assets.downloads.AssetError: the weights cannot be had.
         """
         encoder.require_prompts(prompts)
         ids, mask = self.tokenize(prompts)
@@ -180,13 +180,13 @@ def _params_on_device() -> tuple[jax.sharding.Mesh, Params]:
     """A mesh of this process's first device alone, and the weights on that device."""
     device = jax.local_devices()[0]
     mesh = jax.sharding.Mesh([device], ("encoder",))
-    params = load_params(assets.locate("minilm") / "model.safetensors")
+    params = load_params(downloads.locate("minilm") / "model.safetensors")
     return mesh, jax.device_put(params, device)
 
 
 @functools.cache
 def _tokenizer(length: int) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer.from_file(str(assets.locate("minilm") / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(downloads.locate("minilm") / "tokenizer.json"))
     tokenizer.enable_truncation(length)  # the file's own settings are 128 and 128
     tokenizer.enable_padding(length=length)
     return tokenizer

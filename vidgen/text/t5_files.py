@@ -22,7 +22,7 @@ import safetensors
 import tensorstore
 from flax import serialization
 
-from vidgen.nn.backbones import weight_files
+from vidgen.pretrained import weight_files
 from vidgen.text.t5_network import BUCKETS, Size
 
 # Our name -> (Hugging Face's, t5x's), inside a layer.

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vidgen import paths, zoo
+from vidgen import paths
+from vidgen.assets import zoo
 from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
 from vidgen.train.checkpoints import Checkpointer, placed
 from vidgen.train.model import named_leaves
@@ -44,7 +45,7 @@ def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
     """The weights in a folder, to read: those of its checkpoints, or of its weight file.
 
     Args:
-      model_dir: the folder, or the name of a model that comes with the package (`vidgen.zoo`).
+      model_dir: the folder, or the name of a model of the package (`vidgen.assets.zoo`).
 
     Raises:
       FileNotFoundError: it has neither.

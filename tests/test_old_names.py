@@ -1,0 +1,48 @@
+"""Configurations and run folders from before the modules moved."""
+
+import importlib.util
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from vidgen.cli import main
+from vidgen.config.old_names import MOVED, with_new_names
+
+# A tokenizer and a transformer that were trained before, and a clip that was made with them then.
+OLD_RUN = pathlib.Path(__file__).parent / "old_run"
+
+
+@pytest.mark.parametrize("old, new", MOVED.items())
+def test_new_places_exist_and_old_ones_do_not(old, new):
+    package = pathlib.Path(importlib.util.find_spec("vidgen").origin).parent
+    assert (package / (new.replace(".", "/") + ".py")).is_file()
+    assert not (package / (old.replace(".", "/") + ".py")).exists()
+
+
+def test_selectors_follow_their_import_and_nothing_else_does():
+    old = """from vidgen.runs import trained
+from vidgen.runs import callbacks as often
+from vidgen.text import t5
+FROZEN = @trained.Trained()
+a/b/trained.Trained.model_dir = "runs/trained.npz"
+X = (@scope/trained.Trained(), "untrained.x", @often.HeldOutLoss(), @my.trained.Other())
+"""
+    new = """from vidgen.train import frozen
+from vidgen.train import callbacks as often
+from vidgen.text import t5
+FROZEN = @frozen.Trained()
+a/b/frozen.Trained.model_dir = "runs/trained.npz"
+X = (@scope/frozen.Trained(), "untrained.x", @often.HeldOutLoss(), @my.trained.Other())
+"""
+    assert with_new_names(old) == new
+    assert with_new_names(new) == new
+
+
+def test_an_old_run_generates_what_it_did(tmp_path):
+    folder, clip = tmp_path / "run", tmp_path / "clip.npy"
+    shutil.copytree(OLD_RUN, folder)
+    words = ["generate", f"--model={folder / 'maskgit'}", "a tiger moving right", "--seed=3"]
+    assert main.main([*words, "-o", str(clip)]) == 0
+    np.testing.assert_allclose(np.load(clip), np.load(OLD_RUN / "clip.npy"), atol=1e-5)

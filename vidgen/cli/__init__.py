@@ -1,0 +1,1 @@
+"""The `vidgen` command: flags, the start of a process, errors."""

@@ -1,0 +1,218 @@
+"""From the flags of `vidgen evaluate` to what it runs: a model, files, stories, or results.
+
+Nothing heavy is imported until the flags are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidgen import paths
+from vidgen.cli import generate_flags
+from vidgen.config import gin_files
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any] | None:
+    """Builds what the flags ask for, and runs it; returns the result where there is one."""
+    jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
+    if jsons and not flags.model:
+        _compare(flags, jsons)
+    elif flags.protocol == "storybench" or flags.stories:
+        _stories(flags)
+    elif bool(flags.model) == bool(flags.inputs) or len(flags.inputs) > 2:
+        raise ValueError(
+            "name either a --model, or one or two sets of clips: vidgen evaluate MADE [REAL]."
+        )
+    else:
+        built = _of_model(flags) if flags.model else _of_files(flags)
+        return None if flags.dry_run else built()
+    return None
+
+
+def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
+    """Results that are there, side by side."""
+    from vidgen.evals.report import page
+    from vidgen.evals.report import results as report
+
+    if len(paths) != len(flags.inputs):
+        raise ValueError("results (.json) and clips cannot be given together.")
+    results = [report.load(Path(path)) for path in paths]
+    if flags.html:
+        page.write_page(Path(flags.html), results)
+    print(report.table(results), flush=True)
+
+
+def _of_files(flags: argparse.Namespace) -> Any:
+    """The evaluation of one or two sets of clips."""
+    from vidgen.config.gin_sessions import Sessions
+    from vidgen.evals import stored_clips
+    from vidgen.evals.evaluate import Evaluate
+    from vidgen.evals.metric_inputs import Question, Tools
+    from vidgen.evals.protocols import Protocol
+
+    size = None if flags.size is None else generate_flags.read_size(flags.size)
+    window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
+    made, *rest = [stored_clips.opened(path, window, flags.clips) for path in flags.inputs]
+    real = rest[0] if rest else None
+    if real is not None and real.shape.thwc != made.shape.thwc:
+        raise ValueError(
+            f"{made.name} has clips of {made.shape}, {real.name} of {real.shape} (frames x height "
+            "x width); give --size=HEIGHTxWIDTH and --frames=N to make them one."
+        )
+    paired = real is not None and len(made) == len(real) and made.names == real.names
+    captions = all(made.read(number)[1] for number in (0, len(made) - 1))
+    question = Question(made=made, real=real, paired=paired, captions=captions)
+    sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
+    tools = sessions.build(Tools, **_weights(flags))
+    sessions.check_bindings()
+    protocol = Protocol(name="files", clips=len(made if real is None else real))
+    settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
+    reports = _reports(flags)
+    reports["settings"] = settings
+    return Evaluate(question=question, protocol=protocol, tools=tools, title=made.name, **reports)
+
+
+def _of_model(flags: argparse.Namespace) -> Any:
+    """The evaluation of a model."""
+    from vidgen.config.gin_sessions import Sessions
+    from vidgen.evals import setup
+    from vidgen.evals.evaluate import Evaluate
+    from vidgen.evals.metric_inputs import Tools
+    from vidgen.evals.protocols import Protocol
+    from vidgen.inference import stages
+    from vidgen.inference.generate import Generate
+
+    later = [*protocol_files(flags.protocol), *flags.gin_file]
+    folders = stages.find(flags.model, None, flags.until)
+    sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
+    try:
+        subject = sessions.build_trained(setup.Subject, folders[-1])
+    except (ValueError, OSError) as error:
+        if flags.protocol is None:
+            raise
+        supply = sessions.build(Protocol).supply
+        told = str(error).rstrip(".")
+        raise ValueError(f"{told}; --protocol={flags.protocol} takes {supply}.") from error
+    protocol = _pinned(flags, subject.protocol)
+    subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
+    trained, run = [], None
+    given = generate_flags.how_to_sample(flags)
+    sampling = given.get("sampling", stages.Sampling())
+    if hasattr(subject.model, "generate"):
+        trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+        given |= {"seed": protocol.seed, "prompts": ("?",)}
+        if subject.task == "generate":
+            given |= {} if subject.frames is None else {"frames": subject.frames}
+            run = sessions.build(Generate, stages=trained, **given)
+    tools = sessions.build(Tools, **_weights(flags))
+    sessions.check_bindings()
+    step = given.get("checkpoint_step")
+    making = setup.maker(subject, protocol, trained, run, str(folders[-1]), sampling, step)
+    reports = _reports(flags)
+    title = flags.model.rstrip("/")
+    question = setup.question(subject, protocol, making, title, reports["folder"])
+    curves = folders[-1] / "metrics.jsonl"
+    reports["curves"] = str(curves) if curves.exists() else None
+    return Evaluate(question=question, protocol=protocol, tools=tools, title=title, **reports)
+
+
+def _stories(flags: argparse.Namespace) -> None:
+    """The films of StoryBench, and their distance from the true ones, where these are here."""
+    from vidgen.config.gin_sessions import Sessions
+    from vidgen.inference import stages
+    from vidgen.story import storybench_format
+    from vidgen.story.storybench import StoryBenchmark
+    from vidgen.story.tell import Tell
+
+    if not flags.stories or not flags.model:
+        raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
+    tasks = Path(flags.stories).expanduser()
+    if not tasks.is_file():
+        raise FileNotFoundError(f"--stories: there is no {flags.stories}.")
+    folder = Path(flags.output or "storybench")
+    if folder.is_file():
+        raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
+    sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
+    found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
+    given = generate_flags.how_to_sample(flags)
+    given.pop("batch_size", None)  # a film is made one segment at a time
+    given |= {"stage": stages.only(found)}
+    given |= {} if flags.seed is None else {"seed": flags.seed}
+    given |= {"output": str(folder / "films" / "film.npy")}
+    given |= {} if flags.given is None else {"context_frames": flags.given}
+    story = storybench_format.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
+    tell = sessions.build(Tell, story=story, **given)
+    sessions.check_bindings()
+    run = StoryBenchmark(
+        tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips
+    )
+    if flags.dry_run:
+        return
+    made, truth = run()
+    print(made, flush=True)
+    if truth is None or run.samples > 1:
+        return
+    frames = min(len(np.load(path)["video"]) for path in [*made.iterdir(), *truth.iterdir()])
+    other = {"frames": flags.frames or frames, "inputs": [str(made), str(truth)]}
+    other |= {"output": None, "clips": None}
+    _of_files(argparse.Namespace(**vars(flags) | other))()
+
+
+def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
+    """The protocol with what the flags say otherwise."""
+    names = ("clips", "samples", "given", "seed")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    for name, default in (("frames", None), ("stride", 1), ("fps", None), ("size", None)):
+        if getattr(flags, name) != default:
+            raise ValueError(f"--{name} is for files; a model says itself what its clips are.")
+    return dataclasses.replace(protocol, **given)
+
+
+def _weights(flags: argparse.Namespace) -> dict[str, Any]:
+    for name in ("inception", "clip"):
+        path = getattr(flags, name)
+        if path is not None and not os.path.exists(os.path.expanduser(path)):
+            raise FileNotFoundError(f"--{name}: there is no {path}.")
+    names, size = ("inception", "clip"), flags.batch_size
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if size is None:
+        return given
+    if not size.isdecimal() or not int(size):
+        raise ValueError(f"--batch_size={size}: give one whole number, 1 or more.")
+    return given | {"batch_size": int(size)}
+
+
+def _reports(flags: argparse.Namespace) -> dict[str, Any]:
+    """Where results go, and where clips and features are kept."""
+    return {
+        "folder": Path(flags.cache or paths.cache_folder("evaluations")).expanduser(),
+        "metrics": tuple(filter(None, (flags.metrics or "").split(","))),
+        "output": flags.output,
+        "page": flags.html,
+        "as_json": flags.json,
+    }
+
+
+def protocols() -> list[str]:
+    """All names of --protocol."""
+    folders = (root / "evaluations" for root in gin_files.config_roots())
+    return sorted({path.stem for folder in folders for path in folder.glob("*.gin")})
+
+
+def protocol_files(name: str | None) -> list[str]:
+    """The file of a protocol.
+
+    Raises:
+      ValueError: there is none; names those that there are.
+    """
+    if name is None:
+        return []
+    if name not in protocols():
+        raise ValueError(f"--protocol={name}: choose one of {', '.join(protocols())}.")
+    return [f"evaluations/{name}.gin"]

@@ -1,0 +1,133 @@
+"""Configurations from before the modules of the package moved: each name is found in its new place.
+
+    from vidgen.runs import trained        ->    from vidgen.train import frozen
+    FROZEN = @trained.Trained()            ->    FROZEN = @frozen.Trained()
+
+So the config.gin of every training run, and a user's own files, go on working as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Modules by their path in the package, before and now.
+MOVED = {
+    "data.animated_pictures": "data.video.animated_pictures",
+    "data.array_records": "data.sources.array_records",
+    "data.cache_folders": "data.cache.cache_folders",
+    "data.caption_tables": "data.sources.caption_tables",
+    "data.caption_text": "data.sources.caption_text",
+    "data.captions": "data.sources.captions",
+    "data.clip_cutting": "precompute.clip_cutting",
+    "data.clip_record": "data.sources.clip_record",
+    "data.clip_records": "data.sources.clip_records",
+    "data.file_names": "data.sources.file_names",
+    "data.files": "data.sources.files",
+    "data.footage": "data.video.footage",
+    "data.frame_stream": "data.video.frames",
+    "data.images": "data.sources.images",
+    "data.labels": "data.sources.labels",
+    "data.mixtures": "data.sources.mixtures",
+    "data.orientation": "data.video.orientation",
+    "data.packet_index": "data.video.packet_index",
+    "data.pictures": "data.video.pictures",
+    "data.seqio_source": "data.sources.seqio_source",
+    "data.seqio_tasks": "data.sources.seqio_tasks",
+    "data.shots": "precompute.shots",
+    "data.sources": "data.sources.folder",
+    "data.sprite_captions": "sprites.grammar",
+    "data.sprite_files": "sprites.export",
+    "data.sprite_frames": "sprites.render",
+    "data.sprite_scenes": "sprites.scenes",
+    "data.sprite_split": "sprites.split",
+    "data.sprites": "sprites.sprites",
+    "data.stored_frames": "data.video.stored_frames",
+    "data.streams": "data.sources.streams",
+    "data.tar_shards": "data.sources.tar_shards",
+    "data.text_cache": "data.cache.text_cache",
+    "data.tfds_files": "data.sources.tfds_files",
+    "data.tfds_source": "data.sources.tfds_source",
+    "data.token_cache": "data.cache.token_cache",
+    "data.transforms": "data.video.transforms",
+    "data.video_files": "data.video.files",
+    "data.video_header": "data.video.header",
+    "data.video_reader": "data.video.decode",
+    "data.video_sinks": "data.video.sinks",
+    "data.video_stream": "data.video.stream",
+    "data.video_writer": "data.video.encode",
+    "evals.report": "evals.report.results",
+    "evals.report_facts": "evals.report.facts",
+    "evals.report_page": "evals.report.page",
+    "evals.report_plots": "evals.report.plots",
+    "evals.report_style": "evals.report.style",
+    "evals.sprite_probe": "sprites.probe",
+    "evals.sprite_turns": "sprites.turns",
+    "phenaki.story": "story.sliding_window",
+    "runs.callbacks": "train.callbacks",
+    "runs.config_file": "train.saved_config",
+    "runs.content": "inference.conditioning_inputs",
+    "runs.distill": "train.distill",
+    "runs.encode": "precompute.encode_captions",
+    "runs.encode_tokens": "precompute.encode_tokens",
+    "runs.evaluate": "evals.evaluate",
+    "runs.evaluate_flags": "cli.evaluate_flags",
+    "runs.evaluate_tools": "evals.metric_inputs",
+    "runs.feed": "train.batches",
+    "runs.film": "story.film",
+    "runs.film_progress": "story.film_progress",
+    "runs.generate": "inference.generate",
+    "runs.generate_flags": "cli.generate_flags",
+    "runs.interrupts": "train.signals",
+    "runs.judged": "evals.tasks",
+    "runs.judging": "evals.setup",
+    "runs.made_clips": "evals.generated_clips",
+    "runs.model_dir": "train.model_dir",
+    "runs.per_stage": "inference.per_stage",
+    "runs.plan": "plan.estimate",
+    "runs.plan_collectives": "plan.collectives",
+    "runs.plan_explain": "plan.sharding",
+    "runs.plan_memory": "plan.memory",
+    "runs.plan_programs": "plan.programs",
+    "runs.plan_suggestions": "plan.suggestions",
+    "runs.plan_tables": "plan.tables",
+    "runs.prepare": "precompute.prepare",
+    "runs.progress": "train.progress",
+    "runs.stages": "inference.stages",
+    "runs.story_bench": "story.storybench_format",
+    "runs.story_benchmark": "story.storybench",
+    "runs.story_files": "story.parse",
+    "runs.story_first": "story.first_frames",
+    "runs.story_plan": "story.segments",
+    "runs.story_script": "story.script",
+    "runs.tell": "story.tell",
+    "runs.trace": "train.profiler",
+    "runs.train": "train.train",
+    "runs.trained": "train.frozen",
+    "runs.upscale": "story.upscale",
+    "runs.upscale_stages": "inference.upscale_stages",
+    "runs.warm_start": "train.warm_start",
+}
+
+_IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)( as \w+)?[ \t]*$", re.MULTILINE)
+
+
+def with_new_names(text: str) -> str:
+    """The text of a .gin file in which no module has its old name."""
+    renamed: dict[str, str] = {}
+
+    def new_import(line: re.Match[str]) -> str:
+        package, name, alias = line.groups()
+        module = MOVED.get(f"{package}.{name}")
+        if module is None:
+            return line.group()
+        package, _, new = module.rpartition(".")
+        if not alias:
+            renamed[name] = new
+        return f"from vidgen.{package} import {new}{alias or ''}"
+
+    text = _IMPORT.sub(new_import, text)
+    for old, new in renamed.items():
+        # Of a selector, as in `@base/old.Class()` or `old.Class.field = 1`; quotes stay.
+        pattern = rf"""("[^"\n]*"|'[^'\n]*')|(?<![\w.]){old}\.(?=[A-Za-z_])"""
+        text = re.sub(pattern, lambda found, new=new: found[1] or f"{new}.", text)
+    return text

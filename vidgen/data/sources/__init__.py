@@ -1,0 +1,1 @@
+"""Where examples come from: folders, tar shards, ArrayRecord, TFDS, seqio."""

@@ -1,0 +1,328 @@
+"""The captions of a folder: which files have some, what a table or a text says, what is refused.
+
+    clip.txt            beside clip.mp4: the whole text; if it cannot be read, the clip is left out
+    clip.json           with a "caption", where there is no clip.txt, or a blank one
+    captions.jsonl      {"file": "birds/clip.mp4", "caption": "a parrot flies"}, one a line
+    captions.csv        columns `file` and `caption`; a table with a mistake in it is refused
+
+Several rows for one file, or a list in JSON, are several captions of it
+(data/sources/caption_text.py). Rows are matched as in data/sources/file_names.py; those that match
+no file are counted and told of, as are files that are neither read nor captions.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from vidgen import paths
+from vidgen.data.sources.caption_tables import Row, csv_rows, jsonl_rows
+from vidgen.data.sources.caption_text import (
+    JSON_BYTES,
+    TEXT_BYTES,
+    captions_in,
+    decoded,
+    parsed,
+    unique,
+)
+from vidgen.data.sources.file_names import FileNames, stem, suffix
+
+MISSING_CAPTIONS = ("skip", "empty")
+CaptionedFile = tuple[str, tuple[str, ...]]  # a file and its captions
+
+log = logging.getLogger(__name__)
+
+
+class FolderCaptions(NamedTuple):
+    """What a folder says of its files, all relative to it.
+
+    Attributes:
+      captions: of each file that has some.
+      unreadable: files that should have a caption, and why it is none.
+      read: the files that captions are read from.
+      notices: what is to be told of tables.
+    """
+
+    captions: dict[str, tuple[str, ...]]
+    unreadable: dict[str, str]
+    read: set[str]
+    notices: list[str]
+
+
+def captioned_files(
+    path: str, suffixes: Sequence[str], kind: str, missing_captions: str
+) -> tuple[CaptionedFile, ...]:
+    """(file, captions) pairs of the files under a folder, sorted by file.
+
+    Args:
+      path: the folder, here or in an object store.
+      suffixes: which files count, in lower case.
+      kind: what to call one of them in messages: "video", "image".
+      missing_captions: "skip" or "empty", as in `FolderSource`.
+
+    Raises:
+      FileNotFoundError: no such folder, or nothing usable in it.
+      ValueError: a table of captions is not as described above, or another setting.
+    """
+    if missing_captions not in MISSING_CAPTIONS:
+        raise ValueError(f"missing_captions is {missing_captions!r}; choose skip or empty.")
+    rows, found = _listed(path, suffixes, kind)
+    missing = [file for file, captions in rows if not captions]
+    if not rows or (missing_captions == "skip" and len(missing) == len(rows)):
+        raise FileNotFoundError(_none(path, kind, missing, found))
+    if missing:
+        done = "skipped" if missing_captions == "skip" else 'used with the caption ""'
+        counts = f"{len(missing)} of {len(rows)} {kind}s in {path}"
+        log.warning("%s have no caption (%s), e.g. %s", counts, done, missing[0])
+    return tuple(row for row in rows if row[1] or missing_captions == "empty")
+
+
+def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[CaptionedFile]:
+    """(file, captions) pairs as in `captioned_files`, no captions where there are none.
+
+    Raises:
+      FileNotFoundError: no such folder, or no such file in it.
+      ValueError: a table of captions is not as described above.
+    """
+    return _listed(path, suffixes, kind)[0]
+
+
+def _listed(
+    path: str, suffixes: Sequence[str], kind: str
+) -> tuple[list[CaptionedFile], FolderCaptions]:
+    """The pairs, without the files whose caption cannot be read, and what else is there is told."""
+    if not paths.is_folder(path):
+        raise FileNotFoundError(f"the data folder {path} does not exist.")
+    files = sorted(paths.files_under(path))
+    wanted = [file for file in files if suffix(file) in suffixes]
+    if not wanted:
+        others = f": {by_suffix(files)}" if files else ""
+        raise FileNotFoundError(
+            f"the data folder {path} holds no {kind}: looked for files ending in "
+            f"{' '.join(suffixes)} here and in all sub-folders, among {len(files)} files{others}."
+        )
+    found = folder_captions(path, files, wanted)
+    if found.unreadable:
+        bad, reason = next(iter(found.unreadable.items()))
+        counts = f"{len(found.unreadable)} of {len(wanted)} {kind}s in {path}"
+        text = "%s have a caption that cannot be read (skipped), e.g. of %s: %s"
+        log.warning(text, counts, bad, reason)
+    for notice in found.notices:
+        log.warning("%s", notice)
+    read = {*wanted, *found.read}
+    warn_passed_over(path, [file for file in files if file not in read and not _is_list(file)])
+    rows = [
+        (paths.join(path, file), found.captions.get(file, ()))
+        for file in wanted
+        if file not in found.unreadable
+    ]
+    return rows, found
+
+
+def _is_list(file: str) -> bool:
+    """Whether a file lists the shots of a film (precompute/shots.py)."""
+    return file.endswith(".shots.json")
+
+
+def by_suffix(files: Sequence[str]) -> str:
+    """Files for a message: how many there are of the most frequent suffixes, and one of them."""
+    counts = collections.Counter(suffix(file) or "no suffix" for file in files)
+    return ", ".join(f"{n} {what}" for what, n in counts.most_common(5)) + f", e.g. {files[0]}"
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """A warning that is given once: several sources of a run may read one folder."""
+    log.warning("%s", text)
+
+
+def warn_passed_over(path: str, files: Sequence[str]) -> None:
+    """Tells, once, of files in a folder that nothing reads."""
+    if files:
+        warn_once(f"{len(files)} files in {path} are passed over: {by_suffix(files)}")
+
+
+def _none(path: str, kind: str, missing: Sequence[str], found: FolderCaptions) -> str:
+    """Why no file can be used."""
+    count = len(missing) + len(found.unreadable)
+    text = f"the data folder {path} holds {count} {kind}s but no caption for any: "
+    text += "".join(f"{notice}; " for notice in found.notices)
+    if found.unreadable:
+        bad, reason = next(iter(found.unreadable.items()))
+        text += f"{len(found.unreadable)} have a caption that cannot be read, e.g. {bad}: {reason}"
+        return text + ("; and " if missing else ".") + _looked_for(missing)
+    return text + _looked_for(missing)
+
+
+def _looked_for(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    name = posixpath.splitext(posixpath.basename(missing[0]))[0]
+    return (
+        f"looked for {name}.txt and the like, captions.jsonl and captions.csv "
+        "(columns file, caption)."
+    )
+
+
+def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> FolderCaptions:
+    """The captions of some files of a folder: the first of clip.txt, clip.json and tables has them.
+
+    Args:
+      path: the folder.
+      files: the names of all files in it, relative to it.
+      wanted: those of which captions are looked for.
+
+    Raises:
+      ValueError: a table is not as it should be, or a name may mean two files.
+    """
+    found = FolderCaptions({}, {}, set(), [])
+    tables = _from_tables(path, files, wanted, found)
+    for ending, limit, says in (
+        (".txt", TEXT_BYTES, lambda data: unique([decoded(data)])),
+        (".json", JSON_BYTES + 1, _of_json),
+    ):
+        beside = _beside(files, wanted, ending)
+        found.read.update(beside.values())
+        asked = [f for f in beside if f not in found.captions and f not in found.unreadable]
+        contents = paths.read_many([paths.join(path, beside[file]) for file in asked], limit)
+        for file, content in zip(asked, contents, strict=True):
+            try:
+                if isinstance(content, OSError):
+                    raise content
+                if texts := says(content):
+                    found.captions[file] = texts
+            except UnicodeDecodeError:
+                found.unreadable[file] = "it is no UTF-8 text"
+            except OSError as error:
+                found.unreadable[file] = error.strerror or type(error).__name__
+            except ValueError as error:
+                found.unreadable[file] = str(error)
+    for file, said in tables.items():
+        if file in found.captions or file in found.unreadable:
+            continue  # what lies beside a file wins
+        if isinstance(said, str):
+            found.unreadable[file] = said
+        else:
+            found.captions[file] = said
+    return found
+
+
+def _of_json(data: bytes) -> tuple[str, ...]:
+    """The captions that a clip's .json says; it may be about other things."""
+    if len(data) > JSON_BYTES:
+        raise ValueError(f"its .json is longer than {JSON_BYTES >> 20} MB")
+    value = parsed(data.decode("utf-8-sig"))
+    if isinstance(value, dict):
+        return captions_in(value.get("caption"))
+    texts = [value] if isinstance(value, str) else value
+    return captions_in(texts) if isinstance(texts, list) and _all_text(texts) else ()
+
+
+def _all_text(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[str, str]:
+    """Of each file that has one, the file of its name and another suffix, which may be in capitals.
+
+    Raises:
+      ValueError: there are two.
+    """
+    there = {file for file in files if suffix(file) == ending}
+    found, rest = {}, []
+    for file in wanted if there else ():
+        name = posixpath.splitext(file)[0] + ending
+        if name in there:
+            found[file] = name
+        else:
+            rest.append(file)
+    if not rest:
+        return found
+    by_stem: dict[str, list[str]] = {}
+    for file in sorted(there - set(found.values())):
+        by_stem.setdefault(stem(file), []).append(file)
+    for file in rest if by_stem else ():
+        candidates = by_stem.get(stem(file), ())
+        if len(candidates) > 1:
+            raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
+        if candidates:
+            found[file] = candidates[0]
+    return found
+
+
+def _from_tables(
+    path: str, files: Sequence[str], wanted: Sequence[str], found: FolderCaptions
+) -> dict[str, tuple[str, ...] | str]:
+    """By file the captions that tables say, .jsonl before .csv, or why what they say is none."""
+    tables = [file for file in files if posixpath.basename(file).lower() in _TABLES]
+    if not tables:
+        return {}
+    found.read.update(tables)
+    names, kept = FileNames(path, files, wanted), set(wanted)
+    captions: dict[str, tuple[str, ...] | str] = {}
+    for kind in _TABLES:
+        texts: dict[str, list[str]] = {}
+        for table in (table for table in tables if posixpath.basename(table).lower() == kind):
+            for file, said in _rows(path, table, names, found.notices):
+                if file not in kept:
+                    continue
+                if isinstance(said, str):
+                    captions.setdefault(file, said)
+                else:
+                    texts.setdefault(file, []).extend(said)
+        captions.update({file: unique(some) for file, some in texts.items() if any(some)})
+    return captions
+
+
+def _rows(
+    path: str, table: str, names: FileNames, notices: list[str]
+) -> Iterator[tuple[str, tuple[str, ...] | str]]:
+    """(file, captions, or why there is none) of the rows of a table that match a file."""
+    place, beside = paths.join(path, table), posixpath.dirname(table)
+    unmatched, total, example = 0, 0, ""
+    for row in _TABLES[posixpath.basename(table).lower()](place, names, beside):
+        total += 1
+        try:
+            file = names.find(row.name, beside)
+        except ValueError as error:
+            raise ValueError(f"{place} line {row.line}: {error}.") from error
+        if file is None:
+            unmatched += 1
+            example = example or f"{row.name or '(no name)'} (line {row.line})"
+            continue
+        try:
+            yield file, captions_in(row.value)
+        except ValueError as error:
+            yield file, f"{table} line {row.line}: {error}"
+    if unmatched:
+        one = "row" if unmatched == 1 else "rows"
+        text = f"{unmatched} {one} of {table} match no file, e.g. {example}"
+        notices.append(f"{text}; it has {total} rows and lies in {path}")
+
+
+def _csv(table: str, names: FileNames, beside: str) -> Iterator[Row]:
+    def is_name(text: str) -> bool:
+        if names.is_called_like_one(text):  # of a file that need not be here
+            return True
+        try:
+            return names.find(text, beside) is not None
+        except ValueError:  # it may mean two files
+            return True
+
+    return csv_rows(table, "file", is_name)
+
+
+def _jsonl(table: str, names: FileNames, beside: str) -> Iterator[Row]:
+    del names, beside
+    return jsonl_rows(table)
+
+
+# What is later wins.
+_TABLES: Mapping[str, Callable[[str, FileNames, str], Iterator[Row]]] = {
+    "captions.csv": _csv,
+    "captions.jsonl": _jsonl,
+}

@@ -1,0 +1,232 @@
+"""Images beside videos: a folder of captioned images, and the mixture that models train on.
+
+Joint image-video training (Imagen Video): t unrelated images are packed into a "clip" as long as a
+video, each with its own caption, and the example says so (`independent_frames`), so that the
+network lets nothing pass between its frames. Images come in greater number and variety than
+videos; what they teach of subjects and styles carries over to videos.
+
+    example i  =  t images, drawn at random        with probability image_rate
+                  video i                          otherwise
+
+Both the choice and the images are functions of the example's own random generator, so the mixture
+can be resumed and spread over processes like any other source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ImageOps
+
+from vidgen import paths
+from vidgen.data.sources.captions import MISSING_CAPTIONS, CaptionedFile, captioned_files
+from vidgen.data.sources.files import File, told_as_bad
+from vidgen.data.sources.folder import (
+    BadExample,
+    Example,
+    Source,
+    TokenExample,
+    captioned,
+    captions_of,
+    captions_of_files,
+)
+from vidgen.data.video import pictures, transforms
+from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
+from vidgen.types import VideoShape
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+KINDS = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}  # what packed data sets may hold
+_DRAWS = 20  # images that are tried for one place in a pack
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """The image files under a folder, sorted, with their captions (data/sources/folder.py).
+
+    Attributes:
+      path: the folder.
+      shape: height and width of the images; its frames become 1.
+      missing_captions: "skip" leaves out files without a caption (they are counted in a
+        warning); "empty" trains on them as unconditional examples with the caption "".
+
+    Raises:
+      FileNotFoundError: no such folder, or nothing usable in it.
+      ValueError: a caption file is not as it should be.
+    """
+
+    path: str
+    shape: VideoShape
+    missing_captions: str = "skip"
+
+    def __post_init__(self) -> None:
+        if self.shape.channels != 3:
+            raise ValueError(f"ImageFolder reads RGB; shape.channels is {self.shape.channels}.")
+        object.__setattr__(self, "path", paths.expanded(self.path))
+        object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
+        _ = self.files  # so that a wrong folder is reported when it is configured
+
+    @functools.cached_property
+    def files(self) -> tuple[CaptionedFile, ...]:
+        """(file, captions) pairs, sorted by file."""
+        return captioned_files(self.path, IMAGE_SUFFIXES, "image", self.missing_captions)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def captions(self) -> Iterator[str]:
+        """Those of all files."""
+        return captions_of_files(self.files)
+
+    def load(self, index: int, rng: np.random.Generator) -> Example:
+        """Image `index`, cropped around its center to the wanted aspect ratio and resized."""
+        file, captions = self.files[index]
+        image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
+        return captioned(image[None], captions, rng)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Videos mixed with packs of images, for joint training.
+
+    One pass shows as many examples as there are videos.
+
+    Attributes:
+      videos: source of clips.
+      images: source of single frames of the same height and width: an `ImageFolder`, or any other
+        whose shape has one frame.
+      image_rate: share of the examples that are packs of images.
+    """
+
+    videos: Any  # a Source, which is checked below, in words for users
+    images: Any
+    image_rate: float
+
+    def __post_init__(self) -> None:
+        for name in ("videos", "images"):
+            source: object = getattr(self, name)
+            if not isinstance(source, Source):
+                raise ValueError(f"Joint.{name} is {source!r}, which is not read in random order.")
+            if not len(source):
+                raise ValueError(f"Joint.{name} is empty: {source}.")
+        if not 0 <= self.image_rate <= 1:
+            raise ValueError(f"Joint.image_rate is {self.image_rate}; it must be in [0, 1].")
+        found, wanted = self.images.shape, self.videos.shape
+        if found.thwc != (1, *wanted.thwc[1:]):
+            raise ValueError(
+                f"Joint.images gives {found}; beside videos of {wanted} it must give single "
+                f"frames, 1x{wanted.height}x{wanted.width}."
+            )
+
+    @property
+    def shape(self) -> VideoShape:
+        """That of the videos."""
+        return self.videos.shape
+
+    @property
+    def captions_per_clip(self) -> int:
+        """One a frame, unless there are no packs."""
+        return self.shape.frames if self.image_rate else 1
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def captions(self) -> Iterator[str]:
+        """Those of the videos, then those of the images."""
+        for source in (self.videos, self.images):
+            yield from captions_of(source)
+
+    def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
+        """Video `index`, or in its place a pack of images."""
+        if rng.random() >= self.image_rate:
+            return self.videos.load(index, rng)
+        count, frames = len(self.images), self.shape.frames
+        drawn = rng.choice(count, frames, replace=count < frames)
+        images = [self._image(int(i), rng) for i in drawn]
+        return Example(
+            video=np.concatenate([image.video for image in images]),
+            caption=tuple(str(image.caption) for image in images),
+            independent_frames=True,
+        )
+
+    def _image(self, index: int, rng: np.random.Generator) -> Example:
+        """Image `index`, or another where it cannot be read: a pack is not lost for one file."""
+        for _ in range(_DRAWS):
+            try:
+                example = self.images.load(index, rng)
+                if not isinstance(example, Example):
+                    raise ValueError(f"Joint.images gives tokens: {self.images}.")
+                return example
+            except BadExample as error:
+                bad = error
+                _warn_replaced(bad.path, bad.reason)
+                index = int(rng.integers(len(self.images)))
+        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others are no better")
+
+
+def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture upright, as RGB over white; of an animation, the first frame.
+
+    Raises:
+      BadExample: no such file, not a picture, or damaged.
+    """
+    with told_as_bad(path), pictures.opened(path) as image:
+        upright: Any = ImageOps.exif_transpose(image)
+        return pictures.to_rgb(upright)
+
+
+def read_content(
+    file: File, kind: str, shape: VideoShape, rng: np.random.Generator
+) -> UInt8[np.ndarray, "t h w c"]:
+    """A clip from a random place of a video, or a picture as a clip of one frame.
+
+    Args:
+      file: of a packed data set.
+      kind: "videos" or "images", as in `KINDS`.
+      shape: of the result.
+      rng: chooses the place.
+
+    Raises:
+      BadExample: it is damaged, or too short.
+    """
+    if kind == "videos":
+        return read_clip(file, shape, rng)
+    return transforms.fit(read_image(file), shape.height, shape.width)[None]
+
+
+def packed_shape(
+    name: str, shape: VideoShape, kind: str, missing_captions: str = "skip"
+) -> VideoShape:
+    """The shape of the examples of a packed data set, whose settings are checked.
+
+    Args:
+      name: of the source, for messages.
+      shape: as set; for images its frames become 1.
+      kind: one of `KINDS`.
+      missing_captions: "skip" or "empty"; left out where the source has no such setting.
+
+    Raises:
+      ValueError: a setting is wrong.
+    """
+    for field, value, choices in (
+        ("kind", kind, tuple(KINDS)),
+        ("missing_captions", missing_captions, MISSING_CAPTIONS),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}.{field} is {value!r}; choose {' or '.join(choices)}.")
+    if shape.channels != 3:
+        raise ValueError(f"{name} reads RGB; shape.channels is {shape.channels}.")
+    return dataclasses.replace(shape, frames=1) if kind == "images" else shape
+
+
+@functools.cache
+def _warn_replaced(path: str, reason: str) -> None:
+    """Says once per file and process that it is not used."""
+    log.warning("image %s is replaced by another: %s", path, reason)

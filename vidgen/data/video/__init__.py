@@ -1,0 +1,1 @@
+"""Video files: decoding, encoding, orientation, frame times, pixel transforms."""

@@ -1,0 +1,172 @@
+"""Clips to files: the suffix of the name chooses the format.
+
+    .mp4  H.264, plays everywhere          .gif, .webp  animations (webp is lossless)
+    .webm VP9                              .png   sheet of all frames, one row per clip
+    .npy  the numbers as given             several clips in one video: tiled side by side
+
+A file appears whole or not at all: it is encoded in memory, written under a temporary name in
+the same folder, and renamed. A film too long for that is written by `VideoStream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vidgen.data.video import stream, transforms
+from vidgen.data.video.animated_pictures import GifSink, WebpSink
+from vidgen.data.video.sinks import AV_KINDS, AvSink
+from vidgen.data.video.stream import STREAM_SUFFIXES, VideoStream, check_rate, check_streamable
+
+__all__ = [
+    "STREAM_SUFFIXES",
+    "SUFFIXES",
+    "VideoStream",
+    "animation",
+    "check_rate",
+    "check_streamable",
+    "check_suffix",
+    "write_video",
+]
+
+
+def write_video(
+    path: str | os.PathLike,
+    video: np.ndarray | Sequence[np.ndarray],
+    fps: float | int,
+    *,
+    min_side: int = 128,
+) -> None:
+    """Writes one clip "t h w c" or several "b t h w c", float in [-1, 1], c = 3 or 1.
+
+    Args:
+      path: the suffix chooses the format, see the module docstring.
+      video: one array, or a sequence of clips of one shape.
+      fps: frames per second, > 0; at most 50 in a gif and 90 in a webp (`check_rate`).
+      min_side: clips with a smaller side are enlarged by the least whole factor that reaches it,
+        each pixel becoming a square, since players blur or refuse tiny videos. 0 or 1 turns this
+        off; npy is never enlarged.
+
+    Raises:
+      ValueError: unknown suffix, a rate that the format cannot play, or not a video.
+      OSError: the file cannot be written; names the path.
+    """
+    path = pathlib.Path(path)
+    check_suffix(path)
+    check_rate(path, fps)
+    clips = np.asarray(video)
+    if clips.ndim not in (4, 5) or clips.shape[-1] not in (1, 3) or not clips.size:
+        raise ValueError(
+            f"a video to write has shape {clips.shape}; expected t h w c or b t h w c, c = 3 or 1."
+        )
+    if path.suffix.lower() == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, clips)
+        return _write_whole(path, buffer.getvalue())
+    pixels = transforms.to_uint8(clips if clips.ndim == 5 else clips[None])
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    factor = max(1, math.ceil(min_side / min(pixels.shape[2:4])))
+    pixels = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
+    _write_whole(path, _ENCODERS[path.suffix.lower()](pixels, fps))
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """Raises ValueError where `write_video` has no format for the name; for checks up front."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {', '.join(SUFFIXES)}."
+        )
+
+
+def _write_whole(path: pathlib.Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with stream.told_where(path):
+            part.write_bytes(data)
+            os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """All clips in one picture: a grid about as wide as high, white where none is left."""
+    b, t, h, w, c = clips.shape
+    columns = math.ceil(math.sqrt(b * h / w)) if b > 1 else 1
+    columns = min(b, columns)
+    rows = math.ceil(b / columns)
+    grid = np.full((rows * columns, t, h, w, c), 255, np.uint8)
+    grid[:b] = clips
+    grid = grid.reshape(rows, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    return np.ascontiguousarray(grid.reshape(t, rows * h, columns * w, c))
+
+
+def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: str) -> bytes:
+    frames = _tile(clips)
+    buffer = io.BytesIO()
+    kind = AV_KINDS[suffix]
+    _, height, width, _ = frames.shape
+    sink = AvSink(buffer, kind, fps, (height, width), growing=False)
+    sink.write(frames)
+    sink.close()
+    return buffer.getvalue()
+
+
+def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options: object) -> bytes:
+    """The bytes of one animated WebP that shows all clips side by side, again and again.
+
+    Args:
+      clips: "b t h w 3".
+      fps: frames per second, at most `animated_pictures.fastest(".webp")`.
+      options: of Pillow for a WebP, such as `quality`.
+    """
+    return _grown(functools.partial(WebpSink, **options), clips, fps)
+
+
+def _encode_gif(clips: np.ndarray, fps: float | int) -> bytes:
+    return _grown(GifSink, clips, fps)
+
+
+def _encode_webp(clips: np.ndarray, fps: float | int) -> bytes:
+    return animation(clips, fps, lossless=True)
+
+
+def _grown(
+    sink: Callable[..., GifSink | WebpSink], clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int
+) -> bytes:
+    frames, buffer = _tile(clips), io.BytesIO()
+    animated = sink(buffer, fps, frames.shape[1:3])
+    animated.write(frames)
+    animated.end()
+    return buffer.getvalue()
+
+
+def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
+    del fps  # a sheet has no time
+    b, t, h, w, c = clips.shape
+    sheet = clips.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sheet)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+_ENCODERS = {
+    ".mp4": functools.partial(_encode_av, suffix=".mp4"),
+    ".webm": functools.partial(_encode_av, suffix=".webm"),
+    ".gif": _encode_gif,
+    ".webp": _encode_webp,
+    ".png": _encode_png,
+}
+SUFFIXES = (*_ENCODERS, ".npy")

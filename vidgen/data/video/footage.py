@@ -1,0 +1,162 @@
+"""A user's own video, picture or array, in the size and at the times that a model wants.
+
+    video   mp4, webm, ts, gif, ...    the frame nearest in time, cropped to the aspect, resized
+    still   png, jpg, ...              the same picture for every frame
+    array   npy, "t h w c" or "h w c"  frames one by one; in the wanted size, the numbers as given
+            npz that holds one array   likewise
+
+Everything comes out as float in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from vidgen.data.sources.files import BadExample
+from vidgen.data.sources.images import read_image
+from vidgen.data.video import transforms
+from vidgen.data.video.files import PILLOW_SUFFIXES, probe, read_clip
+from vidgen.types import VideoShape
+
+STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy", ".npz")
+SLACK = 1e-6  # of seconds, and of frames: rounding shall not lose one
+# Seconds by which a file may say that it ends too early: a GIF counts hundredths, WebM thousandths.
+ROUNDING = 0.006
+
+
+class FootageError(ValueError):
+    """A file that cannot be used, told in one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Footage:
+    """A file that has been looked at, and not yet read.
+
+    Attributes:
+      path: the file.
+      kind: "video", "still" or "array".
+      height: pixels as displayed.
+      width: pixels as displayed.
+      seconds: how long it plays; infinite for a still.
+      frames: of an array; 1 of a still.
+      fps: frames a second of a video, on average; those of a gif may last 0.12 s and 0.13 s.
+    """
+
+    path: pathlib.Path
+    kind: str
+    height: int
+    width: int
+    seconds: float = math.inf
+    frames: int = 1
+    fps: float = 1.0
+
+    @property
+    def is_still(self) -> bool:
+        """True of a single picture, whatever the file."""
+        return self.kind == "still" or (self.kind == "array" and self.frames == 1)
+
+    def at_rate(self, fps: float) -> Footage:
+        """The same, an array counted as of this frame rate, since it has none of its own."""
+        if self.kind != "array" or self.is_still:
+            return self
+        return dataclasses.replace(self, seconds=self.frames / fps)
+
+    def frames_at(self, fps: float, start: float = 0.0) -> int:
+        """How many frames there are at this rate from `start` seconds on; one for a still."""
+        if self.is_still:
+            return 1
+        rounding = min(0.5, SLACK if self.kind == "array" else ROUNDING * fps)  # in frames
+        return max(0, math.floor((self.seconds - start) * fps + rounding))
+
+    def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
+        """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
+
+        Raises:
+          FootageError: it is too short, or damaged.
+        """
+        if self.kind == "array":
+            return self._from_array(shape, start)
+        if self.is_still:
+            with _told_as_unusable():
+                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
+            return np.broadcast_to(transforms.to_float(frame), shape.thwc)
+        with _told_as_unusable():
+            return transforms.to_float(read_clip(self.path, shape, float(start)))
+
+    def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
+        rate = 0.0 if self.is_still else self.frames / self.seconds
+        wanted = np.floor((start + np.arange(shape.frames) / shape.fps) * rate + SLACK).astype(int)
+        if wanted[-1] >= self.frames:
+            raise FootageError(
+                f"{self.path}: too short: {self.frames} frames, {wanted[-1] + 1} are needed."
+            )
+        video = _array(self.path)[wanted]
+        if video.shape[1:3] == (shape.height, shape.width):
+            return video if video.dtype == np.float32 else transforms.to_float(video)
+        pixels = video if video.dtype == np.uint8 else transforms.to_uint8(video)
+        small = [transforms.fit(frame, shape.height, shape.width) for frame in pixels]
+        return transforms.to_float(np.stack(small))
+
+
+def open_footage(path: str | os.PathLike) -> Footage:
+    """Look at a file.
+
+    Raises:
+      FootageError: there is no such file, or it is none that can be read.
+    """
+    path = pathlib.Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise FootageError(f"there is no file {path}.")
+    if suffix in ARRAY_SUFFIXES:
+        video = _array(path)
+        return Footage(path, "array", *video.shape[1:3], frames=len(video))
+    with _told_as_unusable():
+        found = None if suffix in STILL_SUFFIXES else probe(path)
+        if found is None or (found.frames == 1 and suffix in PILLOW_SUFFIXES):
+            return Footage(path, "still", *read_image(path).shape[:2])
+        rate = found.fps if found.frames is None else found.frames / found.seconds
+        return Footage(path, "video", found.height, found.width, seconds=found.seconds, fps=rate)
+
+
+@contextlib.contextmanager
+def _told_as_unusable() -> Iterator[None]:
+    """A file that is bad for training is one that cannot be used here."""
+    try:
+        yield
+    except BadExample as error:
+        raise FootageError(f"{error}.") from error
+
+
+def _array(path: pathlib.Path) -> np.ndarray:
+    """The frames of an npy or npz file, float32 or uint8."""
+    try:
+        video = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(video, np.lib.npyio.NpzFile):
+            with video:
+                (name,) = video.files
+                video = video[name]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FootageError(f"{path}: no numpy array that can be read.") from error
+    video = video[None] if video.ndim == 3 else video
+    if video.ndim != 4 or video.shape[-1] != 3 or not video.size:
+        raise FootageError(
+            f"{path}: its shape is {video.shape}; a video is (frames, height, width, 3)."
+        )
+    if video.dtype == np.uint8:
+        return video
+    if not np.issubdtype(video.dtype, np.floating) or not np.isfinite(video).all():
+        raise FootageError(
+            f"{path}: it holds {video.dtype}; a video is uint8, or finite float in [-1, 1]."
+        )
+    return video.astype(np.float32)

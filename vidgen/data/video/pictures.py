@@ -1,0 +1,88 @@
+"""Pictures and animations as Pillow reads them: opened with care, and made RGB as they are seen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vidgen.data.sources.files import BadExample, File, check_size, readable
+from vidgen.data.video import transforms
+from vidgen.data.video.animated_pictures import SHORTEST
+
+# Told by the content. Pillow knows more, of which some start other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+# [guess] Pixels of all frames, of which every one has to be decoded to know when it is shown: a
+# minute of 1280 x 720 at 30 frames a second has 1.7e9. A file of some kB can promise a day of work.
+_MAX_ANIMATION = 1 << 31
+
+_DEFAULT_DELAY = 100.0  # ms, of browsers
+
+
+class Span(NamedTuple):
+    """When the last frame appears, and how long a frame is shown, in seconds."""
+
+    last: float
+    step: float
+
+
+@contextlib.contextmanager
+def opened(path: File) -> Iterator[Image.Image]:
+    """A picture or an animation; inside `told_as_bad`.
+
+    Raises:
+      BadExample: its size is absurd.
+    """
+    with Image.open(readable(path), formats=_FORMATS) as image:
+        check_size(path, image.height, image.width)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and frames * image.height * image.width > _MAX_ANIMATION:
+            raise BadExample(
+                path, f"{frames} frames of {image.width} x {image.height} are too many"
+            )
+        yield image
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a picture of any mode, over white where it is transparent."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
+        grey = np.asarray(image).astype(np.float32) / np.float32(257)
+        grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        return transforms.composite(np.array(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def timeline(image: Image.Image) -> tuple[list[float], Span]:
+    """When each frame of an animation appears, as browsers play it.
+
+    They show a frame with a delay of 10 ms or less, or with none, for a tenth of a second.
+    """
+    times, clock, step = [], 0.0, 0.1
+    for i in range(getattr(image, "n_frames", 1) - first_frame(image)):
+        seek(image, i)
+        image.load()  # webp learns a frame's duration only by decoding it
+        delay = float(image.info.get("duration", 0))
+        step = (delay if delay > SHORTEST else _DEFAULT_DELAY) / 1000
+        times.append(clock)
+        clock += step
+    return times, Span(times[-1], step)
+
+
+def seek(image: Image.Image, number: int) -> None:
+    """Goes to a frame of an animation."""
+    image.seek(number + first_frame(image))
+
+
+def first_frame(image: Image.Image) -> int:
+    """What Pillow calls the first frame: of a PNG, the picture for viewers that know no animation
+    may be in front of it.
+    """
+    animated = getattr(image, "n_frames", 1) > 1
+    return int(animated and bool(image.info.get("default_image")))

@@ -1,0 +1,228 @@
+"""Films that are written while they are made, in memory that does not grow with their length.
+
+    .mp4   H.264 in fragments of two seconds, so that what is there plays while the rest is made;
+           an ordinary file (index in front) once it is closed
+    .webm  VP9 in clusters of two seconds, likewise
+    .gif   each frame with a palette of its own; at most 50 frames a second
+    .webp  without loss; at most 90 frames a second
+    .npy   uint8 or float "t h w c" as given; a valid array, which `np.load` can map, all the time
+    .png   a folder of the name without suffix, with one numbered picture a frame
+
+A film grows under another name and appears under its own when it is complete. An encoder holds
+back a few frames, so a growing video ends some seconds before the last frame given to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import av.error
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vidgen.data.video import transforms
+from vidgen.data.video.animated_pictures import GifSink, WebpSink, fastest
+from vidgen.data.video.sinks import AV_KINDS, AvSink, NpySink, PngSink, defragment
+
+_WRITING_ERRORS = (OSError, av.error.FFmpegError)
+_STILLS = (".npy", ".png")  # which have no frame rate
+STREAM_SUFFIXES = (*AV_KINDS, ".gif", ".webp", *_STILLS)
+# Most frames a second by kind: WebM counts milliseconds, as MP4 with such a rate does here.
+RATES = {".mp4": 1000.0, ".webm": 1000.0} | {kind: fastest(kind) for kind in (".gif", ".webp")}
+SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
+
+
+class VideoStream:
+    """A film to which frames are added; use it in a `with` block.
+
+    Leaving the block closes the film, unless there was an error: then nothing is left of it.
+
+    Attributes:
+      path: the file that will appear; for .png the folder.
+      growing: where it grows until then.
+      frames: how many it has.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float | int,
+        height: int,
+        width: int,
+        *,
+        growing: str | os.PathLike | None = None,
+        min_side: int = 128,
+    ) -> None:
+        """Begins an empty film.
+
+        Args:
+          path: what to write; the suffix is the format, see the module docstring.
+          fps: frames per second, > 0.
+          height: of the frames, in pixels.
+          width: likewise.
+          growing: where it grows, on the same file system; by default a hidden name beside `path`.
+          min_side: as for `write_video`; .npy and .png keep the size.
+
+        Raises:
+          ValueError: a suffix that cannot be streamed, or a number that is not positive.
+          OSError: cannot be written there; names the path.
+        """
+        path = pathlib.Path(path)
+        check_streamable(path)
+        check_rate(path, fps)
+        if not (height > 0 and width > 0):
+            raise ValueError(f"a film of {height}x{width} cannot be written: it has no pixel.")
+        self.path = path.with_suffix("") if path.suffix.lower() == ".png" else path
+        hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self.growing = hidden if growing is None else pathlib.Path(growing)
+        self.frames = 0
+        self._suffix, self._size, self._factor = path.suffix.lower(), (height, width), 1
+        self._channels: int | None = None
+        with told_where(path):
+            remove(self.growing)
+            self._sink: _Sink | None = self._open(fps, min_side)
+
+    def _open(self, fps: float | int, min_side: int) -> _Sink:
+        if self._suffix == ".npy":
+            return NpySink(self.growing)
+        if self._suffix == ".png":
+            if self.path.exists() and any(self.path.iterdir()):
+                raise FileExistsError(17, "this folder of frames is there already", str(self.path))
+            return PngSink(self.growing)
+        self.growing.touch()  # PyAV would notice only at the first frame that it cannot be made
+        self._factor = max(1, math.ceil(min_side / min(self._size)))
+        height, width = (self._factor * side for side in self._size)
+        if self._suffix in AV_KINDS:
+            return AvSink(str(self.growing), AV_KINDS[self._suffix], fps, (height, width))
+        sink = GifSink if self._suffix == ".gif" else functools.partial(WebpSink, lossless=True)
+        return sink(self.growing.open("wb"), fps, (height, width))
+
+    def append(self, frames: UInt8[np.ndarray, "t h w c"] | Float[np.ndarray, "t h w c"]) -> None:
+        """Adds frames, uint8 or float in [-1, 1], c = 3 or 1, always the same kind and size.
+
+        Raises:
+          ValueError: another size, or nothing that can be shown.
+          OSError: the disk is full, ...; names the path.
+        """
+        if self._sink is None:
+            raise ValueError(f"{self.path} is closed; frames cannot be added to it.")
+        if frames.shape[1:3] != self._size or frames.shape[3] not in (1, 3):
+            height, width = self._size
+            raise ValueError(
+                f"{self.path}: frames to append have shape {frames.shape}; expected "
+                f"(t, {height}, {width}, 3 or 1)."
+            )
+        if self._channels not in (None, frames.shape[3]):
+            raise ValueError(
+                f"{self.path} has {self._channels} channels; frames with {frames.shape[3]} came."
+            )
+        self._channels = frames.shape[3]
+        with told_where(self.path):
+            if self._suffix == ".npy":
+                self._sink.write(frames)
+            else:
+                pixels = frames if frames.dtype == np.uint8 else transforms.to_uint8(frames)
+                for part in np.broadcast_to(pixels, (*pixels.shape[:3], 3)):
+                    large = part.repeat(self._factor, axis=0).repeat(self._factor, axis=1)
+                    self._sink.write(large[None])
+        self.frames += len(frames)
+
+    def end(self) -> None:
+        """No more frames: writes what the encoder holds back, and leaves the film at `growing`."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            with told_where(self.path):
+                sink.close()
+
+    def close(self) -> pathlib.Path:
+        """Ends the film and moves it to `path`, which is returned; a file there is replaced."""
+        self.end()
+        if not self.frames:
+            self.discard()
+            raise ValueError(f"{self.path} has no frame; append at least one before closing it.")
+        with told_where(self.path):
+            if self._suffix == ".mp4":
+                defragment(self.growing)
+            if self.path.is_dir() and self.growing.is_dir():
+                self.path.rmdir()  # empty, or it would have been refused
+            os.replace(self.growing, self.path)
+        return self.path
+
+    def discard(self) -> None:
+        """Ends the film and removes it."""
+        sink, self._sink = self._sink, None
+        with contextlib.suppress(*_WRITING_ERRORS):
+            if sink is not None:
+                sink.close()
+        with contextlib.suppress(OSError):
+            remove(self.growing)
+
+    def __enter__(self) -> VideoStream:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            return self.discard()
+        try:
+            self.close()
+        except BaseException:
+            self.discard()
+            raise
+
+
+def check_streamable(path: str | os.PathLike) -> None:
+    """Raises ValueError where a film of that name cannot grow; for checks up front."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in STREAM_SUFFIXES:
+        choices = ", ".join(STREAM_SUFFIXES)
+        raise ValueError(
+            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {choices}."
+        )
+
+
+def check_rate(path: str | os.PathLike, fps: float | int) -> None:
+    """Raises ValueError where a file of that name cannot play so fast; for checks up front."""
+    if not 0 < fps < math.inf:
+        raise ValueError(f"fps is {fps}; it must be positive.")
+    suffix = pathlib.Path(path).suffix.lower()
+    fastest = RATES.get(suffix, math.inf)
+    if suffix in RATES and not SLOWEST <= fps <= fastest:
+        others = ", ".join([s for s in RATES if SLOWEST <= fps <= RATES[s]] + list(_STILLS))
+        raise ValueError(
+            f"cannot write {str(path)!r} at {fps:g} frames a second: a {suffix} plays {SLOWEST:g} "
+            f"to {fastest:.4g}; choose {others}."
+        )
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that is in it; nothing if there is neither."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def told_where(path: pathlib.Path) -> Iterator[None]:
+    """Whatever goes wrong with writing becomes an OSError that names `path`."""
+    try:
+        yield
+    except _WRITING_ERRORS as error:
+        reason = error.strerror or str(error)
+        text = f"cannot write the video ({reason})"
+        raise OSError(error.errno, text, str(path)) from error
+
+
+class _Sink(Protocol):
+    """What takes the frames of one format."""
+
+    def write(self, frames: np.ndarray) -> None: ...
+
+    def close(self) -> None: ...

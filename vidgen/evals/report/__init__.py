@@ -1,0 +1,1 @@
+"""Results of evaluations, as tables and as a page."""

@@ -1,0 +1,1 @@
+"""Trained stages loaded from disk, and prompts to videos."""

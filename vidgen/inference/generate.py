@@ -1,0 +1,339 @@
+"""Prompts to video files, through one stage or a chain of them.
+
+A clip depends on (seed, prompt, number of the sample, models, settings, given video) and on
+nothing else: its key
+
+    key = fold_in(fold_in(fold_in(key(seed), h₀), h₁), sample),   h₀ h₁ = SHA-256(prompt)[:8]
+
+is the same alone or among others, and samplers draw noise for each example by itself. Every stage
+makes all clips, `batch_size` at a time, before the next is loaded; a last, smaller batch is filled
+up, so that one program is compiled a stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from tqdm import tqdm
+
+from vidgen.data.video import encode as video_writer
+from vidgen.inference import per_stage
+from vidgen.inference.conditioning_inputs import Init, KnownFiles
+from vidgen.inference.per_stage import PerStage
+from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
+from vidgen.train.batches import encode_captions, is_empty
+from vidgen.train.partitioning import Partitioner
+from vidgen.types import Params, TextEmbedding
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip to make: its prompt, the number of the sample, and its file."""
+
+    prompt: str
+    sample: int
+    path: Path
+
+    def path_of(self, stage: str) -> Path:
+        """The file of an intermediate video: out.mp4 becomes out.base.mp4."""
+        return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate:
+    """The `generate` run mode.
+
+    Attributes:
+      stages: what makes the clips, in the order in which they run.
+      cascade: makes a chain of their models: checks that they fit, and runs them one by one.
+      prompts: what to show, one clip (or `num_samples`) each. "" is video without text, as clips
+        without a caption are in training.
+      output: file to write; its suffix is the format. Several clips are numbered.
+      seed: in [0, 2³²).
+      num_samples: clips for each prompt.
+      samples: the number of the sample of each prompt, one clip each; None: `num_samples` of all.
+      batch_size: clips made at a time; fewer where there are fewer.
+      sampling: what of the models' own sampling is replaced.
+      checkpoint_step: which checkpoint; None is the last.
+      init: the video that the first stage starts from, if it starts from one.
+      known: content that every clip must have.
+      frames: of the clips that come out, None: what the last stage was trained for.
+      size: their height and width; None: likewise.
+      keep_stages: write the video of every stage.
+      mesh: devices to use, and the layout over them; None is the first device alone.
+    """
+
+    stages: Sequence[Stage]
+    cascade: Callable[..., Any]
+    prompts: Sequence[str]
+    output: str = "out.mp4"
+    seed: int = 0
+    num_samples: int = 1
+    samples: tuple[int, ...] | None = None
+    batch_size: int | PerStage = BATCH_SIZE
+    sampling: Sampling = Sampling()
+    checkpoint_step: int | PerStage | None = None
+    init: Init | None = None
+    known: KnownFiles | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    keep_stages: bool = False
+    mesh: Partitioner | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError('no prompt to show: give one or more ("" is video without text).')
+        sizes = [per_stage.value(self.batch_size, stage.model.name) for stage in self.stages]
+        for name, value in [("num_samples", self.num_samples), *(("batch_size", n) for n in sizes)]:
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}; it must be 1 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
+        video_writer.check_suffix(self.output)
+        if Path(self.output).is_dir():
+            raise ValueError(f"--output {self.output} is a folder; name a file in it.")
+        # What does not fit is told before anything is loaded.
+        for model in self.chain.stages if self.keep_stages else self.chain.stages[-1:]:
+            video_writer.check_rate(self.output, model.shape.fps)
+
+    @functools.cached_property
+    def chain(self) -> Any:
+        """The cascade of the models, with the sampling and for the size asked for."""
+        chain = self.cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        height, width = self.size or (None, None)
+        wanted = {"frames": self.frames, "height": height, "width": width}
+        if chain.input_shape is None and self.init is not None:
+            raise ValueError(
+                f"--init needs a stage that starts from a video: give --from=STAGE, since "
+                f"{chain.names[0]} starts from text alone."
+            )
+        if chain.input_shape is not None and self.init is None:
+            raise ValueError(
+                f"stage {chain.names[0]} starts from a video: give --init=FILE, or begin with base."
+            )
+        if self.init is not None:
+            return self.init.sized(chain, **wanted)
+        return chain.sized(**wanted)
+
+    def __call__(self) -> list[Path]:
+        """Make and write all clips; returns their files in the order of the prompts."""
+        clips = self.clips()
+        silent = self.init is not None or self.known  # a prompt was not asked for
+        if not silent and any(is_empty(clip.prompt) for clip in clips):
+            log.info("an empty prompt is video without text")
+        _check_folder(clips[0].path.parent)
+        for stage in self.stages:
+            stage.check(self._step_of(stage))
+        last = self.chain.stages[-1]
+        for model, clip, video in self.made():
+            path = clip.path if model is last else clip.path_of(model.name)
+            if model is not last and not self.keep_stages:
+                continue
+            replaced = path.exists()
+            video_writer.write_video(path, video, model.shape.fps)
+            if replaced:
+                log.info("replaced %s", path)
+            if model is last:
+                print(path, flush=True)
+        shape = last.shape
+        log.info(
+            "%d clip(s) of %d frames of %dx%d at %g fps, %.2f s",
+            *(len(clips), shape.frames, shape.height, shape.width),
+            *(shape.fps, shape.frames / shape.fps),
+        )
+        return [clip.path for clip in clips]
+
+    def clips(self) -> list[Clip]:
+        """What will be made: all samples of the first prompt, then of the second, ..."""
+        path = Path(self.output)
+        wanted = [(prompt, i) for prompt in self.prompts for i in range(self.num_samples)]
+        if self.samples is not None:
+            wanted = list(zip(self.prompts, self.samples, strict=True))
+        if len(wanted) == 1:
+            return [Clip(*wanted[0], path)]
+        digits = max(3, len(str(len(wanted) - 1)))
+        numbered = [
+            path.with_name(f"{path.stem}-{i:0{digits}}{path.suffix}") for i in range(len(wanted))
+        ]
+        return [Clip(prompt, i, name) for (prompt, i), name in zip(wanted, numbered, strict=True)]
+
+    def videos(self) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
+        """Each clip of `clips` with the frames of the last stage; nothing is written."""
+        for model, clip, video in self.made():
+            if model is self.chain.stages[-1]:
+                yield clip, video
+
+    def made(self) -> Iterator[tuple[Any, Clip, Float[np.ndarray, "t h w c"]]]:
+        """(model, clip, frames) of every stage and clip, stage by stage."""
+        clips, chain = self.clips(), self.chain
+        models = dict(zip(chain.names, chain.stages, strict=True))
+        sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
+        tell_of_images(self.stages, chain.stages)
+        low_res, known = None, None
+        if self.init is not None:
+            video = self.init.read(chain.input_shape)
+            low_res = np.broadcast_to(video, (len(clips), *video.shape))
+        if self.known:
+            rates = {"coarse_fps": chain.stages[0].shape.fps, "array_fps": chain.shape.fps}
+            known = functools.partial(self.known.at, **rates)
+        with _Progress(models, sizes, len(clips)) as progress:
+            for name, start, videos in chain.generate(
+                functools.partial(self._load, progress),
+                self._encoded(clips),
+                jnp.stack([clip_key(self.seed, clip.prompt, clip.sample) for clip in clips]),
+                low_res=low_res,
+                known=known,
+                batch_size=sizes,
+                sample=functools.partial(self._sample, progress),
+            ):
+                for clip, video in zip(clips[start:], videos, strict=False):
+                    _check_finite(name, clip, video)
+                    yield models[name], clip, video
+
+    def _batch_size(self, stage: str, clips: int) -> int:
+        """Clips made at a time, a number that divides over the mesh."""
+        size = min(per_stage.value(self.batch_size, stage) or BATCH_SIZE, clips)
+        ways = 1 if self.mesh is None else self.mesh.batch_ways()
+        return -(-size // ways) * ways
+
+    def _step_of(self, stage: Stage) -> int | None:
+        return per_stage.value(self.checkpoint_step, stage.model.name)
+
+    def _load(self, progress: _Progress, name: str) -> Params:
+        """The weights of a stage."""
+        progress.begin(name)
+        (stage,) = (stage for stage in self.stages if stage.model.name == name)
+        return stage.load(self._step_of(stage), self.mesh)
+
+    def _encoded(self, clips: Sequence[Clip]) -> Callable[[str], TextEmbedding]:
+        """The prompts of all clips as the encoder of a stage gives them; equal encoders run once.
+
+        Each prompt is encoded alone, so that it cannot depend on the others.
+        """
+        seen: list[tuple[Any, TextEmbedding]] = []
+
+        def encode(name: str) -> TextEmbedding:
+            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
+            for other, text in seen:
+                if other == encoder:
+                    return text
+            prompts = dict.fromkeys(clip.prompt for clip in clips)
+            rows = {prompt: encode_captions([prompt], encoder) for prompt in prompts}
+            text = jax.tree.map(
+                lambda *x: np.concatenate([np.asarray(a) for a in x]),
+                *(rows[clip.prompt] for clip in clips),
+            )
+            seen.append((encoder, text))
+            return text
+
+        return encode
+
+    def _sample(
+        self,
+        progress: _Progress,
+        model: Any,
+        params: Params,
+        text: TextEmbedding,
+        low_res: Any,
+        keys: Key[Array, "b"],
+        known: Any,
+    ) -> Float[np.ndarray, "b t h w c"]:
+        """One batch, on the mesh if there is one."""
+        options = {} if known is None else {"known": jax.tree.map(self._placed, known)}
+        with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
+            video = for_text(model, text).generate(
+                params,
+                jax.tree.map(self._placed, text),
+                None if low_res is None else self._placed(low_res),
+                self._placed(keys),
+                on_step=progress.step,
+                **options,
+            )
+            return np.asarray(video, np.float32)
+
+    def _placed(self, x: Any) -> Array:
+        """An array of a batch on the device, or laid out over the mesh."""
+        if self.mesh is None:
+            # Committed to it, as the weights are: then all steps are one program.
+            return jax.device_put(x, jax.local_devices()[0])
+        return jax.device_put(x, self.mesh.sampling_sharding(x.shape))
+
+
+class _Progress:
+    """A bar for each stage: its steps over all batches, and the time left."""
+
+    def __init__(self, models: dict[str, Any], sizes: dict[str, int], clips: int) -> None:
+        """Nothing is shown before the first stage begins."""
+        self._totals = {
+            name: -(-clips // sizes[name]) * model.sampler.steps for name, model in models.items()
+        }
+        self._order = list(models)
+        self._bar: tqdm | None = None
+
+    def begin(self, stage: str) -> None:
+        """The bar of the next stage, which is being loaded."""
+        self.close()
+        place = f"{self._order.index(stage) + 1}/{len(self._order)} {stage}"
+        self._bar = tqdm(total=self._totals[stage], desc=place, unit="step", disable=None)
+
+    def step(self, done: int, total: int) -> None:
+        """One more step is done."""
+        del done, total
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
+    if not np.isfinite(video).all():
+        raise ValueError(
+            f"stage {stage}: the clip for {clip.prompt!r} holds values that are no numbers: the "
+            f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder and try to write there, before anything long begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write there ({error.strerror}); choose another --output", folder
+        ) from error
+
+
+def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
+    """The random key of one clip; see the module docstring."""
+    digest = hashlib.sha256(prompt.encode()).digest()
+    key = jax.random.key(seed)
+    for part in (digest[:4], digest[4:8]):
+        key = jax.random.fold_in(key, np.uint32(int.from_bytes(part, "little")))
+    return jax.random.fold_in(key, sample)

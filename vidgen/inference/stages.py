@@ -1,0 +1,300 @@
+"""Trained stages on disk, and what a run wants done otherwise than they were trained for.
+
+runs/a/{config.gin, checkpoints}                one stage
+runs/c/{base,tsr1,...}/{config.gin, checkpoints}  a cascade
+runs/p/{cvivit,maskgit}/{config.gin, checkpoints}  Phenaki: a tokenizer and a transformer
+
+The models that come with the package lie likewise, with a weight file in the place of checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from vidgen import __version__
+from vidgen.assets import zoo
+from vidgen.inference import per_stage
+from vidgen.inference.per_stage import PerStage
+from vidgen.train import frozen as trained
+from vidgen.train.batches import TextEncoder
+from vidgen.train.partitioning import Partitioner
+from vidgen.train.weights import open_weights
+from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, TextMix, VideoShape
+
+log = logging.getLogger(__name__)
+
+MODELS = ("maskgit", *STAGES)  # that make video, in the order in which they may follow each other
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that makes video from text, or from text and a video: a diffusion stage."""
+
+    @property
+    def name(self) -> str:
+        """The stage that it is."""
+        ...
+
+    @property
+    def shape(self) -> VideoShape:
+        """Size of one clip."""
+        ...
+
+    @property
+    def input_shape(self) -> VideoShape | None:
+        """Size of the clip that it starts from; None where it starts from text alone."""
+        ...
+
+    @property
+    def sampler(self) -> Any:
+        """A dataclass with `kind`, `steps` and `gamma`."""
+        ...
+
+    @property
+    def guidance(self) -> Any:
+        """A dataclass with `weight`, `low` and `threshold`."""
+        ...
+
+    def init(self, key: Key[Array, ""], batch: Any) -> Params:
+        """Fresh parameters, boxed."""
+        ...
+
+    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
+        """Shapes of a training batch."""
+        ...
+
+    def generate(
+        self,
+        params: Params,
+        text: TextEmbedding | TextMix,
+        low_res: Any,
+        keys: Key[Array, "b"],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        known: Known | None = None,
+    ) -> Float[Array, "b t h w c"]:
+        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done.
+
+        A model that tells stories also takes a `TextMix`.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A trained model.
+
+    Attributes:
+      model: what makes the clips, a `Generator`.
+      text_encoder: the one that it was trained with.
+      model_dir: folder of the training run; the averaged weights are read from its checkpoints, or
+        from its weight file.
+      frozen: loads trained networks that the model reads beside its own weights, if there are any.
+    """
+
+    model: Any  # checked below, in words for users
+    text_encoder: TextEncoder
+    model_dir: str
+    frozen: Callable[[], Frozen] | None = None
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.model, "generate"):
+            kind = type(self.model).__name__
+            raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
+
+    def check(self, step: int | None = None) -> None:
+        """Raises FileNotFoundError unless there are weights (of this step)."""
+        with open_weights(self.model_dir) as checkpointer:
+            checkpointer.stored_params(step)
+
+    def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
+        """What the model generates with, checked against its own shapes, laid out over `mesh`."""
+        text = (self.text_encoder.length, self.text_encoder.dim)
+        params = trained.restored(self.model, self.model_dir, step, mesh, text)
+        frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
+        return trained.joined(self.model, params, frozen)
+
+    def identity(self, params: Params) -> dict[str, Any]:
+        """What its clips depend on besides text, noise and sampling, as plain data.
+
+        Args:
+          params: what `load` gave: folders and steps may come to hold other weights.
+        """
+        encoder, settings = self.text_encoder, repr(self.model)
+        return {
+            "weights": trained.fingerprint(lambda: params),
+            "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+            "text encoder": f"{encoder.name}, {encoder.length} tokens",
+            "vidgen": __version__,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What of a stage's own sampling is replaced; None leaves it.
+
+    Attributes:
+      steps: sampling steps.
+      sampler: kind of sampler.
+      gamma: noise of the ancestral sampler.
+      temperature: of a masked transformer: randomness in which tokens are kept.
+      guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
+        where a low of None is constant as well.
+      threshold: none, static or dynamic.
+      reconstruction: weight with which new content is drawn to agree with known content.
+    """
+
+    steps: int | PerStage | None = None
+    sampler: str | PerStage | None = None
+    gamma: float | PerStage | None = None
+    temperature: float | PerStage | None = None
+    guidance: float | tuple[float, float | None] | PerStage | None = None
+    threshold: str | PerStage | None = None
+    reconstruction: float | PerStage | None = None
+
+    def apply(self, model: Generator) -> Generator:
+        """`model` with the sampling asked for.
+
+        Raises:
+          ValueError: a value is out of its range, or this kind of model has no such setting.
+        """
+        asked = {
+            field.name: per_stage.value(getattr(self, field.name), model.name)
+            for field in dataclasses.fields(self)
+        }
+        weight = asked["guidance"]
+        pair = weight if isinstance(weight, tuple) else (weight, None)
+        parts: dict[str, dict[str, Any]] = {
+            "sampler": {n: asked[n] for n in ("steps", "gamma", "temperature")},
+            "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
+        }
+        parts["sampler"]["kind"], parts["guidance"]["weight"] = asked["sampler"], pair[0]
+        changed: Any = model
+        for name, values in parts.items():
+            given = {n: v for n, v in values.items() if v is not None}
+            if "weight" in given:
+                given["low"] = pair[1]  # None makes it constant
+            if given:
+                part = _replaced(model.name, getattr(model, name), given)
+                changed = dataclasses.replace(changed, **{name: part})
+        if asked["gamma"] is not None and changed.sampler.kind != "ancestral":
+            _tell_of_gamma(model.name, changed.sampler.kind)
+        learned = getattr(model, "learned", None)
+        if pair[0] is not None and learned is not None and learned.weight_range is None:
+            _tell_of_range(model.name)
+        return changed
+
+
+@functools.cache
+def _tell_of_gamma(stage: str, kind: str) -> None:
+    """Once a process."""
+    log.warning("--gamma has no effect on %s, whose sampler is %s, not ancestral", stage, kind)
+
+
+@functools.cache
+def _tell_of_range(stage: str) -> None:
+    """Once a process."""
+    log.warning(
+        "%s is a distilled student whose configuration does not say which guidance weights it has "
+        "learned; others than those have no known effect (students.student.weight_range)",
+        stage,
+    )
+
+
+def tell_of_images(stages: Sequence[Stage], models: Sequence[Any]) -> None:
+    """Warns of models that are to make one frame, and were trained on clips alone.
+
+    Args:
+      stages: as they were trained.
+      models: those that sample, of the size asked for.
+    """
+    for stage, model in zip(stages, models, strict=True):
+        trained = (getattr(model, "train_shape", None) or stage.model.shape).frames
+        operators = getattr(getattr(model, "network", None), "operators", {})
+        temporal = operators.get("temporal conv") or operators.get("temporal attention")
+        if model.shape.frames == 1 < trained and temporal and not model.joint:
+            log.warning(
+                "%s was trained on clips of %d frames and on no images: it has not learned to make "
+                "one frame by itself (data/joint_*.gin)",
+                *(model.name, trained),
+            )
+
+
+def for_text(model: Any, text: TextEmbedding) -> Any:
+    """`model` as it samples these prompts, which are on the host.
+
+    Where none of them has a token, both halves of guidance are the same, and one is enough.
+    """
+    spec = getattr(model, "guidance", None)
+    if spec is None or getattr(model, "guidance_input", False) or np.any(text.mask):
+        return model
+    return dataclasses.replace(model, guidance=dataclasses.replace(spec, weight=0.0, low=None))
+
+
+def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
+    """A dataclass with other values in fields that it must have."""
+    for name in given.keys() - {field.name for field in dataclasses.fields(part)}:
+        flag = {"kind": "sampler", "weight": "guidance", "low": "guidance"}.get(name, name)
+        raise ValueError(f"--{flag}: {stage} is a kind of model that has no such setting.")
+    return dataclasses.replace(part, **given)
+
+
+def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:
+    """The training folders that are needed, in the order in which they run.
+
+    Args:
+      model: the folder of one stage, or of a cascade, or a name of the zoo.
+      first: name of the first stage to run; None is the first that is there.
+      last: name of the last.
+
+    Raises:
+      FileNotFoundError: there is no trained model.
+      ValueError: a stage that is asked for is not there.
+    """
+    folder = Path(zoo.find(model)).expanduser()
+    if (folder / "config.gin").is_file():
+        return (folder,)
+    here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
+    if not here:
+        raise FileNotFoundError(
+            f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
+            f"({', '.join(MODELS)}) in it; name a folder that vidgen train wrote, or a model that "
+            f"comes with vidgen ({', '.join(zoo.names())})."
+        )
+    for flag, name in (("from", first), ("until", last)):
+        if name is not None and name not in here:
+            raise ValueError(
+                f"--{flag}={name}: there is no such stage in {folder}; it has {', '.join(here)}."
+            )
+    start = 0 if first is None else here.index(first)
+    stop = len(here) if last is None else here.index(last) + 1
+    if stop <= start:
+        raise ValueError(f"--until={last} comes before --from={first}; swap them.")
+    return tuple(folder / name for name in here[start:stop])
+
+
+def check_names(stages: Sequence[Stage], first: str | None, last: str | None) -> None:
+    """Raises ValueError where `first` and `last` are not the names of the stages at the ends."""
+    ends = (("from", first, stages[0]), ("until", last, stages[-1]))
+    for flag, name, stage in ends:
+        if name is not None and name != stage.model.name:
+            raise ValueError(
+                f"--{flag}={name}: {stage.model_dir} holds the stage {stage.model.name}."
+            )
+
+
+def only(stages: Sequence[Stage]) -> Stage:
+    """The one stage; a ValueError where there are several."""
+    if len(stages) > 1:
+        names = ", ".join(stage.model.name for stage in stages)
+        raise ValueError(f"a story is told by one model, and --model has {names}; name a folder.")
+    return stages[0]

@@ -1,0 +1,328 @@
+"""What a configuration costs, before anything is allocated.
+
+Shapes come from `jax.eval_shape`, the layout from the partitioner's rules, FLOPs from the jaxpr of
+the loss and its gradient, and of a step of sampling. So any size can be planned on any machine, for
+a mesh of devices that are not there. Per device and for a whole step,
+
+    parameters + optimizer state + averaged parameters + gradients + batch
+
+are exact; activations are not in this sum: they depend on the compiler. `--compile` compiles the
+real training step and `--sampling` a real step of sampling, for the devices at hand or for a TPU
+`--topology`, and reports what they need, activations included. The models of a cascade are checked:
+each must take what the one before gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from vidgen.plan import memory, programs, sharding, suggestions, tables
+from vidgen.train import flops
+from vidgen.train import frozen as trained
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.trainer import Trainer
+from vidgen.types import Frozen, Metrics, Params, VideoShape
+
+Report = dict[str, Any]
+_LEVELS = 2  # names of a parameter's path that make its module
+
+
+@runtime_checkable
+class PlannedModel(Protocol):
+    """A `train.Model` that can say what it is called, makes and eats.
+
+    A model may also have `published_parameters`, the paper's count, shown beside ours (beside those
+    of the top-level `published_part`, if the paper counts that alone);
+    `network.operators`, which levels use which; and `reads`, the models whose parameters its loss
+    finds in `frozen` (None: one that is not counted).
+    """
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        ...
+
+    @property
+    def shape(self) -> VideoShape:
+        """Size of one clip that it makes."""
+        ...
+
+    def init(self, key: Key[Array, ""], batch: Any) -> Params:
+        """Fresh parameters, boxed."""
+        ...
+
+    def loss(
+        self, params: Params, frozen: Frozen, batch: Any, key: Key[Array, ""], *, train: bool
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The mean loss over the batch, and what to log beside it."""
+        ...
+
+    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
+        """ShapeDtypeStructs of a training batch."""
+        ...
+
+
+@runtime_checkable
+class TextSize(Protocol):
+    """What a plan needs of a text encoder; nothing is encoded."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a token state."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt."""
+        ...
+
+
+@runtime_checkable
+class SampledModel(Protocol):
+    """A model that can say what sampling runs: a diffusion stage."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for one clip."""
+        ...
+
+    @property
+    def sampler(self) -> Any:
+        """Has `steps`."""
+        ...
+
+    def step_spec(
+        self, params: Params, batch_size: int, text_length: int, text_dim: int
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted program of a step, and the shapes of its arguments."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The `plan` run mode.
+
+    Attributes:
+      trainers: one for each model to report; the model, mesh, optimizer and averaging are its.
+      text_encoder: gives the length and width of the text in a batch.
+      batch_size: examples of a step, over all devices; one number, or one for each trainer.
+      cascade: makes a chain of the models, which checks that they fit; None where they are none.
+      device_count: devices to plan for; None is what the mesh shape says, and where that leaves
+        one size open, the devices at hand or the fewest that the mesh can have.
+      compile: compile the training step.
+      sampling: compile a step of sampling a whole clip.
+      topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
+      effort: of the compiler: a name of `programs.EFFORTS`; "" is its own.
+      details: tell everything about each of several models, the work of training too.
+      explain: tell only why the parameters whose path contains this lie where they do; "" tells
+        what the models cost.
+      as_json: print one JSON object instead of tables.
+    """
+
+    trainers: Sequence[Trainer]
+    text_encoder: TextSize
+    batch_size: int | Sequence[int]
+    cascade: Callable[..., Any] | None = None
+    device_count: int | None = None
+    compile: bool = False
+    sampling: bool = False
+    topology: str = ""
+    effort: str = ""
+    details: bool = False
+    explain: str = ""
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.trainers:
+            raise ValueError("Plan.trainers is empty; give at least one trainer.")
+        sizes = [("batch_size", size) for size in self._batch_sizes()]
+        for name, value in [*sizes, ("device_count", self.device_count)]:
+            if value is not None and value < 1:
+                raise ValueError(f"Plan.{name} is {value}; it must be >= 1.")
+        if self.topology and not (self.compile or self.sampling):
+            raise ValueError(
+                f"--topology={self.topology} is what to compile for: add --sampling or --compile."
+            )
+        if self.effort not in ("", *programs.EFFORTS):
+            raise ValueError(f"--effort={self.effort} is not one of {', '.join(programs.EFFORTS)}.")
+        for trainer in self.trainers:
+            self._check(trainer.model)
+        if self.cascade is not None:
+            self.cascade([trainer.model for trainer in self.trainers])
+
+    def _check(self, model: Any) -> None:
+        kind = type(model).__name__
+        if not isinstance(model, PlannedModel):
+            raise ValueError(
+                f"{kind} cannot be planned: a model for `plan` has name, shape, init, loss and "
+                "batch_spec."
+            )
+        if self.sampling and not isinstance(model, SampledModel):
+            raise ValueError(f"{kind} has no steps of sampling to compile; leave out --sampling.")
+
+    def _batch_sizes(self) -> list[int]:
+        """Examples of a step of each trainer."""
+        sizes = self.batch_size
+        if isinstance(sizes, int):
+            return [sizes] * len(self.trainers)
+        if len(sizes) != len(self.trainers):
+            raise ValueError(
+                f"BATCH_SIZE has {len(sizes)} numbers for {len(self.trainers)} models; give one "
+                "number, or one for each."
+            )
+        return list(sizes)
+
+    @functools.cached_property
+    def _devices(self) -> Sequence[Any] | None:
+        """Those of the topology; None: the devices at hand."""
+        return programs.topology(self.topology) if self.topology else None
+
+    def __call__(self) -> None:
+        """Prints the report: tables, or with `as_json` one object on standard output."""
+        if self.explain:
+            print("\n\n".join(self.explanations()))
+            return
+        brief = len(self.trainers) > 1 and not self.details
+        report = self.report(brief=brief)
+        print(json.dumps(report) if self.as_json else tables.tables(report, self.details))
+
+    def explanations(self) -> list[str]:
+        """A paragraph for each parameter that `explain` names, of the models that have one.
+
+        Raises:
+          NoSuchParameter: none has.
+        """
+        told: list[str] = []
+        missing: Exception | None = None
+        for trainer, size in zip(self.trainers, self._batch_sizes(), strict=True):
+            planned: Any = trainer.model
+            boxed = trainer.boxed_params(planned.batch_spec(size, *self._text))
+            count = _device_count(trainer.partitioner, self.device_count)
+            try:
+                told += sharding.explain(trainer.partitioner, boxed, self.explain, count)
+            except sharding.NoSuchParameter as error:
+                missing = error
+        if missing is not None and not told:
+            raise missing
+        return told
+
+    def report(self, *, brief: bool = False) -> Report:
+        """`models`, a list of objects, `totals` over them, `text_encoder`; sizes are in bytes.
+
+        With `brief` the work of training, which takes longest to count, is None.
+        """
+        sizes = self._batch_sizes()
+        with programs.effort(self.effort):
+            models = [
+                self._model(trainer, size, brief)
+                for trainer, size in zip(self.trainers, sizes, strict=True)
+            ]
+        sums = ("parameters", "published_parameters", "flops_per_clip")
+        totals = {name: _sum([model[name] for model in models]) for name in sums}
+        text = memory.frozen_text(self.text_encoder, self.device_count)
+        chained = self.cascade is not None
+        return {"models": models, "totals": totals, "chained": chained, "text_encoder": text}
+
+    def _model(self, trainer: Trainer, batch_size: int, brief: bool) -> Report:
+        if self._devices is not None:
+            elsewhere = programs.Elsewhere.of(trainer.partitioner, self._devices)
+            trainer = dataclasses.replace(trainer, partitioner=elsewhere)
+        model: Any = trainer.model
+        batch = model.batch_spec(batch_size, *self._text)
+        boxed = trainer.boxed_params(batch)
+        params = unbox(boxed)
+        count = _device_count(trainer.partitioner, self.device_count)
+        report = _about(model, params)
+        report |= {
+            "batch_size": batch_size,
+            "mesh": trainer.partitioner.sizes(count),
+            "devices": count,
+        }
+        work = ("flops_per_step", "flops_per_step_per_example", "flops_forward_per_example")
+        report |= dict.fromkeys(work)
+        if not brief:
+            report |= _training_flops(model, params, batch, batch_size)
+        report |= self._sampled(model, params)
+        report |= memory.bytes_per_device(trainer, boxed, batch, count)
+        if self.compile:
+            report |= programs.training_step(trainer, batch)
+            if report["fits"] is False:
+                report["would_fit"] = suggestions.fitting(trainer, batch)
+        if self.sampling:
+            report["sampling"] = programs.sampling_step(trainer, *self._text)
+        return report
+
+    @property
+    def _text(self) -> tuple[int, int]:
+        return self.text_encoder.length, self.text_encoder.dim
+
+    def _sampled(self, model: Any, params: Params) -> Report:
+        """Work for one clip; None where the model does not say what sampling runs."""
+        names = ("sampling_steps", "evaluations", "flops_per_evaluation", "flops_per_clip")
+        if not isinstance(model, SampledModel):
+            return dict.fromkeys(names)
+        program, arguments = model.step_spec(params, 1, *self._text)
+        steps, evaluations = model.sampler.steps, model.evaluations
+        clip = steps * flops.count_jaxpr(program.trace(*arguments).jaxpr)
+        return dict(zip(names, (steps, evaluations, clip / evaluations, clip), strict=True))
+
+
+def _about(model: Any, params: Params) -> Report:
+    """What a model is, whatever the mesh and the batch."""
+    modules = count_by_module(params)
+    before = getattr(model, "input_shape", None)
+    return {
+        "name": model.name,
+        "parameters": sum(modules.values()),
+        "published_parameters": getattr(model, "published_parameters", None),
+        "published_part": getattr(model, "published_part", ""),
+        "input_shape": None if before is None else list(before.thwc),
+        "output_shape": list(model.shape.thwc),
+        "fps": model.shape.fps,
+        "seconds": model.shape.frames / model.shape.fps,
+        "operators": getattr(getattr(model, "network", None), "operators", None),
+        "modules": modules,
+    }
+
+
+def _training_flops(model: Any, params: Params, batch: Any, batch_size: int) -> Report:
+    frozen = trained.spec(model)
+    step = flops.loss_and_gradient(model, params, frozen, batch)
+    return {
+        "flops_per_step": step,
+        "flops_per_step_per_example": step / batch_size,
+        "flops_forward_per_example": flops.forward(model, params, frozen, batch) / batch_size,
+    }
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """None where one is not known."""
+    return None if None in values else sum(values)
+
+
+def count_by_module(params: Params) -> dict[str, int]:
+    """Parameters of each module, a module being the first two names of a path, in tree order."""
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        if len(names) > 1 and names[0] == "params":  # Linen's collection
+            names = names[1:]
+        module = "/".join(names[:-1][:_LEVELS] or names)
+        counts[module] = counts.get(module, 0) + math.prod(leaf.shape)
+    return counts
+
+
+def _device_count(partitioner: Partitioner, wanted: int | None) -> int:
+    fixed = math.prod(size for size in partitioner.mesh_shape if size != -1)
+    if wanted or partitioner.device_count:
+        return wanted or partitioner.device_count or 1
+    here = jax.device_count() if -1 in partitioner.mesh_shape else fixed
+    return here if here % fixed == 0 else fixed

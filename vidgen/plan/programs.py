@@ -1,0 +1,249 @@
+"""What the compiler says of a program for a whole mesh: memory, and bytes between devices.
+
+    peak       arguments + results + temporary + code - what is written over its argument
+    temporary  activations, gradients on their way, space to work in
+
+A program can be compiled for the devices at hand, or for TPUs that are not (`topology`): libtpu
+holds the compiler, and needs no TPU for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
+
+from vidgen.plan import collectives
+from vidgen.train import device_mesh, frozen
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.trainer import Trainer
+
+Report = dict[str, Any]
+# XLA's effort levels, https://openxla.org/xla/effort_levels. With "O0" libtpu compiles a 3x3
+# convolution of 1024 channels in 2 s and not in 13 to 36. Its memory is another, though: a residual
+# block's was twice as much, MaskGIT's training step 1 % less.
+EFFORTS = ("O0", "O1", "O2", "O3")
+# Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
+_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+_NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# GiB of a TPU, by the beginning of `device_kind`; its compiler leaves a little for itself.
+_HBM = (("TPU v4", 32), ("TPU v5 lite", 16), ("TPU v5", 95), ("TPU v6 lite", 32))
+# "Used 47.50G of 31.25G hbm", "temporaries (38.31G) exceeds available HBM (31.25G)"
+_NEEDED = re.compile(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elsewhere(Partitioner):
+    """A partitioner over devices that need not be here.
+
+    Attributes:
+      devices: as `jax.devices()` gives them, or the description of a topology.
+    """
+
+    devices: Sequence[Any]
+
+    @classmethod
+    def of(cls, partitioner: Partitioner, devices: Sequence[Any]) -> Elsewhere:
+        """The same axes and rules over other devices: all of them, or its `device_count`."""
+        fields = {f.name: getattr(partitioner, f.name) for f in dataclasses.fields(partitioner)}
+        count = partitioner.device_count or len(devices)
+        if count > len(devices):
+            raise ValueError(
+                f"Partitioner.device_count is {count}; the topology has {len(devices)} device(s)."
+            )
+        return cls(**fields | {"devices": tuple(devices[:count]), "device_count": count})
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The mesh of those devices."""
+        return device_mesh.make(self.devices, self.sizes(), self.slice_axis)
+
+
+def topology(name: str) -> Sequence[Any]:
+    """The devices of a TPU topology such as "v5p:2x2x1" or "v6e:2x2"; no TPU is needed.
+
+    "v6e:16x16*2" is two slices of it, which a slower network connects.
+
+    Raises:
+      ValueError: libtpu is not installed, or knows no such topology.
+    """
+    from jax.experimental import topologies  # starts libtpu: only where it is asked for
+
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
+    # A v4 chip has two cores, which work as one device.
+    options: Report = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
+    kind, _, slices = name.partition("*")
+    if slices:
+        options["num_slices"] = int(slices) if slices.isdecimal() else 0
+    try:
+        return topologies.get_topology_desc(kind, "tpu", **options).devices
+    except Exception as error:
+        if "not installed" in str(error):
+            raise ValueError(
+                f"--topology={name} needs the compiler for TPUs, libtpu: "
+                'pip install "vidgen[tpu]" (no TPU is needed).'
+            ) from error
+        raise ValueError(
+            f"--topology={name} is refused by libtpu ({' '.join(str(error).split())}); give a "
+            "kind of TPU and its shape, like v5p:2x2x1, v6e:2x2, v4:2x2x1 or v6e:16x16*2."
+        ) from error
+
+
+class Compiled(NamedTuple):
+    """A program that was compiled for a whole mesh, but not run.
+
+    Attributes:
+      report: what the compiler says of it.
+      program: takes `arguments` without the static ones; None where it does not fit.
+      arguments: ShapeDtypeStructs, and values where they are static.
+    """
+
+    report: Report
+    program: Any
+    arguments: tuple[Any, ...]
+
+
+def training_step(trainer: Trainer, batch: Any) -> Report:
+    """What the compiler says about the real training step."""
+    return compiled_training_step(trainer, batch).report
+
+
+def compiled_training_step(trainer: Trainer, batch: Any) -> Compiled:
+    """The real training step for a batch of this shape."""
+    model: Any = trainer.model
+    key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
+    arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
+    program = trainer.train_program(batch)
+    what = f"the training step of {model.name}"
+    found = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    return Compiled(*found, arguments)
+
+
+def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
+    """What the compiler says about one step of sampling whole clips, one a part of the batch."""
+    return compiled_sampling_step(trainer, text_length, text_dim).report
+
+
+def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
+    """One step of sampling whole clips, one a part of the batch."""
+    partitioner = trainer.partitioner
+    clips = partitioner.batch_ways()
+    planned: Any = trainer.model
+    boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
+    params = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
+        unbox(boxed),
+        partitioner.param_shardings(boxed),
+    )
+    program, arguments = planned.step_spec(params, clips, text_length, text_dim)
+    arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
+
+    def lower() -> Any:
+        with partitioner.context():
+            return program.lower(*arguments)
+
+    report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
+    about = {"clips": clips, "shape": list(planned.shape.thwc)}
+    return Compiled(about | report, compiled, arguments)
+
+
+def _placed(partitioner: Partitioner, x: Any) -> Any:
+    """An argument of sampling as `vidgen generate` lays it out over the mesh."""
+    if not isinstance(x, jax.ShapeDtypeStruct) or x.sharding is not None:
+        return x
+    to = partitioner.sampling_sharding(x.shape) if x.ndim > 1 else partitioner.replicated()
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+
+
+def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> tuple[Report, Any]:
+    """What the compiler says of a program, and the program, or None where it does not fit."""
+    print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
+    device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
+    limit = memory_of(device, devices)
+    config: Any = jax.config
+    level = config.jax_optimization_level
+    how = "" if level == "UNKNOWN" else f", effort {level}"
+    report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
+    try:
+        with _uncached():
+            compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        peak, said = _said(str(error))
+        report |= {"fits": False, "peak_bytes_per_device": peak, "device_bytes": limit or said}
+        return report, None
+    stats = compiled.memory_analysis()
+    peak = stats.argument_size_in_bytes + stats.output_size_in_bytes
+    peak += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    peak -= stats.alias_size_in_bytes  # what is written over an argument, such as the new state
+    # A TPU's compiler refuses what does not fit, and knows best what does.
+    fits = True if device.platform == "tpu" else peak <= limit if limit else None
+    report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
+    report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
+    return report | {"collective_bytes_per_device": _collectives(compiled)}, compiled
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Programs are compiled anew: one for a TPU that comes from the cache knows no sizes."""
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def effort(level: str) -> Iterator[None]:
+    """How much time the compiler may take, one of `EFFORTS`; "" leaves it to the compiler."""
+    config: Any = jax.config
+    before = config.jax_optimization_level
+    try:
+        config.update("jax_optimization_level", level or before)
+        yield
+    finally:
+        config.update("jax_optimization_level", before)
+
+
+def _collectives(compiled: Any) -> dict[str, int] | None:
+    """What a device receives from others, by kind; None where the compiler does not tell."""
+    try:
+        return collectives.received(compiled.as_text())
+    except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
+        return None
+
+
+def _said(error: str) -> tuple[int | None, int | None]:
+    """(bytes needed at least, bytes there) from the words of a TPU's compiler, if it says so."""
+    if not (match := _NEEDED.search(error)):
+        return None, None
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    numbers = (match[1], match[2]), (match[3], match[4])
+    needed, there = (int(float(number) * 2 ** units[unit]) for number, unit in numbers)
+    return needed, there
+
+
+def memory_of(device: Any, devices: int = 1) -> int | None:
+    """Bytes of a device's memory; simulated CPU devices share the machine's."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # of a topology
+        gigabytes = next((n for kind, n in _HBM if device.device_kind.startswith(kind)), None)
+        return gigabytes and gigabytes * 2**30

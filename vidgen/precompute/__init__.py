@@ -1,0 +1,1 @@
+"""Data prepared once for many trainings: clips, encoded captions, video tokens."""

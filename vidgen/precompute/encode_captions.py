@@ -1,0 +1,91 @@
+"""Encoding the captions of a data set once, for many trainings: `vidgen encode`.
+
+Every process encodes its own captions and writes them shard by shard (data/cache/text_cache.py).
+Killed at any moment, the same command goes on after the last complete shard; run on more data
+later, it adds what is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vidgen.data.cache import text_cache
+from vidgen.data.sources.folder import Source, captions_of
+from vidgen.data.sources.streams import Stream
+from vidgen.train.batches import TextEncoder, encode_captions, this_process
+from vidgen.types import TextEmbedding
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encode:
+    """The run; calling it encodes every caption that is not there yet.
+
+    Attributes:
+      source: the data whose captions are encoded.
+      text_encoder: the frozen encoder, by itself or behind a cache.
+      output: folder to write.
+      dtype: of the stored states: "float32" trains to the same numbers as the encoder itself,
+        "bfloat16" takes half the room.
+      batch_size: captions encoded at a time.
+      shard_size: captions of a shard, what a killed process has to do again at most.
+    """
+
+    source: Source | Stream
+    text_encoder: TextEncoder
+    output: str
+    dtype: str = "float32"
+    batch_size: int = 64
+    shard_size: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.dtype not in text_cache.DTYPES:
+            choices = ", ".join(text_cache.DTYPES)
+            raise ValueError(f"Encode.dtype is {self.dtype!r}; choose one of {choices}.")
+        for name in ("batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Encode.{name} is {getattr(self, name)}; it must be >= 1.")
+        if not str(self.output):
+            raise ValueError("TEXT_CACHE is empty; name a folder for the encoded captions.")
+
+    def __call__(self) -> None:
+        """Encodes, and tells how many captions there are."""
+        part, parts = this_process()
+        encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
+        text_cache.Manifest(
+            encoder=encoder.name,
+            length=encoder.length,
+            dim=encoder.dim,
+            dtype=self.dtype,
+            parts=parts,
+            shard_size=self.shard_size,
+        ).agree(self.output)
+        done = set(text_cache.keys_of(self.output, part))
+        fresh = text_cache.own_captions(captions_of(self.source), part, parts, done)
+        before = len(done)
+        with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
+            while shard := list(itertools.islice(fresh, self.shard_size)):
+                number = text_cache.written(self.output, part)
+                text = self._encoded(encoder, shard, progress)
+                text_cache.write_shard(self.output, part, number, shard, text, dtype=self.dtype)
+        count = text_cache.finish_part(self.output, part)
+        log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
+
+    def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
+        """Batch by batch, all of one size: one program is compiled."""
+        found = []
+        for start in range(0, len(captions), self.batch_size):
+            batch = captions[start : start + self.batch_size]
+            text = encode_captions([*batch, *[""] * (self.batch_size - len(batch))], encoder)
+            real = slice(len(batch))
+            found.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
+            progress.update(len(batch))
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *found)

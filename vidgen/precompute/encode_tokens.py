@@ -1,0 +1,129 @@
+"""Encoding the videos of a data set once, for many trainings of a transformer: `vidgen encode`.
+
+Every process encodes the examples of its own part and writes them shard by shard
+(data/cache/token_cache.py). Killed at any moment, the same command goes on after the last
+complete shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vidgen.data.cache import token_cache
+from vidgen.data.pipeline import in_order
+from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample
+from vidgen.data.video.transforms import to_float
+from vidgen.train.batches import this_process
+from vidgen.train.frozen import fingerprint
+from vidgen.types import Frozen, Params
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodeTokens:
+    """The run; calling it encodes every example that is not there yet.
+
+    Attributes:
+      source: the data whose videos are encoded.
+      tokenizer: a `VideoTokenizer`.
+      weights: loads {"tokenizer": its weights}.
+      output: folder to write.
+      draws: clips cut from each example, at random places; 1 where a file is no longer than a clip.
+      seed: of the cuts.
+      batch_size: clips encoded at a time.
+      shard_size: examples of a shard, what a killed process has to do again at most.
+      workers: processes that read videos; 0 reads in a thread of this one.
+    """
+
+    source: Source
+    tokenizer: Any
+    weights: Callable[[], Frozen]
+    output: str
+    draws: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    shard_size: int = 1024
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("batch_size", 1), ("shard_size", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"EncodeTokens.{name} is {getattr(self, name)}; it must be >= {least}."
+                )
+        if not str(self.output):
+            raise ValueError("TOKEN_CACHE is empty; name a folder for the tokens.")
+
+    def __call__(self) -> None:
+        """Encodes, and tells how many examples there are."""
+        part, parts = this_process()
+        shape, frozen = self.source.shape, self.weights() or {}
+        manifest = token_cache.Manifest(
+            tokenizer=fingerprint(lambda: frozen),
+            codes=self.tokenizer.codes,
+            grid=self.tokenizer.grid(shape.frames, shape.height, shape.width),
+            clip=token_cache.clip_of(shape),
+            examples=len(self.source),
+            draws=self.draws,
+            seed=self.seed,
+            parts=parts,
+            shard_size=self.shard_size,
+        )
+        manifest.agree(self.output)
+        done = token_cache.written(self.output, part)
+        if done < manifest.shards(part):
+            self._encode(frozen["tokenizer"], manifest, part, done)
+        found = token_cache.finish_part(self.output, part)
+        count, bad = found["examples"], found["bad"]
+        log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
+
+    def _encode(self, params: Params, manifest: token_cache.Manifest, part: int, done: int) -> None:
+        """Writes the shards of a part from number `done` on."""
+        encode = jax.jit(self.tokenizer.encode)
+        numbers = manifest.of_part(part)[done * self.shard_size :]
+        loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
+        total = len(manifest.of_part(part))
+        with tqdm(
+            initial=total - len(numbers), total=total, unit=" clips", disable=None, desc="encoding"
+        ) as progress:
+            for number in range(done, manifest.shards(part)):
+                first = (number - done) * self.shard_size
+                count = min(self.shard_size, len(numbers) - first)
+                shard: list[TokenExample | BadExample] = []
+                while len(shard) < count:
+                    wanted = min(self.batch_size, count - len(shard))
+                    batch = list(itertools.islice(loaded, wanted))
+                    shard += self._encoded(encode, params, batch)
+                    progress.update(len(batch))
+                token_cache.write_shard(self.output, part, number, shard, manifest.dtype)
+
+    def _encoded(
+        self, encode: Callable, params: Params, batch: Sequence[Any]
+    ) -> Iterator[TokenExample | BadExample]:
+        """The examples as tokens; batches are filled up to one size, so one program is compiled."""
+        video = np.zeros((self.batch_size, *self.source.shape.thwc), np.float32)
+        for row, example in enumerate(batch):
+            if isinstance(example, Example):
+                video[row] = to_float(example.video)
+        tokens = np.asarray(encode(params, video))
+        for row, example in enumerate(batch):
+            if isinstance(example, BadExample):
+                yield example
+                continue
+            # Of unrelated images the first alone is trained on (phenaki/token_batch.py).
+            captions = example.caption
+            yield TokenExample(
+                tokens=tokens[row],
+                caption=captions if isinstance(captions, str) else captions[0],
+                independent_frames=example.independent_frames,
+                captions=example.captions,
+            )

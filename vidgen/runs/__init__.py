@@ -1,1 +1,0 @@
-"""Run modes: each is a frozen dataclass filled by gin whose call does the work."""

@@ -1,0 +1,1 @@
+"""Sprite videos: a learnable, captioned video set that ships with the package."""

@@ -1,0 +1,314 @@
+"""Sprite videos: an unbounded, learnable, captioned video set that ships with the package.
+
+One animated sprite moves over a plain background, and the caption says exactly that:
+`a tiger moving right on a green background`. With u in [0, 1] the time within the clip, the
+sprite's center and side are (in units of canvas height, width and the smaller of both)
+
+    center(u) = middle + direction * travel * (u - 1/2)        side(u) = scale * growth(u)
+
+so the sprite passes near the middle of the canvas at half time, at constant speed, and covers
+0.4 to 0.5 of the canvas: direction of motion is never in doubt. Its own 16-frame animation loops
+at 8 frames per second, from a random phase. A scene does not depend on resolution or frame rate;
+the same scene can be rendered for every stage of a cascade. With a `duration`, frame i of a clip is
+at u = (start + i/fps)/duration, so clips of different rates show the same moments and a short
+clip is a window of a long one; without, the first frame is at u = 0 and the last at u = 1.
+
+With `turns` or `arrivals` the world has walls, and a clip begins anywhere between them: the data
+from which a model learns to continue another motion than its caption names, as Phenaki's stories
+ask of it. A clip with a turn shows another motion for a part of its first half, then the caption's;
+one with an arrival has been on its way already, and comes to a wall soon or stands there; all
+others go on with their motion, from where there is room for half of it. See `sprite_scenes`.
+
+Which triples are held out: see `sprite_split`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vidgen.data.sources.folder import Example
+from vidgen.sprites import grammar, scenes
+from vidgen.sprites import render as sprite_frames
+from vidgen.sprites import split as sprite_split
+from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS, Course, Scene
+from vidgen.sprites.split import Triple
+from vidgen.types import VideoShape
+
+# One noun each, chosen by eye at 16 x 16: no two share both color and silhouette.
+EASY_SUBJECTS = ("tiger", "octopus", "frog", "panda", "whale", "crab", "star", "snail")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sprites:
+    """Source of sprite videos; example `index` shows triple `index % len(triples(split))`.
+
+    Attributes:
+      shape: clip to render; channels must be 3.
+      subjects: sprite names, or the name of a set: "easy" (8), "animals", "all" (699).
+      backgrounds: keys of BACKGROUNDS.
+      motions: keys of MOTIONS.
+      split: "train", "held_out" or "all" triples; see the module docstring.
+      held_out_fraction: share of triples kept from training.
+      scale: range of the sprite's side, relative to the smaller canvas side.
+      travel: range of the distance covered, relative to the canvas side it moves along.
+      jitter: largest offset of the middle of the path, relative to the canvas.
+      templates: how many caption templates to draw from; 1 gives canonical captions only.
+      turns: share of clips that begin with another motion than their caption's.
+      arrivals: share of clips whose motion began up to two clips earlier.
+      stills: single images in place of clips, anywhere on the canvas, with captions without a
+        motion; the frames of `shape` become 1. For joint training (data/sources/images.py).
+      duration: seconds of a whole scene; a clip is a window of it, from a random frame of the
+        clip's own frame rate on (with walls, from its beginning). None: the clip is the whole
+        scene, whatever its length.
+      size: number of examples in one pass; None counts every triple once.
+      seed: selects the held-out split (what is drawn inside a scene comes from the pipeline).
+    """
+
+    shape: VideoShape
+    subjects: str | Sequence[str] = EASY_SUBJECTS
+    backgrounds: Sequence[str] = tuple(BACKGROUNDS)
+    motions: Sequence[str] = tuple(MOTIONS)[:7]
+    split: str = "train"
+    held_out_fraction: float = 0.1
+    scale: tuple[float, float] = (0.5, 0.65)
+    travel: tuple[float, float] = (0.4, 0.5)
+    jitter: float = 0.05
+    templates: int = len(grammar.TEMPLATES)
+    turns: float = 0.0
+    arrivals: float = 0.0
+    stills: bool = False
+    duration: float | None = None
+    size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        subjects = _subject_set(self.subjects) if isinstance(self.subjects, str) else self.subjects
+        for name, values, known in (
+            ("subjects", subjects, sprite_frames.catalog()),
+            ("backgrounds", self.backgrounds, BACKGROUNDS),
+            ("motions", self.motions, MOTIONS),
+        ):
+            object.__setattr__(self, name, _checked(name, values, known))
+        if self.stills:
+            object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
+        object.__setattr__(self, "scale", tuple(self.scale))
+        object.__setattr__(self, "travel", tuple(self.travel))
+        self._check_numbers()
+        if not self.triples(self.split):
+            raise ValueError(
+                f"Sprites has no triple in split {self.split!r}: held_out_fraction is "
+                f"{self.held_out_fraction} of {len(self.triples('all'))}; give more names."
+            )
+
+    def _check_numbers(self) -> None:
+        if self.split not in ("train", "held_out", "all"):
+            raise ValueError(f"Sprites.split is {self.split!r}; choose train, held_out or all.")
+        if self.shape.channels != 3:
+            raise ValueError(f"Sprites are RGB; shape.channels is {self.shape.channels}, set 3.")
+        if not 1 <= self.templates <= len(grammar.TEMPLATES):
+            limit = len(grammar.TEMPLATES)
+            raise ValueError(f"Sprites.templates is {self.templates}; expected 1 to {limit}.")
+        if not 0 <= self.held_out_fraction <= 1:
+            raise ValueError(
+                f"Sprites.held_out_fraction is {self.held_out_fraction}; expected 0 to 1."
+            )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"Sprites.scale is {self.scale}; expected 0 < low <= high.")
+        if not 0 <= self.travel[0] <= self.travel[1]:
+            raise ValueError(f"Sprites.travel is {self.travel}; expected 0 <= low <= high.")
+        if self.jitter < 0:
+            raise ValueError(f"Sprites.jitter is {self.jitter}; it must be >= 0.")
+        if min(self.turns, self.arrivals) < 0 or self.turns + self.arrivals > 1:
+            raise ValueError(
+                f"Sprites.turns is {self.turns} and arrivals is {self.arrivals}; expected shares "
+                "from 0 to 1 that add up to 1 at most."
+            )
+        if self._walls and not self.stills and self.shape.frames < 3:
+            raise ValueError(
+                f"Sprites.turns needs clips of 3 frames or more, not {self.shape.frames}."
+            )
+        length = self.shape.frames / self.shape.fps
+        if self.duration is not None and self.duration < length - 1e-6:
+            raise ValueError(
+                f"Sprites.duration is {self.duration} s, but its clips last {length:g} s "
+                f"({self.shape.frames} frames at {self.shape.fps:g} a second)."
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"Sprites.size is {self.size}; it must be >= 1.")
+
+    def __len__(self) -> int:
+        return len(self.triples(self.split)) if self.size is None else self.size
+
+    def triples(self, split: str = "all") -> tuple[Triple, ...]:
+        """(subject, motion, background) triples of a split, in a fixed order."""
+        train, held_out, _ = self._split
+        return {"train": train, "held_out": held_out, "all": train + held_out}[split]
+
+    @property
+    def _split(self) -> sprite_split.Split:
+        names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
+        return sprite_split.split(*names, self.held_out_fraction, self.seed)
+
+    def scene(self, index: int, rng: np.random.Generator) -> Scene:
+        """The scene of example `index`, drawn with `rng`."""
+        triples = self.triples(self.split)
+        subject, motion, background = triples[index % len(triples)]
+        return self.scene_of(subject, motion, background, rng)
+
+    def scene_of(
+        self, subject: str, motion: str, background: str, rng: np.random.Generator
+    ) -> Scene:
+        """A scene of the given triple; place, size, speed, phase and wording come from `rng`."""
+        reach = self.travel[1] / 2 if self.stills else self.jitter
+        scene = Scene(
+            subject=subject,
+            motion=None if self.stills else motion,
+            background=background,
+            middle=_pair(rng.uniform(0.5 - reach, 0.5 + reach, 2)),
+            travel=float(rng.uniform(*self.travel)),
+            scale=float(rng.uniform(*self.scale)),
+            phase=float(rng.random()),
+            template=int(rng.integers(self.templates)),
+            duration=None if self.stills else self.duration,
+            start=0.0 if self.stills or self._walls else self._start(rng),
+        )
+        if self.stills or not self._walls:
+            return scene
+        return _walking(scene, self._course(scene, rng))
+
+    def film(
+        self,
+        subject: str,
+        background: str,
+        parts: Sequence[tuple[str, int]],
+        rng: np.random.Generator,
+    ) -> tuple[Scene, VideoShape]:
+        """What a model should make of a story: one sprite, several motions, in a world with walls.
+
+        Args:
+          subject: a sprite's name.
+          background: key of BACKGROUNDS.
+          parts: (motion, frames) in their order; the first frame of a part shows its first move.
+          rng: draws the place from where the first motion has room, size, speed and phase.
+
+        Returns:
+          The scene and its shape, for `render`. Its speed is that of a clip of this source.
+        """
+        _checked("motions", list(dict.fromkeys(motion for motion, _ in parts)), MOTIONS)
+        if min(frames for _, frames in parts) < 1:
+            raise ValueError(f"a part of a film has 1 frame or more; the parts are {parts}.")
+        travel, unit = float(rng.uniform(*self.travel)), self.frame_time
+        lengths = [frames * unit for _, frames in parts]
+        lengths[0] -= unit  # its first frame is the place to begin, without a move
+        first = min(1.0, lengths[0])
+        course = scenes.draw_course(parts[0][0], travel, first, rng)
+        walk = tuple((motion, length) for (motion, _), length in zip(parts, lengths, strict=True))
+        scene = Scene(
+            subject=subject,
+            motion=parts[-1][0],
+            background=background,
+            middle=(0.5, 0.5),
+            travel=travel,
+            scale=float(rng.uniform(*self.scale)),
+            phase=float(rng.random()),
+            duration=1 / (unit * self.shape.fps),
+        )
+        shape = dataclasses.replace(self.shape, frames=sum(frames for _, frames in parts))
+        return _walking(scene, dataclasses.replace(course, parts=walk)), shape
+
+    @property
+    def _walls(self) -> bool:
+        return self.turns > 0 or self.arrivals > 0
+
+    @property
+    def frame_time(self) -> float:
+        """u from one frame to the next."""
+        if self.duration is not None:
+            return 1 / (self.shape.fps * self.duration)
+        return 1 / max(1, self.shape.frames - 1)
+
+    def _course(self, scene: Scene, rng: np.random.Generator) -> Course:
+        """The path of a clip between walls."""
+        assert scene.motion is not None
+        clip = (self.shape.frames - 1) * self.frame_time
+        kind, frames = rng.random(), int(rng.integers(1, self.shape.frames // 2 + 1))
+        others = self._others(scene)
+        if kind < self.turns and others:
+            before = (others[rng.integers(len(others))], frames * self.frame_time)
+            lead = (clip - before[1]) / 2
+            return scenes.draw_course(scene.motion, scene.travel, lead, rng, before=before)
+        if self.turns <= kind < self.turns + self.arrivals:
+            course = scenes.draw_course(scene.motion, scene.travel, 0.0, rng)
+            y, x, size = course.at(rng.uniform(0.0, 2 * clip, 1))[0].tolist()
+            return dataclasses.replace(course, begin=(y, x, size))
+        return scenes.draw_course(scene.motion, scene.travel, clip / 2, rng)
+
+    def _others(self, scene: Scene) -> list[str]:
+        """Motions that may come before that of `scene`; training shows no held-out triple."""
+        found = [motion for motion in self.motions if motion != scene.motion]
+        if self.split != "train":
+            return found
+        seen = self._split.seen
+        return [m for m in found if (scene.subject, m, scene.background) in seen]
+
+    def _start(self, rng: np.random.Generator) -> float:
+        """Seconds into the scene at which a clip begins; a whole number of its frames."""
+        if self.duration is None:
+            return 0.0
+        spare = round(self.duration * self.shape.fps) - self.shape.frames
+        return int(rng.integers(max(spare, 0) + 1)) / self.shape.fps
+
+    def render(self, scene: Scene, shape: VideoShape | None = None) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames of a scene, in this source's shape or another."""
+        return scene.render(shape or self.shape)
+
+    def caption(self, scene: Scene) -> str:
+        """The caption of a scene."""
+        return grammar.write(scene.subject, scene.motion, scene.background, scene.template)
+
+    def parse_caption(self, caption: str) -> tuple[str, str | None, str]:
+        """(subject, motion, background) of a caption; motion None: a single image."""
+        names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
+        return grammar.parse(caption, *names)
+
+    def load(self, index: int, rng: np.random.Generator) -> Example:
+        """Example `index` with everything random about it drawn from `rng`."""
+        scene = self.scene(index, rng)
+        return Example(video=self.render(scene), caption=self.caption(scene))
+
+
+def _walking(scene: Scene, course: Course) -> Scene:
+    """`scene` along a course."""
+    return dataclasses.replace(scene, middle=_pair(course.at(np.array([0.5]))[0]), course=course)
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
+def _subject_set(name: str) -> tuple[str, ...]:
+    catalog = sprite_frames.catalog()
+    animals = tuple(key for key, entry in catalog.items() if entry["group"] == "animals")
+    sets = {"easy": EASY_SUBJECTS, "animals": animals, "all": tuple(catalog)}
+    if name not in sets:
+        raise ValueError(f"Sprites.subjects is {name!r}; give names, or one of {sorted(sets)}.")
+    return sets[name]
+
+
+def _checked(field: str, values: Sequence[str], known: Mapping) -> tuple[str, ...]:
+    values = (values,) if isinstance(values, str) else tuple(values)
+    if not values:
+        raise ValueError(f"Sprites.{field} is empty; give at least one name.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"Sprites.{field} repeats a name: {values}.")
+    for value in values:
+        if value not in known:
+            close = difflib.get_close_matches(value, known, n=5, cutoff=0.4)
+            choices = close or sorted(known)[:10]
+            raise ValueError(f"Sprites.{field} has no {value!r}; choose e.g. {', '.join(choices)}.")
+    return values

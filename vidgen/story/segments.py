@@ -1,0 +1,298 @@
+"""A story cut into the segments that a model makes one after the other.
+
+A model makes C frames at a time. Of every segment but the first, K are known, the last of the film
+so far (the context), so n segments give
+
+    C + (n - 1) (C - K)      frames; C = 11, K = 5: 11, 17, 23, ...     (Phenaki, section 3.3)
+
+and a scene has whole segments. The autoencoder wants 1 + j p frames (p = frames of a patch), so
+K is one of those. Without p the equations hold for any model that continues a clip.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from vidgen.story.script import Scene, Story, StoryError
+
+DEFAULT_SEGMENTS = 3  # of a scene without a length [guess]: about two seconds at 8 fps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment:
+    """What one call of the model makes.
+
+    Attributes:
+      index: its number in the film, from 0.
+      scene: the number of its scene, from 0.
+      part: its number in the scene, from 0.
+      parts: segments of the scene.
+      prompts: what it shows: (prompt, weight) pairs whose weights add up to 1; two in a transition.
+      seed: of its noise.
+      draws: folded one after the other into the key made of `seed`, so that no two segments of a
+        film share their noise: its number, or, of a scene with a seed of its own, how many scenes
+        before have that seed, and its number in the scene.
+      guidance: None is the model's.
+      steps: None is the model's.
+      context: frames at its beginning that are known, the last ones of the film so far; 0 is none.
+      frames: new frames to keep; the model may make more, where a scene is trimmed.
+      first_frame: number of the first of them in the film, from 0.
+    """
+
+    index: int
+    scene: int
+    part: int
+    parts: int
+    prompts: tuple[tuple[str, float], ...]
+    seed: int
+    draws: tuple[int, ...]
+    guidance: float | int | None
+    steps: int | None
+    context: int
+    frames: int
+    first_frame: int
+
+    @property
+    def end_frame(self) -> int:
+        """Frames of the film once this segment is made."""
+        return self.first_frame + self.frames
+
+
+def plan(
+    story: Story,
+    clip_frames: int,
+    context_frames: int,
+    patch_time: int,
+    fps: float | int,
+    *,
+    given_frames: int = 0,
+    seed: int | None = None,
+) -> list[Segment]:
+    """The segments of a story, in order.
+
+    Args:
+      story: what to tell.
+      clip_frames: frames C of a segment, known ones included.
+      context_frames: frames K that a segment knows of those before it, 1 + j * patch_time.
+      patch_time: frames p of a patch in time; 1 where any number of frames will do.
+      fps: frames per second of the film, for lengths in seconds.
+      given_frames: frames that are there before the film begins and that it continues from (a
+        picture: 1). They are not frames of the film.
+      seed: of all scenes, whatever they and the story say; None leaves it to them, and is 0 where
+        they say nothing.
+
+    Raises:
+      StoryError: a length, overlap or transition that does not fit; names the scene and the
+        nearest valid values.
+      ValueError: a clip or a context that the model cannot have; names the nearest valid ones.
+    """
+    check_context(clip_frames, context_frames, patch_time, given_frames)
+    contexts = _contexts(story, context_frames, patch_time, given_frames)
+    firsts = [clip_frames - known for known in contexts]
+    step = clip_frames - context_frames
+    lengths = _lengths(story, firsts, step, fps)
+    contexts = _remembered(story, lengths, contexts, patch_time, given_frames)
+    firsts = [clip_frames - known for known in contexts]
+    segments: list[Segment] = []
+    for i, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
+        starts = [0, *range(first, length, step)]
+        _check_transition(story, i, len(starts))
+        begin = segments[-1].end_frame if segments else 0
+        for part, (start, end) in enumerate(zip(starts, [*starts[1:], length], strict=True)):
+            segments.append(
+                Segment(
+                    index=len(segments),
+                    scene=i,
+                    part=part,
+                    parts=len(starts),
+                    context=context_frames if part else contexts[i],
+                    frames=end - start,
+                    first_frame=begin + start,
+                    **_settings(story, i, part, len(segments), seed),
+                )
+            )
+    return segments
+
+
+def _settings(story: Story, scene: int, part: int, index: int, seed: int | None) -> dict[str, Any]:
+    """What a segment shows and how it is sampled: as the run asks, the scene or the story."""
+    own = story.scenes[scene]
+    if seed is None and own.seed is not None:
+        before = sum(other.seed == own.seed for other in story.scenes[:scene])
+        noise = {"seed": own.seed, "draws": (before, part)}
+    else:
+        noise = {"seed": story.seed or 0 if seed is None else seed, "draws": (index,)}
+    return noise | {
+        "prompts": _prompts(story.scenes, scene, part),
+        "guidance": story.guidance if own.guidance is None else own.guidance,
+        "steps": story.steps if own.steps is None else own.steps,
+    }
+
+
+def check_context(
+    clip_frames: int, context_frames: int, patch_time: int, given_frames: int = 0
+) -> None:
+    """Raises ValueError, with the nearest valid values, where a model cannot continue like that."""
+    if patch_time < 1:
+        raise ValueError(f"patch_time is {patch_time}; it must be 1 or more.")
+    if clip_frames < 1 or (clip_frames - 1) % patch_time:
+        near = nearest(clip_frames, 1, patch_time)
+        raise ValueError(
+            f"a clip of {clip_frames} frames does not fit patches of {patch_time} frames after "
+            f"the first; the nearest valid counts are {_either(near)}."
+        )
+    for name, value in (("context", context_frames), ("beginning", given_frames)):
+        if name == "beginning" and not value:
+            continue
+        if not 1 <= value < clip_frames or (value - 1) % patch_time:
+            near = nearest(value, 1, patch_time, below=clip_frames)
+            advice = f"the nearest valid counts are {_either(near)}" if near else "make it longer"
+            raise ValueError(
+                f"a {name} of {value} known frames does not fit a clip of {clip_frames} frames "
+                f"with patches of {patch_time} after the first; {advice}."
+            )
+
+
+def nearest(value: int, first: int, step: int, *, below: int | None = None) -> list[int]:
+    """The numbers of first, first + step, ... (less than `below`) around `value`, at most two."""
+    steps = max(0, (value - first) // step)
+    if below is not None:
+        steps = min(steps, (below - 1 - first) // step)
+    found = [first + n * step for n in (steps, steps + 1)]
+    if value <= first:
+        found = found[:1]
+    return [n for n in found if n >= first and (below is None or n < below)]
+
+
+def _either(values: Sequence[object]) -> str:
+    return " and ".join(str(value) for value in values)
+
+
+def _contexts(story: Story, context_frames: int, patch_time: int, given_frames: int) -> list[int]:
+    """Known frames at the beginning of each scene."""
+    found = [given_frames if i == 0 else context_frames for i in range(len(story.scenes))]
+    for i, scene in enumerate(story.scenes):
+        if scene.overlap is None:
+            continue
+        longest = found[i]
+        valid = [0, *range(1, longest + 1, patch_time)]
+        if scene.overlap not in valid:
+            at = bisect.bisect(valid, scene.overlap)
+            reason = f"it does not fit patches of {patch_time} frames after the first"
+            if scene.overlap > longest:
+                reason = f"it is longer than the context of {longest} frames"
+            if not longest:
+                reason = "nothing comes before"
+            raise StoryError(
+                f"{story.where(i)}: overlap is {scene.overlap}, but {reason}; the nearest valid "
+                f"value is {_either(valid[at - 1 : at + 1])}."
+            )
+        found[i] = scene.overlap
+    return found
+
+
+def _lengths(story: Story, firsts: list[int], step: int, fps: float | int) -> list[int]:
+    """Frames of each scene."""
+    found: list[int | None] = []
+    for i, scene in enumerate(story.scenes):
+        if scene.frames is not None:
+            asked, words = scene.frames, f"frames is {scene.frames}"
+        elif scene.seconds is not None:
+            asked = max(1, math.floor(scene.seconds * fps + 0.5))
+            words = f"seconds is {scene.seconds:g} ({asked} frames at {fps:g} fps)"
+        else:
+            found.append(None)
+            continue
+        rate = None if scene.seconds is None else fps
+        found.append(_fit(story.fit, f"{story.where(i)}: {words}", asked, firsts[i], step, rate))
+    if story.frames is not None:
+        return _share(story, found, firsts, step)
+    default = (DEFAULT_SEGMENTS - 1) * step
+    return [first + default if n is None else n for n, first in zip(found, firsts, strict=True)]
+
+
+def _fit(
+    fit: str, words: str, asked: int, first: int, step: int, fps: float | int | None = None
+) -> int:
+    """A valid number of frames for those asked for, or an error that begins with `words`."""
+    if fit == "trim" or (asked >= first and (asked - first) % step == 0):
+        return asked
+    near = nearest(asked, first, step)
+    if fit == "nearest":
+        return min(near, key=lambda n: abs(n - asked))
+    counts = [str(n) if fps is None else f"{n} ({n / fps:g} s)" for n in near]
+    raise StoryError(
+        f"{words}, which is no whole number of segments ({first} frames, then {step} each); the "
+        f"nearest valid counts of frames are {_either(counts)}. With fit set to nearest such a "
+        f"count is taken, with trim the last segment is cut."
+    )
+
+
+def _share(story: Story, found: list[int | None], firsts: list[int], step: int) -> list[int]:
+    """`found` where the frames of the story that no scene claims go to those without a length."""
+    total = story.frames
+    assert total is not None
+    claimed = sum(n for n in found if n is not None)
+    open_ = [i for i, n in enumerate(found) if n is None]
+    if not open_:
+        if claimed != total:
+            raise StoryError(
+                f"{story.source}: frames is {total}, but the scenes have {claimed} frames; set it "
+                f"to {claimed}, or leave it out."
+            )
+        return [n for n in found if n is not None]
+    least = sum(firsts[i] for i in open_)
+    words = f"{story.source}: frames is {total}"
+    rest = _fit(story.fit, words, total, claimed + least, step) - claimed
+    if rest < least:  # trimmed to less than a segment for each
+        raise StoryError(
+            f"{words}, too few for {len(open_)} scenes without a length; the nearest valid count "
+            f"is {claimed + least}."
+        )
+    more = math.ceil((rest - least) / step)
+    each, extra = divmod(more, len(open_))
+    lengths = [0 if n is None else n for n in found]
+    for k, i in enumerate(open_):  # later scenes get the extra ones: the first segment is longer
+        lengths[i] = firsts[i] + step * (each + (k >= len(open_) - extra))
+    lengths[open_[-1]] -= more * step - (rest - least)
+    return lengths
+
+
+def _remembered(
+    story: Story, lengths: list[int], contexts: list[int], patch_time: int, given_frames: int
+) -> list[int]:
+    """`contexts`, fewer after trimmed scenes that leave fewer frames, as far as patches go."""
+    film, found = given_frames, list(contexts)
+    for i, needed in enumerate(contexts[1:]):
+        film += lengths[i]
+        if film >= needed:
+            continue
+        if story.scenes[i + 1].overlap is not None:
+            raise StoryError(
+                f"{story.where(i)}: {lengths[i]} frames are fewer than scene {i + 2} continues "
+                f"from; the nearest valid count is {lengths[i] + needed - film}."
+            )
+        found[i + 1] = 1 + (film - 1) // patch_time * patch_time
+    return found
+
+
+def _check_transition(story: Story, index: int, parts: int) -> None:
+    asked = story.scenes[index].transition
+    if asked >= parts and asked:
+        raise StoryError(
+            f"{story.where(index)}: transition is {asked} segments, but the scene has {parts} and "
+            f"the last must show its own prompt; the nearest valid value is {parts - 1}."
+        )
+
+
+def _prompts(scenes: Sequence[Scene], index: int, part: int) -> tuple[tuple[str, float], ...]:
+    scene = scenes[index]
+    before = scenes[index - 1].prompt if index else scene.prompt
+    if part >= scene.transition or before == scene.prompt:
+        return ((scene.prompt, 1.0),)
+    weight = (part + 1) / (scene.transition + 1)
+    return ((before, 1.0 - weight), (scene.prompt, weight))

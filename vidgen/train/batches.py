@@ -1,0 +1,170 @@
+"""Training batches, prepared one ahead in a thread: captions encoded, pixels in [-1, 1].
+
+With each batch comes the position of the data after it, which is what a checkpoint taken after
+training on it must hold; the reader itself is already one batch further.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from vidgen.data.video.transforms import to_float
+from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What a run needs of `data.pipeline.Pipeline`.
+
+    One whose batches have a caption for each frame says how many with `captions_per_clip`.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a batch over all processes."""
+        ...
+
+    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
+        """One process's part of every batch, with get_state, set_state and set_states."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a run needs of a text encoder."""
+
+    @property
+    def name(self) -> str:
+        """Identity of network and weights; equal names and lengths give equal embeddings."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens of an encoded prompt, padding included."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Features of a token."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """The prompts, encoded as numpy arrays."""
+        ...
+
+
+class Fed(NamedTuple):
+    """A batch of this process, and the position of the data after it."""
+
+    batch: VideoBatch | TokenBatch
+    position: Any
+
+
+def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | TokenBatch:
+    """The dict of a data pipeline as the batch of a model, in numpy.
+
+    Captions are strings, or all of them sequences of strings, one for each frame.
+    """
+    independent: Any = np.asarray(raw["independent_frames"], bool)
+    text = encode_captions(list(raw["caption"]), encoder)
+    if "tokens" in raw:
+        tokens: Any = np.asarray(raw["tokens"], np.int32)
+        return TokenBatch(tokens=tokens, text=text, independent_frames=independent)
+    video: Any = to_float(np.asarray(raw["video"]))
+    return VideoBatch(video=video, text=text, independent_frames=independent)
+
+
+def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncoder) -> TextEmbedding:
+    """The embedding "b s d" of b captions, or "b t s d" of b sequences of t.
+
+    Whatever is trained, generated or judged is encoded here. A caption without a word is the null
+    prompt, no tokens at all, whatever the encoder makes of "": so clips without a caption train the
+    half of guidance that is without text, and an empty prompt asks for what they have taught.
+    """
+    if isinstance(captions[0], str):
+        return _encoded([str(caption) for caption in captions], encoder)
+    rows = [[str(caption) for caption in row] for row in captions]
+    unique = list(dict.fromkeys(caption for row in rows for caption in row))
+    place = {caption: i for i, caption in enumerate(unique)}
+    index = np.array([[place[caption] for caption in row] for row in rows])
+    # How many differ changes with every batch: a compiled encoder shall see few sizes.
+    unique += [""] * ((1 << (len(unique) - 1).bit_length()) - len(unique))
+    return jax.tree.map(lambda x: np.asarray(x)[index], _encoded(unique, encoder))
+
+
+def is_empty(caption: str) -> bool:
+    """Whether a caption or a prompt says nothing."""
+    return not caption.strip()
+
+
+def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
+    """One row each."""
+    empty = np.array([is_empty(caption) for caption in captions])
+    if empty.all():
+        shape = (len(captions), encoder.length)
+        tokens: Any = np.zeros((*shape, encoder.dim), np.float32)
+        mask: Any = np.zeros(shape, bool)
+        return TextEmbedding(tokens=tokens, mask=mask)
+    text = encoder(captions)
+    if not empty.any():
+        return text
+    tokens, mask = np.array(text.tokens), np.array(text.mask)
+    tokens[empty], mask[empty] = 0, False
+    return TextEmbedding(tokens=tokens, mask=mask)
+
+
+class Feed:
+    """Iterator over `Fed`; `waited` adds up the seconds that the caller had to wait."""
+
+    def __init__(self, iterator: Any, encoder: TextEncoder) -> None:
+        """Starts to prepare the first batch at the iterator's position."""
+        self._iterator = iterator
+        self._encoder = encoder
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-feed")
+        self._next: Future[Fed | None] = self._pool.submit(self._prepare)
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Fed]:
+        return self
+
+    def __next__(self) -> Fed:
+        start = time.perf_counter()
+        fed = self._next.result()
+        self.waited += time.perf_counter() - start
+        if fed is None:
+            raise StopIteration
+        self._next = self._pool.submit(self._prepare)
+        return fed
+
+    def _prepare(self) -> Fed | None:
+        try:
+            raw = next(self._iterator)
+        except StopIteration:  # cannot travel through a Future
+            return None
+        return Fed(encode_batch(raw, self._encoder), self._iterator.get_state())
+
+    def close(self) -> None:
+        """Ends the thread and the reader's workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def this_process() -> tuple[int, int]:
+    """(index, count) of this process among those of the run."""
+    return jax.process_index(), jax.process_count()
+
+
+def go_on(iterator: Any, states: Sequence[Any]) -> None:
+    """Sets the iterator of this process to where the processes of a run were (`get_state`)."""
+    if len(states) == jax.process_count() == 1:
+        iterator.set_state(states[0])
+    else:
+        iterator.set_states(states)

@@ -1,0 +1,69 @@
+"""MODEL_DIR/config.gin: the resolved configuration of a training run, next to its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from vidgen.train.model_dir import check_model_dir
+
+
+@contextlib.contextmanager
+def saved_config(model_dir: str, text: str) -> Iterator[None]:
+    """MODEL_DIR/config.gin says `text` inside the block and after it; the first process writes.
+
+    A config.gin that says something else is kept as config.1.gin, config.2.gin, ...: a run that is
+    continued with other settings leaves a trace. If the block fails before it adds a checkpoint,
+    the old file comes back, so that it goes on describing the checkpoints that are there.
+
+    Raises:
+      ValueError: the folder cannot be made or written.
+      OSError: the file cannot be written; an old one is then as it was.
+    """
+    folder = check_model_dir(model_dir)
+    if jax.process_index() != 0:
+        yield
+        return
+    target = folder / "config.gin"
+    old = target.read_text() if target.exists() else None
+    if old == text:
+        yield
+        return
+    kept = _free_name(folder)
+    if old is not None:
+        _write(kept, old)
+    _write(target, text)
+    before = _checkpoints(folder)
+    try:
+        yield
+    except BaseException:
+        if old is not None and _checkpoints(folder) == before:
+            kept.replace(target)
+        raise
+
+
+def _free_name(folder: epath.Path) -> epath.Path:
+    number = 1
+    while (folder / f"config.{number}.gin").exists():
+        number += 1
+    return folder / f"config.{number}.gin"
+
+
+def _checkpoints(folder: epath.Path) -> set[str]:
+    inside = folder / "checkpoints"
+    return {path.name for path in inside.iterdir()} if inside.exists() else set()
+
+
+def _write(target: epath.Path, text: str) -> None:
+    """All of the file or nothing of it."""
+    partial = target.parent / f".{target.name}.{os.getpid()}"
+    try:
+        partial.write_text(text)
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
