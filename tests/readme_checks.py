@@ -1,4 +1,4 @@
-"""What a command of README.md leaves behind, and checks of it: functions that fail or do not."""
+"""What a command of a document leaves behind, and checks of it: functions that fail or do not."""
 
 import functools
 import json
@@ -65,7 +65,7 @@ def _assert_shape(found: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def trained(*names, steps=2):
-    """By command, the folder that it trains, with all that README.md says of it."""
+    """By command, the folder that it trains, with all that gin_configs/README.md says of it."""
 
     def check(name, left):
         own = f"runs/{name}"
@@ -89,13 +89,13 @@ def all_of(*checks):
 
 
 def plan_of_the_paper(left):
-    """The table that README.md prints."""
-    text = readme_commands.README.read_text(encoding="utf-8")
+    """The table that gin_configs/README.md prints."""
+    text = readme_commands.text_of("gin_configs/README.md")
     (shown,) = (b for *_, b in readme_commands.blocks(text, "") if b.startswith("stage "))
     assert left.told.out.strip() == shown
 
 
 def measured_table(left):
-    """The whole table in README.md, from the measurements that are kept."""
-    text = readme_commands.README.read_text(encoding="utf-8")
-    assert f"\n\n{left.told.out.strip()}\n\n" in text
+    """The whole table in a document, from the measurements that are kept."""
+    texts = map(readme_commands.text_of, readme_commands.DOCUMENTS)
+    assert sum(f"\n\n{left.told.out.strip()}\n\n" in text for text in texts) == 1

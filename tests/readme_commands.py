@@ -1,4 +1,4 @@
-"""The commands of README.md one by one, as bash would run them, and how they are run here.
+"""The commands of the documents one by one, as bash would run them, and how they are run here.
 
 `commands` reads every ```bash block: lines that go on, `&&`, `for ... do ... done`, comments. Of
 other shell syntax nothing is known, which is an error and not a command that goes untested.
@@ -20,12 +20,23 @@ from unittest import mock
 from told import Told
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+# In the order in which a reader follows them: later ones use what earlier ones make.
+DOCUMENTS = (
+    "README.md",
+    "gin_configs/README.md",
+    "vidgen/data/README.md",
+    "launch/README.md",
+    "vidgen/inference/README.md",
+    "vidgen/evals/README.md",
+    "notebooks/README.md",
+    "benchmarks/README.md",
+)
 
 
 class Command(NamedTuple):
-    """One command, the heading that it stands under, and the line on which its block begins."""
+    """One command, where it stands, and the line on which its block begins."""
 
+    document: str
     section: str
     line: int
     words: tuple[str, ...]
@@ -36,7 +47,7 @@ class Command(NamedTuple):
     @property
     def place(self) -> str:
         """For a message."""
-        return f"README.md, block of line {self.line}: `{self}`"
+        return f"{self.document}, block of line {self.line}: `{self}`"
 
 
 def blocks(text: str, language: str) -> Iterator[tuple[str, int, str]]:
@@ -55,11 +66,18 @@ def blocks(text: str, language: str) -> Iterator[tuple[str, int, str]]:
             heading = line.lstrip("# ")
 
 
-def commands(text: str) -> list[Command]:
-    """All commands of README.md, in its order."""
+def text_of(document: str) -> str:
+    """A document as it is."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def commands() -> list[Command]:
+    """All commands of all documents, in their order."""
     found = []
-    for heading, line, content in blocks(text, "bash"):
-        found += [Command(heading, line, tuple(words)) for words in statements(content)]
+    for document in DOCUMENTS:
+        for heading, line, content in blocks(text_of(document), "bash"):
+            words = statements(content)
+            found += [Command(document, heading, line, tuple(some)) for some in words]
     return found
 
 

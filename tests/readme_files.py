@@ -1,4 +1,4 @@
-"""What README.md says that its reader brings: tiny, in the true formats."""
+"""What the documents say that their reader brings: tiny, in the true formats."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ T5_BASE = dataclasses.replace(t5_folders.TINY, vocabulary=32128)
 
 
 def bring(folder: Path, tfds_sets: Path) -> None:
-    """Everything that no command of README.md makes."""
+    """Everything that no command makes."""
     for name in ("benchmarks", "launch"):  # the reader is in the clone
         (folder / name).symlink_to(readme_commands.ROOT / name)
     networks = "".join(tiny_cascade.NETWORK.format(stage=stage) for stage in STAGES)
@@ -66,7 +66,7 @@ def _shards(folder: Path) -> None:
 
 def _prompts_and_stories(folder: Path) -> None:
     (folder / "prompts.txt").write_text("a tiger moving right\na frog growing\n")
-    text = readme_commands.README.read_text(encoding="utf-8")
+    text = readme_commands.text_of("vidgen/inference/README.md")
     (story,) = (block for *_, block in readme_commands.blocks(text, "yaml"))
     (folder / "story.yaml").write_text(story)
     np.save(folder / "true.npy", np.zeros((11, 16, 16, 3), np.uint8))
@@ -92,7 +92,7 @@ def bring_model_of_bair(folder: Path) -> None:
 
 
 def bring_students(folder: Path) -> None:
-    """Those that README.md leaves to the reader; their teachers take their places."""
+    """Those that the documents leave to the reader; their teachers take their places."""
     for stage in STAGES:
         if not (folder / "runs" / "cascade8" / stage).exists():
             shutil.copytree(
@@ -101,7 +101,7 @@ def bring_students(folder: Path) -> None:
 
 
 def bring_tiny(folder: Path) -> None:
-    """`runs/tiny` is `runs/a`, longer trained; README.md tells twice how the demo's base is."""
+    """`runs/tiny` is `runs/a`, longer trained; the documents tell twice how the demo's base is."""
     shutil.copytree(folder / "runs" / "a", folder / "runs" / "tiny")
     shutil.rmtree(folder / "runs" / "cascade" / "base")
 

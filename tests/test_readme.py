@@ -1,8 +1,8 @@
-"""Every command of README.md, one after the other in one folder, as its reader would run them.
+"""Every command of the documents, one after the other in one folder, as a reader would run them.
 
 The tables say how a command is made cheap (CHEAPER), which ones are not run (NOT_RUN), what the
 reader does between them (BEFORE), and what each must leave behind (MAKES). A command that is
-added to README.md needs a line in MAKES; `test_every_command_has_a_place` names what has none.
+added to a document needs a line in MAKES; `test_every_command_has_a_place` names what has none.
 """
 
 import contextlib
@@ -114,6 +114,7 @@ CHEAPER = (
 NOT_RUN = {
     "python3 -m venv .venv": ".ci/run does, and would be slow here",
     ". .venv/bin/activate": ".ci/run does",
+    "pip install -e .": ".ci/run does, with extras, from the package index",
     "pip install -e .[test]": ".ci/run does, from the package index",
     "pytest": "this is it",
     "tfds build ucf101/ucf101_1 --data_dir=tfds --file_format=array_record": "fetches 6.5 GB; "
@@ -129,11 +130,11 @@ BEFORE = {
 }
 
 
-COMMANDS = readme_commands.commands(readme_commands.README.read_text(encoding="utf-8"))
+COMMANDS = readme_commands.commands()
 SECTIONS = list(dict.fromkeys(command.section for command in COMMANDS))
 
 
-# By section of README.md and a part of the command that no other command of the section has.
+# By section of a document and a part of the command that no other command of the section has.
 MAKES = {
     "Sixty seconds": trained("a")
     | {
@@ -142,21 +143,28 @@ MAKES = {
         "animation.py": files("clips.webp"),
         "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
     },
-    "Train": trained(*(f"cascade/{stage}" for stage in STAGES))
-    | trained("phenaki/cvivit", "phenaki/maskgit", "t5", "encoded", "tokens")
-    | trained("mine", "shards", "films", "ucf101")
-    | resolved("demo")
+    "Train": trained(*(f"cascade/{stage}" for stage in STAGES)),
+    "Tell a story": {"--story=a tiger": video("film.mp4", 59)},
+    "Evaluate a model": {"--until=ssr1": all_of(files("cascade.html"), says("flicker"))},
+    "Scale": {"local_multiprocess.sh": says("MODEL_DIR = 'runs/two'")},
+    "One model": resolved("demo"),
+    "A tokenizer and its transformer": trained("phenaki/cvivit", "phenaki/maskgit"),
+    "Text encoder": trained("t5", "encoded", "tokens")
     | {
         "base_demo.gin --gin_file=data/folder.gin --gin.DATA_DIR": files("captions/manifest.json"),
         "--gin_file=runs/encode_tokens.gin": files("tokens/manifest.json"),
-        "vidgen prepare": files("prepared/manifest.json"),
+    },
+    "What it will cost": {
         "imagen_cascade_paper.gin": plan_of_the_paper,
         "--topology=v5p:2x2x1": says("GiB"),
     },
-    "Scale": {
-        "local_multiprocess.sh": says("MODEL_DIR = 'runs/two'"),
-        "plans.py": measured_table,
-        "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny"),
+    "Your own videos": trained("mine"),
+    "Tar shards and object stores": trained("shards"),
+    "Films": trained("films") | {"vidgen prepare": files("prepared/manifest.json")},
+    "TFDS and seqio": trained("ucf101"),
+    "Models at their published sizes": {"plans.py": measured_table},
+    "Memory": {
+        "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")
     },
     "Generate": {
         "--model=runs/a -o tiger.mp4": video("tiger.mp4", 8),
@@ -167,12 +175,10 @@ MAKES = {
         "--until=ssr1": video("out.mp4", 16),
         "--from=ssr1 --init=holiday.mp4": video("larger.mp4", 19),
         "--frames=256 --size=128x192": video("out.mp4", 72),
-        "--story=a tiger": video("film.mp4", 59),
-        "--story=story.yaml": video("film.mp4", 39),
     },
+    "Stories, scene by scene": {"--story=story.yaml": video("film.mp4", 39)},
     "Distill": trained("cascade8/ssr1", steps=1),
-    "Evaluate": {
-        "--until=ssr1": all_of(files("cascade.html"), says("flicker")),
+    "Judge a model, or files": {
         "--model=runs/phenaki/cvivit": says("psnr"),
         "--given=5": says("psnr"),
         "made/ real/": says("flicker"),
@@ -181,7 +187,7 @@ MAKES = {
         "--protocol=bair": says("flicker"),
         "--protocol=storybench": files("films/made/raw/oops_1.npz"),
     },
-    "Results": {
+    "The tiny base model": {
         "--model=runs/a --steps=32 --all_steps": files("runs/a/probe.jsonl", "runs/a/probe_2.png"),
         "plot_run.py": files("curves.png"),
     },
@@ -240,7 +246,7 @@ def check_of(command: Command):
 
 
 class Reader:
-    """Follows README.md in a folder, section by section, each once."""
+    """Follows the documents in a folder, section by section, each once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.left = folder, list(SECTIONS)
@@ -276,7 +282,7 @@ class Reader:
         if told.status:
             return [f"status {told.status}: {where}"]
         if stale := [name for name in without if f" {name}=" in str(command)]:
-            return [f"{stale} of README.md has no effect: {where}"]
+            return [f"{stale} of the command has no effect: {where}"]
         try:
             check(Left(told, self.folder, began))
         except (AssertionError, OSError, LookupError) as error:
@@ -322,6 +328,19 @@ def test_flags_that_make_a_command_cheaper():
     assert words == ["a", "--gin_file=x", "--b=2", "--g", "--c=3", "--gin_file=d"]
 
 
+def test_the_readme_is_short_and_headings_are_unique():
+    assert len(readme_commands.text_of("README.md").encode()) < 10_000
+    places = [(c.document, c.section) for c in COMMANDS]
+    assert len(set(places)) == len({section for _, section in places})
+
+
+@pytest.mark.parametrize("document", readme_commands.DOCUMENTS)
+def test_links_lead_somewhere(document):
+    folder = (readme_commands.ROOT / document).parent
+    for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]*)?\)", readme_commands.text_of(document)):
+        assert link.startswith("http") or (folder / link).exists(), link
+
+
 def test_every_command_has_a_place():
     for command in COMMANDS:
         if str(command) not in NOT_RUN:
@@ -340,7 +359,7 @@ def test_nothing_is_said_of_commands_that_are_gone():
 
 def test_the_story_fits_the_demo(tmp_path):
     """Whose clips have 11 frames, 5 of them of the part before, and 2 frames a token."""
-    text = readme_commands.README.read_text(encoding="utf-8")
+    text = readme_commands.text_of("vidgen/inference/README.md")
     ((*_, story),) = readme_commands.blocks(text, "yaml")
     (tmp_path / "story.yaml").write_text(story)
     told = parse.load(str(tmp_path / "story.yaml"))
