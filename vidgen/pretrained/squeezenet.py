@@ -24,10 +24,7 @@ from jaxtyping import Array, Float
 from vidgen.pretrained import layers, weight_files
 from vidgen.types import Params
 
-ASSET, FILE = (
-    "squeezenet",
-    "squeezenet_weights.pkl",
-)  # for `vidgen.assets.downloads`, and in its folder
+ASSET, FILE = "squeezenet", "squeezenet_weights.pkl"  # of `vidgen.assets.downloads`
 MIN_PIXELS = 3
 LAYERS = ("conv1", *(f"fire{index}" for index in range(2, 10)), "logits")
 PERCEPTUAL = ("conv1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9")  # as in LPIPS
