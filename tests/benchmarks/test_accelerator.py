@@ -110,9 +110,7 @@ class Compiler:
 
     def __init__(self, monkeypatch, layer, example):
         self.asked, self.layer, self.example = [], layer, example
-        monkeypatch.setattr(
-            accelerator_training.programs, "compiled_training_step", self.compile
-        )
+        monkeypatch.setattr(accelerator_training.programs, "compiled_training_step", self.compile)
         monkeypatch.setattr(accelerator_training, "state_bytes", self.state)
 
     def state(self, trainer, spec):
