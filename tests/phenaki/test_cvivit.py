@@ -207,6 +207,48 @@ def test_later_chunks_have_whole_patches(params, video):
         jax.eval_shape(apply, video[:, :3], state)
 
 
+# ---- convolutions at full resolution -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A network with them, and its parameters."""
+    module = network(pixel_width=4, pixel_blocks=2)
+    return module, random_params(module)
+
+
+def test_without_them_the_parameters_are_the_paper_s():
+    names = str(jax.tree.structure(shapes(network())))
+    assert "pixels" not in names and "stem" not in names
+
+
+def test_chunks_through_convolutions_equal_the_whole(smooth, video):
+    module, params = smooth
+    whole = run(module, params, video[:, :3], method="encode")
+    frames = run(module, params, whole, method="decode")
+    first, state = run(module, params, video[:, :1], None, method="encode_chunk")
+    later, _ = run(module, params, video[:, 1:3], state, method="encode_chunk")
+    np.testing.assert_allclose(np.concatenate([first, later], 1), whole, atol=1e-4)
+    one, state = run(module, params, first, None, method="decode_chunk")
+    two, _ = run(module, params, later, state, method="decode_chunk")
+    np.testing.assert_allclose(np.concatenate([one, two], 1), frames, atol=1e-3)
+
+
+def test_convolutions_cross_the_borders_of_patches(smooth):
+    # Without a transformer each patch of the plain network stands alone.
+    layers = {"spatial_layers": 0, "temporal_layers": 0}
+    still = jnp.zeros((1, 1, 8, 8, 3))
+    changed = still.at[:, :, 3, 3].set(1.0)  # the corner pixel of the first patch
+
+    def reach(module):
+        params = random_params(module)
+        out = [run(module, params, x, method="__call__") for x in (still, changed)]
+        return np.abs(out[1] - out[0])[0, 0, 4:, 4:].max()
+
+    assert reach(network(**layers)) == 0
+    assert reach(network(**layers, pixel_width=4)) > 1e-3
+
+
 # ---- the per-frame tokenizer ---------------------------------------------------------------------
 
 

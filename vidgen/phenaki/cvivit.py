@@ -5,6 +5,10 @@
     encoder       spatial transformer (all patches of a step), then temporal (each place, causal)
     decoder       the mirror: temporal, then spatial, then a linear layer to pixels
 
+Patches that do not see each other's pixels have borders that show. With `pixel_width` residual
+convolutions of each frame at full resolution stand before the patches and behind them; the paper
+has none.
+
 Nothing flows back in time, in the decoder neither: the latents of a prefix are the prefix of the
 latents, an image is the first frame of a clip, and any number of frames 1 + k·t can be run, all at
 once or chunk by chunk with the keys and values of the steps before.
@@ -17,6 +21,7 @@ fits any length.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,6 +29,7 @@ from jaxtyping import Array, Float
 
 from vidgen.nn import axes, embeddings
 from vidgen.nn.attention import RelativeBias
+from vidgen.nn.conv import norm, spatial_conv, swish
 from vidgen.nn.transformer import KV, Transformer, causal_mask
 
 # [guess] Six octaves an axis: the finest repeats after a sixteenth of the frame, which is a patch
@@ -40,6 +46,8 @@ class Settings(nn.Module):
     heads: int = 8
     spatial_layers: int = 4
     temporal_layers: int = 4
+    pixel_width: int = 0
+    pixel_blocks: int = 1
     channels: int = 3
     window: int | None = None
     remat: str = "none"
@@ -86,6 +94,18 @@ class Settings(nn.Module):
         )
 
 
+    def _pixel_convs(self, x: Float[Array, "b t h w c"]) -> Array:
+        """Let neighbouring pixels of a frame see each other; the identity at the start."""
+        for i in range(self.pixel_blocks):
+            y = x
+            for j, scale in enumerate((1.0, 0.0)):
+                name = f"pixels{i}_{j}"
+                y = swish(norm("channel", x.shape[-1], name=f"{name}_norm", dtype=self.dtype)(y))
+                y = spatial_conv(x.shape[-1], name=name, scale=scale, dtype=self.dtype)(y)
+            x += y
+        return x
+
+
 class Encoder(Settings):
     """Video to latents; `starts` is whether its first frame is the first of the clip."""
 
@@ -95,6 +115,10 @@ class Encoder(Settings):
     ) -> tuple[Float[Array, "b gt gh gw d"], KV | None]:
         """The latents, and with `past` given what a next chunk needs to know."""
         x = video.astype(self.dtype)
+        if self.pixel_width:
+            names = ("pixels", "conv_out")
+            x = spatial_conv(self.pixel_width, names, name="stem", dtype=self.dtype)(x)
+            x = self._pixel_convs(x)
         parts = []
         if starts and self.patch[0] > 1:
             first, x = x[:, :1], x[:, 1:]
@@ -127,13 +151,23 @@ class Decoder(Settings):
             parts.append(self._pixels(first, 1, "first"))
         if x.shape[1] or self.is_initializing():
             parts.append(self._pixels(x, self.patch[0], "tubelets"))
-        return jnp.concatenate(parts, axis=1), present
+        return self._head(jnp.concatenate(parts, axis=1)), present
 
     def _pixels(self, x: Float[Array, "b gt gh gw d"], frames: int, name: str) -> Array:
-        """The patches, in float32."""
+        """The patches: pixels in float32, or `pixel_width` features of each."""
         patch = (frames, *self.patch[1:])
-        features = frames * self.patch[1] * self.patch[2] * self.channels
-        return from_patches(axes.dense(features, ("embed", "pixels"), name=name)(x), patch)
+        features = math.prod(patch) * (self.pixel_width or self.channels)
+        dtype = self.dtype if self.pixel_width else "float32"
+        dense = axes.dense(features, ("embed", "pixels"), name=name, dtype=dtype)
+        return from_patches(dense(x), patch)
+
+    def _head(self, x: Float[Array, "b t h w c"]) -> Array:
+        """From what `_pixels` gives to the video, in float32."""
+        if not self.pixel_width:
+            return x
+        x = self._pixel_convs(x)
+        x = swish(norm("channel", x.shape[-1], name="head_norm", dtype=self.dtype)(x))
+        return spatial_conv(self.channels, ("conv_in", "pixels"), name="head")(x)
 
 
 class CViViT(Settings):
@@ -148,6 +182,9 @@ class CViViT(Settings):
       heads: attention heads.
       spatial_layers: blocks of the spatial transformer, in each half.
       temporal_layers: blocks of the temporal transformer, in each half.
+      pixel_width: features of each pixel in convolutions around the patches; 0 is the paper's
+        C-ViViT, without any.
+      pixel_blocks: residual blocks of two convolutions, before the patches and behind them.
       channels: of the video.
       window: steps of the past that a temporal layer sees, and a stream has to keep; None: all.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
