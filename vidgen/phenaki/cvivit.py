@@ -93,7 +93,6 @@ class Settings(nn.Module):
             name=name,
         )
 
-
     def _pixel_convs(self, x: Float[Array, "b t h w c"]) -> Array:
         """Let neighbouring pixels of a frame see each other; the identity at the start."""
         for i in range(self.pixel_blocks):
