@@ -1,4 +1,4 @@
-"""Evaluates the demo models with `vidgen evaluate`, and prints the README's tables.
+"""Evaluates the demo models with `vidgen evaluate`, and prints the tables of benchmarks/README.md.
 
     python benchmarks/evaluations.py --output=evaluations               # half an hour on 2 cores
     python benchmarks/evaluations.py --output=evaluations --from_files  # tables of what is there
