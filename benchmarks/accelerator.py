@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare() -> None:
     """The settings of `vidgen train`, for the processes of the rows."""
     xla_flags.set_defaults()
-    startup.begin()
+    startup.setup_process()
     # JAX takes three quarters of a GPU unless told otherwise.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
 

@@ -33,7 +33,7 @@ from vidgen.config.gin_sessions import Sessions
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.video.encode import write_video
 from vidgen.imagen.guidance_response import LOGSNRS, guidance_response
-from vidgen.imagen.students import Course
+from vidgen.imagen.students import StudentSchedule
 from vidgen.inference import per_stage, stages
 from vidgen.inference.generate import Generate
 from vidgen.sprites import probe
@@ -174,7 +174,7 @@ def responses(flags: argparse.Namespace, teachers: str, students: str) -> dict[s
         if not student.model.guidance_input:
             continue  # left as it was, as in some rows of the paper's table
         with gin_utils.session(["runs/train.gin", str(own[folder.name] / "config.gin")]):
-            weights = gin_utils.build(Course).weight_range
+            weights = gin_utils.build(StudentSchedule).weight_range
             data = gin_utils.build(Pipeline, batch_size=8, seed=1).iterator()
         batches: list[Any] = [
             encode_batch(next(data), student.text_encoder) for _ in range(flags.batches)

@@ -271,7 +271,7 @@ def unet_samples(model: DiffusionStage) -> Job:
 def token_samples(model: MaskedVideoModel) -> Job:
     """Clips of which nothing is known."""
     params, text, keys = arguments(model)
-    joined = model.joined(params, {"tokenizer": fresh(model.tokenizer)})
+    joined = model.merge_params(params, {"tokenizer": fresh(model.tokenizer)})
     stepwise = functools.partial(model.generate, on_step=lambda *_: None)
     job = calling(joined, stepwise, text, None, keys, counted=model.generate)
     return job._replace(parameters=count(params))

@@ -33,12 +33,12 @@ from vidgen.data.video.transforms import to_float
 from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.sprites import probe as sprite_probe
-from vidgen.sprites.scenes import Scene
+from vidgen.sprites.scenes import SpriteScene
 from vidgen.sprites.sprites import Sprites
 from vidgen.train.checkpoints import Checkpointer
 
 
-def scenes(sprites: Sprites, count: int) -> list[Scene]:
+def scenes(sprites: Sprites, count: int) -> list[SpriteScene]:
     """`count` scenes of triples of the split of `sprites`, each as often, with a fixed seed."""
     triples = sprites.triples(sprites.split)
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def scenes(sprites: Sprites, count: int) -> list[Scene]:
     return [sprites.scene_of(*triples[i], rng) for i in chosen]
 
 
-def triples_of(asked: list[Scene]) -> list[tuple[str, str | None, str]]:
+def triples_of(asked: list[SpriteScene]) -> list[tuple[str, str | None, str]]:
     """What clips of these scenes should be read as."""
     return [(scene.subject, scene.motion, scene.background) for scene in asked]
 

@@ -150,7 +150,7 @@ def main() -> None:
         flags.clip_frames, flags.fps = sprites.shape.frames, sprites.shape.fps
     video = film(flags.film, flags.fps)
     planned = scenes(flags.story, len(video), flags)
-    told = [sheets.Scene(**scene) for scene in planned]
+    told = [sheets.SceneRow(**scene) for scene in planned]
     sheet = sheets.scenes(video, told, columns=flags.columns, height=flags.side)
     sheet.save(flags.output)
     print(flags.output)

@@ -7,7 +7,7 @@ import pytest
 from vidgen import notebook
 from vidgen.cli import main
 from vidgen.data.video import transforms
-from vidgen.display.sheets import Scene
+from vidgen.display.sheets import SceneRow
 from vidgen.evals.report import results
 
 PROMPT = "a tiger moving right on a green background"
@@ -44,7 +44,7 @@ def test_films_are_those_of_the_command(vidgen, phenaki, tmp_path):
     film = phenaki.tell(STORY, frames=17, steps=2)
     np.testing.assert_array_equal(film.video, transforms.to_float(np.load(tmp_path / "film.npy")))
     first, second = STORY.split(". then ")
-    assert film.scenes == (Scene(first, 0, 11), Scene(second, 11, 17))
+    assert film.scenes == (SceneRow(first, 0, 11), SceneRow(second, 11, 17))
     assert film.fps == 8.0
     ids = phenaki.tokens(film.video)
     assert ids.shape == (9, 8, 8) and 0 <= ids.min() < ids.max() < 1000

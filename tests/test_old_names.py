@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidgen.cli import main
-from vidgen.config.old_names import MOVED, with_new_names
+from vidgen.config.old_names import MOVED, RENAMED, with_new_names
 
 # A tokenizer and a transformer that were trained before, and a clip that was made with them then.
 OLD_RUN = pathlib.Path(__file__).parent / "old_run"
@@ -21,20 +21,29 @@ def test_new_places_exist_and_old_ones_do_not(old, new):
     assert not (package / (old.replace(".", "/") + ".py")).exists()
 
 
+@pytest.mark.parametrize("owner, new", [(owner, new) for (owner, _), new in RENAMED.items()])
+def test_renamed_classes_exist(owner, new):
+    assert hasattr(importlib.import_module(f"vidgen.{owner}"), new)
+
+
 def test_selectors_follow_their_import_and_nothing_else_does():
     old = """from vidgen.runs import trained
 from vidgen.runs import callbacks as often
 from vidgen.text import t5
+from vidgen.train import guard as watch
 FROZEN = @trained.Trained()
 a/b/trained.Trained.model_dir = "runs/trained.npz"
 X = (@scope/trained.Trained(), "untrained.x", @often.HeldOutLoss(), @my.trained.Other())
+Y = @watch.Guard()
 """
     new = """from vidgen.train import frozen
 from vidgen.train import callbacks as often
 from vidgen.text import t5
-FROZEN = @frozen.Trained()
-a/b/frozen.Trained.model_dir = "runs/trained.npz"
-X = (@scope/frozen.Trained(), "untrained.x", @often.HeldOutLoss(), @my.trained.Other())
+from vidgen.train import guard as watch
+FROZEN = @frozen.FrozenParams()
+a/b/frozen.FrozenParams.model_dir = "runs/trained.npz"
+X = (@scope/frozen.FrozenParams(), "untrained.x", @often.HeldOutLoss(), @my.trained.Other())
+Y = @watch.DivergencePolicy()
 """
     assert with_new_names(old) == new
     assert with_new_names(new) == new

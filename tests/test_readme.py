@@ -72,7 +72,8 @@ CHEAPER = (
     ),
     Cheaper(
         r"^vidgen train .*distill",
-        "--gin.TRAIN_STEPS=1 --gin.START_STEPS=8 --gin.students.Course.guidance_train_steps=1",
+        "--gin.TRAIN_STEPS=1 --gin.START_STEPS=8 "
+        "--gin.students.StudentSchedule.guidance_train_steps=1",
         "no halving: two phases to compile instead of five",
     ),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),

@@ -25,7 +25,7 @@ def test_garbage_is_searched_for_less_often(before, after):
     kept = gc.get_threshold()
     try:
         gc.set_threshold(before, 9, 8)
-        startup.begin()
+        startup.setup_process()
         assert gc.get_threshold() == (after, 9, 8)
     finally:
         gc.set_threshold(*kept)
@@ -34,13 +34,13 @@ def test_garbage_is_searched_for_less_often(before, after):
 def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    startup.begin()  # after JAX was imported, as in a notebook
+    startup.setup_process()  # after JAX was imported, as in a notebook
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "vidgen" / "xla")
 
 
 def test_what_the_user_says_of_the_cache_stays(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
-    startup.begin()
+    startup.setup_process()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
@@ -73,12 +73,12 @@ def test_what_the_user_says_of_the_platform_stays(monkeypatch):
     monkeypatch.setattr(startup, "only_cpus", lambda: True)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
     before = jax.config.jax_platforms
-    startup.begin()
+    startup.setup_process()
     assert os.environ["JAX_PLATFORMS"] == "tpu,cpu" and jax.config.jax_platforms == before
 
 
 def test_the_log_speaks_once(capsys):
-    startup.begin()
-    startup.begin()
+    startup.setup_process()
+    startup.setup_process()
     logging.getLogger("vidgen.train").info("hello")
     assert capsys.readouterr().err == "vidgen: hello\n"

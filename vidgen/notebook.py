@@ -31,11 +31,11 @@ from vidgen.cli import evaluate_command, evaluate_flags, generate_flags, main, s
 from vidgen.config.gin_sessions import Sessions
 from vidgen.data.video import encode as video_writer
 from vidgen.data.video import transforms
-from vidgen.display.sheets import Scene
+from vidgen.display.sheets import SceneRow
 from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.stages import Stage
-from vidgen.story.tell import Tell
+from vidgen.story.tell import GenerateStory
 from vidgen.types import TextEmbedding
 
 # Flags that say where things lie, which a call says itself.
@@ -99,7 +99,7 @@ class Film:
 
     video: Float[np.ndarray, "t h w c"]
     fps: float
-    scenes: tuple[Scene, ...]
+    scenes: tuple[SceneRow, ...]
 
 
 class Model:
@@ -153,7 +153,7 @@ class Model:
             parsed = _flags(generate_flags.add, flags | {"story": story}, _NOT_HERE)
             parsed.output = os.path.join(folder, "film.npy")
             given = generate_flags.story_settings(parsed)
-            run = self._sessions.build(Tell, stage=stages.only(self._stages), **given)
+            run = self._sessions.build(GenerateStory, stage=stages.only(self._stages), **given)
             self._sessions.check_bindings()
             video = transforms.to_float(np.load(run.write()))
         begins = [part.first_frame for part in run.segments if part.part == 0]
@@ -162,7 +162,7 @@ class Model:
         return Film(
             video=video,
             fps=float(run.model.shape.fps),
-            scenes=tuple(Scene(prompt, begin, end) for prompt, begin, end in told),
+            scenes=tuple(SceneRow(prompt, begin, end) for prompt, begin, end in told),
         )
 
     def tokens(self, film: Float[np.ndarray, "t h w c"]) -> Int[np.ndarray, "gt gh gw"]:
@@ -224,7 +224,7 @@ def load(
       FileNotFoundError: there is no such model.
       ValueError: there is no such stage.
     """
-    startup.begin()
+    startup.setup_process()
     sessions = Sessions(["runs/generate.gin"], list(gin_files), list(bindings))
     folders = stages.find(model, first, until)
     trained = [sessions.build_trained(Stage, folder) for folder in folders]
@@ -260,7 +260,7 @@ def evaluate(*inputs: str, **flags: Any) -> dict[str, Any] | None:
     Raises:
       ValueError: an unknown flag, or a value that does not fit.
     """
-    startup.begin()
+    startup.setup_process()
     parsed = _flags(evaluate_flags.add, flags | {"inputs": list(inputs)})
     parsed.gin_file, parsed.bindings, parsed.dry_run = [], [], False
     return evaluate_command.run(parsed)

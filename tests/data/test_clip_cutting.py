@@ -14,7 +14,7 @@ from vidgen.data.sources.files import Packed
 from vidgen.data.video.files import probe, read_clip
 from vidgen.data.video.stream import VideoStream
 from vidgen.precompute import clip_cutting
-from vidgen.precompute.clip_cutting import ClipCutter, Film, cut_film, described
+from vidgen.precompute.clip_cutting import ClipCutter, SourceVideo, cut_film, described
 from vidgen.precompute.shots import CutDetector
 from vidgen.types import VideoShape
 
@@ -30,7 +30,7 @@ def film(tmp_path):
     with VideoStream(path, 16, 32, 64, min_side=0) as stream:
         for length, value in zip(LENGTHS, VALUES, strict=True):
             stream.append(np.full((2 * length, 32, 64, 3), value, np.uint8))
-    return Film(path=str(path), name="a.mp4", captions=("three colors",))
+    return SourceVideo(path=str(path), name="a.mp4", captions=("three colors",))
 
 
 def cut(film, tmp_path, **settings):
@@ -133,7 +133,7 @@ def test_films_that_give_nothing(film, tmp_path):
     for name, content in files.items():
         path = tmp_path / "films" / name
         path.write_bytes(content)
-        found, records = cut(Film(path=str(path), name=name, captions=("x",)), tmp_path)
+        found, records = cut(SourceVideo(path=str(path), name=name, captions=("x",)), tmp_path)
         assert not records and found.counts["films",] == 1
         (kind,) = [key[1] for key in found.counts if key[0] == "rejected films"]
         assert found.reason.startswith(kind)

@@ -8,7 +8,7 @@ import pytest
 
 from vidgen.config import gin_utils
 from vidgen.sprites import scenes as sprite_scenes
-from vidgen.sprites.scenes import GROWTH, MOTIONS, WALLS, Course
+from vidgen.sprites.scenes import GROWTH, MOTIONS, WALLS, SpriteMotion
 from vidgen.sprites.sprites import Sprites
 from vidgen.types import VideoShape
 
@@ -50,7 +50,7 @@ def test_clips_without_walls_stay_as_models_were_trained_on(settings, expected):
 
 
 def test_a_course_of_one_motion_is_a_line_up_to_the_wall():
-    course = Course(begin=MIDDLE, parts=(("moving right", 1.0),), travel=0.4)
+    course = SpriteMotion(begin=MIDDLE, parts=(("moving right", 1.0),), travel=0.4)
     found = course.at(times(0, 0.25, 0.5, 0.75, 1, 9))
     np.testing.assert_allclose(found[:, 0], 0.5)
     np.testing.assert_allclose(found[:, 1], [0.5, 0.6, 0.7, 0.8, 0.8, 0.8])
@@ -59,14 +59,14 @@ def test_a_course_of_one_motion_is_a_line_up_to_the_wall():
 
 @pytest.mark.parametrize(("motion", "sign"), [("growing", 1), ("shrinking", -1)])
 def test_size_stays_within_what_growth_reaches(motion, sign):
-    course = Course(begin=MIDDLE, parts=((motion, 1.0),), travel=0.4)
+    course = SpriteMotion(begin=MIDDLE, parts=((motion, 1.0),), travel=0.4)
     found = course.at(times(0, 0.25, 0.5, 3))[:, 2]
     np.testing.assert_allclose(found, 1 + sign * np.array([0, 0.2, GROWTH, GROWTH]))
 
 
 def test_parts_follow_each_other_from_where_the_last_one_was_stopped():
     parts = (("moving left", 2.0), ("moving down", 0.5), ("growing", 0.25), ("moving right", 1.0))
-    course = Course(begin=MIDDLE, parts=parts, travel=0.4)
+    course = SpriteMotion(begin=MIDDLE, parts=parts, travel=0.4)
     at_turns = course.at(times(2.0, 2.5, 2.75, 3.25))
     expected = [(0.5, 0.2, 1.0), (0.7, 0.2, 1.0), (0.7, 0.2, 1.2), (0.7, 0.4, 1.2)]
     np.testing.assert_allclose(at_turns, expected)

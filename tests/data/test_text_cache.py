@@ -8,7 +8,7 @@ import pytest
 
 from vidgen.data.cache import text_cache
 from vidgen.data.cache.cache_folders import CacheError
-from vidgen.data.cache.text_cache import EncodedText, Manifest
+from vidgen.data.cache.text_cache import EncodedText, TextCacheManifest
 from vidgen.data.sources.array_records import read_record
 from vidgen.text.encoder import CachedEncoder, TextEncoder
 from vidgen.text.tokenizer import ByteEncoder
@@ -19,7 +19,7 @@ CAPTIONS = [f"caption {i}" for i in range(40)] + ["", "naïve 🎬", "x" * 30]
 
 def manifest(parts=1, **settings):
     given = {"encoder": ENCODER.name, "length": 12, "dim": 8, "dtype": "float32"}
-    return Manifest(**given | {"parts": parts, "shard_size": 7} | settings)
+    return TextCacheManifest(**given | {"parts": parts, "shard_size": 7} | settings)
 
 
 def write(folder, captions=CAPTIONS, parts=1, finish=True, **settings):

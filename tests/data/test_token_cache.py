@@ -8,7 +8,7 @@ import pytest
 
 from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
-from vidgen.data.cache.token_cache import Manifest, TokenCache
+from vidgen.data.cache.token_cache import TokenCache, TokenCacheManifest
 from vidgen.data.pipeline import Pipeline, in_order
 from vidgen.data.sources.folder import BadExample, Captioned, Example, Source, TokenExample
 from vidgen.types import VideoShape
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 def manifest(**settings):
     given = {"tokenizer": "abc", "codes": 300, "grid": (3, 2, 2), "examples": 10, "draws": 2}
     given |= {"clip": token_cache.clip_of(SHAPE), "seed": 0, "parts": 1, "shard_size": 4}
-    return Manifest(**given | settings)
+    return TokenCacheManifest(**given | settings)
 
 
 def example(number):
@@ -157,7 +157,7 @@ def test_a_folder_is_gone_on_with_as_it_was_begun(tmp_path, change, message):
 def test_a_folder_of_captions_is_no_folder_of_tokens(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "encoder": "t5"}))
     with pytest.raises(CacheError, match="a cache of something else than tokens"):
-        Manifest.read(tmp_path)
+        TokenCacheManifest.read(tmp_path)
 
 
 @dataclasses.dataclass(frozen=True)

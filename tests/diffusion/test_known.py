@@ -47,8 +47,8 @@ def settings(kind, shape, *, steps=4):
 
 
 def finished(x0_fn, known, noise, *, weight=0.0, method="none"):
-    drawn = known_content.drawn_to(x0_fn, known, weight)
-    return known_content.imposed(guidance.thresholded(drawn, method=method), known, noise)
+    drawn = known_content.reconstruction_guidance(x0_fn, known, weight)
+    return known_content.replace_known(guidance.thresholded(drawn, method=method), known, noise)
 
 
 # ---- one evaluation ------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_the_unknown_part_is_drawn_to_the_known_one(x64, u, exact, error, guided
     """The pair (a, b) with a = 0.9 known, z = (0.4, -0.3): E[b | z, a] as the noise vanishes."""
     known = Known(video=jnp.array([[0.9, 77.0]]), mask=jnp.array([[True, False]]))
     z = jnp.array([[0.4, -0.3]])
-    fn = known_content.drawn_to(correlated, known, 1.0)
+    fn = known_content.reconstruction_guidance(correlated, known, 1.0)
     b = fn(z, Cosine()(jnp.array([u])), jnp.array(0))[0, 1].item()
     assert b == pytest.approx(guided, rel=1e-6)
     assert b == pytest.approx(exact, abs=error)
@@ -79,7 +79,7 @@ def test_the_denoiser_is_shown_the_known_data_at_the_level_of_z():
 
     known, logsnr = first_frames(1), jnp.array([0.5, -3.0])
     z, noise = jax.random.normal(jax.random.key(1), (2, *known.video.shape))
-    got = known_content.imposed(show, known, noise)(z, logsnr, jnp.array(0))
+    got = known_content.replace_known(show, known, noise)(z, logsnr, jnp.array(0))
     np.testing.assert_array_equal(got[:, :1], known.video[:, :1])
     np.testing.assert_array_equal(got[:, 1:], 10 * z[:, 1:])
     shown = []
@@ -88,14 +88,14 @@ def test_the_denoiser_is_shown_the_known_data_at_the_level_of_z():
         shown.append(z)
         return z
 
-    known_content.imposed(spy, known, noise)(z, logsnr, jnp.array(0))
+    known_content.replace_known(spy, known, noise)(z, logsnr, jnp.array(0))
     expected = diffuse(known.video, noise, logsnr)
     np.testing.assert_array_equal(shown[0][:, :1], expected[:, :1])
     np.testing.assert_array_equal(shown[0][:, 1:], z[:, 1:])
 
 
 def test_without_reconstruction_weight_nothing_is_added():
-    assert known_content.drawn_to(correlated, first_frames(1), 0.0) is correlated
+    assert known_content.reconstruction_guidance(correlated, first_frames(1), 0.0) is correlated
 
 
 def test_drawing_is_through_the_unclipped_prediction():
@@ -231,11 +231,11 @@ def test_drawn_samples_have_nearly_the_conditional_distribution(kind, replaced, 
 def test_wrong_sizes_and_weights_are_explained():
     known = first_frames(1)
     with pytest.raises(ValueError, match=r"shape \(2, 3, 2, 2, 3\), but \(2, 4, 2, 2, 3\) is sam"):
-        known_content.imposed(Partial(curved, 1.0), known, jnp.zeros((2, 4, 2, 2, 3)))
+        known_content.replace_known(Partial(curved, 1.0), known, jnp.zeros((2, 4, 2, 2, 3)))
     for mask in (known.mask[:, :2], known.mask[None]):
         with pytest.raises(ValueError, match="mask of the known content has the shape"):
-            known_content.imposed(Partial(curved, 1.0), known.replace(mask=mask), known.video)
+            known_content.replace_known(Partial(curved, 1.0), known.replace(mask=mask), known.video)
     with pytest.raises(ValueError, match="reconstruction weight is -1.0; it must be >= 0"):
-        known_content.drawn_to(Partial(curved, 1.0), known, -1.0)
+        known_content.reconstruction_guidance(Partial(curved, 1.0), known, -1.0)
     with pytest.raises(ValueError, match="GuidanceSpec.reconstruction is -1.0; it must be >= 0"):
         GuidanceSpec(reconstruction=-1.0)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vidgen.display import sheets
-from vidgen.display.sheets import MARGIN, Scene
+from vidgen.display.sheets import MARGIN, SceneRow
 
 
 def shades(frames, side, channels=3):
@@ -54,7 +54,9 @@ def test_clips_are_named_or_numbered():
 
 def test_scenes_begin_at_a_red_line_after_two_frames_of_the_one_before():
     film = shades(20, 8)
-    picture = sheets.scenes(film, [Scene("a", 0, 8), Scene("b", 8, 20)], columns=14, height=32)
+    picture = sheets.scenes(
+        film, [SceneRow("a", 0, 8), SceneRow("b", 8, 20)], columns=14, height=32
+    )
     assert picture.image.size == (14 * 36, 2 * 66)
     second = 66 + 16 + 16
     assert grays(picture, second, [36 * i + 18 for i in range(14)]) == [6, 7, *range(8, 20)]
@@ -62,7 +64,7 @@ def test_scenes_begin_at_a_red_line_after_two_frames_of_the_one_before():
     assert 72 in red and max(red) - min(red) <= 2
 
 
-@pytest.mark.parametrize("told", [[], [Scene("a", 0, 21)]])
+@pytest.mark.parametrize("told", [[], [SceneRow("a", 0, 21)]])
 def test_scenes_lie_within_their_film(told):
     with pytest.raises(ValueError, match="a film of 20 frames"):
         sheets.scenes(shades(20, 8), told)
@@ -99,7 +101,7 @@ def test_tokens_of_another_film_are_told(steps, frames):
 
 
 def test_a_notebook_gets_a_png_that_is_a_little_coarser(tmp_path):
-    picture = sheets.scenes(shades(200, 8), [Scene("a", 0, 100), Scene("b", 100, 200)])
+    picture = sheets.scenes(shades(200, 8), [SceneRow("a", 0, 100), SceneRow("b", 100, 200)])
     picture.save(tmp_path / "a.png")
     saved = np.asarray(Image.open(tmp_path / "a.png"))
     np.testing.assert_array_equal(saved, np.asarray(picture.image))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vidgen.evals.networks import Network
+from vidgen.evals.networks import FeatureNetwork
 
 
 def of(folder, **other):
@@ -19,4 +19,4 @@ def of(folder, **other):
         "size": 5,
         "per_frame": False,
     }
-    return Network(**settings | other)
+    return FeatureNetwork(**settings | other)

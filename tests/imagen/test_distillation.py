@@ -21,7 +21,7 @@ from vidgen.imagen.distillation import (
     two_step_target,
 )
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.imagen.students import Course, student
+from vidgen.imagen.students import StudentSchedule, student
 from vidgen.plan.estimate import PlannedModel
 from vidgen.train.distill import Student
 from vidgen.train.model import Model
@@ -425,7 +425,7 @@ def test_student_generates_with_its_weight():
 
 def test_phases():
     made = make_student(steps=2, kind="stochastic")
-    course = Course(student=made, start_steps=8, train_steps=7, guidance_train_steps=3)
+    course = StudentSchedule(student=made, start_steps=8, train_steps=7, guidance_train_steps=3)
     phases = course.phases()
     assert [(p.name, p.train_steps) for p in phases] == [
         ("01_guidance", 3),
@@ -445,15 +445,15 @@ def test_phases():
 
 def test_phases_for_ddim_end_with_the_last_halving():
     made = make_student(steps=4)
-    names = [p.name for p in Course(student=made, start_steps=8, train_steps=1).phases()]
+    names = [p.name for p in StudentSchedule(student=made, start_steps=8, train_steps=1).phases()]
     assert names == ["01_guidance", "02_steps_4"]
-    names = [p.name for p in Course(student=made, start_steps=4, train_steps=1).phases()]
+    names = [p.name for p in StudentSchedule(student=made, start_steps=4, train_steps=1).phases()]
     assert names == ["01_guidance"]
 
 
 def make_course(**changes):
     made = make_student(steps=8, guidance=changes.pop("guidance", GuidanceSpec()))
-    return Course(**{"student": made, "train_steps": 1} | changes)
+    return StudentSchedule(**{"student": made, "train_steps": 1} | changes)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def make_course(**changes):
         (lambda: make_course(start_steps=4), "START_STEPS is 4; .* take 32, 64 or 128"),
         (lambda: make_course(start_steps=24), "START_STEPS is 24"),
         (lambda: make_course(start_steps=20), "START_STEPS is 20"),
-        (lambda: make_course(train_steps=0), "Course.train_steps is 0; it must be >= 1"),
+        (lambda: make_course(train_steps=0), "StudentSchedule.train_steps is 0; it must be >= 1"),
         (lambda: make_course(guidance_train_steps=0), "guidance_train_steps is 0; .* >= 1"),
         (lambda: make_course(guidance=GuidanceSpec(weight=9.0)), "guidance 9.0, which is not in"),
         (lambda: make_course(weight_range=(2.0, 4.0)), "guidance 0.0, which is not in"),

@@ -12,7 +12,7 @@ from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.distillation import ProgressiveDistillation
 from vidgen.imagen.learned import Learned
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.imagen.students import Course, student
+from vidgen.imagen.students import StudentSchedule, student
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
@@ -99,7 +99,7 @@ def test_what_was_learned_is_taken():
 
 def test_after_the_first_phase_any_steps_do():
     """It has learned every level and no jump; the last phase is the student itself."""
-    first, halved, last = Course(
+    first, halved, last = StudentSchedule(
         student=make_student(guidance=GuidanceSpec(weight=1.0)), start_steps=16, train_steps=1
     ).phases()
     assert first.model.weight_range == last.model.weight_range == (0.0, 2.0)
@@ -113,4 +113,4 @@ def test_after_the_first_phase_any_steps_do():
 
 def test_a_course_and_its_student_agree_on_the_range():
     with pytest.raises(ValueError, match=r"\(0.0, 4.0\), and the student's is \(0.0, 2.0\)"):
-        Course(student=make_student(), train_steps=1, weight_range=(0.0, 4.0))
+        StudentSchedule(student=make_student(), train_steps=1, weight_range=(0.0, 4.0))

@@ -14,7 +14,7 @@ from vidgen.diffusion import parameterization, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.learned import Learned
-from vidgen.imagen.stage import DiffusionStage, Network
+from vidgen.imagen.stage import DenoisingNetwork, DiffusionStage
 from vidgen.nn import axes
 from vidgen.train.model import Model
 from vidgen.types import TextEmbedding, TextMix, VideoBatch, VideoShape
@@ -94,8 +94,8 @@ def seen_by_the_network(model, data):
 
 def test_it_is_a_model_and_a_video_unet_is_its_network():
     assert isinstance(stage(), Model)
-    assert isinstance(tiny.network(), Network)
-    assert isinstance(Fake(zeros), Network)
+    assert isinstance(tiny.network(), DenoisingNetwork)
+    assert isinstance(Fake(zeros), DenoisingNetwork)
 
 
 def test_loss_of_zero_is_the_mean_square_of_the_target():

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from vidgen.story.film import Film
+from vidgen.story.film import ResumableVideo
 
 SIZE = (6, 8)
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}
@@ -24,7 +24,7 @@ def make(index, state):
 
 
 def tell(output, segments, told=lambda index: None):
-    with Film(output, fps=8, height=SIZE[0], width=SIZE[1], identity=IDENTITY) as film:
+    with ResumableVideo(output, fps=8, height=SIZE[0], width=SIZE[1], identity=IDENTITY) as film:
         begin, state = film.resume()
         for index in range(begin, segments):
             frames, state = make(index, state)

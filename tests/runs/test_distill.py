@@ -16,7 +16,7 @@ import toy_training as toy
 from toy_distilling import NAMES, STEPS, ToyCourse, make, make_teacher
 
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.distill import Course, Phase, Student
+from vidgen.train.distill import DistillationPhase, DistillationSchedule, Student
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -67,9 +67,9 @@ def assert_same_run(found, expected):
 
 
 def test_parts_satisfy_the_protocols():
-    assert isinstance(ToyCourse(), Course)
+    assert isinstance(ToyCourse(), DistillationSchedule)
     for phase in ToyCourse().phases():
-        assert isinstance(phase, Phase) and isinstance(phase.model, Student)
+        assert isinstance(phase, DistillationPhase) and isinstance(phase.model, Student)
 
 
 def test_phases_begin_where_the_one_before_ended(whole, teacher):

@@ -20,7 +20,7 @@ class Limited(toy.ToyIterator):
 
 
 def test_position_is_that_of_the_batch_not_of_the_reader():
-    made = batches.Feed(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
+    made = batches.BatchPrefetcher(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
     positions = [next(made).position for _ in range(3)]
     made.close()
     assert positions == [{"at": 1}, {"at": 2}, {"at": 3}]
@@ -28,7 +28,7 @@ def test_position_is_that_of_the_batch_not_of_the_reader():
 
 
 def test_ends_with_the_data():
-    made = batches.Feed(Limited(4, (0, 1)), toy.ToyEncoder())
+    made = batches.BatchPrefetcher(Limited(4, (0, 1)), toy.ToyEncoder())
     assert len(list(made)) == 3
     made.close()
 
@@ -36,7 +36,7 @@ def test_ends_with_the_data():
 def test_errors_of_the_data_arrive():
     iterator = Limited(4, (0, 1))
     iterator.error = OSError("broken disk")
-    made = batches.Feed(iterator, toy.ToyEncoder())
+    made = batches.BatchPrefetcher(iterator, toy.ToyEncoder())
     for _ in range(3):
         next(made)
     with pytest.raises(OSError, match="broken disk"):

@@ -16,7 +16,7 @@ import pytest
 
 from vidgen.story import film as film_module
 from vidgen.story import film_progress
-from vidgen.story.film import Film, FilmError
+from vidgen.story.film import ResumableVideo, ResumeError
 from vidgen.story.film_progress import FilmProgress
 from vidgen.story.script import Scene, Story
 from vidgen.story.segments import plan
@@ -29,7 +29,9 @@ IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}, {"prompt": "it sleeps"}]
 
 def new_film(path, identity=None, **options):
     size = {"fps": 8, "height": 4, "width": 6}
-    return Film(path, identity=IDENTITY if identity is None else identity, **(size | options))
+    return ResumableVideo(
+        path, identity=IDENTITY if identity is None else identity, **(size | options)
+    )
 
 
 def frames_of(value, count=3):
@@ -156,18 +158,18 @@ def test_another_story_is_refused(tmp_path):
         film.resume()
         film.append(0, frames_of(1))
     other = {"story": {"scenes": [{"prompt": "a tiger"}, {"prompt": "it roars"}]}, "seed": 4}
-    with pytest.raises(FilmError) as error:
+    with pytest.raises(ResumeError) as error:
         new_film(path, other)
     text = str(error.value)
     assert 'story scenes 2 prompt is "it sleeps" there and "it roars" here' in text
     assert "seed is 3 there and 4 here" in text and "--restart" in text
-    with pytest.raises(FilmError, match="film width is 6 there and 8 here"):
+    with pytest.raises(ResumeError, match="film width is 6 there and 8 here"):
         new_film(path, width=8)
     longer = {"story": {"scenes": [1, 2, 3]}, "seed": 3}
-    with pytest.raises(FilmError, match="scenes is 2 items there and 3 items here"):
+    with pytest.raises(ResumeError, match="scenes is 2 items there and 3 items here"):
         new_film(path, longer)
     many = {str(i): i for i in range(9)}
-    with pytest.raises(FilmError, match="and 8 more"):
+    with pytest.raises(ResumeError, match="and 8 more"):
         new_film(path, many)
     with new_film(path) as film:  # none of these has harmed it
         assert film.resume()[0] == 1
@@ -183,7 +185,7 @@ def test_a_folder_that_is_no_film_is_left_alone(tmp_path):
     folder.mkdir()
     (folder / "000000.npy").write_bytes(b"mine")
     for restart in (False, True):
-        with pytest.raises(FilmError, match="is no unfinished film.*000000.npy is in it"):
+        with pytest.raises(ResumeError, match="is no unfinished film.*000000.npy is in it"):
             new_film(tmp_path / "film.mp4", restart=restart)
     assert (folder / "000000.npy").read_bytes() == b"mine"
 
@@ -204,7 +206,7 @@ def test_damage_is_told(tmp_path, name):
         film.resume()
         film.append(0, frames_of(1), {"last": frames_of(1)})
     (film.folder / name).write_bytes(b"x")
-    with pytest.raises(FilmError, match=f"{name} is missing or damaged.*--restart"):
+    with pytest.raises(ResumeError, match=f"{name} is missing or damaged.*--restart"):
         with new_film(path) as film:
             film.resume()
     with new_film(path, restart=True) as film:
@@ -213,7 +215,7 @@ def test_damage_is_told(tmp_path, name):
 
 def test_one_process_at_a_time(tmp_path):
     with new_film(tmp_path / "film.npy"):
-        with pytest.raises(FilmError, match="another process is making this film"):
+        with pytest.raises(ResumeError, match="another process is making this film"):
             new_film(tmp_path / "film.npy")
     new_film(tmp_path / "film.npy").close()
 

@@ -35,7 +35,7 @@ def maker(monkeypatch, data, conditioner, **changes):
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")
     source, protocol = types.SimpleNamespace(shape=data), Protocol()
-    subject = setup.Subject(model=model, text_encoder=encoder, source=source)
+    subject = setup.EvalModel(model=model, text_encoder=encoder, source=source)
     return setup.maker(subject, protocol, [stage], None, "m", Sampling(**changes), None)
 
 

@@ -14,8 +14,8 @@ from vidgen.cli import main
 from vidgen.data.video.encode import write_video
 from vidgen.diffusion import samplers
 from vidgen.inference.generate import Generate
-from vidgen.story.film import Film
-from vidgen.story.tell import Tell
+from vidgen.story.film import ResumableVideo
+from vidgen.story.tell import GenerateStory
 from vidgen.train import weights
 
 
@@ -107,7 +107,7 @@ def test_a_flag_wins_over_what_a_story_says(trained, tmp_path, monkeypatch, flag
     """The run is as if the story did not say it."""
     key, runs = flag.partition("=")[0], []
     silent = re.sub(rf"{key}: \d+\n|, {key}: \d+", "", STORY)
-    monkeypatch.setattr(Tell, "__call__", lambda tell: runs.append(tell))
+    monkeypatch.setattr(GenerateStory, "__call__", lambda tell: runs.append(tell))
     for number, text in enumerate((STORY, silent)):
         (tmp_path / f"{number}.yaml").write_text(text)
         run("generate", f"--model={trained}", f"--story={tmp_path / f'{number}.yaml'}", f"--{flag}",
@@ -117,13 +117,15 @@ def test_a_flag_wins_over_what_a_story_says(trained, tmp_path, monkeypatch, flag
     assert {"seed": 7, "steps": 1, "guidance": 0.5, "frames": 17}[key] in found[-1].values()
 
 
-@pytest.mark.parametrize("what, mode", [("--story=a. then b", Tell), ("a tiger", Generate)])
+@pytest.mark.parametrize(
+    "what, mode", [("--story=a. then b", GenerateStory), ("a tiger", Generate)]
+)
 def test_a_flag_wins_over_gin_and_gin_over_what_no_flag_says(trained, monkeypatch, what, mode):
     runs = []
     monkeypatch.setattr(mode, "__call__", lambda self: runs.append(self))
     command = ("generate", f"--model={trained}", what, f"--gin.{mode.__name__}.seed=7")
     command += (f"--gin.{mode.__name__}.output='mine.npy'",)
-    command += ("--context=3",) if mode is Tell else ()
+    command += ("--context=3",) if mode is GenerateStory else ()
     run(*command)
     run(*command, "--seed=0", "-o", "flag.npy")
     assert [(one.seed, one.output) for one in runs] == [(7, "mine.npy"), (0, "flag.npy")]
@@ -176,7 +178,7 @@ def test_an_interrupted_film_does_not_go_on_with_other_weights(
     """The folder and the step are as they were."""
     command = ["generate", f"--model={light}", "-o", str(tmp_path / "film.npy"), "--context=3"]
     command += ["--story=a tiger. then a frog", "--frames=9", "--steps=1"]
-    append, full = Film.append, OSError(28, "No space left on device", "film.npy.partial")
+    append, full = ResumableVideo.append, OSError(28, "No space left on device", "film.npy.partial")
 
     def fail_at_the_second(self, index, *arguments):
         if index:
@@ -184,7 +186,7 @@ def test_an_interrupted_film_does_not_go_on_with_other_weights(
         append(self, index, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Film, "append", fail_at_the_second)
+        patch.setattr(ResumableVideo, "append", fail_at_the_second)
         assert main.main(command) == 2
     (before,) = (tmp_path / "film.npy.partial").glob("000000.npy")
     first = np.load(before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidgen.data.sources.array_records import read_record
-from vidgen.data.sources.clip_records import ClipRecord, ClipRecords, Manifest
+from vidgen.data.sources.clip_records import ClipRecord, ClipRecords, ShardsManifest
 from vidgen.data.sources.files import Packed
 from vidgen.data.video.files import read_clip
 from vidgen.data.video.stream import VideoStream
@@ -76,7 +76,7 @@ def test_films_become_records(films, tmp_path):
     assert rejected[2]["reason"] == "has no caption"
 
     # Shots of 35, 24, 70, 43, 37, 158 (in three) and 39 frames at 24 fps; then 24, 10 and 60.
-    manifest = Manifest.read(output)
+    manifest = ShardsManifest.read(output)
     told = manifest.statistics
     assert (told["films"], told["shots"], told["clips"]) == (5, 10, 10)
     assert told["rejected films"] == {"cannot be decoded": 2, "has no caption": 1}
@@ -186,7 +186,7 @@ def test_wrong_settings(short, tmp_path, monkeypatch):
             made(short, **{"output": tmp_path / "out"} | settings)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         made(tmp_path / "nowhere", tmp_path / "out")
-    Manifest(shards=[]).write(tmp_path)
+    ShardsManifest(shards=[]).write(tmp_path)
     with pytest.raises(ValueError, match="holds finished records .manifest.json.; name another"):
         made(short, tmp_path)
     monkeypatch.setitem(sys.modules, "apache_beam", None)

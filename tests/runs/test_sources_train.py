@@ -12,7 +12,7 @@ import pytest
 import tiny_cascade
 
 from vidgen.config import gin_utils
-from vidgen.data.sources.clip_records import ClipRecord, Manifest, write_shard
+from vidgen.data.sources.clip_records import ClipRecord, ShardsManifest, write_shard
 from vidgen.train.train import Train
 
 STEPS = 20
@@ -39,7 +39,7 @@ def clip_records(videos, target):
         for file in sorted(videos.glob("*.mp4"))
     ]
     shards = [write_shard(target, n, 2, part) for n, part in enumerate((clips[:3], clips[3:]))]
-    Manifest(shards=shards).write(target)
+    ShardsManifest(shards=shards).write(target)
     return "data/clip_records.gin", {"RECORDS": str(target)}
 
 

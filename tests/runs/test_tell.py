@@ -11,10 +11,10 @@ import toy_training as toy
 from vidgen.data.video.encode import write_video
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import sliding_window as narration
-from vidgen.story.film import FilmError
+from vidgen.story.film import ResumeError
 from vidgen.story.parse import short
 from vidgen.story.script import FirstFrames, Scene, Story
-from vidgen.story.tell import Tell, segment_key
+from vidgen.story.tell import GenerateStory, segment_key
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)
@@ -77,7 +77,7 @@ class Ready(Stage):
 def run(tmp_path, told, model=None, **settings):
     stage = Ready(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
     given = {"narrate": narration.tell, "output": str(tmp_path / "film.npy")}
-    return Tell(stage=stage, story=told, **given | settings)
+    return GenerateStory(stage=stage, story=told, **given | settings)
 
 
 def levels(path):
@@ -168,9 +168,9 @@ def test_an_interrupted_film_goes_on_and_is_the_same(tmp_path):
 def test_another_story_is_not_mixed_into_an_unfinished_film(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, THREE, Counter(stop_at=2))()
-    with pytest.raises(FilmError, match="--restart"):
+    with pytest.raises(ResumeError, match="--restart"):
         run(tmp_path, short("x. then y"))()
-    with pytest.raises(FilmError, match="seed"):
+    with pytest.raises(ResumeError, match="seed"):
         run(tmp_path, THREE, seed=1)()
     assert len(levels(run(tmp_path, THREE, seed=1, restart=True)())) == 29
 
@@ -204,7 +204,7 @@ def test_an_interrupted_film_does_not_go_on_from_something_else(tmp_path):
         (other(tmp_path, text_encoder=OtherEncoder()), "model text encoder is .toy, 3"),
         (other(tmp_path, model=Counter(patch_time=1)), "model settings is"),
     ):
-        with pytest.raises(FilmError, match=words):
+        with pytest.raises(ResumeError, match=words):
             changed()
     swapped = dataclasses.replace(tell, stage=swapped, restart=True)
     assert len(levels(swapped())) == 29
@@ -217,7 +217,7 @@ def test_an_interrupted_film_does_not_go_on_from_another_picture(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, story, Counter(stop_at=1), first=first)()
     np.save(picture, np.full((1, *SHAPE.thwc[1:]), 0.5, np.float32))
-    with pytest.raises(FilmError, match="settings content of first is"):
+    with pytest.raises(ResumeError, match="settings content of first is"):
         run(tmp_path, story, first=first)()
 
 

@@ -23,7 +23,7 @@ import toy_training as toy
 
 from vidgen.train.callbacks import HeldOutLoss, SampleReconstructions, SampleUpsampled, SampleVideos
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
-from vidgen.train.guard import Guard, TrainingDiverged
+from vidgen.train.guard import DivergencePolicy, TrainingDiverged
 from vidgen.train.train import Train
 from vidgen.types import VideoShape
 
@@ -298,7 +298,7 @@ SPIKES = {6: float("nan"), 9: 1e6}
 
 
 def test_bad_steps_are_skipped_and_named(tmp_path, caplog):
-    guard = Guard(policy="skip", spike=5, average=3)
+    guard = DivergencePolicy(policy="skip", spike=5, average=3)
     trainer = toy.make_trainer(model=Spiky(), guard=guard)
     with caplog.at_level("WARNING", logger="vidgen"):
         state = make(tmp_path / "skip", trainer=trainer, log_every=1)()
@@ -319,13 +319,15 @@ def test_bad_steps_are_skipped_and_named(tmp_path, caplog):
 
 
 def test_a_spike_stops_where_the_policy_says_so(tmp_path):
-    trainer = toy.make_trainer(model=Spiky(), guard=Guard(spike=5, average=3))
-    with pytest.raises(TrainingDiverged, match="at step 6 .*loss is nan.*Guard.policy = 'skip'"):
+    trainer = toy.make_trainer(model=Spiky(), guard=DivergencePolicy(spike=5, average=3))
+    with pytest.raises(
+        TrainingDiverged, match="at step 6 .*loss is nan.*DivergencePolicy.policy = 'skip'"
+    ):
         make(tmp_path, trainer=trainer)()
 
 
 def test_too_many_bad_steps_in_a_row_stop_all_the_same(tmp_path):
-    guard = Guard(policy="skip", patience=3)
+    guard = DivergencePolicy(policy="skip", patience=3)
     trainer = toy.make_trainer(model=Exploding(), optimizer=Counter(), guard=guard)
     with pytest.raises(TrainingDiverged, match="at step 6 .*after 3 bad steps in a row"):
         make(tmp_path, trainer=trainer)()
@@ -429,7 +431,7 @@ def test_a_model_that_cannot_reconstruct(tmp_path):
 class Reader(toy.ToyModel):
     """Generates with what a frozen network holds."""
 
-    def joined(self, params, frozen):
+    def merge_params(self, params, frozen):
         return {"own": params, **frozen}
 
     def loss(self, params, frozen, batch, key, *, train):

@@ -11,7 +11,7 @@ import toy_training as toy
 from vidgen.inference.stages import Stage
 from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
-from vidgen.train.frozen import Trained
+from vidgen.train.frozen import FrozenParams
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 def trained(path, **settings):
     given = {"name": "tokenizer", "model": ToyWithoutText(), "model_dir": str(path)}
-    return Trained(**given | settings)
+    return FrozenParams(**given | settings)
 
 
 class ToyWithoutText(toy.ToyModel):
@@ -79,7 +79,7 @@ def test_a_stage_needs_no_mesh_of_its_training(folder):
     class Joining(ToyWithoutText):
         generate = None
 
-        def joined(self, params, frozen):
+        def merge_params(self, params, frozen):
             return frozen["tokenizer"]
 
     path, ema = folder

@@ -13,9 +13,9 @@ from vidgen.inference import upscale_stages
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import sliding_window as narration
-from vidgen.story.film import Film, FilmError
+from vidgen.story.film import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
-from vidgen.story.tell import Tell
+from vidgen.story.tell import GenerateStory
 from vidgen.story.upscale import Upscale, stage_key
 from vidgen.types import VideoShape
 
@@ -148,7 +148,9 @@ def ready(model, scale=0.0):
 
 def run(tmp_path, *stages, story=STORY, teller=None, noise=0.0, tell=None, **settings):
     given = {"output": str(tmp_path / "film.npy"), "context_frames": 1} | (tell or {})
-    told = Tell(stage=ready(teller or Teller()), narrate=narration.tell, story=story, **given)
+    told = GenerateStory(
+        stage=ready(teller or Teller()), narrate=narration.tell, story=story, **given
+    )
     return Upscale(tell=told, stages=[ready(stage, noise) for stage in stages], **settings)
 
 
@@ -265,7 +267,7 @@ def test_other_settings_are_not_mixed_into_an_unfinished_film(tmp_path):
     other = {"sampling": Sampling(steps=PerStage(None, {"ssr1": 7}))}
     teller = Teller()
     for changed in ({"tell": other}, {"overlap": 0.5}, {"tell": {"seed": 1}}):
-        with pytest.raises(FilmError, match="--restart"):
+        with pytest.raises(ResumeError, match="--restart"):
             run(tmp_path, spatial(), teller=teller, **changed)()
     assert not teller.calls
     stage = spatial()
@@ -281,7 +283,7 @@ def test_other_weights_are_not_mixed_into_an_unfinished_film(tmp_path):
     told = dataclasses.replace(upscaling.tell, stage=ready(teller, 0.5))
     for changed in (run(tmp_path, spatial(), noise=0.2, teller=teller), told):
         changed = changed if changed is not told else dataclasses.replace(upscaling, tell=told)
-        with pytest.raises(FilmError, match="weights is .* there and"):
+        with pytest.raises(ResumeError, match="weights is .* there and"):
             changed()
     assert not teller.calls
 
@@ -297,7 +299,7 @@ def test_weights_that_change_while_a_film_is_made_are_told(tmp_path):
 
     upscaling = run(tmp_path, spatial())
     stage = Training(model=spatial(), text_encoder=toy.ToyEncoder(), model_dir="runs/ssr1")
-    with pytest.raises(FilmError, match="the weights of ssr1 in runs/ssr1 have changed"):
+    with pytest.raises(ResumeError, match="the weights of ssr1 in runs/ssr1 have changed"):
         dataclasses.replace(upscaling, stages=[stage])()
 
 
@@ -367,12 +369,12 @@ def test_broken_weights_are_told(tmp_path):
 def test_frames_of_a_film_are_read_from_the_disk(tmp_path):
     video = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
     size = {"fps": 8, "height": 4, "width": 6, "identity": {}}
-    with Film(tmp_path / "film.npy", **size) as film:
+    with ResumableVideo(tmp_path / "film.npy", **size) as film:
         film.resume()
         assert film.read(0, 3).shape == (0, 4, 6, 3)
         for index, (begin, end) in enumerate([(0, 3), (3, 4), (4, 10)]):
             film.append(index, video[begin:end])
-    with Film(tmp_path / "film.npy", **size) as film:
+    with ResumableVideo(tmp_path / "film.npy", **size) as film:
         film.resume()
         for begin in range(11):
             for end in range(begin, 14):

@@ -15,7 +15,7 @@ from timed_videos import numbers_of, picture, with_matrix, write_timed
 
 from vidgen.config import gin_utils
 from vidgen.data.sources.array_records import read_record
-from vidgen.data.sources.clip_records import ClipRecord, Manifest
+from vidgen.data.sources.clip_records import ClipRecord, ShardsManifest
 from vidgen.data.sources.files import Packed
 from vidgen.data.sources.tar_shards import TarShards
 from vidgen.data.video.files import read_clip
@@ -59,7 +59,7 @@ def test_films_become_clips(films, tmp_path):
         if film.suffix != ".txt":
             film.with_suffix(".shots.json").write_text("[[0, 1000]]")
     Prepare(videos=str(films), output=str(tmp_path / "records"), cutter=cutter, shards=1)()
-    (shard,) = Manifest.read(tmp_path / "records").shards
+    (shard,) = ShardsManifest.read(tmp_path / "records").shards
     clips = {}
     for number in range(shard.examples):
         clip = ClipRecord.unpack(read_record(tmp_path / "records" / shard.file, number))

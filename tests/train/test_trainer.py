@@ -11,7 +11,7 @@ import pytest
 import toy_training as toy
 
 from vidgen.train import flops, model, optimizers
-from vidgen.train.guard import Guard
+from vidgen.train.guard import DivergencePolicy
 from vidgen.train.partitioning import unbox
 
 RATE = optimizers.LearningRate(peak=1e-2, warmup_steps=2)
@@ -209,7 +209,7 @@ class Infinite(toy.ToyModel):
 
 
 def test_an_infinite_loss_is_skipped_without_a_limit_too():
-    t = toy.make_trainer(model=Infinite(), guard=Guard(policy="skip"))
+    t = toy.make_trainer(model=Infinite(), guard=DivergencePolicy(policy="skip"))
     state = t.init_state(jax.random.key(0), toy.spec())
     before = jax.device_get(state.params)
     batch = t.partitioner.to_global(toy.batch())

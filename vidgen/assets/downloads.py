@@ -42,7 +42,7 @@ class AssetError(FileNotFoundError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class AssetRow:
     """One line of `vidgen assets list`; `where` is None for what is not on this machine."""
 
     name: str
@@ -84,7 +84,7 @@ def fetch(name: str) -> Path:
     return cached if _is_complete(asset, cached) else _fetch(asset)
 
 
-def listing() -> list[Row]:
+def listing() -> list[AssetRow]:
     """One row for each registered asset, by name; looks at files, never at the network."""
     rows = []
     for name, asset in sorted(ASSETS.items()):
@@ -93,7 +93,7 @@ def listing() -> list[Row]:
         except AssetError:  # a wrong file in VIDGEN_ASSETS: `path` and `fetch` say what is wrong
             where = None
         shown = {key: getattr(asset, key) for key in ("what", "license", "credit", "size")}
-        rows.append(Row(name=name, where=where, **shown))
+        rows.append(AssetRow(name=name, where=where, **shown))
     return rows
 
 

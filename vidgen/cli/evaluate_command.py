@@ -53,7 +53,7 @@ def _of_files(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import stored_clips
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import Question, Tools
+    from vidgen.evals.metric_inputs import EvalData, MetricInputs
     from vidgen.evals.protocols import Protocol
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
@@ -67,9 +67,9 @@ def _of_files(flags: argparse.Namespace) -> Any:
         )
     paired = real is not None and len(made) == len(real) and made.names == real.names
     captions = all(made.read(number)[1] for number in (0, len(made) - 1))
-    question = Question(made=made, real=real, paired=paired, captions=captions)
+    question = EvalData(made=made, real=real, paired=paired, captions=captions)
     sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
-    tools = sessions.build(Tools, **_weights(flags))
+    tools = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
     protocol = Protocol(name="files", clips=len(made if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
@@ -83,7 +83,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import setup
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import Tools
+    from vidgen.evals.metric_inputs import MetricInputs
     from vidgen.evals.protocols import Protocol
     from vidgen.inference import stages
     from vidgen.inference.generate import Generate
@@ -92,7 +92,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     folders = stages.find(flags.model, None, flags.until)
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
     try:
-        subject = sessions.build_trained(setup.Subject, folders[-1])
+        subject = sessions.build_trained(setup.EvalModel, folders[-1])
     except (ValueError, OSError) as error:
         if flags.protocol is None:
             raise
@@ -110,7 +110,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
         if subject.task == "generate":
             given |= {} if subject.frames is None else {"frames": subject.frames}
             run = sessions.build(Generate, stages=trained, **given)
-    tools = sessions.build(Tools, **_weights(flags))
+    tools = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
     step = given.get("checkpoint_step")
     making = setup.maker(subject, protocol, trained, run, str(folders[-1]), sampling, step)
@@ -128,7 +128,7 @@ def _stories(flags: argparse.Namespace) -> None:
     from vidgen.inference import stages
     from vidgen.story import storybench_format
     from vidgen.story.storybench import StoryBenchmark
-    from vidgen.story.tell import Tell
+    from vidgen.story.tell import GenerateStory
 
     if not flags.stories or not flags.model:
         raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
@@ -147,7 +147,7 @@ def _stories(flags: argparse.Namespace) -> None:
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}
     story = storybench_format.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
-    tell = sessions.build(Tell, story=story, **given)
+    tell = sessions.build(GenerateStory, story=story, **given)
     sessions.check_bindings()
     run = StoryBenchmark(
         tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips

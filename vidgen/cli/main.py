@@ -252,7 +252,7 @@ def _generate(flags: argparse.Namespace) -> None:
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **given)
     else:
-        run = sessions.build(tell.Tell, stage=stages.only(trained), **given)
+        run = sessions.build(tell.GenerateStory, stage=stages.only(trained), **given)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}
@@ -340,9 +340,9 @@ def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
 
 def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:
     """Set up logging, the cache of compiled programs and, where declared, the process group."""
-    startup.begin(flags.debug)
+    startup.setup_process(flags.debug)
     if distributed or os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        startup.join()
+        startup.initialize_distributed()
 
 
 if __name__ == "__main__":

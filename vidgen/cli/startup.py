@@ -21,7 +21,7 @@ _OBJECTS = 20_000
 _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 
 
-def begin(debug: bool = False) -> None:
+def setup_process(debug: bool = False) -> None:
     """Sets up logging, platform and cache of programs, before JAX is imported or after."""
     search_for_garbage_less_often()
     handler = logging.StreamHandler()
@@ -66,7 +66,7 @@ def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
     return bool(vendors) and _GOOGLE not in vendors
 
 
-def join() -> None:
+def initialize_distributed() -> None:
     """Joins the processes that work together, as the environment says.
 
     On Cloud TPU, Slurm and Kubernetes jax finds the numbers itself; elsewhere they are given.

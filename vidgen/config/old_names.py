@@ -1,7 +1,7 @@
 """Configurations from before the modules of the package moved: each name is found in its new place.
 
     from vidgen.runs import trained        ->    from vidgen.train import frozen
-    FROZEN = @trained.Trained()            ->    FROZEN = @frozen.Trained()
+    FROZEN = @trained.Trained()            ->    FROZEN = @frozen.FrozenParams()
 
 So the config.gin of every training run, and a user's own files, go on working as they are.
 """
@@ -108,26 +108,40 @@ MOVED = {
     "runs.warm_start": "train.warm_start",
 }
 
-_IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)( as \w+)?[ \t]*$", re.MULTILINE)
+# Classes, or settings as Class.field, that a configuration can name, by their module of today.
+RENAMED = {
+    ("evals.metric_inputs", "Question"): "EvalData",
+    ("evals.metric_inputs", "Tools"): "MetricInputs",
+    ("evals.setup", "Subject"): "EvalModel",
+    ("imagen.students", "Course"): "StudentSchedule",
+    ("story.tell", "Tell"): "GenerateStory",
+    ("train.frozen", "Trained"): "FrozenParams",
+    ("train.guard", "Guard"): "DivergencePolicy",
+}
+
+_IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)(?: as (\w+))?[ \t]*$", re.MULTILINE)
 
 
 def with_new_names(text: str) -> str:
-    """The text of a .gin file in which no module has its old name."""
-    renamed: dict[str, str] = {}
+    """The text of a .gin file in which every module and class has the name that it has now."""
+    selectors: dict[str, str] = {}
 
     def new_import(line: re.Match[str]) -> str:
         package, name, alias = line.groups()
-        module = MOVED.get(f"{package}.{name}")
-        if module is None:
-            return line.group()
+        module = MOVED.get(f"{package}.{name}", f"{package}.{name}")
         package, _, new = module.rpartition(".")
-        if not alias:
-            renamed[name] = new
-        return f"from vidgen.{package} import {new}{alias or ''}"
+        before, now = alias or name, alias or new
+        if before != now:
+            selectors[f"{before}."] = f"{now}."
+        for (owner, old_class), new_class in RENAMED.items():
+            if owner == module:
+                selectors[f"{before}.{old_class}"] = f"{now}.{new_class}"
+        return f"from vidgen.{package} import {new}" + (f" as {alias}" if alias else "")
 
     text = _IMPORT.sub(new_import, text)
-    for old, new in renamed.items():
+    for old in sorted(selectors, key=len, reverse=True):
         # Of a selector, as in `@base/old.Class()` or `old.Class.field = 1`; quotes stay.
-        pattern = rf"""("[^"\n]*"|'[^'\n]*')|(?<![\w.]){old}\.(?=[A-Za-z_])"""
-        text = re.sub(pattern, lambda found, new=new: found[1] or f"{new}.", text)
+        end = r"(?=[A-Za-z_])" if old.endswith(".") else r"(?!\w)"
+        pattern = rf"""("[^"\n]*"|'[^'\n]*')|(?<![\w.]){re.escape(old)}{end}"""
+        text = re.sub(pattern, lambda match, new=selectors[old]: match[1] or new, text)
     return text

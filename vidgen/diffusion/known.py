@@ -13,7 +13,7 @@ Replacement by itself tells b about a only through noisy z, and b then agrees ba
 score of z_b lacks ∇ log q(a | z), which reconstruction guidance approximates. It costs a backward
 pass through the denoiser at every step.
 
-Order: guidance, `drawn_to`, thresholding, `imposed`.
+Order: guidance, `reconstruction_guidance`, thresholding, `replace_known`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vidgen.diffusion.schedules import diffuse
 from vidgen.types import Known
 
 
-def drawn_to(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
+def reconstruction_guidance(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
     """`x0_fn` with its unknown part drawn to agree with the known one; `weight` 0: unchanged.
 
     Args:
@@ -46,7 +46,7 @@ def drawn_to(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
     return reconstruction_guided(x0_fn, visible, visible(known.video), weight)
 
 
-def imposed(x0_fn: X0Fn, known: Known, noise: Float[Array, "b *x"]) -> X0Fn:
+def replace_known(x0_fn: X0Fn, known: Known, noise: Float[Array, "b *x"]) -> X0Fn:
     """`x0_fn` that is shown, and answers, the known data wherever there is some.
 
     Args:

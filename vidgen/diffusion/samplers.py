@@ -32,7 +32,7 @@ from vidgen.diffusion.transitions import (
     Corrected,
     Ddim,
     DpmSolverPP2M,
-    Levels,
+    StepLevels,
     StochasticNStep,
     Transition,
     ddim_step,
@@ -48,7 +48,7 @@ __all__ = [
     "Corrected",
     "Ddim",
     "DpmSolverPP2M",
-    "Levels",
+    "StepLevels",
     "SamplerSpec",
     "StochasticNStep",
     "Transition",
@@ -139,7 +139,7 @@ def sample_stepwise(
 
 
 def _plan(logsnrs: Ladder, z: Float[Array, "b *x"], to_data: bool):
-    """(step number, Levels, return x̂?) of all steps, stacked."""
+    """(step number, StepLevels, return x̂?) of all steps, stacked."""
     if len(logsnrs) < 2:
         raise ValueError(f"A sampler needs at least 2 log-SNR levels, got {len(logsnrs)}.")
     xp = np if isinstance(logsnrs, np.ndarray) else jnp  # numpy compiles nothing
@@ -153,7 +153,7 @@ def _plan(logsnrs: Ladder, z: Float[Array, "b *x"], to_data: bool):
 
 def _step(x0_fn, transition, keys, carry, number, levels, is_last):
     z, x0_before = carry
-    levels = Levels(*levels)
+    levels = StepLevels(*levels)
     keys, logsnr = fold(keys, number + 1), jnp.full(z.shape[:1], levels.t)
     if isinstance(transition, Corrected):
         z = transition.corrected(x0_fn, keys, z, logsnr, number)

@@ -23,7 +23,7 @@ from vidgen.diffusion.parameterization import eps_from_x0
 from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand, posterior_mean, renoise
 
 
-class Levels(NamedTuple):
+class StepLevels(NamedTuple):
     """The log-SNRs that one step may look at, noisiest first (stacked: those of all steps).
 
     Attributes:
@@ -49,7 +49,7 @@ class Transition(Protocol):
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s, from z_t, x̂(z_t) and the x̂ of the previous step (0 in the first)."""
         ...
@@ -74,7 +74,7 @@ class Ddim:
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s."""
         return ddim_step(z, x0, levels.t, levels.s)
@@ -104,7 +104,7 @@ class Ancestral:
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s."""
         mean = posterior_mean(z, x0, levels.t, levels.s)
@@ -121,7 +121,7 @@ class StochasticNStep:
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s."""
         beyond = ddim_step(z, x0, levels.t, levels.beyond)
@@ -141,7 +141,7 @@ class DpmSolverPP2M:
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s."""
         extrapolation = 0.5 * (levels.s - levels.t) / (levels.t - levels.before)
@@ -183,7 +183,7 @@ class Corrected:
         z: Float[Array, "b *x"],
         x0: Float[Array, "b *x"],
         x0_before: Float[Array, "b *x"],
-        levels: Levels,
+        levels: StepLevels,
     ) -> Float[Array, "b *x"]:
         """z_s of the other transition."""
         return self.transition(keys, z, x0, x0_before, levels)

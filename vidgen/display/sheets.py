@@ -24,7 +24,7 @@ _GOLDEN = 0.61803398875  # steps of hue that do not come close to one another so
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class SceneRow:
     """A stretch of a film.
 
     Attributes:
@@ -119,7 +119,7 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
 
 def scenes(
     film: Float[np.ndarray, "t h w c"],
-    told: Sequence[Scene],
+    told: Sequence[SceneRow],
     *,
     columns: int = 14,
     height: int = 96,
@@ -145,7 +145,7 @@ def scenes(
     return shown.Picture(_stacked([_scene(film, scene, height, columns, lead) for scene in told]))
 
 
-def _scene(film: np.ndarray, scene: Scene, side: int, columns: int, lead: int) -> Image.Image:
+def _scene(film: np.ndarray, scene: SceneRow, side: int, columns: int, lead: int) -> Image.Image:
     """One scene: its prompt above, then at most `columns` frames."""
     begin, lead = scene.begin, min(lead, scene.begin)
     own = np.linspace(begin, scene.end - 1, min(columns - lead, scene.end - begin))

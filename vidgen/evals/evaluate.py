@@ -27,7 +27,7 @@ from vidgen.data.video.encode import write_video
 from vidgen.data.video.stream import RATES
 from vidgen.evals import collect
 from vidgen.evals.generated_clips import MadeClips
-from vidgen.evals.metric_inputs import Question, Tools
+from vidgen.evals.metric_inputs import EvalData, MetricInputs
 from vidgen.evals.metrics import METRICS, check_names
 from vidgen.evals.protocols import Protocol
 from vidgen.evals.report import page as report_page
@@ -56,9 +56,9 @@ class Evaluate:
       as_json: print the result as JSON instead of a table.
     """
 
-    question: Question
+    question: EvalData
     protocol: Protocol
-    tools: Tools
+    tools: MetricInputs
     folder: Path
     title: str
     metrics: tuple[str, ...] = ()

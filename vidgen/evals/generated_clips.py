@@ -21,7 +21,7 @@ from vidgen import paths
 from vidgen.data.video.transforms import to_float, to_uint8
 from vidgen.evals import collect
 from vidgen.evals.clips import ClipSet, digest
-from vidgen.evals.tasks import Maker
+from vidgen.evals.tasks import EvalTask
 from vidgen.types import VideoShape
 
 
@@ -37,7 +37,7 @@ class MadeClips:
       title: for people.
     """
 
-    maker: Maker
+    maker: EvalTask
     given: ClipSet
     samples: int
     folder: Path

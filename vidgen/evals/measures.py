@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from vidgen.evals.clips import digest
-from vidgen.evals.networks import Network
+from vidgen.evals.networks import FeatureNetwork
 from vidgen.sprites import probe
 from vidgen.sprites.sprites import Sprites
 
@@ -72,7 +72,7 @@ class Features:
         that one program is compiled.
     """
 
-    network: Network
+    network: FeatureNetwork
     side: str
     batch_size: int = 8
 
@@ -101,14 +101,14 @@ class Features:
 
 
 @functools.lru_cache(maxsize=8)
-def _on_devices(network: Network) -> tuple[Any, jax.sharding.Mesh]:
+def _on_devices(network: FeatureNetwork) -> tuple[Any, jax.sharding.Mesh]:
     """Parameters, a copy on every device of this process, and these devices."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("clips",))
     return jax.device_put(network.load(), NamedSharding(mesh, PartitionSpec())), mesh
 
 
 @functools.lru_cache(maxsize=8)
-def _program(network: Network) -> Callable[..., Any]:
+def _program(network: FeatureNetwork) -> Callable[..., Any]:
     return jax.jit(network.features)
 
 

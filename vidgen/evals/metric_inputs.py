@@ -1,7 +1,7 @@
 """Measures by the names of the rows that metrics need, and why some cannot be had.
 
-`Tools` holds what the user brings (weights) and what gin composes (perceptual distances, the text
-encoder); `Question` the clips. Together they say for each metric whether it can be computed.
+`MetricInputs` holds what the user brings (weights) and what gin composes (perceptual distances, the
+text encoder); `EvalData` the clips. Together they say for each metric whether it can be computed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Captions = Callable[[], Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class EvalData:
     """The clips, and what is known of them.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Tokens:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tools:
+class MetricInputs:
     """Where numbers come from.
 
     Attributes:
@@ -92,7 +92,7 @@ class Tools:
     clip: str | None = None
     batch_size: int = 8
 
-    def why_not(self, metric: str, question: Question) -> str | None:
+    def why_not(self, metric: str, question: EvalData) -> str | None:
         """A reason why this metric cannot be had of these clips; None if there is none."""
         needs, shape = METRICS[metric].needs, question.made.shape
         if any(need.endswith("/real") for need in needs) and question.real is None:
@@ -117,7 +117,7 @@ class Tools:
             return f"it needs {pixels} x {pixels} pixels, and frames have {shape}"
         return None
 
-    def wanted(self, asked: Sequence[str], question: Question) -> tuple[str, ...]:
+    def wanted(self, asked: Sequence[str], question: EvalData) -> tuple[str, ...]:
         """The metrics to compute: those asked for, or all that can be had.
 
         Raises:
@@ -131,7 +131,7 @@ class Tools:
                 raise ValueError(f"--metrics={name}: {why}.")
         return tuple(asked)
 
-    def measure(self, row: str, question: Question) -> Measure:
+    def measure(self, row: str, question: EvalData) -> Measure:
         """What computes the rows of that name."""
         name, _, side = row.partition("/")
         if name == "tokens" and question.tokenizer is not None:
@@ -166,7 +166,7 @@ class Tools:
             found |= {f"{name}/{column}": values for column, values in pairs.items()}
         return found
 
-    def network(self, name: str) -> networks.Network:
+    def network(self, name: str) -> networks.FeatureNetwork:
         """A feature network; its weights are fetched, or the user's."""
         if name == "inception":
             return networks.inception_v3(Path(self.inception or "").expanduser())

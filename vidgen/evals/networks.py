@@ -1,8 +1,8 @@
 """Feature networks as measures use them: which one, its weights' hash, and what goes into it.
 
-Everything that changes a number is in `Network.protocol`, and is printed with the result: the
-layer, the file and its SHA-256, the size that frames are brought to, how, and the range. Frames are
-resized bilinearly without anti-aliasing, as the I3D of the Fréchet video distance had them
+Everything that changes a number is in `FeatureNetwork.protocol`, and is printed with the result:
+the layer, the file and its SHA-256, the size that frames are brought to, how, and the range. Frames
+are resized bilinearly without anti-aliasing, as the I3D of the Fréchet video distance had them
 (Unterthiner et al. 2018) and the Inception network of FID; those of CLIP as its own were, bicubic
 with anti-aliasing, of the square in the middle.
 
@@ -36,7 +36,7 @@ I3D_FRAMES = i3d.MIN_FRAMES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Network:
+class FeatureNetwork:
     """A frozen network and what goes into it.
 
     Attributes:
@@ -111,10 +111,10 @@ class Network:
 
 
 @functools.lru_cache(maxsize=4)
-def kinetics() -> Network:
+def kinetics() -> FeatureNetwork:
     """I3D; its weights are fetched where they are not here."""
     folder = downloads.locate(i3d.ASSET)
-    return Network(
+    return FeatureNetwork(
         name="I3D-RGB Kinetics-400",
         layer="logits",
         file=folder / i3d.FILE,
@@ -126,10 +126,10 @@ def kinetics() -> Network:
 
 
 @functools.lru_cache(maxsize=4)
-def lite0() -> Network:
+def lite0() -> FeatureNetwork:
     """EfficientNet-Lite0; its weights are fetched where they are not here."""
     folder = downloads.locate(efficientnet.ASSET)
-    return Network(
+    return FeatureNetwork(
         name="EfficientNet-Lite0 ImageNet (not FID)",
         layer="pool",
         file=folder / efficientnet.FILE,
@@ -141,7 +141,7 @@ def lite0() -> Network:
 
 
 @functools.lru_cache(maxsize=4)
-def inception_v3(file: Path) -> Network:
+def inception_v3(file: Path) -> FeatureNetwork:
     """Inception-v3 with the user's weights."""
 
     def apply(params: Params, x: Array) -> Array:
@@ -149,7 +149,7 @@ def inception_v3(file: Path) -> Network:
         unbiased = found["logits"] - params["logits"]["bias"]
         return jnp.concatenate([found["pool"], unbiased], axis=1)
 
-    return Network(
+    return FeatureNetwork(
         name="Inception-v3 of FID",
         layer="pool, logits without bias",
         file=file,
@@ -161,10 +161,10 @@ def inception_v3(file: Path) -> Network:
 
 
 @functools.lru_cache(maxsize=4)
-def clip_images(folder: Path) -> Network:
+def clip_images(folder: Path) -> FeatureNetwork:
     """The image tower of the user's CLIP."""
     sizes = clip_files.read_sizes(folder)
-    return Network(
+    return FeatureNetwork(
         name=f"CLIP in {folder.name}",
         layer="image features",
         file=clip_files.weights_file(folder),
@@ -190,9 +190,9 @@ def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]
 
 
 @functools.lru_cache(maxsize=4)
-def sprites() -> Network:
+def sprites() -> FeatureNetwork:
     """The clip tower of the network that knows vidgen's sprites."""
-    return Network(
+    return FeatureNetwork(
         name="sprite match (not CLIP)",
         layer="clip features",
         file=match.FILE,

@@ -15,9 +15,9 @@ from typing import Any
 from vidgen.data.sources.folder import Source
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.generated_clips import MadeClips
-from vidgen.evals.metric_inputs import Question
+from vidgen.evals.metric_inputs import EvalData
 from vidgen.evals.protocols import Protocol
-from vidgen.evals.tasks import Generated, Maker, Predicted, Reconstructed, Restored
+from vidgen.evals.tasks import EvalTask, Generated, Predicted, Reconstructed, Restored
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvalModel:
     """What a configuration of training says, as far as an evaluation wants to know.
 
     Attributes:
@@ -91,14 +91,14 @@ class Subject:
 
 
 def maker(
-    subject: Subject,
+    subject: EvalModel,
     protocol: Protocol,
     stages: Sequence[Stage],
     run: Generate | None,
     model_dir: str,
     sampling: Sampling,
     step: int | PerStage | None,
-) -> Maker:
+) -> EvalTask:
     """What makes the clips.
 
     Args:
@@ -155,14 +155,14 @@ def _of_pictures(stage: Stage) -> Stage:
 
 
 def question(
-    subject: Subject, protocol: Protocol, making: Maker, title: str, folder: Path
-) -> Question:
+    subject: EvalModel, protocol: Protocol, making: EvalTask, title: str, folder: Path
+) -> EvalData:
     """The clips that are made and true, and what is known of them."""
     real = subject.data(making.shape, protocol)
     made = MadeClips(
         maker=making, given=real, samples=protocol.samples, folder=folder / "clips", title=title
     )
-    return Question(
+    return EvalData(
         made=made,
         real=real,
         paired=making.task != "generate" and protocol.samples == 1,

@@ -33,7 +33,7 @@ Video = Float[np.ndarray, "b t h w c"]
 
 
 @runtime_checkable
-class Maker(Protocol):
+class EvalTask(Protocol):
     """Makes clips for given ones."""
 
     @property

@@ -60,7 +60,7 @@ from vidgen.types import (
 Denoise = Callable[[Float[Array, "b *x"], Float[Array, "b"]], Float[Array, "b *x"]]
 
 
-class Levels(NamedTuple):
+class DistillationLevels(NamedTuple):
     """Where a step of the student begins (t) and ends (s), and its teacher's halfway house (m)."""
 
     t: Float[Array, "b"]
@@ -116,7 +116,7 @@ class Distillation(abc.ABC):
         """The stage that the frozen parameters belong to."""
 
     @abc.abstractmethod
-    def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
+    def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
         """Noise levels of a training batch."""
 
     @abc.abstractmethod
@@ -126,7 +126,7 @@ class Distillation(abc.ABC):
         cond: Conditioning,
         weight: Float[Array, "b"],
         z: Float[Array, "b t h w c"],
-        levels: Levels,
+        levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
         """What the student's network should output for z at levels.t, with the weight w."""
 
@@ -201,10 +201,10 @@ class GuidanceDistillation(Distillation):
         """The stage as it was trained, without the guidance weight as an input."""
         return dataclasses.replace(self.stage, guidance_input=False, learned=None)
 
-    def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
+    def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
         """One level each; there is no step to take."""
         logsnr = schedules.draw_logsnrs(self.times, self.stage.schedule, key, batch_size)
-        return Levels(logsnr, logsnr, logsnr)
+        return DistillationLevels(logsnr, logsnr, logsnr)
 
     def target(
         self,
@@ -212,7 +212,7 @@ class GuidanceDistillation(Distillation):
         cond: Conditioning,
         weight: Float[Array, "b"],
         z: Float[Array, "b t h w c"],
-        levels: Levels,
+        levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
         """The guided output: guidance is the same in any output space, as all are affine in x0."""
         both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
@@ -253,20 +253,22 @@ class ProgressiveDistillation(Distillation):
         """The student of the phase before."""
         return self.stage
 
-    def levels(self, key: Key[Array, ""], batch_size: int) -> Levels:
+    def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
         """t = i/N with i drawn evenly from 1 ... N; inf stands for data."""
         u = schedules.UniformTimes()(key, batch_size)
         return self.step_levels(jnp.minimum(jnp.floor(u * self.steps), self.steps - 1) + 1)
 
-    def step_levels(self, i: Float[Array, "b"]) -> Levels:
+    def step_levels(self, i: Float[Array, "b"]) -> DistillationLevels:
         """The levels of the step from t = i/N."""
 
         def level(j: Float[Array, "b"]) -> Float[Array, "b"]:
             return self.stage.schedule(jnp.maximum(j, 0) / self.steps)
 
         if not self.stochastic:
-            return Levels(level(i), level(i - 0.5), jnp.where(i == 1, jnp.inf, level(i - 1)))
-        return Levels(level(i), level(i - 1), jnp.where(i == 2, jnp.inf, level(i - 2)))
+            return DistillationLevels(
+                level(i), level(i - 0.5), jnp.where(i == 1, jnp.inf, level(i - 1))
+            )
+        return DistillationLevels(level(i), level(i - 1), jnp.where(i == 2, jnp.inf, level(i - 2)))
 
     def target(
         self,
@@ -274,7 +276,7 @@ class ProgressiveDistillation(Distillation):
         cond: Conditioning,
         weight: Float[Array, "b"],
         z: Float[Array, "b t h w c"],
-        levels: Levels,
+        levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
         """The output that stands for `two_step_target`."""
         told = cond.replace(guidance_weight=weight)

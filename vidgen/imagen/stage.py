@@ -47,7 +47,7 @@ from vidgen.types import (
 
 
 @runtime_checkable
-class Network(Protocol):
+class DenoisingNetwork(Protocol):
     """A pair of pure functions: a Linen module whose call denoises (imagen/unet.py)."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Params:
@@ -89,7 +89,7 @@ class DiffusionStage:
     name: str = "base"
     shape: VideoShape
     train_shape: VideoShape | None = None
-    network: Network
+    network: DenoisingNetwork
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
     times: schedules.Times = schedules.UniformTimes()
     parameterization: str | parameterization.Parameterization = "v"
@@ -189,7 +189,7 @@ class DiffusionStage:
             both = guidance.pair(cond, cond.replace(text=mix.second))
             x0_fn = guidance.mixed(self._guided(params, both, steps), mix.weight)
         if known is not None:
-            x0_fn = known_content.drawn_to(x0_fn, known, spec.reconstruction)
+            x0_fn = known_content.reconstruction_guidance(x0_fn, known, spec.reconstruction)
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
 
     def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
@@ -255,7 +255,7 @@ class DiffusionStage:
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
-            x0_fn = known_content.imposed(x0_fn, known, z)
+            x0_fn = known_content.replace_known(x0_fn, known, z)
         return x0_fn, {"z": z, "keys": split[:, 1]}
 
     @property

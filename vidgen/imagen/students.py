@@ -60,7 +60,7 @@ def student(
     )
 
 
-class Phase(NamedTuple):
+class StudentPhase(NamedTuple):
     """One training run among several.
 
     Attributes:
@@ -75,7 +75,7 @@ class Phase(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Course:
+class StudentSchedule:
     """The phases that lead to a student.
 
     Attributes:
@@ -105,7 +105,7 @@ class Course:
             )
         for name in ("train_steps", "guidance_train_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"Course.{name} is {value}; it must be >= 1.")
+                raise ValueError(f"StudentSchedule.{name} is {value}; it must be >= 1.")
         self.phases()
         check_weights(self.student.name, self.student.guidance, self._agreed_range())
 
@@ -116,12 +116,12 @@ class Course:
         found = checked_range(asked)
         if known and found != known:
             raise ValueError(
-                f"Course.weight_range is {found}, and the student's is {known}: set both, by "
-                "GUIDANCE_RANGE."
+                f"StudentSchedule.weight_range is {found}, and the student's is {known}: set both, "
+                "by GUIDANCE_RANGE."
             )
         return found
 
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[StudentPhase, ...]:
         """Guidance, the halvings, and for the stochastic sampler one more."""
         sampler, steps = self.student.sampler, self.start_steps
         common: dict[str, Any] = {"weight_range": self.weight_range}
@@ -143,7 +143,7 @@ class Course:
         updates += [self.train_steps] * (len(found) - 1)
         named = zip(found, updates, strict=True)
         return tuple(
-            Phase(f"{i:02}_{name}", model, count)
+            StudentPhase(f"{i:02}_{name}", model, count)
             for i, ((name, model), count) in enumerate(named, start=1)
         )
 

@@ -121,7 +121,7 @@ class Stage:
         text = (self.text_encoder.length, self.text_encoder.dim)
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
         frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
-        return trained.joined(self.model, params, frozen)
+        return trained.merge_params(self.model, params, frozen)
 
     def identity(self, params: Params) -> dict[str, Any]:
         """What its clips depend on besides text, noise and sampling, as plain data.

@@ -56,7 +56,7 @@ class Block(nn.Module):
         return x + y, (one, two)
 
 
-class Film(nn.Module):
+class FiLM(nn.Module):
     """norm(x)·(1 + scale) + shift, both from the latents; the plain norm at the start.
 
     Attributes:
@@ -84,7 +84,7 @@ class Film(nn.Module):
         return norm(self.norm, width, name="norm", dtype=self.dtype)(x) * (1 + scale) + shift
 
 
-class Settings(nn.Module):
+class ConvSettings(nn.Module):
     """The fields of both halves; see `CausalConv3D`."""
 
     widths: Sequence[int] = (128, 256, 256, 512)
@@ -111,7 +111,7 @@ class Settings(nn.Module):
         return swish(norm(self.norm, x.shape[-1], name="head_norm", dtype=self.dtype)(x))
 
 
-class Encoder(Settings):
+class ConvEncoder(ConvSettings):
     """Video to latents."""
 
     @nn.compact
@@ -133,7 +133,7 @@ class Encoder(Settings):
         return run(self._conv(self.widths[-1], "head"), self._activate(x)), run.kept
 
 
-class Decoder(Settings):
+class ConvDecoder(ConvSettings):
     """Latents to video."""
 
     @nn.compact
@@ -146,7 +146,7 @@ class Decoder(Settings):
         x = run(self._conv(self.widths[-1], "stem"), latents)
         for level in reversed(range(len(self.widths))):
             strides = math.prod(self.time[level:]), math.prod(self.space[level:])
-            film = Film(*strides, self.norm, self.dtype, name=f"level{level}_film")
+            film = FiLM(*strides, self.norm, self.dtype, name=f"level{level}_film")
             x = film(x, latents, starts=starts)
             for block in self._blocks(level):
                 x = run(block, x)
@@ -159,7 +159,7 @@ class Decoder(Settings):
         return depth_to_space(head(self._activate(x)), self.pixel_patch), run.kept
 
 
-class CausalConv3D(Settings):
+class CausalConv3D(ConvSettings):
     """The autoencoder; satisfies the same protocol as `cvivit.CViViT`.
 
     Attributes:
@@ -208,10 +208,10 @@ class CausalConv3D(Settings):
 
     def setup(self) -> None:
         """Make both halves."""
-        fields = dataclasses.fields(Settings)
+        fields = dataclasses.fields(ConvSettings)
         own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = Encoder(**own)
-        self.decoder = Decoder(**own)
+        self.encoder = ConvEncoder(**own)
+        self.decoder = ConvDecoder(**own)
 
     @property
     def features(self) -> int:

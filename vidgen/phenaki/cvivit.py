@@ -37,7 +37,7 @@ from vidgen.nn.transformer import KV, Transformer, causal_mask
 PLACE_FEATURES = 24
 
 
-class Settings(nn.Module):
+class CViViTSettings(nn.Module):
     """The fields of both halves; see `CViViT`."""
 
     patch: tuple[int, int, int] = (2, 8, 8)
@@ -105,7 +105,7 @@ class Settings(nn.Module):
         return x
 
 
-class Encoder(Settings):
+class CViViTEncoder(CViViTSettings):
     """Video to latents; `starts` is whether its first frame is the first of the clip."""
 
     @nn.compact
@@ -134,7 +134,7 @@ class Encoder(Settings):
         return dense(to_patches(x, (frames, *self.patch[1:])))
 
 
-class Decoder(Settings):
+class CViViTDecoder(CViViTSettings):
     """Latents to video; `starts` is whether their first step is the first frame of the clip."""
 
     @nn.compact
@@ -169,7 +169,7 @@ class Decoder(Settings):
         return spatial_conv(self.channels, ("conv_in", "pixels"), name="head")(x)
 
 
-class CViViT(Settings):
+class CViViT(CViViTSettings):
     """The autoencoder; satisfies the `Autoencoder` protocol of phenaki/tokenizer.py.
 
     Attributes:
@@ -193,10 +193,10 @@ class CViViT(Settings):
 
     def setup(self) -> None:
         """Make both halves."""
-        fields = dataclasses.fields(Settings)
+        fields = dataclasses.fields(CViViTSettings)
         own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = Encoder(**own)
-        self.decoder = Decoder(**own)
+        self.encoder = CViViTEncoder(**own)
+        self.decoder = CViViTDecoder(**own)
 
     @property
     def features(self) -> int:

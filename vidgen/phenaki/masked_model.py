@@ -275,7 +275,7 @@ class MaskedVideoModel:
         """The models whose parameters `loss` finds in `frozen`."""
         return {"tokenizer": self.tokenizer}
 
-    def joined(self, params: Params, frozen: Frozen) -> Params:
+    def merge_params(self, params: Params, frozen: Frozen) -> Params:
         """What `generate` takes: the network's own parameters, and those of its tokenizer.
 
         Raises:
@@ -297,7 +297,7 @@ class MaskedVideoModel:
     ) -> Float[Array, "b t h w c"]:
         """Videos for `text`, with the content that is known (phenaki/generation.py).
 
-        `params` are `joined`; there is no low-resolution video to start from.
+        `params` come from `merge_params`; there is no low-resolution video to start from.
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")

@@ -85,7 +85,7 @@ class ClipCutter:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Film:
+class SourceVideo:
     """A video file to cut.
 
     Attributes:
@@ -120,7 +120,7 @@ class Cut:
     captioned: bool = False
 
 
-def cut_film(film: Film, cutter: ClipCutter, folder: str) -> Cut:
+def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
     """Cuts a film, or reads what was cut of it before.
 
     A film that cannot be used gives no clip, and says why; it raises nothing.
@@ -165,14 +165,14 @@ def cut_film(film: Film, cutter: ClipCutter, folder: str) -> Cut:
     return found
 
 
-def rejected(film: Film, reason: str) -> Cut:
+def rejected(film: SourceVideo, reason: str) -> Cut:
     """What is said of a film that gives no clips."""
     kind = re.split(r" *[:(]", reason)[0]  # without what differs from film to film
     counts = collections.Counter({("films",): 1, ("rejected films", kind): 1})
     return Cut(film=film.name, counts=counts, reason=reason)
 
 
-def _mark(film: Film) -> str:
+def _mark(film: SourceVideo) -> str:
     """Tells a film, its content and its shots, without reading it."""
     stats = []
     for path in (pathlib.Path(film.path), shots_file(film.path)):
@@ -203,7 +203,7 @@ def _order(item: tuple[tuple[str, ...], int]) -> tuple:
     return tuple((float(part), part) if part.isdigit() else (0.0, part) for part in item[0])
 
 
-def _clips(film: Film, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecord]:
+def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecord]:
     """The clips of a film, in order."""
     for _, shot in itertools.groupby(_in_shots(film, cutter), key=lambda found: found[0]):
         counts["shots",] += 1
@@ -219,7 +219,7 @@ def _clips(film: Film, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecor
             yield clip
 
 
-def _in_shots(film: Film, cutter: ClipCutter) -> Iterator[tuple[int, StreamedFrame]]:
+def _in_shots(film: SourceVideo, cutter: ClipCutter) -> Iterator[tuple[int, StreamedFrame]]:
     """(number of the shot, frame) of the frames of a film."""
     frames = stream_frames(film.path)
     given = shots_file(film.path)
@@ -233,7 +233,7 @@ def _in_shots(film: Film, cutter: ClipCutter) -> Iterator[tuple[int, StreamedFra
     yield from by_list(frames, shots)
 
 
-def _clip(film: Film, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> ClipRecord:
+def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> ClipRecord:
     """Frames as a record, encoded while they come."""
     shape, buffer, first, last, count = cutter.shape, io.BytesIO(), None, None, 0
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.

@@ -60,7 +60,7 @@ class Encode:
         """Encodes, and tells how many captions there are."""
         part, parts = this_process()
         encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
-        text_cache.Manifest(
+        text_cache.TextCacheManifest(
             encoder=encoder.name,
             length=encoder.length,
             dim=encoder.dim,

@@ -67,7 +67,7 @@ class EncodeTokens:
         """Encodes, and tells how many examples there are."""
         part, parts = this_process()
         shape, frozen = self.source.shape, self.weights() or {}
-        manifest = token_cache.Manifest(
+        manifest = token_cache.TokenCacheManifest(
             tokenizer=fingerprint(lambda: frozen),
             codes=self.tokenizer.codes,
             grid=self.tokenizer.grid(shape.frames, shape.height, shape.width),
@@ -86,7 +86,9 @@ class EncodeTokens:
         count, bad = found["examples"], found["bad"]
         log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
 
-    def _encode(self, params: Params, manifest: token_cache.Manifest, part: int, done: int) -> None:
+    def _encode(
+        self, params: Params, manifest: token_cache.TokenCacheManifest, part: int, done: int
+    ) -> None:
         """Writes the shards of a part from number `done` on."""
         encode = jax.jit(self.tokenizer.encode)
         numbers = manifest.of_part(part)[done * self.shard_size :]

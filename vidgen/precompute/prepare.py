@@ -31,8 +31,8 @@ from vidgen.data.sources.captions import MISSING_CAPTIONS, listed_files
 from vidgen.data.sources.clip_records import (
     MANIFEST,
     ClipRecord,
-    Manifest,
     Shard,
+    ShardsManifest,
     captions_file,
     write_shard,
 )
@@ -41,7 +41,7 @@ from vidgen.precompute.clip_cutting import (
     ClipCutter,
     Counts,
     Cut,
-    Film,
+    SourceVideo,
     cut_film,
     described,
     rejected,
@@ -97,7 +97,7 @@ class Prepare:
         _ = self.films  # so that a wrong folder is reported when it is configured
 
     @functools.cached_property
-    def films(self) -> tuple[Film, ...]:
+    def films(self) -> tuple[SourceVideo, ...]:
         """The videos, in sorted order."""
         root = self.videos
         while re.search(r"[*?\[]", root):
@@ -115,7 +115,7 @@ class Prepare:
             )
         names = [pathlib.Path(path).relative_to(root).as_posix() for path, _ in found]
         return tuple(
-            Film(path=os.path.abspath(path), name=name, captions=captions)
+            SourceVideo(path=os.path.abspath(path), name=name, captions=captions)
             for name, (path, captions) in zip(names, found, strict=True)
         )
 
@@ -168,7 +168,7 @@ class Prepare:
                 for path in (shard.file, captions_file(shard.file)):
                     os.replace(work / "shards" / path, pathlib.Path(self.output, path))
             clip = {"height": shape.height, "width": shape.width, "fps": shape.fps}
-            Manifest(shards=shards, clip=clip, statistics=statistics).write(self.output)
+            ShardsManifest(shards=shards, clip=clip, statistics=statistics).write(self.output)
         for old in pathlib.Path(self.output).glob(".work-*"):
             shutil.rmtree(old, ignore_errors=True)
         if not statistics["clips"]:
@@ -197,14 +197,14 @@ class _Place(NamedTuple):
     number: int
 
 
-def _listed(work: str) -> Iterator[Film]:
+def _listed(work: str) -> Iterator[SourceVideo]:
     with pathlib.Path(work, "films.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             film = json.loads(line)
-            yield Film(**film | {"captions": tuple(film["captions"])})
+            yield SourceVideo(**film | {"captions": tuple(film["captions"])})
 
 
-def _cut(film: Film, cutter: ClipCutter, work: str, skip: bool) -> Cut:
+def _cut(film: SourceVideo, cutter: ClipCutter, work: str, skip: bool) -> Cut:
     if skip and not film.captions:
         return rejected(film, "has no caption")
     found = cut_film(film, cutter, os.path.join(work, "films"))

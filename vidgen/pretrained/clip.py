@@ -8,10 +8,10 @@ Both towers are pre-norm transformers, that of the text causal; f is GELU or x s
     image   W LN(x[0])     of LN([class, patches] + place), pixels normalised as the weights expect
     text    W LN(x[end])   of word[id] + place
 
-and both are brought to unit length, so that a product of the two is a cosine; times `Clip.scale`
-it is the logit that CLIP was trained on. The CLIP score of Hessel et al. 2021 is 2.5 times the
-cosine's positive part; many papers give 100 times the cosine. No package of the Python package
-index carries the weights.
+and both are brought to unit length, so that a product of the two is a cosine; times
+`ClipModel.scale` it is the logit that CLIP was trained on. The CLIP score of Hessel et al. 2021 is
+2.5 times the cosine's positive part; many papers give 100 times the cosine. No package of the
+Python package index carries the weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clip:
+class ClipModel:
     """A loaded CLIP: a PyTree of its weights, which may be handed to a jitted function.
 
     Attributes:
@@ -55,7 +55,7 @@ class Clip:
         return jnp.exp(self.params["logit_scale"])
 
 
-def load(folder: Path) -> Clip:
+def load(folder: Path) -> ClipModel:
     """The CLIP in a folder of Hugging Face's: config.json, tokenizer.json and one file of weights.
 
     Raises:
@@ -63,7 +63,7 @@ def load(folder: Path) -> Clip:
       ValueError: they are not those of a CLIP, or not of the same one.
     """
     sizes = clip_files.read_sizes(folder)
-    return Clip(
+    return ClipModel(
         tokenizer=clip_files.read_tokenizer(folder, sizes),
         params=clip_files.read_params(folder, sizes),
         sizes=sizes,
@@ -71,7 +71,7 @@ def load(folder: Path) -> Clip:
 
 
 def tokens(
-    clip: Clip, prompts: Sequence[str]
+    clip: ClipModel, prompts: Sequence[str]
 ) -> tuple[Int[np.ndarray, "n s"], Bool[np.ndarray, "n s"]]:
     """Ids, and the mask of real tokens; s = 77 in all published models.
 
@@ -88,7 +88,7 @@ def tokens(
     return ids, np.array([encoding.attention_mask for encoding in encodings], bool)
 
 
-def image_features(clip: Clip, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+def image_features(clip: ClipModel, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
     """Features of unit length of RGB images in [-1, 1].
 
     Args:
@@ -116,7 +116,7 @@ def image_features(clip: Clip, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"
 
 
 def text_features(
-    clip: Clip, ids: Int[Array, "n s"], mask: Bool[Array, "n s"]
+    clip: ClipModel, ids: Int[Array, "n s"], mask: Bool[Array, "n s"]
 ) -> Float[Array, "n d"]:
     """Features of unit length of prompts.
 

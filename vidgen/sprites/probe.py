@@ -30,7 +30,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vidgen.data.video.transforms import to_uint8
 from vidgen.sprites import render
-from vidgen.sprites.scenes import ANIMATION_FPS, BACKGROUNDS, GROWTH, MOTIONS, Scene, paint
+from vidgen.sprites.scenes import ANIMATION_FPS, BACKGROUNDS, GROWTH, MOTIONS, SpriteScene, paint
 from vidgen.sprites.split import Triple
 from vidgen.sprites.sprites import Sprites
 
@@ -248,7 +248,7 @@ def _synthesis_error(
     travel = float(np.clip(np.abs(_change(_track(weight)[0])).max(), 0.3, 0.6))
     best = np.inf
     for scale, phase in itertools.product(_SCALES, _PHASES):
-        scene = Scene(
+        scene = SpriteScene(
             subject=subject,
             motion=motion,
             background=background,

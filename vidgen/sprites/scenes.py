@@ -5,8 +5,8 @@ the smaller of both)
 
     center(u) = middle + direction * travel * (u - 1/2)        side(u) = scale * growth(u)
 
-A `Course` is a path of several motions, one after the other, in a world with walls. From time u₀ to
-u₁ of one motion, with p the place and g the size relative to `scale`,
+A `SpriteMotion` is a path of several motions, one after the other, in a world with walls. From time
+u₀ to u₁ of one motion, with p the place and g the size relative to `scale`,
 
     p(u₁) = clip(p(u₀) + direction * travel * (u₁ - u₀), WALLS)
     g(u₁) = clip(g(u₀) + 2 GROWTH * growth * (u₁ - u₀), 1 - GROWTH, 1 + GROWTH)
@@ -64,7 +64,7 @@ Part = tuple[str, float]  # a motion and how long it lasts, in units of u
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Course:
+class SpriteMotion:
     """A path through a world with walls.
 
     Attributes:
@@ -96,7 +96,7 @@ def rates(motion: str, travel: float) -> Float[np.ndarray, "3"]:
 
 def draw_course(
     motion: str, travel: float, lead: float, rng: np.random.Generator, *, before: Part | None = None
-) -> Course:
+) -> SpriteMotion:
     """A course from anywhere within the walls from where there is room for `motion`.
 
     Args:
@@ -116,11 +116,13 @@ def draw_course(
     if rng.random() < 0.5:  # the ordinary size should stay the commonest
         size = float(np.clip(1.0, low[2], high[2]))
     parts = ((motion, 1.0),)
-    return Course(begin=(y, x, size), parts=(before, *parts) if before else parts, travel=travel)
+    return SpriteMotion(
+        begin=(y, x, size), parts=(before, *parts) if before else parts, travel=travel
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
+class SpriteScene:
     """The truth behind one clip.
 
     Attributes:
@@ -148,7 +150,7 @@ class Scene:
     template: int = 0
     duration: float | None = None
     start: float = 0.0
-    course: Course | None = None
+    course: SpriteMotion | None = None
 
     def path(self, shape: VideoShape) -> Float[np.ndarray, "t 2"]:
         """(y, x) centers per frame, as fractions of height and width."""
@@ -191,7 +193,7 @@ def paint(
     sides: Float[np.ndarray, " t"],
     poses: Sequence[int],
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames with a sprite at these places, of these sizes (see `Scene`), in these poses."""
+    """Frames with a sprite at these places, of these sizes (see `SpriteScene`), in these poses."""
     video = np.empty(shape.thwc, np.uint8)
     video[:] = BACKGROUNDS[background]
     centers = path * np.array([shape.height, shape.width])

@@ -35,7 +35,7 @@ from vidgen.data.sources.folder import Example
 from vidgen.sprites import grammar, scenes
 from vidgen.sprites import render as sprite_frames
 from vidgen.sprites import split as sprite_split
-from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS, Course, Scene
+from vidgen.sprites.scenes import BACKGROUNDS, MOTIONS, SpriteMotion, SpriteScene
 from vidgen.sprites.split import Triple
 from vidgen.types import VideoShape
 
@@ -154,7 +154,7 @@ class Sprites:
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return sprite_split.split(*names, self.held_out_fraction, self.seed)
 
-    def scene(self, index: int, rng: np.random.Generator) -> Scene:
+    def scene(self, index: int, rng: np.random.Generator) -> SpriteScene:
         """The scene of example `index`, drawn with `rng`."""
         triples = self.triples(self.split)
         subject, motion, background = triples[index % len(triples)]
@@ -162,10 +162,10 @@ class Sprites:
 
     def scene_of(
         self, subject: str, motion: str, background: str, rng: np.random.Generator
-    ) -> Scene:
+    ) -> SpriteScene:
         """A scene of the given triple; place, size, speed, phase and wording come from `rng`."""
         reach = self.travel[1] / 2 if self.stills else self.jitter
-        scene = Scene(
+        scene = SpriteScene(
             subject=subject,
             motion=None if self.stills else motion,
             background=background,
@@ -187,7 +187,7 @@ class Sprites:
         background: str,
         parts: Sequence[tuple[str, int]],
         rng: np.random.Generator,
-    ) -> tuple[Scene, VideoShape]:
+    ) -> tuple[SpriteScene, VideoShape]:
         """What a model should make of a story: one sprite, several motions, in a world with walls.
 
         Args:
@@ -208,7 +208,7 @@ class Sprites:
         first = min(1.0, lengths[0])
         course = scenes.draw_course(parts[0][0], travel, first, rng)
         walk = tuple((motion, length) for (motion, _), length in zip(parts, lengths, strict=True))
-        scene = Scene(
+        scene = SpriteScene(
             subject=subject,
             motion=parts[-1][0],
             background=background,
@@ -232,7 +232,7 @@ class Sprites:
             return 1 / (self.shape.fps * self.duration)
         return 1 / max(1, self.shape.frames - 1)
 
-    def _course(self, scene: Scene, rng: np.random.Generator) -> Course:
+    def _course(self, scene: SpriteScene, rng: np.random.Generator) -> SpriteMotion:
         """The path of a clip between walls."""
         assert scene.motion is not None
         clip = (self.shape.frames - 1) * self.frame_time
@@ -248,7 +248,7 @@ class Sprites:
             return dataclasses.replace(course, begin=(y, x, size))
         return scenes.draw_course(scene.motion, scene.travel, clip / 2, rng)
 
-    def _others(self, scene: Scene) -> list[str]:
+    def _others(self, scene: SpriteScene) -> list[str]:
         """Motions that may come before that of `scene`; training shows no held-out triple."""
         found = [motion for motion in self.motions if motion != scene.motion]
         if self.split != "train":
@@ -263,11 +263,13 @@ class Sprites:
         spare = round(self.duration * self.shape.fps) - self.shape.frames
         return int(rng.integers(max(spare, 0) + 1)) / self.shape.fps
 
-    def render(self, scene: Scene, shape: VideoShape | None = None) -> UInt8[np.ndarray, "t h w 3"]:
+    def render(
+        self, scene: SpriteScene, shape: VideoShape | None = None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of a scene, in this source's shape or another."""
         return scene.render(shape or self.shape)
 
-    def caption(self, scene: Scene) -> str:
+    def caption(self, scene: SpriteScene) -> str:
         """The caption of a scene."""
         return grammar.write(scene.subject, scene.motion, scene.background, scene.template)
 
@@ -282,7 +284,7 @@ class Sprites:
         return Example(video=self.render(scene), caption=self.caption(scene))
 
 
-def _walking(scene: Scene, course: Course) -> Scene:
+def _walking(scene: SpriteScene, course: SpriteMotion) -> SpriteScene:
     """`scene` along a course."""
     return dataclasses.replace(scene, middle=_pair(course.at(np.array([0.5]))[0]), course=course)
 

@@ -39,14 +39,14 @@ _LOCK = "lock"
 _IDENTITY = "identity.json"
 
 
-class FilmError(ValueError):
+class ResumeError(ValueError):
     """A film that cannot be continued; the message says what to do."""
 
 
-class Film:
+class ResumableVideo:
     """The growing film; use it in a `with` block, which leaves all that is finished on the disk.
 
-        with Film("film.mp4", fps=8, height=64, width=64, identity={...}) as film:
+        with ResumableVideo("film.mp4", fps=8, height=64, width=64, identity={...}) as film:
             begin, state = film.resume()
             for segment in segments[begin:]:
                 frames, state = make(segment, state)
@@ -81,7 +81,7 @@ class Film:
           restart: remove what there is and begin anew.
 
         Raises:
-          FilmError: an unfinished film of another identity, or one that another process makes.
+          ResumeError: an unfinished film of another identity, or one that another process makes.
           ValueError: the suffix of `output`, or a rate that this format cannot play.
           OSError: the folder cannot be made or written.
         """
@@ -111,7 +111,7 @@ class Film:
         Call it once, before the first `append`; it encodes what is finished.
 
         Raises:
-          FilmError: the folder is damaged.
+          ResumeError: the folder is damaged.
         """
         path = self.folder / "state.npz"
         if self._next is not None:
@@ -188,7 +188,7 @@ class Film:
         """Frames number `start` to `stop`, of those that are there, from the disk.
 
         Raises:
-          FilmError: the folder is damaged.
+          ResumeError: the folder is damaged.
         """
         load = functools.partial(np.load, mmap_mode="r", allow_pickle=False)
         parts = [np.zeros((0, *self._size, 3), np.uint8)]
@@ -208,7 +208,7 @@ class Film:
         finally:
             self._unlock()
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> ResumableVideo:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -226,7 +226,7 @@ class Film:
         if not path.exists():
             others = {p.name for p in self.folder.iterdir()} - {_LOCK, f"{_IDENTITY}.tmp"}
             if others:
-                raise FilmError(
+                raise ResumeError(
                     f"{self.folder} is no unfinished film, though it has its name: "
                     f"{min(others)} is in it. Move it away, or name another --output."
                 )
@@ -236,7 +236,7 @@ class Film:
         old = self._read(lambda path: json.loads(path.read_text(encoding="utf-8")), path)
         told = differences(old, self._identity)
         if told:
-            raise FilmError(
+            raise ResumeError(
                 f"{self.folder} holds an unfinished film of another kind: {told}. Begin this one "
                 f"anew with --restart, which removes that, or name another --output."
             )
@@ -245,7 +245,7 @@ class Film:
         try:
             return load(path)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise FilmError(
+            raise ResumeError(
                 f"{path} is missing or damaged, so the film cannot be continued: begin it anew "
                 f"with --restart."
             ) from error
@@ -292,7 +292,7 @@ def _locked(folder: Path) -> BinaryIO | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise FilmError(
+        raise ResumeError(
             f"another process is making this film in {folder}: wait for it, or name another "
             f"--output."
         ) from error

@@ -29,7 +29,7 @@ from vidgen.data.video.footage import FootageError
 from vidgen.data.video.transforms import to_uint8
 from vidgen.story import first_frames, storybench_format
 from vidgen.story.film import differences
-from vidgen.story.tell import Tell
+from vidgen.story.tell import GenerateStory
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class StoryBenchmark:
       limit: the first so many stories; None is all.
     """
 
-    tell: Tell
+    tell: GenerateStory
     tasks: Path
     output: Path
     samples: int = 1
@@ -91,7 +91,7 @@ class StoryBenchmark:
             names.add(name)
             yield name, entry, story
 
-    def _tell(self, name: str, story: Any, sample: int) -> Tell:
+    def _tell(self, name: str, story: Any, sample: int) -> GenerateStory:
         """What makes one film."""
         output = str(self.output / "films" / f"{name}.{sample}.npy")
         seed = (self.tell.seed or 0) + sample
@@ -112,7 +112,9 @@ class StoryBenchmark:
         return True
 
 
-def _film(tell: Tell, identity: Mapping[str, Any], params: Params) -> UInt8[np.ndarray, "t h w 3"]:
+def _film(
+    tell: GenerateStory, identity: Mapping[str, Any], params: Params
+) -> UInt8[np.ndarray, "t h w 3"]:
     """One film: made, or gone on with, or the one that is there if it is made of the same."""
     path = Path(tell.output)
     record, own = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)

@@ -31,7 +31,7 @@ from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import first_frames
 from vidgen.story import segments as story_plan
-from vidgen.story.film import Film
+from vidgen.story.film import ResumableVideo
 from vidgen.story.film_progress import FilmProgress
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment
@@ -44,7 +44,7 @@ CONTEXT_FRAMES = 5  # what Phenaki usually takes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tell:
+class GenerateStory:
     """The run mode of `vidgen generate --story`.
 
     Attributes:
@@ -160,10 +160,10 @@ class Tell:
             },
         }
 
-    def film(self, identity: Mapping[str, Any]) -> Film:
+    def film(self, identity: Mapping[str, Any]) -> ResumableVideo:
         """The film as far as it is there."""
         shape = self.model.shape
-        return Film(
+        return ResumableVideo(
             self.output,
             fps=shape.fps,
             height=shape.height,
@@ -172,7 +172,7 @@ class Tell:
             restart=self.restart,
         )
 
-    def fill(self, film: Film, params: Params) -> None:
+    def fill(self, film: ResumableVideo, params: Params) -> None:
         """Makes what `film` lacks of its frames, with these weights of the stage."""
         begin, state = film.resume()
         if begin == len(self.segments):
@@ -182,7 +182,9 @@ class Tell:
         context = self._beginning if state is None else state["context"]
         self._make(film, params, begin, context)
 
-    def _make(self, film: Film, params: Params, begin: int, context: np.ndarray | None) -> None:
+    def _make(
+        self, film: ResumableVideo, params: Params, begin: int, context: np.ndarray | None
+    ) -> None:
         """All segments from number `begin` on."""
         with FilmProgress(self.segments, begin) as progress:
 

@@ -10,9 +10,9 @@ length it makes them chunk by chunk,
 K a multiple of f; the last chunk is filled up with copies of the last frame and cut. So memory is
 that of one chunk, there is one program a stage, and no seam: what a chunk continues, it has seen.
 Stages pass over the whole film one after the other. Each reads, from the disk and to the bit, what
-the one before left there (`Film`), as well as the frames that it goes on from, so that a film that
-was stopped comes out as if it had not been. [guess] Phenaki names super-resolution as a way on, and
-says no more of it.
+the one before left there (`ResumableVideo`), as well as the frames that it goes on from, so that a
+film that was stopped comes out as if it had not been. [guess] Phenaki names super-resolution as a
+way on, and says no more of it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Stage
-from vidgen.story.film import Film, FilmError
+from vidgen.story.film import ResumableVideo, ResumeError
 from vidgen.story.film_progress import FilmProgress
 from vidgen.story.segments import Segment
-from vidgen.story.tell import Tell, segment_key
+from vidgen.story.tell import GenerateStory, segment_key
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, TextEmbedding, VideoShape
 
@@ -60,7 +60,7 @@ class Upscale:
       keep_stages: leave the film of every stage: film.maskgit.mp4, film.ssr1.mp4, ...
     """
 
-    tell: Tell
+    tell: GenerateStory
     stages: Sequence[Stage]
     overlap: float = OVERLAP
     keep_stages: bool = False
@@ -176,10 +176,10 @@ class Pass:
             "guidance": repr(getattr(self.model, "guidance", None)),
         }
 
-    def film_at(self, path: Path, identity: dict[str, Any], restart: bool) -> Film:
+    def film_at(self, path: Path, identity: dict[str, Any], restart: bool) -> ResumableVideo:
         """The film that comes out, as far as it is there."""
         made = self.made
-        return Film(
+        return ResumableVideo(
             path,
             fps=made.fps,
             height=made.height,
@@ -188,11 +188,13 @@ class Pass:
             restart=restart,
         )
 
-    def fill(self, film: Film, before: Film, identity: Mapping[str, Any]) -> None:
+    def fill(
+        self, film: ResumableVideo, before: ResumableVideo, identity: Mapping[str, Any]
+    ) -> None:
         """Makes what `film` lacks of its frames from those of `before`.
 
         Raises:
-          FilmError: the weights are no longer those of `identity`, of which the film is made.
+          ResumeError: the weights are no longer those of `identity`, of which the film is made.
         """
         begin, _ = film.resume()
         if begin == len(self.segments):
@@ -202,7 +204,7 @@ class Pass:
             log.info("%s goes on from chunk %d of %d", name, begin + 1, len(self.segments))
         params, text = self.stage.load(self.step), functools.lru_cache(1)(self._text)
         if self.identity(params) != identity:
-            raise FilmError(
+            raise ResumeError(
                 f"the weights of {name} in {self.stage.model_dir} have changed since this film was "
                 f"begun; choose the checkpoint with --step={name}=N, or begin anew with --restart."
             )
@@ -217,7 +219,9 @@ class Pass:
                 film.append(segment.index, video)
                 progress.end(segment)
 
-    def _clip(self, segment: Segment, film: Film, before: Film) -> dict[str, Any]:
+    def _clip(
+        self, segment: Segment, film: ResumableVideo, before: ResumableVideo
+    ) -> dict[str, Any]:
         """What the stage starts from in a chunk: arrays of the same shapes in all of them."""
         shape, (time, _) = self.model.shape, _factors(self.model)
         first = segment.first_frame - segment.context
@@ -246,7 +250,7 @@ def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
     return jax.random.fold_in(key, np.uint32(number))
 
 
-def _segments(tell: Tell, frames: int, clip: int, known: int) -> list[Segment]:
+def _segments(tell: GenerateStory, frames: int, clip: int, known: int) -> list[Segment]:
     """The chunks of a film of `frames` frames, each with the text of the scene it begins in."""
     told = tell.segments
     seed = tell.story.seed or 0 if tell.seed is None else tell.seed

@@ -59,7 +59,7 @@ class TextEncoder(Protocol):
         ...
 
 
-class Fed(NamedTuple):
+class EncodedBatch(NamedTuple):
     """A batch of this process, and the position of the data after it."""
 
     batch: VideoBatch | TokenBatch
@@ -119,21 +119,21 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
     return TextEmbedding(tokens=tokens, mask=mask)
 
 
-class Feed:
-    """Iterator over `Fed`; `waited` adds up the seconds that the caller had to wait."""
+class BatchPrefetcher:
+    """Iterator over `EncodedBatch`; `waited` adds up the seconds that the caller had to wait."""
 
     def __init__(self, iterator: Any, encoder: TextEncoder) -> None:
         """Starts to prepare the first batch at the iterator's position."""
         self._iterator = iterator
         self._encoder = encoder
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-feed")
-        self._next: Future[Fed | None] = self._pool.submit(self._prepare)
+        self._next: Future[EncodedBatch | None] = self._pool.submit(self._prepare)
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[Fed]:
+    def __iter__(self) -> Iterator[EncodedBatch]:
         return self
 
-    def __next__(self) -> Fed:
+    def __next__(self) -> EncodedBatch:
         start = time.perf_counter()
         fed = self._next.result()
         self.waited += time.perf_counter() - start
@@ -142,12 +142,12 @@ class Feed:
         self._next = self._pool.submit(self._prepare)
         return fed
 
-    def _prepare(self) -> Fed | None:
+    def _prepare(self) -> EncodedBatch | None:
         try:
             raw = next(self._iterator)
         except StopIteration:  # cannot travel through a Future
             return None
-        return Fed(encode_batch(raw, self._encoder), self._iterator.get_state())
+        return EncodedBatch(encode_batch(raw, self._encoder), self._iterator.get_state())
 
     def close(self) -> None:
         """Ends the thread and the reader's workers."""

@@ -44,7 +44,7 @@ class Student(Protocol):
 
 
 @runtime_checkable
-class Phase(Protocol):
+class DistillationPhase(Protocol):
     """One training run among several."""
 
     @property
@@ -64,10 +64,10 @@ class Phase(Protocol):
 
 
 @runtime_checkable
-class Course(Protocol):
+class DistillationSchedule(Protocol):
     """Phases that lead from a teacher to a student."""
 
-    def phases(self) -> Sequence[Phase]:
+    def phases(self) -> Sequence[DistillationPhase]:
         """In order; the first one's teacher is the trained model."""
         ...
 
@@ -119,7 +119,7 @@ class Distill:
       teacher_dir: folder of the trained model.
     """
 
-    course: Course
+    course: DistillationSchedule
     train: Train
     teacher_dir: str
 
@@ -155,7 +155,9 @@ class Distill:
         console.say(f"all {len(phases)} phases are done: the student is in {self.model_dir}")
         return state
 
-    def _phase(self, phase: Phase, number: int, weights: Weights, *, last: bool) -> Train:
+    def _phase(
+        self, phase: DistillationPhase, number: int, weights: Weights, *, last: bool
+    ) -> Train:
         """The training run of one phase."""
         shared = self.train.trainer
         optimizer: Any = shared.optimizer

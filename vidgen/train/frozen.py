@@ -1,6 +1,6 @@
-"""Trained networks that another model reads and does not change: the tokenizer of a transformer.
+"""Frozen networks that another model reads and does not change: the tokenizer of a transformer.
 
-model.joined(own parameters, frozen)        what such a model generates with
+model.merge_params(own parameters, frozen)        what such a model generates with
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vidgen.types import Frozen, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
+class FrozenParams:
     """Loads {name: averaged weights of a trained model}.
 
     Attributes:
@@ -61,7 +61,7 @@ class Trained:
 
 def over(weights: Callable[[], Frozen], mesh: Partitioner | None) -> Callable[[], Frozen]:
     """What loads the same onto another mesh: the devices of the training need not be here."""
-    return dataclasses.replace(weights, mesh=mesh) if isinstance(weights, Trained) else weights
+    return dataclasses.replace(weights, mesh=mesh) if isinstance(weights, FrozenParams) else weights
 
 
 def restored(
@@ -111,7 +111,7 @@ def fingerprint(weights: Callable[[], Frozen]) -> str:
     """What tells trained networks apart: a hash of the names, shapes and values of their weights.
 
     Args:
-      weights: loads them (`Trained`).
+      weights: loads them (`FrozenParams`).
     """
     digest = hashlib.sha256()
     for name, leaf in named_leaves(weights()).items():
@@ -121,9 +121,9 @@ def fingerprint(weights: Callable[[], Frozen]) -> str:
     return digest.hexdigest()[:16]
 
 
-def joined(model: Any, params: Params, frozen: Frozen) -> Params:
+def merge_params(model: Any, params: Params, frozen: Frozen) -> Params:
     """What `model` generates with: its own parameters, and those of the networks that it reads."""
-    join = getattr(model, "joined", None)
+    join = getattr(model, "merge_params", None)
     return params if join is None else join(params, frozen)
 
 

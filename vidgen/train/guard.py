@@ -26,7 +26,7 @@ class TrainingDiverged(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Guard:
+class DivergencePolicy:
     """What counts as a bad step, and what becomes of it.
 
     Attributes:
@@ -44,12 +44,16 @@ class Guard:
 
     def __post_init__(self) -> None:
         if self.policy not in ("stop", "skip"):
-            raise ValueError(f"Guard.policy is {self.policy!r}; choose 'stop' or 'skip'.")
+            raise ValueError(
+                f"DivergencePolicy.policy is {self.policy!r}; choose 'stop' or 'skip'."
+            )
         if self.spike is not None and not self.spike > 1:
-            raise ValueError(f"Guard.spike is {self.spike}; it must be over 1, or None.")
+            raise ValueError(f"DivergencePolicy.spike is {self.spike}; it must be over 1, or None.")
         for name in ("average", "patience"):
             if getattr(self, name) < 1:
-                raise ValueError(f"Guard.{name} is {getattr(self, name)}; it must be >= 1.")
+                raise ValueError(
+                    f"DivergencePolicy.{name} is {getattr(self, name)}; it must be >= 1."
+                )
 
     @property
     def skips(self) -> bool:
@@ -57,10 +61,10 @@ class Guard:
         return self.policy == "skip"
 
 
-class Watch:
+class LossMonitor:
     """Looks at every step of one run, on the host."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: DivergencePolicy) -> None:
         """Has seen nothing."""
         self._guard = guard
         self._mean, self._seen, self._row = 0.0, 0, 0
@@ -104,7 +108,11 @@ class Watch:
         kept = "there is no checkpoint yet" if saved is None else f"checkpoint {saved} is kept"
         raise TrainingDiverged(
             f"{what}; {kept}. Lower LEARNING_RATE or lengthen its warm-up, and run again"
-            + ("." if self._guard.skips else "; Guard.policy = 'skip' leaves such steps out.")
+            + (
+                "."
+                if self._guard.skips
+                else "; DivergencePolicy.policy = 'skip' leaves such steps out."
+            )
         )
 
     def state(self) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from vidgen.data.sources.folder import captions_per_clip
 from vidgen.data.video.encode import check_rate
 from vidgen.train import flops, profiler, progress
 from vidgen.train import frozen as trained
-from vidgen.train.batches import Dataset, Fed, Feed, TextEncoder, go_on
+from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch, TextEncoder, go_on
 from vidgen.train.callbacks import HeldOutLoss, Sampler
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
-from vidgen.train.guard import Watch
+from vidgen.train.guard import LossMonitor
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model import Batch, TrainState
 from vidgen.train.model_dir import check_model_dir
@@ -126,7 +126,7 @@ class _Session:
         self.console = progress.Console()
         self.spec = _batch_spec(run)
         self.log = Accumulator()
-        self.watch = Watch(run.trainer.guard)
+        self.watch = LossMonitor(run.trainer.guard)
         self.folder = epath.Path(run.model_dir).expanduser()  # no shell does in --gin.MODEL_DIR=~/m
         self.checkpointer = stack.enter_context(Checkpointer(self.folder, run.checkpoints))
         iterator = run.dataset.iterator(process=run.trainer.partitioner.batch_part())
@@ -137,7 +137,7 @@ class _Session:
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
         self.frozen: Frozen = None if run.frozen is None else run.frozen()
-        self.feed = Feed(iterator, run.text_encoder)
+        self.feed = BatchPrefetcher(iterator, run.text_encoder)
         stack.callback(self.feed.close)
         self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
         self.clock = progress.Clock()
@@ -190,7 +190,7 @@ class _Session:
                 self._report()
         self._see(unchecked)
 
-    def _next_batch(self, running: tuple[int, Metrics] | None) -> Fed | None:
+    def _next_batch(self, running: tuple[int, Metrics] | None) -> EncodedBatch | None:
         """The next batch; the time that the device had nothing to do meanwhile is added up."""
         before = self.feed.waited
         fed = next(self.feed, None)
@@ -208,7 +208,7 @@ class _Session:
         values = to_floats({name: metrics[name] for name in ("loss", "grad_norm")})
         self.watch.see(step, **values, saved=self.saved)
 
-    def _one_step(self, fed: Fed) -> Metrics:
+    def _one_step(self, fed: EncodedBatch) -> Metrics:
         trainer = self.run.trainer
         if not self.clock.compiled:
             _check_shapes(fed.batch, self.spec, trainer.partitioner.batch_part()[1])
@@ -253,7 +253,7 @@ class _Session:
         if self._due(run.checkpoint_every):
             self._save()
         if run.sampler is not None and self._due(run.sampler):
-            whole = trained.joined(run.trainer.model, params, self.frozen)
+            whole = trained.merge_params(run.trainer.model, params, self.frozen)
             clip = run.sampler(self.step, run.trainer, whole, run.text_encoder, self.folder)
             self.writer.write_video(self.step, "samples", clip)
         self.clock.pause(time.perf_counter() - began)

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from vidgen.train import fresh
-from vidgen.train.guard import Guard
+from vidgen.train.guard import DivergencePolicy
 from vidgen.train.model import Batch, Model, TrainState, ema_update
 from vidgen.train.optimizers import global_norm
 from vidgen.train.partitioning import Partitioner, Program, unbox
@@ -61,7 +61,7 @@ class Trainer:
     optimizer: Optimizer
     ema_decay: float | None = 0.9999
     microbatches: int = 1
-    guard: Guard = dataclasses.field(default_factory=Guard)
+    guard: DivergencePolicy = dataclasses.field(default_factory=DivergencePolicy)
 
     def __post_init__(self) -> None:
         if self.microbatches < 1:

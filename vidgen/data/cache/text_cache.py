@@ -70,7 +70,7 @@ class Encoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest(CacheManifest):
+class TextCacheManifest(CacheManifest):
     """What a cache of captions holds.
 
     Attributes:
@@ -202,8 +202,8 @@ class EncodedText:
             )
 
     @functools.cached_property
-    def _manifest(self) -> Manifest:
-        return Manifest.read(self.path)
+    def _manifest(self) -> TextCacheManifest:
+        return TextCacheManifest.read(self.path)
 
     @property
     def name(self) -> str:

@@ -42,7 +42,7 @@ from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest(CacheManifest):
+class TokenCacheManifest(CacheManifest):
     """What a cache of tokens holds.
 
     Attributes:
@@ -175,8 +175,8 @@ class TokenCache:
                 )
 
     @functools.cached_property
-    def _manifest(self) -> Manifest:
-        return Manifest.read(self.path)
+    def _manifest(self) -> TokenCacheManifest:
+        return TokenCacheManifest.read(self.path)
 
     def __len__(self) -> int:
         return self._manifest.numbers

@@ -18,7 +18,7 @@ from vidgen import paths
 from vidgen.data.sources.caption_text import parsed
 
 
-class Row(NamedTuple):
+class CaptionRow(NamedTuple):
     """What a table says.
 
     Attributes:
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 def csv_rows(
     table: str, name_column: str, is_name: Callable[[str], bool] = lambda text: False
-) -> Iterator[Row]:
+) -> Iterator[CaptionRow]:
     """The rows of a .csv whose header names `name_column` and "caption", but for empty ones.
 
     Args:
@@ -71,7 +71,7 @@ def csv_rows(
                 f"{table} line {line}: a quotation mark is not closed and takes in the row of "
                 f'{inside}; close it, and write "" for a quotation mark inside of a caption.'
             )
-        yield Row(line, row[name_at].strip(), row[caption_at])
+        yield CaptionRow(line, row[name_at].strip(), row[caption_at])
 
 
 def _next(table: str, rows: Any) -> list[str] | None:
@@ -110,7 +110,7 @@ def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]
     return ""
 
 
-def jsonl_rows(table: str) -> Iterator[Row]:
+def jsonl_rows(table: str) -> Iterator[CaptionRow]:
     """The rows of a .jsonl with "file" and "caption"; its captions may be any value of JSON.
 
     Raises:
@@ -131,7 +131,7 @@ def jsonl_rows(table: str) -> Iterator[Row]:
         ):
             example = json.dumps({"file": "a.mp4", "caption": "a cat runs"})
             raise ValueError(f"{table} line {number} is not like {example}{what}.")
-        yield Row(number, entry["file"].strip(), entry["caption"])
+        yield CaptionRow(number, entry["file"].strip(), entry["caption"])
 
 
 def _lines(table: str, newline: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from vidgen import paths
-from vidgen.data.sources.caption_tables import Row, csv_rows, jsonl_rows
+from vidgen.data.sources.caption_tables import CaptionRow, csv_rows, jsonl_rows
 from vidgen.data.sources.caption_text import (
     JSON_BYTES,
     TEXT_BYTES,
@@ -304,7 +304,7 @@ def _rows(
         notices.append(f"{text}; it has {total} rows and lies in {path}")
 
 
-def _csv(table: str, names: FileNames, beside: str) -> Iterator[Row]:
+def _csv(table: str, names: FileNames, beside: str) -> Iterator[CaptionRow]:
     def is_name(text: str) -> bool:
         if names.is_called_like_one(text):  # of a file that need not be here
             return True
@@ -316,13 +316,13 @@ def _csv(table: str, names: FileNames, beside: str) -> Iterator[Row]:
     return csv_rows(table, "file", is_name)
 
 
-def _jsonl(table: str, names: FileNames, beside: str) -> Iterator[Row]:
+def _jsonl(table: str, names: FileNames, beside: str) -> Iterator[CaptionRow]:
     del names, beside
     return jsonl_rows(table)
 
 
 # What is later wins.
-_TABLES: Mapping[str, Callable[[str, FileNames, str], Iterator[Row]]] = {
+_TABLES: Mapping[str, Callable[[str, FileNames, str], Iterator[CaptionRow]]] = {
     "captions.csv": _csv,
     "captions.jsonl": _jsonl,
 }

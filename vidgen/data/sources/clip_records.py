@@ -8,7 +8,7 @@
 
 Records are those of data/sources/clip_record.py. Within a shard the clips that have no caption come
 last, so that they can be left out by counting. `vidgen prepare` writes such a folder; so do
-`write_shard`, for each shard, and then `Manifest.write`.
+`write_shard`, for each shard, and then `ShardsManifest.write`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Manifest:
+class ShardsManifest:
     """What a folder holds; it is written when all shards are there.
 
     Attributes:
@@ -84,7 +84,7 @@ class Manifest:
         object.__setattr__(self, "examples", sum(shard.examples for shard in self.shards))
 
     @classmethod
-    def read(cls, folder: str | os.PathLike) -> Manifest:
+    def read(cls, folder: str | os.PathLike) -> ShardsManifest:
         """That of a folder.
 
         Raises:
@@ -257,7 +257,7 @@ class ClipRecords:
 
 def _listed(folder: str) -> Iterator[_Part]:
     """The shards of a folder, by its manifest."""
-    manifest = Manifest.read(folder)
+    manifest = ShardsManifest.read(folder)
     _check_there(folder, [shard.file for shard in manifest.shards])
     for shard in manifest.shards:
         path = paths.join(folder, shard.file)
