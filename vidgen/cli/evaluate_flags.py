@@ -25,11 +25,9 @@ EXAMPLES = """examples:
   vidgen evaluate --model=runs/a -o a.json --html=a.html    a file, and a page with videos
 
 Clips and features are kept, so the same command goes on where it was stopped, and other metrics of
-the same clips are quick. Metrics, by default all that can be had:
-  fvd kvd fid kid efficientnet_frechet efficientnet_kernel inception_score kinetics_score psnr ssim
-  ms_ssim squeezenet_distance i3d_distance clip_score clip_score_r_precision sprite_match
-  sprite_match_r_precision probe_subject probe_motion probe_background probe_all flicker cuts
-  codes_used perplexity
+the same clips are quick. `vidgen evaluate --metrics=help` lists the metrics and what each needs; by
+default all that can be computed of the clips are.
+
 Protocols, each with what you must bring in its file in gin_configs/evaluations/:
   ucf101 bair kinetics600 moments_in_time msrvtt coco storybench"""
 
@@ -40,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_files(parser)
     add("--protocol", metavar="NAME", help="a file of gin_configs/evaluations/; see below")
-    add("--metrics", metavar="NAMES", help="a,b,c; default: the protocol's, or all that can be had")
+    add("--metrics", metavar="NAMES", help="a,b,c, or help; default: the protocol's, or all")
     add("--clips", type=int, metavar="N", help="true clips; default: the protocol's, 64")
     add("--samples", type=int, metavar="N", help="clips that a model makes for each; default: 1")
     add("--given", type=int, metavar="N", help="frames that a model is given, to predict the rest")

@@ -42,27 +42,6 @@ def conv(
     return y if bias is None else y + bias
 
 
-def depthwise_conv(
-    x: Float[Array, "n h w c"], kernel: Any, bias: Any, *, stride: int = 1
-) -> Float[Array, "n h2 w2 c"]:
-    """A convolution of each channel by itself, padded "SAME"; kernel [h w 1 c].
-
-    A sum of shifted pictures: XLA makes one loop of it, which on a CPU is many times faster than
-    its grouped convolution, and elsewhere about as fast.
-    """
-    taps, kernel = kernel.shape[:2], jnp.asarray(kernel)
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], taps, (stride, stride), "SAME")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    size = [(n - k) // stride + 1 for n, k in zip(x.shape[1:3], taps, strict=True)]
-    y = bias
-    for i, j in np.ndindex(*taps):
-        rows, columns = (
-            slice(k, k + stride * (n - 1) + 1, stride) for k, n in zip((i, j), size, strict=True)
-        )
-        y = y + x[:, rows, columns] * kernel[i, j, 0]
-    return y
-
-
 def thin_conv(
     x: Float[Array, "n t h w c"], kernel: Any, bias: Any, *, stride: int = 1
 ) -> Float[Array, "n t2 h2 w2 c2"]:

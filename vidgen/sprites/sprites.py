@@ -278,6 +278,10 @@ class Sprites:
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return grammar.parse(caption, *names)
 
+    def with_canonical_captions(self) -> Sprites:
+        """Return these sprites with one wording of every caption, as evaluations compare words."""
+        return dataclasses.replace(self, templates=1)
+
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Example `index` with everything random about it drawn from `rng`."""
         scene = self.scene(index, rng)
