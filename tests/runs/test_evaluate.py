@@ -232,7 +232,7 @@ def test_storybench(vidgen, phenaki, tmp_path):
         (["nowhere"], ["there is no folder and no file nowhere"]),
         (["empty"], ["there is no video in this folder"]),
         (["mixed"], ["b.npy", "--size"]),
-        (["nan.npy"], ["no numbers"]),
+        (["nan.npy"], ["nan.npy: clip 0", "NaN"]),
         (["made", "--metrics=fdv"], ["no metric 'fdv'", "fvd"]),
         (["made", "--metrics=fvd"], ["fvd: there is nothing to compare with"]),
         (["made", "real", "--metrics=fid"], ["--inception=FILE"]),

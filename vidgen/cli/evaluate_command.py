@@ -70,7 +70,7 @@ def _of_files(flags: argparse.Namespace) -> Any:
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
     window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
-    made, *rest = [stored_clips.opened(path, window, flags.clips) for path in flags.inputs]
+    made, *rest = [stored_clips.open_clips(path, window, flags.clips) for path in flags.inputs]
     real = rest[0] if rest else None
     if real is not None and real.shape.thwc != made.shape.thwc:
         raise ValueError(

@@ -125,6 +125,9 @@ class InceptionScore(_OfFeatures):
         return distances.inception_score(self.vectors(logits))
 
 
+_POOL = 2048  # of the features of Inception-v3: the logits follow
+
+
 def _i3d(inputs: MetricInputs) -> FeatureNetwork:
     del inputs
     return networks.kinetics_i3d()
@@ -134,59 +137,37 @@ def _inception(inputs: MetricInputs) -> FeatureNetwork:
     return networks.inception_v3(inputs.inception_file)
 
 
-_POOL = 2048  # of the features of Inception-v3: the logits follow
+_OF_CLIPS: dict[str, Any] = {"feature_network": _i3d, "frames": i3d.MIN_FRAMES}
+_OF_FRAMES: dict[str, Any] = {"feature_network": _inception}
+_DISTANCE: dict[str, Any] = {"better": "lower", "needs": ("real",)}
+_FRAME_DISTANCE = _OF_FRAMES | {"better": "lower", "needs": ("real", "inception"), "last": _POOL}
+_SCORE: dict[str, Any] = {"better": "higher", "least_clips": LEAST_FVD}
+_POOLED = "Inception-v3 features of frames"
+_ACTIONS = "Inception score of clips by I3D's 400 actions; not that of C3D"
 
 register(
     FrechetDistance(
         name="fvd",
         what="Fréchet distance of I3D logits",
-        better="lower",
-        needs=("real",),
-        frames=i3d.MIN_FRAMES,
         least_clips=LEAST_FVD,
-        feature_network=_i3d,
+        **_OF_CLIPS,
+        **_DISTANCE,
     ),
     KernelDistance(
-        name="kvd",
-        what="kernel distance of I3D logits (unbiased)",
-        better="lower",
-        needs=("real",),
-        frames=i3d.MIN_FRAMES,
-        feature_network=_i3d,
+        name="kvd", what="kernel distance of I3D logits (unbiased)", **_OF_CLIPS, **_DISTANCE
     ),
     FrechetDistance(
-        name="fid",
-        what="Fréchet distance of Inception-v3 features of frames",
-        better="lower",
-        needs=("real", "inception"),
-        least_clips=2048,
-        feature_network=_inception,
-        last=_POOL,
+        name="fid", what=f"Fréchet distance of {_POOLED}", least_clips=2048, **_FRAME_DISTANCE
     ),
-    KernelDistance(
-        name="kid",
-        what="kernel distance of Inception-v3 features of frames (unbiased)",
-        better="lower",
-        needs=("real", "inception"),
-        feature_network=_inception,
-        last=_POOL,
-    ),
+    KernelDistance(name="kid", what=f"kernel distance of {_POOLED} (unbiased)", **_FRAME_DISTANCE),
     InceptionScore(
         name="inception_score",
         what="Inception score of frames",
-        better="higher",
         needs=("inception",),
-        least_clips=LEAST_FVD,
-        feature_network=_inception,
         first=_POOL,
+        **_OF_FRAMES,
+        **_SCORE,
     ),
-    InceptionScore(
-        name="kinetics_score",
-        what="Inception score of clips by I3D's 400 actions; not that of C3D",
-        better="higher",
-        frames=i3d.MIN_FRAMES,
-        least_clips=LEAST_FVD,
-        by_default=False,  # of no use but for actions
-        feature_network=_i3d,
-    ),
+    # On request, as it is of no use but for actions.
+    InceptionScore(name="kinetics_score", what=_ACTIONS, by_default=False, **_OF_CLIPS, **_SCORE),
 )

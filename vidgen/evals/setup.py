@@ -17,18 +17,12 @@ from vidgen.evals.clips import CanonicalCaptions, SourceClips
 from vidgen.evals.generated_clips import GeneratedClips
 from vidgen.evals.metrics import EvalData, MetricInputs
 from vidgen.evals.protocols import Protocol
-from vidgen.evals.tasks import (
-    EvalTask,
-    GenerateTask,
-    PredictTask,
-    ReconstructTask,
-    RestoreTask,
-    Tokenizer,
-)
+from vidgen.evals.tasks import EvalTask, GenerateTask, PredictTask, ReconstructTask, RestoreTask
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage, tell_of_images
+from vidgen.phenaki.tokenizer import VideoTokenizer
 from vidgen.train.batches import TextEncoder
 from vidgen.train.weights import open_weights
 from vidgen.types import VideoShape
@@ -61,7 +55,7 @@ class EvalModel:
         """The task that the protocol names, or the one that the model is for."""
         if self.protocol.task:
             return self.protocol.task
-        if isinstance(self.model, Tokenizer):
+        if isinstance(self.model, VideoTokenizer):
             return "reconstruct"
         if self.protocol.given:
             return "predict"
@@ -125,7 +119,7 @@ def choose_task(
     protocol = model.protocol
     own_step = per_stage.value(step, model.model.name)
     if model.task == "reconstruct":
-        if not isinstance(model.model, Tokenizer):
+        if not isinstance(model.model, VideoTokenizer):
             raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
         with open_weights(model_dir) as weights:
             weights.stored_params(own_step)

@@ -25,6 +25,7 @@ from vidgen import __version__
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.stages import Stage, for_text
+from vidgen.phenaki.tokenizer import VideoTokenizer
 from vidgen.train import frozen
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
@@ -64,39 +65,6 @@ class EvalTask(Protocol):
           truth: the true clips.
           captions: their captions.
         """
-        ...
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """A trained model that turns clips into tokens and back (phenaki/tokenizer.py)."""
-
-    @property
-    def shape(self) -> VideoShape:
-        """The size of a clip."""
-        ...
-
-    @property
-    def codes(self) -> int:
-        """The size of the codebook."""
-        ...
-
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Return the number of tokens along time, height and width of such a clip."""
-        ...
-
-    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """Turn clips into tokens."""
-        ...
-
-    def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """Turn tokens into clips."""
-        ...
-
-    def reconstruct(
-        self, params: Params, video: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b t h w c"]:
-        """Encode clips and decode their tokens."""
         ...
 
 
@@ -244,7 +212,7 @@ class ReconstructTask:
       step: which checkpoint is read; None: the last.
     """
 
-    model: Tokenizer
+    model: VideoTokenizer
     model_dir: str
     step: int | None = None
     task: str = "reconstruct"
