@@ -78,6 +78,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.enable()
     start.search_for_garbage_less_often()
+    start.keep_freed_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
