@@ -12,12 +12,12 @@ import numpy as np  # noqa: E402
 import toy_distilling  # noqa: E402
 import toy_training as toy  # noqa: E402
 
-from vidgen.train import distill  # noqa: E402
+from vidgen.imagen import student_training  # noqa: E402
 
 SEEN = []
 
 
-class Noting(distill.Teacher):
+class Noting(student_training.Teacher):
     """Notes how the teacher is laid out."""
 
     def __call__(self):
@@ -31,7 +31,7 @@ def main():
     sharded = toy.make_trainer(
         model=toy_distilling.ToyStudent(), mesh_shape=(1, -1, 1), ema_decay=None
     )
-    distill.Teacher = Noting
+    student_training.Teacher = Noting
     state = toy_distilling.make(folder, teacher, trainer=sharded)()
     sizes = {name: float(np.abs(x).sum()) for name, x in state.params.items()}
     print(json.dumps({"sizes": sizes, "teacher": SEEN, "devices": jax.device_count()}))
