@@ -17,17 +17,18 @@ PACKAGE = ROOT / "vidgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the package. A module may always import its own part.
-BASE = {"types", "paths"}
+BASE = {"types", "paths", "progress"}
 ALLOWED = {
     "types": set(),
     "paths": set(),
+    "progress": set(),
     "config": set(),
     "assets": set(),
     "nn": BASE,
     "diffusion": BASE,
     "pretrained": BASE,
     "text": BASE | {"nn", "diffusion", "pretrained", "assets"},
-    "imagen": BASE | {"nn", "diffusion"},
+    "imagen": BASE | {"nn", "diffusion", "train"},
     "phenaki": BASE | {"nn", "diffusion", "pretrained", "assets"},
     "data": BASE,
     "sprites": BASE | {"data", "pretrained"},

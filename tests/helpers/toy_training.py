@@ -128,6 +128,9 @@ class ToyIterator:
     def set_states(self, states):
         self.at = states[0]["at"]
 
+    def close(self):
+        pass
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToyData:
