@@ -1,4 +1,7 @@
-"""Metrics from rows: values, sample sizes, warnings, errors."""
+"""Metrics from rows: values, sample sizes, warnings, errors.
+
+Tests of vidgen/evals/set_metrics.py, vidgen/sprites/metrics.py too.
+"""
 
 import numpy as np
 import pytest

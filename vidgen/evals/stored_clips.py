@@ -60,7 +60,7 @@ class Window:
                 raise ValueError(f"--{name} is {value}; it must be more than 0.")
 
     def frames_of(self, what: str, count: int) -> int:
-        """Return how many of `count` frames are taken; a ValueError names `what` if they are too few."""
+        """Return how many of `count` frames are taken; a ValueError if too few."""
         after = -(-count // self.stride)
         if self.frames is None or self.frames <= after:
             return self.frames or after
