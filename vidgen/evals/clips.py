@@ -55,11 +55,11 @@ class ClipSet(Protocol):
 
 
 @runtime_checkable
-class CanonicalCaptions(Protocol):
-    """A data set that words the same content in several ways, and can be asked for one of them."""
+class EvalSource(Protocol):
+    """A data set that is read otherwise in an evaluation than in training."""
 
-    def with_canonical_captions(self) -> Source:
-        """Return this data set with equal captions for equal content."""
+    def for_evaluation(self, shape: VideoShape) -> Source:
+        """Return clips of another shape, with equal captions for equal content."""
         ...
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgen.data.sources.folder import Source
-from vidgen.evals.clips import CanonicalCaptions, SourceClips
+from vidgen.evals.clips import EvalSource, SourceClips
 from vidgen.evals.generated_clips import GeneratedClips
 from vidgen.evals.metrics import EvalData, MetricInputs
 from vidgen.evals.protocols import Protocol
@@ -85,12 +85,12 @@ class EvalModel:
             )
         if self.held_out is None:
             log.info("no part of this data is held out: the model may have been trained on it")
-        if isinstance(source, CanonicalCaptions):
-            source = source.with_canonical_captions()
-        settings: Any = source
-        source = dataclasses.replace(
-            settings, shape=dataclasses.replace(shape, fps=source.shape.fps)
-        )
+        shape = dataclasses.replace(shape, fps=source.shape.fps)
+        if isinstance(source, EvalSource):
+            source = source.for_evaluation(shape)
+        else:
+            settings: Any = source
+            source = dataclasses.replace(settings, shape=shape)
         return SourceClips(source=source, count=self.protocol.clips, seed=self.protocol.seed)
 
 

@@ -255,9 +255,9 @@ class Sprites:
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return grammar.parse(caption, *names)
 
-    def with_canonical_captions(self) -> Sprites:
-        """Return these sprites with one wording of every caption, as evaluations compare words."""
-        return dataclasses.replace(self, templates=1)
+    def for_evaluation(self, shape: VideoShape) -> Sprites:
+        """Return clips of another shape whose captions are equal if they say the same."""
+        return dataclasses.replace(self, shape=shape, templates=1)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Render example `index`; everything random about it comes from `rng`."""
