@@ -10,7 +10,7 @@ from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.token_cache import TokenCache, TokenCacheManifest
 from vidgen.data.pipeline import Pipeline, in_order
-from vidgen.data.sources.folder import BadExample, Captioned, Example, Source, TokenExample
+from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=8, width=8, fps=8.0)
@@ -54,7 +54,7 @@ def cache(folder, **settings):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_every_example_is_in_its_place(tmp_path, parts):
     found = cache(write(tmp_path, parts=parts))
-    assert isinstance(found, Source) and isinstance(found, Captioned)
+    assert isinstance(found, Source)
     assert len(found) == 20 and found.grid == (3, 2, 2)
     for number in (*range(20), 3):
         wanted = example(number)
@@ -161,7 +161,7 @@ def test_a_folder_of_captions_is_no_folder_of_tokens(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Drawn(Source):
     """A source whose example i tells i and what it drew."""
 
     shape: VideoShape = VideoShape(frames=1, height=1, width=1)

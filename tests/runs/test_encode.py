@@ -13,7 +13,7 @@ import pytest
 
 from vidgen.data.cache import text_cache
 from vidgen.data.cache.cache_folders import CacheError
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import Example, Source
 from vidgen.data.video.encode import write_video
 from vidgen.precompute.encode_captions import Encode
 from vidgen.text.encoder import CachedEncoder
@@ -24,7 +24,7 @@ from vidgen.types import VideoShape
 SCRIPT = pathlib.Path(__file__).with_name("encode_to_kill.py")
 
 
-class Says:
+class Says(Source):
     """A source of captions."""
 
     shape = VideoShape(frames=1, height=2, width=2)
@@ -43,7 +43,7 @@ class Says:
 
 
 class Mute(Says):
-    captions = None
+    captions = Source.captions
 
 
 CAPTIONS = [f"caption {i}" for i in range(50)]

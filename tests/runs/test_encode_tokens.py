@@ -11,7 +11,7 @@ import pytest
 from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.token_cache import TokenCache
-from vidgen.data.sources.folder import BadExample, Example
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.precompute.encode_tokens import EncodeTokens
 from vidgen.train.frozen import fingerprint
 from vidgen.types import VideoShape
@@ -32,7 +32,7 @@ class Corners:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class Clips(Source):
     """Grey clips: brightness is 10 times the index, plus what is drawn; 4 is bad, 5 are images."""
 
     asked: list = dataclasses.field(default_factory=list)

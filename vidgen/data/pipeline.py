@@ -27,8 +27,8 @@ import numpy as np
 from absl import flags
 
 from vidgen.data.positions import Blocks, Indexed
-from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample, captions_per_clip
-from vidgen.data.sources.streams import Elements, Stream
+from vidgen.data.source import BadExample, Dataset, Example, Source, Stream, TokenExample
+from vidgen.data.sources.streams import PartsInOrder
 from vidgen.data.video.transforms import random_crop
 from vidgen.types import VideoShape
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Pipeline(Dataset):
     """The input of a training run.
 
     Attributes:
@@ -77,7 +77,10 @@ class Pipeline:
                     "read in order by this process; set 0."
                 )
         elif not isinstance(self.source, Source):
-            raise ValueError(f"Pipeline.source is {self.source!r}; expected a data source.")
+            raise ValueError(
+                f"Pipeline.source is {self.source!r}; expected an object of a class that derives "
+                "from vidgen.data.source.Source."
+            )
         elif len(self.source) == 0:
             raise ValueError(f"Pipeline.source is empty: {self.source}.")
         self._check_crop()
@@ -95,7 +98,7 @@ class Pipeline:
     @property
     def captions_per_clip(self) -> int:
         """1, or the number of frames where each may have a caption of its own."""
-        return captions_per_clip(self.source)
+        return self.source.captions_per_clip
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
         """The part `process[0]` of `process[1]` of every batch: batch_size / process[1] examples.
@@ -143,7 +146,7 @@ class Pipeline:
 
 
 class BatchIterator:
-    """Iterator over batches, whose position can be saved and restored exactly.
+    """Iterator over batches (`data.source.Batches`); its position can be restored exactly.
 
     A batch is a dict: `video` uint8 "b t h w c" or `tokens` int32 "b gt gh gw", `caption` list of b
     strings (of b tuples of t strings where the pipeline has t captions a clip),
@@ -151,7 +154,12 @@ class BatchIterator:
     """
 
     def __init__(
-        self, examples: Any, *, batch_size: int, source: Source | Stream, hopeless: int
+        self,
+        examples: Indexed | _Streamed,
+        *,
+        batch_size: int,
+        source: Source | Stream,
+        hopeless: int,
     ) -> None:
         """After `hopeless` bad examples and no other, it gives up."""
         self._examples = examples
@@ -195,7 +203,7 @@ class BatchIterator:
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
         """The caption, in the one form that all examples of the source have."""
-        count = captions_per_clip(self._source)
+        count = self._source.captions_per_clip
         if isinstance(example.caption, str):
             return example.caption if count == 1 else (example.caption,) * count
         if len(example.caption) != count:
@@ -211,7 +219,7 @@ class BatchIterator:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes back (or on) to a position from `get_state` of an equal pipeline."""
-        self._examples.set_state(state)
+        self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Goes on from where the processes of a run were, however many they were.
@@ -223,9 +231,7 @@ class BatchIterator:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        close = getattr(self._examples, "close", None)
-        if close is not None:
-            close()
+        self._examples.close()
 
     def _skip(self, bad: _Bad) -> None:
         if bad.path not in self.skipped:
@@ -290,10 +296,10 @@ class _Load:
 class _Streamed:
     """The examples of a stream; example i is loaded with generator i of the seed."""
 
-    def __init__(self, elements: Elements, load: _Load, seed: int) -> None:
+    def __init__(self, elements: PartsInOrder, load: _Load, seed: int) -> None:
         self._elements, self._load, self._seed = elements, load, seed
-        self.get_state, self.set_state = elements.get_state, elements.set_state
-        self.set_states, self.close = elements.set_states, elements.close
+        self.get_state, self.set_states = elements.get_state, elements.set_states
+        self.close = elements.close
 
     def __next__(self) -> Example | TokenExample | _Bad:
         position, element = next(self._elements)

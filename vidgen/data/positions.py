@@ -60,10 +60,6 @@ class Indexed:
         position = blocks.reached(self._number)
         return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
-        self.set_states([state])
-
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Goes on from where all processes of a run were; see `BatchIterator.set_states`."""
         self.close()

@@ -25,9 +25,9 @@ import av.error
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample
 from vidgen.data.sources.array_records import SUFFIX, write_records
 from vidgen.data.sources.clip_records import ClipRecord
-from vidgen.data.sources.files import BadExample
 from vidgen.data.video.files import shrink
 from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
 from vidgen.data.video.sinks import AV_KINDS, AvSink

@@ -17,8 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
-from vidgen.data.sources.folder import Source, captions_of
-from vidgen.data.sources.streams import Stream
+from vidgen.data.source import Source, Stream
 from vidgen.train.batches import TextEncoder, encode_captions, this_process
 from vidgen.types import TextEmbedding
 
@@ -69,7 +68,7 @@ class Encode:
             shard_size=self.shard_size,
         ).agree(self.output)
         done = set(text_cache.keys_of(self.output, part))
-        fresh = text_cache.own_captions(captions_of(self.source), part, parts, done)
+        fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
         before = len(done)
         with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):

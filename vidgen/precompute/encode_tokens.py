@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vidgen.data.cache import token_cache
 from vidgen.data.pipeline import in_order
-from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample
+from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.data.video.transforms import to_float
 from vidgen.train.batches import this_process
 from vidgen.train.frozen import fingerprint

@@ -14,25 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
 from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """What a run needs of `data.pipeline.Pipeline`.
-
-    One whose batches have a caption for each frame says how many with `captions_per_clip`.
-    """
-
-    @property
-    def batch_size(self) -> int:
-        """Examples of a batch over all processes."""
-        ...
-
-    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
-        """One process's part of every batch, with get_state, set_state and set_states."""
-        ...
 
 
 @runtime_checkable
@@ -122,7 +106,7 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
 class BatchPrefetcher:
     """Iterator over `EncodedBatch`; `waited` adds up the seconds that the caller had to wait."""
 
-    def __init__(self, iterator: Any, encoder: TextEncoder) -> None:
+    def __init__(self, iterator: Batches, encoder: TextEncoder) -> None:
         """Starts to prepare the first batch at the iterator's position."""
         self._iterator = iterator
         self._encoder = encoder
@@ -152,19 +136,9 @@ class BatchPrefetcher:
     def close(self) -> None:
         """Ends the thread and the reader's workers."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            close()
+        self._iterator.close()
 
 
 def this_process() -> tuple[int, int]:
     """(index, count) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
-
-
-def go_on(iterator: Any, states: Sequence[Any]) -> None:
-    """Sets the iterator of this process to where the processes of a run were (`get_state`)."""
-    if len(states) == jax.process_count() == 1:
-        iterator.set_state(states[0])
-    else:
-        iterator.set_states(states)

@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from vidgen.data.source import Dataset
 from vidgen.data.video.encode import check_suffix, write_video
-from vidgen.train.batches import Dataset, TextEncoder, encode_batch, encode_captions
+from vidgen.train.batches import TextEncoder, encode_batch, encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Params, VideoBatch
@@ -164,8 +165,7 @@ def _first_batch(dataset: Dataset, encoder: TextEncoder) -> VideoBatch:
     """The same batch every time."""
     iterator = dataset.iterator(process=(0, 1))
     batch = encode_batch(next(iterator), encoder)
-    if hasattr(iterator, "close"):
-        iterator.close()
+    iterator.close()
     if not isinstance(batch, VideoBatch):
         raise ValueError("sample clips are made of videos, and their data set holds tokens.")
     return batch
@@ -212,8 +212,7 @@ class HeldOutLoss:
             batch = trainer.partitioner.to_global(encode_batch(raw, encoder))
             key = jax.random.fold_in(jax.random.key(self.seed), i)
             total.add(trainer.eval_step(params, frozen, batch, key))
-        if hasattr(iterator, "close"):
-            iterator.close()
+        iterator.close()
         return {f"eval_{name}": value for name, value in total.result().items()}
 
 

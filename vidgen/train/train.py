@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from vidgen.data.sources.folder import captions_per_clip
+from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
 from vidgen.train import flops, profiler, progress
 from vidgen.train import frozen as trained
-from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch, TextEncoder, go_on
+from vidgen.train.batches import BatchPrefetcher, EncodedBatch, TextEncoder
 from vidgen.train.callbacks import HeldOutLoss, Sampler
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
@@ -147,7 +147,7 @@ class _Session:
         self.requested = stack.enter_context(stop_requests(self.console.say))
         self.stopped = 0
 
-    def _start(self, iterator: Any) -> tuple[TrainState, int]:
+    def _start(self, iterator: Batches) -> tuple[TrainState, int]:
         run, latest = self.run, self.checkpointer.latest_step()
         if latest is None:
             key = jax.random.fold_in(jax.random.key(run.seed), 0)
@@ -165,7 +165,7 @@ class _Session:
         abstract = run.trainer.abstract_state(self.spec)
         state, positions = self.checkpointer.restore_newest(abstract)
         latest = int(state.step)
-        go_on(iterator, [position["data"] for position in positions])
+        iterator.set_states([position["data"] for position in positions])
         self.log.set_state(positions[0]["log"])  # that of all, as is the next
         self.watch.set_state(positions[0]["watch"])
         self.console.say(f"going on from step {latest} in {run.model_dir}")
@@ -315,7 +315,7 @@ def _batch_spec(run: Train) -> Batch:
     make: Any = getattr(run.trainer.model, "batch_spec", None)
     if make is None:
         raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
-    count = captions_per_clip(run.dataset)
+    count = run.dataset.captions_per_clip
     more = {} if count == 1 else {"captions_per_clip": count}  # not every model knows of images
     return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
 

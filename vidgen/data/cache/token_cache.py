@@ -35,9 +35,9 @@ from vidgen.data.cache.cache_folders import (
     done,
     path_in,
 )
+from vidgen.data.source import BadExample, Source, TokenExample
 from vidgen.data.sources.array_records import RecordsError, read_all, read_record, write_records
 from vidgen.data.sources.caption_text import drawn
-from vidgen.data.sources.folder import BadExample, TokenExample
 from vidgen.types import VideoShape
 
 
@@ -135,7 +135,7 @@ def _unpacked(record: bytes) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenCache:
+class TokenCache(Source):
     """The tokens of a folder, as a source.
 
     Attributes:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample, Example, Source, captioned
 from vidgen.data.sources.array_records import (
     SUFFIX,
     RecordsError,
@@ -36,7 +37,6 @@ from vidgen.data.sources.array_records import (
 from vidgen.data.sources.caption_text import unique
 from vidgen.data.sources.clip_record import ClipRecord
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example, captioned
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
 from vidgen.types import VideoShape
 
@@ -171,7 +171,7 @@ class _Part(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipRecords:
+class ClipRecords(Source):
     """The clips of a folder of records, or of several, shard by shard.
 
     Attributes:
@@ -214,6 +214,11 @@ class ClipRecords:
         if folders:
             return tuple(part for folder in folders for part in _listed(folder))
         return tuple(_counted(found))
+
+    @property
+    def stored_files(self) -> Sequence[str]:
+        """The shards."""
+        return [part.path for part in self._parts]
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:

@@ -19,6 +19,7 @@ import av.error
 from PIL import Image
 
 from vidgen import paths
+from vidgen.data.source import BadExample
 
 # [guess] 8192 x 8192. A frame of 8K video has half as many; decoded, this is 200 MB.
 MAX_PIXELS = 1 << 26
@@ -46,22 +47,6 @@ File = str | os.PathLike | Packed
 # what Pillow lets through where a damaged file trips its parsers
 _PARSER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, struct.error)
 _PARSER_ERRORS += (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-
-class BadExample(Exception):
-    """One example that cannot be used; the pipeline skips it and counts it.
-
-    Attributes:
-      path: the file.
-      reason: what is wrong with it, a short clause.
-    """
-
-    def __init__(self, path: File, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 def suffix_of(path: File) -> str:

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.source import BadExample, Example, Stream
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.streams import PartsInOrder, check_lanes
 from vidgen.data.video.files import read_clip
@@ -33,7 +33,7 @@ from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeqioSource:
+class SeqioSource(Stream):
     """The examples of a split of a Task or Mixture.
 
     Attributes:

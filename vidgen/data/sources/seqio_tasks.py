@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.sources.folder import BadExample, Example, Source, captions_per_clip
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources.seqio_source import import_seqio
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def register(name: str, source: Source, *, split: str = "train") -> Any:
         for each frame.
     """
     seqio, tf = import_seqio()
-    if (count := captions_per_clip(source)) > 1:
+    if (count := source.captions_per_clip) > 1:
         raise ValueError(
             f"the source for the seqio task {name} gives {count} captions for a clip; a task has "
             "one. Register videos and images each by itself."

@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample, Example, Source, captioned
 from vidgen.data.sources.caption_text import JSON_BYTES, captions_in, parsed, unique
 from vidgen.data.sources.captions import warn_once
 from vidgen.data.sources.file_names import composed
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example, captioned
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
 from vidgen.types import VideoShape
 
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TarShards:
+class TarShards(Source):
     """The samples of some tar files, shard by shard.
 
     Attributes:
@@ -90,6 +90,11 @@ class TarShards:
     def shards(self) -> tuple[str, ...]:
         """The tar files."""
         return tuple(_expanded(paths.expanded(self.path)))
+
+    @property
+    def stored_files(self) -> Sequence[str]:
+        """The tar files."""
+        return self.shards
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources import labels, tfds_files
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.tfds_files import Feature, Prepared
 from vidgen.data.video.files import read_clip
@@ -35,7 +35,7 @@ _CAPTIONS = ("text", "label", "string")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource:
+class TfdsSource(Source):
     """The examples of one split of a TFDS data set.
 
     Attributes:

@@ -21,7 +21,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from vidgen.data.sources.files import BadExample, File, readable
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, readable
 from vidgen.data.video.header import (
     MICROSECOND,
     decoder_of,

@@ -14,7 +14,8 @@ import av
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vidgen.data.sources.files import BadExample, File, suffix_of, told_as_bad
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, suffix_of, told_as_bad
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.decode import NotInOrder, Timed, opened_video
 from vidgen.data.video.header import MICROSECOND

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from vidgen.data.sources.files import BadExample
+from vidgen.data.source import BadExample
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import PILLOW_SUFFIXES, probe, read_clip

@@ -7,7 +7,8 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from vidgen.data.sources.files import MAX_PIXELS, BadExample, File, check_size
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import MAX_PIXELS, File, check_size
 from vidgen.data.video.pictures import Span
 
 MICROSECOND = 1e-6

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vidgen.data.sources.files import BadExample, File, check_size, readable
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, check_size, readable
 from vidgen.data.video import transforms
 from vidgen.data.video.animated_pictures import SHORTEST
 

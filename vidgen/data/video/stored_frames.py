@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vidgen.data.source import BadExample
 from vidgen.data.sources.caption_text import clean
-from vidgen.data.sources.files import BadExample, Packed
+from vidgen.data.sources.files import Packed
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import chosen_frames
