@@ -84,7 +84,7 @@ def test_encodes_every_example_as_often_as_it_is_cut(tmp_path):
 
 
 def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
-    real, shards = token_cache.write_shard, []
+    real, shards = token_cache.TokenShards.add, []
 
     def full_disk(*arguments):
         if len(shards) == 1:
@@ -92,7 +92,7 @@ def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
         shards.append(arguments)
         real(*arguments)
 
-    monkeypatch.setattr(token_cache, "write_shard", full_disk)
+    monkeypatch.setattr(token_cache.TokenShards, "add", full_disk)
     with pytest.raises(OSError, match="no space"):
         encode(tmp_path)()
     monkeypatch.undo()

@@ -67,15 +67,15 @@ class Encode:
             parts=parts,
             shard_size=self.shard_size,
         ).agree(self.output)
-        done = set(text_cache.keys_of(self.output, part))
+        shards = text_cache.TextShards(self.output)
+        done = set(shards.keys_of(part))
         fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
         before = len(done)
         with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):
-                number = text_cache.written(self.output, part)
                 text = self._encoded(encoder, shard, progress)
-                text_cache.write_shard(self.output, part, number, shard, text, dtype=self.dtype)
-        count = text_cache.finish_part(self.output, part)
+                shards.add(part, shards.count(part), shard, text, dtype=self.dtype)
+        count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
     def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:

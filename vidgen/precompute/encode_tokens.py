@@ -79,18 +79,19 @@ class EncodeTokens:
             shard_size=self.shard_size,
         )
         manifest.agree(self.output)
-        done = token_cache.written(self.output, part)
+        shards = token_cache.TokenShards(self.output)
+        done = shards.count(part)
         if done < manifest.shards(part):
             self._encode(frozen["tokenizer"], manifest, part, done)
-        found = token_cache.finish_part(self.output, part)
-        count, bad = found["examples"], found["bad"]
+        summary = shards.finish_part(part)
+        count, bad = summary["examples"], summary["bad"]
         log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
 
     def _encode(
         self, params: Params, manifest: token_cache.TokenCacheManifest, part: int, done: int
     ) -> None:
         """Writes the shards of a part from number `done` on."""
-        encode = jax.jit(self.tokenizer.encode)
+        encode, shards = jax.jit(self.tokenizer.encode), token_cache.TokenShards(self.output)
         numbers = manifest.of_part(part)[done * self.shard_size :]
         loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
         total = len(manifest.of_part(part))
@@ -106,7 +107,7 @@ class EncodeTokens:
                     batch = list(itertools.islice(loaded, wanted))
                     shard += self._encoded(encode, params, batch)
                     progress.update(len(batch))
-                token_cache.write_shard(self.output, part, number, shard, manifest.dtype)
+                shards.add(part, number, shard, manifest.dtype)
 
     def _encoded(
         self, encode: Callable, params: Params, batch: Sequence[Any]
