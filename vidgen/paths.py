@@ -193,7 +193,7 @@ def read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
-    """Read the first `limit` bytes of each file, objects side by side; yield errors for bad ones."""
+    """Read the first `limit` bytes of each file, objects side by side, and errors in their place."""
     for start in range(0, len(paths), _MANY):
         some = paths[start : start + _MANY]
         contents: Sequence[bytes | Exception | None] = (None,) * len(some)
