@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from etils import epath
-from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 Path = str | os.PathLike
 
@@ -50,6 +50,7 @@ _ANSWERS = (
 )
 
 T = TypeVar("T")
+FileSystem = Any  # one of fsspec, whose own annotations are wider than what it returns
 
 
 class Stat(NamedTuple):
@@ -130,7 +131,7 @@ def files_under(folder: Path) -> Iterator[str]:
     """List all files in a folder and below, except hidden ones, as relative names with "/"."""
     if is_remote(folder):
 
-        def find(system: AbstractFileSystem, name: str) -> list[str]:
+        def find(system: FileSystem, name: str) -> list[str]:
             system.invalidate_cache(name)
             root = name.rstrip("/") + "/"
             return [path.removeprefix(root) for path in system.find(name)]
@@ -150,7 +151,7 @@ def names_in(folder: Path) -> set[str]:
     if not is_remote(folder):
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
-    def ls(system: AbstractFileSystem, name: str) -> list[str]:
+    def ls(system: FileSystem, name: str) -> list[str]:
         system.invalidate_cache(name)
         return list(system.ls(name, detail=False))
 
@@ -165,7 +166,7 @@ def glob(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return sorted(local_glob.glob(pattern, recursive=True))
 
-    def match(system: AbstractFileSystem, name: str) -> list[str]:
+    def match(system: FileSystem, name: str) -> list[str]:
         return [system.unstrip_protocol(path) for path in system.glob(name)]
 
     return sorted(_request(pattern, match))
@@ -193,7 +194,7 @@ def read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
-    """Read the first `limit` bytes of each file, objects side by side, and errors in their place."""
+    """Read the first `limit` bytes of each file, objects side by side, and errors in place."""
     for start in range(0, len(paths), _MANY):
         some = paths[start : start + _MANY]
         contents: Sequence[bytes | Exception | None] = (None,) * len(some)
@@ -216,11 +217,11 @@ def open_binary(path: Path) -> io.BufferedReader:
     if not is_remote(path):
         return open(path, "rb")
     size = stat(path).size
-    content: Any = (
-        io.BytesIO(read(path))
-        if size is None or size <= _WHOLE
-        else _LargeObject(_system(path)[0], str(path), size=size, block_size=_BLOCK)
-    )
+    if size is None or size <= _WHOLE:
+        content: Any = io.BytesIO(read(path))
+    else:
+        block: Any = _BLOCK  # fsspec declares a text
+        content = _LargeObject(_system(path)[0], str(path), size=size, block_size=block)
     return io.BufferedReader(content)
 
 
@@ -296,7 +297,7 @@ def cache_folder(name: str) -> str:
     return os.path.join(cache, "vidgen", name)
 
 
-def _request(path: Path, ask: Callable[[AbstractFileSystem, str], T]) -> T:
+def _request(path: Path, ask: Callable[[FileSystem, str], T]) -> T:
     """Ask a path's file system, again where it fails; in the end an error is an OSError."""
     system, name = _system(path)
     for wait in (*_WAITS, None):
@@ -314,7 +315,7 @@ def _request(path: Path, ask: Callable[[AbstractFileSystem, str], T]) -> T:
     raise AssertionError  # the last wait is None
 
 
-def _system(path: Path) -> tuple[AbstractFileSystem, str]:
+def _system(path: Path) -> tuple[FileSystem, str]:
     """The file system of a path, and its name there."""
     scheme = str(path).partition("://")[0]
     options: dict[str, Any] = {"auto_mkdir": True} if scheme == "file" else {}

@@ -196,6 +196,8 @@ class Stream(_Data):
 class Batches(Protocol):
     """An iterator over the batches of one process, with a position that JSON can hold."""
 
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
     def __next__(self) -> dict[str, Any]:
         """Return the next batch as a dict; see `data.pipeline.BatchIterator`."""
         ...
