@@ -97,11 +97,14 @@ class Pipeline(Dataset):
 
     @property
     def captions_per_clip(self) -> int:
-        """1, or the number of frames where each may have a caption of its own."""
+        """How many captions a batch has for each clip, as the source says."""
         return self.source.captions_per_clip
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
-        """The part `process[0]` of `process[1]` of every batch: batch_size / process[1] examples.
+        """Open the part of every batch that one process has: batch_size / process[1] examples.
+
+        Args:
+          process: index and count of the processes.
 
         Raises:
           ValueError: the batch does not divide among the processes.
@@ -127,7 +130,7 @@ class Pipeline(Dataset):
         return BatchIterator(examples, batch_size=local, source=self.source, hopeless=size)
 
     def _reader(self, blocks: Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
-        """The examples of one process from its number `first` on."""
+        """Read the examples of one process from its number `first` on."""
         source: Any = self.source  # no Stream, which has no length
         positions = grain.MapDataset.range(len(source))
         if self.shuffle:
@@ -161,7 +164,7 @@ class BatchIterator:
         source: Source | Stream,
         hopeless: int,
     ) -> None:
-        """After `hopeless` bad examples and no other, it gives up."""
+        """Give up after `hopeless` bad examples without a good one."""
         self._examples = examples
         self._hopeless = hopeless
         self._batch_size = batch_size
@@ -202,7 +205,7 @@ class BatchIterator:
             ) from error
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
-        """The caption, in the one form that all examples of the source have."""
+        """The caption in the form that the source declares: one, or one for every frame."""
         count = self._source.captions_per_clip
         if isinstance(example.caption, str):
             return example.caption if count == 1 else (example.caption,) * count
@@ -214,15 +217,15 @@ class BatchIterator:
         return example.caption[0] if count == 1 else example.caption
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, as a dict that JSON can hold."""
+        """Return the position after the last batch, as a dict that JSON can hold."""
         return self._examples.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back (or on) to a position from `get_state` of an equal pipeline."""
+        """Go to a position that `get_state` of an equal pipeline returned."""
         self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on from where the processes of a run were, however many they were.
+        """Go to where the processes of a run were, however many they were.
 
         They were at one place, but for bad examples: a process that dropped some was further than
         the others, and it is there that all go on.
@@ -230,7 +233,7 @@ class BatchIterator:
         self._examples.set_states(states)
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """End the worker processes."""
         self._examples.close()
 
     def _skip(self, bad: _Bad) -> None:
@@ -250,7 +253,7 @@ class BatchIterator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bad:
-    """What takes the place of an example that could not be loaded."""
+    """Stands in the place of an example that could not be loaded."""
 
     index: int
     path: str
@@ -259,7 +262,7 @@ class _Bad:
 
 @dataclasses.dataclass(frozen=True)
 class _At:
-    """Maps an example's number in one process to the example."""
+    """A function from the number of an example in one process to the example."""
 
     loaded: grain.MapDataset
     blocks: Blocks
@@ -271,7 +274,7 @@ class _At:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Maps (index, rng) to an example, or to the reason why there is none."""
+    """A function from (index, rng) to an example, or to the reason why there is none."""
 
     source: Source | Stream
     crop: VideoShape | None = None
@@ -282,7 +285,7 @@ class _Load:
     def loaded(
         self, index: int, what: Any, rng: np.random.Generator
     ) -> Example | TokenExample | _Bad:
-        """Example `what` of the source, which `index` is for telling from others."""
+        """Load what `source.load` takes as `what`; `index` identifies it if it is bad."""
         try:
             example = self.source.load(what, rng)
         except BadExample as bad:
@@ -294,7 +297,7 @@ class _Load:
 
 
 class _Streamed:
-    """The examples of a stream; example i is loaded with generator i of the seed."""
+    """The examples of a stream; the one at position i is loaded with random generator i."""
 
     def __init__(self, elements: PartsInOrder, load: _Load, seed: int) -> None:
         self._elements, self._load, self._seed = elements, load, seed
@@ -310,7 +313,7 @@ class _Streamed:
 def in_order(
     source: Source, numbers: Sequence[int], *, seed: int, workers: int = 0
 ) -> Iterator[Example | TokenExample | BadExample]:
-    """Examples one after the other, read ahead; a BadExample takes the place of a bad one.
+    """Read examples one after the other, and ahead; a BadExample takes the place of a bad one.
 
     Args:
       source: where they come from.
@@ -327,7 +330,7 @@ def in_order(
 
 @dataclasses.dataclass(frozen=True)
 class _LoadOrTell:
-    """Maps a position to an example, or to the reason why there is none."""
+    """A function from a position to an example, or to the reason why there is none."""
 
     source: Source
     numbers: Sequence[int]
@@ -343,7 +346,7 @@ class _LoadOrTell:
 
 
 def _by_workers(dataset: Any, workers: int, *, ahead: int) -> Any:
-    """`dataset`, read by so many processes; `ahead` examples of all together are kept ready."""
+    """Read `dataset` by worker processes that keep `ahead` examples ready, all together."""
     if not workers:
         return dataset
     if not flags.FLAGS.is_parsed():

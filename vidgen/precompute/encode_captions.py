@@ -56,7 +56,7 @@ class Encode:
             raise ValueError("TEXT_CACHE is empty; name a folder for the encoded captions.")
 
     def __call__(self) -> None:
-        """Encodes, and tells how many captions there are."""
+        """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
         encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
         text_cache.TextCacheManifest(
@@ -79,7 +79,7 @@ class Encode:
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
     def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
-        """Batch by batch, all of one size: one program is compiled."""
+        """Encode captions in batches of one size, so that one program is compiled."""
         found = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]

@@ -64,7 +64,7 @@ class EncodeTokens:
             raise ValueError("TOKEN_CACHE is empty; name a folder for the tokens.")
 
     def __call__(self) -> None:
-        """Encodes, and tells how many examples there are."""
+        """Encode what is missing, and log how many examples there are."""
         part, parts = this_process()
         shape, frozen = self.source.shape, self.weights() or {}
         manifest = token_cache.TokenCacheManifest(
@@ -90,7 +90,7 @@ class EncodeTokens:
     def _encode(
         self, params: Params, manifest: token_cache.TokenCacheManifest, part: int, done: int
     ) -> None:
-        """Writes the shards of a part from number `done` on."""
+        """Write the shards of a part from number `done` on."""
         encode, shards = jax.jit(self.tokenizer.encode), token_cache.TokenShards(self.output)
         numbers = manifest.of_part(part)[done * self.shard_size :]
         loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
@@ -112,7 +112,7 @@ class EncodeTokens:
     def _encoded(
         self, encode: Callable, params: Params, batch: Sequence[Any]
     ) -> Iterator[TokenExample | BadExample]:
-        """The examples as tokens; batches are filled up to one size, so one program is compiled."""
+        """Encode examples; batches are padded to one size, so that one program is compiled."""
         video = np.zeros((self.batch_size, *self.source.shape.thwc), np.float32)
         for row, example in enumerate(batch):
             if isinstance(example, Example):

@@ -1,4 +1,4 @@
-"""The file of one example: where its bytes are, and what becomes of whatever is wrong with it.
+"""The file of one example: where its bytes are, and how its defects are reported.
 
 Files come from anywhere and are read for months, so nothing in one may end a training: not a header
 that promises 65,535 x 65,535 pixels, nor a damaged table. All of it is a `BadExample`.
@@ -55,7 +55,7 @@ def suffix_of(path: File) -> str:
 
 
 def readable(path: File) -> Any:
-    """What PyAV and Pillow open: a local path, or what can be read like a file."""
+    """Give PyAV and Pillow something to open: a local path, or an object to read like a file."""
     if isinstance(path, Packed):
         return io.BytesIO(path.data)
     if not paths.is_remote(path):
@@ -68,14 +68,14 @@ def readable(path: File) -> Any:
 
 
 def check_size(path: File, height: int, width: int) -> None:
-    """Raises BadExample for a picture that is too large to be decoded in bounded memory."""
+    """Raise BadExample for a picture that is too large to be decoded in bounded memory."""
     if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:
         raise BadExample(path, f"its picture of {width} x {height} is too large")
 
 
 @contextlib.contextmanager
 def told_as_bad(path: File) -> Iterator[None]:
-    """All that a damaged or missing file can raise becomes BadExample."""
+    """Turn all that a damaged or missing file can raise into BadExample."""
     try:
         if not paths.is_remote(path):  # or else it is seen when it is opened
             size = len(path.data) if isinstance(path, Packed) else paths.stat(path).size

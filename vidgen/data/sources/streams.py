@@ -138,13 +138,13 @@ class PartsInOrder:
 
 
 def check_lanes(parts: int, lanes: int) -> None:
-    """Raises ValueError unless every lane has equally many parts."""
+    """Raise ValueError unless every lane has equally many parts."""
     if parts < 1 or lanes < 1 or parts % lanes:
         raise ValueError(f"{parts} parts and {lanes} lanes: the parts must be a multiple of them.")
 
 
 class _Lane:
-    """One lane: the tasks, mixed."""
+    """One lane: elements of its tasks, mixed at their rates."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Lane:
         self._tasks = [_Task(open_part, k, parts, lane, order) for k in range(len(rates))]
 
     def take(self, number: int) -> Any:
-        """Element `number`; those between this and the last are read and left out."""
+        """Return element `number`; those between the last one and this are read and left out."""
         while True:
             element = self._tasks[self._drawn()].take()
             self._taken += 1
@@ -168,7 +168,7 @@ class _Lane:
                 return element
 
     def _drawn(self) -> int:
-        """The task of the next element, a function of its number."""
+        """Draw the task of the next element, as a function of its number."""
         if len(self._tasks) == 1:
             return 0
         draw = np.random.default_rng((self._seed, self._number, self._taken)).random()
@@ -205,7 +205,7 @@ class _Task:
         self.set_state([0, 0])
 
     def take(self) -> Any:
-        """The next element."""
+        """Return the next element."""
         empty = 0
         while True:
             if self._elements is None:

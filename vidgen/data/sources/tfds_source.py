@@ -83,7 +83,7 @@ class TfdsSource(Source):
         return len(self._prepared.records)
 
     def captions(self) -> Iterator[str]:
-        """Those of all classes, or of all examples, read for them (but not decoded)."""
+        """List the captions of all classes, or of all examples (whose videos are not decoded)."""
         if not self._text:
             yield ""
         elif self._features[self._text].kind == "label":
@@ -94,7 +94,7 @@ class TfdsSource(Source):
                     yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of example `index`, or a picture."""
+        """Read a clip from a random place of example `index`, or a picture."""
         where, values = self._read(index)
         captions = self._captions(where, values)
         caption = drawn(captions, rng)
@@ -113,7 +113,7 @@ class TfdsSource(Source):
         return Example(video=video, caption=caption, captions=captions)
 
     def _read(self, index: int) -> tuple[str, dict[str, Any]]:
-        """(name, values by feature) of an example; what has no values is left out."""
+        """Read an example as (name, values by feature), without features that have no values."""
         where = f"{self.name} {self.split}[{index}]"
         messages = tfds_files.import_tfds("proto").tf_example_pb2
         try:
@@ -127,7 +127,7 @@ class TfdsSource(Source):
         }
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All that an example has; () where captions are empty."""
+        """All captions of an example; () if the data set has none."""
         if not self._text:
             return ()
         found = values.get(self._text, ())
@@ -143,7 +143,7 @@ class TfdsSource(Source):
         return unique([self._by_class[number] for number in found])
 
     def _rate(self, where: str, values: dict[str, Any]) -> float:
-        """Frames of the stored video per second."""
+        """The frame rate of the stored video, in frames per second."""
         if not isinstance(self.fps, str):
             return float(self.shape.fps if self.fps is None else self.fps)
         if not values.get(self.fps):
@@ -204,7 +204,7 @@ class TfdsSource(Source):
 
     @functools.cached_property
     def _by_class(self) -> tuple[str, ...]:
-        """Captions by class, where they come from labels."""
+        """The captions by class, if captions come from labels."""
         if not self._text or self._features[self._text].kind != "label":
             if self.label_captions:
                 raise ValueError(
@@ -224,6 +224,6 @@ class TfdsSource(Source):
         return feature
 
     def _told(self, features: dict[str, Feature]) -> str:
-        """Features for a message."""
+        """Describe features for a message."""
         told = ", ".join(f"{name} ({feature.kind})" for name, feature in sorted(features.items()))
         return f"there are {told}" if told else "there are none"

@@ -29,7 +29,7 @@ def clip_of_frames(
     shape: VideoShape,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip from a random place, its frames cropped around their center and resized.
+    """Cut a clip from a random place; its frames are cropped around their center and resized.
 
     Args:
       name: of the video, for messages.
@@ -51,7 +51,7 @@ def clip_of_frames(
 
 
 def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """One frame, encoded or not, at the size of `shape`.
+    """Decode one frame, or take its pixels, at the size of `shape`.
 
     Raises:
       BadExample: it cannot be read.
@@ -60,7 +60,7 @@ def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w
 
 
 def text_of(name: str, data: bytes) -> str:
-    """A stored text in one line, "" where it is blank.
+    """Decode a stored text into one line; a blank one becomes "".
 
     Raises:
       BadExample: it is not UTF-8.
