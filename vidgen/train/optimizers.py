@@ -112,9 +112,10 @@ def global_norm(tree: Params) -> Float[Array, ""]:
     return optax.tree.norm(leaves)
 
 
-def _clipped(
+def clipped(
     clip_norm: float | None, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
+    """Return `tx` behind a clipping of the gradients by their global norm; None does not clip."""
     if clip_norm is None:
         return tx
     limit = clip_norm
@@ -145,7 +146,8 @@ def _divided_by_rate(rate: LearningRate) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_schedule(rate).init, update)
 
 
-def _check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
+def check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
+    """Raise ValueError where the settings of the optimizer named `owner` are out of range."""
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"{owner}.clip_norm is {clip_norm}; it must be positive, or None.")
     if weight_decay < 0:
@@ -173,7 +175,7 @@ class AdamW:
     moment_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_common("AdamW", self.clip_norm, self.weight_decay)
+        check_common("AdamW", self.clip_norm, self.weight_decay)
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"AdamW.{name} is {getattr(self, name)}; it must be in [0, 1).")
@@ -191,7 +193,7 @@ class AdamW:
             optax.add_decayed_weights(self.weight_decay, mask=decayed),
             _divided_by_rate(self.learning_rate),
         )
-        return _clipped(self.clip_norm, tx)
+        return clipped(self.clip_norm, tx)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,7 +219,7 @@ class Adafactor:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _check_common("Adafactor", self.clip_norm, self.weight_decay)
+        check_common("Adafactor", self.clip_norm, self.weight_decay)
         if self.momentum is not None and not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"Adafactor.momentum is {self.momentum}; it must be in [0, 1).")
 
@@ -236,7 +238,7 @@ class Adafactor:
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay, mask=decayed))
         parts.append(optax.scale_by_learning_rate(self.learning_rate))
-        return _clipped(self.clip_norm, optax.chain(*parts))
+        return clipped(self.clip_norm, optax.chain(*parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,11 +256,11 @@ class SGD:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check_common("SGD", self.clip_norm, 0.0)
+        check_common("SGD", self.clip_norm, 0.0)
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation that these settings describe."""
-        return _clipped(self.clip_norm, optax.sgd(self.learning_rate))
+        return clipped(self.clip_norm, optax.sgd(self.learning_rate))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
