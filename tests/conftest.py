@@ -58,7 +58,6 @@ _LONGEST = (
     "test_devices.py",
     "test_evaluate.py",
     "test_launch.py",
-    "test_plan_suggestions.py",
     "test_unet.py",
     "test_plan_tpu.py",
 )
