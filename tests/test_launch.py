@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
-LAUNCH = Path(__file__).parents[1] / "launch"
+LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 FLAGS = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.MODEL_DIR='runs/it is'"]
 BIN = Path(sys.executable).parent

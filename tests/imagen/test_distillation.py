@@ -1,4 +1,7 @@
-"""Targets and losses of distillation against closed forms; phases, and students that learn."""
+"""Targets and losses of distillation against closed forms; phases, and students that learn.
+
+Tests of vidgen/imagen/students.py too.
+"""
 
 import dataclasses
 from collections.abc import Callable
