@@ -272,7 +272,7 @@ def test_wrong_input_is_one_sentence(vidgen, folders, tmp_path, arguments, words
 
 def test_help_names_every_metric_and_protocol():
     for name in (*METRICS, *evaluate_command.protocols()):
-        assert f" {name}" in evaluate_flags.EXAMPLES, name
+        assert f" {name}" in examples.EXAMPLES["evaluate"], name
 
 
 def test_every_protocol_says_what_to_bring():
