@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen.cli import evaluate_command, evaluate_flags
+from vidgen.cli import evaluate_command, examples
 from vidgen.config import gin_files
 from vidgen.data.video.encode import write_video
 from vidgen.evals.metrics import METRICS

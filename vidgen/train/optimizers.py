@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from vidgen.types import Params
 
@@ -73,7 +73,7 @@ class LearningRate:
                 f"it is {self.total_steps}."
             )
 
-    def __call__(self, count: Int[Array, ""] | int) -> Float[Array, ""]:
+    def __call__(self, count: jax.typing.ArrayLike) -> Float[Array, ""]:
         """Return the learning rate of update number `count`, from 0."""
         warmup, schedule = self.warmup_steps, self._after_warmup()
         if warmup:
@@ -113,7 +113,7 @@ def global_norm(tree: Params) -> Float[Array, ""]:
     return optax.tree.norm(leaves)
 
 
-def _clipped(
+def clipped(
     clip_norm: float | None, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Return `tx` behind optax's clipping by the global norm, with fewer kernels."""
@@ -147,7 +147,8 @@ def _divided_by_rate(rate: LearningRate) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_schedule(rate).init, update)
 
 
-def _check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
+def check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
+    """Raise ValueError where the settings of the optimizer named `owner` are out of range."""
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"{owner}.clip_norm is {clip_norm}; it must be positive, or None.")
     if weight_decay < 0:
@@ -175,7 +176,7 @@ class AdamW:
     moment_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_common("AdamW", self.clip_norm, self.weight_decay)
+        check_common("AdamW", self.clip_norm, self.weight_decay)
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"AdamW.{name} is {getattr(self, name)}; it must be in [0, 1).")
@@ -193,7 +194,7 @@ class AdamW:
             optax.add_decayed_weights(self.weight_decay, mask=decayed),
             _divided_by_rate(self.learning_rate),
         )
-        return _clipped(self.clip_norm, tx)
+        return clipped(self.clip_norm, tx)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ class Adafactor:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _check_common("Adafactor", self.clip_norm, self.weight_decay)
+        check_common("Adafactor", self.clip_norm, self.weight_decay)
         if self.momentum is not None and not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"Adafactor.momentum is {self.momentum}; it must be in [0, 1).")
 
@@ -238,7 +239,7 @@ class Adafactor:
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay, mask=decayed))
         parts.append(optax.scale_by_learning_rate(self.learning_rate))
-        return _clipped(self.clip_norm, optax.chain(*parts))
+        return clipped(self.clip_norm, optax.chain(*parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,11 +257,11 @@ class SGD:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check_common("SGD", self.clip_norm, 0.0)
+        check_common("SGD", self.clip_norm, 0.0)
 
     def build(self) -> optax.GradientTransformation:
         """Return the optax transformation that these settings describe."""
-        return _clipped(self.clip_norm, optax.sgd(self.learning_rate))
+        return clipped(self.clip_norm, optax.sgd(self.learning_rate))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
