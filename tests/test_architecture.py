@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from vidgen.config import gin_utils
+from vidgen.config import gin_files, gin_utils
 from vidgen.nn import axes
 from vidgen.train.partitioning import Partitioner
 
@@ -254,7 +254,7 @@ def test_axis_names_are_in_the_vocabulary(path):
 
 def test_config_files_declare_what_they_need():
     """Each file: a comment block, its own header, and imports of all it names."""
-    for root in gin_utils.config_roots():
+    for root in gin_files.config_roots():
         for path in root.rglob("*.gin"):
             text = path.read_text(encoding="utf-8")
             comment = text.split("\n\n")[0] if text.startswith("#") else ""

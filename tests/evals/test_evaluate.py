@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen.cli import evaluate_command, evaluate_flags
+from vidgen.cli import evaluate_command, examples
 from vidgen.config import gin_files
 from vidgen.data.video.encode import write_video
 
@@ -271,7 +271,7 @@ def test_wrong_input_is_one_sentence(vidgen, folders, tmp_path, arguments, words
 
 def test_help_names_every_protocol():
     for name in evaluate_command.protocols():
-        assert f" {name}" in evaluate_flags.EXAMPLES, name
+        assert f" {name}" in examples.EXAMPLES["evaluate"], name
 
 
 def test_help_of_metrics_lists_them(vidgen):

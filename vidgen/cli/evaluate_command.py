@@ -114,7 +114,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     protocol = _pinned(flags, subject.protocol)
     subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
     trained, run = [], None
-    given = generate_flags.how_to_sample(flags)
+    given = generate_flags.sampling_settings(flags)
     sampling = given.get("sampling", stages.Sampling())
     if hasattr(subject.model, "generate"):
         trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
@@ -152,7 +152,7 @@ def _stories(flags: argparse.Namespace) -> None:
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
     found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
-    given = generate_flags.how_to_sample(flags)
+    given = generate_flags.sampling_settings(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
     given |= {"stage": stages.only(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}

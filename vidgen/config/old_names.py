@@ -88,7 +88,6 @@ MOVED = {
     "runs.plan_explain": "plan.sharding",
     "runs.plan_memory": "plan.memory",
     "runs.plan_programs": "plan.programs",
-    "runs.plan_suggestions": "plan.suggestions",
     "runs.plan_tables": "plan.tables",
     "runs.prepare": "precompute.prepare",
     "runs.progress": "train.throughput",

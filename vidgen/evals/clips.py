@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen import paths
-from vidgen.data.sources.files import BadExample
-from vidgen.data.sources.folder import Example, Source
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.video import transforms
 from vidgen.types import VideoShape
 
@@ -51,15 +50,6 @@ class ClipSet(Protocol):
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
         """Read a clip, in [-1, 1], and its caption ("" where there is none)."""
-        ...
-
-
-@runtime_checkable
-class EvalSource(Protocol):
-    """A data set that is read otherwise in an evaluation than in training."""
-
-    def for_evaluation(self, shape: VideoShape) -> Source:
-        """Return clips of another shape, with equal captions for equal content."""
         ...
 
 
@@ -124,12 +114,12 @@ class SourceClips:
         return transforms.to_float(example.video), example.first_caption
 
 
-def _listed_files(source: Any) -> list[Any]:
+def _listed_files(source: Source) -> list[Any]:
     """The files and captions that a source lists, with what tells that a file was replaced.
 
     Sizes and times stand for the content, which would take reading the whole data set.
     """
-    listed = [*getattr(source, "files", ()), *getattr(source, "shards", ())]
+    listed = source.stored_files
     names = [entry if isinstance(entry, str) else entry[0] for entry in listed]
     return [(entry, paths.version(name)) for entry, name in zip(listed, names, strict=True)]
 

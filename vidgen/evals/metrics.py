@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from vidgen.data.sources.folder import Source
+from vidgen.data.source import Source
 from vidgen.evals import uncertainty
 from vidgen.evals.clips import ClipSet, digest
 from vidgen.evals.collect import ClipBatch, Measurement

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen.data.sources.folder import Source
-from vidgen.evals.clips import EvalSource, SourceClips
+from vidgen.data.source import Source
+from vidgen.evals.clips import SourceClips
 from vidgen.evals.generated_clips import GeneratedClips
 from vidgen.evals.metrics import EvalData, MetricInputs
 from vidgen.evals.protocols import Protocol
@@ -85,12 +85,7 @@ class EvalModel:
             )
         if self.held_out is None:
             log.info("no part of this data is held out: the model may have been trained on it")
-        shape = dataclasses.replace(shape, fps=source.shape.fps)
-        if isinstance(source, EvalSource):
-            source = source.for_evaluation(shape)
-        else:
-            settings: Any = source
-            source = dataclasses.replace(settings, shape=shape)
+        source = source.for_evaluation(dataclasses.replace(shape, fps=source.shape.fps))
         return SourceClips(source=source, count=self.protocol.clips, seed=self.protocol.seed)
 
 

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import Example, Source
 from vidgen.sprites import grammar, scenes
 from vidgen.sprites import render as sprite_frames
 from vidgen.sprites import split as sprite_split
@@ -44,7 +44,7 @@ EASY_SUBJECTS = ("tiger", "octopus", "frog", "panda", "whale", "crab", "star", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sprites:
+class Sprites(Source):
     """Source of sprite videos; example `index` shows triple `index % len(triples(split))`.
 
     Attributes:
