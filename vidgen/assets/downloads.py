@@ -170,9 +170,9 @@ def _sha256(path: Path) -> str:
 def _fetch(asset: Asset) -> Path:
     """Download, verify and cache the asset.
 
-    The work is done in a folder of its own inside the cache (so on the same disk), and each verified
-    file gets to its place by an atomic rename. Two processes therefore write the same bytes,
-    and one that is killed leaves at most a set of files that `_is_complete` refuses.
+    The work is done in a folder of its own inside the cache (so on the same disk), and each
+    verified file gets to its place by an atomic rename. Two processes therefore write the same
+    bytes, and one that is killed leaves at most files that `_is_complete` refuses.
     """
     print(
         f"Fetching {asset.name}: {asset.what}; {asset.size / 1e6:.0f} MB, "
