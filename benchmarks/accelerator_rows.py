@@ -22,7 +22,7 @@ from vidgen.nn import fused_attention
 from vidgen.phenaki import generation
 from vidgen.plan import programs
 from vidgen.story import sliding_window
-from vidgen.story.tell import CONTEXT_FRAMES
+from vidgen.story.generate_story import CONTEXT_FRAMES
 from vidgen.train import flops
 from vidgen.train import frozen as trained
 from vidgen.train.train import Train

@@ -4,7 +4,7 @@ import sys
 import time
 
 from vidgen.precompute.encode_captions import Encode
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 

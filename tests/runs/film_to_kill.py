@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from vidgen.story.film import ResumableVideo
+from vidgen.story.resumable_video import ResumableVideo
 
 SIZE = (6, 8)
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}

@@ -14,10 +14,10 @@ import film_to_kill
 import numpy as np
 import pytest
 
-from vidgen.story import film as film_module
-from vidgen.story import film_progress
-from vidgen.story.film import ResumableVideo, ResumeError
-from vidgen.story.film_progress import FilmProgress
+from vidgen.story import resumable_video
+from vidgen.story import progress_bar
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
+from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.script import Scene, Story
 from vidgen.story.segments import plan
 
@@ -123,7 +123,9 @@ def _deaths(tmp_path, monkeypatch, at):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(os, "fsync", dying(os.fsync))
-        patch.setattr(film_module.video_stream, "remove", dying(film_module.video_stream.remove))
+        patch.setattr(
+            resumable_video.video_stream, "remove", dying(resumable_video.video_stream.remove)
+        )
         patch.setattr(pathlib.Path, "rmdir", dying(pathlib.Path.rmdir))
         try:
             film_to_kill.tell(path, 3)
@@ -298,9 +300,9 @@ def segments():
 
 def test_progress_shows_scene_segment_frames_and_time(segments, monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(film_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with FilmProgress(segments) as progress:
+    with StoryProgress(segments) as progress:
         for segment in segments:
             progress.begin(segment)
             progress.step(1, 2)
@@ -314,7 +316,7 @@ def test_progress_shows_scene_segment_frames_and_time(segments, monkeypatch, cap
 
 def test_progress_without_a_terminal(segments, caplog):
     caplog.set_level(logging.INFO)
-    with FilmProgress(segments, begin=1) as progress:
+    with StoryProgress(segments, begin=1) as progress:
         for segment in segments[1:]:
             progress.begin(segment)
             progress.step(1, 2)

@@ -11,9 +11,9 @@ import toy_training as toy
 from test_tell import Counter, Ready
 
 from vidgen.story import sliding_window as narration
-from vidgen.story import storybench_format
-from vidgen.story.storybench import StoryBenchmark
-from vidgen.story.tell import GenerateStory
+from vidgen.story import storybench_task_files
+from vidgen.story.generate_storybench import StoryBenchmark
+from vidgen.story.generate_story import GenerateStory
 
 STARTS, ENDS, FRAMES = [0.5, 2.5, 4.25], [2.5, 4.3, 5.0], 40  # the last ends with the video
 
@@ -36,7 +36,7 @@ def benchmark(tmp_path, entries, model=None, stage=Ready, **settings):
     tasks = tmp_path / "tasks.json"
     tasks.write_text(json.dumps(entries))
     made_by = stage(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
-    first = storybench_format.parse(tasks.read_text(), "0")
+    first = storybench_task_files.parse(tasks.read_text(), "0")
     tell = GenerateStory(stage=made_by, narrate=narration.tell, story=first)
     return StoryBenchmark(tell=tell, tasks=tasks, output=tmp_path / "out", **settings)
 

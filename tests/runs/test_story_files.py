@@ -9,7 +9,7 @@ from vidgen.story import parse
 from vidgen.story.parse import load
 from vidgen.story.script import FirstFrames, Scene, Story, StoryError
 from vidgen.story.segments import plan
-from vidgen.story.storybench_format import true_frames
+from vidgen.story.storybench_task_files import true_frames
 
 
 def write(tmp_path, text, name="story.yaml"):

@@ -11,10 +11,10 @@ import toy_training as toy
 from vidgen.data.video.encode import write_video
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import sliding_window as narration
-from vidgen.story.film import ResumeError
+from vidgen.story.resumable_video import ResumeError
 from vidgen.story.parse import short
 from vidgen.story.script import FirstFrames, Scene, Story
-from vidgen.story.tell import GenerateStory, segment_key
+from vidgen.story.generate_story import GenerateStory, segment_key
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)

@@ -13,9 +13,9 @@ from vidgen.inference import upscale_stages
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import sliding_window as narration
-from vidgen.story.film import ResumableVideo, ResumeError
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
-from vidgen.story.tell import GenerateStory
+from vidgen.story.generate_story import GenerateStory
 from vidgen.story.upscale import Upscale, stage_key
 from vidgen.types import VideoShape
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vidgen.text import encoder
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 
 
 class Spy:

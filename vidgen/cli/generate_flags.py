@@ -191,7 +191,7 @@ _OF_STORIES = {"context": None, "restart": False, "upscale": None, "upscale_mode
 
 
 def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `runs.tell.GenerateStory` that the flags give.
+    """The fields of `runs.generate_story.GenerateStory` that the flags give.
 
     Raises:
       ValueError: a flag that cannot be read or that is not for stories, or a wrong story.

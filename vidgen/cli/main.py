@@ -236,7 +236,7 @@ def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import tell, upscale
+    from vidgen.story import generate_story, upscale
 
     read = generate_flags.settings if flags.story is None else generate_flags.story_settings
     given = read(flags)
@@ -252,7 +252,7 @@ def _generate(flags: argparse.Namespace) -> None:
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **given)
     else:
-        run = sessions.build(tell.GenerateStory, stage=stages.only(trained), **given)
+        run = sessions.build(generate_story.GenerateStory, stage=stages.only(trained), **given)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}

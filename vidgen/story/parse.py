@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from vidgen.story import storybench_format
+from vidgen.story import storybench_task_files
 from vidgen.story.script import Scene, Story, StoryError
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -77,7 +77,7 @@ def _from_file(name: str, suffix: str, entry: str) -> Story:
     if suffix == ".json":
         text = _text(Path(name))
         if not text.lstrip().startswith("{") or '"scenes"' not in text:
-            return storybench_format.parse(text, entry, source=name)
+            return storybench_task_files.parse(text, entry, source=name)
     elif entry:
         raise StoryError(f"{name} holds one story; leave out #{entry}.")
     return from_yaml(name)

@@ -36,10 +36,10 @@ from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Stage
-from vidgen.story.film import ResumableVideo, ResumeError
-from vidgen.story.film_progress import FilmProgress
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
+from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.segments import Segment
-from vidgen.story.tell import GenerateStory, segment_key
+from vidgen.story.generate_story import GenerateStory, segment_key
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, TextEmbedding, VideoShape
 
@@ -208,7 +208,7 @@ class Pass:
                 f"the weights of {name} in {self.stage.model_dir} have changed since this film was "
                 f"begun; choose the checkpoint with --step={name}=N, or begin anew with --restart."
             )
-        with FilmProgress(list(self.segments), begin, name) as progress:
+        with StoryProgress(list(self.segments), begin, name) as progress:
             for segment in self.segments[begin:]:
                 progress.begin(segment)
                 ((prompt, _),) = segment.prompts

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from vidgen import paths
 from vidgen.data.video.footage import FootageError
 from vidgen.data.video.transforms import to_uint8
-from vidgen.story import first_frames, storybench_format
-from vidgen.story.film import differences
-from vidgen.story.tell import GenerateStory
+from vidgen.story import first_frames, storybench_task_files
+from vidgen.story.resumable_video import differences
+from vidgen.story.generate_story import GenerateStory
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ class StoryBenchmark:
             raise ValueError(f"{self.tasks} holds no list; give a task file of StoryBench.")
         for number, entry in enumerate(entries[: self.limit]):
             source = f"{self.tasks}#{number}"
-            story = storybench_format.parse(json.dumps([entry]), source=source)
-            storybench_format.true_frames(
+            story = storybench_task_files.parse(json.dumps([entry]), source=source)
+            storybench_task_files.true_frames(
                 entry, source
             )  # what is wrong is told before a film is made
             name = re.sub(r"[^\w.-]+", "_", str(entry.get("comment") or f"story_{number:05}"))
@@ -102,10 +102,12 @@ class StoryBenchmark:
         path, source = folder / f"{name}.npz", entry.get("npz_video")
         if not source or not Path(source).expanduser().is_file():
             return path.exists()
-        start, end = storybench_format.true_frames(entry, name)
+        start, end = storybench_task_files.true_frames(entry, name)
         shape = dataclasses.replace(self.tell.model.shape, frames=frames)
         try:
-            video = first_frames.true_film(source, start, end, storybench_format.TASK_FPS, shape)
+            video = first_frames.true_film(
+                source, start, end, storybench_task_files.TASK_FPS, shape
+            )
         except FootageError as error:
             raise ValueError(f"{self.tasks}: {name}: {error}") from error
         _write(path, to_uint8(video))

@@ -1,7 +1,7 @@
 """A story to a film of any length, segment by segment, each going on from the one before.
 
 A segment depends on (seed, its number, its prompts, weights, settings) and on the film's last
-frames. Its key is key(seed) with its draws folded in (story_plan.py). The film grows on the disk as
+frames. Its key is key(seed) with its draws folded in (story_segments.py). The film grows on the disk as
 segments finish, memory does not; one that was stopped goes on with the same command, and comes out
 as if it had not been.
 
@@ -30,9 +30,9 @@ from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.story import first_frames
-from vidgen.story import segments as story_plan
-from vidgen.story.film import ResumableVideo
-from vidgen.story.film_progress import FilmProgress
+from vidgen.story import segments as story_segments
+from vidgen.story.resumable_video import ResumableVideo
+from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment
 from vidgen.train.batches import encode_captions
@@ -91,7 +91,7 @@ class GenerateStory:
         """The parts that are made one after the other."""
         shape = self.model.shape
         given = 0 if self._beginning is None else len(self._beginning)
-        return story_plan.plan(
+        return story_segments.plan(
             self.story,
             shape.frames,
             self.context_frames,
@@ -186,7 +186,7 @@ class GenerateStory:
         self, film: ResumableVideo, params: Params, begin: int, context: np.ndarray | None
     ) -> None:
         """All segments from number `begin` on."""
-        with FilmProgress(self.segments, begin) as progress:
+        with StoryProgress(self.segments, begin) as progress:
 
             def make(segment: Segment, known: Known) -> Any:
                 progress.begin(segment)

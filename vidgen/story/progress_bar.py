@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _SAY_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
-class FilmProgress:
+class StoryProgress:
     """A bar of the whole film: scene, segment, frames, and the time left.
 
     The first segment compiles, so it tells nothing about the others; until there is another, no
@@ -81,7 +81,7 @@ class FilmProgress:
         pace = (time.monotonic() - self._mark) / self._timed
         return f", {duration(pace * (self._total - frames))} left"
 
-    def __enter__(self) -> FilmProgress:
+    def __enter__(self) -> StoryProgress:
         return self
 
     def __exit__(self, *_: Any) -> None:
