@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.phenaki import adversarial, tokenizer_losses
+from vidgen.phenaki import discriminator as losses
+from vidgen.phenaki import tokenizer_losses
 from vidgen.phenaki.cvivit import CViViT
 from vidgen.phenaki.discriminator import Discriminator
 from vidgen.phenaki.perceptual import ImagePerceptual, VideoPerceptual
@@ -309,8 +310,8 @@ def two_gradients(case, data):
 
         on_real, on_fake = judge(real), judge(fake)
         loss = jnp.mean(jax.nn.softplus(-on_real)) + jnp.mean(jax.nn.softplus(on_fake))
-        penalty = jnp.mean(adversarial.r1_penalty(judge, real))
-        ties = jnp.mean(adversarial.lecam_penalty(on_real, on_fake, params["anchors"]))
+        penalty = jnp.mean(losses.r1_penalty(judge, real))
+        ties = jnp.mean(losses.lecam_penalty(on_real, on_fake, params["anchors"]))
         return loss + weights.r1 * penalty + weights.lecam * ties
 
     fake = reconstruct(params["generator"])[0]

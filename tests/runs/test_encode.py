@@ -16,8 +16,8 @@ from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.sources.folder import Example
 from vidgen.data.video.encode import write_video
 from vidgen.precompute.encode_captions import Encode
-from vidgen.text.encoder import CachedEncoder
 from vidgen.text.byte_encoder import ByteEncoder
+from vidgen.text.encoder import CachedEncoder
 from vidgen.train.batches import encode_captions
 from vidgen.types import VideoShape
 

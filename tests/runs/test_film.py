@@ -14,10 +14,9 @@ import film_to_kill
 import numpy as np
 import pytest
 
-from vidgen.story import resumable_video
-from vidgen.story import progress_bar
-from vidgen.story.resumable_video import ResumableVideo, ResumeError
+from vidgen.story import progress_bar, resumable_video
 from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
 from vidgen.story.segments import plan
 
@@ -44,7 +43,7 @@ def test_whole_film(tmp_path):
     with new_film(path) as film:
         assert film.resume() == (0, None)
         for index in range(3):
-            film.append(index, video[3 * index : 3 * index + 3], {"x": np.arange(index)})
+            film.append(index, video[3 * index : 3 * index + 3], np.full((1, 4, 6, 3), index, "f4"))
             assert film.frames == 3 * index + 3 and not path.exists()
             assert (np.load(film.growing) == video[: film.frames]).all()
         assert film.finish() == path
@@ -52,23 +51,18 @@ def test_whole_film(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["film.npy"]
 
 
-def test_goes_on_with_the_exact_state(tmp_path):
-    state = {
-        "file": np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32),
-        "allow_pickle": np.asarray([1, 2**32 - 1], np.uint32),
-        "flag": np.asarray(True),
-    }
+def test_goes_on_with_the_exact_context(tmp_path):
+    context = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
     path = tmp_path / "film.npy"
     with new_film(path) as film:
         film.resume()
         film.append(0, frames_of(1))
-        film.append(1, frames_of(2), state)
+        film.append(1, frames_of(2), context)
     assert not path.exists()
     with new_film(path) as film:
-        begin, found = film.resume()
-        assert begin == 2 and film.frames == 6 and found.keys() == state.keys()
-        for name, value in state.items():
-            assert found[name].dtype == value.dtype and (found[name] == value).all()
+        begin, resumed = film.resume()
+        assert begin == 2 and film.frames == 6
+        assert resumed.dtype == context.dtype and (resumed == context).all()
         film.append(2, frames_of(3))
         film.finish()
     assert np.load(path)[:, 0, 0, 0].tolist() == [1] * 3 + [2] * 3 + [3] * 3
@@ -187,7 +181,7 @@ def test_a_folder_that_is_no_film_is_left_alone(tmp_path):
     folder.mkdir()
     (folder / "000000.npy").write_bytes(b"mine")
     for restart in (False, True):
-        with pytest.raises(ResumeError, match="is no unfinished film.*000000.npy is in it"):
+        with pytest.raises(ResumeError, match="film.mp4.partial holds 000000.npy"):
             new_film(tmp_path / "film.mp4", restart=restart)
     assert (folder / "000000.npy").read_bytes() == b"mine"
 
@@ -206,9 +200,9 @@ def test_damage_is_told(tmp_path, name):
     path = tmp_path / "film.npy"
     with new_film(path) as film:
         film.resume()
-        film.append(0, frames_of(1), {"last": frames_of(1)})
+        film.append(0, frames_of(1), np.zeros((1, 4, 6, 3), "f4"))
     (film.folder / name).write_bytes(b"x")
-    with pytest.raises(ResumeError, match=f"{name} is missing or damaged.*--restart"):
+    with pytest.raises(ResumeError, match=f"{name} .*--restart"):
         with new_film(path) as film:
             film.resume()
     with new_film(path, restart=True) as film:
@@ -217,29 +211,27 @@ def test_damage_is_told(tmp_path, name):
 
 def test_one_process_at_a_time(tmp_path):
     with new_film(tmp_path / "film.npy"):
-        with pytest.raises(ResumeError, match="another process is making this film"):
+        with pytest.raises(ResumeError, match="another process .*film.npy.partial"):
             new_film(tmp_path / "film.npy")
     new_film(tmp_path / "film.npy").close()
 
 
 def test_wrong_use(tmp_path):
-    with pytest.raises(ValueError, match="unknown suffix '.mov'"):
+    with pytest.raises(ValueError, match="'.mov'"):
         new_film(tmp_path / "film.mov")
-    with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
+    with pytest.raises(ValueError, match="60 frames a second"):
         new_film(tmp_path / "film.gif", fps=60)
     assert not list(tmp_path.iterdir())
     with new_film(tmp_path / "film.npy") as film:
-        with pytest.raises(ValueError, match="ask `resume`"):
+        with pytest.raises(ValueError, match="`resume`"):
             film.append(0, frames_of(1))
         film.resume()
-        with pytest.raises(ValueError, match="called once"):
+        with pytest.raises(ValueError, match="`resume` was called"):
             film.resume()
-        with pytest.raises(ValueError, match="no frame yet"):
+        with pytest.raises(ValueError, match="film.npy has no frame"):
             film.finish()
-        with pytest.raises(ValueError, match="segment 1 came; the film needs segment 0"):
+        with pytest.raises(ValueError, match="segment 1 .* 0"):
             film.append(1, frames_of(1))
-        with pytest.raises(ValueError, match="numbers numpy knows; key is not"):
-            film.append(0, frames_of(1), {"key": np.asarray([object()])})
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").write_bytes(b"")
     with new_film(tmp_path / "frames.png") as film:
@@ -255,7 +247,7 @@ def test_a_stopped_film_can_be_watched(tmp_path):
     with av.open(str(tmp_path / "film.mp4.partial" / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
     with new_film(tmp_path / "film.mp4") as film:
-        assert film.resume() == (1, {})
+        assert film.resume() == (1, None)
         film.append(1, frames_of(100))
         film.finish()
     with av.open(str(tmp_path / "film.mp4")) as container:
@@ -275,11 +267,11 @@ def test_memory_is_flat(tmp_path):
     frames = np.zeros((6, 64, 64, 3), np.float32)
     with new_film(tmp_path / "film.npy", height=64, width=64) as film:
         film.resume()
-        film.append(0, frames, {"last": frames[-5:]})
+        film.append(0, frames, frames[-5:])
         tracemalloc.start()
         try:
             for index in range(1, 40):
-                film.append(index, frames, {"last": frames[-5:]})
+                film.append(index, frames, frames[-5:])
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -10,11 +10,10 @@ import toy_training as toy
 
 from vidgen.data.video.encode import write_video
 from vidgen.inference.stages import Sampling, Stage
-from vidgen.story import sliding_window as narration
-from vidgen.story.resumable_video import ResumeError
-from vidgen.story.parse import short
-from vidgen.story.script import FirstFrames, Scene, Story
 from vidgen.story.generate_story import GenerateStory, segment_key
+from vidgen.story.parse import short
+from vidgen.story.resumable_video import ResumeError
+from vidgen.story.script import FirstFrames, Scene, Story
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=11, height=16, width=16, fps=8.0)
@@ -76,7 +75,7 @@ class Ready(Stage):
 
 def run(tmp_path, told, model=None, **settings):
     stage = Ready(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
-    given = {"narrate": narration.tell, "output": str(tmp_path / "film.npy")}
+    given = {"output": str(tmp_path / "film.npy")}
     return GenerateStory(stage=stage, story=told, **given | settings)
 
 
@@ -246,7 +245,7 @@ def test_a_film_goes_on_from_a_picture_or_a_video(tmp_path):
         ({"context_frames": 11}, "context of 11 known frames"),
         ({"seed": -1}, "--seed is -1"),
         ({"sampling": Sampling(gamma=0.5)}, "--gamma: maskgit is a kind of model that has no"),
-        ({"first": FirstFrames(path="nowhere.png")}, "the film cannot begin with"),
+        ({"first": FirstFrames(path="nowhere.png")}, "nowhere.png"),
     ],
 )
 def test_wrong_settings(tmp_path, settings, words):

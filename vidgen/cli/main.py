@@ -256,7 +256,7 @@ def _generate(flags: argparse.Namespace) -> None:
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, tell=run, **options)
+        run = sessions.build(upscale.Upscale, generate=run, **options)
     sessions.check_bindings()
     if not flags.dry_run:
         run()

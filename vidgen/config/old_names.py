@@ -62,6 +62,7 @@ MOVED = {
     "evals.report_style": "evals.report.style",
     "evals.sprite_probe": "sprites.probe",
     "evals.sprite_turns": "sprites.turns",
+    "phenaki.adversarial": "phenaki.discriminator",
     "phenaki.story": "story.sliding_window",
     "runs.callbacks": "train.callbacks",
     "runs.config_file": "train.saved_config",

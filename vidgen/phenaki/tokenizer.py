@@ -7,7 +7,7 @@
     loss    = L_G(θ, sg φ) + L_D(sg x̂, φ)
 
 L_2 is the mean squared error, L_IP compares frames and L_VP clips by the features of frozen
-networks, L_Adv and L_D are in phenaki/adversarial.py. sg stops the gradient, so the one loss has
+networks, L_Adv and L_D are in phenaki/discriminator.py. sg stops the gradient, so the one loss has
 the gradients of the two; θ and φ are top-level parts of the parameters, each with its optimizer
 (`train.optimizers.Grouped`).
 
@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
 from vidgen.nn import axes, initializers
-from vidgen.phenaki import adversarial, token_batch
+from vidgen.phenaki import token_batch
 from vidgen.phenaki import tokenizer_losses as losses
 from vidgen.phenaki.quantizer import Quantized, usage
 from vidgen.phenaki.token_batch import mean_where
@@ -206,7 +206,7 @@ class VideoTokenizer:
         metrics |= {name: Mean.of(value) for name, value in used.items()}
         anchored = jnp.zeros(())
         if self.discriminator is not None:
-            game, logits = losses.adversarial_terms(
+            players, logits = losses.adversarial_terms(
                 self.discriminator,
                 params,
                 real,
@@ -214,10 +214,10 @@ class VideoTokenizer:
                 key if train else None,
                 r1_every=self.weights.r1_every if train and self.weights.r1 > 0 else None,
             )
-            terms |= game
+            terms |= players
             metrics |= {f"logits_{name}": Mean.of(value) for name, value in logits.items()}
             if self.weights.lecam:
-                anchored = adversarial.anchor_loss(**logits, anchors=params["anchors"])
+                anchored = game.anchor_loss(**logits, anchors=params["anchors"])
         metrics |= {name: Mean.of(term, counted.get(name)) for name, term in terms.items()}
         # Of the moving averages the gradient alone is wanted, not the value.
         loss = jnp.mean(self.weights.total(terms)) + anchored - jax.lax.stop_gradient(anchored)

@@ -1,7 +1,7 @@
 """The terms of the tokenizer's two losses, one value an example (Phenaki B.1), and their weights.
 
     L_IP, L_VP    distances of frames and of clips in the features of frozen networks
-    L_Adv, L_D    the game with the discriminator, phenaki/adversarial.py
+    L_Adv, L_D    the game with the discriminator, phenaki/discriminator.py
 
 Where the "clip" is a set of images (`independent_frames`), its first frame alone counts. It is
 shown to all that looks at frames as a clip that stands still, so every example weighs the same.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from vidgen.diffusion.schedules import expand
-from vidgen.phenaki import adversarial
+from vidgen.phenaki import discriminator as game
 from vidgen.types import Frozen, Mean, Params
 
 log = logging.getLogger(__name__)
@@ -215,15 +215,13 @@ def adversarial_terms(
     against = discriminator.apply(stop(params["discriminator"]), fake)
     logits = {"real": judge(real), "fake": judge(stop(fake))}
     terms = {
-        "adversarial": adversarial.generator_loss(against),
-        "discriminator": adversarial.discriminator_loss(**logits),
+        "adversarial": game.generator_loss(against),
+        "discriminator": game.discriminator_loss(**logits),
     }
     if r1_every is not None:
-        terms["r1"] = _sometimes(
-            key, r1_every, functools.partial(adversarial.r1_penalty, judge), real
-        )
+        terms["r1"] = _sometimes(key, r1_every, functools.partial(game.r1_penalty, judge), real)
     if "anchors" in params:
-        terms["lecam"] = adversarial.lecam_penalty(**logits, anchors=params["anchors"])
+        terms["lecam"] = game.lecam_penalty(**logits, anchors=params["anchors"])
     return terms, logits
 
 

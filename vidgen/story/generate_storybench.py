@@ -1,12 +1,12 @@
-"""StoryBench (Bugliarello et al. 2023): a film for each story of a task file, as its metrics want.
+"""Videos of all stories of a StoryBench task file (Bugliarello et al. 2023), for its own metrics.
 
     OUTPUT/made/raw/NAME.npz          `video` uint8 (t, h, samples * w, 3): samples side by side
-    OUTPUT/ground_truth/raw/NAME.npz  the true film, where the videos of the task file are here
+    OUTPUT/ground_truth/raw/NAME.npz  the true video, where the videos of the task file are here
 
 NAME is the `comment` of the story. The two folders are `data/MODEL/TASK/DATASET` and
 `data/ground_truth/TASK/DATASET` of StoryBench's own scripts, which compute their metrics from
-there. Frames that a film goes on from are in neither. OUTPUT/films holds each film, and what it was
-made of: one that is there is not made again, and is refused where it was made of something else.
+there. The frames that a story continues are in neither. OUTPUT/films holds each video and its
+identity: one that is there is not made again, and is refused where it was made of something else.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from tqdm import tqdm
 from vidgen import paths
 from vidgen.data.video.footage import FootageError
 from vidgen.data.video.transforms import to_uint8
-from vidgen.story import first_frames, storybench_task_files
-from vidgen.story.resumable_video import differences
+from vidgen.story import storybench_task_files
+from vidgen.story.first_frames import read_true_video
 from vidgen.story.generate_story import GenerateStory
+from vidgen.story.resumable_video import differences
+from vidgen.story.script import Story
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
@@ -37,114 +39,106 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoryBenchmark:
-    """All films of a task file.
+    """Makes the videos of a task file; the run mode of `vidgen evaluate --protocol=storybench`.
 
     Attributes:
-      tell: how a story is told; its own story and output are replaced.
+      generate: how a story is made; its own story and output are replaced.
       tasks: the task file.
-      output: folder of the films.
-      samples: films of each story, with seeds that follow each other.
-      limit: the first so many stories; None is all.
+      output: folder to write.
+      samples: number of videos of each story, with seeds that follow each other.
+      limit: number of stories, the first ones; None is all.
     """
 
-    tell: GenerateStory
+    generate: GenerateStory
     tasks: Path
     output: Path
     samples: int = 1
     limit: int | None = None
 
     def __call__(self) -> tuple[Path, Path | None]:
-        """Makes the films; the folder of these, and of the true ones where all are here.
+        """Make the videos.
+
+        Returns:
+          The folder of the videos, and that of the true ones where all of them are here.
 
         Raises:
           StoryError: an entry of the task file is wrong.
-          ValueError: a film that is there was made of something else.
+          ValueError: a video that is there was made of something else.
         """
         made, truth = (self.output / name / "raw" for name in ("made", "ground_truth"))
-        stories, complete, params = list(self._stories()), True, self.tell.load()
-        made_by = self.tell.stage.identity(params)
-        for name, entry, story in tqdm(stories, desc="stories", unit="film", disable=None):
-            tells = [self._tell(name, story, sample) for sample in range(self.samples)]
-            films = [_film(tell, tell.identity(made_by), params) for tell in tells]
-            video = np.concatenate(films, axis=2)
+        stories, complete, params = list(self._stories()), True, self.generate.load()
+        stage = self.generate.stage.identity(params)
+        for name, entry, story in tqdm(stories, desc="stories", unit="video", disable=None):
+            runs = [self._run(name, story, sample) for sample in range(self.samples)]
+            videos = [_load_or_make(run, run.identity(stage), params) for run in runs]
+            video = np.concatenate(videos, axis=2)
             _write(made / f"{name}.npz", video)
-            complete = self._true_film(name, entry, len(video), truth) and complete
+            complete = self._write_truth(name, entry, len(video), truth) and complete
         if not complete:
-            log.info("some true films are not here; StoryBench's own metrics need them, too")
-        log.info("%d films in %s", len(stories), made)
+            log.info("some true videos are not here; StoryBench's own metrics need them, too")
+        log.info("%d videos in %s", len(stories), made)
         return made, truth if complete else None
 
-    def _stories(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-        """(name, entry, story) of each."""
-        text = self.tasks.read_text(encoding="utf-8")
-        entries, names = json.loads(text), set()
+    def _stories(self) -> Iterator[tuple[str, Mapping[str, Any], Story]]:
+        """(name, entry, story) of each entry; whatever is wrong with one is an error here."""
+        entries, names = json.loads(self.tasks.read_text(encoding="utf-8")), set()
         if not isinstance(entries, list):
             raise ValueError(f"{self.tasks} holds no list; give a task file of StoryBench.")
         for number, entry in enumerate(entries[: self.limit]):
             source = f"{self.tasks}#{number}"
             story = storybench_task_files.parse(json.dumps([entry]), source=source)
-            storybench_task_files.true_frames(
-                entry, source
-            )  # what is wrong is told before a film is made
+            storybench_task_files.true_frames(entry, source)
             name = re.sub(r"[^\w.-]+", "_", str(entry.get("comment") or f"story_{number:05}"))
             name = f"{name}.{number:05}" if name in names else name
             names.add(name)
             yield name, entry, story
 
-    def _tell(self, name: str, story: Any, sample: int) -> GenerateStory:
-        """What makes one film."""
+    def _run(self, name: str, story: Story, sample: int) -> GenerateStory:
         output = str(self.output / "films" / f"{name}.{sample}.npy")
-        seed = (self.tell.seed or 0) + sample
-        return dataclasses.replace(self.tell, story=story, output=output, seed=seed)
+        seed = (self.generate.seed or 0) + sample
+        return dataclasses.replace(self.generate, story=story, output=output, seed=seed)
 
-    def _true_film(self, name: str, entry: Mapping[str, Any], frames: int, folder: Path) -> bool:
-        """Writes the true film, at most as long; whether it is here."""
+    def _write_truth(self, name: str, entry: Mapping[str, Any], frames: int, folder: Path) -> bool:
+        """Write the true video, of at most so many frames; return whether it is here."""
         path, source = folder / f"{name}.npz", entry.get("npz_video")
         if not source or not Path(source).expanduser().is_file():
             return path.exists()
         start, end = storybench_task_files.true_frames(entry, name)
-        shape = dataclasses.replace(self.tell.model.shape, frames=frames)
+        shape = dataclasses.replace(self.generate.model.shape, frames=frames)
         try:
-            video = first_frames.true_film(
-                source, start, end, storybench_task_files.TASK_FPS, shape
-            )
+            video = read_true_video(source, start, end, storybench_task_files.TASK_FPS, shape)
         except FootageError as error:
             raise ValueError(f"{self.tasks}: {name}: {error}") from error
         _write(path, to_uint8(video))
         return True
 
 
-def _film(
-    tell: GenerateStory, identity: Mapping[str, Any], params: Params
+def _load_or_make(
+    run: GenerateStory, identity: Mapping[str, Any], params: Params
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """One film: made, or gone on with, or the one that is there if it is made of the same."""
-    path = Path(tell.output)
+    """The video of one story: the one that is there if it is of this identity, or a new one."""
+    path = Path(run.output)
     record, own = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)
     if path.exists():
         there = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        if told := differences(there, json.loads(own)):
+        if changes := differences(there, json.loads(own)):
             raise ValueError(
-                f"{path} is a film of another kind: {told}. Remove it, or name another --output."
+                f"{path} was made of something else: {changes}. Remove it, or name another "
+                "--output."
             )
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tell.film(identity) as film:
-            tell.fill(film, params)
-            paths.write(record, own.encode())  # a film never is there without it
-            film.finish()
-    video = np.load(path)
-    return video if video.dtype == np.uint8 else to_uint8(video)
+        with run.open(identity) as video:
+            run.fill(video, params)
+            paths.write(record, own.encode())  # a video never is there without its identity
+            video.finish()
+    frames = np.load(path)
+    return frames if frames.dtype == np.uint8 else to_uint8(frames)
 
 
 def _write(path: Path, video: UInt8[np.ndarray, "t h w 3"]) -> None:
-    """An npz file with one array, unless it is there already."""
-    data = _npz(video)
-    if not path.exists() or path.read_bytes() != data:
-        paths.write(path, data)
-
-
-def _npz(video: UInt8[np.ndarray, "t h w 3"]) -> bytes:
-    """An npz file with one array."""
+    """Write an npz file with one array, unless it is there already."""
     data = io.BytesIO()
     np.savez_compressed(data, video=video)
-    return data.getvalue()
+    if not path.exists() or path.read_bytes() != data.getvalue():
+        paths.write(path, data.getvalue())

@@ -1,10 +1,10 @@
-"""What a person sees while a film is made."""
+"""The progress of a video that is made segment by segment, on a terminal or in the log."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -13,76 +13,77 @@ from vidgen.train.progress import duration
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY = 60.0  # seconds between two lines where there is no terminal
+_LOG_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 class StoryProgress:
-    """A bar of the whole film: scene, segment, frames, and the time left.
+    """Shows scene, segment, frames and the time left; use it in a `with` block.
 
-    The first segment compiles, so it tells nothing about the others; until there is another, no
-    time is shown. Where there is no terminal, a line is logged at each scene and once a minute.
+    The first segment compiles, so it says nothing about the others: no time is shown until there
+    is another. Where there is no terminal, a line is logged at each scene and once a minute.
     """
 
-    def __init__(self, segments: list[Segment], begin: int = 0, label: str = "") -> None:
-        """A bar over `segments`, of which `begin` are there already."""
+    def __init__(self, segments: Sequence[Segment], begin: int = 0, label: str = "") -> None:
+        """Open the bar.
+
+        Args:
+          segments: all segments of the video.
+          begin: how many of them are finished already.
+          label: what the video comes from; "" shows nothing.
+        """
         self._label = f"{label}: " if label else ""
         self._segments = segments
         self._scenes = 1 + max(s.scene for s in segments)
         self._total = segments[-1].end_frame
         self._last_line = 0.0
-        self._mark: float | None = None
-        self._timed = 0  # frames made since the mark
+        self._start: float | None = None  # of the second segment
+        self._timed = 0  # frames made since then
         self._current: Segment | None = None
-        done = segments[begin - 1].end_frame if begin else 0
         self._bar = tqdm(
             total=self._total,
-            initial=done,
+            initial=segments[begin - 1].end_frame if begin else 0,
             disable=None,
             bar_format="{desc} |{bar}| {n:.0f}/{total} frames{postfix}",
         )
 
     def begin(self, segment: Segment) -> None:
-        """A segment is being made."""
-        before, self._current = self._current, segment
-        self._bar.set_description_str(self._place(segment), refresh=False)
-        self._bar.refresh()
-        new_scene = before is None or before.scene != segment.scene
-        if self._bar.disable and (new_scene or time.monotonic() - self._last_line > _SAY_EVERY):
+        """Show that a segment is being made."""
+        place = (
+            f"{self._label}scene {segment.scene + 1}/{self._scenes} "
+            f"segment {segment.index + 1}/{len(self._segments)}"
+        )
+        new_scene = self._current is None or self._current.scene != segment.scene
+        self._current = segment
+        self._bar.set_description_str(place)
+        if self._bar.disable and (new_scene or time.monotonic() - self._last_line > _LOG_EVERY):
             self._last_line = time.monotonic()
-            left = self._left(segment.first_frame)
-            frames = f"{segment.first_frame}/{self._total} frames"
-            log.info("%s, %s%s", self._place(segment), frames, left)
+            left = self._time_left(segment.first_frame)
+            log.info("%s, %s/%s frames%s", place, segment.first_frame, self._total, left)
 
     def step(self, done: int, total: int) -> None:
-        """`done` of the `total` sampling steps of the segment are done."""
+        """Show that `done` of the `total` sampling steps of the segment are finished."""
         if self._current is not None and not self._bar.disable:
             self._bar.n = self._current.first_frame + self._current.frames * done / total
             self._bar.refresh()
 
     def end(self, segment: Segment) -> None:
-        """The segment is finished."""
-        if self._mark is None:
-            self._mark = time.monotonic()
+        """Show that a segment is finished."""
+        if self._start is None:
+            self._start = time.monotonic()
         else:
             self._timed += segment.frames
-        self._bar.set_postfix_str(self._left(segment.end_frame).removeprefix(", "), refresh=False)
+        left = self._time_left(segment.end_frame).removeprefix(", ")
         self._bar.n = segment.end_frame
-        self._bar.refresh()
+        self._bar.set_postfix_str(left)
 
-    def _place(self, segment: Segment) -> str:
-        return (
-            f"{self._label}scene {segment.scene + 1}/{self._scenes} "
-            f"segment {segment.index + 1}/{len(self._segments)}"
-        )
-
-    def _left(self, frames: int) -> str:
-        if self._mark is None or not self._timed:
+    def _time_left(self, frames: int) -> str:
+        if self._start is None or not self._timed:
             return ""
-        pace = (time.monotonic() - self._mark) / self._timed
+        pace = (time.monotonic() - self._start) / self._timed
         return f", {duration(pace * (self._total - frames))} left"
 
     def __enter__(self) -> StoryProgress:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()

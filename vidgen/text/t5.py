@@ -115,7 +115,7 @@ class T5:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """The token ids of prompts, ended, padded or cut to `length`, and the mask of real tokens."""
+        """The token ids of prompts, padded or cut to `length`, and the mask of real tokens."""
         ids = np.full((len(prompts), self.length), PAD, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, pieces in enumerate(_pieces(self._vocabulary).encode(list(prompts))):
@@ -131,7 +131,7 @@ class T5:
         return T5Encoder(size=self.shape, dtype=self.dtype)
 
     def boxed_params(self) -> Params:
-        """The shapes of the parameters, boxed with their logical axis names, in their kept dtypes."""
+        """The shapes of the parameters in their kept dtypes, boxed with their axis names."""
         ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
         mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
         boxed = jax.eval_shape(self.network.init, jax.random.key(0), ids, mask)
