@@ -16,12 +16,11 @@ from vidgen.phenaki.discriminator import Discriminator
 from vidgen.phenaki.perceptual import ImagePerceptual, VideoPerceptual
 from vidgen.phenaki.quantizer import VectorQuantizer
 from vidgen.phenaki.token_batch import Tokenizer
-from vidgen.phenaki.tokenizer import Autoencoder, Quantizer, VideoTokenizer
+from vidgen.phenaki.tokenizer import VideoTokenizer
 from vidgen.phenaki.tokenizer_losses import (
-    ClipDistance,
-    FrameDistance,
     FrozenNetworks,
     LossWeights,
+    PerceptualDistance,
     as_stills,
     psnr,
 )
@@ -150,12 +149,10 @@ def assert_close(a, b, **tolerance):
 def test_parts_and_protocols(full):
     model = full.model
     assert isinstance(model, Model) and isinstance(model, Tokenizer)
-    assert isinstance(model.autoencoder, Autoencoder)
-    assert isinstance(model.quantizer, Quantizer)
     for distance in (Weighted(), ImagePerceptual()):
-        assert isinstance(distance, FrameDistance)
+        assert isinstance(distance, PerceptualDistance)
     for distance in (Weighted(), VideoPerceptual()):
-        assert isinstance(distance, ClipDistance)
+        assert isinstance(distance, PerceptualDistance)
     assert set(full.params) == {"generator", "discriminator", "anchors"}
     assert set(full.params["generator"]) == {"autoencoder", "quantizer"}
     assert set(shapes(tokenizer())) == {"generator"}
@@ -170,7 +167,7 @@ def test_sizes():
 
 
 def test_a_clip_that_does_not_fit_is_refused_at_once():
-    with pytest.raises(ValueError, match="4 frames"):
+    with pytest.raises(ValueError, match="frames .* got 4"):
         tokenizer(shape=VideoShape(frames=4, height=8, width=8))
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+State = Any  # what an autoencoder keeps of the chunks before; each has its own
+
 
 class CausalAutoencoder(nn.Module):
     """A causal video autoencoder: its methods are called through `apply(..., method="encode")`."""
@@ -72,8 +74,8 @@ class CausalAutoencoder(nn.Module):
         return self.decode(self.encode(video))
 
     def encode_chunk(
-        self, video: Float[Array, "b t h w c"], state: Any = None
-    ) -> tuple[Float[Array, "b gt gh gw d"], Any]:
+        self, video: Float[Array, "b t h w c"], state: State = None
+    ) -> tuple[Float[Array, "b gt gh gw d"], State]:
         """Encode the next frames of a long clip, with the result of `encode` of the whole.
 
         Args:
@@ -89,8 +91,8 @@ class CausalAutoencoder(nn.Module):
         raise NotImplementedError
 
     def decode_chunk(
-        self, latents: Float[Array, "b gt gh gw d"], state: Any = None
-    ) -> tuple[Float[Array, "b t h w c"], Any]:
+        self, latents: Float[Array, "b gt gh gw d"], state: State = None
+    ) -> tuple[Float[Array, "b t h w c"], State]:
         """Decode the next steps of a long clip, as `encode_chunk` encodes them."""
         raise NotImplementedError
 

@@ -47,12 +47,12 @@ class Block(nn.Module):
         self, x: Float[Array, "b t h w c"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
         """Return the features, and the state of the two convolutions for the next chunk."""
-        width, common = x.shape[-1], {"kernel": self.kernel, "dtype": self.dtype}
+        width, kernel, dtype = x.shape[-1], self.kernel, self.dtype
         one, two = (None, None) if past is None else past
-        y = swish(norm(self.norm, width, name="norm1", dtype=self.dtype)(x))
-        y, one = CausalConv(width, name="conv1", **common)(y, one)
-        y = swish(norm(self.norm, width, name="norm2", dtype=self.dtype)(y))
-        y, two = CausalConv(width, scale=0.0, name="conv2", **common)(y, two)
+        y = swish(norm(self.norm, width, name="norm1", dtype=dtype)(x))
+        y, one = CausalConv(width, kernel, dtype=dtype, name="conv1")(y, one)
+        y = swish(norm(self.norm, width, name="norm2", dtype=dtype)(y))
+        y, two = CausalConv(width, kernel, 0.0, dtype=dtype, name="conv2")(y, two)
         return x + y, (one, two)
 
 

@@ -67,7 +67,7 @@ class CViViTSettings(nn.Module):
     def _time(
         self, x: Float[Array, "b t h w d"], past: KV | None
     ) -> tuple[Float[Array, "b t h w d"], KV | None]:
-        """Temporal transformer: a patch attends to its place at earlier steps (2.1), also of `past`."""
+        """Temporal transformer: a patch attends to its place at earlier steps, of `past` too."""
         if not self.temporal_layers:
             return x, past
         b, t, h, w, d = x.shape
