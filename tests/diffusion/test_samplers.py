@@ -1,3 +1,8 @@
+"""Sampling steps against closed forms of Gaussian data, and the loop over them.
+
+Tests of vidgen/diffusion/transitions.py too.
+"""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +14,8 @@ from vidgen.diffusion.samplers import (
     Ancestral,
     Ddim,
     DpmSolverPP2M,
-    Levels,
     SamplerSpec,
+    StepLevels,
     StochasticNStep,
     Transition,
     sample,
@@ -40,7 +45,7 @@ def curved(z, logsnr, step):
 
 def step_levels():
     t, s = (Cosine()(jnp.array(u)) for u in (0.6, 0.4))
-    return Levels(jnp.array(-jnp.inf), t, s, s)
+    return StepLevels(jnp.array(-jnp.inf), t, s, s)
 
 
 def test_ddim_step_in_three_forms(x64):
@@ -89,7 +94,7 @@ def test_ancestral_step(x64, gamma, std):
 def test_stochastic_step_goes_two_levels_down_and_one_up(x64):
     t, s, k = Cosine()(jnp.array([1.0, 0.875, 0.75]))
     keys, z, x0 = some_keys(1), jnp.array([[0.5]]), jnp.array([[0.2]])
-    got = StochasticNStep()(keys, z, x0, x0, Levels(t, t, s, k))
+    got = StochasticNStep()(keys, z, x0, x0, StepLevels(t, t, s, k))
     down = samplers.ddim_step(z, x0, t, k)
     noise = samplers.normal_like(keys, z)
     np.testing.assert_allclose(got, 0.509855 * down + 0.860260 * noise, atol=2e-6)
@@ -168,7 +173,7 @@ def propagate(gaussian, transition, logsnrs):
     noise = samplers.normal_like(key, jnp.zeros(1)).item()
     levels = np.asarray(logsnrs)
     beyond = np.append(levels[2:], levels[-1])
-    stack = Levels(np.full(len(beyond), -np.inf), levels[:-1], levels[1:], beyond)
+    stack = StepLevels(np.full(len(beyond), -np.inf), levels[:-1], levels[1:], beyond)
 
     def probe(z, step):
         x0 = gaussian(z, step.t, 0)

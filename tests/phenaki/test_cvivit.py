@@ -1,4 +1,7 @@
-"""C-ViViT: what must not flow back in time, token counts, sizes, streams, published parameters."""
+"""C-ViViT: what must not flow back in time, token counts, sizes, streams, published parameters.
+
+Tests of vidgen/phenaki/autoencoder.py too.
+"""
 
 import functools
 import math

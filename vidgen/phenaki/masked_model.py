@@ -167,10 +167,9 @@ class MaskedVideoModel:
             train=train,
             rngs={"dropout": dropout_key} if train else None,
         )
-        error = self._error(logits, tokens)
         right = mean_where(jnp.argmax(logits, axis=-1) == tokens, masked)
+        error = mean_where(self._error(logits, tokens), masked)
         share = mean_where(masked, valid)
-        error = mean_where(error, masked)
         many = share > 0.5
         return jnp.mean(error), {
             "accuracy": Mean.of(right),
@@ -184,13 +183,9 @@ class MaskedVideoModel:
         self, key: Key[Array, ""], valid: Bool[Array, "b gt gh gw"]
     ) -> Bool[Array, "b gt gh gw"]:
         """Draw the tokens to mask in training."""
-        flat = decoding.training_mask(
-            key,
-            valid.reshape(len(valid), -1),
-            schedule=self.schedule,
-            min_rate=self.min_mask_rate,
-        )
-        return flat.reshape(valid.shape)
+        flat, rate = valid.reshape(len(valid), -1), self.min_mask_rate
+        masked = decoding.training_mask(key, flat, schedule=self.schedule, min_rate=rate)
+        return masked.reshape(valid.shape)
 
     def _error(
         self, logits: Float[Array, "b gt gh gw k"], tokens: Int[Array, "b gt gh gw"]

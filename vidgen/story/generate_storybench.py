@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from vidgen import paths
 from vidgen.data.video.footage import FootageError
 from vidgen.data.video.transforms import to_uint8
+from vidgen.progress import progress_bar
 from vidgen.story import storybench_task_files
 from vidgen.story.first_frames import read_true_video
 from vidgen.story.generate_story import GenerateStory
@@ -68,12 +68,14 @@ class StoryBenchmark:
         made, truth = (self.output / name / "raw" for name in ("made", "ground_truth"))
         stories, complete, params = list(self._stories()), True, self.generate.load()
         stage = self.generate.stage.identity(params)
-        for name, entry, story in tqdm(stories, desc="stories", unit="video", disable=None):
-            runs = [self._run(name, story, sample) for sample in range(self.samples)]
-            videos = [_load_or_make(run, run.identity(stage), params) for run in runs]
-            video = np.concatenate(videos, axis=2)
-            _write(made / f"{name}.npz", video)
-            complete = self._write_truth(name, entry, len(video), truth) and complete
+        with progress_bar(len(stories), desc="stories", unit="video") as bar:
+            for name, entry, story in stories:
+                runs = [self._run(name, story, sample) for sample in range(self.samples)]
+                videos = [_load_or_make(run, run.identity(stage), params) for run in runs]
+                video = np.concatenate(videos, axis=2)
+                _write(made / f"{name}.npz", video)
+                complete = self._write_truth(name, entry, len(video), truth) and complete
+                bar.update()
         if not complete:
             log.info("some true videos are not here; StoryBench's own metrics need them, too")
         log.info("%d videos in %s", len(stories), made)

@@ -6,10 +6,8 @@ import logging
 import time
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
+from vidgen.progress import duration, progress_bar
 from vidgen.story.segments import Segment
-from vidgen.train.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +37,9 @@ class StoryProgress:
         self._start: float | None = None  # of the second segment
         self._timed = 0  # frames made since then
         self._current: Segment | None = None
-        self._bar = tqdm(
-            total=self._total,
+        self._bar = progress_bar(
+            self._total,
             initial=segments[begin - 1].end_frame if begin else 0,
-            disable=None,
             bar_format="{desc} |{bar}| {n:.0f}/{total} frames{postfix}",
         )
 
