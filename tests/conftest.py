@@ -59,7 +59,6 @@ _LONGEST = (
     "test_devices.py",
     "test_evaluate.py",
     "test_launch.py",
-    "test_suggestions.py",
     "test_unet.py",
     "test_tpu.py",
 )
@@ -79,6 +78,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.enable()
     start.search_for_garbage_less_often()
+    start.keep_freed_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -203,7 +203,7 @@ def test_a_signal_reaches_all_processes_and_they_save(tmp_path):
     finally:
         launcher.kill()
     assert launcher.returncode == 75, told
-    assert "the same command goes on from there" in told
+    assert "re-running the same command resumes" in told
     assert list((tmp_path / "checkpoints").iterdir())
 
 

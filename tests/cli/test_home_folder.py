@@ -78,7 +78,7 @@ def test_every_macro_that_is_a_path(macro, how, home, tmp_path):
 
 
 def test_settings_of_several_paths(home):
-    assert gin_files.at_home(["~/a", ("b", {"c": "~"}), 1, "d ~ e"]) == [
+    assert gin_files.expand_home(["~/a", ("b", {"c": "~"}), 1, "d ~ e"]) == [
         f"{home}/a",
         ("b", {"c": str(home)}),
         1,

@@ -50,27 +50,9 @@ def test_a_configuration_without_that_part_is_refused(tmp_path):
         gin_files.excerpt(tmp_path / "config.gin", "tokenizer", "TOKENIZER")
 
 
-MIXED = """from __gin__ import dynamic_registration
-DATASET = @mixtures.Mixture()
-IMAGE_RATE = 0.25
-RATE = %IMAGE_RATE
-
-# Parameters for images.Joint:
-images.Joint.image_rate = %RATE
-images.Joint.videos = @train/sprites.Sprites()
-mixtures.Mixture.rates = None
-mixtures.Mixture.sources = \\
-    (@sprites.Sprites(),
-     @images.Joint())
-train/sprites.Sprites.seed = 3
-other.Thing.seed = 4
-"""
-
-
-def test_what_a_macro_of_a_saved_configuration_leads_to(tmp_path):
-    (tmp_path / "config.gin").write_text(MIXED)
-    found = gin_files.reached(tmp_path / "config.gin", "DATASET")
-    assert found["images.Joint.image_rate"] == "0.25"
-    assert found["train/sprites.Sprites.seed"] == "3"
-    assert "other.Thing.seed" not in found
-    assert gin_files.reached(tmp_path / "config.gin", "NOWHERE") == {}
+def test_parts_keep_their_lines_and_imports(tmp_path):
+    (tmp_path / "a.gin").write_text("import one\nA = 1\ninclude 'b.gin'  # why\nB = 2")
+    assert list(gin_files.parts(tmp_path / "a.gin")) == [
+        ("import one\nA = 1", "b.gin", 3),
+        ("import one\n\n\nB = 2", None, 4),
+    ]

@@ -207,6 +207,24 @@ def test_wrong_files_are_one_sentence(tmp_path, text, words):
         assert word in message
 
 
+def test_an_include_stands_where_it_is_written(tmp_path):
+    (tmp_path / "outer.gin").write_text(f"{FILE}STEPS = 1\ninclude '{tmp_path}/in.gin'\nSTEPS = 3")
+    (tmp_path / "in.gin").write_text("STEPS = 2\nFOLDER = 'in'")
+    job, _, _ = resolve(str(tmp_path / "outer.gin"))
+    assert (job.steps, job.folder) == (3, "in")
+
+
+def test_values_that_a_macro_leads_to(file, tmp_path):
+    (tmp_path / "more.gin").write_text(
+        "from __gin__ import dynamic_registration\nimport gadgets\n"
+        "SIDES = 6\ngadgets.Shape.sides = %SIDES\ns/gadgets.Shape.sides = 8\nSTEPS = %SHAPE"
+    )
+    with gin_utils.session([file, str(tmp_path / "more.gin")]):
+        assert sorted(gin_utils.reached_values("STEPS", "gadgets.Shape.sides")) == [6, 8]
+        assert gin_utils.reached_values("FOLDER", "gadgets.Shape.sides") == []
+        assert gin_utils.reached_values("NOWHERE", "gadgets.Shape.sides") == []
+
+
 def test_missing_directory_macro_shows_the_quotes(tmp_path):
     path = tmp_path / "a.gin"
     path.write_text(FILE.replace("FOLDER", "MODEL_DIR"))

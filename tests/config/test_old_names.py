@@ -1,5 +1,6 @@
 """Configurations and run folders from before the modules moved."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ import pytest
 from places import FILES
 
 from vidgen.cli import main
-from vidgen.config.old_names import MOVED, RENAMED, with_new_names
+from vidgen.config.old_names import MOVED, RENAMED, new_selector, with_new_names
 
 # A tokenizer and a transformer that were trained before, and a clip that was made with them then.
 OLD_RUN = FILES / "old_run"
@@ -23,8 +24,43 @@ def test_new_places_exist_and_old_ones_do_not(old, new):
 
 
 @pytest.mark.parametrize("owner, new", [(owner, new) for (owner, _), new in RENAMED.items()])
-def test_renamed_classes_exist(owner, new):
-    assert hasattr(importlib.import_module(f"vidgen.{owner}"), new)
+def test_renamed_classes_and_fields_exist(owner, new):
+    name, _, field = new.partition(".")
+    cls = getattr(importlib.import_module(f"vidgen.{owner}"), name)
+    assert not field or field in {f.name for f in dataclasses.fields(cls)}
+
+
+def test_renamed_settings_are_found_in_lines_blocks_and_flags():
+    old = """from vidgen.train import distill
+from vidgen.train import train
+a/train.Train.sampler = None
+X = "train.Train.sampler"
+train.Train:
+  seed = 0
+
+  sampler = @samplers.SamplerSpec()
+distill.Distill:
+  course = 1
+stage.DiffusionStage:
+  sampler = 2
+"""
+    new = """from vidgen.imagen import student_training
+from vidgen.train import train
+a/train.Train.sample_writer = None
+X = "train.Train.sampler"
+train.Train:
+  seed = 0
+
+  sample_writer = @samplers.SamplerSpec()
+student_training.Distill:
+  schedule = 1
+stage.DiffusionStage:
+  sampler = 2
+"""
+    assert with_new_names(old) == new
+    assert new_selector("Train.sampler") == "Train.sample_writer"
+    assert new_selector("Guard.policy") == "DivergencePolicy.policy"
+    assert new_selector("Train.samplers") == "Train.samplers"
 
 
 def test_selectors_follow_their_import_and_nothing_else_does():

@@ -10,9 +10,9 @@ import tiny_cascade
 from places import ROOT
 
 from vidgen.config import gin_utils
+from vidgen.imagen.student_training import Distill
 from vidgen.inference.generate import clip_key
 from vidgen.inference.stages import Stage
-from vidgen.train.distill import Distill
 from vidgen.types import STAGES
 
 EXPERIMENTS = sorted((ROOT / "gin_configs" / "experiments").glob("imagen_distill_*.gin"))
@@ -60,7 +60,7 @@ def test_experiments_bind_nothing_in_vain(cascade, path):
         # The teacher's configuration has settings of its own training that no student reads.
         unused = {name.split("/")[-1] for name in gin_utils.unused_bindings()}
     assert not {name for name in own for other in unused if other.endswith(name)}
-    steps = [phase.model.stage.sampler.steps for phase in run.course.phases()]
+    steps = [phase.model.stage.sampler.steps for phase in run.schedule.phases()]
     assert steps == sorted(steps, reverse=True) and steps[-2:] == [8, 8]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_cascade
 
-from vidgen.cli import evaluate_command, evaluate_flags
+from vidgen.cli import evaluate_command, examples
 from vidgen.config import gin_files
 from vidgen.data.video.encode import write_video
 from vidgen.evals.metrics import METRICS
@@ -272,7 +272,7 @@ def test_wrong_input_is_one_sentence(vidgen, folders, tmp_path, arguments, words
 
 def test_help_names_every_metric_and_protocol():
     for name in (*METRICS, *evaluate_command.protocols()):
-        assert f" {name}" in evaluate_flags.EXAMPLES, name
+        assert f" {name}" in examples.EXAMPLES["evaluate"], name
 
 
 def test_every_protocol_says_what_to_bring():

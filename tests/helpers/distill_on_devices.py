@@ -8,12 +8,12 @@ import numpy as np
 import toy_distilling
 import toy_training as toy
 
-from vidgen.train import distill
+from vidgen.imagen import student_training
 
 SEEN = []
 
 
-class Noting(distill.Teacher):
+class Noting(student_training.Teacher):
     """Notes how the teacher is laid out."""
 
     def __call__(self):
@@ -27,7 +27,7 @@ def main():
     sharded = toy.make_trainer(
         model=toy_distilling.ToyStudent(), mesh_shape=(1, -1, 1), ema_decay=None
     )
-    distill.Teacher = Noting
+    student_training.Teacher = Noting
     state = toy_distilling.make(folder, teacher, trainer=sharded)()
     sizes = {name: float(np.abs(x).sum()) for name, x in state.params.items()}
     print(json.dumps({"sizes": sizes, "teacher": SEEN, "devices": jax.device_count()}))

@@ -3,16 +3,16 @@
 import dataclasses
 import sys
 import time
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import toy_training as toy
 
+from vidgen.imagen.student_training import Distill
+from vidgen.imagen.students import StudentPhase, StudentSchedule
 from vidgen.train import optimizers
 from vidgen.train.checkpoints import CheckpointSettings
-from vidgen.train.distill import Distill
 from vidgen.train.train import Train
 from vidgen.types import Mean
 
@@ -49,24 +49,16 @@ class ToyStudent(toy.ToyModel):
         return loss, {"away": Mean.of(away.max()), "teacher_size": Mean.of(size.sum())}
 
 
-class ToyPhase(NamedTuple):
-    """One phase."""
+class ToySchedule(StudentSchedule):
+    """Phases of one toy each."""
 
-    name: str
-    model: ToyStudent
-    train_steps: int = STEPS
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyCourse:
-    """Phases of one model each."""
-
-    names: tuple = NAMES
-    network: toy.Regressor = toy.Regressor()
+    def __init__(self, names=NAMES, network=None):
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "network", network or toy.Regressor())
 
     def phases(self):
         models = [ToyStudent(network=self.network, first=i == 0) for i in range(len(self.names))]
-        return [ToyPhase(name, model) for name, model in zip(self.names, models, strict=True)]
+        return tuple(StudentPhase(n, m, STEPS) for n, m in zip(self.names, models, strict=True))
 
 
 def make_teacher(model_dir, *, train_steps=STEPS):
@@ -80,7 +72,7 @@ def make_teacher(model_dir, *, train_steps=STEPS):
     )
 
 
-def make(model_dir, teacher_dir, *, course=None, **settings):
+def make(model_dir, teacher_dir, *, schedule=None, **settings):
     """The distillation into `model_dir`."""
     rate = optimizers.LearningRate(peak=1e-2, decay="linear", total_steps=999)
     optimizer = optimizers.AdamW(learning_rate=rate)
@@ -95,7 +87,7 @@ def make(model_dir, teacher_dir, *, course=None, **settings):
         "checkpoints": CheckpointSettings(keep=100),
     }
     return Distill(
-        course=course or ToyCourse(),
+        schedule=schedule or ToySchedule(),
         train=Train(**(shared | settings)),
         teacher_dir=str(teacher_dir),
     )

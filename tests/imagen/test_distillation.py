@@ -26,7 +26,6 @@ from vidgen.imagen.distillation import (
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.students import StudentSchedule, student
 from vidgen.plan.estimate import PlannedModel
-from vidgen.train.distill import Student
 from vidgen.train.model import Model
 from vidgen.train.partitioning import unbox
 from vidgen.types import VideoBatch, VideoShape
@@ -442,7 +441,7 @@ def test_phases():
     assert all(p.model.teacher.guidance_input for p in phases[1:])
     assert phases[-1].model.stage == made
     for phase in phases:
-        for protocol in (Model, PlannedModel, Student):
+        for protocol in (Model, PlannedModel):
             assert isinstance(phase.model, protocol)
 
 

@@ -93,7 +93,7 @@ def test_a_model_dir_in_the_home_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     sampler = SampleVideos(prompts=("gray 3",), every=2, suffix="npy")
-    make("~/m", train_steps=2, sampler=sampler)()
+    make("~/m", train_steps=2, sample_writer=sampler)()
     assert list((tmp_path / "here").iterdir()) == []
     found = {path.name for path in (tmp_path / "home" / "m").iterdir()}
     assert found == {"checkpoints", "metrics.jsonl", "samples", "tensorboard"}
@@ -193,7 +193,7 @@ def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole):
     again = start(tmp_path)
     errors = again.communicate(timeout=90)[1]
     assert again.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     folder, expected = whole
     assert numbers(tmp_path) == numbers(folder)
     with Checkpointer(tmp_path, read_only=True) as checkpointer:
@@ -211,7 +211,7 @@ def test_signal_saves_and_ends_well(tmp_path, number, status):
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == status, errors
     assert f"{number.name}: stopping after this step" in errors
-    assert "the same command goes on from there" in errors
+    assert "re-running the same command resumes" in errors
     with Checkpointer(tmp_path, read_only=True) as checkpointer:
         assert 3 <= checkpointer.latest_step() < 12
         assert f"step {checkpointer.latest_step()} is saved" in errors
@@ -355,7 +355,7 @@ def test_wrong_profile(tmp_path, profile):
 def test_samples_and_held_out_loss(tmp_path, whole):
     sampler = SampleVideos(prompts=("gray 3", "gray 250", "gray 9"), every=6, suffix="npy", seed=1)
     held_out = HeldOutLoss(dataset=toy.ToyData(), every=6, batches=2)
-    state = make(tmp_path, sampler=sampler, held_out=held_out)()
+    state = make(tmp_path, sample_writer=sampler, held_out=held_out)()
     assert_equal(state, whole[1])  # neither touches training
     by_step = {line["step"]: line for line in lines(tmp_path)}
     assert list(by_step) == [4, 6, 8, 12]
@@ -374,7 +374,7 @@ def test_samples_and_held_out_loss(tmp_path, whole):
 
 
 def test_sample_sheet_is_written(tmp_path):
-    make(tmp_path, train_steps=2, sampler=SampleVideos(prompts=("gray 3",), every=2))()
+    make(tmp_path, train_steps=2, sample_writer=SampleVideos(prompts=("gray 3",), every=2))()
     assert (tmp_path / "samples" / "step_2.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -395,7 +395,9 @@ class Doubler(toy.ToyModel):
 
 def test_restored_clips_are_shown_between_what_was_given_and_the_truth(tmp_path):
     sampler = SampleUpsampled(dataset=toy.ToyData(), every=2, count=2, suffix="npy")
-    make(tmp_path, trainer=toy.make_trainer(model=Doubler()), train_steps=2, sampler=sampler)()
+    make(
+        tmp_path, trainer=toy.make_trainer(model=Doubler()), train_steps=2, sample_writer=sampler
+    )()
     clips = np.load(tmp_path / "samples" / "step_2.npy")
     assert clips.shape == (6, *toy.SHAPE.thwc)
     raw = next(toy.ToyData().iterator())["video"][:2] / 127.5 - 1
@@ -414,7 +416,9 @@ class Darkening(toy.ToyModel):
 
 def test_reconstructed_clips_are_shown_above_the_truth(tmp_path):
     sampler = SampleReconstructions(dataset=toy.ToyData(), every=2, count=2, suffix="npy")
-    make(tmp_path, trainer=toy.make_trainer(model=Darkening()), train_steps=2, sampler=sampler)()
+    make(
+        tmp_path, trainer=toy.make_trainer(model=Darkening()), train_steps=2, sample_writer=sampler
+    )()
     clips = np.load(tmp_path / "samples" / "step_2.npy")
     raw = next(toy.ToyData().iterator())["video"][:2] / 127.5 - 1
     np.testing.assert_allclose(clips[1::2], raw, atol=1e-6)
@@ -424,7 +428,7 @@ def test_reconstructed_clips_are_shown_above_the_truth(tmp_path):
 def test_a_model_that_cannot_reconstruct(tmp_path):
     sampler = SampleReconstructions(dataset=toy.ToyData(), every=2)
     with pytest.raises(ValueError, match="ToyModel cannot reconstruct"):
-        make(tmp_path, sampler=sampler)
+        make(tmp_path, sample_writer=sampler)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -446,7 +450,7 @@ def test_a_model_samples_with_the_networks_that_it_reads(tmp_path):
     trainer = toy.make_trainer(model=Reader())
     sampler = SampleVideos(prompts=("gray 3",), every=2, suffix="npy")
     frozen = functools.partial(dict, brightness=np.float32(0.25))
-    make(tmp_path, trainer=trainer, train_steps=2, sampler=sampler, frozen=frozen)()
+    make(tmp_path, trainer=trainer, train_steps=2, sample_writer=sampler, frozen=frozen)()
     assert (np.load(tmp_path / "samples" / "step_2.npy") == 0.25).all()
 
 
@@ -530,14 +534,14 @@ def test_sampler_needs_a_model_that_generates(tmp_path):
 
     t = toy.make_trainer(model=Silent())
     with pytest.raises(ValueError, match="Silent cannot generate"):
-        make(tmp_path, trainer=t, sampler=SampleVideos(prompts=("a",), every=1))
+        make(tmp_path, trainer=t, sample_writer=SampleVideos(prompts=("a",), every=1))
 
 
 def test_a_sampler_writes_a_format_that_plays_at_the_rate_of_the_model(tmp_path):
     model = toy.ToyModel(shape=dataclasses.replace(toy.ToyModel().shape, fps=60.0))
     sampler = SampleVideos(prompts=("a",), every=1, suffix="gif")
     with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
-        make(tmp_path, trainer=toy.make_trainer(model=model), sampler=sampler)
+        make(tmp_path, trainer=toy.make_trainer(model=model), sample_writer=sampler)
 
 
 def test_wrong_held_out():

@@ -102,7 +102,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     protocol = _pinned(flags, subject.protocol)
     subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
     trained, run = [], None
-    given = generate_flags.how_to_sample(flags)
+    given = generate_flags.sampling_settings(flags)
     sampling = given.get("sampling", stages.Sampling())
     if hasattr(subject.model, "generate"):
         trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
@@ -126,9 +126,9 @@ def _stories(flags: argparse.Namespace) -> None:
     """The films of StoryBench, and their distance from the true ones, where these are here."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import stages
-    from vidgen.story import storybench_format
-    from vidgen.story.storybench import StoryBenchmark
-    from vidgen.story.tell import GenerateStory
+    from vidgen.story import storybench_task_files
+    from vidgen.story.generate_story import GenerateStory
+    from vidgen.story.generate_storybench import StoryBenchmark
 
     if not flags.stories or not flags.model:
         raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
@@ -140,17 +140,21 @@ def _stories(flags: argparse.Namespace) -> None:
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
     found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
-    given = generate_flags.how_to_sample(flags)
+    given = generate_flags.sampling_settings(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
     given |= {"stage": stages.only(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}
-    story = storybench_format.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
-    tell = sessions.build(GenerateStory, story=story, **given)
+    story = storybench_task_files.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
+    generate = sessions.build(GenerateStory, story=story, **given)
     sessions.check_bindings()
     run = StoryBenchmark(
-        tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips
+        generate=generate,
+        tasks=tasks,
+        output=folder,
+        samples=flags.samples or 1,
+        limit=flags.clips,
     )
     if flags.dry_run:
         return

@@ -1,8 +1,8 @@
 """Several objects, each built by gin from files of its own, with one set of --gin flags for all.
 
-The stages of a cascade were trained by themselves, and all their configurations set MODEL. So each
-is read in a session of its own; a flag is for whichever of them understands it, such as
-ssr1/SamplerSpec.steps, and it is an error only where none does.
+A trained cascade is a folder of training folders named by the stages, and all their configurations
+set MODEL. So each is read in a session of its own; a flag is for whichever of them understands it,
+such as ssr1/SamplerSpec.steps, and it is an error only where none does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen.config import gin_files, gin_utils
+from vidgen.config import gin_utils
 
 
 class Sessions:
@@ -24,7 +24,7 @@ class Sessions:
     """
 
     def __init__(self, first: Sequence[str], last: Sequence[str], bindings: Sequence[str]) -> None:
-        """Every session reads the files `first`, its own, `last`, and then `bindings`."""
+        """Let every session read the files `first`, its own, `last`, and then `bindings`."""
         self.configs: list[str] = []
         self._first, self._last, self._bindings = first, last, bindings
         self._taken: set[str] = set()
@@ -34,40 +34,47 @@ class Sessions:
     def build(
         self, cls: Any, files: Sequence[str] = (), bindings: Sequence[str] = (), **given: Any
     ) -> Any:
-        """`cls` from these files and bindings and from those of all sessions."""
+        """Return `cls` from these files and bindings and from those of all sessions.
+
+        Args:
+          cls: the class.
+          files: of this session alone.
+          bindings: of this session alone; all of them must be right.
+          **given: fields that win over gin's.
+
+        Raises:
+          GinError: a file or a binding is wrong, or the object refuses its settings.
+        """
         with gin_utils.session([*self._first, *files, *self._last], bindings):
             taken = [binding for binding in self._bindings if self._bind(binding)]
-            made = gin_utils.build(cls, **given)
+            built = gin_utils.build(cls, **given)
             self.configs.append(gin_utils.operative_config())
             self._used |= set(taken) - set(without_effect(taken, gin_utils.unused_bindings()))
         self._taken |= set(taken)
-        return made
+        return built
 
     def build_trained(self, cls: Any, folder: Path) -> Any:
-        """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
+        """Return `cls` from the configuration that training left in `folder`, its MODEL_DIR."""
         files, bindings = [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
-        made = self.build(cls, files, bindings)
-        model: Any = getattr(made, "model", None)
-        if getattr(model, "learned", None) and hasattr(made, "load") and self._changes:
-            with gin_utils.session([*self._first, *files], bindings):
-                _check_learned(folder, gin_utils.build(cls).model, model)
+        built = self.build(cls, files, bindings)
+        model: Any = getattr(built, "model", None)
+        if getattr(model, "learned", None) and hasattr(built, "load"):
+            if self._last or self._bindings:  # which may have changed what the student learned
+                with gin_utils.session([*self._first, *files], bindings):
+                    _check_learned(folder, gin_utils.build(cls).model, model)
         if hasattr(model, "joint") and _trained_jointly(folder / "config.gin"):
-            made = dataclasses.replace(made, model=dataclasses.replace(model, joint=True))
-        return made
-
-    @property
-    def _changes(self) -> bool:
-        """Whether anything is read after the objects' own files."""
-        return bool(self._last or self._bindings)
+            built = dataclasses.replace(built, model=dataclasses.replace(model, joint=True))
+        return built
 
     def check_bindings(self) -> None:
-        """Raises the error of a binding that no session took; notes those that none used."""
+        """Raise the error of a binding that no session took, and name those that none used."""
         for binding, error in self._refused.items():
             if binding not in self._taken:
                 raise error
         note([binding for binding in self._bindings if binding not in self._used])
 
     def _bind(self, binding: str) -> bool:
+        """Whether the open session takes a binding."""
         try:
             gin_utils.bind(binding)
         except gin_utils.GinError as error:  # it may be meant for another session
@@ -77,7 +84,7 @@ class Sessions:
 
 
 def _check_learned(folder: Path, trained: Any, asked: Any) -> None:
-    """Raises ValueError where settings of this run would have a student believe it learned more.
+    """Raise ValueError where settings of this run say that a student learned something else.
 
     Args:
       folder: of the student.
@@ -98,26 +105,25 @@ def _check_learned(folder: Path, trained: Any, asked: Any) -> None:
 
 def _trained_jointly(config: Path) -> bool:
     """Whether packs of images were among the examples that a saved configuration trained on."""
-    reached = gin_files.reached(config, "DATASET")
-    rates = [value for name, value in reached.items() if name.endswith("images.Joint.image_rate")]
-    return any(rate not in ("0", "0.0") for rate in rates)
+    with gin_utils.session([str(config)]):
+        return any(gin_utils.reached_values("DATASET", "images.Joint.image_rate"))
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """Those of the NAME=VALUE `bindings` that nothing has read, given `unused_bindings()`."""
+    """Return those of the NAME=VALUE `bindings` that are among `unused_bindings()`."""
     names = [(binding, binding.partition("=")[0].strip()) for binding in bindings]
     return [b for b, name in names if any(_is_short_for(name, full) for full in unused)]
 
 
 def note(bindings: Sequence[str]) -> None:
-    """Tells the user of bindings without effect."""
+    """Print the bindings that have no effect."""
     for name in (binding.partition("=")[0].strip() for binding in bindings):
         why = "nothing reads it, or the files bind it in a scope (such as base/), which wins"
         print(f"vidgen: note: --gin.{name} has no effect here: {why}.", file=sys.stderr)
 
 
 def _is_short_for(name: str, full: str) -> bool:
-    """True of `s/Trainer.ema_decay` and `s/vidgen.train.trainer.Trainer.ema_decay`."""
+    """Whether `s/Trainer.ema_decay` is `s/vidgen.train.trainer.Trainer.ema_decay`."""
     scope, _, selector = name.rpartition("/")
     full_scope, _, full_selector = full.rpartition("/")
     return scope == full_scope and f".{full_selector}".endswith(f".{selector}")

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen import paths
-from vidgen.data.sources.files import BadExample
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.video import transforms
 from vidgen.types import VideoShape
 
@@ -58,12 +57,12 @@ class SourceClips:
     """Clips of a data set: all of it in an order of the seed, and again where `count` is more.
 
     Attributes:
-      source: a data set (vidgen/data/sources/folder.py); its examples are clips.
+      source: a data set whose examples are clips.
       count: how many.
       seed: of the order, and of all that is drawn for a clip.
     """
 
-    source: Any
+    source: Source
     count: int
     seed: int = 0
     names: None = None
@@ -110,12 +109,12 @@ class SourceClips:
         return transforms.to_float(example.video), example.first_caption
 
 
-def _stored(source: Any) -> list[Any]:
+def _stored(source: Source) -> list[Any]:
     """The files and captions that a source lists, and what tells a file that was replaced.
 
     Sizes and times stand for the content, which would take reading the whole data set.
     """
-    listed = [*getattr(source, "files", ()), *getattr(source, "shards", ())]
+    listed = source.stored_files
     names = [entry if isinstance(entry, str) else entry[0] for entry in listed]
     return [(entry, paths.version(name)) for entry, name in zip(listed, names, strict=True)]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen.data.sources.folder import Source
+from vidgen.data.source import Source
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.generated_clips import MadeClips
 from vidgen.evals.metric_inputs import EvalData
@@ -81,13 +81,8 @@ class EvalModel:
             )
         if self.held_out is None:
             log.info("no part of this data is held out: the model may have been trained on it")
-        changes: dict[str, Any] = {"shape": dataclasses.replace(shape, fps=source.shape.fps)}
-        if isinstance(source, Sprites):
-            changes["templates"] = 1  # captions that say the same are the same
-        given: Any = source
-        return SourceClips(
-            source=dataclasses.replace(given, **changes), count=protocol.clips, seed=protocol.seed
-        )
+        clips = source.for_evaluation(dataclasses.replace(shape, fps=source.shape.fps))
+        return SourceClips(source=clips, count=protocol.clips, seed=protocol.seed)
 
 
 def maker(

@@ -5,7 +5,7 @@
     video  = decode(tokens),            the known pixels put back as they were
 
 Text to video, image to video, continuation, in between and inpainting differ in `known` alone
-(Phenaki sec. 2.2). What is not known must not be seen by the tokens of what is: the tokenizer is
+(Phenaki 2.2). What is not known must not be seen by the tokens of what is: the tokenizer is
 causal, so the beginning of a clip does not see the rest; elsewhere each unknown pixel is filled
 with the known one that is nearest in time, the earlier if there is one.
 """
@@ -45,17 +45,20 @@ def generate(
     on_step: Callable[[int, int], None] | None = None,
     known: Known | None = None,
 ) -> Float[Array, "b t h w c"]:
-    """Videos for `text`, in [-1, 1]; each depends on its own text, key and known content alone.
+    """Generate videos; each depends on its own text, key and known content alone.
 
     The programs are the same whatever is known, and whether anything is.
 
     Args:
       model: a `MaskedVideoModel`.
       params: {"maskgit": of its network, "tokenizer": of its tokenizer}.
-      text: one prompt a clip, or two of which the logits are mixed.
-      keys: one a clip.
-      on_step: told of (steps done, steps) after every step.
+      text: one prompt a clip, or two whose logits are mixed.
+      keys: one random key a clip.
+      on_step: called with (steps done, steps) after every step.
       known: content that comes out unchanged.
+
+    Returns:
+      Videos in [-1, 1].
     """
     if known is None:
         known = unknown(model.shape, len(keys))
@@ -67,7 +70,7 @@ def generate(
 
 
 def unknown(shape: VideoShape, clips: int) -> Known:
-    """Nothing is known of so many clips."""
+    """Known content of this many clips, of which nothing is known."""
     video = jnp.zeros((clips, *shape.thwc))
     return Known(video=video, mask=jnp.zeros(video.shape, bool))
 
@@ -84,21 +87,29 @@ def _encoded(
 def _decoded(
     tokenizer: Tokenizer, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
-    """The video of the tokens, with the known pixels as they were."""
+    """Decode the tokens and put the known pixels back."""
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))
 
 
 def filled(
     video: Float[Array, "b t h w c"], mask: Bool[Array, "b t h w c"]
 ) -> Float[Array, "b t h w c"]:
-    """`video` where `mask`; elsewhere the nearest known frame before, or after; 0 without any."""
+    """Fill in unknown pixels, so that the tokens of known ones see nothing unknown.
+
+    Args:
+      video: the known pixels; others are not read.
+      mask: True on known pixels.
+
+    Returns:
+      `video` where `mask`; elsewhere the nearest known frame before, or else after; or else 0.
+    """
     frames = video.shape[1]
     index = jnp.arange(frames)[None, :, None, None, None]
     before = jax.lax.cummax(jnp.where(mask, index, -1), axis=1)
     after = jax.lax.cummin(jnp.where(mask, index, frames), axis=1, reverse=True)
     source = jnp.where(before >= 0, before, after)
-    found = jnp.take_along_axis(video, jnp.minimum(source, frames - 1), axis=1)
-    return jnp.where(source < frames, found, 0.0)
+    nearest = jnp.take_along_axis(video, jnp.minimum(source, frames - 1), axis=1)
+    return jnp.where(source < frames, nearest, 0.0)
 
 
 def known_tokens(

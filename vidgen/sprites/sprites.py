@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import Example, Source
 from vidgen.sprites import grammar, scenes
 from vidgen.sprites import render as sprite_frames
 from vidgen.sprites import split as sprite_split
@@ -44,7 +44,7 @@ EASY_SUBJECTS = ("tiger", "octopus", "frog", "panda", "whale", "crab", "star", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sprites:
+class Sprites(Source):
     """Source of sprite videos; example `index` shows triple `index % len(triples(split))`.
 
     Attributes:
@@ -277,6 +277,10 @@ class Sprites:
         """(subject, motion, background) of a caption; motion None: a single image."""
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return grammar.parse(caption, *names)
+
+    def for_evaluation(self, shape: VideoShape) -> Sprites:
+        """Return clips of another shape whose captions are equal if they say the same."""
+        return dataclasses.replace(self, shape=shape, templates=1)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Example `index` with everything random about it drawn from `rng`."""

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import toy_training as toy
 from places import HELPERS, PYTHONPATH
-from toy_distilling import NAMES, STEPS, ToyCourse, make, make_teacher
+from toy_distilling import NAMES, STEPS, ToySchedule, make, make_teacher
 
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.distill import DistillationPhase, DistillationSchedule, Student
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +61,6 @@ def assert_same_run(found, expected):
     for one, other in zip(folders(found), folders(expected), strict=True):
         assert numbers(one) == numbers(other)
         assert_equal(weights(one), weights(other))
-
-
-def test_parts_satisfy_the_protocols():
-    assert isinstance(ToyCourse(), DistillationSchedule)
-    for phase in ToyCourse().phases():
-        assert isinstance(phase, DistillationPhase) and isinstance(phase.model, Student)
 
 
 def test_phases_begin_where_the_one_before_ended(whole, teacher):
@@ -165,7 +158,7 @@ def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole, teacher):
     again = start(folder, teacher[0])
     errors = again.communicate(timeout=90)[1]
     assert again.returncode == 0, errors
-    assert "going on from step 2" in errors and "phase 1 of 3" not in errors
+    assert "resuming from step 2" in errors and "phase 1 of 3" not in errors
     assert_same_run(folder, whole[0])
 
 
@@ -198,7 +191,7 @@ def test_another_teacher_or_other_phases_need_another_folder(tmp_path, whole, te
     with pytest.raises(ValueError, match="was begun with the teacher .*; name another MODEL_DIR"):
         make(whole[0], other)()
     with pytest.raises(ValueError, match=r"was begun with the phases \{'01_a': 4"):
-        make(whole[0], teacher[0], course=ToyCourse(names=NAMES[1:]))()
+        make(whole[0], teacher[0], schedule=ToySchedule(names=NAMES[1:]))()
 
 
 def test_teacher_without_checkpoints(tmp_path):
@@ -212,7 +205,7 @@ def test_teacher_without_checkpoints(tmp_path):
 def test_teacher_of_another_size(tmp_path, teacher):
     network = toy.Regressor(hidden=8)
     with pytest.raises(ValueError, match="in_bias|in_kernel|mid_|out_"):
-        make(tmp_path / "s", teacher[0], course=ToyCourse(network=network))()
+        make(tmp_path / "s", teacher[0], schedule=ToySchedule(network=network))()
 
 
 def test_folders_must_differ(tmp_path):
