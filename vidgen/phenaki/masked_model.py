@@ -301,7 +301,7 @@ class MaskedVideoModel:
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate videos, with the content that is known; see `generation.generate`.
+        """Generate videos; each depends on its own text, key and known content alone.
 
         Args:
           params: what `merge_params` returned.
@@ -316,7 +316,11 @@ class MaskedVideoModel:
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
-        return generation.generate(self, params, text, keys, on_step=on_step, known=known)
+        video, mask = generation.known_content(known, self.shape, len(keys))
+        tokenizer, own = self.tokenizer, params["tokenizer"]
+        tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
+        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
+        return generation.decode_known(tokenizer, own, tokens, video, mask)
 
     @property
     def input_shape(self) -> None:

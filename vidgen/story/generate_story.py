@@ -7,8 +7,9 @@ command, and comes out as if it had not been stopped.
 
 In a transition the model mixes its guided predictions for both prompts (diffusion/guidance.py),
 which takes twice the time. [guess] Phenaki does not say how it passes from one prompt to the next.
-Text states are not mixed: a layer norm over each state undoes the weight (with 0.01 of a second
-prompt `phenaki_demo` lay .38 nats from the first; mixed predictions lie .0000 from it).
+Text states are not mixed, since a layer norm over each state undoes the weight: with 0.01 of a
+second prompt `phenaki_demo` lay .38 nats from the first (guidance 2, all masked), and with mixed
+predictions .0000, then .04, .31, 2.28 and 15.62 at weights of 1/4, 1/2, 3/4 and 1.
 """
 
 from __future__ import annotations
