@@ -30,7 +30,7 @@ from vidgen.sprites import probe
 from vidgen.sprites.probe import Reading
 from vidgen.sprites.sprites import Sprites
 from vidgen.story import parse
-from vidgen.story import segments as story_plan
+from vidgen.story import segments as story_segments
 from vidgen.types import VideoShape
 
 NAMES = ("subject", "motion", "background")
@@ -47,7 +47,7 @@ def film(path: Path, fps: float) -> np.ndarray:
 def scenes(story: str, frames: int, flags: argparse.Namespace) -> list[dict]:
     """Of each scene its prompt, first frame and last frame + 1, as they were planned."""
     told = parse.load(story, frames=flags.frames)
-    segments = story_plan.plan(
+    segments = story_segments.plan(
         told, flags.clip_frames, flags.context_frames, flags.patch_time, flags.fps
     )
     begins = [s.first_frame for s in segments if s.part == 0]

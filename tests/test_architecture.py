@@ -47,7 +47,7 @@ ALLOWED = {
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md
     "nn", "text.t5_network", "imagen.unet", "imagen.blocks",
     "phenaki.cvivit", "phenaki.quantizer", "phenaki.discriminator", "phenaki.maskgit",
-    "phenaki.conv_tokenizer",
+    "phenaki.conv_tokenizer", "phenaki.autoencoder",
 }  # fmt: skip
 LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
 MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 60, 350, 8

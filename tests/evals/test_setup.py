@@ -7,7 +7,7 @@ from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.sprites.sprites import Sprites
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=8, width=8)

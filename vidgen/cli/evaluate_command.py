@@ -138,9 +138,9 @@ def _stories(flags: argparse.Namespace) -> None:
     """The films of StoryBench, and their distance from the true ones, where these are here."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import stages
-    from vidgen.story import storybench_format
-    from vidgen.story.storybench import StoryBenchmark
-    from vidgen.story.tell import GenerateStory
+    from vidgen.story import storybench_task_files
+    from vidgen.story.generate_story import GenerateStory
+    from vidgen.story.generate_storybench import StoryBenchmark
 
     if not flags.stories or not flags.model:
         raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
@@ -158,11 +158,15 @@ def _stories(flags: argparse.Namespace) -> None:
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}
-    story = storybench_format.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
-    tell = sessions.build(GenerateStory, story=story, **given)
+    story = storybench_task_files.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
+    generate = sessions.build(GenerateStory, story=story, **given)
     sessions.check_bindings()
     run = StoryBenchmark(
-        tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips
+        generate=generate,
+        tasks=tasks,
+        output=folder,
+        samples=flags.samples or 1,
+        limit=flags.clips,
     )
     if flags.dry_run:
         return

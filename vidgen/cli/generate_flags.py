@@ -125,7 +125,7 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `story.tell.GenerateStory` that the flags give.
+    """Return the fields of `story.generate_story.GenerateStory` that the flags give.
 
     Raises:
       ValueError: a flag that cannot be read or that is not for stories, or a wrong story.
