@@ -24,12 +24,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from vidgen.data.sources.folder import captions_per_clip
+from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
 from vidgen.progress import duration, engineering, progress_bar
-from vidgen.train import batches, flops, profiler, throughput
+from vidgen.train import flops, profiler, throughput
 from vidgen.train import frozen as trained
-from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch, TextEncoder
+from vidgen.train.batches import BatchPrefetcher, EncodedBatch, TextEncoder
 from vidgen.train.callbacks import HeldOutLoss, SampleWriter
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
@@ -157,7 +157,7 @@ class _Session:
             progress_bar(run.train_steps, initial=self.step, active=jax.process_index() == 0)
         )
 
-    def _first_state(self, iterator: Any) -> tuple[TrainState, int]:
+    def _first_state(self, iterator: Batches) -> tuple[TrainState, int]:
         """Return the state of the newest checkpoint, or a fresh one, and its step.
 
         The iterator, the log and the monitor are set to where the checkpoint left them.
@@ -178,7 +178,7 @@ class _Session:
             return state, 0
         abstract = run.trainer.abstract_state(self.spec)
         state, positions = self.checkpointer.restore_newest(abstract)
-        batches.set_position(iterator, [position["data"] for position in positions])
+        iterator.set_states([position["data"] for position in positions])
         # The log and the monitor are the same in all processes.
         self.log.set_state(positions[0]["log"])
         self.monitor.set_state(positions[0]["watch"])
@@ -323,7 +323,7 @@ def _batch_spec(run: Train) -> Batch:
     make: Any = getattr(run.trainer.model, "batch_spec", None)
     if make is None:
         raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
-    count = captions_per_clip(run.dataset)
+    count = run.dataset.captions_per_clip
     more = {} if count == 1 else {"captions_per_clip": count}  # not every model knows of images
     return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
 
