@@ -80,11 +80,11 @@ class Encode:
 
     def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
         """Encode captions in batches of one size, so that one program is compiled."""
-        found = []
+        batches = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]
             text = encode_captions([*batch, *[""] * (self.batch_size - len(batch))], encoder)
             real = slice(len(batch))
-            found.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
+            batches.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
             progress.update(len(batch))
-        return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *batches)

@@ -96,7 +96,7 @@ class ResumableVideo:
         self._identity = json.loads(json.dumps({**identity, "film": size}))
         self._next: int | None = None  # known once `resume` was called
         self._stream: VideoStream | None = None
-        with video_stream.told_where(self.folder):
+        with video_stream.errors_naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder)
         try:
@@ -302,7 +302,7 @@ def _locked(folder: Path) -> BinaryIO | None:
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """All of a new file on the disk, or the old one as it was."""
     part = path.with_name(f"{path.name}.tmp")
-    with video_stream.told_where(path):
+    with video_stream.errors_naming(path):
         with part.open("wb") as file:
             write(file)
             file.flush()

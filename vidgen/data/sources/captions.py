@@ -233,25 +233,25 @@ def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[st
       ValueError: there are two.
     """
     there = {file for file in files if suffix(file) == ending}
-    found, rest = {}, []
+    beside, rest = {}, []
     for file in wanted if there else ():
         name = posixpath.splitext(file)[0] + ending
         if name in there:
-            found[file] = name
+            beside[file] = name
         else:
             rest.append(file)
     if not rest:
-        return found
+        return beside
     by_stem: dict[str, list[str]] = {}
-    for file in sorted(there - set(found.values())):
+    for file in sorted(there - set(beside.values())):
         by_stem.setdefault(stem(file), []).append(file)
     for file in rest if by_stem else ():
         candidates = by_stem.get(stem(file), ())
         if len(candidates) > 1:
             raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
         if candidates:
-            found[file] = candidates[0]
-    return found
+            beside[file] = candidates[0]
+    return beside
 
 
 def _from_tables(

@@ -74,7 +74,7 @@ def check_size(path: File, height: int, width: int) -> None:
 
 
 @contextlib.contextmanager
-def told_as_bad(path: File) -> Iterator[None]:
+def as_bad_example(path: File) -> Iterator[None]:
     """Turn all that a damaged or missing file can raise into BadExample."""
     try:
         if not paths.is_remote(path):  # or else it is seen when it is opened

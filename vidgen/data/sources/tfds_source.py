@@ -171,14 +171,14 @@ class TfdsSource(Source):
                 )
             return self.feature
         first = [n for n, f in fits.items() if f.kind == kinds[0]]
-        found = first or [n for n, f in fits.items() if f.kind == "video"]
-        if len(found) != 1:
+        candidates = first or [n for n, f in fits.items() if f.kind == "video"]
+        if len(candidates) != 1:
             few = (
                 f"{self.name} has no feature that holds {self.kind}: {self._told(self._features)}."
             )
             many = f"several features of {self.name} hold {self.kind}: {self._told(fits)}; set "
-            raise ValueError(many + "TfdsSource.feature." if found else few)
-        return found[0]
+            raise ValueError(many + "TfdsSource.feature." if candidates else few)
+        return candidates[0]
 
     @functools.cached_property
     def _text(self) -> str:
@@ -192,14 +192,14 @@ class TfdsSource(Source):
                 )
             return self.caption
         for kind in ("text", "label"):
-            found = [n for n, f in fits.items() if f.kind == kind]
-            if len(found) > 1:
+            candidates = [n for n, f in fits.items() if f.kind == kind]
+            if len(candidates) > 1:
                 raise ValueError(
                     f"several features of {self.name} may hold the caption: {self._told(fits)}; "
                     "set TfdsSource.caption."
                 )
-            if found:
-                return found[0]
+            if candidates:
+                return candidates[0]
         return ""
 
     @functools.cached_property

@@ -5,6 +5,9 @@
     all others            read all packets once (packet_index.py), then the same; packets are known
                           again by their content, so it does not matter where a seek lands
 
+FFmpeg's seeks in MPEG streams land anywhere. A frame that is shown for long is no damage; a gap
+behind a packet that the demultiplexer calls corrupt is.
+
 A reader begins as the first kind and becomes the second where the file gives reason: its first
 packets are not plain, its times run backwards, or its frames end before its header says.
 """
@@ -308,7 +311,7 @@ class VideoReader:
 
 @contextlib.contextmanager
 def opened_video(path: File) -> Iterator[VideoReader]:
-    """Open the first video stream of a file; to be used inside `told_as_bad`.
+    """Open the first video stream of a file; to be used inside `as_bad_example`.
 
     Raises:
       BadExample: there is none, or none that can be shown.

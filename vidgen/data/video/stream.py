@@ -85,7 +85,7 @@ class VideoStream:
         self.frames = 0
         self._suffix, self._size, self._factor = path.suffix.lower(), (height, width), 1
         self._channels: int | None = None
-        with told_where(path):
+        with errors_naming(path):
             remove(self.growing)
             self._sink: _Sink | None = self._open(fps, min_side)
 
@@ -124,7 +124,7 @@ class VideoStream:
                 f"{self.path} has {self._channels} channels; frames with {frames.shape[3]} came."
             )
         self._channels = frames.shape[3]
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".npy":
                 self._sink.write(frames)
             else:
@@ -138,7 +138,7 @@ class VideoStream:
         """Write the frames that the encoder holds back, and leave the video at `growing`."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            with told_where(self.path):
+            with errors_naming(self.path):
                 sink.close()
 
     def close(self) -> pathlib.Path:
@@ -147,7 +147,7 @@ class VideoStream:
         if not self.frames:
             self.discard()
             raise ValueError(f"{self.path} has no frame; append at least one before closing it.")
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".mp4":
                 defragment(self.growing)
             if self.path.is_dir() and self.growing.is_dir():
@@ -210,7 +210,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def told_where(path: pathlib.Path) -> Iterator[None]:
+def errors_naming(path: pathlib.Path) -> Iterator[None]:
     """Turn whatever goes wrong with writing into an OSError that names `path`."""
     try:
         yield
