@@ -336,7 +336,7 @@ class _LoadOrTell:
         return BadExample(example.path, example.reason) if isinstance(example, _Bad) else example
 
 
-def _by_workers(dataset: Any, workers: int, *, ahead: int) -> Any:
+def _by_workers(dataset: grain.IterDataset, workers: int, *, ahead: int) -> grain.IterDataset:
     """Read `dataset` by worker processes that keep `ahead` examples ready, all together."""
     if not workers:
         return dataset

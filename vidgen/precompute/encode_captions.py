@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from typing import Any
 
 import jax
 import numpy as np
@@ -58,7 +57,7 @@ class Encode:
     def __call__(self) -> None:
         """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
-        encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
+        encoder = getattr(self.text_encoder, "encoder", self.text_encoder)  # without its cache
         text_cache.TextCacheManifest(
             encoder=encoder.name,
             length=encoder.length,
@@ -78,7 +77,7 @@ class Encode:
         count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
-    def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
+    def _encoded(self, encoder: TextEncoder, captions: list[str], progress: tqdm) -> TextEmbedding:
         """Encode captions in batches of one size, so that one program is compiled."""
         batches = []
         for start in range(0, len(captions), self.batch_size):

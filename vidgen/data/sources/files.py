@@ -13,7 +13,6 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import av.error
 from PIL import Image
@@ -54,7 +53,7 @@ def suffix_of(path: File) -> str:
     return pathlib.PurePath(str(path)).suffix.lower()
 
 
-def readable(path: File) -> Any:
+def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
     """Give PyAV and Pillow something to open: a local path, or an object to read like a file."""
     if isinstance(path, Packed):
         return io.BytesIO(path.data)

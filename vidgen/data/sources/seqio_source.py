@@ -118,7 +118,9 @@ class SeqioSource(Stream):
         video = self._pixels(where, values[self.video], rng)
         return Example(video=video, caption=caption, captions=captions)
 
-    def _pixels(self, where: str, video: Any, rng: np.random.Generator) -> np.ndarray:
+    def _pixels(
+        self, where: str, video: bytes | np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         if self.kind == "images":
             return frame_of(where, video, self.shape)[None]
         if isinstance(video, bytes):

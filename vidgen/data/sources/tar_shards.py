@@ -129,19 +129,19 @@ class TarShards(Source):
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
         name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
-        file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
+        file = Packed(name, _bytes(shard, name, int(row["offset"]), int(row["size"])))
         captions = self._captions(shard, name, row)
         return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
 
-    def _captions(self, shard: str, name: str, row: Any) -> tuple[str, ...]:
+    def _captions(self, shard: str, name: str, row: np.void) -> tuple[str, ...]:
         """The captions of a sample; () if it has none and needs none."""
         captions: tuple[str, ...] = ()
         try:
             if row["text_size"]:
-                data = _bytes(shard, name, row["text_offset"], row["text_size"])
+                data = _bytes(shard, name, int(row["text_offset"]), int(row["text_size"]))
                 captions = unique([data.decode("utf-8-sig")])
             if not captions and row["json_size"]:
-                data = _bytes(shard, name, row["json_offset"], row["json_size"])
+                data = _bytes(shard, name, int(row["json_offset"]), int(row["json_size"]))
                 captions = captions_in(self._value(parsed(data.decode("utf-8-sig"))))
         except ValueError as error:
             raise BadExample(name, f"its caption cannot be read ({str(error)[:120]})") from error
@@ -218,10 +218,10 @@ def _missing(shards: Sequence[str]) -> list[str]:
     return [shard for shard in rest if listed or not paths.is_file(shard)]
 
 
-def _bytes(shard: str, name: str, offset: Any, size: Any) -> bytes:
+def _bytes(shard: str, name: str, offset: int, size: int) -> bytes:
     """Read a part of a shard."""
     try:
-        data = paths.read(shard, int(offset), int(size))
+        data = paths.read(shard, offset, size)
     except OSError as error:
         raise BadExample(name, f"its shard cannot be read ({error.strerror})") from error
     if len(data) != size:

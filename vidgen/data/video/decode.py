@@ -32,6 +32,7 @@ from vidgen.data.video.header import (
     is_seekable,
     stated_span,
     step_of,
+    unit_of,
     video_stream,
 )
 from vidgen.data.video.orientation import Orientation, orientation_of
@@ -203,7 +204,7 @@ class VideoReader:
         return len(stamps) == len(packets) and all(s > stamps[0] for s in stamps[1:])
 
     def _by_seeking(self, start: float) -> Iterator[Timed]:
-        unit = self._stream.time_base
+        unit = unit_of(self._stream)
         self._seek(self._first_stamp + int(start / unit))
         self._times_fall, before, time = False, None, -np.inf
         for packet in itertools.chain(self._demuxed(), [None]):

@@ -21,7 +21,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import av.error
 import numpy as np
@@ -167,7 +167,7 @@ class VideoStream:
     def __enter__(self) -> VideoStream:
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return self.discard()
         try:
