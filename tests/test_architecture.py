@@ -31,13 +31,13 @@ ALLOWED = {
     "imagen": BASE | {"nn", "diffusion", "train"},
     "phenaki": BASE | {"nn", "diffusion", "pretrained", "assets"},
     "data": BASE,
-    "sprites": BASE | {"data", "pretrained"},
+    "sprites": BASE | {"data", "evals"},
     "train": BASE | {"data", "assets"},
     "inference": BASE | {"train", "data", "assets"},
     "story": BASE | {"inference", "train", "data"},
     "plan": BASE | {"train"},
     "precompute": BASE | {"train", "data"},
-    "evals": BASE | {"inference", "sprites", "train", "data", "pretrained", "assets"},
+    "evals": BASE | {"inference", "phenaki", "train", "data", "pretrained", "assets"},
     "display": BASE | {"evals", "data"},
     "cli": BASE
     | {"config", "assets", "train", "inference", "story", "plan", "precompute", "evals"},
@@ -47,7 +47,7 @@ ALLOWED = {
 LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in CONTRIBUTING.md
     "nn", "text.t5_network", "imagen.unet", "imagen.blocks",
     "phenaki.cvivit", "phenaki.quantizer", "phenaki.discriminator", "phenaki.maskgit",
-    "phenaki.conv_tokenizer",
+    "phenaki.conv_tokenizer", "phenaki.autoencoder",
 }  # fmt: skip
 LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
 MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 60, 350, 8

@@ -35,7 +35,7 @@ from vidgen.display.sheets import SceneRow
 from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.stages import Stage
-from vidgen.story.tell import GenerateStory
+from vidgen.story.generate_story import GenerateStory
 from vidgen.types import TextEmbedding
 
 # Flags that say where things lie, which a call says itself.

@@ -5,7 +5,7 @@ import time
 
 from vidgen.data.source import Source
 from vidgen.precompute.encode_captions import Encode
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 

@@ -16,8 +16,8 @@ from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.source import Example, Source
 from vidgen.data.video.encode import write_video
 from vidgen.precompute.encode_captions import Encode
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.text.encoder import CachedEncoder
-from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.batches import encode_captions
 from vidgen.types import VideoShape
 
@@ -130,7 +130,7 @@ def test_killed_at_any_moment(tmp_path):
 BYTES = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
 from vidgen.text import encoder
-from vidgen.text import tokenizer as bytes_of
+from vidgen.text import byte_encoder as bytes_of
 TEXT_ENCODER = @encoder.CachedEncoder()
 encoder.CachedEncoder.encoder = @bytes_of.ByteEncoder()
 bytes_of.ByteEncoder.dim = 8

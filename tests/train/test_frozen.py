@@ -9,7 +9,7 @@ import pytest
 import toy_training as toy
 
 from vidgen.inference.stages import Stage
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 from vidgen.train.frozen import FrozenParams
 

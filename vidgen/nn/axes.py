@@ -7,6 +7,7 @@ closed here: `param` and `constrain` refuse any other, and a test checks each me
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,13 +79,19 @@ class Named(nn.LogicallyPartitioned):
 def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..., Any]:
     """A Linen initializer whose result is boxed with its logical axis names."""
     check_names(names)
+    return functools.partial(_boxed, init, names)
 
-    def boxed(key: Any, shape: Sequence[int], dtype: Any = "float32") -> Named:
-        shape = tuple(shape)  # some of Linen's layers pass a list
-        distribution = init(shape)
-        return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
-    return boxed
+def _boxed(
+    init: Initializer,
+    names: tuple[str | None, ...],
+    key: Any,
+    shape: Sequence[int],
+    dtype: Any = "float32",
+) -> Named:
+    shape = tuple(shape)  # some of Linen's layers pass a list
+    distribution = init(shape)
+    return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
 
 def constrain(x: Array, *names: str | None) -> Array:
