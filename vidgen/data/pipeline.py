@@ -200,7 +200,7 @@ class BatchIterator:
                 raise
             raise ChildProcessError(
                 f"a worker process that loads the data died ({error}) If the system killed it for "
-                "want of memory, take fewer (Pipeline.workers). The same command goes on from the "
+                "want of memory, take fewer (Pipeline.workers). The same command resumes from the "
                 "newest checkpoint."
             ) from error
 

@@ -1,4 +1,4 @@
-"""Positions in the data: which a process loads, and where a run of any number of them goes on.
+"""Positions in the data: which a process loads, and where any number of processes resume.
 
 The batches of N processes are those of one process, in its order, and any number of processes and
 workers resumes from a checkpoint. (Taking every N-th example would not allow that, nor does grain's

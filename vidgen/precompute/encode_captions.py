@@ -1,7 +1,7 @@
 """Encoding the captions of a data set once, for many trainings: `vidgen encode`.
 
 Every process encodes its own captions and writes them shard by shard (data/cache/text_cache.py).
-Killed at any moment, the same command goes on after the last complete shard; run on more data
+Killed at any moment, the same command resumes after the last complete shard; run on more data
 later, it adds what is new.
 """
 

@@ -175,7 +175,7 @@ class Prepare:
         for old in pathlib.Path(self.output).glob(".work-*"):
             shutil.rmtree(old, ignore_errors=True)
         if not statistics["clips"]:
-            raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} tells why.")
+            raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} says why.")
         log.info(
             "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)",
             statistics["clips"],

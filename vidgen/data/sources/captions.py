@@ -7,7 +7,7 @@
 
 Several rows for one file, or a list in JSON, are several captions of it
 (data/sources/caption_text.py). Rows are matched as in data/sources/file_names.py; those that match
-no file are counted and told of, as are files that are neither read nor captions.
+no file are counted in the log, as are files that are neither read nor captions.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class FolderCaptions(NamedTuple):
     """The captions that a folder has for its files; all names are relative to the folder.
 
     Attributes:
-      captions: of each file that has some.
-      unreadable: files that should have a caption, and why it is none.
-      read: the files that captions are read from.
-      notices: what is to be told of tables.
+      captions: the captions of each file that has some.
+      unreadable: files whose caption cannot be read, and why.
+      read: the files that captions were read from.
+      notices: warnings about tables.
     """
 
     captions: dict[str, tuple[str, ...]]

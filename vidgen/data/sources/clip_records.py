@@ -96,7 +96,7 @@ class ShardsManifest:
         if not paths.is_file(path):
             raise FileNotFoundError(
                 f"{folder} holds no finished records: there is no {MANIFEST} in it; name the "
-                "RECORDS of a vidgen prepare that has ended, or run it again, it goes on."
+                "RECORDS of a vidgen prepare that has ended, or run it again: it resumes."
             )
         try:
             fields = json.loads(paths.read(path))
@@ -256,7 +256,9 @@ class ClipRecords(Source):
         if not captions and self.missing_captions == "skip":
             raise BadExample(file, "it has no caption")
         if clip.suffix not in KINDS[self.kind]:
-            raise BadExample(file, f"it is none of the {self.kind}: {' '.join(KINDS[self.kind])}")
+            raise BadExample(
+                file, f"it is not one of the {self.kind} ({' '.join(KINDS[self.kind])})"
+            )
         video = read_content(file, self.kind, self.shape, rng)
         return captioned(video, captions, rng)
 
@@ -314,4 +316,4 @@ def _captions(shard: str, count: int) -> Iterator[str]:
                 row = json.loads(line)
                 yield from unique((row["caption"], *row.get("other_captions", ()))) or ("",)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} line {number + 1} tells no caption.") from error
+                raise ValueError(f"{path} line {number + 1} has no caption.") from error

@@ -138,7 +138,7 @@ class Joint(Source):
                 bad = error
                 _warn_replaced(bad.path, bad.reason)
                 index = int(rng.integers(len(self.images)))
-        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others are no better")
+        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others cannot be used either")
 
 
 def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:

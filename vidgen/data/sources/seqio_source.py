@@ -77,7 +77,7 @@ class SeqioSource(Stream):
             if value is not None and not value > 0:
                 raise ValueError(f"SeqioSource.{name} is {value}; it must be positive.")
         check_lanes(self.parts, self.lanes)
-        for task, _ in self._tasks:  # wrong settings are told when configured
+        for task, _ in self._tasks:  # wrong settings are reported when they are configured
             self._check_features(task)
 
     def elements(
@@ -233,7 +233,7 @@ def import_seqio() -> tuple[Any, Any]:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """Whether a log record is none of those that seqio writes whenever a part is opened."""
+    """Whether to keep a log record: seqio writes some whenever a part is opened."""
     return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 

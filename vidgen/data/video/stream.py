@@ -1,6 +1,6 @@
-"""Films that are written while they are made, in memory that does not grow with their length.
+"""Videos that are written while they are made, in memory that does not grow with their length.
 
-    .mp4   H.264 in fragments of two seconds, so that what is there plays while the rest is made;
+    .mp4   H.264 in fragments of two seconds, so that the beginning plays while the rest is made;
            an ordinary file (index in front) once it is closed
     .webm  VP9 in clusters of two seconds, likewise
     .gif   each frame with a palette of its own; at most 50 frames a second
@@ -8,8 +8,8 @@
     .npy   uint8 or float "t h w c" as given; a valid array, which `np.load` can map, all the time
     .png   a folder of the name without suffix, with one numbered picture a frame
 
-A film grows under another name and appears under its own when it is complete. An encoder holds
-back a few frames, so a growing video ends some seconds before the last frame given to it.
+A video grows under another name and appears under its own when it is complete. An encoder holds
+back a few frames, so a growing video ends some seconds before the last frame appended.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
 class VideoStream:
     """A video to which frames are added; use it in a `with` block.
 
-    Leaving the block closes the film, unless there was an error: then nothing is left of it.
+    Leaving the block closes the video, or removes it if there was an error.
 
     Attributes:
-      path: the file that will appear; for .png the folder.
-      growing: where it grows until then.
-      frames: how many it has.
+      path: the file that will appear; for .png a folder.
+      growing: the file that grows until then.
+      frames: how many frames it has.
     """
 
     def __init__(
