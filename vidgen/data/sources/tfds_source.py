@@ -173,8 +173,8 @@ class TfdsSource(Source):
         first = [n for n, f in fits.items() if f.kind == kinds[0]]
         candidates = first or [n for n, f in fits.items() if f.kind == "video"]
         if len(candidates) != 1:
-            few = f"{self.name} has no feature that holds {self.kind}: "
-                f"{self._listing(self._features)}."
+            listing = self._listing(self._features)
+            few = f"{self.name} has no feature that holds {self.kind}: {listing}."
             many = f"several features of {self.name} hold {self.kind}: {self._listing(fits)}; set "
             raise ValueError(many + "TfdsSource.feature." if candidates else few)
         return candidates[0]
