@@ -7,13 +7,12 @@ ssr1/SamplerSpec.steps, and it is an error only where none does.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen.config import gin_files, gin_utils
+from vidgen.config import gin_utils
 
 
 class Sessions:
@@ -45,18 +44,16 @@ class Sessions:
 
     def build_trained(self, cls: Any, folder: Path) -> Any:
         """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
-        files, bindings = [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
-        made = self.build(cls, files, bindings)
-        model: Any = getattr(made, "model", None)
-        if getattr(model, "learned", None) and hasattr(made, "load") and self._changes:
-            with gin_utils.session([*self._first, *files], bindings):
-                _check_learned(folder, gin_utils.build(cls).model, model)
-        if hasattr(model, "joint") and _trained_jointly(folder / "config.gin"):
-            made = dataclasses.replace(made, model=dataclasses.replace(model, joint=True))
-        return made
+        return self.build(cls, *_of_training(folder))
+
+    def build_unchanged(self, cls: Any, folder: Path) -> Any:
+        """`cls` as training left it in `folder`, without the files and bindings of all sessions."""
+        files, bindings = _of_training(folder)
+        with gin_utils.session([*self._first, *files], bindings):
+            return gin_utils.build(cls)
 
     @property
-    def _changes(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether anything is read after the objects' own files."""
         return bool(self._last or self._bindings)
 
@@ -76,31 +73,9 @@ class Sessions:
         return True
 
 
-def _check_learned(folder: Path, trained: Any, asked: Any) -> None:
-    """Raises ValueError where settings of this run would have a student believe it learned more.
-
-    Args:
-      folder: of the student.
-      trained: the model as its own configuration has it.
-      asked: the model with the files and flags of this run.
-    """
-    before, after = (
-        dataclasses.asdict(model.learned) | {"schedule": model.schedule}
-        for model in (trained, asked)
-    )
-    for name in [name for name in before if before[name] != after[name]]:
-        raise ValueError(
-            f"{folder} holds a distilled student whose {name} was {before[name]} in training; a "
-            f"--gin flag or file makes it {after[name]}, which changes nothing of what the student "
-            "has learned: leave it out (--guidance, --steps and --sampler say what can be asked)."
-        )
-
-
-def _trained_jointly(config: Path) -> bool:
-    """Whether packs of images were among the examples that a saved configuration trained on."""
-    reached = gin_files.reached(config, "DATASET")
-    rates = [value for name, value in reached.items() if name.endswith("images.Joint.image_rate")]
-    return any(rate not in ("0", "0.0") for rate in rates)
+def _of_training(folder: Path) -> tuple[list[str], list[str]]:
+    """The file that training left in `folder`, and the binding that says where it is."""
+    return [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from vidgen.model import Model
+from vidgen.nn.remat import Rematerialized
 from vidgen.plan import programs
 from vidgen.train.trainer import Trainer
 
@@ -58,13 +60,12 @@ def _in_parts(
         count *= 2
 
 
-def _computed_again(model: Any) -> Any:
+def _computed_again(model: Model) -> Model | None:
     """The model whose networks keep nothing for the backward pass; None: they all do already."""
-    networks = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     changed = {
         name: network.clone(remat="full")
-        for name, network in networks.items()
-        if getattr(network, "remat", "full") != "full"
+        for name, network in vars(model).items()
+        if isinstance(network, Rematerialized) and network.remat != "full"
     }
     return dataclasses.replace(model, **changed) if changed else None
 

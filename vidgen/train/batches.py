@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vidgen.data.video.transforms import to_float
-from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
+from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
 
 
 @runtime_checkable
@@ -32,30 +32,6 @@ class Dataset(Protocol):
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
         """One process's part of every batch, with get_state, set_state and set_states."""
-        ...
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What a run needs of a text encoder."""
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights; equal names and lengths give equal embeddings."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens of an encoded prompt, padding included."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features of a token."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """The prompts, encoded as numpy arrays."""
         ...
 
 

@@ -12,17 +12,18 @@ from etils import epath
 from jaxtyping import Float
 
 from vidgen.data.video.encode import check_suffix, write_video
-from vidgen.train.batches import Dataset, TextEncoder, encode_batch, encode_captions
+from vidgen.model import Generator, Model, TokenizerModel
+from vidgen.train.batches import Dataset, encode_batch, encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
-from vidgen.types import Frozen, Params, VideoBatch
+from vidgen.types import Frozen, Params, TextEncoder, VideoBatch
 
 
 @runtime_checkable
 class Sampler(Protocol):
     """Makes clips during training, to look at."""
 
-    method: ClassVar[str]  # what the model must have
+    needs: ClassVar[type[Model]]  # what the model must be
 
     @property
     def every(self) -> int:
@@ -52,7 +53,7 @@ class SampleVideos:
       seed: of the noise, the same at every step so that files compare.
     """
 
-    method: ClassVar[str] = "generate"
+    needs: ClassVar[type[Model]] = Generator
 
     prompts: tuple[str, ...]
     every: int
@@ -69,7 +70,7 @@ class SampleVideos:
     def __call__(
         self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
     ) -> Float[np.ndarray, "b t h w c"]:
-        """Samples, writes, and returns the clips; `trainer.model` must be able to `generate`."""
+        """Samples, writes, and returns the clips."""
         count = len(self.prompts)
         # Filled up so that the batch divides over the mesh; an example never sees its neighbors.
         ways = trainer.partitioner.batch_ways()
@@ -96,7 +97,7 @@ class SampleUpsampled:
       seed: of the noise.
     """
 
-    method: ClassVar[str] = "generate"
+    needs: ClassVar[type[Model]] = Generator
 
     dataset: Dataset
     every: int
@@ -112,10 +113,11 @@ class SampleUpsampled:
         self, step: int, trainer: Trainer, params: Params, encoder: TextEncoder, model_dir: Any
     ) -> Float[np.ndarray, "b t h w c"]:
         """Samples, writes, and returns the clips that were written."""
-        model: Any = trainer.model
+        model = trainer.model
+        assert isinstance(model, Generator)
         batch = _first_batch(self.dataset, encoder)
         keys = jax.random.split(jax.random.key(self.seed), batch.video.shape[0])
-        low = model.conditioner.degrade(batch.video)
+        low = model.degrade(batch.video)
         made = np.asarray(trainer.sample(params, batch.text, keys, low), np.float32)
         given = np.asarray(_enlarged(np.asarray(low), made.shape), np.float32)
         rows = np.stack([given, made, batch.video], axis=1)[: self.count]
@@ -138,7 +140,7 @@ class SampleReconstructions:
       suffix: kind of file, as for `SampleVideos`.
     """
 
-    method: ClassVar[str] = "reconstruct"
+    needs: ClassVar[type[Model]] = TokenizerModel
 
     dataset: Dataset
     every: int
@@ -154,7 +156,7 @@ class SampleReconstructions:
     ) -> Float[np.ndarray, "b t h w c"]:
         """Encodes and decodes, writes, and returns the clips that were written."""
         truth = np.asarray(_first_batch(self.dataset, encoder).video)
-        made = np.asarray(trainer.call("reconstruct", params, truth), np.float32)
+        made = np.asarray(trainer.reconstruct(params, truth), np.float32)
         video = np.stack([made, truth], axis=1)[: self.count].reshape(-1, *made.shape[1:])
         _write(video, trainer, f"step_{step}.{self.suffix}", model_dir)
         return video
@@ -233,5 +235,4 @@ def _write(
         return
     folder = epath.Path(model_dir) / "samples"
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = trainer.model
-    write_video(folder / name, video, model.shape.fps)
+    write_video(folder / name, video, trainer.model.shape.fps)

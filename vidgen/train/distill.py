@@ -22,25 +22,16 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from etils import epath
 
+from vidgen.model import Student
 from vidgen.train import progress
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import Model, TrainState
 from vidgen.train.model_dir import check_model_dir
+from vidgen.train.state import TrainState
 from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer
 from vidgen.train.warm_start import WarmStart
 from vidgen.train.weights import open_weights
-from vidgen.types import Frozen
-
-
-@runtime_checkable
-class Student(Protocol):
-    """A model whose loss reads the frozen parameters of a teacher."""
-
-    @property
-    def teacher(self) -> Model:
-        """The model that those parameters belong to."""
-        ...
+from vidgen.types import Batch, Frozen
 
 
 @runtime_checkable
@@ -53,8 +44,8 @@ class DistillationPhase(Protocol):
         ...
 
     @property
-    def model(self) -> Any:
-        """What it trains: a `Model` and a `Student`."""
+    def model(self) -> Student:
+        """What it trains."""
         ...
 
     @property
@@ -97,11 +88,12 @@ class Teacher:
 
     weights: Weights
     trainer: Trainer
-    batch_spec: Any
+    batch_spec: Batch
 
     def __call__(self) -> Frozen:
         """{"teacher": parameters}."""
-        model: Any = self.trainer.model
+        model = self.trainer.model
+        assert isinstance(model, Student)
         own = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
         with open_weights(self.weights.model_dir) as checkpointer:
             abstract = own.abstract_state(self.batch_spec).params

@@ -24,19 +24,18 @@ from etils import epath
 from vidgen.data.sources.folder import captions_per_clip
 from vidgen.data.video.encode import check_rate
 from vidgen.train import flops, profiler, progress
-from vidgen.train import frozen as trained
-from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch, TextEncoder, go_on
+from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch, go_on
 from vidgen.train.callbacks import HeldOutLoss, Sampler
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import LossMonitor
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
-from vidgen.train.model import Batch, TrainState
 from vidgen.train.model_dir import check_model_dir
 from vidgen.train.profiler import Trace
 from vidgen.train.signals import Preempted, stop_requests
+from vidgen.train.state import TrainState
 from vidgen.train.trainer import Trainer, copied
-from vidgen.types import Frozen, Metrics, Params
+from vidgen.types import Batch, Frozen, Metrics, Params, TextEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +89,11 @@ class Train:
             )
         profiler.steps_of(self.profile)
         if self.sampler is not None:
-            model: Any = self.trainer.model
-            if not hasattr(model, self.sampler.method):
-                kind, method = type(model).__name__, self.sampler.method
+            model, needed = self.trainer.model, self.sampler.needs
+            if not isinstance(model, needed):
                 raise ValueError(
-                    f"Train.sampler is set, but {kind} cannot {method}; set it to None."
+                    f"Train.sampler is a {type(self.sampler).__name__}, which needs a "
+                    f"{needed.__name__}; {type(model).__name__} is none: set it to None."
                 )
             check_rate(f"samples.{self.sampler.suffix}", model.shape.fps)
         if not str(self.model_dir):
@@ -253,7 +252,7 @@ class _Session:
         if self._due(run.checkpoint_every):
             self._save()
         if run.sampler is not None and self._due(run.sampler):
-            whole = trained.merge_params(run.trainer.model, params, self.frozen)
+            whole = run.trainer.model.merge_params(params, self.frozen)
             clip = run.sampler(self.step, run.trainer, whole, run.text_encoder, self.folder)
             self.writer.write_video(self.step, "samples", clip)
         self.clock.pause(time.perf_counter() - began)
@@ -312,12 +311,10 @@ class _Session:
 
 
 def _batch_spec(run: Train) -> Batch:
-    make: Any = getattr(run.trainer.model, "batch_spec", None)
-    if make is None:
-        raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
-    count = captions_per_clip(run.dataset)
-    more = {} if count == 1 else {"captions_per_clip": count}  # not every model knows of images
-    return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
+    encoder, captions = run.text_encoder, captions_per_clip(run.dataset)
+    return run.trainer.model.batch_spec(
+        run.dataset.batch_size, encoder.length, encoder.dim, captions_per_clip=captions
+    )
 
 
 def _check_shapes(batch: Batch, spec: Batch, parts: int) -> None:
