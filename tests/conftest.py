@@ -13,9 +13,10 @@ import hypothesis
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # modules of this folder, by name
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, by their names
 
 import compiled_programs  # noqa: E402
+import places  # noqa: E402
 from told import Told  # noqa: E402
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -58,9 +59,9 @@ _LONGEST = (
     "test_devices.py",
     "test_evaluate.py",
     "test_launch.py",
-    "test_plan_suggestions.py",
+    "test_suggestions.py",
     "test_unet.py",
-    "test_plan_tpu.py",
+    "test_tpu.py",
 )
 
 
@@ -78,6 +79,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.enable()
     start.search_for_garbage_less_often()
+    start.keep_freed_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,15 +108,15 @@ def vidgen(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture
 def on_devices():
-    """Runs a script in a process of its own with simulated devices; returns what it prints."""
+    """Runs a helper in a process of its own with simulated devices; returns what it prints."""
 
     def run(count, script, *arguments):
         env = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+            "PYTHONPATH": places.PYTHONPATH,
             "JAX_PLATFORMS": "cpu",
         }
-        command = [sys.executable, "-W", "error", str(script), *arguments]
+        command = [sys.executable, "-W", "error", str(places.HELPERS / script), *arguments]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         # "Involuntary full rematerialization": a layout that gathers a whole array at every step.
@@ -189,14 +191,22 @@ def store(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tfds_sets(tmp_path_factory, worker_id):
-    """The folder of the data sets that tests/data/tfds_sets.py writes, once for all workers."""
+    """The folder of the data sets that tests/helpers/tfds_sets.py writes, once for all workers."""
     root = tmp_path_factory.getbasetemp()
     root = root if worker_id == "master" else root.parent
     made = root / "tfds_sets"
     if not made.exists():
         partial = tmp_path_factory.mktemp("tfds_sets")
-        script = pathlib.Path(__file__).parent / "data" / "tfds_sets.py"
+        script = places.HELPERS / "tfds_sets.py"
         subprocess.run([sys.executable, str(script), str(partial)], check=True, capture_output=True)
         if not made.exists():  # another worker was quicker
             partial.rename(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def phenaki(tmp_path_factory):
+    """A folder that holds cvivit/ and maskgit/, tiny, each trained for two steps."""
+    import tiny_phenaki
+
+    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))

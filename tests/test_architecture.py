@@ -7,30 +7,31 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from vidgen.config import gin_utils
+from vidgen.config import gin_files, gin_utils
 from vidgen.nn import axes
 from vidgen.train.partitioning import Partitioner
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vidgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the package. A module may always import its own part.
-BASE = {"types", "paths"}
+BASE = {"types", "paths", "progress"}
 CONTRACT = BASE | {"model"}
 MODELS = {"imagen", "phenaki", "diffusion", "text"}
 ALLOWED = {
     "types": set(),
     "model": {"types", "diffusion"},
     "paths": set(),
+    "progress": set(),
     "config": set(),
     "assets": set(),
     "nn": BASE,
     "diffusion": BASE,
     "pretrained": BASE,
     "text": BASE | {"nn", "diffusion", "pretrained", "assets"},
-    "imagen": CONTRACT | {"nn", "diffusion"},
+    "imagen": CONTRACT | {"nn", "diffusion", "train"},
     "phenaki": CONTRACT | {"nn", "diffusion", "pretrained", "assets"},
     "data": BASE,
     "sprites": BASE | {"data", "pretrained"},
@@ -147,6 +148,37 @@ def test_public_names_have_docstrings(path):
             todo += [inner for inner in node.body if isinstance(inner, kinds)]
 
 
+def modules_with_tests_elsewhere():
+    """Paths that the docstring of a test file names: "Tests of vidgen/ROOM/MODULE.py too."."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for names in re.findall(r"Tests of ([^.]+\.py.*?) too\.", docstring_of(path), re.DOTALL):
+            yield from ((ROOT / name, path) for name in re.split(r",\s+", names))
+
+
+def docstring_of(path):
+    return ast.get_docstring(tree_of(path)) or ""
+
+
+TESTED_ELSEWHERE = dict(modules_with_tests_elsewhere())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_has_the_tests_of_its_name(path):
+    if path.name == "__init__.py":
+        return
+    inner = path.relative_to(PACKAGE)
+    tests = ROOT / "tests" / inner.parent / f"test_{inner.name}"
+    assert tests.is_file() or path in TESTED_ELSEWHERE, (
+        f"vidgen/{inner} needs tests/{inner.parent}/test_{inner.name}, or a test file "
+        f'whose docstring says "Tests of vidgen/{inner} too."'
+    )
+
+
+def test_modules_that_tests_name_exist():
+    wrong = [f"{test}: {path}" for path, test in TESTED_ELSEWHERE.items() if not path.is_file()]
+    assert not wrong
+
+
 def test_no_bag_of_helpers():
     assert not [p for p in MODULES if p.stem in ("utils", "util", "helpers", "common", "misc")]
 
@@ -225,7 +257,7 @@ def test_axis_names_are_in_the_vocabulary(path):
 
 def test_config_files_declare_what_they_need():
     """Each file: a comment block, its own header, and imports of all it names."""
-    for root in gin_utils.config_roots():
+    for root in gin_files.config_roots():
         for path in root.rglob("*.gin"):
             text = path.read_text(encoding="utf-8")
             comment = text.split("\n\n")[0] if text.startswith("#") else ""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
-LAUNCH = Path(__file__).parents[1] / "launch"
+LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 FLAGS = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.MODEL_DIR='runs/it is'"]
 BIN = Path(sys.executable).parent
@@ -202,7 +203,7 @@ def test_a_signal_reaches_all_processes_and_they_save(tmp_path):
     finally:
         launcher.kill()
     assert launcher.returncode == 75, told
-    assert "the same command goes on from there" in told
+    assert "re-running the same command resumes" in told
     assert list((tmp_path / "checkpoints").iterdir())
 
 

@@ -3,11 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def test_the_package_runs_without_the_clone(built, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MODEL_DIR = 'm'" in done.stdout
-    code = "import vidgen, vidgen.config.gin_utils as g; print(vidgen.__file__, *g.config_roots())"
+    code = "import vidgen, vidgen.config.gin_files as g; print(vidgen.__file__, *g.config_roots())"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

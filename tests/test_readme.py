@@ -119,7 +119,7 @@ NOT_RUN = {
     "pip install -e .[test]": ".ci/run does, from the package index",
     "pytest": "this is it",
     "tfds build ucf101/ucf101_1 --data_dir=tfds --file_format=array_record": "fetches 6.5 GB; "
-    "tests/data/tfds_sets.py writes its files with TFDS itself, and these are trained on",
+    "tests/helpers/tfds_sets.py writes its files with TFDS itself, and these are trained on",
 }
 
 BEFORE = {

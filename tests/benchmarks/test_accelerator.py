@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from places import HELPERS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accelerator  # noqa: E402
@@ -189,8 +188,7 @@ def test_fresh_parameters_are_those_of_the_trainer():
 def test_a_row_that_fails_is_a_line_and_the_rest_goes_on(tmp_path):
     output = tmp_path / "rows.jsonl"
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "failing_rows.py"), f"--output={output}"]
-        + ["--seconds=60"],
+        [sys.executable, str(HELPERS / "failing_rows.py"), f"--output={output}"] + ["--seconds=60"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

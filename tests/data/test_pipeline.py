@@ -1,17 +1,20 @@
-"""Order, sharding, resume and bad examples of the input pipeline."""
+"""Order, sharding, resume and bad examples of the input pipeline.
+
+Tests of vidgen/data/positions.py too.
+"""
 
 import dataclasses
 import json
 import logging
 import multiprocessing
 import os
-import pathlib
 import subprocess
 import sys
 import tarfile
 
 import numpy as np
 import pytest
+from places import HELPERS, PYTHONPATH
 
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.sources.folder import BadExample, Example, Source
@@ -322,8 +325,8 @@ def many_kinds(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["folder", "tar", "leaking"])
 def test_memory_stays_flat(many_kinds, tmp_path, kind):
     """In a fresh process: one that has let go of much grows into that, unseen."""
-    script = pathlib.Path(__file__).with_name("memory_of_loading.py")
-    paths = {"PYTHONPATH": str(script.parents[2]), "XDG_CACHE_HOME": str(tmp_path)}
+    script = HELPERS / "memory_of_loading.py"
+    paths = {"PYTHONPATH": PYTHONPATH, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, str(script), str(many_kinds), kind]
     done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,3 +1,8 @@
+"""Sampling steps against closed forms of Gaussian data, and the loop over them.
+
+Tests of vidgen/diffusion/sampling.py too.
+"""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

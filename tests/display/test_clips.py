@@ -1,4 +1,7 @@
-"""Clips inside a notebook."""
+"""Clips inside a notebook.
+
+Tests of vidgen/display/shown.py too.
+"""
 
 import base64
 import io

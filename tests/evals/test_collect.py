@@ -1,4 +1,7 @@
-"""Measures over sets of clips: by blocks, kept, shared among processes."""
+"""Measures over sets of clips: by blocks, kept, shared among processes.
+
+Tests of vidgen/evals/measures.py too.
+"""
 
 import dataclasses
 

@@ -1,27 +1,13 @@
 """What goes into a feature network, and that its features do not depend on batch or devices."""
 
-import pathlib
-
 import closed_form_network
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form_network import clips, rows
 
 from vidgen.evals import networks
-from vidgen.evals.measures import MADE, Batch, Features
-
-HERE = pathlib.Path(__file__).parent
-
-
-def clips(n=5, frames=4, height=6, width=8):
-    x = np.random.default_rng(0).uniform(-1, 1, (n, frames, height, width, 3))
-    return x.astype(np.float32)
-
-
-def rows(network, video, batch_size):
-    measure = Features(network=network, side=MADE, batch_size=batch_size)
-    return measure(Batch(video, None, [""] * len(video)))
 
 
 def test_frames_reach_the_network_as_the_protocol_says(tmp_path):
@@ -66,7 +52,7 @@ def test_no_more_is_computed_than_there_are_clips(tmp_path, clip_count, sizes):
 
 def test_features_do_not_depend_on_the_number_of_devices(tmp_path, on_devices):
     here = rows(closed_form_network.of(tmp_path), clips(), 2)
-    there = on_devices(8, HERE / "features_on_devices.py")
+    there = on_devices(8, "features_on_devices.py")
     assert there["devices"] == 8
     np.testing.assert_allclose(there["rows"], here, atol=1e-6)
 

@@ -1,4 +1,7 @@
-"""Sets of clips from folders and arrays: what is read, what is refused, what has a new name."""
+"""Sets of clips from folders and arrays: what is read, what is refused, what has a new name.
+
+Tests of vidgen/data/content_hash.py too.
+"""
 
 import os
 

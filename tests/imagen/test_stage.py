@@ -1,4 +1,7 @@
-"""The loss and the sampling of a stage against closed forms, with networks known exactly."""
+"""The loss and the sampling of a stage against closed forms, with networks known exactly.
+
+Tests of vidgen/imagen/denoiser.py too.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,9 +1,11 @@
-"""Attention by blocks and by the TPU's kernel (interpreted) against the plain products."""
+"""Attention by blocks and by the TPU's kernel (interpreted) against the plain products.
+
+Tests of vidgen/nn/platforms.py too.
+"""
 
 import functools
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas
+from places import HELPERS, PYTHONPATH
 
 from vidgen.nn import fused_attention, platforms
 from vidgen.train import flops
-
-HERE = pathlib.Path(__file__).parent
 
 
 def normal(seed, *shape):
@@ -231,7 +232,7 @@ def test_a_kernel_counts_as_the_products_it_makes():
 
 
 def test_every_device_has_its_examples_and_heads(on_devices):
-    found = on_devices(8, HERE / "flash_on_devices.py")
+    found = on_devices(8, "flash_on_devices.py")
     assert found["error"] < 1e-4
     assert found["kernel"] == [1, 128, 2, 8]  # of 4 examples over 4 devices, of 4 heads over 2
     assert found["indivisible_error"] < 1e-4
@@ -242,9 +243,9 @@ def test_every_device_has_its_examples_and_heads(on_devices):
 
 @pytest.mark.parametrize("topology", ["v5e:2x2"])
 def test_a_tpu_compiles_the_kernel_and_needs_a_fraction_of_the_memory(topology):
-    env = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     env["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # or there are no sizes
-    command = [sys.executable, str(HERE / "flash_for_tpu.py"), topology]
+    command = [sys.executable, str(HELPERS / "flash_for_tpu.py"), topology]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -1,4 +1,7 @@
-"""The transformer against float64 arithmetic; what it must not see; streams against the whole."""
+"""The transformer against float64 arithmetic; what it must not see; streams against the whole.
+
+Tests of vidgen/nn/remat.py too.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""Training and sampling of the masked model against closed forms, with networks known exactly."""
+"""Training and sampling of the masked model against closed forms, with networks known exactly.
+
+Tests of vidgen/phenaki/token_batch.py too.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,7 @@
-"""The tokenizer as a model: its two losses in one, images, metrics, streams, and real training."""
+"""The tokenizer as a model: its two losses in one, images, metrics, streams, and real training.
+
+Tests of vidgen/phenaki/tokenizer_losses.py too.
+"""
 
 import dataclasses
 import logging

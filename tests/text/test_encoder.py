@@ -1,4 +1,7 @@
-"""The cache in front of an encoder, and the byte encoder that unit tests use."""
+"""The cache in front of an encoder, and the byte encoder that unit tests use.
+
+Tests of vidgen/text/tokenizer.py too.
+"""
 
 import logging
 

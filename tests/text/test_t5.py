@@ -1,4 +1,7 @@
-"""T5 1.1: equal to transformers' encoder, from every layout of weights, and its tokens."""
+"""T5 1.1: equal to transformers' encoder, from every layout of weights, and its tokens.
+
+Tests of vidgen/text/t5_files.py, vidgen/text/t5_network.py too.
+"""
 
 import json
 import re
@@ -245,8 +248,7 @@ def test_no_scale_in_the_attention():
 @pytest.mark.multidevice
 def test_over_a_mesh(on_devices, tmp_path):
     """Every large array lies in parts; three prompts, no multiple of eight, come out the same."""
-    script = t5_folders.GOLDEN.with_name("t5_on_devices.py")
-    found = on_devices(8, script, str(tmp_path / "weights"))
+    found = on_devices(8, "t5_on_devices.py", str(tmp_path / "weights"))
     assert found["difference"] < 1e-5 < found["largest"]
     parts = {
         name: np.prod(whole, dtype=int) // np.prod(part, dtype=int)

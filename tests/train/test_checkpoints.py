@@ -1,8 +1,10 @@
-"""Checkpoints: exact, atomic, onto another mesh, and one sentence when they do not fit."""
+"""Checkpoints: exact, atomic, onto another mesh, and one sentence when they do not fit.
+
+Tests of vidgen/train/checkpoint_errors.py, vidgen/train/positions.py too.
+"""
 
 import gc
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_training as toy
+from places import PYTHONPATH
 
 from vidgen.train import optimizers
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
@@ -211,10 +214,9 @@ def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
 
 def script(tmp_path, body, *, devices=1):
     """Runs `body` in a process of its own, with the folder as D and a trainer as t."""
-    folder = pathlib.Path(__file__).parent
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(folder.parents[1]), str(folder)]),
+        "PYTHONPATH": PYTHONPATH,
         "JAX_PLATFORMS": "cpu",
     }
     head = (

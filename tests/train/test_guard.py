@@ -12,20 +12,20 @@ from vidgen.train.guard import DivergencePolicy, LossMonitor, TrainingDiverged
 def watch(losses, guard, start=1):
     seen = LossMonitor(guard)
     for step, loss in enumerate(losses, start=start):
-        seen.see(step, loss, 1.0, None)
+        seen.update(step, loss, 1.0, None)
     return seen
 
 
 def test_without_a_spike_no_loss_is_too_high():
     seen = watch([1.0] * 500, DivergencePolicy())
     assert seen.limit(501) == math.inf
-    seen.see(501, 1e30, 1.0, None)
+    seen.update(501, 1e30, 1.0, None)
 
 
 def test_the_limit_follows_the_average_two_steps_later():
     seen = watch([2.0, 4.0], DivergencePolicy(spike=10, average=2))
     assert [seen.limit(step) for step in (3, 4)] == [math.inf, 30.0]
-    seen.see(3, 5.0, 1.0, None)
+    seen.update(3, 5.0, 1.0, None)
     # Mean 3, then a half of the way to 5.
     assert [seen.limit(step) for step in (4, 5)] == [30.0, 40.0]
 
@@ -33,7 +33,7 @@ def test_the_limit_follows_the_average_two_steps_later():
 def test_a_bad_loss_does_not_count_for_the_average(caplog):
     seen = watch([2.0, 2.0, 2.0], DivergencePolicy(policy="skip", spike=3, average=2))
     with caplog.at_level(logging.WARNING, logger="vidgen"):
-        seen.see(4, 7.0, 1.0, None)
+        seen.update(4, 7.0, 1.0, None)
     assert caplog.messages == ["step 4 is skipped: loss is 7, over 6"]
     assert seen.limit(6) == 6.0
 
@@ -49,15 +49,15 @@ def test_a_bad_loss_does_not_count_for_the_average(caplog):
 def test_stopping_names_step_reason_and_checkpoint(loss, grad_norm, words):
     seen = watch([3.0] * 4, DivergencePolicy(spike=10, average=1))
     with pytest.raises(TrainingDiverged, match=rf"diverged at step 5 \({words}\); checkpoint 3 is"):
-        seen.see(5, loss, grad_norm, 3)
+        seen.update(5, loss, grad_norm, 3)
 
 
 def test_patience(caplog):
     seen = LossMonitor(DivergencePolicy(policy="skip", patience=3))
     for step, loss in enumerate([math.nan, math.nan, 1.0, math.nan, math.nan], start=1):
-        seen.see(step, loss, 1.0, None)
+        seen.update(step, loss, 1.0, None)
     with pytest.raises(TrainingDiverged, match="after 3 bad steps in a row; there is no check"):
-        seen.see(6, math.nan, 1.0, None)
+        seen.update(6, math.nan, 1.0, None)
 
 
 @pytest.mark.parametrize("at", [1, 3, 7])
@@ -70,7 +70,7 @@ def test_a_state_goes_on_exactly(at):
     second = LossMonitor(guard)
     second.set_state(json.loads(json.dumps(first.state())))
     for step, loss in enumerate(losses[at:], start=at + 1):
-        second.see(step, loss, 1.0, None)
+        second.update(step, loss, 1.0, None)
     assert second.state() == whole.state()
 
 

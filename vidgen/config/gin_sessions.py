@@ -1,8 +1,8 @@
 """Several objects, each built by gin from files of its own, with one set of --gin flags for all.
 
-The stages of a cascade were trained by themselves, and all their configurations set MODEL. So each
-is read in a session of its own; a flag is for whichever of them understands it, such as
-ssr1/SamplerSpec.steps, and it is an error only where none does.
+A trained cascade is a folder of training folders named by the stages, and all their configurations
+set MODEL. So each is read in a session of its own; a flag is for whichever of them understands it,
+such as ssr1/SamplerSpec.steps, and it is an error only where none does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Sessions:
     """
 
     def __init__(self, first: Sequence[str], last: Sequence[str], bindings: Sequence[str]) -> None:
-        """Every session reads the files `first`, its own, `last`, and then `bindings`."""
+        """Let every session read the files `first`, its own, `last`, and then `bindings`."""
         self.configs: list[str] = []
         self._first, self._last, self._bindings = first, last, bindings
         self._taken: set[str] = set()
@@ -33,21 +33,31 @@ class Sessions:
     def build(
         self, cls: Any, files: Sequence[str] = (), bindings: Sequence[str] = (), **given: Any
     ) -> Any:
-        """`cls` from these files and bindings and from those of all sessions."""
+        """Return `cls` from these files and bindings and from those of all sessions.
+
+        Args:
+          cls: the class.
+          files: of this session alone.
+          bindings: of this session alone; all of them must be right.
+          **given: fields that win over gin's.
+
+        Raises:
+          GinError: a file or a binding is wrong, or the object refuses its settings.
+        """
         with gin_utils.session([*self._first, *files, *self._last], bindings):
             taken = [binding for binding in self._bindings if self._bind(binding)]
-            made = gin_utils.build(cls, **given)
+            built = gin_utils.build(cls, **given)
             self.configs.append(gin_utils.operative_config())
             self._used |= set(taken) - set(without_effect(taken, gin_utils.unused_bindings()))
         self._taken |= set(taken)
-        return made
+        return built
 
     def build_trained(self, cls: Any, folder: Path) -> Any:
-        """`cls` from the configuration that training left in `folder`, its MODEL_DIR."""
+        """Return `cls` from the configuration that training left in `folder`, its MODEL_DIR."""
         return self.build(cls, *_of_training(folder))
 
     def build_unchanged(self, cls: Any, folder: Path) -> Any:
-        """`cls` as training left it in `folder`, without the files and bindings of all sessions."""
+        """Return `cls` as training left it, without the files and bindings of all sessions."""
         files, bindings = _of_training(folder)
         with gin_utils.session([*self._first, *files], bindings):
             return gin_utils.build(cls)
@@ -58,13 +68,14 @@ class Sessions:
         return bool(self._last or self._bindings)
 
     def check_bindings(self) -> None:
-        """Raises the error of a binding that no session took; notes those that none used."""
+        """Raise the error of a binding that no session took, and name those that none used."""
         for binding, error in self._refused.items():
             if binding not in self._taken:
                 raise error
         note([binding for binding in self._bindings if binding not in self._used])
 
     def _bind(self, binding: str) -> bool:
+        """Whether the open session takes a binding."""
         try:
             gin_utils.bind(binding)
         except gin_utils.GinError as error:  # it may be meant for another session
@@ -74,25 +85,25 @@ class Sessions:
 
 
 def _of_training(folder: Path) -> tuple[list[str], list[str]]:
-    """The file that training left in `folder`, and the binding that says where it is."""
+    """Return the file that training left in a folder, and the binding that says where it is."""
     return [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """Those of the NAME=VALUE `bindings` that nothing has read, given `unused_bindings()`."""
+    """Return those of the NAME=VALUE `bindings` that are among `unused_bindings()`."""
     names = [(binding, binding.partition("=")[0].strip()) for binding in bindings]
     return [b for b, name in names if any(_is_short_for(name, full) for full in unused)]
 
 
 def note(bindings: Sequence[str]) -> None:
-    """Tells the user of bindings without effect."""
+    """Print the bindings that have no effect."""
     for name in (binding.partition("=")[0].strip() for binding in bindings):
         why = "nothing reads it, or the files bind it in a scope (such as base/), which wins"
         print(f"vidgen: note: --gin.{name} has no effect here: {why}.", file=sys.stderr)
 
 
 def _is_short_for(name: str, full: str) -> bool:
-    """True of `s/Trainer.ema_decay` and `s/vidgen.train.trainer.Trainer.ema_decay`."""
+    """Whether `s/Trainer.ema_decay` is `s/vidgen.train.trainer.Trainer.ema_decay`."""
     scope, _, selector = name.rpartition("/")
     full_scope, _, full_selector = full.rpartition("/")
     return scope == full_scope and f".{full_selector}".endswith(f".{selector}")

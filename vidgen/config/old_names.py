@@ -1,4 +1,4 @@
-"""Configurations from before the modules of the package moved: each name is found in its new place.
+"""The names that modules, classes and settings had before, for configurations of then.
 
     from vidgen.runs import trained        ->    from vidgen.train import frozen
     FROZEN = @trained.Trained()            ->    FROZEN = @frozen.FrozenParams()
@@ -66,7 +66,7 @@ MOVED = {
     "runs.callbacks": "train.callbacks",
     "runs.config_file": "train.saved_config",
     "runs.content": "inference.conditioning_inputs",
-    "runs.distill": "train.distill",
+    "runs.distill": "imagen.student_training",
     "runs.encode": "precompute.encode_captions",
     "runs.encode_tokens": "precompute.encode_tokens",
     "runs.evaluate": "evals.evaluate",
@@ -91,7 +91,7 @@ MOVED = {
     "runs.plan_suggestions": "plan.suggestions",
     "runs.plan_tables": "plan.tables",
     "runs.prepare": "precompute.prepare",
-    "runs.progress": "train.progress",
+    "runs.progress": "train.throughput",
     "runs.stages": "inference.stages",
     "runs.story_bench": "story.storybench_format",
     "runs.story_benchmark": "story.storybench",
@@ -106,6 +106,8 @@ MOVED = {
     "runs.upscale": "story.upscale",
     "runs.upscale_stages": "inference.upscale_stages",
     "runs.warm_start": "train.warm_start",
+    "train.distill": "imagen.student_training",
+    "train.progress": "train.throughput",
 }
 
 # Classes, or settings as Class.field, that a configuration can name, by their module of today.
@@ -113,18 +115,21 @@ RENAMED = {
     ("evals.metric_inputs", "Question"): "EvalData",
     ("evals.metric_inputs", "Tools"): "MetricInputs",
     ("evals.setup", "Subject"): "EvalModel",
+    ("imagen.student_training", "Distill.course"): "Distill.schedule",
     ("imagen.students", "Course"): "StudentSchedule",
     ("story.tell", "Tell"): "GenerateStory",
     ("train.frozen", "Trained"): "FrozenParams",
     ("train.guard", "Guard"): "DivergencePolicy",
+    ("train.train", "Train.sampler"): "Train.sample_writer",
 }
 
 _IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)(?: as (\w+))?[ \t]*$", re.MULTILINE)
 
 
 def with_new_names(text: str) -> str:
-    """The text of a .gin file in which every module and class has the name that it has now."""
+    """Return the text of a .gin file with today's name of every module, class and setting."""
     selectors: dict[str, str] = {}
+    fields: list[tuple[str, str, str]] = []  # (class, as it is imported now; field; its new name)
 
     def new_import(line: re.Match[str]) -> str:
         package, name, alias = line.groups()
@@ -133,9 +138,12 @@ def with_new_names(text: str) -> str:
         before, now = alias or name, alias or new
         if before != now:
             selectors[f"{before}."] = f"{now}."
-        for (owner, old_class), new_class in RENAMED.items():
+        for (owner, old), replacement in RENAMED.items():
             if owner == module:
-                selectors[f"{before}.{old_class}"] = f"{now}.{new_class}"
+                selectors[f"{before}.{old}"] = f"{now}.{replacement}"
+                if "." in old:
+                    cls, _, field = old.partition(".")
+                    fields.append((f"{now}.{cls}", field, replacement.rpartition(".")[2]))
         return f"from vidgen.{package} import {new}" + (f" as {alias}" if alias else "")
 
     text = _IMPORT.sub(new_import, text)
@@ -144,4 +152,16 @@ def with_new_names(text: str) -> str:
         end = r"(?=[A-Za-z_])" if old.endswith(".") else r"(?!\w)"
         pattern = rf"""("[^"\n]*"|'[^'\n]*')|(?<![\w.]){re.escape(old)}{end}"""
         text = re.sub(pattern, lambda match, new=selectors[old]: match[1] or new, text)
+    for cls, field, new in fields:
+        # In a block: `old.Class:`, and below it indented lines such as `field = 1`.
+        head = rf"^(?:[\w./]*/)?{re.escape(cls)}:.*\n(?:[ \t]+.*\n|[ \t]*\n)*?[ \t]+"
+        text = re.sub(rf"(?m)({head}){field}(?=\s*=)", rf"\g<1>{new}", text)
     return text
+
+
+def new_selector(name: str) -> str:
+    """Return the Class or Class.field of a --gin flag with today's name, if it has an old one."""
+    for (_, old), new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name

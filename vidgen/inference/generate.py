@@ -35,6 +35,7 @@ from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
+from vidgen.progress import progress_bar
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
 from vidgen.types import Params, TextEmbedding
@@ -291,7 +292,7 @@ class _Progress:
         """The bar of the next stage, which is being loaded."""
         self.close()
         place = f"{self._order.index(stage) + 1}/{len(self._order)} {stage}"
-        self._bar = tqdm(total=self._totals[stage], desc=place, unit="step", disable=None)
+        self._bar = progress_bar(self._totals[stage], desc=place, unit="step")
 
     def step(self, done: int, total: int) -> None:
         """One more step is done."""

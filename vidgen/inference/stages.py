@@ -21,7 +21,7 @@ import numpy as np
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.config import gin_files
+from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.diffusion.samplers import Ancestral
 from vidgen.imagen.stage import DiffusionStage
@@ -288,6 +288,5 @@ def _check_learned(folder: Path, trained: DiffusionStage, asked: DiffusionStage)
 
 def _trained_jointly(config: Path) -> bool:
     """Whether packs of images were among the examples that a saved configuration trained on."""
-    reached = gin_files.reached(config, "DATASET")
-    rates = [value for name, value in reached.items() if name.endswith("images.Joint.image_rate")]
-    return any(rate not in ("0", "0.0") for rate in rates)
+    with gin_utils.session([str(config)]):
+        return any(gin_utils.reached_values("DATASET", "images.Joint.image_rate"))

@@ -10,7 +10,7 @@ weights and cannot have learned a generator's mistakes:
     subject     analysis by synthesis: each candidate is rendered along that path at a few sizes
                 and phases of its animation; the one with the smallest squared error is the answer
 
-On true clips of 8x16x16 it reads all three right in over 95 % (tests/evals).
+On true clips of 8x16x16 it reads all three right in over 95 % (tests/sprites).
 
 `read_part` reads a stretch of a film, where the sprite is anywhere, of any size, and may stand at a
 wall in the end. Each candidate subject is followed: drawn over what is seen, frame by frame at its

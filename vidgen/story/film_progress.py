@@ -6,10 +6,8 @@ import logging
 import time
 from typing import Any
 
-from tqdm import tqdm
-
+from vidgen.progress import duration, progress_bar
 from vidgen.story.segments import Segment
-from vidgen.train.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +32,9 @@ class FilmProgress:
         self._timed = 0  # frames made since the mark
         self._current: Segment | None = None
         done = segments[begin - 1].end_frame if begin else 0
-        self._bar = tqdm(
-            total=self._total,
+        self._bar = progress_bar(
+            self._total,
             initial=done,
-            disable=None,
             bar_format="{desc} |{bar}| {n:.0f}/{total} frames{postfix}",
         )
 

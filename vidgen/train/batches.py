@@ -19,6 +19,31 @@ from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
 
 
 @runtime_checkable
+class BatchIterator(Protocol):
+    """One process's part of every batch, as the dict of arrays that `encode_batch` reads."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def __next__(self) -> dict[str, Any]: ...
+
+    def get_state(self) -> Any:
+        """Return the position after the last batch: bytes, or anything JSON can hold."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Continue from a position of this process."""
+        ...
+
+    def set_states(self, states: Sequence[Any]) -> None:
+        """Continue from the positions of all processes of a run, whose number may be another."""
+        ...
+
+    def close(self) -> None:
+        """Stop the reader's workers."""
+        ...
+
+
+@runtime_checkable
 class Dataset(Protocol):
     """What a run needs of `data.pipeline.Pipeline`.
 
@@ -30,8 +55,8 @@ class Dataset(Protocol):
         """Examples of a batch over all processes."""
         ...
 
-    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Any:
-        """One process's part of every batch, with get_state, set_state and set_states."""
+    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
+        """Return the batches of process number `process[0]` of `process[1]`."""
         ...
 
 
@@ -43,9 +68,12 @@ class EncodedBatch(NamedTuple):
 
 
 def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | TokenBatch:
-    """The dict of a data pipeline as the batch of a model, in numpy.
+    """Make the batch of a model, in numpy, out of the dict of a data pipeline.
 
-    Captions are strings, or all of them sequences of strings, one for each frame.
+    Args:
+      raw: `video`, uint8 or float in [-1, 1], or `tokens`; `independent_frames`; and `caption`, all
+        of them strings, or all of them sequences of strings, one for each frame.
+      encoder: of the captions.
     """
     independent: Any = np.asarray(raw["independent_frames"], bool)
     text = encode_captions(list(raw["caption"]), encoder)
@@ -57,11 +85,11 @@ def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | Toke
 
 
 def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncoder) -> TextEmbedding:
-    """The embedding "b s d" of b captions, or "b t s d" of b sequences of t.
+    """Encode b captions as "b s d", or b sequences of t captions as "b t s d".
 
-    Whatever is trained, generated or judged is encoded here. A caption without a word is the null
-    prompt, no tokens at all, whatever the encoder makes of "": so clips without a caption train the
-    half of guidance that is without text, and an empty prompt asks for what they have taught.
+    Training, generation and evaluation all encode here. A caption without a word is the null
+    prompt, with no tokens at all, whatever the encoder makes of "": clips without a caption train
+    the half of guidance that is without text, and an empty prompt asks for what they taught.
     """
     if isinstance(captions[0], str):
         return _encoded([str(caption) for caption in captions], encoder)
@@ -69,7 +97,8 @@ def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncode
     unique = list(dict.fromkeys(caption for row in rows for caption in row))
     place = {caption: i for i, caption in enumerate(unique)}
     index = np.array([[place[caption] for caption in row] for row in rows])
-    # How many differ changes with every batch: a compiled encoder shall see few sizes.
+    # The number of different captions changes with every batch: round it up to a power of two, so
+    # that a compiled encoder sees few sizes.
     unique += [""] * ((1 << (len(unique) - 1).bit_length()) - len(unique))
     return jax.tree.map(lambda x: np.asarray(x)[index], _encoded(unique, encoder))
 
@@ -80,7 +109,7 @@ def is_empty(caption: str) -> bool:
 
 
 def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
-    """One row each."""
+    """Encode one caption a row; rows of empty captions have no tokens."""
     empty = np.array([is_empty(caption) for caption in captions])
     if empty.all():
         shape = (len(captions), encoder.length)
@@ -98,11 +127,11 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
 class BatchPrefetcher:
     """Iterator over `EncodedBatch`; `waited` adds up the seconds that the caller had to wait."""
 
-    def __init__(self, iterator: Any, encoder: TextEncoder) -> None:
-        """Starts to prepare the first batch at the iterator's position."""
+    def __init__(self, iterator: BatchIterator, encoder: TextEncoder) -> None:
+        """Start to prepare the first batch at the iterator's position."""
         self._iterator = iterator
         self._encoder = encoder
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-feed")
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-batches")
         self._next: Future[EncodedBatch | None] = self._pool.submit(self._prepare)
         self.waited = 0.0
 
@@ -111,12 +140,12 @@ class BatchPrefetcher:
 
     def __next__(self) -> EncodedBatch:
         start = time.perf_counter()
-        fed = self._next.result()
+        encoded = self._next.result()
         self.waited += time.perf_counter() - start
-        if fed is None:
+        if encoded is None:
             raise StopIteration
         self._next = self._pool.submit(self._prepare)
-        return fed
+        return encoded
 
     def _prepare(self) -> EncodedBatch | None:
         try:
@@ -126,21 +155,19 @@ class BatchPrefetcher:
         return EncodedBatch(encode_batch(raw, self._encoder), self._iterator.get_state())
 
     def close(self) -> None:
-        """Ends the thread and the reader's workers."""
+        """Stop the thread and the reader's workers."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            close()
+        self._iterator.close()
 
 
 def this_process() -> tuple[int, int]:
-    """(index, count) of this process among those of the run."""
+    """Return (index, count) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
 
 
-def go_on(iterator: Any, states: Sequence[Any]) -> None:
-    """Sets the iterator of this process to where the processes of a run were (`get_state`)."""
-    if len(states) == jax.process_count() == 1:
-        iterator.set_state(states[0])
+def set_position(iterator: BatchIterator, positions: Sequence[Any]) -> None:
+    """Set the iterator of this process to where the processes of a run were (`get_state`)."""
+    if len(positions) == jax.process_count() == 1:
+        iterator.set_state(positions[0])
     else:
-        iterator.set_states(states)
+        iterator.set_states(positions)

@@ -1,4 +1,4 @@
-"""Floating-point operations of a JAX function, counted on its jaxpr: nothing runs.
+"""Count the floating-point operations of a JAX function on its jaxpr; nothing runs.
 
 Only matrix products and convolutions count, a multiply-add as two operations:
 
@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vidgen.model import Model
 from vidgen.types import Batch, Frozen, Params
@@ -38,33 +39,50 @@ PEAK_FLOPS = {
 
 
 def peak(device_kind: str) -> float | None:
-    """Operations a second that a device can do at most; None where it is not known."""
-    fitting = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+    """Return the dense bfloat16 FLOP/s of a device; None where they are not known."""
+    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def utilization(values: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
+    """Return {"mfu": the share of the devices' peak FLOP/s that is used}.
+
+    Args:
+      values: of the log; `flops_per_second` is that of all devices.
+      mesh: the devices.
+
+    Returns:
+      An empty dict where the rate or the peak is not known.
+    """
+    of_one = peak(mesh.devices.flat[0].device_kind)
+    if of_one is None or "flops_per_second" not in values:
+        return {}
+    return {"mfu": values["flops_per_second"] / (of_one * mesh.size)}
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
-    """Operations of one call; the arguments may be ShapeDtypeStructs."""
+    """Return the operations of one call; the arguments may be ShapeDtypeStructs."""
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def loss_and_gradient(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
-    """Operations of the loss and its gradient for a batch, which is all of a step but the update.
+    """Return the operations of the loss and its gradient for a batch.
 
-    The update is a few operations for each parameter: nothing beside the gradient.
+    That is a training step without the update, which is a few operations for each parameter:
+    nothing beside the gradient.
     """
     loss = functools.partial(model.loss, train=True)
     return count(jax.value_and_grad(loss, has_aux=True), params, frozen, batch, _key())
 
 
 def forward(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
-    """Operations of the loss alone, without a gradient: one pass of the network."""
+    """Return the operations of the loss without its gradient: one pass of the network."""
     loss = functools.partial(model.loss, train=False)
     return count(loss, params, frozen, batch, _key())
 
 
 def count_jaxpr(jaxpr: Any) -> int:
-    """Operations of a jaxpr, bare or closed."""
+    """Return the operations of a jaxpr, bare or closed."""
     return _count(getattr(jaxpr, "jaxpr", jaxpr), {})
 
 
@@ -73,7 +91,7 @@ def _key() -> Any:
 
 
 def _count(jaxpr: Any, seen: dict[int, int]) -> int:
-    """`seen` maps jaxprs by identity to their count: shared bodies are walked once."""
+    """Count a jaxpr; `seen` maps jaxprs by identity to their count, so shared ones count fast."""
     if id(jaxpr) not in seen:
         seen[id(jaxpr)] = sum(_count_equation(equation, seen) for equation in jaxpr.eqns)
     return seen[id(jaxpr)]
@@ -100,7 +118,7 @@ def _count_equation(equation: Any, seen: dict[int, int]) -> int:
 
 
 def _bodies(params: dict[str, Any]) -> Iterator[Any]:
-    """The jaxprs among an equation's parameters."""
+    """Yield the jaxprs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             body = getattr(item, "jaxpr", item)

@@ -1,12 +1,13 @@
-"""Steps that go wrong: a loss or a gradient that is no number, or a loss far above those before.
+"""What counts as a bad training step, and what becomes of it.
 
     step n is bad    if loss or gradient norm is not finite, or loss > spike · average of the losses
                      up to step n - 2
     "stop"           training ends with an error that names the step; its update is never saved
     "skip"           the update of the step is left out on the device, and the step is named
 
-The average is two steps old because the host reads the loss of a step while the next one runs, and
-so that the limits of a run are the same whenever it is interrupted.
+The average is two steps old because the host reads the loss of a step while the next one runs:
+the device never waits, and the limits of a run are the same whenever it is interrupted. The policy
+is no wrapped optimizer, whose state would make a checkpoint of one policy unreadable to the other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_BEFORE = 2  # the limit of a step knows the losses up to so many steps before it
+_DELAY = 2  # the limit of a step knows the losses up to so many steps before it
 
 
 class TrainingDiverged(ValueError):
@@ -31,10 +32,10 @@ class DivergencePolicy:
 
     Attributes:
       policy: "stop" or "skip".
-      spike: a loss over so many times the average of those before is bad; None: none is too high.
-      average: steps over which the losses are averaged (exponentially), and before which none of
-        them is too high.
-      patience: so many bad steps in a row stop training even where they are skipped.
+      spike: a loss above this multiple of the average loss is bad; None sets no limit.
+      average: steps over which the losses are averaged (exponentially), and before which no loss
+        is too high.
+      patience: this many bad steps in a row stop training even where they are skipped.
     """
 
     policy: str = "stop"
@@ -50,10 +51,8 @@ class DivergencePolicy:
         if self.spike is not None and not self.spike > 1:
             raise ValueError(f"DivergencePolicy.spike is {self.spike}; it must be over 1, or None.")
         for name in ("average", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"DivergencePolicy.{name} is {getattr(self, name)}; it must be >= 1."
-                )
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"DivergencePolicy.{name} is {value}; it must be >= 1.")
 
     @property
     def skips(self) -> bool:
@@ -62,23 +61,29 @@ class DivergencePolicy:
 
 
 class LossMonitor:
-    """Looks at every step of one run, on the host."""
+    """Check the loss of every step of one run, on the host."""
 
-    def __init__(self, guard: DivergencePolicy) -> None:
-        """Has seen nothing."""
-        self._guard = guard
-        self._mean, self._seen, self._row = 0.0, 0, 0
+    def __init__(self, policy: DivergencePolicy) -> None:
+        """Start with an empty loss history."""
+        self._policy = policy
+        self._mean, self._good_steps, self._bad_in_a_row = 0.0, 0, 0
         self._limits: dict[str, float] = {}
 
     def limit(self, step: int) -> float:
-        """The highest loss that step `step` (1 is the first) may have."""
+        """Return the highest loss that step `step` (the first is 1) may have."""
         return self._limits.get(str(step), math.inf)
 
-    def see(self, step: int, loss: float, grad_norm: float, saved: int | None) -> None:
-        """Takes note of a step; `saved` is the newest checkpoint.
+    def update(self, step: int, loss: float, grad_norm: float, saved: int | None) -> None:
+        """Take the loss and the gradient norm of a step into account.
+
+        Args:
+          step: its number; the first is 1.
+          loss: the mean loss of its batch.
+          grad_norm: the norm of the gradient.
+          saved: the newest checkpoint, for the message; None where there is none.
 
         Raises:
-          TrainingDiverged: the step is bad, and so is going on.
+          TrainingDiverged: the step is bad, and the policy is to stop.
         """
         reasons = [
             f"{name} is {value}"
@@ -88,38 +93,39 @@ class LossMonitor:
         if not reasons and loss > self.limit(step):
             reasons = [f"loss is {loss:.4g}, over {self.limit(step):.4g}"]
         if reasons:
-            self._bad(step, ", ".join(reasons), saved)
+            self._on_bad_step(step, ", ".join(reasons), saved)
         else:
-            self._row, self._seen = 0, self._seen + 1
-            self._mean += (loss - self._mean) / min(self._seen, self._guard.average)
-        spike = self._guard.spike
+            self._bad_in_a_row, self._good_steps = 0, self._good_steps + 1
+            self._mean += (loss - self._mean) / min(self._good_steps, self._policy.average)
+        spike = self._policy.spike
         self._limits.pop(str(step), None)
-        if spike is not None and self._seen >= self._guard.average:
-            self._limits[str(step + _BEFORE)] = spike * self._mean
+        if spike is not None and self._good_steps >= self._policy.average:
+            self._limits[str(step + _DELAY)] = spike * self._mean
 
-    def _bad(self, step: int, reason: str, saved: int | None) -> None:
-        self._row += 1
-        if self._guard.skips and self._row < self._guard.patience:
-            log.warning("step %d is skipped: %s", step, reason)
-            return
+    def _on_bad_step(self, step: int, reason: str, saved: int | None) -> None:
+        self._bad_in_a_row += 1
+        advice = "; DivergencePolicy.policy = 'skip' leaves such steps out."
         what = f"training diverged at step {step} ({reason})"
-        if self._guard.skips:
-            what += f", after {self._row} bad steps in a row"
+        if self._policy.skips:
+            if self._bad_in_a_row < self._policy.patience:
+                log.warning("step %d is skipped: %s", step, reason)
+                return
+            what, advice = f"{what}, after {self._bad_in_a_row} bad steps in a row", "."
         kept = "there is no checkpoint yet" if saved is None else f"checkpoint {saved} is kept"
         raise TrainingDiverged(
-            f"{what}; {kept}. Lower LEARNING_RATE or lengthen its warm-up, and run again"
-            + (
-                "."
-                if self._guard.skips
-                else "; DivergencePolicy.policy = 'skip' leaves such steps out."
-            )
+            f"{what}; {kept}. Lower LEARNING_RATE or lengthen its warm-up, and run again{advice}"
         )
 
     def state(self) -> dict[str, Any]:
-        """What it knows, as JSON can hold it: for a checkpoint."""
-        return {"mean": self._mean, "seen": self._seen, "row": self._row, "limits": self._limits}
+        """Return the loss history as JSON can hold it, for a checkpoint."""
+        return {
+            "mean": self._mean,
+            "seen": self._good_steps,
+            "row": self._bad_in_a_row,
+            "limits": self._limits,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`."""
-        self._mean, self._seen, self._row = state["mean"], state["seen"], state["row"]
-        self._limits = dict(state["limits"])
+        """Resume from a loss history that `state` returned."""
+        self._mean, self._good_steps = state["mean"], state["seen"]
+        self._bad_in_a_row, self._limits = state["row"], dict(state["limits"])

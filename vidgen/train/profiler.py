@@ -14,21 +14,21 @@ log = logging.getLogger(__name__)
 
 
 class Trace:
-    """Traces some of the steps that one call trains."""
+    """Trace some of the steps that one call trains."""
 
     def __init__(self, profile: str, folder: epath.Path, left: int) -> None:
-        """`profile` says which, `left` how many there will be; the trace goes into `folder`."""
-        steps = steps_of(profile)
+        """Trace the steps that `profile` names, of the `left` that will run, into `folder`."""
+        steps = parse_steps(profile)
         self._steps = range(steps.start, min(steps.stop, left + 1))
         self._folder = folder
 
     @contextlib.contextmanager
     def step(self, number: int, state: Callable[[], Any]) -> Iterator[None]:
-        """A step that is in the trace, or begins or ends it, or is none of its business.
+        """Start the trace before its first step, and stop it after its last.
 
         Args:
-          number: of the step, from 1 on.
-          state: what the last step makes; a trace begins and ends when that is there.
+          number: of the step that runs in the block; the first is 1.
+          state: returns what the last step makes; a trace begins and ends when that is there.
         """
         if self._steps and number == self._steps.start:
             jax.block_until_ready(state())
@@ -41,11 +41,11 @@ class Trace:
             log.info("the trace of %d step(s) is in %s", len(self._steps), self._folder)
 
 
-def steps_of(text: str) -> range:
-    """The steps that "START:STOP" names; none for "".
+def parse_steps(text: str) -> range:
+    """Return the steps that "START:STOP" names; "" names none.
 
     Raises:
-      ValueError: it is not of that form.
+      ValueError: the text is not of that form.
     """
     if not text:
         return range(0)

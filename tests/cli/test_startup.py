@@ -1,0 +1,125 @@
+"""How a process begins."""
+
+import gc
+import logging
+import os
+import platform
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from vidgen.cli import startup
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    logger, before = logging.getLogger("vidgen"), jax.config.jax_compilation_cache_dir
+    kept = (logger.handlers, logger.propagate, logger.level)
+    yield
+    logger.handlers, logger.propagate = kept[:2]
+    logger.setLevel(kept[2])
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, 20_000), (50_000, 50_000), (0, 0)])
+def test_garbage_is_searched_for_less_often(before, after):
+    kept = gc.get_threshold()
+    try:
+        gc.set_threshold(before, 9, 8)
+        startup.setup_process()
+        assert gc.get_threshold() == (after, 9, 8)
+    finally:
+        gc.set_threshold(*kept)
+
+
+_PAGES = """
+import ctypes, resource, sys
+from vidgen.cli import startup
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def use(size=2**26):  # 16,384 pages
+    address = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(address, 1, size)
+    libc.free(address)
+
+if sys.argv[1] == "keep":
+    startup.keep_freed_memory()
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does")
+@pytest.mark.parametrize(
+    ("words", "variables", "least", "most"),
+    [
+        ("keep", {}, 0, 1000),
+        ("as it is", {}, 100_000, 10**9),
+        ("keep", {"MALLOC_ARENA_MAX": "4"}, 100_000, 10**9),  # the user's settings stay
+    ],
+)
+def test_freed_memory_is_used_again(words, variables, least, most):
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    command = [sys.executable, "-c", _PAGES, words]
+    faults = subprocess.run(command, env=plain | variables, capture_output=True, check=True)
+    assert least <= int(faults.stdout) <= most
+
+
+def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    startup.setup_process()  # after JAX was imported, as in a notebook
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "vidgen" / "xla")
+
+
+def test_what_the_user_says_of_the_cache_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    startup.setup_process()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def machine(folder, vendors):
+    for number, vendor in enumerate(vendors):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "vendor").write_text(f"{vendor}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("installed", "vendors", "expected"),
+    [
+        ({"libtpu"}, ["0x8086", "0x1af4"], True),
+        ({"libtpu"}, ["0x8086", "0x1ae0"], False),  # a TPU, or what else a cloud has
+        ({"libtpu"}, [], False),  # no bus to be seen: who knows
+        ({"libtpu", "jax_plugins"}, ["0x8086"], False),  # perhaps a GPU
+        (set(), ["0x8086"], False),  # JAX knows by itself
+    ],
+)
+def test_libtpu_is_left_alone_where_there_is_no_tpu(
+    monkeypatch, tmp_path, installed, vendors, expected
+):
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(startup.importlib.metadata, "entry_points", lambda group: [])
+    assert startup.only_cpus(machine(tmp_path / "devices", vendors)) is expected
+
+
+def test_what_the_user_says_of_the_platform_stays(monkeypatch):
+    monkeypatch.setattr(startup, "only_cpus", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    before = jax.config.jax_platforms
+    startup.setup_process()
+    assert os.environ["JAX_PLATFORMS"] == "tpu,cpu" and jax.config.jax_platforms == before
+
+
+def test_the_log_speaks_once(capsys):
+    startup.setup_process()
+    startup.setup_process()
+    logging.getLogger("vidgen.train").info("hello")
+    assert capsys.readouterr().err == "vidgen: hello\n"

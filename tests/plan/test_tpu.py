@@ -1,0 +1,75 @@
+"""Real programs for TPUs, by the compiler in libtpu; there is no TPU here."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from places import HELPERS, PYTHONPATH
+
+TINY = "--gin_file=experiments/phenaki_maskgit_tiny.gin --compile --effort=O0"
+COMMANDS = {
+    "fits": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2",
+    "two slices": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2 "
+    "--gin.MESH_SHAPE='(2, -1, 1)'",
+    "slices across": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2",
+    "v4": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v4:2x2x1",
+    "v5p": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5p:2x2x1",
+    "v6e": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v6e:2x2",
+    "no such": f"{TINY} --topology=v99:2x2",
+}
+
+
+@pytest.fixture(scope="module")
+def plans():
+    env = os.environ | {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, str(HELPERS / "plans_for_tpu.py")],
+        input="\n".join(COMMANDS.values()),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(COMMANDS, json.loads(done.stdout), strict=True))
+
+
+def model(plan):
+    assert plan["status"] == 0, plan["errors"]
+    return plan["report"]["models"][0]
+
+
+def test_a_step_that_fits(plans):
+    found = model(plans["fits"])
+    assert found["compiled_for"] == "4 x TPU v5 lite, effort O0" and found["fits"] is True
+    held = found["bytes_per_device"]["total"] - found["bytes_per_device"]["gradients"]
+    assert held < found["peak_bytes_per_device"] < 2**30
+    assert found["device_bytes"] == 16 * 2**30
+    # At the least, each device receives what it does not have of the parameters.
+    missing = 3 * found["bytes_per_device"]["parameters"]
+    assert sum(found["collective_bytes_per_device"].values()) > 0.5 * missing
+    assert "would_fit" not in found
+
+
+def test_two_slices(plans):
+    found = model(plans["two slices"])
+    assert found["fits"] is True and found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+@pytest.mark.parametrize("generation", ["v4", "v5p", "v6e"])
+def test_our_settings_of_the_compiler_are_good_for(plans, generation):
+    found = model(plans[generation])
+    assert found["fits"] is True and found["mesh"]["fsdp"] == 4
+    assert found["compiled_for"].endswith(", effort O0")
+
+
+def test_what_cannot_be_planned_is_one_sentence(plans):
+    for name, words in (
+        ("slices across", "the 8 devices are in 2 slices"),
+        ("no such", "--topology=v99:2x2 is refused by libtpu"),
+    ):
+        plan = plans[name]
+        assert plan["status"] == 2 and plan["errors"].splitlines()[-1].startswith("vidgen: error")
+        assert words in plan["errors"]
