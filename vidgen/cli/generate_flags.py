@@ -41,6 +41,20 @@ Distilled students, such as imagen_demo, the default, take the guidance and the 
 learned: 0 to 2, and 8 steps of stochastic or 4 of ddim. Its teachers, imagen_teachers, take any."""
 
 _EACH = "PER-STAGE"
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that lists the samplers there are, which are imported only where it is shown."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or "{samplers}" not in text:
+            return text
+        from vidgen.diffusion.samplers import SAMPLERS
+
+        return text.replace("{samplers}", ", ".join(SAMPLERS))
+
+
 as_path = os.path.expanduser  # no shell knows the "~" of --model=~/runs/a
 
 
@@ -104,7 +118,7 @@ def add_sampling(group: Any) -> None:
     """How the stages sample."""
     add = group.add_argument
     add("--steps", metavar=_EACH, help="sampling steps; a student takes its own alone")
-    add("--sampler", metavar=_EACH, help="ddim, ancestral, stochastic or dpmpp_2m")
+    add("--sampler", metavar=_EACH, help="{samplers}, or one that a --gin_file brings")
     add("--gamma", metavar=_EACH, help="noise of the ancestral sampler, 0 to 1")
     add(
         "--guidance",

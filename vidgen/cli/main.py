@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
             help=help_text,
             description=help_text[0].upper() + help_text[1:] + ".",
             epilog=EXAMPLES.get(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=generate_flags.HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
