@@ -145,7 +145,7 @@ def _stories(flags: argparse.Namespace) -> None:
     ]
     given = generate_flags.how_to_sample(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.only(found)}
+    given |= {"stage": stages.single(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}

@@ -252,7 +252,7 @@ def _generate(flags: argparse.Namespace) -> None:
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **given)
     else:
-        run = sessions.build(tell.GenerateStory, stage=stages.only(trained), **given)
+        run = sessions.build(tell.GenerateStory, stage=stages.single(trained), **given)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}

@@ -287,7 +287,7 @@ class MaskedVideoModel(SampledModel):
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: None,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
