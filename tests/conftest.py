@@ -59,7 +59,6 @@ _LONGEST = (
     "test_devices.py",
     "test_evaluate.py",
     "test_launch.py",
-    "test_suggestions.py",
     "test_unet.py",
     "test_tpu.py",
 )

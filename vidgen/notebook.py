@@ -38,7 +38,7 @@ from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.stages import Stage
 from vidgen.model import TokenizerModel
-from vidgen.story.tell import GenerateStory
+from vidgen.story.generate_story import GenerateStory
 from vidgen.types import TextEmbedding
 
 # Flags that say where things lie, which a call says itself.

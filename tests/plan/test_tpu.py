@@ -50,7 +50,6 @@ def test_a_step_that_fits(plans):
     # At the least, each device receives what it does not have of the parameters.
     missing = 3 * found["bytes_per_device"]["parameters"]
     assert sum(found["collective_bytes_per_device"].values()) > 0.5 * missing
-    assert "would_fit" not in found
 
 
 def test_two_slices(plans):

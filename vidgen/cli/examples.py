@@ -1,4 +1,4 @@
-"""The examples that `vidgen COMMAND --help` ends with, by command; "" is for `vidgen --help`."""
+"""The text that `vidgen COMMAND --help` ends with, by command; "" is for `vidgen --help`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,56 @@ EXAMPLES = {
   vidgen train --gin_file=experiments/imagen_distill_tiny.gin --gin.TEACHER_DIR="'runs/a'" \\
       --gin.MODEL_DIR="'runs/a8'"
 
-The same command again continues from the last checkpoint in MODEL_DIR.""",
+Re-running the same command resumes from the last checkpoint in MODEL_DIR.""",
+    "generate": """examples:
+  vidgen generate "a tiger moving right on a green background" -o tiger.mp4
+  vidgen generate "a tiger moving right on a green background" --until=ssr1 --guidance=2 --seed=5
+  vidgen generate "a tiger moving right on a green background" --model=imagen_teachers \\
+      --until=tsr1 --guidance=3,base=6:1 --steps=64,base=128 -o tiger.gif
+  vidgen generate "a tiger moving right on a green background" --model=runs/a -o tiger.mp4
+  vidgen generate "a tiger moving right" --model=runs/cascade --until=ssr1 --keep_stages
+  vidgen generate --prompts_file=prompts.txt --model=runs/cascade -o clips.webm \\
+      --num_samples=4 --steps=base=256,tsr1=64 --guidance=3,base=15:1
+  vidgen generate --model=runs/cascade --from=ssr1 --init=holiday.mp4 --init_size=own
+  vidgen generate "the tiger moves on" --model=runs/cascade --first=tiger.mp4
+  vidgen generate --story="a tiger moving right. then a tiger growing" -o video.mp4
+  vidgen generate --story=story.yaml --model=runs/phenaki -o video.mp4 \\
+      --upscale=ssr1,ssr2 --upscale_model=runs/cascade
+
+--model is the folder of one stage, or of a cascade with one folder for each stage (base, tsr1,
+ssr1, ssr2, tsr2, tsr3, ssr3), or of Phenaki (maskgit and its tokenizer). A PER-STAGE value is one
+for all stages (64), some by name (base=256,tsr1=64), or both (64,base=256). The suffix of --output
+chooses the format: .mp4, .webm, .gif (at most 50 frames per second), .webp (at most 90), .png (a
+sheet of frames) or .npy. Several clips are numbered: clips-000.webm, clips-001.webm, ... An
+existing file of that name is replaced. The same seed, prompt, models and settings give the same
+clip, alone or among others, and whether its stages run at once or one after the other with --until
+and --from.
+
+The default, imagen_demo, is a cascade of distilled students: they accept guidance weights from 0
+to 2, and 8 steps of the stochastic sampler or 4 of ddim, which is what they learned. Their
+teachers, imagen_teachers, accept any.""",
+    "evaluate": """examples:
+  vidgen evaluate --model=imagen_demo --clips=64            a text-to-video model, or a cascade
+  vidgen evaluate --model=runs/phenaki/cvivit               a tokenizer: does it reconstruct clips
+  vidgen evaluate --model=runs/cascade/ssr1                 a super-resolution stage
+  vidgen evaluate --model=runs/a --given=5                  a model that continues 5 frames
+  vidgen evaluate --model=runs/a --gin_file=data/folder.gin --gin.DATA_DIR="'videos'"
+                                                            with other data than its own
+  vidgen evaluate made/ real/                               two folders of videos
+  vidgen evaluate made.npz real.npy --metrics=fvd,kvd       two arrays (n, t, h, w, 3)
+  vidgen evaluate made/                                     one set, by itself
+  vidgen evaluate --model=runs/a --protocol=ucf101 --gin.TFDS_DIR="'data'"
+                                                            a benchmark of the papers
+  vidgen evaluate --model=runs/phenaki --protocol=storybench --stories=story_gen.json -o raw/
+                                                            StoryBench: videos as .npz
+  vidgen evaluate a.json b.json --html=both.html            two results side by side
+  vidgen evaluate --model=runs/a -o a.json --html=a.html    a file, and a page with videos
+
+Clips and features are kept, so re-running the same command resumes, and computing other metrics of
+the same clips is quick. `vidgen evaluate --metrics=help` lists the metrics and what each needs; by
+default all that can be computed are.
+The protocols are, and the head of each file in gin_configs/evaluations/ says what to bring:
+  ucf101 bair kinetics600 moments_in_time msrvtt coco storybench""",
     "encode": """examples:
   vidgen encode --gin_file=experiments/imagen_base_demo.gin --gin_file=data/folder.gin \\
       --gin.DATA_DIR="'my_videos'" --gin.TEXT_CACHE="'captions'"
@@ -29,7 +78,7 @@ The same command again continues from the last checkpoint in MODEL_DIR.""",
       --gin_file=data/tokens.gin --gin.TOKENIZER_DIR="'runs/phenaki/cvivit'" \\
       --gin.TOKEN_CACHE="'tokens'" --gin.MODEL_DIR="'runs/phenaki/maskgit'"
 
-The same command again goes on where it was stopped, and adds new captions.""",
+Re-running the same command resumes, and adds new captions.""",
     "prepare": """examples:
   vidgen prepare --gin_file=experiments/imagen_base_demo.gin \\
       --gin.RAW_VIDEOS="'films'" --gin.RECORDS="'prepared'"
@@ -40,8 +89,8 @@ The same command again goes on where it was stopped, and adds new captions.""",
   vidgen train --gin_file=experiments/imagen_base_demo.gin --gin_file=data/clip_records.gin \\
       --gin.RECORDS="'prepared'" --gin.MODEL_DIR="'runs/mine'"
 
-Cuts are found, or read from clip.shots.json beside clip.mp4. The same command again goes on
-where it was stopped.""",
+Cuts are detected, or read from clip.shots.json beside clip.mp4. Re-running the same command
+resumes.""",
     "plan": """examples:
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1

@@ -21,10 +21,50 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.cli import generate_flags, startup, xla_flags
+from vidgen.cli import evaluate_flags, generate_flags, startup, xla_flags
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
+from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
 from vidgen.config import gin_files
+
+
+def _paths(text: str) -> list[str]:
+    return [as_path(folder) for folder in text.split(",") if folder]
+
+
+_GIN: tuple[Row, ...] = (
+    ("--gin_file", FILE | {"action": "append", "default": []}, "read this .gin file, from here or "
+     "from gin_configs/; repeatable, later ones override"),
+    ("--gin.NAME=VALUE", SWITCH | {"dest": "_shown_in_help_only"}, "set a macro or a parameter, as "
+     "--gin.BATCH_SIZE=8; repeatable"),
+    ("--gin_search_paths", {"type": _paths, "default": [], "metavar": "FOLDER,FOLDER"}, "look for "
+     ".gin files, and for what they include, in these folders first"),
+    ("--dry_run", SWITCH, "print the resolved configuration and stop"),
+)  # fmt: skip
+_PROCESSES: tuple[Row, ...] = (
+    ("--distributed", SWITCH, "this is one of several processes that work together (also: "
+     "VIDGEN_DISTRIBUTED=1, or JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID)"),
+)  # fmt: skip
+_TRAIN: tuple[Row, ...] = (
+    ("--profile", {"default": "", "metavar": "START:STOP"}, "trace the steps START to STOP - 1 "
+     "into MODEL_DIR/profile, for TensorBoard or Perfetto"),
+)  # fmt: skip
+_PLAN: tuple[Row, ...] = (
+    ("--json", SWITCH, "print one JSON object"),
+    ("--details", SWITCH, "of several models, print everything about each"),
+    ("--compile", SWITCH, "compile the training step: exact memory, but slower"),
+    ("--sampling", SWITCH, "compile a step that samples a whole clip: exact memory, but slower"),
+    ("--explain", {"default": "", "metavar": "PATH"}, "print axis by axis why the parameters with "
+     "this in their path are sharded as they are"),
+    ("--topology", {"default": "", "metavar": "NAME"}, "compile for TPUs that need not be here: "
+     "v5p:2x2x1, v6e:2x2 (needs vidgen[tpu])"),
+    ("--effort", {"default": "", "metavar": "LEVEL"}, "effort of the compiler, O0 to O3; the "
+     "least, O0, compiles large U-Nets in minutes"),
+)  # fmt: skip
+_ASSETS: tuple[Row, ...] = (
+    ("action", {"choices": ("list", "fetch", "path")}, "what to do with the files"),
+    ("names", {"nargs": "*", "metavar": "NAME"}, "which of them; default: all"),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,170 +116,126 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"vidgen {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, help_text, command, add in (
-        ("train", "train a model, or continue to", _train, _add_train),
-        ("generate", "make videos from prompts", _generate, _add_generate),
-        (
-            "encode",
-            "encode the captions, or the videos, of a data set once",
-            _encode,
-            _add_processes,
-        ),
-        ("prepare", "cut raw videos into clips to train on", _prepare, _add_gin),
-        ("evaluate", "judge a model, or two sets of clips, by metrics", _evaluate, _add_evaluate),
-        ("plan", "parameters, FLOPs and memory of a configuration", _plan, _add_plan),
-        ("assets", "third-party files: what they are, where they are", _assets, _add_assets),
+    train, processes, none = [_GIN, _PROCESSES, _TRAIN], [_GIN, _PROCESSES], [_GIN]
+    for name, text, command, rows in (
+        ("train", "train a model, or resume its training", _train, train),
+        ("generate", "generate videos from prompts", _generate, none),
+        ("encode", "encode the captions or the videos of a data set, once", _encode, processes),
+        ("prepare", "cut raw videos into clips to train on", _prepare, none),
+        ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
+        ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
+        ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(
             name,
-            help=help_text,
-            description=help_text[0].upper() + help_text[1:] + ".",
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
             epilog=EXAMPLES.get(name),
             formatter_class=generate_flags.HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
         sub.set_defaults(command=command)
-        add(sub)
+        if name in ("generate", "evaluate"):
+            (generate_flags if name == "generate" else evaluate_flags).add(sub)
+        for group in rows:
+            title = "configuration" if group is _GIN else None
+            add_rows(sub.add_argument_group(title) if title else sub, group)
     return parser
-
-
-def _add_gin(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("configuration")
-    group.add_argument(
-        "--gin_file",
-        type=generate_flags.as_path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a .gin file, from here or from gin_configs/; repeatable, later ones win",
-    )
-    group.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_shown_in_help_only",
-        action="store_true",
-        help="set a macro or a parameter, e.g. --gin.BATCH_SIZE=8; repeatable",
-    )
-    group.add_argument(
-        "--gin_search_paths",
-        type=lambda text: [generate_flags.as_path(folder) for folder in text.split(",") if folder],
-        default=[],
-        metavar="FOLDER,FOLDER",
-        help="look for .gin files, and for what they include, in these folders first",
-    )
-    group.add_argument(
-        "--dry_run", action="store_true", help="print the resolved configuration and stop"
-    )
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    _add_processes(parser)
-    parser.add_argument(
-        "--profile",
-        default="",
-        metavar="START:STOP",
-        help="trace steps START to STOP - 1 into MODEL_DIR/profile, for TensorBoard or Perfetto",
-    )
-
-
-def _add_processes(parser: argparse.ArgumentParser) -> None:
-    _add_gin(parser)
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        default=os.environ.get("VIDGEN_DISTRIBUTED", "") not in ("", "0"),
-        help="one of several processes that work together (also: VIDGEN_DISTRIBUTED=1, or "
-        "JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
-    )
-
-
-def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = generate_flags.EXAMPLES
-    generate_flags.add(parser)
-    _add_gin(parser)
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from vidgen.cli import evaluate_flags
-
-    evaluate_flags.add(parser)
-    _add_processes(parser)
-
-
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--json", action="store_true", help="print one JSON object")
-    add("--details", action="store_true", help="of several models, everything about each")
-    add("--compile", action="store_true", help="compile the training step: real memory, slower")
-    add(
-        "--sampling",
-        action="store_true",
-        help="compile a step of sampling a whole clip: real memory, slower",
-    )
-    add(
-        "--explain",
-        default="",
-        metavar="PATH",
-        help="tell axis by axis why the parameters with this in their path lie where they do",
-    )
-    add(
-        "--topology",
-        default="",
-        metavar="NAME",
-        help="compile for TPUs that need not be here: v5p:2x2x1, v6e:2x2 (needs vidgen[tpu])",
-    )
-    add(
-        "--effort",
-        default="",
-        metavar="LEVEL",
-        help="of the compiler, O0 to O3: the least, O0, compiles large U-Nets in minutes",
-    )
-    _add_gin(parser)
-
-
-def _add_assets(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "fetch", "path"))
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
 
 
 # Sub-commands. Everything heavy is imported here, after the flags are known to be right. -------
 
 
 def _train(flags: argparse.Namespace) -> None:
-    _start_jax(flags, flags.distributed)
-    bindings = flags.bindings
-    if flags.profile:
-        bindings = [*bindings, f"Train.profile='{flags.profile}'"]
-    _run(flags, "train", None, flags.gin_file, bindings, write_config=True)
+    profile = [f"Train.profile='{flags.profile}'"] if flags.profile else []
+    run, config = _build(flags, "train", bindings=profile)
+    from vidgen.train.saved_config import saved_config
+
+    if not _is_dry(flags, config):
+        with saved_config(run.model_dir, config):
+            run()
 
 
 def _encode(flags: argparse.Namespace) -> None:
-    _start_jax(flags, flags.distributed)
-    _run(flags, "encode", None, flags.gin_file, flags.bindings, macro="ENCODING")
+    run, config = _build(flags, "encode", macro="ENCODING")
+    if not _is_dry(flags, config):
+        run()
 
 
 def _prepare(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
-    _run(flags, "prepare", "precompute.prepare.Prepare", flags.gin_file, flags.bindings)
+    run, config = _build(flags, "prepare", "precompute.prepare.Prepare")
+    if not _is_dry(flags, config):
+        run()
 
 
 def _plan(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
     if flags.topology:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = ("compile", "sampling", "topology", "effort", "details", "explain")
-    given = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
-    _run(flags, "plan", "plan.estimate.Plan", flags.gin_file, flags.bindings, **given)
+    fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
+    run, config = _build(flags, "plan", "plan.estimate.Plan", **fields)
+    if not _is_dry(flags, config):
+        run()
+
+
+def _is_dry(flags: argparse.Namespace, config: str) -> bool:
+    """Print the configuration if the flags ask for no more than that, and return whether so."""
+    if flags.dry_run:
+        print(config, end="")
+    return flags.dry_run
+
+
+def _build(
+    flags: argparse.Namespace,
+    mode: str,
+    class_path: str | None = None,
+    *,
+    macro: str = "RUN",
+    bindings: Sequence[str] = (),
+    **fields: Any,
+) -> tuple[Any, str]:
+    """Build a run through gin; return it, and the configuration that it used.
+
+    Args:
+      flags: of the command.
+      mode: `runs/MODE.gin` is read before the files of the flags, so that a user names only those,
+        and `vidgen plan` and `vidgen generate` read a training configuration as it is.
+      class_path: of the run; None is what the files name by `macro`, as in RUN = @train.Train().
+      macro: see `class_path`.
+      bindings: NAME=VALUE, after those of the flags.
+      **fields: of the run, which win over gin's.
+    """
+    _start_jax(flags)
+    from vidgen.config import gin_sessions, gin_utils
+
+    teacher = _trained_configs(flags.bindings, "TEACHER_DIR")
+    renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
+    # A trained tokenizer is as large as its own configuration says, whatever the files say.
+    configs = map(Path, _trained_configs(flags.bindings, "TOKENIZER_DIR"))
+    excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
+    files = [f"runs/{mode}.gin", *teacher, *flags.gin_file]
+    with gin_utils.session(files, [*flags.bindings, *bindings], renamed, excerpts):
+        if class_path is None:
+            run_class = gin_utils.named_by(macro)
+        else:
+            module, _, name = class_path.rpartition(".")
+            run_class = getattr(importlib.import_module(f"vidgen.{module}"), name)
+        run = gin_utils.build(run_class, **fields)
+        config = gin_utils.operative_config()
+        unused = gin_utils.unused_bindings()
+    gin_sessions.note(gin_sessions.without_effect(flags.bindings, unused))
+    return run, config
 
 
 def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import tell, upscale
+    from vidgen.story import generate_story, upscale
 
     read = generate_flags.settings if flags.story is None else generate_flags.story_settings
-    given = read(flags)
+    fields = read(flags)
     model, cascade = generate_flags.models(flags)
     folders = stages.find(model, flags.first_stage, flags.until)
     later = upscale_stages.find(flags.upscale, model, cascade)
@@ -250,13 +246,13 @@ def _generate(flags: argparse.Namespace) -> None:
     raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
     if flags.story is None:
-        run = sessions.build(generate.Generate, stages=trained, **given)
+        run = sessions.build(generate.Generate, stages=trained, **fields)
     else:
-        run = sessions.build(tell.GenerateStory, stage=stages.single(trained), **given)
+        run = sessions.build(generate_story.GenerateStory, stage=stages.single(trained), **fields)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, tell=run, **options)
+        run = sessions.build(upscale.Upscale, generate=run, **options)
     sessions.check_bindings()
     if not flags.dry_run:
         run()
@@ -267,7 +263,7 @@ def _generate(flags: argparse.Namespace) -> None:
 
 
 def _evaluate(flags: argparse.Namespace) -> None:
-    _start_jax(flags, flags.distributed)
+    _start_jax(flags)
     from vidgen.cli import evaluate_command
 
     evaluate_command.run(flags)
@@ -281,54 +277,10 @@ def _assets(flags: argparse.Namespace) -> None:
     downloads.show(flags.action, flags.names)
 
 
-def _run(
-    flags: argparse.Namespace,
-    mode: str,
-    class_path: str | None,
-    files: Sequence[str],
-    bindings: Sequence[str],
-    *,
-    macro: str = "RUN",
-    write_config: bool = False,
-    **given: Any,
-) -> None:
-    """Build the run mode `class_path` through gin, then call it.
-
-    Where `class_path` is None the files name the class, by the macro: RUN = @train.Train().
-    """
-    from vidgen.config import gin_sessions, gin_utils
-
-    teacher = _trained_configs(bindings, "TEACHER_DIR")
-    renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
-    # A trained tokenizer is as large as its own configuration says, whatever the files say.
-    configs = map(Path, _trained_configs(bindings, "TOKENIZER_DIR"))
-    excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
-    with gin_utils.session([f"runs/{mode}.gin", *teacher, *files], bindings, renamed, excerpts):
-        if class_path is None:
-            run_class = gin_utils.named_by(macro)
-        else:
-            module, _, name = class_path.rpartition(".")
-            run_class = getattr(importlib.import_module(f"vidgen.{module}"), name)
-        run: Any = gin_utils.build(run_class, **given)
-        config = gin_utils.operative_config()
-        unused = gin_utils.unused_bindings()
-    gin_sessions.note(gin_sessions.without_effect(flags.bindings, unused))
-    if flags.dry_run:
-        print(config, end="")
-        return
-    if not write_config:
-        run()
-        return
-    from vidgen.train.saved_config import saved_config
-
-    with saved_config(run.model_dir, config):
-        run()
-
-
 def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
-    """The config.gin in the folder that --gin.MACRO names; none without that flag."""
-    given = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith(f"{macro}=")]
-    folders = [zoo.find(text.strip(" '\"")) for text in given[-1:]]
+    """Return the config.gin in the folder that --gin.MACRO names; none without that flag."""
+    values = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith(f"{macro}=")]
+    folders = [zoo.find(text.strip(" '\"")) for text in values[-1:]]
     configs = [Path(folder).expanduser() / "config.gin" for folder in folders]
     for config in configs:
         if not config.is_file():
@@ -338,10 +290,14 @@ def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
     return [str(config) for config in configs]
 
 
-def _start_jax(flags: argparse.Namespace, distributed: bool = False) -> None:
+def _start_jax(flags: argparse.Namespace) -> None:
     """Set up logging, the cache of compiled programs and, where declared, the process group."""
     startup.setup_process(flags.debug)
-    if distributed or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+    takes_processes = hasattr(flags, "distributed")  # not every command has this flag
+    declared = os.environ.get("VIDGEN_DISTRIBUTED", "") not in ("", "0")
+    if takes_processes and (flags.distributed or declared):
+        startup.initialize_distributed()
+    elif os.environ.get("JAX_COORDINATOR_ADDRESS"):
         startup.initialize_distributed()
 
 

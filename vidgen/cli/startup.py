@@ -33,7 +33,11 @@ _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of
 
 
 def setup_process(debug: bool = False) -> None:
-    """Sets up logging, platform and cache of programs, before JAX is imported or after."""
+    """Set up logging, platform and cache of programs, before JAX is imported or after.
+
+    Args:
+      debug: show the log messages of libraries, too.
+    """
     search_for_garbage_less_often()
     keep_freed_memory()
     handler = logging.StreamHandler()
@@ -59,7 +63,7 @@ def setup_process(debug: bool = False) -> None:
 
 
 def search_for_garbage_less_often() -> None:
-    """Unless the process has switched it off, or does it even less often."""
+    """Let Python look for garbage less often, unless the process has set it lower or off."""
     first, *others = gc.get_threshold()
     if first:
         gc.set_threshold(max(first, _OBJECTS), *others)
@@ -93,7 +97,7 @@ def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
 
 
 def initialize_distributed() -> None:
-    """Joins the processes that work together, as the environment says.
+    """Join the processes that work together, as the environment says.
 
     On Cloud TPU, Slurm and Kubernetes jax finds the numbers itself; elsewhere they are given.
     """

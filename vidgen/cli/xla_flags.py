@@ -33,7 +33,7 @@ TPU = (
 
 
 def set_defaults() -> None:
-    """Adds the settings to the environment of this process."""
+    """Add the settings to the environment of this process."""
     if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         _add("XLA_FLAGS", GPU)
     _add("LIBTPU_INIT_ARGS", TPU)

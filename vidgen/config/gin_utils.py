@@ -149,7 +149,7 @@ def named_by(macro: str) -> Callable[..., Any]:
 
 
 def _check_required(root: str, given: frozenset[str]) -> None:
-    """Raise GinError unless all macros that `root` reaches, `given` aside, have a value."""
+    """Raise GinError unless all macros that `root` reaches, but for `given`, have a value."""
     for name, _, value in _reached(("", root), given):
         for reference in gin_config.iterate_references([value]):
             if repr(reference) == _REQUIRED:

@@ -7,6 +7,7 @@ closed here: `param` and `constrain` refuse any other, and a test checks each me
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,13 +80,19 @@ class Named(nn.LogicallyPartitioned):
 def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..., Any]:
     """Wrap an initializer for Linen: its result is boxed with the logical names of its axes."""
     check_names(names)
+    return functools.partial(_boxed, init, names)
 
-    def boxed(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = "float32") -> Named:
-        shape = tuple(shape)  # some of Linen's layers pass a list
-        distribution = init(shape)
-        return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
-    return boxed
+def _boxed(
+    init: Initializer,
+    names: tuple[str | None, ...],
+    key: Key[Array, ""],
+    shape: Sequence[int],
+    dtype: DTypeLike = "float32",
+) -> Named:
+    shape = tuple(shape)  # some of Linen's layers pass a list
+    distribution = init(shape)
+    return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
 
 def constrain(x: Array, *names: str | None) -> Array:

@@ -10,6 +10,7 @@ takes XLA longer to compile than the draws take by a factor of several hundred.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -89,10 +90,10 @@ def fan_in(scale: float = 1.0, axes: tuple[int, ...] | None = None) -> Initializ
       scale: of the variance, >= 0.
       axes: the input axes of the kernel; default: all but the last.
     """
+    return functools.partial(_of_fan_in, scale, axes)
 
-    def of(shape: tuple[int, ...]) -> Distribution:
-        inputs = shape[:-1] if axes is None else [shape[i] for i in axes]
-        std = math.sqrt(scale / max(1, math.prod(inputs))) / _STD_WITHIN_LIMIT
-        return Distribution(std=std, truncated=scale > 0)
 
-    return of
+def _of_fan_in(scale: float, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> Distribution:
+    inputs = shape[:-1] if axes is None else [shape[i] for i in axes]
+    std = math.sqrt(scale / max(1, math.prod(inputs))) / _STD_WITHIN_LIMIT
+    return Distribution(std=std, truncated=scale > 0)

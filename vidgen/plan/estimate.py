@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from vidgen.model import Model, SampledModel
-from vidgen.plan import memory, programs, sharding, suggestions, tables
+from vidgen.plan import memory, programs, sharding, tables
 from vidgen.train import flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
@@ -176,8 +176,6 @@ class Plan:
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
             report |= programs.training_step(trainer, batch)
-            if report["fits"] is False:
-                report["would_fit"] = suggestions.fitting(trainer, batch)
         if self.sampling:
             report["sampling"] = programs.sampling_step(trainer, *self._text)
         return report

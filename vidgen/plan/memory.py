@@ -1,9 +1,9 @@
-"""Exact bytes of a device: parameters, optimizer state, averages, gradients and batch."""
+"""The exact bytes of a device: parameters, optimizer state, averages, gradients and batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from vidgen.data.cache.text_cache import EncodedText
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
-from vidgen.train.partitioning import Partitioner, Placement, axes_of, map_optimizer_state, unbox
+from vidgen.train.partitioning import Partitioner, axes_of, map_optimizer_state, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Params, TextEncoder
 
@@ -21,10 +21,19 @@ Report = dict[str, Any]
 
 
 def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: int) -> Report:
-    """The largest share of one device in everything a step holds but activations, in bytes.
+    """Return the bytes of the fullest device for all that a step holds but activations.
+
+    Args:
+      trainer: model, optimizer and rules; its mesh need not be here.
+      boxed: the model's parameters as boxed ShapeDtypeStructs.
+      batch: ShapeDtypeStructs of a whole batch.
+      device_count: devices of the mesh.
 
     Returns:
-      `bytes_per_device`, and `notes`: parameters that a rule could not split.
+      `bytes_per_device`, by what they hold, and `notes`: parameters that a rule could not split.
+
+    Raises:
+      ValueError: the batch does not divide over the devices.
     """
     partitioner, tx = trainer.partitioner, trainer.tx
     sizes = partitioner.sizes(device_count)
@@ -44,21 +53,23 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
     own = sum(jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs)))
     partitioner.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_count)
     spread = partitioner.batch_spec()
-    found = {
+    held = {
         "parameters": own,
         "optimizer_state": sum(jax.tree.leaves(state_bytes)),
         "averaged_parameters": 0 if trainer.ema_decay is None else own,
         "gradients": own,
         "batch": sum(shard_bytes(x, spread, sizes) for x in jax.tree.leaves(batch)),
     }
-    found["total"] = sum(found.values())
-    return {"bytes_per_device": found, "notes": _notes(placements)}
+    held["total"] = sum(held.values())
+    notes = [f"{placement.path}: {placement.note}" for placement in placements if placement.note]
+    return {"bytes_per_device": held, "notes": notes}
 
 
 def frozen_text(encoder: TextEncoder, device_count: int | None = None) -> Report | None:
-    """Parameters of the text encoder and bytes of one device for them; None: it has none to plan.
+    """Return the parameters of a text encoder and their bytes on one device.
 
-    Without a mesh of its own, all of it is on the first device.
+    Without a mesh of its own, all of it is on the first device. An encoder that has no parameters
+    to plan gives None.
     """
     if isinstance(encoder, CachedEncoder | EncodedText):
         encoder = encoder.encoder
@@ -79,12 +90,8 @@ def frozen_text(encoder: TextEncoder, device_count: int | None = None) -> Report
 
 
 def shard_bytes(x: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
-    """Bytes of one device's part of an array that is laid out by `spec` on a mesh of `sizes`."""
+    """Return the bytes of one device for an array laid out by `spec` on a mesh of `sizes`."""
     ways = [math.prod(sizes[axis] for axis in axes_of(to)) for to in spec]
     ways += [1] * (len(x.shape) - len(ways))
     part = [-(-length // way) for length, way in zip(x.shape, ways, strict=True)]
     return math.prod(part) * np.dtype(x.dtype).itemsize
-
-
-def _notes(placements: Sequence[Placement]) -> list[str]:
-    return [f"{placement.path}: {placement.note}" for placement in placements if placement.note]

@@ -1,4 +1,4 @@
-"""What the compiler says of a program for a whole mesh: memory, and bytes between devices.
+"""Compile a program for a whole mesh, and read its memory and the bytes between devices.
 
     peak       arguments + results + temporary + code - what is written over its argument
     temporary  activations, gradients on their way, space to work in
@@ -54,7 +54,7 @@ class Elsewhere(Partitioner):
 
     @classmethod
     def of(cls, partitioner: Partitioner, devices: Sequence[Any]) -> Elsewhere:
-        """The same axes and rules over other devices: all of them, or its `device_count`."""
+        """Return the same axes and rules over other devices: all, or `device_count` of them."""
         fields = {f.name: getattr(partitioner, f.name) for f in dataclasses.fields(partitioner)}
         count = partitioner.device_count or len(devices)
         if count > len(devices):
@@ -65,14 +65,16 @@ class Elsewhere(Partitioner):
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The mesh of those devices."""
+        """Return the mesh of those devices."""
         return device_mesh.make(self.devices, self.sizes(), self.slice_axis)
 
 
 def topology(name: str) -> Sequence[Any]:
-    """The devices of a TPU topology such as "v5p:2x2x1" or "v6e:2x2"; no TPU is needed.
+    """Return the devices of a TPU topology; no TPU is needed.
 
-    "v6e:16x16*2" is two slices of it, which a slower network connects.
+    Args:
+      name: such as "v5p:2x2x1" or "v6e:2x2"; "v6e:16x16*2" is two slices of it, which a slower
+        network connects.
 
     Raises:
       ValueError: libtpu is not installed, or knows no such topology.
@@ -115,28 +117,28 @@ class Compiled(NamedTuple):
 
 
 def training_step(trainer: Trainer, batch: Any) -> Report:
-    """What the compiler says about the real training step."""
+    """Return what the compiler says of the real training step for a batch of this shape."""
     return compiled_training_step(trainer, batch).report
 
 
 def compiled_training_step(trainer: Trainer, batch: Any) -> Compiled:
-    """The real training step for a batch of this shape."""
+    """Compile the real training step for a batch of this shape."""
     model = trainer.model
     key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {model.name}"
-    found = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
-    return Compiled(*found, arguments)
+    report, compiled = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    return Compiled(report, compiled, arguments)
 
 
 def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
-    """What the compiler says about one step of sampling whole clips, one a part of the batch."""
+    """Return what the compiler says of a step that samples one whole clip a part of the batch."""
     return compiled_sampling_step(trainer, text_length, text_dim).report
 
 
 def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
-    """One step of sampling whole clips, one a part of the batch."""
+    """Compile a step that samples one whole clip for each part of the batch."""
     partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
     planned = trainer.model
@@ -160,7 +162,7 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
 
 
 def _placed(partitioner: Partitioner, x: Any) -> Any:
-    """An argument of sampling as `vidgen generate` lays it out over the mesh."""
+    """Return an argument of sampling as `vidgen generate` lays it out over the mesh."""
     if not isinstance(x, jax.ShapeDtypeStruct) or x.sharding is not None:
         return x
     to = partitioner.sampling_sharding(x.shape) if x.ndim > 1 else partitioner.replicated()
@@ -168,7 +170,7 @@ def _placed(partitioner: Partitioner, x: Any) -> Any:
 
 
 def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> tuple[Report, Any]:
-    """What the compiler says of a program, and the program, or None where it does not fit."""
+    """Return what the compiler says of a program, and the program (None if it does not fit)."""
     print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
     device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
     limit = memory_of(device, devices)
@@ -182,7 +184,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        peak, said = _said(str(error))
+        peak, said = _sizes_in(str(error))
         report |= {"fits": False, "peak_bytes_per_device": peak, "device_bytes": limit or said}
         return report, None
     stats = compiled.memory_analysis()
@@ -198,7 +200,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Programs are compiled anew: one for a TPU that comes from the cache knows no sizes."""
+    """Compile anew inside the block: a program for a TPU from the cache knows no sizes."""
     config: Any = jax.config
     before = config.jax_enable_compilation_cache
     try:
@@ -212,7 +214,7 @@ def _uncached() -> Iterator[None]:
 
 @contextlib.contextmanager
 def effort(level: str) -> Iterator[None]:
-    """How much time the compiler may take, one of `EFFORTS`; "" leaves it to the compiler."""
+    """Set the compiler's effort inside the block: one of `EFFORTS`, or "" for its own."""
     config: Any = jax.config
     before = config.jax_optimization_level
     try:
@@ -223,15 +225,15 @@ def effort(level: str) -> Iterator[None]:
 
 
 def _collectives(compiled: Any) -> dict[str, int] | None:
-    """What a device receives from others, by kind; None where the compiler does not tell."""
+    """Return the bytes a device receives, by kind; None where the compiler does not tell."""
     try:
         return collectives.received(compiled.as_text())
     except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
         return None
 
 
-def _said(error: str) -> tuple[int | None, int | None]:
-    """(bytes needed at least, bytes there) from the words of a TPU's compiler, if it says so."""
+def _sizes_in(error: str) -> tuple[int | None, int | None]:
+    """Return (bytes needed at least, bytes there) from the error of a TPU's compiler, if said."""
     if not (match := _NEEDED.search(error)):
         return None, None
     units = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -241,7 +243,7 @@ def _said(error: str) -> tuple[int | None, int | None]:
 
 
 def memory_of(device: Any, devices: int = 1) -> int | None:
-    """Bytes of a device's memory; simulated CPU devices share the machine's."""
+    """Return the bytes of a device's memory; simulated CPU devices share the machine's."""
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
     try:

@@ -28,7 +28,13 @@ class NoSuchParameter(ValueError):
 
 
 def explain(partitioner: Partitioner, boxed: Params, path: str, device_count: int) -> list[str]:
-    """A paragraph for every parameter whose path contains `path`.
+    """Return a paragraph for every parameter whose path contains `path`.
+
+    Args:
+      partitioner: mesh and rules; its devices need not be here.
+      boxed: parameters as boxed ShapeDtypeStructs.
+      path: a part of a path, such as "down_0/conv".
+      device_count: devices of the mesh.
 
     Raises:
       NoSuchParameter: there is none.
@@ -36,21 +42,22 @@ def explain(partitioner: Partitioner, boxed: Params, path: str, device_count: in
     sizes = partitioner.sizes(device_count)
     leaves = jax.tree.leaves(unbox(boxed))
     placed = list(zip(partitioner.placements(boxed, device_count), leaves, strict=True))
-    found = [(place, leaf) for place, leaf in placed if path in _plain(place.path)]
-    if not found:
+    matching = [(place, leaf) for place, leaf in placed if path in _plain(place.path)]
+    if not matching:
         known = sorted({"/".join(_plain(place.path).split("/")[:3]) for place, _ in placed})
         raise NoSuchParameter(
             f"--explain={path}: no parameter has this in its path; they begin with "
             f"{', '.join(known)}, and --explain=/ shows them."
         )
-    told = [_paragraph(place, leaf, partitioner.rules, sizes) for place, leaf in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        told.append(f"... and {len(found) - _SHOWN} more; say more of the path.")
-    return told
+    rules = partitioner.rules
+    texts = [_paragraph(place, leaf, rules, sizes) for place, leaf in matching[:_SHOWN]]
+    if len(matching) > _SHOWN:
+        texts.append(f"... and {len(matching) - _SHOWN} more; say more of the path.")
+    return texts
 
 
 def _plain(path: str) -> str:
-    """['a']['b'] as /a/b, which is what a person types."""
+    """Return the path ['a']['b'] as /a/b, which is what a person types."""
     return path.replace("']['", "/").replace("['", "/").replace("']", "")
 
 
@@ -73,7 +80,7 @@ def _paragraph(place: Placement, leaf: Any, rules: Rules, sizes: Mapping[str, in
 def _reason(
     name: str | None, length: int, to: Any, spec: Sequence[Any], rules: Rules, sizes: Any
 ) -> str:
-    """Of one axis: into how many parts it is cut, or why it is whole."""
+    """Return into how many parts an axis is cut, or why it is whole."""
     ways = math.prod(sizes[axis] for axis in axes_of(to))
     if ways > 1:
         return f"{ways} parts over {' x '.join(axes_of(to))}"
@@ -94,7 +101,7 @@ def _reason(
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """Return bytes with a unit and four figures: "288 KiB"."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

@@ -1,4 +1,4 @@
-"""A plan's report for people: one model in detail, or a cascade as the table of Imagen Video."""
+"""A plan's report as text: one model in detail, or a cascade as the table of Imagen Video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ _WORK = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 
 
 def tables(report: Report, details: bool) -> str:
-    """Models in detail; more than one also, or without `details` only, as a table."""
+    """Return a report as text: models in detail, and more than one as a table.
+
+    Args:
+      report: of `Plan.report`.
+      details: also tell the details of several models.
+    """
     models = report["models"]
     parts = [_model(model) for model in models] if details or len(models) == 1 else []
     if len(models) > 1:
@@ -22,10 +27,10 @@ def tables(report: Report, details: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _text_encoder(found: Report) -> str:
-    """The frozen encoder, which no model counts among its own."""
-    share = f"{_gib(found['bytes_per_device'])} of a device, {found['devices']} device(s)"
-    return f"text encoder: {found['parameters']:,} parameters, frozen, not in the above: {share}"
+def _text_encoder(encoder: Report) -> str:
+    """Return the line of the frozen encoder, which no model counts among its own."""
+    share = f"{_gib(encoder['bytes_per_device'])} of a device, {encoder['devices']} device(s)"
+    return f"text encoder: {encoder['parameters']:,} parameters, frozen, not in the above: {share}"
 
 
 # ---- a cascade: a row for each stage -------------------------------------------------------------
@@ -78,13 +83,12 @@ def _sum_row(total: Report, scale: float) -> tuple[str, ...]:
 
 
 def _used(operators: Report | None, axis: str) -> str:
-    """ "conv", "attn" or both."""
+    """Return the operators of an axis: "conv", "attn" or "conv + attn"."""
     if operators is None:
         return "?"
-    found = ["conv"] if axis == "spatial" else []
-    found += ["conv"] if operators.get(f"{axis} conv") else []
-    found += ["attn"] if operators.get(f"{axis} attention") else []
-    return " + ".join(found) or "-"
+    names = ["conv"] if axis == "spatial" or operators.get(f"{axis} conv") else []
+    names += ["attn"] if operators.get(f"{axis} attention") else []
+    return " + ".join(names) or "-"
 
 
 def _legend(report: Report, space: str) -> list[str]:
@@ -102,13 +106,12 @@ def _legend(report: Report, space: str) -> list[str]:
 
 
 def _programs(models: Sequence[Report]) -> list[str]:
-    """A line for each compiled program."""
+    """Return a line for each compiled program."""
     rows = []
     for model in models:
-        for what, found in (("training step", model), ("sampling step", model.get("sampling", {}))):
-            if "fits" in found:
-                words = [f"{name} {value}" for name, value in _memory_rows(found)]
-                rows.append((f"{model['name']}:", what, found["compiled_for"], ", ".join(words)))
+        for what, program in _compiled(model):
+            words = [f"{name} {value}" for name, value in _memory_rows(program)]
+            rows.append((f"{model['name']}:", what, program["compiled_for"], ", ".join(words)))
     return ["", *_columns(rows, left=(0, 1, 2, 3))] if rows else []
 
 
@@ -116,7 +119,7 @@ def _programs(models: Sequence[Report]) -> list[str]:
 
 
 def _model(model: Report) -> str:
-    """Everything about one model."""
+    """Return everything about one model."""
     t, h, w, c = model["output_shape"]
     total = model["parameters"]
     lines = [f"{model['name']}: {total:,} parameters{_against(model)}"]
@@ -127,15 +130,20 @@ def _model(model: Report) -> str:
     rows = [(name.replace("_", " "), _gib(n)) for name, n in model["bytes_per_device"].items()]
     lines += _aligned("bytes per device, activations not included", rows)
     lines += _aligned("floating-point operations", _operations(model))
-    for what, found in (("training step", model), ("sampling step", model.get("sampling", {}))):
-        if "fits" in found:
-            title = f"{what} compiled for {found['compiled_for']}, bytes per device"
-            lines += _aligned(title, _memory_rows(found))
+    for what, program in _compiled(model):
+        title = f"{what} compiled for {program['compiled_for']}, bytes per device"
+        lines += _aligned(title, _memory_rows(program))
     notes = model["notes"]
     lines += [f"  note: {note}" for note in notes[:_NOTES]]
     if len(notes) > _NOTES:
         lines.append(f"  note: {len(notes) - _NOTES} more like these; --json lists them all")
     return "\n".join(lines)
+
+
+def _compiled(model: Report) -> list[tuple[str, Report]]:
+    """Return the programs of a model that were compiled, by what they do."""
+    programs = (("training step", model), ("sampling step", model.get("sampling", {})))
+    return [(what, program) for what, program in programs if "fits" in program]
 
 
 def _operations(model: Report) -> list[tuple[str, str]]:
@@ -151,28 +159,18 @@ def _operations(model: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def _memory_rows(found: Report) -> list[tuple[str, str]]:
-    peak, limit = found["peak_bytes_per_device"], found["device_bytes"]
+def _memory_rows(program: Report) -> list[tuple[str, str]]:
+    peak, limit = program["peak_bytes_per_device"], program["device_bytes"]
     rows = [
         ("peak", "more than there is" if peak is None else _gib(peak)),
         ("there is", "unknown" if limit is None else _gib(limit)),
     ]
-    if temporary := found.get("temporary_bytes_per_device"):
+    if temporary := program.get("temporary_bytes_per_device"):
         rows.append(("temporary", _gib(temporary)))
-    rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[found["fits"]]))
-    if received := found.get("collective_bytes_per_device"):
+    rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[program["fits"]]))
+    if received := program.get("collective_bytes_per_device"):
         rows.append(("received", _gib(sum(received.values()))))
-    return rows + _would_fit(found)
-
-
-def _would_fit(found: Report) -> list[tuple[str, str]]:
-    """What to change where the step does not fit."""
-    if "would_fit" not in found:
-        return []
-    if (instead := found["would_fit"]) is None:
-        return [("would fit", "with a smaller BATCH_SIZE or on more devices")]
-    settings = ", ".join(f"{name} = {value}" for name, value in instead["settings"].items())
-    return [(f"with {settings}", _gib(instead["peak_bytes_per_device"]))]
+    return rows
 
 
 def _mesh(model: Report) -> str:
@@ -198,7 +196,7 @@ def _difference(ours: int, published: int | float | None) -> str:
 
 
 def _count(count: int | float | None) -> str:
-    """A number of parameters: "5.572 B", "786.3 M"."""
+    """Return a number of parameters as "5.572 B" or "786.3 M"."""
     if not count:
         return "-"
     for unit, size, digits in (("B", 1e9, 3), ("M", 1e6, 1), ("K", 1e3, 1)):
@@ -208,13 +206,13 @@ def _count(count: int | float | None) -> str:
 
 
 def _unit(values: Sequence[Any], units: Sequence[tuple[str, float]]) -> tuple[str, float]:
-    """The largest of the units in which the largest value is 1 or more, or the smallest."""
+    """Return the largest unit in which the largest value is 1 or more, or the smallest unit."""
     largest = max((value for value in values if value is not None), default=0)
     return next((unit for unit in units if largest >= unit[1]), units[-1])
 
 
 def _scaled(count: int | float | None, unit: float) -> str:
-    """Three figures or more: "61.6", "1,234", "0.00123"."""
+    """Return a number in a unit with three figures or more: "61.6", "1,234", "0.00123"."""
     if count is None:
         return "-"
     value = count / unit
@@ -230,12 +228,12 @@ def _tera(count: int | float) -> str:
 
 
 def _aligned(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A title and rows: the first column flush left, the others flush right."""
+    """Return a title and rows, the first column flush left and the others flush right."""
     return [f"  {title}", *("    " + line for line in _columns(rows, left=(0,)))]
 
 
 def _columns(rows: Sequence[tuple[str, ...]], left: Sequence[int]) -> list[str]:
-    """Rows as lines of equal columns, those of `left` flush left."""
+    """Return rows as lines of equal columns, those of `left` flush left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(

@@ -17,8 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
-from vidgen.data.sources.folder import Source, captions_of
-from vidgen.data.sources.streams import Stream
+from vidgen.data.source import Source, Stream
 from vidgen.text.encoder import CachedEncoder
 from vidgen.train.batches import encode_captions, this_process
 from vidgen.types import TextEmbedding, TextEncoder
@@ -58,7 +57,7 @@ class Encode:
             raise ValueError("TEXT_CACHE is empty; name a folder for the encoded captions.")
 
     def __call__(self) -> None:
-        """Encodes, and tells how many captions there are."""
+        """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
         encoder = self.text_encoder
         if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
@@ -71,19 +70,19 @@ class Encode:
             parts=parts,
             shard_size=self.shard_size,
         ).agree(self.output)
-        done = set(text_cache.keys_of(self.output, part))
-        fresh = text_cache.own_captions(captions_of(self.source), part, parts, done)
+        shards = text_cache.TextShards(self.output)
+        done = set(shards.keys_of(part))
+        fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
         before = len(done)
         with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):
-                number = text_cache.written(self.output, part)
                 text = self._encoded(encoder, shard, progress)
-                text_cache.write_shard(self.output, part, number, shard, text, dtype=self.dtype)
-        count = text_cache.finish_part(self.output, part)
+                shards.add(part, shards.count(part), shard, text, dtype=self.dtype)
+        count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
     def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
-        """Batch by batch, all of one size: one program is compiled."""
+        """Encode captions in batches of one size, so that one program is compiled."""
         found = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]

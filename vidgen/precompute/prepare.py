@@ -120,7 +120,7 @@ class Prepare:
         )
 
     def __call__(self) -> None:
-        """Runs the pipeline, names what it wrote, and tells how much it is."""
+        """Run the pipeline, give its files their names, and log the statistics."""
         mark = hashlib.sha256(f"{self.cutter.mark} {self.missing_captions}".encode()).hexdigest()
         work = pathlib.Path(os.path.abspath(self.output), f".work-{mark[:16]}")
         shutil.rmtree(work / "shards", ignore_errors=True)
@@ -132,7 +132,7 @@ class Prepare:
         self._publish(work)
 
     def _run(self, work: str) -> None:
-        """The pipeline; what it counted is then in `work`/summary.json."""
+        """Run the pipeline, which leaves its statistics in `work`/summary.json."""
         beam = _beam()
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -155,7 +155,7 @@ class Prepare:
             )
 
     def _publish(self, work: pathlib.Path) -> None:
-        """Names the shards, and last of all writes the manifest."""
+        """Give the shards their names, and last of all write the manifest."""
         found = json.loads((work / "summary.json").read_bytes())
         counts: Counts = collections.Counter({tuple(row[:-1]): row[-1] for row in found["counts"]})
         shape = self.cutter.shape
@@ -189,7 +189,7 @@ class Prepare:
 
 
 class _Place(NamedTuple):
-    """A clip among the records of its film; in the order of a shard."""
+    """The place of a clip in the records of its video; sorts in the order of a shard."""
 
     without_caption: bool
     key: str
@@ -244,7 +244,7 @@ def _reasons(cut: Cut) -> Iterator[tuple[str, str]]:
 def _sum_up(
     work: str, shards: Sequence[Shard], counts: Counts, bad: Sequence[tuple[str, str]]
 ) -> None:
-    """Writes what is known when all shards are there."""
+    """Write the summary when all shards are complete."""
     lines = [json.dumps({"file": file, "reason": reason}) + "\n" for file, reason in sorted(bad)]
     paths.write(pathlib.Path(work, REJECTED), "".join(lines).encode())
     found = {
@@ -267,7 +267,7 @@ def _beam() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Beam warns, through the root logger, of cloud packages that are not needed."""
+    """Silence Beam's warnings of cloud packages that are not needed."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

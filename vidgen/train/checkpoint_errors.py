@@ -1,4 +1,4 @@
-"""What can be wrong with checkpoints, and the sentences that say so."""
+"""Errors of checkpoints, and the messages that a user reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ class DamagedCheckpoint(CheckpointError):
 
 
 def check_shapes(where: str, stored: Params, wanted: Params) -> None:
-    """Raises CheckpointError, naming `where`, unless all leaves are there in their shapes."""
+    """Raise CheckpointError unless two trees have the same leaves in the same shapes.
+
+    Args:
+      where: what is read, for the message.
+      stored: parameters there, or their shapes.
+      wanted: those of the model.
+    """
     there, here = shapes(stored), shapes(wanted)
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
@@ -31,7 +37,7 @@ def check_shapes(where: str, stored: Params, wanted: Params) -> None:
 
 
 def no_folder(directory: epath.Path) -> str:
-    """That there are no checkpoints, and what is there instead."""
+    """Return the message that a folder has no checkpoints, and what it has instead."""
     parent = directory.parent
     if not parent.is_dir():
         return f"no model directory {parent}; give the MODEL_DIR of a training run."
@@ -40,7 +46,7 @@ def no_folder(directory: epath.Path) -> str:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes in a tree by their path in it, whatever kinds of node are on the way."""
+    """Return the shapes in a tree by their path in it, whatever kinds of node are on the way."""
     return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
@@ -49,12 +55,12 @@ def _shape_words(shape: tuple[int, ...] | None) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of what an error says."""
+    """Return the first line of an error, at most 200 characters of it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def reason(error: BaseException) -> str:
-    """What the system said: "No space left on device" for a full disk, however deep it lies."""
+    """Return what the system said, such as "No space left on device", out of a longer error."""
     text = str(error)
     for known in ("No space left on device", "File too large", "Permission denied", "quota"):
         if known in text:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on exactly, written while training continues.
+"""Checkpoints: everything a run needs to resume exactly, written while training continues.
 
     MODEL_DIR/checkpoints/<step>/params     weights
                                  ema        averaged weights, where they are kept
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept.
+    """Which checkpoints are kept, and how they are written.
 
     Attributes:
-      keep: newest checkpoints kept.
-      keep_every: steps that are multiples of this stay for ever; None keeps none so.
+      keep: number of newest checkpoints that are kept.
+      keep_every: steps that are multiples of this are never deleted; None deletes them too.
       asynchronous: write in the background while training continues.
       retries: how often a write that failed is tried again.
       retry_seconds: before the first of these tries, doubled with each. [guess] A minute in all.
@@ -72,7 +72,7 @@ class CheckpointSettings:
             )
 
     def options(self, *, read_only: bool) -> ocp.CheckpointManagerOptions:
-        """The same settings in orbax's words."""
+        """Return the same settings as options of orbax."""
         kept: list[Any] = [policies.LatestN(self.keep)]
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
@@ -95,10 +95,10 @@ class Checkpointer:
         *,
         read_only: bool = False,
     ) -> None:
-        """Opens `MODEL_DIR/checkpoints`; with `read_only` it must exist and is left alone.
+        """Open `MODEL_DIR/checkpoints`; with `read_only` it must exist and is not changed.
 
         Raises:
-          FileNotFoundError: `read_only`, and there is no such folder.
+          FileNotFoundError: it is `read_only`, and there is no such folder.
         """
         self.directory = _absolute(model_dir) / "checkpoints"
         if read_only and not self.directory.is_dir():
@@ -113,15 +113,15 @@ class Checkpointer:
         self.close()
 
     def steps(self) -> list[int]:
-        """All complete checkpoints, oldest first."""
+        """Return the steps of all complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data_state: Any = None) -> None:
-        """Starts to write a checkpoint; a step that is there already is left as it is.
+        """Start to write a checkpoint; a step that is there already is left as it is.
 
         Args:
           step: its number.
@@ -148,12 +148,12 @@ class Checkpointer:
     def restore(
         self, abstract: TrainState, step: int | None = None
     ) -> tuple[TrainState, list[Any]]:
-        """The state and the data positions of all processes at `step` (default: the newest).
+        """Return the state and the data positions of all processes.
 
         Args:
           abstract: ShapeDtypeStructs with shardings, from `Trainer.abstract_state`; the checkpoint
             may have been written on another mesh.
-          step: which checkpoint.
+          step: of the checkpoint; None is the newest.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
@@ -171,23 +171,23 @@ class Checkpointer:
         sources = {n: n if n in kept else "params" for n in trees}
         items = {n: ocp.args.StandardRestore(trees[n]) for n in trees if sources[n] == n}
         with self._reading(step):
-            found = self._manager.restore(
+            restored = self._manager.restore(
                 step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), **items)
             )
         state = TrainState(
-            step=found["optimizer"]["step"],
-            params=found["params"],
-            opt_state=found["optimizer"]["opt_state"],
-            ema=None if abstract.ema is None else found[sources["ema"]],
+            step=restored["optimizer"]["step"],
+            params=restored["params"],
+            opt_state=restored["optimizer"]["opt_state"],
+            ema=None if abstract.ema is None else restored[sources["ema"]],
         )
         if abstract.ema is not None and sources["ema"] == "params":
             state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
-        return state, [positions.decoded(text) for text in found["data"]["processes"]]
+        return state, [positions.decoded(text) for text in restored["data"]["processes"]]
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, list[Any]]:
-        """As `restore`, from the newest checkpoint that can be read.
+        """Return what `restore` does, from the newest checkpoint that can be read.
 
-        Damaged ones are moved to MODEL_DIR/damaged, with a warning: the run writes them anew.
+        Damaged ones are moved to MODEL_DIR/damaged, with a warning: the run writes them again.
         """
         while True:
             try:
@@ -202,13 +202,13 @@ class Checkpointer:
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """The weights alone, averaged if the run kept an average; no optimizer state is read.
+        """Return the weights alone, averaged if the run kept an average.
 
         Args:
           abstract: shapes, dtypes and optionally shardings to load onto; None takes shapes and
             dtypes from the checkpoint and puts all on the first device.
-          step: which checkpoint; None is the newest.
-          averaged: False gives the weights themselves.
+          step: of the checkpoint; None is the newest.
+          averaged: False returns the weights themselves.
         """
         step = self._existing(step)
         item = self._weights_item(step, averaged)
@@ -220,13 +220,13 @@ class Checkpointer:
         return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Shapes and dtypes of the weights that `restore_params` would read."""
+        """Return shapes and dtypes of the weights that `restore_params` would read."""
         step = self._existing(step)
-        found = self._metadata(step, self._weights_item(step, averaged))
-        return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), dict(found))
+        stored = dict(self._metadata(step, self._weights_item(step, averaged)))
+        return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored)
 
     def wait(self) -> None:
-        """Returns once everything is written.
+        """Wait until everything is written.
 
         Raises:
           CheckpointError: a write failed.
@@ -238,7 +238,7 @@ class Checkpointer:
             raise self._cannot_write(error) from error
 
     def close(self) -> None:
-        """Waits for the last write and lets go of the folder."""
+        """Wait for the last write, and close the folder."""
         try:
             self._manager.close()
         except Exception as error:
@@ -284,7 +284,7 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Whatever goes wrong inside is damage."""
+        """Turn every error inside the block into DamagedCheckpoint."""
         try:
             yield
         except Exception as error:
@@ -294,7 +294,7 @@ class Checkpointer:
             ) from error
 
     def _set_aside(self, step: int) -> None:
-        """Moves a checkpoint out of the way; the first process does it, all call this."""
+        """Move a checkpoint to MODEL_DIR/damaged; all processes call this, the first one moves."""
         source, target = self.directory / str(step), self.directory.parent / "damaged" / str(step)
         if jax.process_index() == 0:
             if target.exists():
@@ -308,7 +308,7 @@ class Checkpointer:
         self._manager.reload()
 
     def _cannot_write(self, error: Exception) -> CheckpointError:
-        """The error for a user; what was written of the failed checkpoint gives its room back."""
+        """Delete what was written of a failed checkpoint, and return the error for a user."""
         if jax.process_index() == 0:
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
                 paths.remove_folder(unfinished)
@@ -316,14 +316,14 @@ class Checkpointer:
         kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
         return CheckpointError(
             f"cannot write a checkpoint to {self.directory} ({reason(error)}); {kept}. Make room "
-            "there and run the same command again: it goes on from the newest checkpoint."
+            "there; re-running the same command resumes from the newest checkpoint."
         )
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
-    """Orbax wants absolute local paths; object-store addresses stay as they are."""
-    found = epath.Path(path).expanduser()
-    return found if "://" in str(found) else found.resolve()
+    """Make a local path absolute, as orbax wants; object-store addresses stay as they are."""
+    folder = epath.Path(path).expanduser()
+    return folder if "://" in str(folder) else folder.resolve()
 
 
 def _optimizer_item(state: TrainState) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _optimizer_item(state: TrainState) -> dict[str, Any]:
 
 
 def placed(x: Any) -> Any:
-    """`x`, a shape, with a place to load to: its sharding, or else the first device."""
+    """Return the ShapeDtypeStruct `x` with a sharding: its own, or the first device."""
     if getattr(x, "sharding", None) is not None:
         return x
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -1,4 +1,4 @@
-"""A mesh of devices, with the slow network between slices along one of its axes.
+"""A mesh of devices, with the slow network between slices along one of its axes only.
 
 Devices of a slice (a TPU pod slice; a host of GPUs) talk fast, slices slowly. Along the axes of the
 mesh other than `slice_axis`, devices are of one slice:
@@ -17,7 +17,12 @@ from jax.sharding import AxisType, Mesh
 
 
 def make(devices: Sequence[Any], sizes: Mapping[str, int], slice_axis: str) -> Mesh:
-    """The mesh of all these devices, in JAX's Auto mode.
+    """Return the mesh of all these devices, in JAX's Auto mode.
+
+    Args:
+      devices: as `jax.devices()` gives them.
+      sizes: devices along each mesh axis, in order.
+      slice_axis: the axis along which slices follow each other.
 
     Raises:
       ValueError: TPU slices do not divide the size of `slice_axis`.
@@ -30,7 +35,7 @@ def make(devices: Sequence[Any], sizes: Mapping[str, int], slice_axis: str) -> M
 
 
 def _check(devices: Sequence[Any], sizes: Mapping[str, int], slice_axis: str, slices: int) -> bool:
-    """Whether the slices lie along their axis."""
+    """Whether the slices can lie along their axis."""
     if sizes.get(slice_axis, 1) % slices == 0:
         return True
     if devices[0].platform != "tpu":  # a mesh that does not care which GPUs share a host

@@ -1,7 +1,7 @@
-"""Fresh parameters without a program: each array is drawn on the host and laid out over the mesh.
+"""Fresh parameters without compiling: each is drawn on the host and laid out over the mesh.
 
-The values of an array depend on the key and on its path in the tree alone, so a model begins the
-same on every mesh and with any number of processes.
+The values of an array depend on the key and on its path in the tree alone, so a model starts from
+the same weights on every mesh and with any number of processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def is_described(boxed_params: Params) -> bool:
 
 
 def draw(boxed_params: Params, key: Key[Array, ""], shardings: Params) -> Params:
-    """Fresh parameters; the host holds one array at a time in one piece.
+    """Return fresh parameters; the host holds one whole array at a time.
 
     Args:
       boxed_params: boxed ShapeDtypeStructs with a distribution each (`is_described`).

@@ -1,4 +1,4 @@
-"""Metrics: added up on the device, written by the first process to JSON lines and to boards.
+"""Metrics, added up on the device and written by the first process to JSON lines and boards.
 
 Boards are TensorBoard, and Weights & Biases where it is asked for (`wandb_board.py`).
 
@@ -36,7 +36,7 @@ def _merged(a: Metrics, b: Metrics) -> Metrics:
 
 @jax.jit
 def _counted(metrics: Metrics) -> Metrics:
-    """What a step adds to the log: of one that was skipped, only that it was."""
+    """Return what a step adds to the log: only `skipped` if its update was skipped."""
     skipped = metrics["skipped"].total > 0
     rest = {name: mean for name, mean in metrics.items() if name != "skipped"}
     kept = jax.tree.map(lambda x: jnp.where(skipped, jnp.zeros_like(x), x), rest)
@@ -44,39 +44,39 @@ def _counted(metrics: Metrics) -> Metrics:
 
 
 class Accumulator:
-    """Adds up metrics without waiting for the device until `result` asks for numbers."""
+    """Add up metrics, without waiting for the device until `result` asks for numbers."""
 
     def __init__(self) -> None:
-        """Starts empty."""
+        """Start with no steps."""
         self._sum: Metrics | None = None
 
     def add(self, metrics: Metrics) -> None:
-        """Counts the metrics of one more step; names must not change between steps.
+        """Add the metrics of one more step; their names must not change between steps.
 
-        Of a step whose metrics say that it was `skipped`, no loss and no norm is counted.
+        The loss and the norms of a step that was `skipped` do not count.
         """
         metrics = _counted(dict(metrics)) if "skipped" in metrics else metrics
         self._sum = metrics if self._sum is None else _merged(self._sum, metrics)
 
     def state(self) -> dict[str, list[float]]:
-        """What is added up so far, exactly, as JSON can hold it: for a checkpoint."""
+        """Return the exact sums so far as JSON can hold them, for a checkpoint."""
         host = jax.device_get(dict(self._sum or {}))
         return {name: [float(m.total), float(m.weight)] for name, m in host.items()}
 
     def set_state(self, state: Mapping[str, list[float]]) -> None:
-        """Goes on from a `state`, so that the next result is that of a run never interrupted."""
+        """Resume from sums that `state` returned."""
         exact: Any = np.float32
         sums = {n: Mean(total=exact(t), weight=exact(w)) for n, (t, w) in state.items()}
         self._sum = sums or None
 
     def result(self) -> dict[str, float]:
-        """The means since the last call, as floats, and a fresh start."""
+        """Return the means since the last call, and start again with no steps."""
         total, self._sum = self._sum, None
         return {} if total is None else to_floats(total)
 
 
 def to_floats(metrics: Metrics) -> dict[str, float]:
-    """The values on the host, sorted by name; NaN where nothing was counted."""
+    """Return the means as floats, sorted by name; NaN where nothing was counted."""
     host = jax.device_get(dict(metrics))
     out = {}
     for name in sorted(host):
@@ -86,12 +86,18 @@ def to_floats(metrics: Metrics) -> dict[str, float]:
 
 
 class MetricsWriter:
-    """The log of one run; on every process but the first it does nothing."""
+    """Write the log of one run; every process but the first writes nothing."""
 
     def __init__(
         self, model_dir: epath.PathLike, *, resume_step: int = 0, boards: bool = True
     ) -> None:
-        """Opens the log and removes what lies beyond `resume_step`, which will come again."""
+        """Open the log, and remove what lies beyond `resume_step`, which will come again.
+
+        Args:
+          model_dir: folder of the run.
+          resume_step: the step from which the run resumes.
+          boards: also write to TensorBoard, and to Weights & Biases if it is asked for.
+        """
         self._active = jax.process_index() == 0
         self._boards: list[Any] = []
         if not self._active:
@@ -120,7 +126,7 @@ class MetricsWriter:
         beside.replace(self.path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line, and gives the same numbers to the boards."""
+        """Append one line, and give the same numbers to the boards."""
         if not self._active:
             return
         first = {"loss": values["loss"]} if "loss" in values else {}
@@ -133,7 +139,7 @@ class MetricsWriter:
                 board.add_scalar(name, value, step)
 
     def write_video(self, step: int, name: str, video: Float[np.ndarray, "b t h w c"]) -> None:
-        """Gives clips (float in [-1, 1]) to the boards: a row for each, frames left to right."""
+        """Give clips in [-1, 1] to the boards: a row for each, frames from left to right."""
         if not self._boards:
             return
         b, t, h, w, c = video.shape
@@ -143,7 +149,7 @@ class MetricsWriter:
             board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Write what is buffered, and close the boards."""
         while self._boards:
             self._boards.pop().close()
 
@@ -154,7 +160,7 @@ def _finite(value: float) -> float | None:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinity for the torn last line of a killed run, so that it goes."""
+    """Return the step of a line; infinity for the torn last line of a killed run."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""MODEL_DIR, the folder of a run: one check, and one wording, for all that write there."""
+"""MODEL_DIR, the folder of a run: the check that all writers share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from etils import epath
 
 
 def check_model_dir(model_dir: epath.PathLike) -> epath.Path:
-    """Makes the folder, tries to write there before anything long begins, and returns it.
+    """Make the folder, try to write there before anything long begins, and return it.
 
     Raises:
-      ValueError: it cannot be made or written; the message says why.
+      ValueError: the folder cannot be made or written.
     """
     folder = epath.Path(model_dir).expanduser()
     if folder.exists() and not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Where every array lives: a device mesh, and rules from logical axis names to mesh axes.
+"""The layout of every array: a device mesh, and rules from logical axis names to mesh axes.
 
 A model names the axes of its parameters and activations ("embed", "heads", "batch"); an ordered
 list of rules maps names to mesh axes. Rules are tried in order for each array. A rule applies if
@@ -53,7 +53,7 @@ def is_box(x: Any) -> bool:
 
 
 def unbox(boxed: Params) -> Params:
-    """The bare arrays of a tree of Linen boxes; no sharding constraint is added."""
+    """Return the bare arrays of a tree of Linen boxes; no sharding constraint is added."""
     return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=is_box)
 
 
@@ -64,9 +64,9 @@ def map_optimizer_state(
     *params_like: Any,
     transform_non_params: Callable[[Any], Any],
 ) -> Any:
-    """`function(leaf, *leaves of params_like)` for all that the state keeps for each parameter.
+    """Apply `function(leaf, *leaves of params_like)` to what the state keeps for each parameter.
 
-    As optax's own, but it passes over the parameters that an optimizer of a group leaves out.
+    It is optax's own, but passes over the parameters that an optimizer of a group leaves out.
     """
 
     def left_out(x: Any) -> bool:
@@ -93,17 +93,17 @@ class Program:
     context: Callable[[], contextlib.AbstractContextManager[None]]
 
     def __call__(self, *args: Any) -> Any:
-        """Runs the function."""
+        """Run the function."""
         with self.context():
             return self.function(*args)
 
     def lower(self, *args: Any) -> Any:
-        """The lowered program for these arguments (arrays or ShapeDtypeStructs)."""
+        """Return the lowered program for these arguments (arrays or ShapeDtypeStructs)."""
         with self.context():
             return self.function.lower(*args)
 
     def jaxpr(self, *args: Any) -> Any:
-        """The closed jaxpr for these arguments."""
+        """Return the closed jaxpr for these arguments."""
         with self.context():
             return jax.make_jaxpr(self.function)(*args)
 
@@ -153,7 +153,7 @@ class Partitioner:
                 )
 
     def sizes(self, device_count: int | None = None) -> dict[str, int]:
-        """Devices along each mesh axis, for so many devices (default: those of this run)."""
+        """Return the devices along each mesh axis, of `device_count` (None: of this run's)."""
         count = device_count or self.device_count or jax.device_count()
         fixed = math.prod(n for n in self.mesh_shape if n != -1)
         if -1 in self.mesh_shape and count % fixed == 0:
@@ -170,7 +170,7 @@ class Partitioner:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The device mesh; made on first use."""
+        """The device mesh, made on first use."""
         available = jax.device_count()
         if (self.device_count or 0) > available:
             raise ValueError(
@@ -181,7 +181,11 @@ class Partitioner:
         return device_mesh.make(devices, sizes, self.slice_axis)
 
     def placements(self, boxed_params: Params, device_count: int | None = None) -> list[Placement]:
-        """The layout of every parameter, in tree order. Needs no devices if their count is given.
+        """Return the layout of every parameter, in tree order.
+
+        Args:
+          boxed_params: parameters in their boxes of metadata, or ShapeDtypeStructs in them.
+          device_count: devices of the mesh, which then need not be here.
 
         Raises:
           ValueError: a parameter has an axis name without a rule, or the wrong number of names.
@@ -191,17 +195,17 @@ class Partitioner:
         return [_place(jax.tree_util.keystr(p), leaf, self.rules, sizes) for p, leaf in leaves]
 
     def param_shardings(self, boxed_params: Params) -> Params:
-        """A NamedSharding for every parameter, in the tree of the unboxed parameters."""
+        """Return a NamedSharding for every parameter, in the tree of the unboxed parameters."""
         specs = [NamedSharding(self.mesh, p.spec) for p in self.placements(boxed_params)]
         return jax.tree.unflatten(jax.tree.structure(unbox(boxed_params)), specs)
 
     def state_shardings(
         self, abstract: TrainState, boxed_params: Params, tx: optax.GradientTransformation
     ) -> TrainState:
-        """Shardings of a train state: whatever has a parameter's shape lies like the parameter.
+        """Return the shardings of a train state: what has a parameter's shape lies like it.
 
-        That covers Adam's moments and the averaged weights; factored moments and counters are
-        small and replicated.
+        These are Adam's moments and the averaged weights; factored moments and counters are small
+        and replicated.
         """
         params = self.param_shardings(boxed_params)
         opt_state = map_optimizer_state(
@@ -217,24 +221,24 @@ class Partitioner:
         return TrainState(step=everywhere, params=params, opt_state=opt_state, ema=ema)
 
     def replicated(self) -> NamedSharding:
-        """The sharding of a value that every device holds."""
+        """Return the sharding of a value that every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def sampling_sharding(self, shape: Sequence[int]) -> NamedSharding:
-        """The sharding of what sampling is given or makes, an array with a row for each clip.
+        """Return the sharding of an input or output of sampling, which has a row for each clip.
 
-        One of five axes is video, and may be split in time and space too.
+        An array of five axes is video, and may be split in time and space too.
         """
         names = _VIDEO_AXES if len(shape) == 5 else ("batch", *[None] * (len(shape) - 1))
         box = meta.Partitioned(jax.ShapeDtypeStruct(tuple(shape), "float32"), names)
         return NamedSharding(self.mesh, _place("", box, self.rules, dict(self.mesh.shape)).spec)
 
     def batch_spec(self) -> PartitionSpec:
-        """The layout of data: the first axis over the mesh axes of the rule for "batch"."""
+        """Return the layout of data: the first axis over the mesh axes of the rule for "batch"."""
         return PartitionSpec(self._batch_axes())
 
     def batch_sharding(self) -> NamedSharding:
-        """The sharding of data."""
+        """Return the sharding of data."""
         return NamedSharding(self.mesh, self.batch_spec())
 
     def _batch_axes(self) -> MeshAxes:
@@ -244,12 +248,12 @@ class Partitioner:
         raise ValueError('no partitioning rule for "batch"; add one, e.g. ("batch", "data").')
 
     def batch_ways(self, device_count: int | None = None) -> int:
-        """Parts that a batch is cut into, on so many devices (default: those of this run)."""
+        """Return the parts that a batch is cut into, on `device_count` devices (None: its own)."""
         sizes = dict(self.mesh.shape) if device_count is None else self.sizes(device_count)
         return math.prod(sizes[axis] for axis in axes_of(self._batch_axes()))
 
     def check_batch_size(self, batch_size: int, device_count: int | None = None) -> None:
-        """Raises ValueError unless so many examples spread evenly over (so many) devices."""
+        """Raise ValueError unless a batch divides evenly over the devices (None: this run's)."""
         ways = self.batch_ways(device_count)
         if batch_size % ways:
             raise ValueError(
@@ -258,9 +262,10 @@ class Partitioner:
             )
 
     def batch_part(self) -> tuple[int, int]:
-        """(index, count): this process loads part `index` of `count` equal parts of every batch.
+        """Return (index, count): this process loads part `index` of `count` parts of a batch.
 
-        Processes whose devices hold the same examples load the same part.
+        Processes whose devices hold the same examples load the same part. The batches of N
+        processes are those of one, in its order, so a checkpoint serves any number of processes.
         """
         ways = self.batch_ways()
         rows: dict[int, set[int]] = {}
@@ -270,47 +275,47 @@ class Partitioner:
         return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
     def to_global(self, batch: Any) -> Any:
-        """This process's part of a batch (numpy) as global arrays on the mesh."""
+        """Turn this process's part of a batch (numpy) into global arrays on the mesh."""
         sharding = self.batch_sharding()
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """The mesh and the axis rules, as `Program` enters them."""
+        """Enter the mesh and the axis rules, as `Program` does."""
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Program:
-        """`jax.jit(function, **options)` that runs and lowers inside `context()`."""
+        """Return `jax.jit(function, **options)` that runs and lowers inside `context()`."""
         return Program(jax.jit(function, **options), self.context)
 
 
 def axes_of(to: MeshAxes) -> tuple[str, ...]:
-    """The mesh axes that a rule names: none, one or several."""
+    """Return the mesh axes that a rule names: none, one or several."""
     if to is None:
         return ()
     return (to,) if isinstance(to, str) else tuple(to)
 
 
 def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Placement:
-    """The placement of one parameter, boxed or bare (bare: replicated, with a note)."""
+    """Return the placement of one parameter; a bare one is replicated, with a note."""
     shape = tuple(getattr(leaf, "value", leaf).shape)
     if not is_box(leaf):
         names: tuple[str | None, ...] = (None,) * len(shape)
         return Placement(path, shape, names, PartitionSpec(), "no logical axis names: replicated")
     names = tuple(leaf.names)
     _check_names(path, shape, names, rules)
-    found: dict[int, MeshAxes] = {}
+    chosen: dict[int, MeshAxes] = {}
     used: set[str] = set()
     for name, to in rules:
-        if name not in names or names.index(name) in found:
+        if name not in names or names.index(name) in chosen:
             continue
         at, axes = names.index(name), axes_of(to)
         if not used & set(axes) and shape[at] % math.prod(sizes[a] for a in axes) == 0:
-            found[at] = to
+            chosen[at] = to
             used |= set(axes)
-    spec = PartitionSpec(*(found.get(i) for i in range(len(shape))))
-    return Placement(path, shape, names, spec, _note(names, shape, found, rules, sizes))
+    spec = PartitionSpec(*(chosen.get(i) for i in range(len(shape))))
+    return Placement(path, shape, names, spec, _note(names, shape, chosen, rules, sizes))
 
 
 def _check_names(
@@ -330,14 +335,14 @@ def _check_names(
 def _note(
     names: tuple[str | None, ...],
     shape: tuple[int, ...],
-    found: Mapping[int, MeshAxes],
+    chosen: Mapping[int, MeshAxes],
     rules: Rules,
     sizes: Mapping[str, int],
 ) -> str:
-    """One clause for each axis whose rules ask for more than one device and got none."""
+    """Return a clause for each axis whose rules ask for several devices and got none."""
     missed = []
     for i, name in enumerate(names):
         asked = [axes_of(to) for n, to in rules if n == name]
-        if any(math.prod(sizes[a] for a in axes) > 1 for axes in asked) and i not in found:
+        if any(math.prod(sizes[a] for a in axes) > 1 for axes in asked) and i not in chosen:
             missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
     return "; ".join(missed)

@@ -10,20 +10,20 @@ import numpy as np
 
 
 def encoded(position: Any) -> str:
-    """Bytes, or anything JSON can hold, as text."""
+    """Return bytes, or anything that JSON can hold, as text."""
     if isinstance(position, bytes):
         return json.dumps({"hex": position.hex()})
     return json.dumps({"json": position})
 
 
 def decoded(text: str) -> Any:
-    """The position that `encoded` wrote."""
+    """Return the position that `encoded` turned into text."""
     value = json.loads(text)
     return bytes.fromhex(value["hex"]) if "hex" in value else value["json"]
 
 
 def gathered(position: Any) -> list[str]:
-    """The positions of all processes, encoded, in order; every process gets them all."""
+    """Return the encoded positions of all processes in order; every process gets them all."""
     text = encoded(position)
     if jax.process_count() == 1:
         return [text]

@@ -14,11 +14,10 @@ from vidgen.train.model_dir import check_model_dir
 
 @contextlib.contextmanager
 def saved_config(model_dir: str, text: str) -> Iterator[None]:
-    """MODEL_DIR/config.gin says `text` inside the block and after it; the first process writes.
+    """Write MODEL_DIR/config.gin before the block, from the first process.
 
-    A config.gin that says something else is kept as config.1.gin, config.2.gin, ...: a run that is
-    continued with other settings leaves a trace. If the block fails before it adds a checkpoint,
-    the old file comes back, so that it goes on describing the checkpoints that are there.
+    The file describes the checkpoints beside it. An older one that differs is kept as config.1.gin,
+    config.2.gin, ... If the block fails before it adds a checkpoint, the older file comes back.
 
     Raises:
       ValueError: the folder cannot be made or written.
@@ -59,7 +58,7 @@ def _checkpoints(folder: epath.Path) -> set[str]:
 
 
 def _write(target: epath.Path, text: str) -> None:
-    """All of the file or nothing of it."""
+    """Write the whole file, or nothing of it."""
     partial = target.parent / f".{target.name}.{os.getpid()}"
     try:
         partial.write_text(text)

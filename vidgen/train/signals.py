@@ -10,18 +10,21 @@ from typing import Any
 
 
 class Preempted(SystemExit):
-    """SIGTERM stopped the run before its last step; it has saved, and can go on."""
+    """SIGTERM stopped the run before its last step; it has saved, and re-running it resumes."""
 
     def __init__(self) -> None:
-        """Ends the process with status 75, on which launch/ scripts and queues run it again."""
+        """End the process with status 75, on which launch/ scripts and queues run it again."""
         super().__init__(75)  # EX_TEMPFAIL of sysexits.h
 
 
 @contextlib.contextmanager
 def stop_requests(say: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that SIGTERM and Ctrl-C append their number to; a second Ctrl-C interrupts at once.
+    """Yield a list that SIGTERM and Ctrl-C append their number to.
 
-    `say` is told what happens.
+    A second Ctrl-C interrupts at once.
+
+    Args:
+      say: prints a line for the user.
     """
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():

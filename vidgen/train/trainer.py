@@ -36,26 +36,28 @@ class Optimizer(Protocol):
     """What the trainer needs of optimizer settings."""
 
     @property
-    def learning_rate(self) -> Any:
-        """A function from the update count to the learning rate, for the log."""
+    def learning_rate(self) -> optax.Schedule | float:
+        """The learning rate, or a function from the update count to it, for the log."""
         ...
 
     def build(self) -> optax.GradientTransformation:
-        """The transformation of gradients into updates."""
+        """Return the transformation of gradients into updates."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Model, mesh and optimizer put together into compiled steps.
+    """Compiled steps of a model, a mesh and an optimizer.
 
     Attributes:
       model: what is trained.
       partitioner: the mesh and the layout of every array.
       optimizer: `optimizers.AdamW` or `optimizers.Adafactor`.
       ema_decay: decay of the averaged weights; None keeps none.
-      microbatches: parts a batch is cut into to save memory; the loss must be a mean.
-      guard: what becomes of a step whose loss is no number, or too high.
+      microbatches: parts a batch is cut into to save memory; the loss must be a mean over examples.
+        They are a scan inside one compiled step: `optax.MultiSteps` takes a step of its own for
+        each part, and keeps their sum in the state between them.
+      guard: what becomes of a step whose loss is not finite, or too high.
     """
 
     model: Model
@@ -76,7 +78,7 @@ class Trainer:
 
     @functools.cached_property
     def tx(self) -> optax.GradientTransformation:
-        """The gradient transformation; built once, it is part of the compiled program."""
+        """The gradient transformation; it is built once, as it is part of the compiled program."""
         return self.optimizer.build()
 
     @functools.cached_property
@@ -88,7 +90,7 @@ class Trainer:
         return {}
 
     def boxed_params(self, batch_spec: Batch) -> Params:
-        """Parameters as boxed ShapeDtypeStructs; nothing is allocated."""
+        """Return the parameters as boxed ShapeDtypeStructs; nothing is allocated."""
         spec = _as_spec(batch_spec)
         signature = _signature(spec)
         if signature not in self._boxed:  # tracing a large network takes seconds
@@ -96,7 +98,7 @@ class Trainer:
         return self._boxed[signature]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
-        """The train state as ShapeDtypeStructs that carry shardings; nothing is allocated."""
+        """Return the train state as ShapeDtypeStructs with shardings; nothing is allocated."""
         boxed = self.boxed_params(batch_spec)
         params = unbox(boxed)
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -113,10 +115,14 @@ class Trainer:
         )
 
     def init_state(self, key: Key[Array, ""], batch_spec: Batch) -> TrainState:
-        """A fresh state, each array created in its own sharding.
+        """Return a fresh state, each array created in its own sharding.
 
         Parameters whose boxes say what they are drawn from (`nn/initializers.py`) are made on the
         host, which holds one of them at a time; those of any other model by a compiled `init`.
+
+        Args:
+          key: of the initial weights.
+          batch_spec: a batch, or its ShapeDtypeStructs.
         """
         spec = _as_spec(batch_spec)
         shardings = _shardings(self.abstract_state(spec))
@@ -148,34 +154,32 @@ class Trainer:
         key: Key[Array, ""],
         limit: float = math.inf,
     ) -> tuple[TrainState, Metrics]:
-        """One update.
+        """Make one update, and return the new state and the metrics.
 
         Args:
-          state: is consumed, its buffers are reused.
-          frozen: what the loss may read beside the parameters.
+          state: is consumed: its buffers are reused.
+          frozen: parameters that the loss reads and that are not trained; None for none.
           batch: global arrays.
-          key: the run's base key.
-          limit: the highest loss with which a `guard` that skips lets the update happen.
+          key: the run's base key, from which the step takes its own.
+          limit: the highest loss with which a `guard` that skips makes the update.
+
+        Returns:
+          The state after the update, and metrics: `loss`, `grad_norm`, `param_norm`,
+          `update_norm`, `learning_rate`, those of the model, and `skipped` if the guard skips.
         """
         return self.train_program(batch)(state, frozen, batch, key, np.float32(limit))
 
     def train_program(self, batch: Batch) -> Program:
-        """The compiled-once program behind `train_step` for batches of this shape."""
+        """Return the program behind `train_step` for batches of this shape; it compiles once."""
         spec = _as_spec(batch)
         cache_key = ("train", _signature(spec))
         if cache_key not in self._programs:
             self._check_microbatches(spec)
             state = _shardings(self.abstract_state(spec))
-            everywhere = self.partitioner.replicated()
+            spread, everywhere = self.partitioner.batch_sharding(), self.partitioner.replicated()
             self._programs[cache_key] = self.partitioner.jit(
                 self._train_step,
-                in_shardings=(
-                    state,
-                    None,
-                    self.partitioner.batch_sharding(),
-                    everywhere,
-                    everywhere,
-                ),
+                in_shardings=(state, None, spread, everywhere, everywhere),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
             )
@@ -184,7 +188,7 @@ class Trainer:
     def eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> Metrics:
-        """Metrics of one batch without training; `key` is used as it is."""
+        """Return the metrics of one batch without training; `key` is used as it is."""
         cache_key = ("eval", _signature(_as_spec(batch)))
         if cache_key not in self._programs:
             self._programs[cache_key] = self.partitioner.jit(
@@ -265,7 +269,7 @@ class Trainer:
     def _gradients(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Params, Metrics]:
-        """The gradient and the metrics of a batch, one microbatch after the other."""
+        """Return the gradient and the metrics of a batch, one microbatch after the other."""
 
         def part(batch: Batch, key: Key[Array, ""]) -> tuple[Params, Metrics]:
             loss_fn = functools.partial(self.model.loss, train=True)
@@ -294,18 +298,18 @@ def _rate(optimizer: Optimizer, step: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def _weighted(loss: Float[Array, ""], batch: Batch) -> Mean:
-    """The loss as a mean over examples, so that parts of different size merge rightly."""
+    """Return the loss as a mean over examples: parts of different size then merge rightly."""
     size = jnp.float32(jax.tree.leaves(batch)[0].shape[0])
     return Mean(total=loss.astype(jnp.float32) * size, weight=size)
 
 
 def _interleaved(x: Array, count: int) -> Array:
-    """`[b, ...]` as `[count, b / count, ...]`: part i has the examples i, i + count, ..."""
+    """Reshape `[b, ...]` to `[count, b / count, ...]`: part i has examples i, i + count, ..."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
 
 
 def copied(params: Params) -> Params:
-    """The same arrays in memory of their own; nothing is compiled."""
+    """Copy arrays into memory of their own; nothing is compiled."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), params)
 
 

@@ -1,7 +1,7 @@
-"""Weights & Biases, where the environment variable WANDB_PROJECT names a project.
+"""Metrics to Weights & Biases, where the environment variable WANDB_PROJECT names a project.
 
-All else is said with its own variables (WANDB_ENTITY, WANDB_MODE=offline, ...). A run that goes on
-in the same MODEL_DIR goes on there too; steps that it makes again are kept as they were.
+Its other settings are its own variables (WANDB_ENTITY, WANDB_MODE=offline, ...). A run that resumes
+in the same MODEL_DIR resumes there too; steps that it repeats keep their first values.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from jaxtyping import UInt8
 
 
 class WandbBoard:
-    """Takes what TensorBoard's writer takes."""
+    """A run of wandb with the methods of TensorBoard's writer."""
 
     def __init__(self, run: Any, image: Any) -> None:
-        """Logs to a run of wandb; `image` makes its pictures."""
+        """Log to `run` of wandb; `image` is the class of its pictures."""
         self._run, self._image = run, image
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """One number of a step."""
+        """Log one number of a step."""
         self._run.log({name: value}, step=step)
 
     def add_image(
         self, name: str, image: UInt8[np.ndarray, "h w c"], step: int, dataformats: str
     ) -> None:
-        """A picture; `dataformats` is "HWC"."""
+        """Log a picture of a step; `dataformats` is "HWC"."""
         self._run.log({name: self._image(image)}, step=step)
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Send what is left."""
         self._run.finish()
 
 
 def open_board(model_dir: epath.PathLike) -> WandbBoard | None:
-    """The board of the run in MODEL_DIR; None where WANDB_PROJECT is not set.
+    """Return the board of the run in MODEL_DIR; None where WANDB_PROJECT is not set.
 
     Raises:
-      ValueError: it is set, and wandb is not installed.
+      ValueError: WANDB_PROJECT is set, and wandb is not installed.
     """
     if not os.environ.get("WANDB_PROJECT"):
         return None

@@ -1,9 +1,9 @@
-"""Beginning with the weights of another run: fine-tuning, distillation.
+"""Start from the weights of another run: fine-tuning, distillation.
 
     θ_p = the other run's θ_p   where it has a parameter p (its shape must be the same)
     θ_p = fresh                 where it has none, as for the input that a distilled student adds
 
-Optimizer, step number and data begin anew: this is another run, not its continuation.
+Optimizer, step number and data start anew: this is another run, not its continuation.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """The weights of another run, from its checkpoints or its weight file, for `Train.initial`.
+    """Loads the weights of another run, for `Train.initial`.
 
     Attributes:
-      model_dir: folder of that run; "" keeps the fresh weights.
+      model_dir: folder of that run, with checkpoints or a weight file; "" keeps fresh weights.
       averaged: take its averaged weights, where it kept an average.
       step: which of its checkpoints; None is the newest.
     """
@@ -38,7 +38,7 @@ class WarmStart:
     step: int | None = None
 
     def __call__(self, fresh: Params) -> Params:
-        """`fresh` with all that the other run has in its place, laid out over devices alike.
+        """Return `fresh` with all parameters that the other run has, laid out over devices alike.
 
         Raises:
           FileNotFoundError: that folder holds no checkpoint.
@@ -53,11 +53,11 @@ class WarmStart:
                 self._check_shapes(wanted, named_leaves(stored))
                 placed = _map_named(stored, lambda name, x: wanted.get(name, x))
                 spec = _as_spec(placed)
-                found = checkpointer.restore_params(spec, self.step, averaged=self.averaged)
+                loaded = checkpointer.restore_params(spec, self.step, averaged=self.averaged)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"no weights to begin with: {error}") from error
-        known = named_leaves(found)
-        self._tell([n for n in wanted if n not in known], [n for n in known if n not in wanted])
+            raise FileNotFoundError(f"no weights to start from: {error}") from error
+        known = named_leaves(loaded)
+        self._log([n for n in wanted if n not in known], [n for n in known if n not in wanted])
         return _map_named(fresh, lambda name, x: known.get(name, x))
 
     def _check_shapes(self, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
@@ -71,23 +71,23 @@ class WarmStart:
             there = tuple(stored[name].shape) if name in stored else here
             if here != there:
                 raise CheckpointError(
-                    f"cannot begin with the weights of {self.model_dir}: {name} is {there} there "
+                    f"cannot start from the weights of {self.model_dir}: {name} is {there} there "
                     f"and {here} here; use a model of the same size (its config.gin tells it)."
                 )
 
-    def _tell(self, missing: Sequence[str], unused: Sequence[str]) -> None:
+    def _log(self, missing: Sequence[str], unused: Sequence[str]) -> None:
         if jax.process_index() != 0:
             return
-        told = f"beginning with the weights of {self.model_dir}"
+        text = f"starting from the weights of {self.model_dir}"
         if missing:
-            told += f"; not there, so fresh: {_listed(missing)}"
+            text += f"; not there, so fresh: {_listed(missing)}"
         if unused:
-            told += f"; there, but not used: {_listed(unused)}"
-        log.info(told)
+            text += f"; there, but not used: {_listed(unused)}"
+        log.info(text)
 
 
 def _map_named(tree: Params, function: Any) -> Params:
-    """`tree` with `function(path, leaf)` for each leaf."""
+    """Return `tree` with `function(path, leaf)` for each leaf."""
     leaves = [function(name, leaf) for name, leaf in named_leaves(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 

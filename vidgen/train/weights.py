@@ -11,7 +11,8 @@ A file to hand on holds no optimizer, no history and no program. Large kernels k
 and everything else, m too, is in half precision. All is deflated: most weights lie close to zero,
 so that a value of 8 bits takes 7.
 
-What reads weights takes either such a file or checkpoints.
+The models of the package come as such files; whatever reads weights takes either these or
+checkpoints.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
 def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
-    """The weights in a folder, to read: those of its checkpoints, or of its weight file.
+    """Return a reader of the weights in a folder: its checkpoints, or its weight file.
 
     Args:
       model_dir: the folder, or the name of a model of the package (`vidgen.assets.zoo`).
 
     Raises:
-      FileNotFoundError: it has neither.
+      FileNotFoundError: the folder has neither.
     """
     folder = epath.Path(zoo.find(os.fspath(model_dir))).expanduser()
     if (folder / FILE).is_file() and not (folder / "checkpoints").is_dir():
@@ -57,16 +58,16 @@ def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
 
 
 def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
-    """Writes the weight file of `params`, trained for `step` steps, and returns its path.
+    """Write the weight file of `params`, trained for `step` steps, and return its path.
 
     Raises:
-      ValueError: a weight is too large for half precision, or no number.
+      ValueError: a weight is too large for half precision, or not finite.
     """
     arrays: dict[str, np.ndarray] = {_STEP: np.asarray(step)}
     for name, leaf in named_leaves(params).items():
         value = np.asarray(leaf, np.float32)
         if not (np.abs(value) < np.finfo(np.float16).max).all():
-            raise ValueError(f"{name} holds values that half precision cannot: is it trained?")
+            raise ValueError(f"{name} contains NaN, inf or values that half precision cannot hold.")
         if name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
             arrays[name], arrays[name + _LARGEST] = _eight_bits(value)
         else:
@@ -79,9 +80,9 @@ def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
 
 
 def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A kernel in 8 bits, and the largest of each channel.
+    """Return a kernel in 8 bits, and the largest value of each channel.
 
-    The inputs are the longest axis before the last: those of attention have heads in between.
+    The inputs are the longest axis before the last: kernels of attention have heads in between.
     """
     *before, _ = kernel.shape
     axis = max(range(len(before)), key=lambda i: (before[i], i))
@@ -92,13 +93,13 @@ def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class WeightsFile:
-    """The weight file of a folder, read as a `Checkpointer` is that has one checkpoint."""
+    """The weight file of a folder, with the reading methods of `Checkpointer`."""
 
     def __init__(self, model_dir: epath.PathLike) -> None:
-        """Reads all of it.
+        """Read the whole file.
 
         Raises:
-          CheckpointError: it is no weight file, or a part of one.
+          CheckpointError: the file is no weight file, or only a part of one.
         """
         self.path = epath.Path(model_dir).expanduser() / FILE
         try:
@@ -118,18 +119,18 @@ class WeightsFile:
         """Nothing is open."""
 
     def latest_step(self) -> int:
-        """The step that the weights were trained to."""
+        """Return the step that the weights were trained to."""
         return self._step
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Shapes and dtypes of the weights; `averaged` makes no difference."""
+        """Return shapes and dtypes of the weights; `averaged` makes no difference."""
         self._check(step)
         return _nested({n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in self._values.items()})
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """The weights; the arguments are those of `Checkpointer.restore_params`."""
+        """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
         wanted = self.stored_params(step, averaged=averaged) if abstract is None else abstract
         check_shapes(str(self.path), _nested(self._values), wanted)
         names = iter(named_leaves(wanted))
@@ -148,13 +149,13 @@ class WeightsFile:
 
 
 def _value(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """An array in float32."""
+    """Return an array in float32."""
     value, largest = arrays[name].astype(np.float32), arrays.get(name + _LARGEST)
     return value if largest is None else value * (largest.astype(np.float32) / 127)
 
 
 def _nested(leaves: dict[str, Any]) -> Params:
-    """The tree whose `named_leaves` these are."""
+    """Return the tree whose `named_leaves` these are."""
     tree: Params = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

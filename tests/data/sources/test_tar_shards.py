@@ -13,8 +13,8 @@ from PIL import Image
 
 from vidgen import paths
 from vidgen.data.pipeline import Pipeline
+from vidgen.data.source import BadExample, Source
 from vidgen.data.sources import tar_shards
-from vidgen.data.sources.folder import BadExample, Source
 from vidgen.data.sources.tar_shards import TarShards
 from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape

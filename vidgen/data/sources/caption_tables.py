@@ -19,7 +19,7 @@ from vidgen.data.sources.caption_text import parsed
 
 
 class CaptionRow(NamedTuple):
-    """What a table says.
+    """One row of a table of captions.
 
     Attributes:
       line: of the file, from 1, in which the row begins.
@@ -35,7 +35,7 @@ class CaptionRow(NamedTuple):
 def csv_rows(
     table: str, name_column: str, is_name: Callable[[str], bool] = lambda text: False
 ) -> Iterator[CaptionRow]:
-    """The rows of a .csv whose header names `name_column` and "caption", but for empty ones.
+    """Read the rows of a .csv whose header has `name_column` and "caption", but for empty rows.
 
     Args:
       table: the file.
@@ -75,7 +75,7 @@ def csv_rows(
 
 
 def _next(table: str, rows: Any) -> list[str] | None:
-    """The next row, or None after the last."""
+    """Read the next row, or None after the last."""
     line = rows.line_num + 1
     try:
         return next(rows, None)
@@ -97,7 +97,7 @@ def _wrong_header(table: str, name_column: str, names: Sequence[str]) -> str:
 
 
 def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]) -> str:
-    """What another row is about that lies in a field of several lines; "" where there is none."""
+    """The name in another row that a field of several lines contains; "" if there is none."""
     for cell in row:
         lines = cell.splitlines()
         for line in lines if len(lines) > 1 else ():
@@ -111,7 +111,7 @@ def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]
 
 
 def jsonl_rows(table: str) -> Iterator[CaptionRow]:
-    """The rows of a .jsonl with "file" and "caption"; its captions may be any value of JSON.
+    """Read the rows of a .jsonl with "file" and "caption"; captions may be any JSON value.
 
     Raises:
       ValueError: a line is not as it should be; the message has its number.

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.source import BadExample, Example, Stream
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.streams import PartsInOrder, check_lanes
 from vidgen.data.video.files import read_clip
@@ -33,7 +33,7 @@ from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeqioSource:
+class SeqioSource(Stream):
     """The examples of a split of a Task or Mixture.
 
     Attributes:
@@ -83,7 +83,7 @@ class SeqioSource:
     def elements(
         self, *, seed: int, shuffle: bool, repeat: bool, process: tuple[int, int]
     ) -> PartsInOrder:
-        """What one process reads; without `repeat`, until a task of the mixture is out."""
+        """Open the elements of one process; without `repeat` they end with the shortest task."""
         return PartsInOrder(
             self._part,
             rates=[rate for _, rate in self._tasks],
@@ -96,7 +96,7 @@ class SeqioSource:
         )
 
     def captions(self) -> Iterator[str]:
-        """Those of all examples, task after task; what cannot be read `load` will tell of."""
+        """List the captions of all examples, task after task, but for those that cannot be read."""
         if not self.caption:
             yield ""
             return
@@ -109,7 +109,7 @@ class SeqioSource:
                         yield from self._captions(where, values)
 
     def load(self, element: tuple[str, dict[str, Any]], rng: np.random.Generator) -> Example:
-        """A clip from a random place of an element's video, or its image."""
+        """Cut a clip from a random place of an element's video, or take its image."""
         where, values = element
         captions = self._captions(where, values) if self.caption else ()
         if self.caption and not captions:
@@ -129,7 +129,7 @@ class SeqioSource:
         return clip_of_frames(where, video, fps=fps, shape=self.shape, rng=rng)
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All that an element has, none blank."""
+        """All captions of an element, none blank."""
         found = values[self.caption]
         if not isinstance(found, bytes) and np.issubdtype(found.dtype, np.integer):
             vocabulary = self._tasks[0][0].output_features[self.caption].vocabulary
@@ -142,7 +142,7 @@ class SeqioSource:
     def _part(
         self, *, task: int, part: int, seed: int, shuffle: bool, skip: int
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, features) of the elements of a part."""
+        """Read the elements of a part, as (name, features)."""
         found = self._dataset(self._tasks[task][0], part, seed, shuffle)
         where = f"{self._tasks[task][0].name} {self.split} {part + 1}/{self.parts}"
         elements = found.skip(skip).as_numpy_iterator()
@@ -150,7 +150,7 @@ class SeqioSource:
             yield f"{where} [{number}]", values
 
     def _dataset(self, task: Any, part: int, seed: int, shuffle: bool) -> Any:
-        """A part as tf.data, of the two features alone."""
+        """Open a part as tf.data with no features but the two."""
         seqio, tf = import_seqio()
         try:
             found = task.get_dataset(
@@ -185,7 +185,7 @@ class SeqioSource:
 
     @functools.cached_property
     def _tasks(self) -> list[tuple[Any, float]]:
-        """(task, rate) of all that have the split."""
+        """The tasks that have the split, with their rates."""
         seqio, _ = import_seqio()
         for module in self.modules:
             importlib.import_module(module)
@@ -208,7 +208,7 @@ class SeqioSource:
 
 @functools.cache
 def import_seqio() -> tuple[Any, Any]:
-    """(seqio, tensorflow), silent, and without a claim to any accelerator.
+    """Import (seqio, tensorflow) silently, and keep TensorFlow off the accelerators.
 
     Raises:
       ValueError: seqio is not installed.
@@ -231,13 +231,13 @@ def import_seqio() -> tuple[Any, Any]:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """False for what seqio says each time that a part is opened."""
+    """Whether a log record is none of those that seqio writes whenever a part is opened."""
     return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """TensorFlow's C++ writes there before it can be told not to; exceptions come through."""
+    """Silence the stderr of TensorFlow's C++, which no setting does while it is imported."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample, Example, Source, captioned
 from vidgen.data.sources.caption_text import JSON_BYTES, captions_in, parsed, unique
 from vidgen.data.sources.captions import warn_once
 from vidgen.data.sources.file_names import composed
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example, captioned
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
 from vidgen.types import VideoShape
 
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TarShards:
+class TarShards(Source):
     """The samples of some tar files, shard by shard.
 
     Attributes:
@@ -91,9 +91,14 @@ class TarShards:
         """The tar files."""
         return tuple(_expanded(paths.expanded(self.path)))
 
+    @property
+    def stored_files(self) -> Sequence[str]:
+        """The tar files."""
+        return self.shards
+
     @functools.cached_property
     def _ends(self) -> np.ndarray:
-        """Of each shard, how many samples it and those before it have."""
+        """How many samples each shard and those before it have together."""
         counts, without, passed_over, example = [], 0, 0, ""
         for number, rows in enumerate(self._all_rows()):
             samples = _samples(rows)
@@ -128,14 +133,14 @@ class TarShards:
         return int(self._ends[-1])
 
     def captions(self) -> Iterator[str]:
-        """Those of all samples, but for what cannot be read, which `load` will tell of."""
+        """List the captions of all samples but those that cannot be read (`load` reports them)."""
         for number, shard in enumerate(self.shards):
             for row in self._used(number):
                 with contextlib.suppress(BadExample):
                     yield from self._captions(shard, shard, row) or ("",)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of video `index`, or image `index`."""
+        """Read a clip from a random place of video `index`, or image `index`."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
@@ -145,7 +150,7 @@ class TarShards:
         return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
 
     def _captions(self, shard: str, name: str, row: Any) -> tuple[str, ...]:
-        """Those of a sample; () where there is none and none is needed."""
+        """The captions of a sample; () if it has none and needs none."""
         found: tuple[str, ...] = ()
         try:
             if row["text_size"]:
@@ -161,7 +166,7 @@ class TarShards:
         return found
 
     def _value(self, found: Any) -> Any:
-        """What the content of a .json has for a caption."""
+        """The caption in the content of a .json."""
         if not isinstance(found, dict):
             return found
         if self.caption_key not in found:
@@ -174,12 +179,12 @@ class TarShards:
         return rows if self.missing_captions == "empty" else rows[_captioned(rows)]
 
     def _rows(self, number: int) -> np.ndarray:
-        """The index of a shard, read from its file as it is needed."""
+        """The index of a shard, read from its file when it is needed."""
         shard = self.shards[number]
         return _index(shard, paths.version(shard), self.kind, self._folder)
 
     def _all_rows(self) -> Iterator[np.ndarray]:
-        """Those of one shard after the other."""
+        """The indices of all shards, in order."""
         if not paths.is_remote(self.shards[0]):
             yield from map(self._rows, range(len(self.shards)))
             return
@@ -217,7 +222,7 @@ def _expanded(path: str) -> list[str]:
 
 
 def _missing(shards: Sequence[str]) -> list[str]:
-    """Those that are not there; of an object store by one listing, not by a question each."""
+    """The shards that do not exist; an object store is asked for one listing, not for each."""
     folder = shards[0].rpartition("/")[0]
     if not paths.is_remote(shards[0]) or any(s.rpartition("/")[0] != folder for s in shards):
         return [shard for shard in shards if not paths.is_file(shard)]
@@ -231,7 +236,7 @@ def _missing(shards: Sequence[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=64)
 def _index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.ndarray:
-    """A row for each sample of a shard, from its file in `folder`, which is made if need be."""
+    """The index of a shard, one row for each sample, from its file in `folder`, made if need be."""
     size, changed = paths.stat(shard)
     place = shard if paths.is_remote(shard) else os.path.abspath(shard)
     mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
@@ -247,7 +252,7 @@ def _index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.n
 
 
 def _samples(rows: np.ndarray) -> np.ndarray:
-    """An index without its last row, where that counts what is passed over."""
+    """The samples of an index, without the row that counts members that are not used."""
     return rows[:-1] if len(rows) and rows["suffix"][-1] == _PASSED_OVER else rows
 
 
@@ -257,7 +262,7 @@ def _captioned(rows: np.ndarray) -> np.ndarray:
 
 
 def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of a shard: its samples in order, then how many members are of none, if any."""
+    """Read the rows of a shard: its samples in order, then the count of unused members, if any."""
     stems: dict[str, dict[str, tuple[int, int, str]]] = {}
     unused: dict[str, None] = {}
     for name, offset, size in _members(shard):
@@ -300,18 +305,18 @@ def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _key(stem: str) -> str:
-    """What WebDataset knows a sample by: its name up to the first dot."""
+    """The key of a sample in WebDataset: its name up to the first dot."""
     folder, slash, base = stem.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
 
 def _content(parts: Mapping[str, Any], suffixes: Sequence[str]) -> str:
-    """The suffix of the member that is the content of a sample; "" without one."""
+    """The suffix of the member that is the content of a sample; "" if there is none."""
     return next((suffix for suffix in suffixes if suffix in parts), "")
 
 
 def _members(shard: str) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of the files in a tar that are whole; a cut one is told of."""
+    """List (name, offset, size) of the whole files in a tar; warn if the tar is cut."""
     with paths.open_binary(shard) as stream:
         length = stream.seek(0, io.SEEK_END)
         stream.seek(0)
@@ -336,7 +341,7 @@ def _members(shard: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _bytes(shard: str, name: str, offset: Any, size: Any) -> bytes:
-    """A part of a shard."""
+    """Read a part of a shard."""
     try:
         data = paths.read(shard, int(offset), int(size))
     except OSError as error:

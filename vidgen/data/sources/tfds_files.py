@@ -29,7 +29,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A part of every example.
+    """One part of every example.
 
     Attributes:
       kind: "video" (also a sequence of images), "image", "text", "label", "string", "number", or
@@ -59,7 +59,7 @@ class Prepared:
 
 
 def import_tfds(module: str) -> Any:
-    """A module of TFDS that needs no TensorFlow.
+    """Import a module of TFDS that needs no TensorFlow.
 
     Raises:
       ValueError: TFDS is not installed.
@@ -73,7 +73,7 @@ def import_tfds(module: str) -> Any:
 
 
 def open_split(name: str, split: str, data_dir: str) -> Prepared:
-    """What is prepared under a name.
+    """Open a split of a prepared data set.
 
     Args:
       name: "ucf101", "ucf101/ucf101_1_256" or "ucf101/ucf101_1_256:2.0.0".
@@ -91,7 +91,7 @@ def open_split(name: str, split: str, data_dir: str) -> Prepared:
 
 
 def _folder(name: str, root: epath.Path) -> epath.Path:
-    """The folder of the version that a name means: the newest, unless it says which."""
+    """The folder of the version that a name means: the newest, unless the name says which."""
     parts = _NAME.fullmatch(name)
     if parts is None:
         raise ValueError(f"{name!r} is no name of a data set; write set, set/config or set:1.0.0.")
@@ -157,7 +157,7 @@ def _records(name: str, split: str, folder: epath.Path) -> ArrayRecordDataSource
 def _features(
     tree: Mapping[str, Any], folder: epath.Path, path: tuple[str, ...] = (), depth: int = 0
 ) -> Iterator[tuple[str, Feature]]:
-    """(name, feature) pairs of what features.json says; a sequence adds nothing to names."""
+    """List the features in features.json as (name, feature); a sequence adds nothing to names."""
     if "featuresDict" in tree:
         for name, child in tree["featuresDict"].get("features", {}).items():
             yield from _features(child, folder, (*path, name), depth)
@@ -172,7 +172,7 @@ def _features(
 
 
 def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
-    """The kind of a feature, and what else is said of it."""
+    """The kind of a feature, and its further description."""
     kinds = {"text": "text", "classLabel": "label"}
     frames = "video" if depth == 1 else "image"
     kinds |= {"video": "other" if depth else "video", "image": "other" if depth > 1 else frames}
@@ -188,7 +188,7 @@ def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
 def _classes(
     folder: epath.Path, path: tuple[str, ...], about: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Names of the classes; numbers where they have none."""
+    """The names of the classes, or their numbers if they have no names."""
     names = folder / f"{'-'.join(path)}.labels.txt"
     if names.exists():
         return tuple(line.strip() for line in names.read_text().split("\n") if line.strip())

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources import labels, tfds_files
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.tfds_files import Feature, Prepared
 from vidgen.data.video.files import read_clip
@@ -35,7 +35,7 @@ _CAPTIONS = ("text", "label", "string")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource:
+class TfdsSource(Source):
     """The examples of one split of a TFDS data set.
 
     Attributes:
@@ -83,7 +83,7 @@ class TfdsSource:
         return len(self._prepared.records)
 
     def captions(self) -> Iterator[str]:
-        """Those of all classes, or of all examples, read for them (but not decoded)."""
+        """List the captions of all classes, or of all examples (whose videos are not decoded)."""
         if not self._text:
             yield ""
         elif self._features[self._text].kind == "label":
@@ -94,7 +94,7 @@ class TfdsSource:
                     yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of example `index`, or a picture."""
+        """Read a clip from a random place of example `index`, or a picture."""
         where, values = self._read(index)
         captions = self._captions(where, values)
         caption = drawn(captions, rng)
@@ -113,7 +113,7 @@ class TfdsSource:
         return Example(video=video, caption=caption, captions=captions)
 
     def _read(self, index: int) -> tuple[str, dict[str, Any]]:
-        """(name, values by feature) of an example; what has no values is left out."""
+        """Read an example as (name, values by feature), without features that have no values."""
         where = f"{self.name} {self.split}[{index}]"
         messages = tfds_files.import_tfds("proto").tf_example_pb2
         try:
@@ -127,7 +127,7 @@ class TfdsSource:
         }
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All that an example has; () where captions are empty."""
+        """All captions of an example; () if the data set has none."""
         if not self._text:
             return ()
         found = values.get(self._text, ())
@@ -143,7 +143,7 @@ class TfdsSource:
         return unique([self._by_class[number] for number in found])
 
     def _rate(self, where: str, values: dict[str, Any]) -> float:
-        """Frames of the stored video per second."""
+        """The frame rate of the stored video, in frames per second."""
         if not isinstance(self.fps, str):
             return float(self.shape.fps if self.fps is None else self.fps)
         if not values.get(self.fps):
@@ -204,7 +204,7 @@ class TfdsSource:
 
     @functools.cached_property
     def _by_class(self) -> tuple[str, ...]:
-        """Captions by class, where they come from labels."""
+        """The captions by class, if captions come from labels."""
         if not self._text or self._features[self._text].kind != "label":
             if self.label_captions:
                 raise ValueError(
@@ -224,6 +224,6 @@ class TfdsSource:
         return feature
 
     def _told(self, features: dict[str, Feature]) -> str:
-        """Features for a message."""
+        """Describe features for a message."""
         told = ", ".join(f"{name} ({feature.kind})" for name, feature in sorted(features.items()))
         return f"there are {told}" if told else "there are none"

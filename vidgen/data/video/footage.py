@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from vidgen.data.sources.files import BadExample
+from vidgen.data.source import BadExample
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import PILLOW_SUFFIXES, probe, read_clip
@@ -35,12 +35,12 @@ ROUNDING = 0.006
 
 
 class FootageError(ValueError):
-    """A file that cannot be used, told in one sentence."""
+    """A file cannot be used; the message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Footage:
-    """A file that has been looked at, and not yet read.
+    """A file whose size and length are known, and that is not yet read.
 
     Attributes:
       path: the file.
@@ -62,24 +62,24 @@ class Footage:
 
     @property
     def is_still(self) -> bool:
-        """True of a single picture, whatever the file."""
+        """Whether it is a single picture, whatever the kind of file."""
         return self.kind == "still" or (self.kind == "array" and self.frames == 1)
 
     def at_rate(self, fps: float) -> Footage:
-        """The same, an array counted as of this frame rate, since it has none of its own."""
+        """Return the same with this frame rate if it is an array, which has none of its own."""
         if self.kind != "array" or self.is_still:
             return self
         return dataclasses.replace(self, seconds=self.frames / fps)
 
     def frames_at(self, fps: float, start: float = 0.0) -> int:
-        """How many frames there are at this rate from `start` seconds on; one for a still."""
+        """Count the frames at this rate from `start` seconds on; a still has one."""
         if self.is_still:
             return 1
         rounding = min(0.5, SLACK if self.kind == "array" else ROUNDING * fps)  # in frames
         return max(0, math.floor((self.seconds - start) * fps + rounding))
 
     def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
-        """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
+        """Read the frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
 
         Raises:
           FootageError: it is too short, or damaged.
@@ -109,7 +109,7 @@ class Footage:
 
 
 def open_footage(path: str | os.PathLike) -> Footage:
-    """Look at a file.
+    """Open a file far enough to know its size and length.
 
     Raises:
       FootageError: there is no such file, or it is none that can be read.
@@ -131,7 +131,7 @@ def open_footage(path: str | os.PathLike) -> Footage:
 
 @contextlib.contextmanager
 def _told_as_unusable() -> Iterator[None]:
-    """A file that is bad for training is one that cannot be used here."""
+    """Turn BadExample, which skips a file in training, into FootageError."""
     try:
         yield
     except BadExample as error:
@@ -139,7 +139,7 @@ def _told_as_unusable() -> Iterator[None]:
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
-    """The frames of an npy or npz file, float32 or uint8."""
+    """Load the frames of an npy or npz file, as float32 or uint8."""
     try:
         video = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(video, np.lib.npyio.NpzFile):

@@ -7,7 +7,8 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from vidgen.data.sources.files import MAX_PIXELS, BadExample, File, check_size
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import MAX_PIXELS, File, check_size
 from vidgen.data.video.pictures import Span
 
 MICROSECOND = 1e-6
@@ -20,7 +21,7 @@ _LATE = 17  # frames that times of decoding and of showing may differ by, at mos
 
 
 def video_stream(path: File, container: Any) -> Any:
-    """The first that is no picture of a cover.
+    """The first video stream that is no cover picture.
 
     Raises:
       BadExample: there is none.
@@ -33,7 +34,7 @@ def video_stream(path: File, container: Any) -> Any:
 
 
 def decoder_of(path: File, stream: Any) -> Any:
-    """The context that decodes a stream.
+    """Make the codec context that decodes a stream.
 
     Raises:
       BadExample: its pictures are too large, of an unknown kind or HDR.
@@ -52,13 +53,13 @@ def decoder_of(path: File, stream: Any) -> Any:
 
 
 def step_of(stream: Any) -> float:
-    """Seconds of a frame, on average."""
+    """How long a frame is shown, in seconds on average."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return 1 / float(rate) if rate else 0.04
 
 
 def stated_span(container: Any, stream: Any) -> Span | None:
-    """How long it plays, where the header of the file is one that says it."""
+    """How long the stream plays, if the header says so; else None."""
     step = step_of(stream)
     if container.format.name not in _STATING:
         return None
@@ -77,7 +78,7 @@ def stated_span(container: Any, stream: Any) -> Span | None:
 
 
 def is_seekable(container: Any, stream: Any) -> bool:
-    """A seek lands before the wanted moment, and the header speaks of this stream as a whole."""
+    """Whether seeks land before the wanted moment, and the header covers the whole stream."""
     alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
     if container.format.name not in _SEEKABLE or not alone:
         return False

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vidgen.data.source import BadExample
 from vidgen.data.sources.caption_text import clean
-from vidgen.data.sources.files import BadExample, Packed
+from vidgen.data.sources.files import Packed
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import chosen_frames
@@ -28,7 +29,7 @@ def clip_of_frames(
     shape: VideoShape,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip from a random place, its frames cropped around their center and resized.
+    """Cut a clip from a random place; its frames are cropped around their center and resized.
 
     Args:
       name: of the video, for messages.
@@ -50,7 +51,7 @@ def clip_of_frames(
 
 
 def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """One frame, encoded or not, at the size of `shape`.
+    """Decode one frame, or take its pixels, at the size of `shape`.
 
     Raises:
       BadExample: it cannot be read.
@@ -59,7 +60,7 @@ def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w
 
 
 def text_of(name: str, data: bytes) -> str:
-    """A stored text in one line, "" where it is blank.
+    """Decode a stored text into one line; a blank one becomes "".
 
     Raises:
       BadExample: it is not UTF-8.

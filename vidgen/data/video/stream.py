@@ -40,7 +40,7 @@ SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
 
 
 class VideoStream:
-    """A film to which frames are added; use it in a `with` block.
+    """A video to which frames are added; use it in a `with` block.
 
     Leaving the block closes the film, unless there was an error: then nothing is left of it.
 
@@ -60,7 +60,7 @@ class VideoStream:
         growing: str | os.PathLike | None = None,
         min_side: int = 128,
     ) -> None:
-        """Begins an empty film.
+        """Begin an empty video.
 
         Args:
           path: what to write; the suffix is the format, see the module docstring.
@@ -105,7 +105,7 @@ class VideoStream:
         return sink(self.growing.open("wb"), fps, (height, width))
 
     def append(self, frames: UInt8[np.ndarray, "t h w c"] | Float[np.ndarray, "t h w c"]) -> None:
-        """Adds frames, uint8 or float in [-1, 1], c = 3 or 1, always the same kind and size.
+        """Add frames, uint8 or float in [-1, 1], c = 3 or 1, always of the same kind and size.
 
         Raises:
           ValueError: another size, or nothing that can be shown.
@@ -135,14 +135,14 @@ class VideoStream:
         self.frames += len(frames)
 
     def end(self) -> None:
-        """No more frames: writes what the encoder holds back, and leaves the film at `growing`."""
+        """Write the frames that the encoder holds back, and leave the video at `growing`."""
         sink, self._sink = self._sink, None
         if sink is not None:
             with told_where(self.path):
                 sink.close()
 
     def close(self) -> pathlib.Path:
-        """Ends the film and moves it to `path`, which is returned; a file there is replaced."""
+        """End the video, move it to `path`, replacing a file there, and return the path."""
         self.end()
         if not self.frames:
             self.discard()
@@ -156,7 +156,7 @@ class VideoStream:
         return self.path
 
     def discard(self) -> None:
-        """Ends the film and removes it."""
+        """End the video and remove it."""
         sink, self._sink = self._sink, None
         with contextlib.suppress(*_WRITING_ERRORS):
             if sink is not None:
@@ -178,7 +178,7 @@ class VideoStream:
 
 
 def check_streamable(path: str | os.PathLike) -> None:
-    """Raises ValueError where a film of that name cannot grow; for checks up front."""
+    """Raise ValueError if a video with that suffix cannot be streamed; for early checks."""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in STREAM_SUFFIXES:
         choices = ", ".join(STREAM_SUFFIXES)
@@ -188,7 +188,7 @@ def check_streamable(path: str | os.PathLike) -> None:
 
 
 def check_rate(path: str | os.PathLike, fps: float | int) -> None:
-    """Raises ValueError where a file of that name cannot play so fast; for checks up front."""
+    """Raise ValueError if a file with that suffix cannot play at `fps`; for early checks."""
     if not 0 < fps < math.inf:
         raise ValueError(f"fps is {fps}; it must be positive.")
     suffix = pathlib.Path(path).suffix.lower()
@@ -202,7 +202,7 @@ def check_rate(path: str | os.PathLike, fps: float | int) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file, or a folder with all that is in it; nothing if there is neither."""
+    """Remove a file, or a folder with its content, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -211,7 +211,7 @@ def remove(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def told_where(path: pathlib.Path) -> Iterator[None]:
-    """Whatever goes wrong with writing becomes an OSError that names `path`."""
+    """Turn whatever goes wrong with writing into an OSError that names `path`."""
     try:
         yield
     except _WRITING_ERRORS as error:
@@ -221,7 +221,7 @@ def told_where(path: pathlib.Path) -> Iterator[None]:
 
 
 class _Sink(Protocol):
-    """What takes the frames of one format."""
+    """A writer of one format."""
 
     def write(self, frames: np.ndarray) -> None: ...
 
