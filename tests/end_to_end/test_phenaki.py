@@ -259,7 +259,7 @@ def test_no_checkpoint_to_upscale_with(trained, cascade, tmp_path, capsys):
 def test_what_phenaki_does_not_have(trained, capsys):
     for flags, words in (
         (["a tiger", "--gamma=0.3"], "--gamma: maskgit is a kind of model that has no such"),
-        (["a tiger", "--frames=6"], "the nearest are 5 or 7"),
+        (["a tiger", "--frames=6"], "got 6, the nearest is 5 or 7"),
         (["--story=a. then b", "--context=4"], "context of 4 known frames"),
     ):
         assert main.main(["generate", f"--model={trained}", *flags]) == 2
