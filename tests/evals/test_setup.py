@@ -1,13 +1,12 @@
 """What an evaluation asks of a stage where its data is pictures."""
 
-import types
-
 import pytest
 
 from vidgen.evals import setup
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
+from vidgen.sprites.sprites import Sprites
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
@@ -33,7 +32,7 @@ def task(monkeypatch, data, conditioner, **changes):
     model = DiffusionStage(name="sr", shape=SHAPE, network=Unused(), conditioner=conditioner)
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")
-    source = types.SimpleNamespace(shape=data)
+    source = Sprites(shape=data)
     subject = setup.EvalModel(model=model, text_encoder=encoder, source=source)
     return setup.choose_task(subject, [stage], None, "m", Sampling(**changes), None)
 
