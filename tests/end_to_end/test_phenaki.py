@@ -234,8 +234,8 @@ def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
         (["--story=a", "--upscale=ssr1"], "there is no trained ssr1"),
         (["--story=a", "--upscale=base"], "base makes video from text alone"),
         (["--story=a", "--upscale_model=x"], "the stages of --upscale are, which is missing"),
-        (["a tiger", "--upscale=ssr1"], "--upscale is for films"),
-        (["--story=a", "--keep_stages"], "--keep_stages is not for a film"),
+        (["a tiger", "--upscale=ssr1"], "--upscale is for"),
+        (["--story=a", "--keep_stages"], "--keep_stages is not for"),
     ],
 )
 def test_what_cannot_be_upscaled(trained, capsys, flags, words):
