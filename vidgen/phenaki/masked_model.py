@@ -301,7 +301,7 @@ class MaskedVideoModel:
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate videos; each depends on its own text, key and known content alone.
+        """Generate videos in [-1, 1]; each depends on its own text, key and known content alone.
 
         Args:
           params: what `merge_params` returned.
@@ -310,9 +310,6 @@ class MaskedVideoModel:
           keys: one random key a clip.
           on_step: called with (steps done, steps) after every step.
           known: content that comes out unchanged.
-
-        Returns:
-          Videos in [-1, 1].
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
