@@ -7,6 +7,7 @@ import pytest
 from vidgen.evals import setup
 from vidgen.evals.protocols import Protocol
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.text.tokenizer import ByteEncoder
@@ -16,7 +17,7 @@ SHAPE = VideoShape(frames=4, height=8, width=8)
 PICTURE = VideoShape(frames=1, height=8, width=8)
 
 
-class Unused:
+class Unused(DenoisingNetwork):
     """Stands for a network that is not run."""
 
     def init(self, rngs, *args, **kwargs):

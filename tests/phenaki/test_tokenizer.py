@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidgen.model import Model
 from vidgen.phenaki import adversarial, tokenizer_losses
 from vidgen.phenaki.cvivit import CViViT
 from vidgen.phenaki.discriminator import Discriminator
@@ -28,7 +29,6 @@ from vidgen.phenaki.tokenizer_losses import (
     psnr,
 )
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import Model
 from vidgen.train.optimizers import SGD, AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer

@@ -242,8 +242,8 @@ def _generate(flags: argparse.Namespace) -> None:
     folders = folders[:1] if later else folders
     # Every stage has a configuration of its own, and all of them bind the same names.
     sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
-    trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
-    raising = [sessions.build_trained(stages.Stage, folder) for folder in later]
+    trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
+    raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **fields)

@@ -17,7 +17,7 @@ first frames:  x̃ = x̂(z) - (w_r α/2) ∇_z ||a - A(x̂(z))||².
 
 What these functions return is a `jax.tree_util.Partial`, a PyTree: if the functions they are given
 are Partials over the parameters, then the parameters stay arguments of a compiled step and are not
-baked into it (`samplers.sample_stepwise`).
+baked into it (`sampling.sample`).
 """
 
 from __future__ import annotations

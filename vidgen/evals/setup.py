@@ -22,10 +22,10 @@ from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage, tell_of_images
+from vidgen.model import Model, TokenizerModel
 from vidgen.sprites.sprites import Sprites
-from vidgen.train.batches import TextEncoder
 from vidgen.train.weights import open_weights
-from vidgen.types import VideoShape
+from vidgen.types import TextEncoder, VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class EvalModel:
       stages: that are judged together, this one the last.
     """
 
-    model: Any
+    model: Model
     text_encoder: TextEncoder
     source: Any
     held_out: Any = None
@@ -55,7 +55,7 @@ class EvalModel:
         """What the protocol says, or what the model is for."""
         if self.protocol.task:
             return self.protocol.task
-        if hasattr(self.model, "reconstruct"):
+        if isinstance(self.model, TokenizerModel):
             return "reconstruct"
         if self.protocol.given:
             return "predict"
@@ -116,7 +116,7 @@ def maker(
     """
     own_step = per_stage.value(step, subject.model.name)
     if subject.task == "reconstruct":
-        if not hasattr(subject.model, "reconstruct"):
+        if not isinstance(subject.model, TokenizerModel):
             raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
         with open_weights(model_dir) as weights:
             weights.stored_params(own_step)

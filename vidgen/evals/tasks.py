@@ -25,6 +25,7 @@ from vidgen import __version__
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.stages import Stage, for_text
+from vidgen.model import SampledModel
 from vidgen.train import frozen
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
@@ -191,7 +192,7 @@ class Restored(_ByOneStage):
         """What the stage makes of them."""
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
-        low = model.conditioner.degrade(jnp.asarray(truth))
+        low = model.degrade(jnp.asarray(truth))
         keys = self._keys(captions, numbers)
         return np.asarray(model.generate(self._params, text, low, keys), np.float32)
 
@@ -255,9 +256,9 @@ class Reconstructed:
         return np.asarray(decode(self._params, encode(self._params, video)), np.float32)
 
 
-def sampling_of(model: Any) -> dict[str, Any]:
+def sampling_of(model: SampledModel) -> dict[str, Any]:
     """The sampler and the guidance of a model, as plain values."""
-    parts = {"sampler": model.sampler, "guidance": getattr(model, "guidance", None)}
+    parts = {"sampler": model.sampler, "guidance": model.guidance}
     return {
         f"{name}.{field.name}": value
         for name, part in parts.items()

@@ -18,44 +18,19 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen.model import SampledModel
 from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 
-__all__ = ["STAGES", "Cascade", "Made", "Stage", "stage_keys"]
+__all__ = ["STAGES", "Cascade", "Made", "stage_keys"]
 
 KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
 Sample = Callable[..., Any]
-
-
-@runtime_checkable
-class Stage(Protocol):
-    """What a chain needs of `DiffusionStage`, which is a dataclass with a field `shape`."""
-
-    @property
-    def name(self) -> str:
-        """One name a chain."""
-        ...
-
-    @property
-    def shape(self) -> VideoShape:
-        """The clip that it makes."""
-        ...
-
-    @property
-    def input_shape(self) -> VideoShape | None:
-        """The clip that it makes it from; None where it needs none."""
-        ...
-
-    def generate(
-        self, params: Params, text: TextEmbedding, low_res: Any, keys: Any, **kwargs: Any
-    ) -> Float[Array, "b t h w c"]:
-        """A video for every text, low-resolution video and key; `known` is a keyword."""
-        ...
 
 
 class Made(NamedTuple):
@@ -77,14 +52,13 @@ class Cascade:
     """Stages that fit each other: what each makes is what the next one takes.
 
     Attributes:
-      stages: each a `Stage`, in the order in which they run.
+      stages: in the order in which they run.
 
     Raises:
       ValueError: two neighbours do not fit; names both, and what belongs between them.
     """
 
-    # A check against `Stage` would ask for `input_shape`, and swallow its sentence.
-    stages: Sequence[Any]
+    stages: Sequence[SampledModel]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -125,8 +99,7 @@ class Cascade:
         time, space = self.factors
         pixels = space
         for stage in self.stages:
-            stride = getattr(getattr(stage, "network", None), "stride", 1)
-            pixels = math.lcm(pixels, stride * (self.shape.height // stage.shape.height))
+            pixels = math.lcm(pixels, stage.stride * (self.shape.height // stage.shape.height))
         return time, pixels
 
     def sized(
@@ -145,16 +118,15 @@ class Cascade:
         for name, value in given.items():
             _check_multiple(self.names, name, value, time if name == "frames" else pixels)
         new = dataclasses.replace(shape, **given)
-        stages: list[Any] = []
+        stages: list[SampledModel] = []
         for stage in self.stages:
-            own: Any = stage
             here = dataclasses.replace(
                 stage.shape,
                 frames=new.frames * stage.shape.frames // shape.frames,
                 height=new.height * stage.shape.height // shape.height,
                 width=new.width * stage.shape.width // shape.width,
             )
-            stages.append(dataclasses.replace(own, shape=here))
+            stages.append(dataclasses.replace(stage, shape=here))
         return Cascade(stages)
 
     # ---- sampling ----------------------------------------------------------------------------
@@ -241,14 +213,14 @@ def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known |
     return Known(video=whole, mask=where)
 
 
-def _input_shape(stage: Any) -> VideoShape | None:
+def _input_shape(stage: SampledModel) -> VideoShape | None:
     try:
         return stage.input_shape
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from error
 
 
-def _check_fit(before: Any, after: Any) -> None:
+def _check_fit(before: SampledModel, after: SampledModel) -> None:
     wanted, given = _input_shape(after), before.shape
     if wanted is None:
         raise ValueError(

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion.parameterization import Parameterization, by_name
 from vidgen.types import Conditioning, Params
+
+
+class DenoisingNetwork(abc.ABC):
+    """A network whose call denoises: a Linen module, or any pair of pure functions."""
+
+    @abc.abstractmethod
+    def init(self, rngs: Key[Array, ""], *args: Any, **kwargs: Any) -> Params:
+        """Draw fresh parameters for the arguments of a call."""
+
+    @abc.abstractmethod
+    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Float[Array, "b t h w c"]:
+        """Compute the raw output for (z, log-SNR, conditioning, train=...)."""
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a clip must be multiples of this."""
+        return 1
+
+    @property
+    def operators(self) -> Mapping[str, tuple[int, ...]]:
+        """The levels that use each operator besides the spatial convolution."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +42,11 @@ class Denoiser:
     By a stage that is loaded again, too, or whose sampling is replaced.
 
     Attributes:
-      network: a `Network` (imagen/stage.py).
+      network: a `VideoUNet`.
       parameterization: what its output means, as in `DiffusionStage`.
     """
 
-    network: Any
+    network: DenoisingNetwork
     parameterization: str | Parameterization
 
     def __hash__(self) -> int:

@@ -36,7 +36,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +46,15 @@ from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
 from vidgen.imagen.learned import checked_range
 from vidgen.imagen.stage import DiffusionStage, by_noise
+from vidgen.model import OnStep, Student
 from vidgen.types import (
     Conditioning,
     Frozen,
+    Known,
     Metrics,
     Params,
     TextEmbedding,
+    TextMix,
     VideoBatch,
     VideoShape,
     null_text,
@@ -93,8 +96,8 @@ def two_step_target(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distillation(abc.ABC):
-    """What both kinds share: a trainer's `Model` whose loss reads {"teacher": params}.
+class Distillation(Student):
+    """What both kinds share.
 
     Attributes:
       stage: the student.
@@ -102,10 +105,14 @@ class Distillation(abc.ABC):
         pixels; Imagen Video, which samples with up to 15, prints none.
     """
 
+    name: str = dataclasses.field(init=False)
+    shape: VideoShape = dataclasses.field(init=False)
     stage: DiffusionStage
     weight_range: Sequence[float] = (0.0, 4.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.stage.name)
+        object.__setattr__(self, "shape", self.stage.shape)
         object.__setattr__(self, "weight_range", checked_range(self.weight_range))
         if not self.stage.guidance_input:
             raise ValueError(f"the stage {self.stage.name} is no student; make one by `student`.")
@@ -154,36 +161,33 @@ class Distillation(abc.ABC):
 
     # ---- what else a run asks of a model ---------------------------------------------------------
 
-    @property
-    def name(self) -> str:
-        """That of the stage."""
-        return self.stage.name
-
-    @property
-    def shape(self) -> VideoShape:
-        """The clip it generates."""
-        return self.stage.shape
-
-    @property
-    def conditioner(self) -> Any:
-        """What the student is told besides the text."""
-        return self.stage.conditioner
-
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
         """Fresh parameters of the student."""
         return self.stage.init(key, batch)
 
     def batch_spec(
-        self, batch_size: int, text_length: int, text_dim: int, **more: Any
+        self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """The shapes of a training batch."""
-        return self.stage.batch_spec(batch_size, text_length, text_dim, **more)
+        """Describe a training batch by ShapeDtypeStructs."""
+        sizes = (batch_size, text_length, text_dim)
+        return self.stage.batch_spec(*sizes, captions_per_clip=captions_per_clip)
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
+        """Shrink clips to those of the stage before; None for the base."""
+        return self.stage.degrade(video)
 
     def generate(
-        self, params: Params, text: TextEmbedding, low_res: Any, keys: Key[Array, "b"], **more: Any
+        self,
+        params: Params,
+        text: TextEmbedding | TextMix,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
+        keys: Key[Array, "b"],
+        *,
+        on_step: OnStep | None = None,
+        known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Videos of the student as it is now."""
-        return self.stage.generate(params, text, low_res, keys, **more)
+        """Make clips with the student as it is now."""
+        return self.stage.generate(params, text, low_res, keys, on_step=on_step, known=known)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -66,11 +66,11 @@ class Learned:
             check_weights(stage, guidance, self.weight_range)
         if not self.ladders:
             return
-        if (sampler.kind, sampler.steps) not in self.ladders:
+        if (sampler.name, sampler.steps) not in self.ladders:
             choices = " or ".join(f"{steps} steps of {kind}" for kind, steps in self.ladders)
             raise ValueError(
                 f"the stage {stage} is a distilled student, which has learned {choices}, not "
-                f"{sampler.steps} steps of {sampler.kind}: leave out --steps and --sampler for it "
+                f"{sampler.steps} steps of {sampler.name}: leave out --steps and --sampler for it "
                 f"(--steps={stage}={self.steps} names it alone), or take the model that it was "
                 "distilled from, which takes any."
             )

@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vidgen.diffusion import guidance, parameterization, samplers, schedules
+from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
-from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
-from vidgen.imagen.denoiser import Denoiser, at_weight
+from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.learned import Learned
+from vidgen.model import OnStep, SampledModel
 from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
@@ -46,22 +46,9 @@ from vidgen.types import (
 )
 
 
-@runtime_checkable
-class DenoisingNetwork(Protocol):
-    """A pair of pure functions: a Linen module whose call denoises (imagen/unet.py)."""
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Params:
-        """Fresh parameters."""
-        ...
-
-    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:
-        """The raw output for (z, logsnr, conditioning, train=...)."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionStage:
-    """A stage of the cascade; satisfies the trainer's `Model`.
+class DiffusionStage(SampledModel):
+    """A stage of the cascade.
 
     Attributes:
       name: "base", "tsr1", ...: also its gin scope.
@@ -87,7 +74,6 @@ class DiffusionStage:
     """
 
     name: str = "base"
-    shape: VideoShape
     train_shape: VideoShape | None = None
     network: DenoisingNetwork
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
@@ -95,13 +81,11 @@ class DiffusionStage:
     parameterization: str | parameterization.Parameterization = "v"
     loss_weight: str | parameterization.LossWeight = "v_mse"
     conditioner: Conditioner = NoLowRes()
-    guidance: GuidanceSpec = GuidanceSpec()
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
     text_drop_rate: float = 0.1
     guidance_input: bool = False
     learned: Learned | None = None
     joint: bool = False
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
@@ -117,6 +101,30 @@ class DiffusionStage:
     def input_shape(self) -> VideoShape | None:
         """The clip that the stage before must give; None for the base."""
         return conditioning.input_shape(self.shape, self.conditioner)
+
+    @property
+    def stride(self) -> int:
+        """Height and width of a clip must be multiples of this."""
+        return self.network.stride
+
+    @property
+    def operators(self) -> Mapping[str, tuple[int, ...]]:
+        """The levels of the network that use each operator."""
+        return self.network.operators
+
+    @property
+    def lacks_single_frames(self) -> bool:
+        """Whether it works over time, and was trained on clips of several frames alone."""
+        temporal = any(self.operators.get(f"temporal {name}") for name in ("conv", "attention"))
+        return temporal and not self.joint and (self.train_shape or self.shape).frames > 1
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
+        """Shrink clips to those of the stage before; None for the base."""
+        return self.conditioner.degrade(video)
+
+    def without_guidance(self) -> SampledModel:
+        """Leave guidance out; a student stays as it is, as its weight costs nothing."""
+        return self if self.guidance_input else super().without_guidance()
 
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
@@ -218,7 +226,7 @@ class DiffusionStage:
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Videos for `text`, in about [-1, 1]; each depends on its own text and key alone.
@@ -230,20 +238,20 @@ class DiffusionStage:
         `on_step(done, total)` the steps are run one by one, with the same result as the single
         compiled scan.
         """
-        x0_fn, run = self._start(params, text, low_res, keys, known)
-        run["logsnrs"] = self.sampler.logsnrs(self.schedule)
-        if on_step is None:
-            return samplers.sample(x0_fn, self.sampler.transition(), **run)
-        return samplers.sample_stepwise(x0_fn, self.sampler.transition(), on_step=on_step, **run)
+        x0_fn, z, keys = self._start(params, text, low_res, keys, known)
+        levels = self.sampler.logsnrs(self.schedule)
+        return sampling.sample(
+            x0_fn, self.sampler.sampler(), logsnrs=levels, z=z, keys=keys, on_step=on_step
+        )
 
     def _start(
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: Any,
-        keys: Any,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
+        keys: Key[Array, "b"],
         known: Known | None,
-    ) -> tuple[guidance.X0Fn, dict[str, Any]]:
+    ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
@@ -256,7 +264,7 @@ class DiffusionStage:
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
-        return x0_fn, {"z": z, "keys": split[:, 1]}
+        return x0_fn, z, split[:, 1]
 
     @property
     def evaluations(self) -> int:
@@ -279,15 +287,13 @@ class DiffusionStage:
         before = self.input_shape
         low_res = None if before is None else spec((batch_size, *before.thwc), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
-        x0_fn, run = jax.eval_shape(self._start, params, text, low_res, keys, None)
+        x0_fn, z, keys = jax.eval_shape(self._start, params, text, low_res, keys, None)
         leaves, tree = jax.tree.flatten(x0_fn)
         own = jax.tree.leaves(params)  # the first of what the denoiser holds
         x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
-        level = spec((), run["z"].dtype)
+        level = spec((), z.dtype)
         step = (spec((), jnp.int32), (level,) * 4, spec((), jnp.bool_))
-        carry = (run["z"], run["z"])
-        arguments = (x0_fn, self.sampler.transition(), run["keys"], carry, *step)
-        return samplers.compiled_step, arguments
+        return sampling.compiled_step, (x0_fn, self.sampler.sampler(), keys, (z, z), *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
         """(t, h, w, c) of what is generated."""
@@ -321,7 +327,7 @@ def _initial_noise(
     keys: Key[Array, "b"], shape: tuple[int, int, int, int]
 ) -> Float[Array, "b t h w c"]:
     """The z to start from, laid out over the mesh as activations are."""
-    return axes.constrain_video(samplers.initial_noise(keys, shape))
+    return axes.constrain_video(sampling.initial_noise(keys, shape))
 
 
 def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:

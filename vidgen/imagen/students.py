@@ -134,7 +134,7 @@ class StudentSchedule:
                 stage=self._sampled(steps, steps), steps=steps, **common
             )
             found.append((f"steps_{steps}", halved))
-        if sampler.kind == "stochastic":
+        if sampler.name == "stochastic":
             last = ProgressiveDistillation(
                 stage=self.student, steps=steps, stochastic=True, **common
             )

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.nn import attention, axes, embeddings, initializers, remat
 from vidgen.nn.conv import (
     NORMS,
@@ -42,8 +43,8 @@ from vidgen.types import Conditioning
 GUIDANCE_GAIN = 256.0
 
 
-class VideoUNet(nn.Module):
-    """A factorised space-time U-Net; satisfies the `Denoiser` protocol of imagen/stage.py.
+class VideoUNet(nn.Module, DenoisingNetwork):
+    """A factorised space-time U-Net.
 
     Attributes:
       levels: from full resolution down.

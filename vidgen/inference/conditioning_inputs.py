@@ -17,12 +17,12 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from vidgen.data.video.footage import ROUNDING, SLACK, Footage, FootageError, open_footage
+from vidgen.imagen.cascade import Cascade
 from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
@@ -59,14 +59,15 @@ class Init:
         return _opened("init", self.path)
 
     def sized(
-        self, chain: Any, *, frames: int | None, height: int | None, width: int | None
-    ) -> Any:
+        self, chain: Cascade, *, frames: int | None, height: int | None, width: int | None
+    ) -> Cascade:
         """`chain` (a cascade) for clips that come from this video, of the size asked for.
 
         Raises:
           ValueError: its stages cannot make that of it.
         """
         wanted, (time, space) = chain.input_shape, chain.factors
+        assert wanted is not None
         footage = self.footage.at_rate(wanted.fps)
         if footage.is_still and time > 1:
             raise ValueError(

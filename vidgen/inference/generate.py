@@ -29,10 +29,12 @@ from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
 from vidgen.data.video import encode as video_writer
+from vidgen.imagen.cascade import Cascade
 from vidgen.inference import per_stage
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
+from vidgen.model import SampledModel
 from vidgen.progress import progress_bar
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
@@ -62,7 +64,6 @@ class Generate:
 
     Attributes:
       stages: what makes the clips, in the order in which they run.
-      cascade: makes a chain of their models: checks that they fit, and runs them one by one.
       prompts: what to show, one clip (or `num_samples`) each. "" is video without text, as clips
         without a caption are in training.
       output: file to write; its suffix is the format. Several clips are numbered.
@@ -81,7 +82,6 @@ class Generate:
     """
 
     stages: Sequence[Stage]
-    cascade: Callable[..., Any]
     prompts: Sequence[str]
     output: str = "out.mp4"
     seed: int = 0
@@ -114,9 +114,9 @@ class Generate:
             video_writer.check_rate(self.output, model.shape.fps)
 
     @functools.cached_property
-    def chain(self) -> Any:
+    def chain(self) -> Cascade:
         """The cascade of the models, with the sampling and for the size asked for."""
-        chain = self.cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        chain = Cascade([self.sampling.apply(stage.model) for stage in self.stages])
         height, width = self.size or (None, None)
         wanted = {"frames": self.frames, "height": height, "width": width}
         if chain.input_shape is None and self.init is not None:
@@ -180,7 +180,7 @@ class Generate:
             if model is self.chain.stages[-1]:
                 yield clip, video
 
-    def made(self) -> Iterator[tuple[Any, Clip, Float[np.ndarray, "t h w c"]]]:
+    def made(self) -> Iterator[tuple[SampledModel, Clip, Float[np.ndarray, "t h w c"]]]:
         """(model, clip, frames) of every stage and clip, stage by stage."""
         clips, chain = self.clips(), self.chain
         models = dict(zip(chain.names, chain.stages, strict=True))
@@ -188,6 +188,7 @@ class Generate:
         tell_of_images(self.stages, chain.stages)
         low_res, known = None, None
         if self.init is not None:
+            assert chain.input_shape is not None
             video = self.init.read(chain.input_shape)
             low_res = np.broadcast_to(video, (len(clips), *video.shape))
         if self.known:
@@ -248,7 +249,7 @@ class Generate:
     def _sample(
         self,
         progress: _Progress,
-        model: Any,
+        model: SampledModel,
         params: Params,
         text: TextEmbedding,
         low_res: Any,
@@ -279,7 +280,7 @@ class Generate:
 class _Progress:
     """A bar for each stage: its steps over all batches, and the time left."""
 
-    def __init__(self, models: dict[str, Any], sizes: dict[str, int], clips: int) -> None:
+    def __init__(self, models: dict[str, SampledModel], sizes: dict[str, int], clips: int) -> None:
         """Nothing is shown before the first stage begins."""
         self._totals = {
             name: -(-clips // sizes[name]) * model.sampler.steps for name, model in models.items()

@@ -8,7 +8,7 @@ full      nothing: the block runs again
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,17 @@ POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+@runtime_checkable
+class Rematerialized(Protocol):
+    """A Linen module with a setting `remat`, one of `POLICIES`."""
+
+    remat: str
+
+    def clone(self, **settings: Any) -> Any:
+        """Copy the module with other settings."""
+        ...
 
 
 def check(owner: str, policy: str) -> None:

@@ -13,27 +13,14 @@ with the known one that is nearest in time, the earlier if there is one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vidgen.model import OnStep, TokenizerModel
 from vidgen.types import Known, Params, TextEmbedding, TextMix, VideoShape
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What turns videos into tokens and back: phenaki/tokenizer.py."""
-
-    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """The tokens of `video`."""
-        ...
-
-    def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """The video of `tokens`, in [-1, 1]."""
-        ...
 
 
 def generate(
@@ -42,7 +29,7 @@ def generate(
     text: TextEmbedding | TextMix,
     keys: Key[Array, "b"],
     *,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
     known: Known | None = None,
 ) -> Float[Array, "b t h w c"]:
     """Videos for `text`, in [-1, 1]; each depends on its own text, key and known content alone.
@@ -74,7 +61,7 @@ def unknown(shape: VideoShape, clips: int) -> Known:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _encoded(
-    tokenizer: Tokenizer, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
+    tokenizer: TokenizerModel, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
     """The tokens of what is known, and which of them are known in all their pixels."""
     return tokenizer.encode(params, filled(video, mask)), known_tokens(mask, grid)
@@ -82,7 +69,7 @@ def _encoded(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decoded(
-    tokenizer: Tokenizer, params: Params, tokens: Array, video: Array, mask: Array
+    tokenizer: TokenizerModel, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
     """The video of the tokens, with the known pixels as they were."""
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))

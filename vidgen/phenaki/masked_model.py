@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
+from vidgen.model import Model, SampledModel, TokenizerModel
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
-from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
+from vidgen.phenaki.token_batch import BATCHES, clip_text, mean_where
 from vidgen.types import (
     Frozen,
     Known,
@@ -38,7 +39,6 @@ from vidgen.types import (
     TextMix,
     TokenBatch,
     VideoBatch,
-    VideoShape,
     null_text,
 )
 
@@ -60,8 +60,8 @@ class TokenNetwork(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedVideoModel:
-    """The transformer of Phenaki; satisfies the trainer's `Model`.
+class MaskedVideoModel(SampledModel):
+    """The transformer of Phenaki.
 
     Attributes:
       name: its name and its gin scope.
@@ -82,8 +82,7 @@ class MaskedVideoModel:
     """
 
     name: str = "maskgit"
-    shape: VideoShape
-    tokenizer: Tokenizer
+    tokenizer: TokenizerModel
     network: TokenNetwork
     batches: str = "videos"
     schedule: str = "cosine"
@@ -92,7 +91,6 @@ class MaskedVideoModel:
     text_drop_rate: float = 0.1
     sampler: DecodingSpec = DecodingSpec()
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         decoding.mask_schedule(self.schedule)
@@ -271,8 +269,8 @@ class MaskedVideoModel:
         return found.reshape(tokens.shape)
 
     @property
-    def reads(self) -> dict[str, Any]:
-        """The models whose parameters `loss` finds in `frozen`."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The tokenizer, which turns the videos of a batch into tokens."""
         return {"tokenizer": self.tokenizer}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
@@ -302,10 +300,6 @@ class MaskedVideoModel:
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
         return generation.generate(self, params, text, keys, on_step=on_step, known=known)
-
-    @property
-    def input_shape(self) -> None:
-        """It starts from text alone."""
 
     @property
     def patch_time(self) -> int:

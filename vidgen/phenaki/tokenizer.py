@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
+from vidgen.model import Model, TokenizerModel
 from vidgen.nn import axes, initializers
 from vidgen.phenaki import adversarial, token_batch
 from vidgen.phenaki import tokenizer_losses as losses
@@ -38,7 +39,7 @@ from vidgen.phenaki.tokenizer_losses import (
     as_stills,
     psnr,
 )
-from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch, VideoShape
+from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch
 
 
 @runtime_checkable
@@ -89,8 +90,8 @@ class Quantizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoTokenizer:
-    """Video to tokens and back; satisfies the trainer's `Model`.
+class VideoTokenizer(TokenizerModel):
+    """Video to tokens and back.
 
     Parameters are {"generator": {"autoencoder", "quantizer"}}, and with a discriminator
     {"discriminator"} and for LeCam {"anchors"}, its moving averages: give these to
@@ -110,14 +111,12 @@ class VideoTokenizer:
     """
 
     name: str = "cvivit"
-    shape: VideoShape
     autoencoder: Autoencoder
     quantizer: Quantizer
     discriminator: Any = None
     image_perceptual: FrameDistance | None = None
     video_perceptual: ClipDistance | None = None
     weights: LossWeights = LossWeights()
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         self.grid(self.shape.frames, self.shape.height, self.shape.width)  # or a ValueError
@@ -141,8 +140,8 @@ class VideoTokenizer:
         return "generator"
 
     @property
-    def reads(self) -> dict[str, None]:
-        """The perceptual networks that `loss` finds in `frozen`; a plan leaves them out."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The perceptual networks, which a plan leaves out."""
         return {name: None for name in losses.NETWORKS if getattr(self, name) is not None}
 
     def batch_spec(
@@ -246,12 +245,6 @@ class VideoTokenizer:
     def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
         """The clips that these tokens stand for, in [-1, 1]."""
         return jnp.clip(self._autoencode(params, self._lookup(params, tokens), "decode"), -1, 1)
-
-    def reconstruct(
-        self, params: Params, video: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b t h w c"]:
-        """What is left of `video` after its way through the tokens."""
-        return self.decode(params, self.encode(params, video))
 
     def encode_stream(
         self, params: Params, chunks: Iterable[Float[Array, "b _ h w c"]]

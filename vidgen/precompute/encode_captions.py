@@ -19,8 +19,9 @@ from tqdm import tqdm
 from vidgen.data.cache import text_cache
 from vidgen.data.sources.folder import Source, captions_of
 from vidgen.data.sources.streams import Stream
-from vidgen.train.batches import TextEncoder, encode_captions, this_process
-from vidgen.types import TextEmbedding
+from vidgen.text.encoder import CachedEncoder
+from vidgen.train.batches import encode_captions, this_process
+from vidgen.types import TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class Encode:
     def __call__(self) -> None:
         """Encodes, and tells how many captions there are."""
         part, parts = this_process()
-        encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
+        encoder = self.text_encoder
+        if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
+            encoder = encoder.encoder
         text_cache.TextCacheManifest(
             encoder=encoder.name,
             length=encoder.length,

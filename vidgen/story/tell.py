@@ -29,6 +29,7 @@ from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
+from vidgen.model import SampledModel
 from vidgen.story import first_frames
 from vidgen.story import segments as story_plan
 from vidgen.story.film import ResumableVideo
@@ -82,7 +83,7 @@ class GenerateStory:
             self._model_of(segment)
 
     @functools.cached_property
-    def model(self) -> Any:
+    def model(self) -> SampledModel:
         """The model with the sampling asked for."""
         return self.sampling.apply(self.stage.model)
 
@@ -95,7 +96,7 @@ class GenerateStory:
             self.story,
             shape.frames,
             self.context_frames,
-            getattr(self.model, "patch_time", 1),
+            self.model.patch_time,
             shape.fps,
             given_frames=given,
             seed=self.seed,
@@ -109,7 +110,7 @@ class GenerateStory:
             return None
         try:
             return first_frames.read(
-                first, self.model.shape, self.context_frames, getattr(self.model, "patch_time", 1)
+                first, self.model.shape, self.context_frames, self.model.patch_time
             )
         except FootageError as error:
             raise ValueError(f"the film cannot begin with {error}") from error
@@ -156,7 +157,7 @@ class GenerateStory:
                 "content of first": first and content_hash(first.path),
                 "sampling": repr(self.sampling),
                 "sampler": repr(self.model.sampler),
-                "guidance": repr(getattr(self.model, "guidance", None)),
+                "guidance": repr(self.model.guidance),
             },
         }
 
@@ -209,7 +210,7 @@ class GenerateStory:
                 film.append(told.segment.index, told.frames, {"context": told.context})
                 progress.end(told.segment)
 
-    def _model_of(self, segment: Segment) -> Any:
+    def _model_of(self, segment: Segment) -> SampledModel:
         """The model with the sampling that the scene asks for, and the run, which wins."""
         if segment.guidance is None and segment.steps is None:
             return self.model

@@ -36,6 +36,7 @@ from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Stage
+from vidgen.model import SampledModel
 from vidgen.story.film import ResumableVideo, ResumeError
 from vidgen.story.film_progress import FilmProgress
 from vidgen.story.segments import Segment
@@ -78,14 +79,15 @@ class Upscale:
         tell, found = self.tell, []
         film = dataclasses.replace(tell.model.shape, frames=tell.segments[-1].end_frame)
         sampling = tell.sampling
-        named = getattr(sampling.temperature, "by_stage", {})  # one for all is for the tokens
+        temperature = sampling.temperature
+        # One temperature for all is for the tokens.
+        named = temperature.by_stage if isinstance(temperature, PerStage) else {}
         sampling = dataclasses.replace(sampling, temperature=PerStage(None, named))
         for stage in self.stages:
             time, space = _factors(stage.model)
             height, width = film.height * space, film.width * space
             shape = dataclasses.replace(stage.model.shape, height=height, width=width)
-            model: Any = sampling.apply(stage.model)
-            model = dataclasses.replace(model, shape=shape)
+            model = dataclasses.replace(sampling.apply(stage.model), shape=shape)
             given = shape.frames // time
             known = min(math.ceil(self.overlap * given), given - 1) * time
             segments = _segments(tell, film.frames * time, shape.frames, known)
@@ -147,7 +149,7 @@ class Pass:
     """
 
     stage: Stage
-    model: Any
+    model: SampledModel
     film: VideoShape
     segments: Sequence[Segment]
     known: int
@@ -173,7 +175,7 @@ class Pass:
             "frames": self.model.shape.frames,
             "known": self.known,
             "sampler": repr(self.model.sampler),
-            "guidance": repr(getattr(self.model, "guidance", None)),
+            "guidance": repr(self.model.guidance),
         }
 
     def film_at(self, path: Path, identity: dict[str, Any], restart: bool) -> ResumableVideo:
@@ -283,7 +285,7 @@ def _first_frame(segment: Segment) -> int:
     return segment.first_frame
 
 
-def _factors(model: Any) -> tuple[int, int]:
+def _factors(model: SampledModel) -> tuple[int, int]:
     """How much more a stage makes: (frames, pixels along a side)."""
     before, made = model.input_shape, model.shape
     if before is None:
@@ -293,13 +295,12 @@ def _factors(model: Any) -> tuple[int, int]:
     return made.frames // before.frames, made.height // before.height
 
 
-def _check_size(film: VideoShape, models: Sequence[Any]) -> None:
+def _check_size(film: VideoShape, models: Sequence[SampledModel]) -> None:
     """Raises ValueError, with the nearest size, where the networks cannot take such frames."""
     larger, multiple = 1, 1
     for model in models:
         larger *= _factors(model)[1]
-        stride = getattr(getattr(model, "network", None), "stride", 1)
-        multiple = math.lcm(multiple, stride // math.gcd(stride, larger))
+        multiple = math.lcm(multiple, model.stride // math.gcd(model.stride, larger))
     names = ", ".join(model.name for model in models)
     for what, value in (("height", film.height), ("width", film.width)):
         if value % multiple:

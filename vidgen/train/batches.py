@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vidgen.data.video.transforms import to_float
-from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
+from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
 
 
 @runtime_checkable
@@ -57,30 +57,6 @@ class Dataset(Protocol):
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
         """Return the batches of process number `process[0]` of `process[1]`."""
-        ...
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What a run needs of a text encoder."""
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights; equal names and lengths give equal embeddings."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens of an encoded prompt, padding included."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features of a token."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode the prompts into numpy arrays."""
         ...
 
 

@@ -22,7 +22,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -37,36 +37,12 @@ from vidgen.data.cache.cache_folders import (
     path_in,
 )
 from vidgen.data.sources.array_records import read_record, write_records
-from vidgen.types import TextEmbedding
+from vidgen.types import TextEmbedding, TextEncoder
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _HASH = 16
 # What the name of an encoder ends with that was built without its weights (text/t5.py).
 _UNKNOWN = "-without-weights"
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """The part of `text.encoder.TextEncoder` that is needed here."""
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Width d of a token state."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Number s of tokens."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Tokens [b s d] and mask [b s]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +155,7 @@ class EncodedText:
     """
 
     path: str
-    encoder: Encoder
+    encoder: TextEncoder
 
     def __post_init__(self) -> None:
         manifest = self._manifest
