@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from vidgen.data.cache.text_cache import EncodedText
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
-from vidgen.train.partitioning import axes_of, map_optimizer_state, unbox
+from vidgen.train.partitioning import Partitioner, axes_of, map_optimizer_state, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Params, TextEncoder
 
