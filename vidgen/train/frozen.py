@@ -110,6 +110,10 @@ def _traced(model: Model, text: tuple[int, int]) -> Params:
 def fingerprint(weights: Callable[[], Frozen]) -> str:
     """Return a hash of the names, shapes and values of weights, which tells networks apart.
 
+    What was made with some weights is resumed with the same ones only. Folder and step do not tell
+    them, since training may put other weights there; hashing takes .005 s of the .3 s of loading a
+    stage of the demo.
+
     Args:
       weights: loads them (`FrozenParams`).
     """
