@@ -156,7 +156,7 @@ class _Session:
             progress_bar(run.train_steps, initial=self.step, active=jax.process_index() == 0)
         )
 
-    def _first_state(self, iterator: Any) -> tuple[TrainState, int]:
+    def _first_state(self, iterator: batches.BatchIterator) -> tuple[TrainState, int]:
         """Return the state of the newest checkpoint, or a fresh one, and its step.
 
         The iterator, the log and the monitor are set to where the checkpoint left them.
