@@ -1,9 +1,12 @@
 """From known pixels to known tokens and back, with a tokenizer that loses nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_models import FakeTokenizer
 
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.phenaki import generation
@@ -16,16 +19,14 @@ from vidgen.types import Known, TextEmbedding, VideoShape
 SHAPE = VideoShape(frames=5, height=4, width=8, channels=1)
 
 
-class Blocks:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks(FakeTokenizer):
     """Token = brightness of its first pixel: patches of 1 or 2 frames and 2 x 4 pixels, 4 codes."""
 
-    codes = 4
+    shape: VideoShape = SHAPE
 
     def grid(self, frames, height, width):
         return (1 + (frames - 1) // 2, height // 2, width // 4)
-
-    def frames_of(self, steps):
-        return 1 + (steps - 1) * 2
 
     def encode(self, params, video):
         corners = video[:, :, ::2, ::4, 0]
@@ -64,7 +65,7 @@ def content(mask):
 
 def test_without_known_content_every_pixel_is_made(setup):
     model, params, text = setup
-    video = generation.generate(model, params, text, jax.random.split(jax.random.key(2)))
+    video = model.generate(params, text, None, jax.random.split(jax.random.key(2)))
     assert video.shape == (2, *SHAPE.thwc)
     assert set(np.unique(video)) <= {-0.5, 0.0, 0.5, 1.0}
 
@@ -77,7 +78,7 @@ def test_known_frames_come_out_as_they_went_in(setup, frames):
     noise = known.video + 0.1 * jax.random.normal(jax.random.key(3), known.video.shape)
     known = known.replace(video=noise)  # no code is exactly this
     keys = jax.random.split(jax.random.key(2))
-    video = generation.generate(model, params, text, keys, known=known)
+    video = model.generate(params, text, None, keys, known=known)
     np.testing.assert_array_equal(video[:, :frames], known.video[:, :frames])
 
 
@@ -92,7 +93,7 @@ def test_known_tokens_are_those_of_the_known_frames(setup, monkeypatch):
     monkeypatch.setattr(MaskedVideoModel, "sample_tokens", sample_tokens)
     mask = (np.arange(5) < 3)[None, :, None, None, None]
     known = content(mask)
-    generation.generate(model, params, text, jax.random.split(jax.random.key(2)), known=known)
+    model.generate(params, text, None, jax.random.split(jax.random.key(2)), known=known)
     assert seen["known"][:, :2].all() and not seen["known"][:, 2:].any()
     codes = np.asarray(Blocks().encode({}, known.video))
     np.testing.assert_array_equal(seen["tokens"][:, :2], codes[:, :2])
@@ -121,8 +122,8 @@ def test_holes_are_filled_from_the_nearest_known_frame():
 def test_a_clip_does_not_depend_on_its_neighbours(setup):
     model, params, text = setup
     keys = jax.random.split(jax.random.key(5))
-    both = generation.generate(model, params, text, keys)
-    alone = generation.generate(model, params, jax.tree.map(lambda x: x[1:], text), keys[1:])
+    both = model.generate(params, text, None, keys)
+    alone = model.generate(params, jax.tree.map(lambda x: x[1:], text), None, keys[1:])
     np.testing.assert_array_equal(both[1:], alone)
 
 
@@ -130,8 +131,8 @@ def test_steps_are_told(setup):
     model, params, text = setup
     told = []
     keys = jax.random.split(jax.random.key(5))
-    one_by_one = generation.generate(
-        model, params, text, keys, on_step=lambda done, total: told.append((done, total))
+    one_by_one = model.generate(
+        params, text, None, keys, on_step=lambda done, total: told.append((done, total))
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
-    np.testing.assert_array_equal(one_by_one, generation.generate(model, params, text, keys))
+    np.testing.assert_array_equal(one_by_one, model.generate(params, text, None, keys))

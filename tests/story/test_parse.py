@@ -225,31 +225,6 @@ def test_a_true_film_that_begins_elsewhere_is_refused(changes):
         true_frames(task(**changes), "t.json#1")
 
 
-def test_storybench_annotations(tmp_path):
-    entry = {
-        "video_name": "a",
-        "sentence_parts": ["A man dances.", "He falls."],
-        "start_times": [0, 2.5],
-        "end_times": [2.5, 4],
-        "background_description": "In a hall.",
-        "question_info": "q_1",
-        "traces": [1, 2],
-    }
-    path = write(tmp_path, json.dumps([entry]), "a.json")
-    story = load(path)
-    assert [(s.prompt, s.seconds) for s in story.scenes] == [
-        ("A man dances. In a hall.", 2.5),
-        ("He falls. In a hall.", 1.5),
-    ]
-    assert plan(story, 11, 5, 2, 8)[-1].end_frame == 32
-    entry["end_times"][1] = 2.5
-    text = refused(tmp_path, json.dumps([entry]), "a.json")
-    assert text == ": scene 2: end_times is 2.5, not after its start at 2.5."
-    entry["end_time"] = entry.pop("end_times")
-    text = refused(tmp_path, json.dumps([entry]), "a.json")
-    assert text == ": the key end_times is missing; 'end_time' is there."
-
-
 @pytest.mark.parametrize(
     "changes, words",
     [

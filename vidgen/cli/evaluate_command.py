@@ -21,7 +21,9 @@ from vidgen.config import gin_files
 def run(flags: argparse.Namespace) -> dict[str, Any] | None:
     """Builds what the flags ask for, and runs it; returns the result where there is one."""
     jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
-    if jsons and not flags.model:
+    if flags.metrics == "help":
+        _list_metrics(flags)
+    elif jsons and not flags.model:
         _compare(flags, jsons)
     elif flags.protocol == "storybench" or flags.stories:
         _stories(flags)
@@ -33,6 +35,16 @@ def run(flags: argparse.Namespace) -> dict[str, Any] | None:
         built = _of_model(flags) if flags.model else _of_files(flags)
         return None if flags.dry_run else built()
     return None
+
+
+def _list_metrics(flags: argparse.Namespace) -> None:
+    """Print the metrics that there are, those of a user's own modules included."""
+    from vidgen.config.gin_sessions import Sessions
+    from vidgen.evals import metrics
+
+    sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
+    sessions.build(metrics.MetricInputs)
+    print(metrics.listing(), flush=True)
 
 
 def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
@@ -53,12 +65,12 @@ def _of_files(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import stored_clips
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import EvalData, MetricInputs
+    from vidgen.evals.metrics import EvalData, MetricInputs
     from vidgen.evals.protocols import Protocol
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
     window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
-    made, *rest = [stored_clips.opened(path, window, flags.clips) for path in flags.inputs]
+    made, *rest = [stored_clips.open_clips(path, window, flags.clips) for path in flags.inputs]
     real = rest[0] if rest else None
     if real is not None and real.shape.thwc != made.shape.thwc:
         raise ValueError(
@@ -67,15 +79,15 @@ def _of_files(flags: argparse.Namespace) -> Any:
         )
     paired = real is not None and len(made) == len(real) and made.names == real.names
     captions = all(made.read(number)[1] for number in (0, len(made) - 1))
-    question = EvalData(made=made, real=real, paired=paired, captions=captions)
     sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
-    tools = sessions.build(MetricInputs, **_weights(flags))
+    inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
+    data = EvalData(generated=made, real=real, paired=paired, captioned=captions, inputs=inputs)
     protocol = Protocol(name="files", clips=len(made if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
     reports = _reports(flags)
     reports["settings"] = settings
-    return Evaluate(question=question, protocol=protocol, tools=tools, title=made.name, **reports)
+    return Evaluate(data=data, protocol=protocol, title=made.name, **reports)
 
 
 def _of_model(flags: argparse.Namespace) -> Any:
@@ -83,43 +95,44 @@ def _of_model(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import setup
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import MetricInputs
+    from vidgen.evals.metrics import MetricInputs
     from vidgen.evals.protocols import Protocol
     from vidgen.inference import stages
     from vidgen.inference.generate import Generate
+    from vidgen.model import SampledModel
 
     later = [*protocol_files(flags.protocol), *flags.gin_file]
     folders = stages.find(flags.model, None, flags.until)
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
     try:
-        subject = sessions.build_trained(setup.EvalModel, folders[-1])
+        model = stages.build_trained(sessions, setup.EvalModel, folders[-1])
     except (ValueError, OSError) as error:
         if flags.protocol is None:
             raise
         supply = sessions.build(Protocol).supply
         told = str(error).rstrip(".")
         raise ValueError(f"{told}; --protocol={flags.protocol} takes {supply}.") from error
-    protocol = _pinned(flags, subject.protocol)
-    subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
+    protocol = _pinned(flags, model.protocol)
+    model = dataclasses.replace(model, protocol=protocol, stages=len(folders))
     trained, run = [], None
     given = generate_flags.sampling_settings(flags)
     sampling = given.get("sampling", stages.Sampling())
-    if hasattr(subject.model, "generate"):
-        trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+    if isinstance(model.model, SampledModel):
+        trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
         given |= {"seed": protocol.seed, "prompts": ("?",)}
-        if subject.task == "generate":
-            given |= {} if subject.frames is None else {"frames": subject.frames}
+        if model.task == "generate":
+            given |= {} if model.frames is None else {"frames": model.frames}
             run = sessions.build(Generate, stages=trained, **given)
-    tools = sessions.build(MetricInputs, **_weights(flags))
+    inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
     step = given.get("checkpoint_step")
-    making = setup.maker(subject, protocol, trained, run, str(folders[-1]), sampling, step)
+    task = setup.choose_task(model, trained, run, str(folders[-1]), sampling, step)
     reports = _reports(flags)
     title = flags.model.rstrip("/")
-    question = setup.question(subject, protocol, making, title, reports["folder"])
+    data = setup.model_data(model, task, inputs, title, reports["folder"])
     curves = folders[-1] / "metrics.jsonl"
     reports["curves"] = str(curves) if curves.exists() else None
-    return Evaluate(question=question, protocol=protocol, tools=tools, title=title, **reports)
+    return Evaluate(data=data, protocol=protocol, title=title, **reports)
 
 
 def _stories(flags: argparse.Namespace) -> None:
@@ -139,10 +152,12 @@ def _stories(flags: argparse.Namespace) -> None:
     if folder.is_file():
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
-    found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
+    found = [
+        stages.build_trained(sessions, stages.Stage, path) for path in stages.find(flags.model)
+    ]
     given = generate_flags.sampling_settings(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.only(found)}
+    given |= {"stage": stages.single(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}

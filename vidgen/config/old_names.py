@@ -72,7 +72,7 @@ MOVED = {
     "runs.encode_tokens": "precompute.encode_tokens",
     "runs.evaluate": "evals.evaluate",
     "runs.evaluate_flags": "cli.evaluate_flags",
-    "runs.evaluate_tools": "evals.metric_inputs",
+    "runs.evaluate_tools": "evals.metrics",
     "runs.feed": "train.batches",
     "runs.film": "story.resumable_video",
     "runs.film_progress": "story.progress_bar",
@@ -118,8 +118,8 @@ MOVED = {
 
 # Classes, or settings as Class.field, that a configuration can name, by their module of today.
 RENAMED = {
-    ("evals.metric_inputs", "Question"): "EvalData",
-    ("evals.metric_inputs", "Tools"): "MetricInputs",
+    ("evals.metrics", "Question"): "EvalData",
+    ("evals.metrics", "Tools"): "MetricInputs",
     ("evals.setup", "Subject"): "EvalModel",
     ("imagen.student_training", "Distill.course"): "Distill.schedule",
     ("imagen.students", "Course"): "StudentSchedule",

@@ -16,7 +16,11 @@ State = Any  # what an autoencoder keeps of the chunks before; each has its own
 
 
 class CausalAutoencoder(nn.Module):
-    """A causal video autoencoder: its methods are called through `apply(..., method="encode")`."""
+    """A causal video autoencoder: its methods are called through `apply(..., method="encode")`.
+
+    `setup` of a subclass makes `encoder` and `decoder`, whose first result is the latents or the
+    video.
+    """
 
     @property
     def features(self) -> int:
@@ -63,11 +67,12 @@ class CausalAutoencoder(nn.Module):
 
     def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
         """Encode clips of any size that has a `grid`."""
-        raise NotImplementedError
+        self.grid(*video.shape[1:4])
+        return self.encoder(video)[0]
 
     def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
         """Decode latents to clips, float32 and not clipped."""
-        raise NotImplementedError
+        return self.decoder(latents)[0]
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         """Encode and decode."""

@@ -232,14 +232,6 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
         side = self.pixel_patch * math.prod(self.space)
         return math.prod(self.time), side, side
 
-    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """Encode clips of any size that has a `grid`."""
-        return self.encode_chunk(video)[0]
-
-    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
-        """Decode latents to clips, float32 and not clipped."""
-        return self.decoder(latents)[0]
-
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: State | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], State]:

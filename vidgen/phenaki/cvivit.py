@@ -217,15 +217,6 @@ class CViViT(CausalAutoencoder, CViViTSettings):
         """The patch: (frames, height, width) that one latent stands for."""
         return self.patch
 
-    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """Encode clips of any size that has a `grid`."""
-        self.grid(*video.shape[1:4])
-        return self.encoder(video)[0]
-
-    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
-        """Decode latents to clips, float32 and not clipped."""
-        return self.decoder(latents)[0]
-
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: KV | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], KV]:

@@ -1,8 +1,8 @@
 """Text, and whatever of the video is known already, to video.
 
-    tokens = encode(known video)        known where every pixel of a token is known
-    tokens = sample(text, tokens)       phenaki/decoding.py
-    video  = decode(tokens),            the known pixels put back as they were
+    tokens = encode_known(video)        known where every pixel of a token is known
+    tokens = sample(text, tokens)       MaskedVideoModel.sample_tokens
+    video  = decode_known(tokens)       the known pixels put back as they were
 
 Text to video, image to video, continuation, in between and inpainting differ in `known` alone
 (Phenaki 2.2). What is not known must not be seen by the tokens of what is: the tokenizer is
@@ -13,81 +13,60 @@ with the known one that is nearest in time, the earlier if there is one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.types import Known, Params, TextEmbedding, TextMix, VideoShape
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What turns videos into tokens and back: phenaki/tokenizer.py."""
-
-    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """The tokens of `video`."""
-        ...
-
-    def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """The video of `tokens`, in [-1, 1]."""
-        ...
+from vidgen.model import TokenizerModel
+from vidgen.types import Known, Params, VideoShape
 
 
-def generate(
-    model: Any,
-    params: Params,
-    text: TextEmbedding | TextMix,
-    keys: Key[Array, "b"],
-    *,
-    on_step: Callable[[int, int], None] | None = None,
-    known: Known | None = None,
-) -> Float[Array, "b t h w c"]:
-    """Generate videos; each depends on its own text, key and known content alone.
-
-    The programs are the same whatever is known, and whether anything is.
+def known_content(
+    known: Known | None, shape: VideoShape, clips: int
+) -> tuple[Float[Array, "b t h w c"], Bool[Array, "b t h w c"]]:
+    """Spread known content over all pixels.
 
     Args:
-      model: a `MaskedVideoModel`.
-      params: {"maskgit": of its network, "tokenizer": of its tokenizer}.
-      text: one prompt a clip, or two whose logits are mixed.
-      keys: one random key a clip.
-      on_step: called with (steps done, steps) after every step.
-      known: content that comes out unchanged.
+      known: the content; None is a video of which nothing is known.
+      shape: shape of a clip.
+      clips: number of clips b.
 
     Returns:
-      Videos in [-1, 1].
+      The known pixels, and True where a pixel is known. Their shapes do not depend on what is
+      known, so the programs that read them are the same.
     """
     if known is None:
-        known = unknown(model.shape, len(keys))
-    video = jnp.broadcast_to(known.video, (len(keys), *model.shape.thwc))
-    mask = jnp.broadcast_to(known.mask, video.shape)
-    tokens, kept = _encoded(model.tokenizer, model.grid, params["tokenizer"], video, mask)
-    tokens = model.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
-    return _decoded(model.tokenizer, params["tokenizer"], tokens, video, mask)
-
-
-def unknown(shape: VideoShape, clips: int) -> Known:
-    """Known content of this many clips, of which nothing is known."""
-    video = jnp.zeros((clips, *shape.thwc))
-    return Known(video=video, mask=jnp.zeros(video.shape, bool))
+        video = jnp.zeros((clips, *shape.thwc))
+        return video, jnp.zeros(video.shape, bool)
+    video = jnp.broadcast_to(known.video, (clips, *shape.thwc))
+    return video, jnp.broadcast_to(known.mask, video.shape)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encoded(
-    tokenizer: Tokenizer, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
+def encode_known(
+    tokenizer: TokenizerModel, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
-    """The tokens of what is known, and which of them are known in all their pixels."""
+    """Encode known content.
+
+    Args:
+      tokenizer: the tokenizer.
+      grid: grid of a clip's tokens, (time, rows, columns).
+      params: the parameters of the tokenizer.
+      video: the known pixels; others are not read.
+      mask: True on known pixels.
+
+    Returns:
+      The tokens, and which of them are known in all their pixels.
+    """
     return tokenizer.encode(params, filled(video, mask)), known_tokens(mask, grid)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decoded(
-    tokenizer: Tokenizer, params: Params, tokens: Array, video: Array, mask: Array
+def decode_known(
+    tokenizer: TokenizerModel, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
-    """Decode the tokens and put the known pixels back."""
+    """Decode tokens to clips in [-1, 1], and put the known pixels back."""
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))
 
 

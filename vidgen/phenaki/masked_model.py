@@ -25,11 +25,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
+from vidgen.model import Model, SampledModel, TokenizerModel
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
 from vidgen.phenaki.maskgit import FlatNetwork, TokenNetwork
-from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
+from vidgen.phenaki.token_batch import BATCHES, clip_text, mean_where
 from vidgen.types import (
     Frozen,
     Known,
@@ -40,14 +41,13 @@ from vidgen.types import (
     TextMix,
     TokenBatch,
     VideoBatch,
-    VideoShape,
     null_text,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedVideoModel:
-    """The transformer of Phenaki; satisfies the trainer's `Model`.
+class MaskedVideoModel(SampledModel):
+    """The transformer of Phenaki.
 
     Attributes:
       name: name of the model and of its gin scope.
@@ -68,8 +68,7 @@ class MaskedVideoModel:
     """
 
     name: str = "maskgit"
-    shape: VideoShape
-    tokenizer: Tokenizer
+    tokenizer: TokenizerModel
     network: TokenNetwork
     batches: str = "videos"
     schedule: str = "cosine"
@@ -78,7 +77,6 @@ class MaskedVideoModel:
     text_drop_rate: float = 0.1
     sampler: DecodingSpec = DecodingSpec()
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         decoding.mask_schedule(self.schedule)
@@ -141,18 +139,10 @@ class MaskedVideoModel:
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the cross-entropy of the masked tokens (Phenaki 2.2).
+        """Compute the cross-entropy of the masked tokens (Phenaki 2.2); see `Model`.
 
-        Args:
-          params: the parameters of the network.
-          frozen: the parameters of the tokenizer, by the name "tokenizer".
-          batch: videos or tokens, with their text.
-          key: draws the masked tokens, the dropped texts and dropout.
-          train: whether dropout acts.
-
-        Returns:
-          The loss, mean over the batch; and metrics: how often the likeliest code is right, the
-          share of masked tokens, ...
+        `frozen["tokenizer"]` holds the parameters of the tokenizer. The metrics are how often the
+        likeliest code is right, the share of masked tokens, and the like.
         """
         mask_key, drop_key, dropout_key = jax.random.split(key, 3)
         tokens, valid = token_batch.tokens_of(batch, self.tokenizer, frozen)
@@ -277,8 +267,8 @@ class MaskedVideoModel:
         return sampled.reshape(tokens.shape)
 
     @property
-    def reads(self) -> dict[str, Any]:
-        """The models whose parameters `loss` finds in `frozen`."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The tokenizer, which turns the videos of a batch into tokens."""
         return {"tokenizer": self.tokenizer}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
@@ -295,32 +285,24 @@ class MaskedVideoModel:
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: None,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate videos, with the content that is known; see `generation.generate`.
+        """Generate videos in [-1, 1]; see `Generator`.
 
-        Args:
-          params: what `merge_params` returned.
-          text: one prompt a clip, or two whose logits are mixed.
-          low_res: None; the model starts from no smaller video.
-          keys: one random key a clip.
-          on_step: called with (steps done, steps) after every step.
-          known: content that comes out unchanged.
-
-        Returns:
-          Videos in [-1, 1].
+        Each depends on its own text, key and known content alone. Of two prompts a clip the logits
+        are mixed. `low_res` is None: the model starts from no smaller video.
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
-        return generation.generate(self, params, text, keys, on_step=on_step, known=known)
-
-    @property
-    def input_shape(self) -> None:
-        """It starts from text alone."""
+        video, mask = generation.known_content(known, self.shape, len(keys))
+        tokenizer, own = self.tokenizer, params["tokenizer"]
+        tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
+        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
+        return generation.decode_known(tokenizer, own, tokens, video, mask)
 
     @property
     def patch_time(self) -> int:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
+from vidgen.model import Model, TokenizerModel
 from vidgen.nn import axes, initializers
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import token_batch
@@ -41,12 +42,12 @@ from vidgen.phenaki.tokenizer_losses import (
     as_stills,
     psnr,
 )
-from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch, VideoShape
+from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoTokenizer:
-    """Video to tokens and back; satisfies the trainer's `Model`.
+class VideoTokenizer(TokenizerModel):
+    """Video to tokens and back.
 
     Parameters are {"generator": {"autoencoder", "quantizer"}}, and with a discriminator
     {"discriminator"} and for LeCam {"anchors"}, its moving averages: give these to
@@ -66,14 +67,12 @@ class VideoTokenizer:
     """
 
     name: str = "cvivit"
-    shape: VideoShape
     autoencoder: CausalAutoencoder
     quantizer: Quantizer
     discriminator: Discriminator | None = None
     image_perceptual: PerceptualDistance | None = None
     video_perceptual: PerceptualDistance | None = None
     weights: LossWeights = LossWeights()
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         self.grid(self.shape.frames, self.shape.height, self.shape.width)  # or a ValueError
@@ -97,8 +96,8 @@ class VideoTokenizer:
         return "generator"
 
     @property
-    def reads(self) -> dict[str, None]:
-        """The perceptual networks that `loss` finds in `frozen`; a plan leaves them out."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The perceptual networks, which a plan leaves out."""
         return {name: None for name, distance in self.distances.items() if distance is not None}
 
     @property
@@ -147,17 +146,11 @@ class VideoTokenizer:
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute both losses in one.
+        """Compute both losses in one, and every term by itself; see `Model`.
 
-        Args:
-          params: the parameters.
-          frozen: the weights of the perceptual networks, from `FrozenNetworks`.
-          batch: clips; their text is not read.
-          key: draws the frames that a training step judges, and whether R1 counts in it.
-          train: whether this is a training step; an evaluation judges all frames, without R1.
-
-        Returns:
-          The loss, mean over the batch, and every term by itself.
+        `frozen` holds the weights of the perceptual networks, from `FrozenNetworks`. `key` draws
+        the frames that a training step judges, and whether R1 counts in it; an evaluation judges
+        all frames, without R1.
 
         Raises:
           ValueError: a perceptual network is set, but `frozen` lacks it.
@@ -216,14 +209,9 @@ class VideoTokenizer:
     # ---- use ---------------------------------------------------------------------------------
 
     def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """Encode clips to tokens.
+        """Encode clips of any size that has a `grid`; see `TokenizerModel`.
 
-        Args:
-          params: the parameters.
-          video: clips in [-1, 1] of any size that has a `grid`.
-
-        Returns:
-          The tokens; those of a prefix of the clip are a prefix of them.
+        The tokens of a prefix of a clip are a prefix of its tokens.
         """
         latents = self._autoencode(params, video, "encode")
         return self._tokens(params, latents)
@@ -231,12 +219,6 @@ class VideoTokenizer:
     def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
         """Decode tokens to clips in [-1, 1]."""
         return jnp.clip(self._autoencode(params, self._lookup(params, tokens), "decode"), -1, 1)
-
-    def reconstruct(
-        self, params: Params, video: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b t h w c"]:
-        """Encode clips and decode their tokens."""
-        return self.decode(params, self.encode(params, video))
 
     def encode_stream(
         self, params: Params, chunks: Iterable[Float[Array, "b _ h w c"]]

@@ -1,9 +1,8 @@
-"""The files in which StoryBench (Bugliarello et al., 2023) has its stories, in two forms.
+"""The task files of StoryBench (Bugliarello et al., 2023), which hold its stories.
 
 A task file is a list of objects with `texts`, `exact_frames_per_prompt` at 8 frames per second, a
-`background`, and, where a video is continued, `npz_video` with its first and last frame. A file of
-annotations is a list of objects with `sentence_parts`, `start_times` and `end_times` in seconds.
-Lengths come from real videos, so they are no whole segments: such stories have fit = trim.
+`background`, and, where a video is continued, `npz_video` with its first and last frame. Lengths
+come from real videos, so they are no whole segments: these stories have fit = trim.
 
 Of `npz_video`, frames `npz_video_start_frame` to before `npz_video_end_frame` may be seen, and the
 story begins at the latter, E. The benchmark's videos hold the frames shown, so it drops the first
@@ -40,24 +39,21 @@ _TASK_KEYS = (
     "indices_to_select",
     "comment",
 )
-_ANNOTATION_KEYS = ("sentence_parts", "start_times", "end_times")  # others are for people
-_NAMES = ("comment", "question_info", "video_name")
 
 
 def parse(text: str, entry: str = "", source: str = "StoryBench") -> Story:
     """Read one story of a file.
 
     Args:
-      text: the content of the file, of either form.
-      entry: which story: a number from 0, or its `comment` (`question_info`, `video_name`); "" is
-        the only one.
+      text: the content of the file.
+      entry: which story: a number from 0, or its `comment`; "" is the only one.
       source: name of the file, for messages.
 
     Returns:
       The story, whose `fit` is "trim".
 
     Raises:
-      StoryError: the file has neither form, or no such entry.
+      StoryError: the file is no task file, or has no such entry.
     """
     try:
         data = json.loads(text, object_pairs_hook=_unique)
@@ -70,8 +66,7 @@ def parse(text: str, entry: str = "", source: str = "StoryBench") -> Story:
         raise StoryError(f"{source}: expected a list of objects, as in StoryBench's task files.")
     index = _index(entries, entry, source)
     where = source if len(entries) == 1 else f"{source}#{index}"
-    read = _annotation if "sentence_parts" in entries[index] else _task
-    return read(entries[index], where)
+    return _task(entries[index], where)
 
 
 class _DuplicateKey(ValueError):
@@ -87,7 +82,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _index(entries: Sequence[dict[str, Any]], entry: str, source: str) -> int:
     last = len(entries) - 1
-    names = [str(next((e[n] for n in _NAMES if e.get(n)), i)) for i, e in enumerate(entries)]
+    names = [str(one.get("comment") or i) for i, one in enumerate(entries)]
     if not entry:
         if not last:
             return 0
@@ -126,7 +121,14 @@ def _task(entry: dict[str, Any], where: str) -> Story:
     background = entry.get("background")
     if background is not None and not isinstance(background, str):
         raise StoryError(f"{where}: background is {background!r}; it must be text or null.")
-    return _story(texts, seconds, background, where, first=_first(entry, where))
+    scenes = []
+    for text, length in zip(texts, seconds, strict=True):
+        prompt = text.strip()
+        if background and background.strip() and prompt:
+            # [guess] At the end, because a text encoder cuts off ends.
+            prompt = f"{prompt} {background.strip()}"
+        scenes.append(Scene(prompt, seconds=length))
+    return Story(scenes, fit="trim", first=_first(entry, where), source=where)
 
 
 def _first(entry: dict[str, Any], where: str) -> FirstFrames | None:
@@ -178,43 +180,6 @@ def true_frames(entry: Mapping[str, Any], where: str) -> tuple[int, int | None]:
             f"is {skip}, where {shown - given} frames are given. Build the task file anew."
         )
     return start, _frame(entry, "npz_gt_video_end_frame", where)
-
-
-def _annotation(entry: dict[str, Any], where: str) -> Story:
-    for key in _ANNOTATION_KEYS:
-        if key not in entry:
-            close = difflib.get_close_matches(key, [*entry], n=1, cutoff=0.7)
-            hint = f"; {close[0]!r} is there" if close else ""
-            raise StoryError(f"{where}: the key {key} is missing{hint}.")
-    texts = _list(entry, "sentence_parts", str, "text", where)
-    kind, words, count = (int, float), "a number", len(texts)
-    starts = _list(entry, "start_times", kind, words, where, count)
-    ends = _list(entry, "end_times", kind, words, where, count)
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if not end > start:
-            raise StoryError(
-                f"{where}: scene {i + 1}: end_times is {end}, not after its start at {start}."
-            )
-    seconds = [end - start for start, end in zip(starts, ends, strict=True)]
-    background = entry.get("background_description")
-    return _story(texts, seconds, background if isinstance(background, str) else None, where)
-
-
-def _story(
-    texts: Sequence[str],
-    seconds: Sequence[float | None],
-    background: str | None,
-    where: str,
-    first: FirstFrames | None = None,
-) -> Story:
-    """A story whose prompts end with the background: a text encoder cuts off ends [guess]."""
-    scenes = []
-    for text, length in zip(texts, seconds, strict=True):
-        prompt = text.strip()
-        if background and background.strip() and prompt:
-            prompt = f"{prompt} {background.strip()}"
-        scenes.append(Scene(prompt, seconds=length))
-    return Story(scenes, fit="trim", first=first, source=where)
 
 
 def _list(

@@ -193,18 +193,13 @@ class T5:
 
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
     """Read the weights of `files` into the tree of `shapes`, on the devices of `places`."""
-    params: Params = {
-        "embedding": _placed(files.outer("embedding"), shapes["embedding"], places["embedding"]),
-        "distance": {
-            "bias": _placed(
-                files.outer("distance"), shapes["distance"]["bias"], places["distance"]["bias"]
-            )
-        },
-        "norm": {
-            "scale": _placed(files.outer("norm"), shapes["norm"]["scale"], places["norm"]["scale"])
-        },
-        "layers": {},
-    }
+    params: Params = {"layers": {}}
+    for name, leaf in (("embedding", ""), ("distance", "bias"), ("norm", "scale")):
+        shape, place = shapes[name], places[name]
+        if leaf:
+            params[name] = {leaf: _placed(files.outer(name), shape[leaf], place[leaf])}
+        else:
+            params[name] = _placed(files.outer(name), shape, place)
     # Layer by layer: the host then holds one array at a time.
     pieces: dict[str, list[jax.Array]] = {name: [] for name in shapes["layers"]}
     for index in range(files.size.layers):

@@ -7,7 +7,8 @@
 
 B is one table of 32 buckets of the signed distance and all heads, shared by all layers. There is
 no bias and no dropout. Norms and softmax are float32 whatever the rest is (T5 v1.1; Raffel et al.
-2020, Shazeer 2020).
+2020, Shazeer 2020). The states of a tiny random model that `transformers` computed are a file of
+the tests, which therefore need no PyTorch.
 """
 
 from __future__ import annotations
