@@ -4,6 +4,7 @@ import pytest
 
 from vidgen.evals import setup
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.sprites.sprites import Sprites
@@ -14,7 +15,7 @@ SHAPE = VideoShape(frames=4, height=8, width=8)
 PICTURE = VideoShape(frames=1, height=8, width=8)
 
 
-class Unused:
+class Unused(DenoisingNetwork):
     """Stands for a network that is not run."""
 
     def init(self, rngs, *args, **kwargs):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidgen.model import Model
 from vidgen.phenaki import discriminator as losses
 from vidgen.phenaki import tokenizer_losses
 from vidgen.phenaki.cvivit import CViViT
@@ -29,7 +30,6 @@ from vidgen.phenaki.tokenizer_losses import (
     psnr,
 )
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import Model
 from vidgen.train.optimizers import SGD, AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer

@@ -142,7 +142,7 @@ class Pipeline(Dataset):
         end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
         own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
         ahead = blocks.local * self.prefetch
-        dataset = own.map(_At(loaded, blocks)).to_iter_dataset(
+        dataset = own.map(functools.partial(_example_at, loaded, blocks)).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         )
         return iter(_by_workers(dataset, self.workers, ahead=ahead))
@@ -200,7 +200,7 @@ class BatchIterator:
                 raise
             raise ChildProcessError(
                 f"a worker process that loads the data died ({error}) If the system killed it for "
-                "want of memory, take fewer (Pipeline.workers). The same command goes on from the "
+                "want of memory, take fewer (Pipeline.workers). The same command resumes from the "
                 "newest checkpoint."
             ) from error
 
@@ -260,16 +260,9 @@ class _Bad:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _At:
-    """A function from the number of an example in one process to the example."""
-
-    loaded: grain.MapDataset
-    blocks: Blocks
-
-    def __call__(self, number: int) -> Example | TokenExample | _Bad:
-        example: Any = self.loaded[self.blocks.position(int(number))]
-        return example
+def _example_at(loaded: grain.MapDataset, blocks: Blocks, number: int) -> Any:
+    """Return example `number` of one process."""
+    return loaded[blocks.position(int(number))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,13 +332,11 @@ class _LoadOrTell:
     def __call__(self, position: int) -> Example | TokenExample | BadExample:
         number = self.numbers[int(position)]
         rng = np.random.default_rng((self.seed, number))
-        try:
-            return self.source.load(number % len(self.source), rng)
-        except BadExample as bad:
-            return BadExample(bad.path, bad.reason)  # without what it holds of this frame
+        example = _Load(self.source).loaded(number, number % len(self.source), rng)
+        return BadExample(example.path, example.reason) if isinstance(example, _Bad) else example
 
 
-def _by_workers(dataset: Any, workers: int, *, ahead: int) -> Any:
+def _by_workers(dataset: grain.IterDataset, workers: int, *, ahead: int) -> grain.IterDataset:
     """Read `dataset` by worker processes that keep `ahead` examples ready, all together."""
     if not workers:
         return dataset

@@ -1,4 +1,8 @@
-"""Positions in the data: which a process loads, and where a run of any number of them goes on.
+"""Positions in the data: which a process loads, and where any number of processes resume.
+
+The batches of N processes are those of one process, in its order, and any number of processes and
+workers resumes from a checkpoint. (Taking every N-th example would not allow that, nor does grain's
+own position, which is one of so many workers. Streams do take every N-th element.)
 
 batch n of size B      positions nB, ..., nB + B - 1
 process p of P         the p-th block of B / P of each batch, its examples numbered 0, 1, 2, ...

@@ -22,12 +22,11 @@ from vidgen.evals.tasks import EvalTask, GenerateTask, PredictTask, ReconstructT
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Generator, Sampling, Stage, tell_of_images
-from vidgen.phenaki.tokenizer import VideoTokenizer
-from vidgen.train.batches import TextEncoder
+from vidgen.inference.stages import Sampling, Stage, tell_of_images
+from vidgen.model import Model, TokenizerModel
 from vidgen.train.callbacks import HeldOutLoss
 from vidgen.train.weights import open_weights
-from vidgen.types import VideoShape
+from vidgen.types import TextEncoder, VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class EvalModel:
       stages: the number of stages that are judged together; this model is the last.
     """
 
-    model: VideoTokenizer | Generator
+    model: Model
     text_encoder: TextEncoder
     source: Source | Stream
     held_out: HeldOutLoss | None = None
@@ -53,16 +52,11 @@ class EvalModel:
     stages: int = 1
 
     @property
-    def is_tokenizer(self) -> bool:
-        """Whether the model turns clips into tokens and back, instead of making clips."""
-        return isinstance(self.model, VideoTokenizer)
-
-    @property
     def task(self) -> str:
         """The task that the protocol names, or the one that the model is for."""
         if self.protocol.task:
             return self.protocol.task
-        if isinstance(self.model, VideoTokenizer):
+        if isinstance(self.model, TokenizerModel):
             return "reconstruct"
         if self.protocol.given:
             return "predict"
@@ -122,7 +116,7 @@ def choose_task(
     protocol = model.protocol
     own_step = per_stage.value(step, model.model.name)
     if model.task == "reconstruct":
-        if not isinstance(model.model, VideoTokenizer):
+        if not isinstance(model.model, TokenizerModel):
             raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
         with open_weights(model_dir) as weights:
             weights.stored_params(own_step)

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int, Key
 from vidgen import __version__
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate, clip_key
-from vidgen.inference.stages import Generator, Stage, for_text
-from vidgen.phenaki.tokenizer import VideoTokenizer
+from vidgen.inference.stages import Stage, for_text
+from vidgen.model import SampledModel, TokenizerModel
 from vidgen.train import frozen
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
@@ -197,7 +197,7 @@ class RestoreTask(_OneStage):
         """The small versions are made as in training."""
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
-        low_res = model.conditioner.degrade(jnp.asarray(truth))
+        low_res = model.degrade(jnp.asarray(truth))
         keys = self._keys(captions, numbers)
         return np.asarray(model.generate(self._params, text, low_res, keys), np.float32)
 
@@ -212,7 +212,7 @@ class ReconstructTask:
       step: which checkpoint is read; None: the last.
     """
 
-    model: VideoTokenizer
+    model: TokenizerModel
     model_dir: str
     step: int | None = None
     task: str = "reconstruct"
@@ -261,7 +261,7 @@ class ReconstructTask:
         return np.asarray(decode(self._params, encode(self._params, video)), np.float32)
 
 
-def sampling_of(model: Generator) -> dict[str, Any]:
+def sampling_of(model: SampledModel) -> dict[str, Any]:
     """Return the settings of a model's sampler and guidance as plain values."""
     return {
         f"{name}.{field.name}": value

@@ -120,7 +120,7 @@ class Cut:
     captioned: bool = False
 
 
-def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
+def cut_video(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
     """Cut a video, or read the result of an earlier run.
 
     A film that cannot be used gives no clip, and says why; it raises nothing.
@@ -149,7 +149,7 @@ def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
         if not keys:
             records.unlink()
             raise BadExample(film.path, f"no shot of it has {cutter.shape.frames} frames")
-        found = Cut(
+        cut = Cut(
             film=film.name,
             records=str(records),
             keys=tuple(keys),
@@ -157,12 +157,12 @@ def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
             counts=counts,
         )
     except BadExample as error:
-        found = rejected(film, error.reason)
+        cut = rejected(film, error.reason)
     except av.error.FFmpegError as error:  # frames that can be decoded, but neither shown nor kept
-        found = rejected(film, f"cannot be used ({error.strerror})")
-    rows = [[*key, count] for key, count in found.counts.items()]
-    paths.write(summary, json.dumps(dataclasses.asdict(found) | {"counts": rows}).encode())
-    return found
+        cut = rejected(film, f"cannot be used ({error.strerror})")
+    rows = [[*key, count] for key, count in cut.counts.items()]
+    paths.write(summary, json.dumps(dataclasses.asdict(cut) | {"counts": rows}).encode())
+    return cut
 
 
 def rejected(film: SourceVideo, reason: str) -> Cut:
@@ -182,9 +182,9 @@ def _mark(film: SourceVideo) -> str:
 
 
 def _read(summary: pathlib.Path) -> Cut:
-    found = json.loads(summary.read_bytes())
-    counts = collections.Counter({tuple(row[:-1]): row[-1] for row in found["counts"]})
-    return Cut(**found | {"keys": tuple(found["keys"]), "counts": counts})
+    fields = json.loads(summary.read_bytes())
+    counts = collections.Counter({tuple(row[:-1]): row[-1] for row in fields["counts"]})
+    return Cut(**fields | {"keys": tuple(fields["keys"]), "counts": counts})
 
 
 def described(counts: Counts, fps: float | int) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _order(item: tuple[tuple[str, ...], int]) -> tuple:
 
 def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecord]:
     """Cut the clips of a video, in order."""
-    for _, shot in itertools.groupby(_in_shots(film, cutter), key=lambda found: found[0]):
+    for _, shot in itertools.groupby(_in_shots(film, cutter), key=lambda numbered: numbered[0]):
         counts["shots",] += 1
         frames = at_rate((frame for _, frame in shot), cutter.shape.fps)
         for first in frames:
@@ -222,12 +222,12 @@ def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[Cl
 def _in_shots(film: SourceVideo, cutter: ClipCutter) -> Iterator[tuple[int, StreamedFrame]]:
     """Read the frames of a video as (number of the shot, frame)."""
     frames = stream_frames(film.path)
-    given = shots_file(film.path)
-    if not given.is_file():
+    shots_given = shots_file(film.path)
+    if not shots_given.is_file():
         yield from by_detection(frames, lambda frame: frame.thumbnail(*THUMBNAIL), cutter.detector)
         return
     try:
-        shots = read_shots(given)
+        shots = read_shots(shots_given)
     except (ValueError, OSError) as error:
         raise BadExample(film.path, str(error).rstrip(".")) from error
     yield from by_list(frames, shots)
@@ -271,12 +271,12 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
 
 def _count(counts: Counts, clip: ClipRecord, fps: float) -> None:
     """Add a clip to the statistics."""
-    found = clip.metadata
+    metadata = clip.metadata
     counts["clips",] += 1
-    counts["frames",] += found["frames"]
+    counts["frames",] += metadata["frames"]
     counts["bytes",] += len(clip.content)
-    counts["seconds of a clip", str(int(found["frames"] / fps))] += 1
+    counts["seconds of a clip", str(int(metadata["frames"] / fps))] += 1
     for caption in clip.captions or ("",):
         counts["words of a caption", str(len(caption.split()))] += 1
-    counts["size of the film", f"{found['film_height']}x{found['film_width']}"] += 1
-    counts["fps of the film", f"{found['film_fps']:.3g}"] += 1
+    counts["size of the film", f"{metadata['film_height']}x{metadata['film_width']}"] += 1
+    counts["fps of the film", f"{metadata['film_fps']:.3g}"] += 1

@@ -1,7 +1,7 @@
 """Encoding the captions of a data set once, for many trainings: `vidgen encode`.
 
 Every process encodes its own captions and writes them shard by shard (data/cache/text_cache.py).
-Killed at any moment, the same command goes on after the last complete shard; run on more data
+Killed at any moment, the same command resumes after the last complete shard; run on more data
 later, it adds what is new.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
 from vidgen.data.source import Source, Stream
-from vidgen.train.batches import TextEncoder, encode_captions, this_process
-from vidgen.types import TextEmbedding
+from vidgen.text.encoder import CachedEncoder
+from vidgen.train.batches import encode_captions, this_process
+from vidgen.types import TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class Encode:
     def __call__(self) -> None:
         """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
-        encoder: Any = getattr(self.text_encoder, "encoder", self.text_encoder)
+        encoder = self.text_encoder
+        if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
+            encoder = encoder.encoder
         text_cache.TextCacheManifest(
             encoder=encoder.name,
             length=encoder.length,
@@ -78,13 +80,13 @@ class Encode:
         count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
-    def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
+    def _encoded(self, encoder: TextEncoder, captions: list[str], progress: tqdm) -> TextEmbedding:
         """Encode captions in batches of one size, so that one program is compiled."""
-        found = []
+        batches = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]
             text = encode_captions([*batch, *[""] * (self.batch_size - len(batch))], encoder)
             real = slice(len(batch))
-            found.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
+            batches.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
             progress.update(len(batch))
-        return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *batches)

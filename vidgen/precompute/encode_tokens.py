@@ -1,7 +1,7 @@
 """Encoding the videos of a data set once, for many trainings of a transformer: `vidgen encode`.
 
 Every process encodes the examples of its own part and writes them shard by shard
-(data/cache/token_cache.py). Killed at any moment, the same command goes on after the last
+(data/cache/token_cache.py). Killed at any moment, the same command resumes after the last
 complete shard.
 """
 

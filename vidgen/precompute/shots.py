@@ -11,7 +11,9 @@ that of Yeo and Liu (Rapid scene analysis on compressed video, 1995). A cut is a
 
     the highest of the WINDOW frames on either side,  >= RATIO times their mean,  and >= LEAST.
 
-Cuts are found, dissolves and fades are not: they count as one shot.
+Cuts are found; dissolves and fades are not, and count as one shot. PySceneDetect 0.7.2 finds the
+same six cuts in tests/files/big_buck_bunny as this detector (its content, adaptive and histogram
+detectors do; its hash detector adds three that are none), and needs OpenCV, 153 MB.
 """
 
 from __future__ import annotations

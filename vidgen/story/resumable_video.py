@@ -98,7 +98,7 @@ class ResumableVideo:
         self._identity = json.loads(json.dumps({**identity, "film": size}))
         self._next: int | None = None  # known once `resume` was called
         self._stream: VideoStream | None = None
-        with video_stream.told_where(self.folder):
+        with video_stream.errors_naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
         try:
@@ -150,7 +150,7 @@ class ResumableVideo:
         if index != self._next:
             raise ValueError(f"segment {index} was appended; the next one is {self._next}.")
         pixels = frames if frames.dtype == np.uint8 else transforms.to_uint8(frames)
-        state = {_COUNT: np.asarray(index + 1)}
+        state: dict[str, Any] = {_COUNT: np.asarray(index + 1)}
         if context is not None:
             state[_CONTEXT] = np.asarray(context)
         _replace(self._chunk(index), lambda file: np.save(file, pixels, allow_pickle=False))
@@ -296,7 +296,7 @@ def _lock(folder: Path) -> BinaryIO | None:
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file in one step: all of the new one is on the disk, or the old one is."""
     part = path.with_name(f"{path.name}.tmp")
-    with video_stream.told_where(path):
+    with video_stream.errors_naming(path):
         with part.open("wb") as file:
             write(file)
             file.flush()

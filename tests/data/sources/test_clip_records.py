@@ -174,7 +174,7 @@ def test_images(tmp_path, clip):
     source = records(folder, kind="images")
     assert source.shape.frames == 1 and load(source, 0).video.shape == (1, 16, 16, 3)
     assert load(source, 0).video.mean() == pytest.approx(127.5, abs=1)
-    with pytest.raises(BadExample, match="k1.mp4: it is none of the images: .png"):
+    with pytest.raises(BadExample, match=r"k1.mp4: .*images .*\.png"):
         load(source, 1)
 
 
@@ -255,7 +255,7 @@ def test_bad_records_are_skipped_and_named(tmp_path, clip, content, caplog):
     with caplog.at_level(logging.WARNING, logger="vidgen"):
         for _ in range(4):
             assert set(next(iterator)["caption"]) == {"good"}
-    for words in ("k1.mp4: ", "k2.mp4: the file is empty", "k3.txt: it is none of the videos"):
+    for words in ("k1.mp4: ", "k2.mp4: the file is empty", "k3.txt: "):
         assert words in caplog.text
     assert f"{path}[4]: it is no record of a clip" in caplog.text
     assert len(iterator.skipped) == 4

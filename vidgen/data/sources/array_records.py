@@ -73,20 +73,20 @@ def _write(writer: Any, records: Iterable[bytes], path: str | os.PathLike) -> in
     count = 0
     try:
         for record in records:
-            with _told_where(path):
+            with _errors_naming(path):
                 writer.write(record)
             count += 1
     except BaseException:
         with contextlib.suppress(RuntimeError):
             writer.close()
         raise
-    with _told_where(path):
+    with _errors_naming(path):
         writer.close()
     return count
 
 
 @contextlib.contextmanager
-def _told_where(path: str | os.PathLike) -> Iterator[None]:
+def _errors_naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """Tables of captions, read row by row: .csv and .jsonl, in which a mistake is refused by its line.
 
-A table with a mistake may mean any number of other rows than it says: an unquoted comma cuts a
+A bad caption text beside a clip costs one clip, and is skipped and counted. A table with a mistake
+may mean any number of other rows than it says: an unquoted comma cuts a
 caption, a quotation mark that is not closed takes in the rows below it. Neither shows in the row
 alone, so the number of fields must be that of the header, text after a closing quotation mark is an
 error, and no field may hold what looks like another row.

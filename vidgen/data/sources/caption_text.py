@@ -101,12 +101,12 @@ def parsed(text: str | bytes) -> Any:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # Python keeps the last one without a word
+    value = dict(pairs)
+    if len(value) < len(pairs):  # Python silently keeps the last one
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"its JSON has {twice!r} twice in one object")
-    return found
+    return value
 
 
 def drawn(captions: Sequence[str], rng: np.random.Generator) -> str:

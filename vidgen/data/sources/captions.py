@@ -7,7 +7,7 @@
 
 Several rows for one file, or a list in JSON, are several captions of it
 (data/sources/caption_text.py). Rows are matched as in data/sources/file_names.py; those that match
-no file are counted and told of, as are files that are neither read nor captions.
+no file are counted in the log, as are files that are neither read nor captions.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class FolderCaptions(NamedTuple):
     """The captions that a folder has for its files; all names are relative to the folder.
 
     Attributes:
-      captions: of each file that has some.
-      unreadable: files that should have a caption, and why it is none.
-      read: the files that captions are read from.
-      notices: what is to be told of tables.
+      captions: the captions of each file that has some.
+      unreadable: files whose caption cannot be read, and why.
+      read: the files that captions were read from.
+      notices: warnings about tables.
     """
 
     captions: dict[str, tuple[str, ...]]
@@ -233,25 +233,25 @@ def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[st
       ValueError: there are two.
     """
     there = {file for file in files if suffix(file) == ending}
-    found, rest = {}, []
+    beside, rest = {}, []
     for file in wanted if there else ():
         name = posixpath.splitext(file)[0] + ending
         if name in there:
-            found[file] = name
+            beside[file] = name
         else:
             rest.append(file)
     if not rest:
-        return found
+        return beside
     by_stem: dict[str, list[str]] = {}
-    for file in sorted(there - set(found.values())):
+    for file in sorted(there - set(beside.values())):
         by_stem.setdefault(stem(file), []).append(file)
     for file in rest if by_stem else ():
         candidates = by_stem.get(stem(file), ())
         if len(candidates) > 1:
             raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
         if candidates:
-            found[file] = candidates[0]
-    return found
+            beside[file] = candidates[0]
+    return beside
 
 
 def _from_tables(

@@ -7,8 +7,9 @@
            rejected.jsonl                       {"file": ..., "reason": ...}: what gave no clips
 
 Records are those of data/sources/clip_record.py. Within a shard the clips that have no caption come
-last, so that they can be left out by counting. `vidgen prepare` writes such a folder; so do
-`write_shard`, for each shard, and then `ShardsManifest.write`.
+last, so that leaving them out is counting, and captions lie beside the shards, so that
+`vidgen encode` reads no video. `vidgen prepare` writes such a folder; so do `write_shard`, for each
+shard, and then `ShardsManifest.write`.
 """
 
 from __future__ import annotations
@@ -95,21 +96,21 @@ class ShardsManifest:
         if not paths.is_file(path):
             raise FileNotFoundError(
                 f"{folder} holds no finished records: there is no {MANIFEST} in it; name the "
-                "RECORDS of a vidgen prepare that has ended, or run it again, it goes on."
+                "RECORDS of a vidgen prepare that has ended, or run it again: it resumes."
             )
         try:
-            found = json.loads(paths.read(path))
-            if (version := found.pop("version")) == _VERSION:
-                shards = tuple(Shard(**shard) for shard in found.pop("shards"))
-                return cls(shards=shards, **found)
+            fields = json.loads(paths.read(path))
+            if (version := fields.pop("version")) == _VERSION:
+                shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+                return cls(shards=shards, **fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no manifest of clips ({error}).") from error
         raise ValueError(f"{path} is of version {version}; this vidgen reads {_VERSION}.")
 
     def write(self, folder: str | os.PathLike) -> None:
         """Write the manifest, after which the folder can be read."""
-        found = {"version": _VERSION} | dataclasses.asdict(self)
-        text = json.dumps(found, indent=1, ensure_ascii=False)
+        fields = {"version": _VERSION} | dataclasses.asdict(self)
+        text = json.dumps(fields, indent=1, ensure_ascii=False)
         paths.write(paths.join(folder, MANIFEST), text.encode())
 
 
@@ -207,13 +208,13 @@ class ClipRecords(Source):
     def _parts(self) -> tuple[_Part, ...]:
         if paths.is_folder(self.path):
             return tuple(_listed(self.path))
-        found = paths.glob(self.path)
-        if not found:
+        matches = paths.glob(self.path)
+        if not matches:
             raise FileNotFoundError(f"{self.path}: there is no folder and no shard of that name.")
-        folders = [path for path in found if paths.is_folder(path)]
+        folders = [path for path in matches if paths.is_folder(path)]
         if folders:
             return tuple(part for folder in folders for part in _listed(folder))
-        return tuple(_counted(found))
+        return tuple(_counted(matches))
 
     @property
     def stored_files(self) -> Sequence[str]:
@@ -255,7 +256,9 @@ class ClipRecords(Source):
         if not captions and self.missing_captions == "skip":
             raise BadExample(file, "it has no caption")
         if clip.suffix not in KINDS[self.kind]:
-            raise BadExample(file, f"it is none of the {self.kind}: {' '.join(KINDS[self.kind])}")
+            raise BadExample(
+                file, f"it is not one of the {self.kind} ({' '.join(KINDS[self.kind])})"
+            )
         video = read_content(file, self.kind, self.shape, rng)
         return captioned(video, captions, rng)
 
@@ -313,4 +316,4 @@ def _captions(shard: str, count: int) -> Iterator[str]:
                 row = json.loads(line)
                 yield from unique((row["caption"], *row.get("other_captions", ()))) or ("",)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} line {number + 1} tells no caption.") from error
+                raise ValueError(f"{path} line {number + 1} has no caption.") from error

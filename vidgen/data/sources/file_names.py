@@ -7,7 +7,8 @@
     videos/a.mp4                            with the folder's own name (and its parents') in front
 
 As it is written first; then with "/" for a backslash, characters composed (NFC) on either side, any
-case of the suffix; then without the suffix. A name that may mean two files is an error.
+case of the suffix; then without the suffix. A name that may mean two files is an error. A name
+never means a file by its last part alone, because a table of another split has the same last parts.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ class FileNames:
         if literal in self._all:
             return literal
         for places in (self._direct(name, table_folder), self._by_own_name(name, table_folder)):
-            found = dict.fromkeys(file for place in places for file in self._at(place))
-            if len(found) > 1:
-                first, second, *_ = found
+            matches = dict.fromkeys(file for place in places for file in self._at(place))
+            if len(matches) > 1:
+                first, second, *_ = matches
                 raise ValueError(f"{name!r} may mean {first} or {second}; name the file exactly")
-            if found:
-                return next(iter(found))
+            if matches:
+                return next(iter(matches))
         return None
 
     def is_called_like_one(self, text: str) -> bool:

@@ -13,7 +13,6 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import av.error
 from PIL import Image
@@ -54,7 +53,7 @@ def suffix_of(path: File) -> str:
     return pathlib.PurePath(str(path)).suffix.lower()
 
 
-def readable(path: File) -> Any:
+def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
     """Give PyAV and Pillow something to open: a local path, or an object to read like a file."""
     if isinstance(path, Packed):
         return io.BytesIO(path.data)
@@ -74,7 +73,7 @@ def check_size(path: File, height: int, width: int) -> None:
 
 
 @contextlib.contextmanager
-def told_as_bad(path: File) -> Iterator[None]:
+def as_bad_example(path: File) -> Iterator[None]:
     """Turn all that a damaged or missing file can raise into BadExample."""
     try:
         if not paths.is_remote(path):  # or else it is seen when it is opened

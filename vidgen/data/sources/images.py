@@ -3,7 +3,8 @@
 Joint image-video training (Imagen Video): t unrelated images are packed into a "clip" as long as a
 video, each with its own caption, and the example says so (`independent_frames`), so that the
 network lets nothing pass between its frames. Images come in greater number and variety than
-videos; what they teach of subjects and styles carries over to videos.
+videos; what they teach of subjects and styles carries over to videos. (Batches of other data have
+one caption for a clip.)
 
     example i  =  t images, drawn at random        with probability image_rate
                   video i                          otherwise
@@ -26,7 +27,7 @@ from PIL import ImageOps
 
 from vidgen.data.source import BadExample, Example, Source, TokenExample, captioned
 from vidgen.data.sources.captions import MISSING_CAPTIONS
-from vidgen.data.sources.files import File, told_as_bad
+from vidgen.data.sources.files import File, as_bad_example
 from vidgen.data.sources.folder import FolderSource
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
@@ -127,6 +128,7 @@ class Joint(Source):
 
     def _image(self, index: int, rng: np.random.Generator) -> Example:
         """Load image `index`, or another if it cannot be read: one bad file loses no pack."""
+        bad: BadExample | None = None
         for _ in range(_DRAWS):
             try:
                 example = self.images.load(index, rng)
@@ -137,7 +139,8 @@ class Joint(Source):
                 bad = error
                 _warn_replaced(bad.path, bad.reason)
                 index = int(rng.integers(len(self.images)))
-        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others are no better")
+        assert bad is not None  # _DRAWS is positive
+        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others cannot be used either")
 
 
 def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
@@ -146,7 +149,7 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
-    with told_as_bad(path), pictures.opened(path) as image:
+    with as_bad_example(path), pictures.opened(path) as image:
         upright: Any = ImageOps.exif_transpose(image)
         return pictures.to_rgb(upright)
 

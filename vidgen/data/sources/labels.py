@@ -66,8 +66,8 @@ def read_table(path: str) -> dict[str, str]:
         )
     try:
         if file.suffix == ".json":
-            found = parsed(file.read_text(encoding="utf-8-sig"))
-            rows = [(label, _only(label, captions_in(text))) for label, text in found.items()]
+            labels = parsed(file.read_text(encoding="utf-8-sig"))
+            rows = [(label, _only(label, captions_in(text))) for label, text in labels.items()]
         else:
             csv = csv_rows(str(file), "label")
             rows = [(row.name, _only(row.name, captions_in(row.value))) for row in csv]

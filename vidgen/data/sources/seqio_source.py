@@ -77,7 +77,7 @@ class SeqioSource(Stream):
             if value is not None and not value > 0:
                 raise ValueError(f"SeqioSource.{name} is {value}; it must be positive.")
         check_lanes(self.parts, self.lanes)
-        for task, _ in self._tasks:  # wrong settings are told when configured
+        for task, _ in self._tasks:  # wrong settings are reported when they are configured
             self._check_features(task)
 
     def elements(
@@ -118,7 +118,9 @@ class SeqioSource(Stream):
         video = self._pixels(where, values[self.video], rng)
         return Example(video=video, caption=caption, captions=captions)
 
-    def _pixels(self, where: str, video: Any, rng: np.random.Generator) -> np.ndarray:
+    def _pixels(
+        self, where: str, video: bytes | np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         if self.kind == "images":
             return frame_of(where, video, self.shape)[None]
         if isinstance(video, bytes):
@@ -130,11 +132,11 @@ class SeqioSource(Stream):
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
         """All captions of an element, none blank."""
-        found = values[self.caption]
-        if not isinstance(found, bytes) and np.issubdtype(found.dtype, np.integer):
+        value = values[self.caption]
+        if not isinstance(value, bytes) and np.issubdtype(value.dtype, np.integer):
             vocabulary = self._tasks[0][0].output_features[self.caption].vocabulary
-            return unique([str(vocabulary.decode(found.tolist()))])
-        texts = [found] if isinstance(found, bytes) else found.tolist()
+            return unique([str(vocabulary.decode(value.tolist()))])
+        texts = [value] if isinstance(value, bytes) else value.tolist()
         if not all(isinstance(text, bytes) for text in texts):
             raise BadExample(where, f"its {self.caption} is no text, nor several")
         return unique([text_of(where, text) for text in texts])
@@ -143,9 +145,9 @@ class SeqioSource(Stream):
         self, *, task: int, part: int, seed: int, shuffle: bool, skip: int
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Read the elements of a part, as (name, features)."""
-        found = self._dataset(self._tasks[task][0], part, seed, shuffle)
+        dataset = self._dataset(self._tasks[task][0], part, seed, shuffle)
         where = f"{self._tasks[task][0].name} {self.split} {part + 1}/{self.parts}"
-        elements = found.skip(skip).as_numpy_iterator()
+        elements = dataset.skip(skip).as_numpy_iterator()
         for number, values in enumerate(elements, start=skip):
             yield f"{where} [{number}]", values
 
@@ -153,7 +155,7 @@ class SeqioSource(Stream):
         """Open a part as tf.data with no features but the two."""
         seqio, tf = import_seqio()
         try:
-            found = task.get_dataset(
+            dataset = task.get_dataset(
                 split=self.split,
                 use_cached=self.use_cached,
                 shuffle=shuffle,
@@ -169,9 +171,9 @@ class SeqioSource(Stream):
         options = tf.data.Options()
         options.deterministic = True
         wanted = {self.video, self.caption} - {""}
-        if wanted <= set(found.element_spec):
-            found = found.map(lambda values: {name: values[name] for name in wanted})
-        return found.with_options(options)
+        if wanted <= set(dataset.element_spec):
+            dataset = dataset.map(lambda values: {name: values[name] for name in wanted})
+        return dataset.with_options(options)
 
     def _check_features(self, task: Any) -> None:
         spec = self._dataset(task, 0, 0, False).element_spec
@@ -196,14 +198,14 @@ class SeqioSource(Stream):
                 f"{', '.join(known) or 'none'}); name the module that does so in "
                 "SeqioSource.modules."
             )
-        found = seqio.get_mixture_or_task(self.name)
-        tasks = [task for task in seqio.get_subtasks(found) if self.split in task.splits]
+        named = seqio.get_mixture_or_task(self.name)
+        tasks = [task for task in seqio.get_subtasks(named) if self.split in task.splits]
         if not tasks:
-            splits = ", ".join(sorted(found.splits))
+            splits = ", ".join(sorted(named.splits))
             raise ValueError(f"{self.name} has no split {self.split!r}; it has {splits}.")
-        if isinstance(found, seqio.Task):
-            return [(found, 1.0)]
-        return [(task, float(found.get_rate(task))) for task in tasks]
+        if isinstance(named, seqio.Task):
+            return [(named, 1.0)]
+        return [(task, float(named.get_rate(task))) for task in tasks]
 
 
 @functools.cache
@@ -231,7 +233,7 @@ def import_seqio() -> tuple[Any, Any]:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """Whether a log record is none of those that seqio writes whenever a part is opened."""
+    """Whether to keep a log record: seqio writes some whenever a part is opened."""
     return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 

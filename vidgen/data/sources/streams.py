@@ -11,8 +11,10 @@ Process p of P takes the positions i with i mod P = p, as in data/pipeline.py, s
 by all of them do not depend on P. Where P divides V, a process reads the parts of its own lanes and
 no others; where V divides P, lanes are read by several processes, each of which uses its share.
 
-To go on, a part is read again up to the place in it: at most the length of a part. No buffer is
-saved.
+To resume, a part is read again up to the position in it: at most the length of a part. A position
+is a few numbers, and does not depend on the number of processes. tf.data's own checkpoints hold
+shuffle buffers, that is videos, and cannot hold Python generators; skipping from the start would
+take as long as training did.
 """
 
 from __future__ import annotations

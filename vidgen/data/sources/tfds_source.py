@@ -75,7 +75,7 @@ class TfdsSource(Source):
         if isinstance(self.fps, float | int) and not self.fps > 0:
             raise ValueError(f"TfdsSource.fps is {self.fps}; it must be positive.")
         labels.check_template(self.template, "TfdsSource.template")
-        _ = self._pixels, self._text, self._by_class  # wrong settings are told when configured
+        _ = self._pixels, self._text, self._by_class  # reports wrong settings early
         if isinstance(self.fps, str) and self._features[self._known(self.fps)].kind != "number":
             raise ValueError(f"TfdsSource.fps is {self.fps!r}, which is no number in {self.name}.")
 
@@ -90,7 +90,7 @@ class TfdsSource(Source):
             yield from self._by_class
         else:
             for index in range(len(self)):
-                with contextlib.suppress(BadExample):  # `load` tells of it
+                with contextlib.suppress(BadExample):  # `load` reports it
                     yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
@@ -167,18 +167,17 @@ class TfdsSource(Source):
             if self._known(self.feature) not in fits:
                 raise ValueError(
                     f"TfdsSource.feature is {self.feature!r}, which holds no {self.kind} in "
-                    f"{self.name}; {self._told(fits)}."
+                    f"{self.name}; {self._listing(fits)}."
                 )
             return self.feature
         first = [n for n, f in fits.items() if f.kind == kinds[0]]
-        found = first or [n for n, f in fits.items() if f.kind == "video"]
-        if len(found) != 1:
-            few = (
-                f"{self.name} has no feature that holds {self.kind}: {self._told(self._features)}."
-            )
-            many = f"several features of {self.name} hold {self.kind}: {self._told(fits)}; set "
-            raise ValueError(many + "TfdsSource.feature." if found else few)
-        return found[0]
+        candidates = first or [n for n, f in fits.items() if f.kind == "video"]
+        if len(candidates) != 1:
+            listing = self._listing(self._features)
+            few = f"{self.name} has no feature that holds {self.kind}: {listing}."
+            many = f"several features of {self.name} hold {self.kind}: {self._listing(fits)}; set "
+            raise ValueError(many + "TfdsSource.feature." if candidates else few)
+        return candidates[0]
 
     @functools.cached_property
     def _text(self) -> str:
@@ -188,18 +187,18 @@ class TfdsSource(Source):
             if self._known(self.caption) not in fits:
                 raise ValueError(
                     f"TfdsSource.caption is {self.caption!r}, which is no text and no label in "
-                    f"{self.name}; {self._told(fits)}."
+                    f"{self.name}; {self._listing(fits)}."
                 )
             return self.caption
         for kind in ("text", "label"):
-            found = [n for n, f in fits.items() if f.kind == kind]
-            if len(found) > 1:
+            candidates = [n for n, f in fits.items() if f.kind == kind]
+            if len(candidates) > 1:
                 raise ValueError(
-                    f"several features of {self.name} may hold the caption: {self._told(fits)}; "
+                    f"several features of {self.name} may hold the caption: {self._listing(fits)}; "
                     "set TfdsSource.caption."
                 )
-            if found:
-                return found[0]
+            if candidates:
+                return candidates[0]
         return ""
 
     @functools.cached_property
@@ -209,7 +208,7 @@ class TfdsSource(Source):
             if self.label_captions:
                 raise ValueError(
                     f"TfdsSource.label_captions is set, but the captions of {self.name} are no "
-                    f"labels; {self._told(self._features)}."
+                    f"labels; {self._listing(self._features)}."
                 )
             return ()
         table = labels.read_table(self.label_captions) if self.label_captions else None
@@ -219,11 +218,13 @@ class TfdsSource(Source):
     def _known(self, feature: str) -> str:
         if feature not in self._features:
             raise ValueError(
-                f"{self.name} has no feature {feature!r}; {self._told(self._features)}."
+                f"{self.name} has no feature {feature!r}; {self._listing(self._features)}."
             )
         return feature
 
-    def _told(self, features: dict[str, Feature]) -> str:
+    def _listing(self, features: dict[str, Feature]) -> str:
         """Describe features for a message."""
-        told = ", ".join(f"{name} ({feature.kind})" for name, feature in sorted(features.items()))
-        return f"there are {told}" if told else "there are none"
+        listing = ", ".join(
+            f"{name} ({feature.kind})" for name, feature in sorted(features.items())
+        )
+        return f"there are {listing}" if listing else "there are none"

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image
 
-SHORTEST = 10  # ms; players take what is not longer for a mistake
+SHORTEST = 10  # ms; players take delays up to this for a mistake
 _UNITS = {".gif": 100, ".webp": 1000}  # of delays, in a second
 _GIF_HEADER, _GIF_FRAME = "<6sHHBBB", 1 << 2  # the flags of a frame: what it shows stays
 _GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"

@@ -5,6 +5,9 @@
     all others            read all packets once (packet_index.py), then the same; packets are known
                           again by their content, so it does not matter where a seek lands
 
+FFmpeg's seeks in MPEG streams land anywhere. A frame that is shown for long is no damage; a gap
+behind a packet that the demultiplexer calls corrupt is.
+
 A reader begins as the first kind and becomes the second where the file gives reason: its first
 packets are not plain, its times run backwards, or its frames end before its header says.
 """
@@ -29,6 +32,7 @@ from vidgen.data.video.header import (
     is_seekable,
     stated_span,
     step_of,
+    unit_of,
     video_stream,
 )
 from vidgen.data.video.orientation import Orientation, orientation_of
@@ -200,7 +204,7 @@ class VideoReader:
         return len(stamps) == len(packets) and all(s > stamps[0] for s in stamps[1:])
 
     def _by_seeking(self, start: float) -> Iterator[Timed]:
-        unit = self._stream.time_base
+        unit = unit_of(self._stream)
         self._seek(self._first_stamp + int(start / unit))
         self._times_fall, before, time = False, None, -np.inf
         for packet in itertools.chain(self._demuxed(), [None]):
@@ -308,7 +312,7 @@ class VideoReader:
 
 @contextlib.contextmanager
 def opened_video(path: File) -> Iterator[VideoReader]:
-    """Open the first video stream of a file; to be used inside `told_as_bad`.
+    """Open the first video stream of a file; to be used inside `as_bad_example`.
 
     Raises:
       BadExample: there is none, or none that can be shown.

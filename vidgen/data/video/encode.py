@@ -92,7 +92,7 @@ def check_suffix(path: str | os.PathLike) -> None:
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with stream.told_where(path):
+        with stream.errors_naming(path):
             part.write_bytes(data)
             os.replace(part, path)
     except OSError:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vidgen.data.source import BadExample
-from vidgen.data.sources.files import File, suffix_of, told_as_bad
+from vidgen.data.sources.files import File, as_bad_example, suffix_of
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.decode import NotInOrder, Timed, opened_video
 from vidgen.data.video.header import MICROSECOND
@@ -80,7 +80,7 @@ def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, 
     """
     if shape.channels != 3:
         raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             return _read_pillow(path, shape, start)
         return _read_av(path, shape, start)
@@ -94,7 +94,7 @@ def probe(path: File) -> Probed:
     Raises:
       BadExample: no such file, not a video, or damaged.
     """
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)

@@ -87,10 +87,10 @@ class Footage:
         if self.kind == "array":
             return self._from_array(shape, start)
         if self.is_still:
-            with _told_as_unusable():
+            with _as_footage_error():
                 frame = transforms.fit(read_image(self.path), shape.height, shape.width)
             return np.broadcast_to(transforms.to_float(frame), shape.thwc)
-        with _told_as_unusable():
+        with _as_footage_error():
             return transforms.to_float(read_clip(self.path, shape, float(start)))
 
     def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
@@ -121,16 +121,16 @@ def open_footage(path: str | os.PathLike) -> Footage:
     if suffix in ARRAY_SUFFIXES:
         video = _array(path)
         return Footage(path, "array", *video.shape[1:3], frames=len(video))
-    with _told_as_unusable():
-        found = None if suffix in STILL_SUFFIXES else probe(path)
-        if found is None or (found.frames == 1 and suffix in PILLOW_SUFFIXES):
+    with _as_footage_error():
+        probed = None if suffix in STILL_SUFFIXES else probe(path)
+        if probed is None or (probed.frames == 1 and suffix in PILLOW_SUFFIXES):
             return Footage(path, "still", *read_image(path).shape[:2])
-        rate = found.fps if found.frames is None else found.frames / found.seconds
-        return Footage(path, "video", found.height, found.width, seconds=found.seconds, fps=rate)
+        rate = probed.fps if probed.frames is None else probed.frames / probed.seconds
+        return Footage(path, "video", probed.height, probed.width, seconds=probed.seconds, fps=rate)
 
 
 @contextlib.contextmanager
-def _told_as_unusable() -> Iterator[None]:
+def _as_footage_error() -> Iterator[None]:
     """Turn BadExample, which skips a file in training, into FootageError."""
     try:
         yield

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vidgen.data.source import BadExample
-from vidgen.data.sources.files import File, suffix_of, told_as_bad
+from vidgen.data.sources.files import File, as_bad_example, suffix_of
 from vidgen.data.video import pictures
 from vidgen.data.video.decode import LACKING, NotInOrder, Timed, opened_video
 from vidgen.data.video.files import PILLOW_SUFFIXES
@@ -60,7 +60,7 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
     Raises:
       BadExample: no such file, not a video, damaged, or it ends before it says that it does.
     """
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)

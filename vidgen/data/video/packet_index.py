@@ -19,8 +19,11 @@ import math
 import zlib
 
 import numpy as np
-from av import Packet
+from av import Packet, VideoStream
+from av.container import InputContainer
 from jaxtyping import Bool, Float, Int
+
+from vidgen.data.video.header import unit_of
 
 # [guess] Seconds that a stamp goes back where another recording begins; less is disorder.
 _BACK = 0.25
@@ -97,7 +100,7 @@ class Packets:
     end: float
 
 
-def read_packets(container, stream, step: float) -> Packets:
+def read_packets(container: InputContainer, stream: VideoStream, step: float) -> Packets:
     """Read all packets of a video stream; the container must be at its beginning."""
     rows, marks, leads, end, last_key = array.array("d"), {}, {}, -math.inf, -1
     for packet in container.demux():
@@ -121,7 +124,7 @@ def read_packets(container, stream, step: float) -> Packets:
         times = (math.nan if stamp is None else stamp for stamp in (packet.pts, packet.dts))
         rows.extend((*times, packet.size, flags))
     table = np.frombuffer(rows, np.float64).reshape(-1, 4) if rows else np.zeros((0, 4))
-    unit = float(stream.time_base)
+    unit = float(unit_of(stream))
     return Packets(table, marks, leads, unit, step, container.format.name, end)
 
 

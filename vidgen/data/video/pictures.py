@@ -34,7 +34,7 @@ class Span(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: File) -> Iterator[Image.Image]:
-    """Open a picture or an animation; to be used inside `told_as_bad`.
+    """Open a picture or an animation; to be used inside `as_bad_example`.
 
     Raises:
       BadExample: its size is absurd.

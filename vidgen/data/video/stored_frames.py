@@ -7,7 +7,6 @@ the frames of the clip are decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,7 +22,7 @@ from vidgen.types import VideoShape
 
 def clip_of_frames(
     name: str,
-    frames: Sequence[Any] | np.ndarray,
+    frames: Sequence[bytes | np.ndarray] | np.ndarray,
     *,
     fps: float | int,
     shape: VideoShape,
@@ -50,7 +49,7 @@ def clip_of_frames(
     return np.stack([small[i] for i in chosen])
 
 
-def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
+def frame_of(name: str, frame: bytes | np.ndarray, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
     """Decode one frame, or take its pixels, at the size of `shape`.
 
     Raises:
@@ -71,7 +70,7 @@ def text_of(name: str, data: bytes) -> str:
         raise BadExample(name, "its caption is not UTF-8") from error
 
 
-def _rgb(name: str, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+def _rgb(name: str, frame: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(frame, bytes):
         return read_image(Packed(name, frame))
     pixels = np.asarray(frame)

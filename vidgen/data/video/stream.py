@@ -1,6 +1,6 @@
-"""Films that are written while they are made, in memory that does not grow with their length.
+"""Videos that are written while they are made, in memory that does not grow with their length.
 
-    .mp4   H.264 in fragments of two seconds, so that what is there plays while the rest is made;
+    .mp4   H.264 in fragments of two seconds, so that the beginning plays while the rest is made;
            an ordinary file (index in front) once it is closed
     .webm  VP9 in clusters of two seconds, likewise
     .gif   each frame with a palette of its own; at most 50 frames a second
@@ -8,8 +8,8 @@
     .npy   uint8 or float "t h w c" as given; a valid array, which `np.load` can map, all the time
     .png   a folder of the name without suffix, with one numbered picture a frame
 
-A film grows under another name and appears under its own when it is complete. An encoder holds
-back a few frames, so a growing video ends some seconds before the last frame given to it.
+A video grows under another name and appears under its own when it is complete. An encoder holds
+back a few frames, so a growing video ends some seconds before the last frame appended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import av.error
 import numpy as np
@@ -42,12 +42,12 @@ SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
 class VideoStream:
     """A video to which frames are added; use it in a `with` block.
 
-    Leaving the block closes the film, unless there was an error: then nothing is left of it.
+    Leaving the block closes the video, or removes it if there was an error.
 
     Attributes:
-      path: the file that will appear; for .png the folder.
-      growing: where it grows until then.
-      frames: how many it has.
+      path: the file that will appear; for .png a folder.
+      growing: the file that grows until then.
+      frames: how many frames it has.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class VideoStream:
         self.frames = 0
         self._suffix, self._size, self._factor = path.suffix.lower(), (height, width), 1
         self._channels: int | None = None
-        with told_where(path):
+        with errors_naming(path):
             remove(self.growing)
             self._sink: _Sink | None = self._open(fps, min_side)
 
@@ -124,7 +124,7 @@ class VideoStream:
                 f"{self.path} has {self._channels} channels; frames with {frames.shape[3]} came."
             )
         self._channels = frames.shape[3]
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".npy":
                 self._sink.write(frames)
             else:
@@ -138,7 +138,7 @@ class VideoStream:
         """Write the frames that the encoder holds back, and leave the video at `growing`."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            with told_where(self.path):
+            with errors_naming(self.path):
                 sink.close()
 
     def close(self) -> pathlib.Path:
@@ -147,7 +147,7 @@ class VideoStream:
         if not self.frames:
             self.discard()
             raise ValueError(f"{self.path} has no frame; append at least one before closing it.")
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".mp4":
                 defragment(self.growing)
             if self.path.is_dir() and self.growing.is_dir():
@@ -167,7 +167,7 @@ class VideoStream:
     def __enter__(self) -> VideoStream:
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return self.discard()
         try:
@@ -210,7 +210,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def told_where(path: pathlib.Path) -> Iterator[None]:
+def errors_naming(path: pathlib.Path) -> Iterator[None]:
     """Turn whatever goes wrong with writing into an OSError that names `path`."""
     try:
         yield
