@@ -217,7 +217,7 @@ def test_storybench(vidgen, phenaki, tmp_path):
     made = tmp_path / "out" / "made" / "raw" / "val_1.npz"
     before = made.stat().st_mtime_ns
     assert vidgen(*command).status == 0 and made.stat().st_mtime_ns == before
-    vidgen(*command, "--seed=9").assert_sentence("val_0.0.npy is a film of another kind", "seed")
+    vidgen(*command, "--seed=9").assert_sentence("val_0.0.npy", "seed")
     twice = vidgen(*command, "--samples=2", f"-o={tmp_path / 'two'}")
     assert twice.status == 0, twice.err
     with np.load(tmp_path / "two" / "made" / "raw" / "val_0.npz") as film:
