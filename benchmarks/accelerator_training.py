@@ -25,8 +25,8 @@ from vidgen.plan import memory as plan_memory
 from vidgen.plan import programs
 from vidgen.plan.programs import Compiled
 from vidgen.train import flops
-from vidgen.train.model import TrainState
 from vidgen.train.partitioning import is_box, unbox
+from vidgen.train.state import TrainState
 from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer, copied
 

@@ -101,7 +101,9 @@ def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: 
     folders = stages.find(folder, None, flags.until)
     sessions = Sessions(["runs/generate.gin"], [], [])
     given: dict[str, Any] = {"prompts": captions, "batch_size": flags.batch_size}
-    given["stages"] = [kept(sessions.build_trained(stages.Stage, folder)) for folder in folders]
+    given["stages"] = [
+        kept(stages.build_trained(sessions, stages.Stage, folder)) for folder in folders
+    ]
     if steps is not None:
         chosen = per_stage.parse("teacher_steps", steps, per_stage.whole)
         given["sampling"] = stages.Sampling(steps=chosen)
@@ -114,7 +116,7 @@ def timed(run: Generate) -> tuple[dict[str, float], float, list[np.ndarray]]:
     last, clips = run.chain.names[-1], []
     with compiling() as programs:
         began, compiled = time.perf_counter(), 0.0
-        for model, _, video in run.made():
+        for model, _, video in run.stage_videos():
             spent = time.perf_counter() - began - (sum(programs) - compiled)
             seconds[model.name] = seconds.get(model.name, 0.0) + spent
             began, compiled = time.perf_counter(), sum(programs)
@@ -169,8 +171,8 @@ def responses(flags: argparse.Namespace, teachers: str, students: str) -> dict[s
     own = {folder.name: folder for folder in stages.find(students, None, flags.until)}
     for folder in stages.find(teachers, None, flags.until):
         sessions = Sessions(["runs/generate.gin"], [], [])
-        teacher = sessions.build_trained(stages.Stage, folder)
-        student = sessions.build_trained(stages.Stage, own[folder.name])
+        teacher = stages.build_trained(sessions, stages.Stage, folder)
+        student = stages.build_trained(sessions, stages.Stage, own[folder.name])
         if not student.model.guidance_input:
             continue  # left as it was, as in some rows of the paper's table
         with gin_utils.session(["runs/train.gin", str(own[folder.name] / "config.gin")]):

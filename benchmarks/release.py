@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 
 from vidgen.assets import zoo
 from vidgen.train import weights
-from vidgen.train.model import named_leaves
+from vidgen.train.state import named_leaves
 
 OWN = ("MODEL_DIR", "TOKENIZER_DIR")  # lie in the zoo, too
 OTHERS = ("TEACHER_DIR", "INIT_FROM")  # tell of the past, and are not there

@@ -56,7 +56,7 @@ def interpolated(conditioner: Any, low: jax.Array) -> jax.Array:
 
 def measure(folder: Path, count: int) -> dict[str, np.ndarray]:
     """PSNR of the stage in `folder` and of interpolation, a number a clip."""
-    stage = Sessions(["runs/generate.gin"], [], []).build_trained(stages.Stage, folder)
+    stage = stages.build_trained(Sessions(["runs/generate.gin"], [], []), stages.Stage, folder)
     model, params = stage.model, stage.load()
     generate = jax.jit(model.generate)
     found: dict[str, list[np.ndarray]] = {"stage": [], "interpolation": []}

@@ -56,7 +56,7 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     sessions = Sessions(["runs/generate.gin"], [], [])
     given: dict[str, Any] = {"prompts": captions, "batch_size": min(32, len(captions))}
     folders = stages.find(flags.model)
-    given["stages"] = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+    given["stages"] = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
     given["sampling"] = stages.Sampling(
         steps=flags.steps, guidance=flags.guidance, temperature=flags.temperature
     )

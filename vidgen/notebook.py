@@ -32,9 +32,12 @@ from vidgen.config.gin_sessions import Sessions
 from vidgen.data.video import encode as video_writer
 from vidgen.data.video import transforms
 from vidgen.display.sheets import SceneRow
+from vidgen.imagen.conditioning import Upsample
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.stages import Stage
+from vidgen.model import TokenizerModel
 from vidgen.story.generate_story import GenerateStory
 from vidgen.types import TextEmbedding
 
@@ -126,7 +129,7 @@ class Model:
         run = self._sessions.build(Generate, stages=list(self._stages), **given)
         self._sessions.check_bindings()
         made: dict[str, list[np.ndarray]] = {}
-        for model, _, video in run.made():
+        for model, _, video in run.stage_videos():
             made.setdefault(model.name, []).append(video)
         return Clips(
             prompts=tuple(clip.prompt for clip in run.clips()),
@@ -153,7 +156,7 @@ class Model:
             parsed = _flags(generate_flags.add, flags | {"story": story}, _NOT_HERE)
             parsed.output = os.path.join(folder, "film.npy")
             given = generate_flags.story_settings(parsed)
-            run = self._sessions.build(GenerateStory, stage=stages.only(self._stages), **given)
+            run = self._sessions.build(GenerateStory, stage=stages.single(self._stages), **given)
             self._sessions.check_bindings()
             video = transforms.to_float(np.load(run.write()))
         begins = [part.first_frame for part in run.segments if part.part == 0]
@@ -171,11 +174,12 @@ class Model:
         Raises:
           ValueError: the model has no tokenizer, or the film does not fit its patches.
         """
-        (stage,) = [s for s in self._stages if hasattr(s.model, "tokenizer")] or [None]
-        if stage is None:
-            raise ValueError(f"{', '.join(self.names)}: no model with a tokenizer; Phenaki's has.")
-        encode = jax.jit(stage.model.tokenizer.encode)
-        return np.asarray(encode(stage.load()["tokenizer"], jnp.asarray(film)[None]))[0]
+        for stage in self._stages:
+            tokenizer = stage.model.frozen_networks.get("tokenizer")
+            if isinstance(tokenizer, TokenizerModel):
+                params, video = stage.load()["tokenizer"], jnp.asarray(film)[None]
+                return np.asarray(jax.jit(tokenizer.encode)(params, video))[0]
+        raise ValueError(f"{', '.join(self.names)}: no model with a tokenizer; Phenaki's has.")
 
     def told(
         self, video: Float[np.ndarray, "b t h w c"], *, logsnr: float | None = None, seed: int = 0
@@ -191,9 +195,9 @@ class Model:
           ValueError: the stage starts from text alone.
         """
         stage = self._stages[0].model
-        if stage.input_shape is None:
+        conditioner = stage.conditioner if isinstance(stage, DiffusionStage) else None
+        if not isinstance(conditioner, Upsample):
             raise ValueError(f"{stage.name} starts from text alone; load a later stage.")
-        conditioner = stage.conditioner
         if logsnr is not None:
             level = dataclasses.replace(conditioner.augmentation, sampling_logsnr=logsnr)
             conditioner = dataclasses.replace(conditioner, augmentation=level)
@@ -227,7 +231,7 @@ def load(
     startup.setup_process()
     sessions = Sessions(["runs/generate.gin"], list(gin_files), list(bindings))
     folders = stages.find(model, first, until)
-    trained = [sessions.build_trained(Stage, folder) for folder in folders]
+    trained = [stages.build_trained(sessions, Stage, folder) for folder in folders]
     stages.check_names(trained, first, until)
     return Model(trained, sessions)
 

@@ -10,8 +10,8 @@ writer. Noise levels cross borders as log-SNR, λ = log(α²/σ²), never as a b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, no_type_check
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
 Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
+Batch = Any  # a PyTree of arrays whose first axis is the batch: VideoBatch, TokenBatch
 
 # The stages of the Imagen Video cascade, in the order in which they run: temporal (t) and spatial
 # (s) super-resolution after the base.
@@ -69,6 +70,34 @@ class TextEmbedding(PyTreeNode):
 
     tokens: Float[Array, "b s d"] | Float[Array, "b t s d"]
     mask: Bool[Array, "b s"] | Bool[Array, "b t s"]
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What turns prompts into token states: a function of the host, which is never trained."""
+
+    @property
+    def name(self) -> str:
+        """Identity of network and weights; equal names and lengths give equal embeddings."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width d of a token state."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Number s of tokens that every prompt is padded or cut to."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Encode prompts to numpy arrays: float32 tokens [b s d] and bool mask [b s].
+
+        Raises:
+          ValueError: there are no prompts.
+        """
+        ...
 
 
 @no_type_check

@@ -28,7 +28,7 @@ def test_a_configuration_names_no_path_of_another_machine(name):
 @pytest.mark.parametrize("name", zoo.names())
 def test_weights_fit_their_configurations(name):
     for folder in stages.find(name):
-        stage = Sessions(["runs/generate.gin"], [], []).build_trained(stages.Stage, folder)
+        stage = stages.build_trained(Sessions(["runs/generate.gin"], [], []), stages.Stage, folder)
         assert stage.model.name == folder.name
         leaves = jax.tree.leaves(stage.load())
         assert all(np.isfinite(leaf).all() for leaf in leaves)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from vidgen.diffusion import guidance, samplers
+from vidgen.diffusion import guidance, sampling
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.guidance import GuidanceSpec
-from vidgen.diffusion.samplers import SamplerSpec, sample, sample_stepwise
+from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.diffusion.sampling import sample
 from vidgen.diffusion.schedules import Cosine, alpha_sigma, diffuse
 from vidgen.types import Known
 
@@ -42,8 +43,8 @@ def first_frames(count, *, batch=2, frames=3):
 def settings(kind, shape, *, steps=4):
     keys = some_keys(shape[0])
     spec = SamplerSpec(kind=kind, steps=steps)
-    noise = samplers.initial_noise(keys, shape[1:])
-    return spec.transition(), dict(logsnrs=spec.logsnrs(Cosine()), z=noise, keys=keys)
+    noise = sampling.initial_noise(keys, shape[1:])
+    return spec.sampler(), dict(logsnrs=spec.logsnrs(Cosine()), z=noise, keys=keys)
 
 
 def finished(x0_fn, known, noise, *, weight=0.0, method="none"):
@@ -119,15 +120,13 @@ def test_drawing_is_through_the_unclipped_prediction():
 @pytest.mark.parametrize("weight", [0.0, 2.0])
 def test_samples_end_on_the_known_pixels(kind, weight):
     known = first_frames(1)
-    transition, run = settings(kind, known.video.shape)
+    sampler, run = settings(kind, known.video.shape)
     fn = finished(Partial(curved, 1.3), known, run["z"], weight=weight)
-    got = sample(fn, transition, **run)
+    got = sample(fn, sampler, **run)
     np.testing.assert_array_equal(got[:, :1], known.video[:, :1])
     assert bool(jnp.isfinite(got).all())
     other = known.replace(video=-known.video)
-    changed = sample(
-        finished(Partial(curved, 1.3), other, run["z"], weight=weight), transition, **run
-    )
+    changed = sample(finished(Partial(curved, 1.3), other, run["z"], weight=weight), sampler, **run)
     assert float(jnp.abs(got - changed)[:, 1:].max()) > 0.01  # what is drawn depends on it
 
 
@@ -136,8 +135,8 @@ def test_a_mask_of_pixels(kind):
     video = jax.random.uniform(jax.random.key(9), (2, 3, 2, 2, 3))
     mask = jax.random.bernoulli(jax.random.key(8), 0.5, (2, 3, 2, 2, 1))
     known = Known(video=video, mask=mask)
-    transition, run = settings(kind, video.shape)
-    got = sample(finished(Partial(curved, 1.3), known, run["z"], weight=1.0), transition, **run)
+    sampler, run = settings(kind, video.shape)
+    got = sample(finished(Partial(curved, 1.3), known, run["z"], weight=1.0), sampler, **run)
     everywhere = np.broadcast_to(mask, video.shape)
     np.testing.assert_array_equal(np.asarray(got)[everywhere], np.asarray(video)[everywhere])
     assert np.all(np.asarray(got)[~everywhere] != np.asarray(video)[~everywhere])
@@ -146,19 +145,19 @@ def test_a_mask_of_pixels(kind):
 @every_kind
 def test_all_known_or_nothing_known(kind):
     known = first_frames(3)
-    transition, run = settings(kind, known.video.shape)
+    sampler, run = settings(kind, known.video.shape)
     fn = Partial(curved, 1.3)
     np.testing.assert_array_equal(
-        sample(finished(fn, known, run["z"]), transition, **run), known.video
+        sample(finished(fn, known, run["z"]), sampler, **run), known.video
     )
     nothing = finished(fn, first_frames(0), run["z"], weight=3.0)
-    plain = sample(fn, transition, **run)
-    np.testing.assert_allclose(sample(nothing, transition, **run), plain, atol=1e-6)
+    plain = sample(fn, sampler, **run)
+    np.testing.assert_allclose(sample(nothing, sampler, **run), plain, atol=1e-6)
 
 
 def test_step_by_step_is_the_same_and_compiles_once():
     known = first_frames(1)
-    transition, run = settings("ancestral", known.video.shape)
+    sampler, run = settings("ancestral", known.video.shape)
     traced = []
 
     def counted(scale, z, logsnr, step):
@@ -169,10 +168,10 @@ def test_step_by_step_is_the_same_and_compiles_once():
         return finished(Partial(counted, jnp.array(scale)), known, run["z"], weight=1.0)
 
     def stepwise(scale, known):
-        return sample_stepwise(made(scale, known), transition, on_step=lambda *_: None, **run)
+        return sample(made(scale, known), sampler, on_step=lambda *_: None, **run)
 
     got = stepwise(1.3, known)
-    np.testing.assert_allclose(got, sample(made(1.3, known), transition, **run), atol=1e-6)
+    np.testing.assert_allclose(got, sample(made(1.3, known), sampler, **run), atol=1e-6)
     traced.clear()
     other = stepwise(0.7, known.replace(video=-known.video))
     assert not traced  # parameters and known data are arguments of the compiled step
@@ -181,15 +180,13 @@ def test_step_by_step_is_the_same_and_compiles_once():
 
 def test_examples_do_not_depend_on_their_neighbours():
     known = first_frames(1)
-    transition, run = settings("ancestral", known.video.shape)
-    together = sample(
-        finished(Partial(curved, 1.3), known, run["z"], weight=2.0), transition, **run
-    )
+    sampler, run = settings("ancestral", known.video.shape)
+    together = sample(finished(Partial(curved, 1.3), known, run["z"], weight=2.0), sampler, **run)
     for i in range(2):
         mine = Known(video=known.video[i : i + 1], mask=known.mask[i : i + 1])
         keys, z = run["keys"][i : i + 1], run["z"][i : i + 1]
         fn = finished(Partial(curved, 1.3), mine, z, weight=2.0)
-        alone = sample(fn, transition, logsnrs=run["logsnrs"], z=z, keys=keys)
+        alone = sample(fn, sampler, logsnrs=run["logsnrs"], z=z, keys=keys)
         np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-6)
 
 
@@ -215,11 +212,11 @@ def test_drawn_samples_have_nearly_the_conditional_distribution(kind, replaced, 
     known = Known(
         video=jnp.full((count, 2), 0.9), mask=jnp.broadcast_to(jnp.array([True, False]), (count, 2))
     )
-    transition, run = settings(kind, (count, 2), steps=64)
+    sampler, run = settings(kind, (count, 2), steps=64)
     got = {}
     for weight in (0.0, 2.0):
         fn = finished(correlated, known, run["z"], weight=weight)
-        b = np.asarray(sample(fn, transition, **run))[:, 1]
+        b = np.asarray(sample(fn, sampler, **run))[:, 1]
         got[weight] = (b.mean(), b.std())
     mean, std = CONDITIONAL
     assert got[0.0][0] == pytest.approx(replaced, abs=0.04)

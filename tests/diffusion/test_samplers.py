@@ -1,6 +1,6 @@
 """Sampling steps against closed forms of Gaussian data, and the loop over them.
 
-Tests of vidgen/diffusion/transitions.py too.
+Tests of vidgen/diffusion/sampling.py too.
 """
 
 import jax
@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from vidgen.diffusion import guidance, samplers, schedules
+from vidgen.diffusion import guidance, samplers, sampling, schedules
 from vidgen.diffusion.samplers import (
     Ancestral,
     Ddim,
     DpmSolverPP2M,
+    Sampler,
     SamplerSpec,
     StepLevels,
     StochasticNStep,
-    Transition,
-    sample,
-    sample_stepwise,
 )
+from vidgen.diffusion.sampling import sample
 from vidgen.diffusion.schedules import Cosine, LinearBetas, alpha_sigma, expand
 
 KINDS = ("ddim", "ancestral", "stochastic", "dpmpp_2m")
@@ -43,6 +42,13 @@ def curved(z, logsnr, step):
 # ---- one step ------------------------------------------------------------------------------------
 
 
+def step(sampler, keys, z, x0, levels, x0_before=0.0):
+    """One step of a sampler whose denoiser always says x0."""
+    moved, found = sampler(lambda z, logsnr: x0, keys, z, x0_before + 0 * z, levels)
+    np.testing.assert_array_equal(found, x0)
+    return moved
+
+
 def step_levels():
     t, s = (Cosine()(jnp.array(u)) for u in (0.6, 0.4))
     return StepLevels(jnp.array(-jnp.inf), t, s, s)
@@ -52,7 +58,7 @@ def test_ddim_step_in_three_forms(x64):
     levels = step_levels()
     (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(levels.t), alpha_sigma(levels.s)
     z, x0 = jnp.array([[0.5]]), jnp.array([[0.2]])
-    got = Ddim()(some_keys(1), z, x0, x0, levels).item()
+    got = step(Ddim(), some_keys(1), z, x0, levels).item()
     assert got == pytest.approx(0.4396676371, rel=1e-9)
     eps = (z - alpha_t * x0) / sigma_t
     assert got == pytest.approx((alpha_s * x0 + sigma_s * eps).item(), rel=1e-12)
@@ -84,17 +90,17 @@ def test_ddim_steps_compose_along_a_straight_path(x64):
 def test_ancestral_step(x64, gamma, std):
     levels, keys = step_levels(), some_keys(1)
     z, x0 = jnp.array([[0.5]]), jnp.array([[0.2]])
-    transition = Ancestral(gamma=gamma)
-    assert float(transition.noise_std(levels.t, levels.s)) == pytest.approx(std, rel=1e-9)
+    sampler = Ancestral(gamma=gamma)
+    assert float(sampler.noise_std(levels.t, levels.s)) == pytest.approx(std, rel=1e-9)
     noise = samplers.normal_like(keys, z)
-    got = transition(keys, z, x0, x0, levels)
+    got = step(sampler, keys, z, x0, levels)
     np.testing.assert_allclose(got, 0.3084830371 + std * noise, rtol=1e-8)
 
 
 def test_stochastic_step_goes_two_levels_down_and_one_up(x64):
     t, s, k = Cosine()(jnp.array([1.0, 0.875, 0.75]))
     keys, z, x0 = some_keys(1), jnp.array([[0.5]]), jnp.array([[0.2]])
-    got = StochasticNStep()(keys, z, x0, x0, StepLevels(t, t, s, k))
+    got = step(StochasticNStep(), keys, z, x0, StepLevels(t, t, s, k))
     down = samplers.ddim_step(z, x0, t, k)
     noise = samplers.normal_like(keys, z)
     np.testing.assert_allclose(got, 0.509855 * down + 0.860260 * noise, atol=2e-6)
@@ -103,8 +109,8 @@ def test_stochastic_step_goes_two_levels_down_and_one_up(x64):
 def test_first_2m_step_is_ddim():
     levels = step_levels()
     z, x0 = jnp.array([[0.5]]), jnp.array([[0.2]])
-    got = DpmSolverPP2M()(some_keys(1), z, x0, jnp.zeros_like(x0), levels)
-    np.testing.assert_array_equal(got, Ddim()(some_keys(1), z, x0, x0, levels))
+    got = step(DpmSolverPP2M(), some_keys(1), z, x0, levels)
+    np.testing.assert_array_equal(got, step(Ddim(), some_keys(1), z, x0, levels))
 
 
 # ---- the whole loop, on Gaussian data ------------------------------------------------------------
@@ -150,7 +156,7 @@ def test_order_of_convergence(x64, gaussian, spacing, kind):
     for steps in (16, 32, 64, 128):
         spec = SamplerSpec(kind=kind, steps=steps, spacing=spacing)
         z = sample(
-            *(gaussian, spec.transition()),
+            *(gaussian, spec.sampler()),
             logsnrs=spec.logsnrs(segment),
             z=jnp.array([1.3]),
             keys=some_keys(1),
@@ -162,12 +168,12 @@ def test_order_of_convergence(x64, gaussian, spacing, kind):
     assert ratio == pytest.approx(2 if kind == "ddim" else 4, rel=0.07)
 
 
-def propagate(gaussian, transition, logsnrs):
+def propagate(gaussian, sampler, logsnrs):
     """Exact mean and std of the result for z ~ N(0, 1), from the affine pieces of every step.
 
     Each step is probed at z = 0 and z = 1 with one key, which gives its slope. Its noiseless part
     maps α_t μ to α_s μ, because x̂(α_t μ) = μ; what the offset holds besides is the noise of that
-    key times the standard deviation that the transition gives it.
+    key times the standard deviation that the sampler gives it.
     """
     key = some_keys(1)
     noise = samplers.normal_like(key, jnp.zeros(1)).item()
@@ -176,8 +182,7 @@ def propagate(gaussian, transition, logsnrs):
     stack = StepLevels(np.full(len(beyond), -np.inf), levels[:-1], levels[1:], beyond)
 
     def probe(z, step):
-        x0 = gaussian(z, step.t, 0)
-        return transition(key, z, x0, x0, step)
+        return sampler(lambda z, logsnr: gaussian(z, logsnr, 0), key, z, z, step)[0]
 
     start, end = (jax.jit(jax.vmap(probe, (None, 0)))(jnp.full(1, z), stack) for z in (0.0, 1.0))
     slope, offset = np.ravel(end - start), np.ravel(start)
@@ -222,9 +227,9 @@ def test_stochastic_moments(x64, gaussian, steps, expected):
 def test_moments_by_monte_carlo(gaussian, kind, std):
     """The loop itself, in float32, with real noise: 1e5 samples of one batch."""
     spec, keys = SamplerSpec(kind=kind, steps=8, gamma=0.3), some_keys(100_000)
-    z = samplers.initial_noise(keys, ())
+    z = sampling.initial_noise(keys, ())
     run = jax.jit(
-        lambda z, keys: sample(gaussian, spec.transition(), logsnrs=ladder(8), z=z, keys=keys)
+        lambda z, keys: sample(gaussian, spec.sampler(), logsnrs=ladder(8), z=z, keys=keys)
     )
     got = np.asarray(run(z, keys))
     assert got.mean() == pytest.approx(0.5, abs=0.004)
@@ -260,7 +265,7 @@ def test_the_corrector_keeps_the_first_level_and_moves_the_others(gaussian):
         return gaussian(z, logsnr, step)
 
     spec = SamplerSpec(kind="ddim", steps=2, corrector_steps=1, corrector_delta=0.3)
-    got = sample(x0_fn, spec.transition(), logsnrs=levels, z=jnp.ones(1), keys=keys)
+    got = sample(x0_fn, spec.sampler(), logsnrs=levels, z=jnp.ones(1), keys=keys)
     jax.effects_barrier()
     first = gaussian(jnp.ones(1), levels[:1], 0)
     moved = samplers.ddim_step(jnp.ones(1), first, levels[0], levels[1])
@@ -295,7 +300,7 @@ def test_last_step_returns_the_denoised_data(kind):
     spec = SamplerSpec(kind=kind, steps=5)
     got = sample(
         lambda z, logsnr, step: jnp.full_like(z, 0.25) + step,
-        spec.transition(),
+        spec.sampler(),
         logsnrs=spec.logsnrs(Cosine()),
         z=jnp.ones((2, 3)),
         keys=some_keys(2),
@@ -308,9 +313,9 @@ def test_examples_do_not_depend_on_their_batch(kind):
     spec = SamplerSpec(kind=kind, steps=6)
     run = jax.jit(
         lambda keys: sample(
-            *(curved, spec.transition()),
+            *(curved, spec.sampler()),
             logsnrs=spec.logsnrs(Cosine()),
-            z=samplers.initial_noise(keys, (2, 3, 3, 1)),
+            z=sampling.initial_noise(keys, (2, 3, 3, 1)),
             keys=keys,
         )
     )
@@ -333,16 +338,14 @@ def test_stepwise_is_the_scan_bit_for_bit(kind):
     guided = guidance.classifier_free_batched(Partial(both), np.linspace(0, 3, 7))
     settings = {
         "logsnrs": spec.logsnrs(Cosine()),
-        "z": samplers.initial_noise(keys, (2, 4, 4, 3)),
+        "z": sampling.initial_noise(keys, (2, 4, 4, 3)),
         "keys": keys,
     }
     x0_fn = guidance.thresholded(guided, method="dynamic", percentile=90.0)
     seen = []
-    stepwise = sample_stepwise(
-        x0_fn, spec.transition(), **settings, on_step=lambda *args: seen.append(args)
-    )
-    np.testing.assert_array_equal(stepwise, sample(x0_fn, spec.transition(), **settings))
-    compiled = jax.jit(sample, static_argnums=1)(x0_fn, spec.transition(), **settings)
+    stepwise = sample(x0_fn, spec.sampler(), **settings, on_step=lambda *args: seen.append(args))
+    np.testing.assert_array_equal(stepwise, sample(x0_fn, spec.sampler(), **settings))
+    compiled = jax.jit(sample, static_argnums=1)(x0_fn, spec.sampler(), **settings)
     np.testing.assert_array_equal(stepwise, compiled)
     assert seen == [(i, 7) for i in range(1, 8)]
 
@@ -356,7 +359,7 @@ def test_stepwise_compiles_once_for_new_parameters():
 
     def run(scale):
         x0_fn = guidance.thresholded(Partial(denoise, jnp.array(scale)), method="static")
-        return sample_stepwise(
+        return sample(
             x0_fn,
             Ddim(),
             logsnrs=ladder(3),
@@ -376,9 +379,9 @@ def test_noise_levels_at_the_ends_are_safe_in_float32(kind, gaussian):
     spec = SamplerSpec(kind=kind, steps=500)
     for schedule in (Cosine(), LinearBetas(zero_terminal_snr=True)):
         got = sample(
-            *(gaussian, spec.transition()),
+            *(gaussian, spec.sampler()),
             logsnrs=spec.logsnrs(schedule),
-            z=samplers.initial_noise(some_keys(3), (4,)),
+            z=sampling.initial_noise(some_keys(3), (4,)),
             keys=some_keys(3),
         )
         assert got.dtype == jnp.float32
@@ -387,13 +390,13 @@ def test_noise_levels_at_the_ends_are_safe_in_float32(kind, gaussian):
 
 def test_steps_draw_fresh_noise():
     keys, z = some_keys(2), jnp.zeros((2, 1000))
-    start = samplers.initial_noise(keys, (1000,))
+    start = sampling.initial_noise(keys, (1000,))
     spec, drawn = SamplerSpec(kind="ancestral", steps=4, gamma=1.0), [start]
     levels = spec.logsnrs(Cosine())
     for steps in (1, 2):
         drawn.append(
             sample(
-                *(lambda z, logsnr, step: jnp.zeros_like(z), spec.transition()),
+                *(lambda z, logsnr, step: jnp.zeros_like(z), spec.sampler()),
                 logsnrs=levels[: steps + 1],
                 z=z,
                 keys=keys,
@@ -412,10 +415,10 @@ def test_steps_draw_fresh_noise():
 
 
 @every_kind
-def test_spec_builds_transitions_and_ladders(kind):
+def test_spec_builds_samplers_and_ladders(kind):
     spec = SamplerSpec(kind=kind, steps=4)
-    assert isinstance(spec.transition(), Transition)
-    assert spec.transition() == spec.transition()
+    assert isinstance(spec.sampler(), Sampler)
+    assert spec.sampler() == spec.sampler()
     got = spec.logsnrs(Cosine())
     np.testing.assert_allclose(got, [-20, -1.76261877, 0, 1.76261877, 20], rtol=1e-6, atol=1e-6)
 

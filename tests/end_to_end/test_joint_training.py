@@ -12,7 +12,7 @@ from vidgen.cli import main
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.data.video.encode import write_video
-from vidgen.inference.stages import Stage, tell_of_images
+from vidgen.inference.stages import Stage, build_trained, tell_of_images
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.train import Train
 
@@ -123,7 +123,7 @@ def trained(files, folder, data="data/joint_folder.gin", **changes):
     with gin_utils.session(named, bindings):
         gin_utils.build(Train)
         (folder / "config.gin").write_text(gin_utils.operative_config())
-    return Sessions(["runs/generate.gin"], [], []).build_trained(Stage, folder)
+    return build_trained(Sessions(["runs/generate.gin"], [], []), Stage, folder)
 
 
 def test_a_saved_configuration_tells_whether_images_were_trained_on(files, tmp_path, caplog):
@@ -141,4 +141,4 @@ def test_a_saved_configuration_tells_whether_images_were_trained_on(files, tmp_p
     config = tmp_path / "joint" / "config.gin"
     config.write_text(config.read_text().replace(str(files), "/gone"))
     sessions = Sessions(["runs/generate.gin"], [], ["base/GuidanceSpec.weight=2.0"])
-    assert sessions.build_trained(Stage, tmp_path / "joint").model.joint
+    assert build_trained(sessions, Stage, tmp_path / "joint").model.joint

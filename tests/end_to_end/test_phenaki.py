@@ -12,7 +12,7 @@ from tiny_phenaki import run
 
 from vidgen.cli import main
 from vidgen.data.video.encode import write_video
-from vidgen.diffusion import samplers
+from vidgen.diffusion import sampling
 from vidgen.inference.generate import Generate
 from vidgen.story.generate_story import GenerateStory
 from vidgen.story.resumable_video import ResumableVideo
@@ -218,9 +218,9 @@ def cascade(tmp_path_factory):
 def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
     story = ("--story=a tiger. then a frog", "--frames=17", "--context=3", "--temperature=2")
     flags = ("--upscale=tsr1,ssr1", f"--upscale_model={cascade}", "--keep_stages")
-    samplers.compiled_step.clear_cache()  # other files compile steps of these stages too
+    sampling.compiled_step.clear_cache()  # other files compile steps of these stages too
     film = generate(*story, *flags)
-    assert samplers.compiled_step._cache_size() == 2  # 3 chunks, and 3
+    assert sampling.compiled_step._cache_size() == 2  # 3 chunks, and 3
     assert film.shape == (34, 32, 32, 3) and film.dtype == np.uint8
     small, smooth = (np.load(tmp_path / f"out.{name}.npy") for name in ("maskgit", "tsr1"))
     assert small.shape == (17, 16, 16, 3) and smooth.shape == (34, 16, 16, 3)

@@ -1,13 +1,13 @@
 """What an evaluation asks of a stage where its data is pictures."""
 
-import types
-
 import pytest
 
 from vidgen.evals import setup
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
+from vidgen.sprites.sprites import Sprites
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
@@ -15,7 +15,7 @@ SHAPE = VideoShape(frames=4, height=8, width=8)
 PICTURE = VideoShape(frames=1, height=8, width=8)
 
 
-class Unused:
+class Unused(DenoisingNetwork):
     """Stands for a network that is not run."""
 
     def init(self, rngs, *args, **kwargs):
@@ -33,7 +33,7 @@ def task(monkeypatch, data, conditioner, **changes):
     model = DiffusionStage(name="sr", shape=SHAPE, network=Unused(), conditioner=conditioner)
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")
-    source = types.SimpleNamespace(shape=data)
+    source = Sprites(shape=data)
     subject = setup.EvalModel(model=model, text_encoder=encoder, source=source)
     return setup.choose_task(subject, [stage], None, "m", Sampling(**changes), None)
 

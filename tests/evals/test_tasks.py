@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import toy_training as toy
-from counting_model import Counter, Guidance, Ready
+from counting_model import Counter, Ready
 
+from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.evals.tasks import GenerateTask, PredictTask
-from vidgen.imagen.cascade import Cascade
 from vidgen.inference.generate import Generate
 
 
@@ -20,7 +20,7 @@ class OtherEncoder(toy.ToyEncoder):
 
 
 def tasks(stage):
-    run = Generate(stages=[stage], cascade=Cascade, prompts=["?"])
+    run = Generate(stages=[stage], prompts=["?"])
     return (
         GenerateTask(run=run),
         PredictTask(stage=stage, seed=0, given=3, text=True),
@@ -37,7 +37,7 @@ def identities(kind=Ready, **changes):
     [
         (OtherWeights, {}),
         (Ready, {"text_encoder": OtherEncoder()}),
-        (Ready, {"model": Counter(guidance=Guidance(weight=2.0))}),
+        (Ready, {"model": Counter(guidance=GuidanceSpec(weight=2.0))}),
         (Ready, {"model": Counter(patch_time=1)}),
     ],
 )

@@ -4,7 +4,9 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+from fake_models import FakeSampled
 
+from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.inference.stages import Stage
 from vidgen.types import VideoShape
 
@@ -17,29 +19,17 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Guidance:
-    weight: float = 1.0
-    low: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Counter:
+class Counter(FakeSampled):
     """Each frame's brightness is a step above the one before; `calls` keeps what it was given."""
 
     name: str = "maskgit"
     shape: VideoShape = SHAPE
     input_shape: VideoShape | None = None
     sampler: Decoding = Decoding()
-    guidance: Guidance = Guidance()
+    guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
     patch_time: int = 2
     calls: list = dataclasses.field(default_factory=list, compare=False, repr=False)
     stop_at: int = dataclasses.field(default=10**9, repr=False)
-
-    def init(self, key, batch):
-        """Asked for by a `Stage`."""
-
-    def batch_spec(self, batch_size, text_length, text_dim):
-        """Likewise."""
 
     def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
         if len(self.calls) == self.stop_at:

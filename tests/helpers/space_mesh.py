@@ -10,13 +10,13 @@ import sys
 import jax
 
 from vidgen.cli import main
-from vidgen.diffusion import samplers
+from vidgen.diffusion import sampling
 
 COLLECTIVES = ("all-gather", "collective-permute", "all-to-all")
 
 
 def watched(step, seen):
-    """`samplers.compiled_step` that notes each program: its collectives, layout and memory."""
+    """`sampling.compiled_step` that notes each program: its collectives, layout and memory."""
 
     def run(*arguments):
         z = arguments[3][0]
@@ -33,8 +33,8 @@ def watched(step, seen):
 
 
 def report(folder, output, *flags):
-    seen, step = {}, samplers.compiled_step
-    samplers.compiled_step = watched(step, seen)
+    seen, step = {}, sampling.compiled_step
+    sampling.compiled_step = watched(step, seen)
     command = ["generate", "a tiger", f"--model={folder}", "-o", output, *flags]
     out, sys.stdout = sys.stdout, sys.stderr
     try:

@@ -9,8 +9,8 @@ import numpy as np
 from vidgen.config import gin_utils
 from vidgen.inference.stages import Stage
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import TrainState
 from vidgen.train.partitioning import unbox
+from vidgen.train.state import TrainState
 from vidgen.train.train import Train
 from vidgen.types import STAGES
 

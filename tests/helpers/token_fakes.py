@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fake_models import FakeTokenizer
 
 from vidgen.phenaki.masked_model import MaskedVideoModel
 from vidgen.phenaki.maskgit import MaskGIT, TokenNetwork
@@ -38,17 +39,14 @@ class Fake(TokenNetwork):
         return self.function(variables, tokens, text, valid)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pixels:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixels(FakeTokenizer):
     """The token of a patch is read off one of its pixels; `params` shifts them all."""
 
     codes: int = CODES
 
     def grid(self, frames, height, width):
         return (1 + (frames - 1) // 2, height // 4, width // 4)
-
-    def frames_of(self, steps):
-        return 1 + (steps - 1) * 2
 
     def encode(self, params, video):
         corner = video[:, ::2, ::4, ::4, 0]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidgen.data.source import Dataset
+from vidgen.model import Generator
 from vidgen.train import optimizers, partitioning, trainer
 from vidgen.types import Mean, TextEmbedding, VideoBatch, VideoShape
 
@@ -52,15 +53,15 @@ class Regressor(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyModel:
-    """A denoising regressor: satisfies `train.model.Model` and what sampling asks for."""
+class ToyModel(Generator):
+    """A denoising regressor."""
 
     name: str = "toy"
     shape: VideoShape = SHAPE
     network: Regressor = dataclasses.field(default_factory=Regressor)
     noise: float = 0.1
 
-    def batch_spec(self, batch_size, text_length, text_dim):
+    def batch_spec(self, batch_size, text_length, text_dim, *, captions_per_clip=1):
         spec = jax.ShapeDtypeStruct
         return VideoBatch(
             video=spec((batch_size, *self.shape.thwc), jnp.float32),
@@ -80,7 +81,7 @@ class ToyModel:
         error = jnp.mean((out - batch.video) ** 2, axis=(1, 2, 3, 4))
         return jnp.mean(error), {"error_max": Mean.of(jnp.max(error))}
 
-    def generate(self, params, text, low_res, keys):
+    def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
         noise = jax.vmap(lambda k: jax.random.normal(k, self.shape.thwc))(keys)
         return jnp.tanh(self.network.apply({"params": params}, noise, text))
 

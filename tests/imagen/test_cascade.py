@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_unet as tiny
+from fake_models import FakeSampled
 
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen import cascade
 from vidgen.imagen.cascade import STAGES, Cascade, stage_keys
 from vidgen.imagen.conditioning import NoLowRes, SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
+from vidgen.model import SampledModel
 from vidgen.types import TextEmbedding, VideoShape
 
 # Frames x height x width and rate of Imagen Video, fig. 6, and what multiplies them.
@@ -40,12 +41,11 @@ def published(*names):
     return stages
 
 
-@dataclasses.dataclass(frozen=True)
-class Fake:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fake(FakeSampled):
     """Adds its weight and the sum of its text to what it is given, twice as many frames of it."""
 
-    name: str
-    shape: VideoShape
+    sampler: SamplerSpec = SamplerSpec()
     factor: int = 2
     seen: list = dataclasses.field(default_factory=list, compare=False)
 
@@ -68,7 +68,7 @@ def fakes():
     """base and tsr1 of 2 and 4 frames."""
     shape = VideoShape(frames=2, height=2, width=3, fps=2.0)
     longer = dataclasses.replace(shape, frames=4, fps=4.0)
-    return Cascade([Fake("base", shape, 1), Fake("tsr1", longer)])
+    return Cascade([Fake(shape=shape, factor=1), Fake(name="tsr1", shape=longer)])
 
 
 def text(n=3):
@@ -118,7 +118,7 @@ def test_the_published_stages_fit():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_real_stage_is_a_stage(name):
     (stage,) = published(name)
-    assert isinstance(stage, cascade.Stage) and Cascade([stage]).shape == stage.shape
+    assert isinstance(stage, SampledModel) and Cascade([stage]).shape == stage.shape
 
 
 @pytest.mark.parametrize(

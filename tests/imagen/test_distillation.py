@@ -18,6 +18,7 @@ from vidgen.diffusion import parameterization, samplers, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.conditioning import SpatialUpsample
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.distillation import (
     GuidanceDistillation,
     ProgressiveDistillation,
@@ -25,8 +26,7 @@ from vidgen.imagen.distillation import (
 )
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.students import StudentSchedule, student
-from vidgen.plan.estimate import PlannedModel
-from vidgen.train.model import Model
+from vidgen.model import Student
 from vidgen.train.partitioning import unbox
 from vidgen.types import VideoBatch, VideoShape
 
@@ -214,7 +214,7 @@ def test_levels_are_those_of_the_grid_and_evenly_drawn(stochastic):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fake:
+class Fake(DenoisingNetwork):
     """A network that is one Python function of (params, z, logsnr, cond)."""
 
     function: Callable[..., Any]
@@ -441,8 +441,7 @@ def test_phases():
     assert all(p.model.teacher.guidance_input for p in phases[1:])
     assert phases[-1].model.stage == made
     for phase in phases:
-        for protocol in (Model, PlannedModel):
-            assert isinstance(phase.model, protocol)
+        assert isinstance(phase.model, Student)
 
 
 def test_phases_for_ddim_end_with_the_last_halving():

@@ -13,6 +13,7 @@ import tiny_unet as tiny
 from vidgen.diffusion import parameterization
 from vidgen.diffusion.schedules import alpha_sigma, expand
 from vidgen.imagen.blocks import LevelSpec
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.distillation import GuidanceDistillation
 from vidgen.imagen.guidance_response import guidance_response
 from vidgen.imagen.stage import DiffusionStage
@@ -37,7 +38,7 @@ def guided(z, logsnr, text):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExactTeacher:
+class ExactTeacher(DenoisingNetwork):
     """A network that is exact as long as it is told no guidance weight, and else `learner`."""
 
     learner: Any
@@ -55,7 +56,7 @@ class ExactTeacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(DenoisingNetwork):
     """A student that makes `slope` of the teacher's change, and `aside` of something else."""
 
     slope: float

@@ -16,10 +16,11 @@ import tiny_unet as tiny
 from vidgen.diffusion import parameterization, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.learned import Learned
-from vidgen.imagen.stage import DenoisingNetwork, DiffusionStage
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.model import Model
 from vidgen.nn import axes
-from vidgen.train.model import Model
 from vidgen.types import TextEmbedding, TextMix, VideoBatch, VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
@@ -27,7 +28,7 @@ PARAMETERIZATIONS = tuple(parameterization.PARAMETERIZATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fake:
+class Fake(DenoisingNetwork):
     """A network that is one Python function of (params, z, logsnr, cond)."""
 
     function: Callable[..., Any]

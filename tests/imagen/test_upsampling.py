@@ -15,6 +15,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Augmentation, SpatialUpsample, TemporalUpsample
+from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.types import VideoBatch, VideoShape
 
@@ -162,7 +163,7 @@ def test_noise_of_an_example_is_its_own():
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorder:
+class Recorder(DenoisingNetwork):
     """A network that remembers what it was given; `see` is a mutable list."""
 
     see: Any

@@ -7,28 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_models import FakeSampled
 
 from vidgen.data.video import encode
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen.cascade import Cascade
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Generator, Sampling, Stage
+from vidgen.inference.stages import Sampling, Stage
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import TrainState
+from vidgen.train.state import TrainState
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 
 ENCODER = ByteEncoder(dim=4, length=8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FakeStage:
+class FakeStage(FakeSampled):
     """A clip is noise of its key, shifted by its text, its weights and its settings."""
 
-    name: str = "base"
-    shape: VideoShape = VideoShape(frames=2, height=4, width=4, fps=4.0)
     sampler: SamplerSpec = SamplerSpec(kind="ddim", steps=3)
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0, low=0.5)
     input_shape: VideoShape | None = None
@@ -37,7 +35,7 @@ class FakeStage:
         del key, batch
         return {"w": jnp.zeros(3)}
 
-    def batch_spec(self, batch_size, text_length, text_dim):
+    def batch_spec(self, batch_size, text_length, text_dim, *, captions_per_clip=1):
         spec = jax.ShapeDtypeStruct
         text = TextEmbedding(
             tokens=spec((batch_size, text_length, text_dim), jnp.float32),
@@ -84,7 +82,7 @@ def generate(*prompts, model_dir="nowhere", model=None, **settings):
     names = {field.name for field in dataclasses.fields(Sampling)}
     sampling = Sampling(**{n: v for n, v in settings.items() if n in names})
     others = {n: v for n, v in settings.items() if n not in names}
-    run = {"stages": [stage], "cascade": Cascade, "prompts": prompts, "sampling": sampling}
+    run = {"stages": [stage], "prompts": prompts, "sampling": sampling}
     return Generate(**run | others)
 
 
@@ -178,14 +176,9 @@ def test_another_size(run):
         generate("a", size=(5, 8), model=SizedStage())
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    stride: int = 2
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SizedStage(FakeStage):
-    network: Network = Network()
+    stride: int = 2
 
 
 def test_averaged_weights_and_a_chosen_step(run, tmp_path):
@@ -271,7 +264,3 @@ def test_a_full_disk_leaves_the_old_file(run, tmp_path, monkeypatch):
         run("a")
     assert caught.value.errno == errno.ENOSPC
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("o.npy", b"old")]
-
-
-def test_the_fake_offers_what_is_asked_of_a_model():
-    assert isinstance(FakeStage(), Generator)

@@ -7,10 +7,10 @@ import pytest
 import token_fakes as tiny
 
 from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.model import Model
 from vidgen.phenaki.critic import CriticModel
 from vidgen.phenaki.decoding import DecodingSpec
 from vidgen.phenaki.maskgit import MaskGIT, TokenCritic
-from vidgen.train.model import Model
 
 CODES, GRID = tiny.CODES, tiny.GRID
 

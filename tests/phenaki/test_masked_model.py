@@ -13,9 +13,9 @@ import pytest
 import token_fakes as tiny
 
 from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.model import Model
 from vidgen.phenaki.decoding import DecodingSpec
 from vidgen.phenaki.maskgit import MaskGIT
-from vidgen.train.model import Model
 from vidgen.types import TextEmbedding, TextMix, TokenBatch, VideoBatch, null_text
 
 CODES, GRID = tiny.CODES, tiny.GRID

@@ -5,13 +5,15 @@ Tests of vidgen/phenaki/tokenizer_losses.py too.
 
 import dataclasses
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vidgen.model import Model
 from vidgen.phenaki import discriminator as losses
 from vidgen.phenaki import tokenizer_losses
 from vidgen.phenaki.cvivit import CViViT
@@ -28,7 +30,6 @@ from vidgen.phenaki.tokenizer_losses import (
     psnr,
 )
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import Model
 from vidgen.train.optimizers import SGD, AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -216,11 +217,10 @@ def test_evaluation_leaves_r1_out(full):
     assert "r1" not in metrics and "discriminator" in metrics
 
 
-class Sums(NamedTuple):
+class Sums(Discriminator):
     """A discriminator whose logits are the sum of each frame; one weight."""
 
-    frames_per_clip: int | None
-
+    @nn.nowrap
     def apply(self, params, video):
         return params * jnp.sum(video, axis=(2, 3, 4))
 
@@ -231,7 +231,7 @@ def game_of_sums(key, frames_per_clip=None, r1_every=1):
     real = jnp.broadcast_to(numbers[..., None, None, None], (3, 5, 1, 1, 1))
     params = {"discriminator": jnp.float32(1.0)}
     return tokenizer_losses.adversarial_terms(
-        Sums(frames_per_clip), params, real, -real, key, r1_every=r1_every
+        Sums(frames_per_clip=frames_per_clip), params, real, -real, key, r1_every=r1_every
     )
 
 

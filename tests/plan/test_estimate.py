@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from vidgen.plan.estimate import Plan, PlannedModel, TextSize, count_by_module
+from vidgen.model import Model
+from vidgen.plan.estimate import Plan, count_by_module
 from vidgen.plan.memory import shard_bytes
 from vidgen.text.encoder import NoText
-from vidgen.text.minilm import MiniLM
 from vidgen.train.optimizers import Adafactor, AdamW, LearningRate
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.trainer import Trainer
@@ -29,8 +29,8 @@ RULES = (("batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"), ("pi
 SHAPE = VideoShape(frames=2, height=4, width=4, fps=3.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class TwoLayers:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoLayers(Model):
     """Pixels [c=3] to 8 hidden to 3, one product a pixel each; parameters 24 + 8 + 24 = 56."""
 
     name: str = "base"
@@ -49,7 +49,7 @@ class TwoLayers:
         hidden = jnp.tanh(batch.video @ net["up"]["kernel"] + net["up"]["bias"])
         return jnp.mean((hidden @ net["down"]["kernel"] - batch.video) ** 2), {}
 
-    def batch_spec(self, batch_size, text_length, text_dim):
+    def batch_spec(self, batch_size, text_length, text_dim, *, captions_per_clip=1):
         spec = jax.ShapeDtypeStruct
         return VideoBatch(
             video=spec((batch_size, *self.shape.thwc), jnp.float32),
@@ -211,20 +211,6 @@ def test_wrong_settings_are_named():
         Plan(trainers=(), text_encoder=NoText(length=1, dim=1), batch_size=1)
     with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
         plan(trainer((2, 1, 1)), batch_size=3).report()
-
-
-def test_a_model_that_cannot_be_planned_is_named():
-    class Bare:
-        def init(self, key, batch): ...
-        def loss(self, params, frozen, batch, key, *, train): ...
-
-    with pytest.raises(ValueError, match="Bare cannot be planned"):
-        plan(trainer(model=Bare()))
-
-
-def test_the_protocols_are_met():
-    assert isinstance(TwoLayers(), PlannedModel)
-    assert isinstance(MiniLM(), TextSize)
 
 
 def test_modules_are_two_names_deep():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_models import FakeTokenizer
 
 from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
@@ -17,8 +18,8 @@ from vidgen.train.frozen import fingerprint
 from vidgen.types import VideoShape
 
 
-@dataclasses.dataclass(frozen=True)
-class Corners:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corners(FakeTokenizer):
     """A tokenizer: the token of a patch is its first pixel, plus the one weight that it has."""
 
     codes: int = 300

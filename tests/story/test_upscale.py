@@ -4,13 +4,13 @@ Tests of vidgen/inference/upscale_stages.py too.
 """
 
 import dataclasses
-import types as python_types
 import weakref
 
 import jax
 import numpy as np
 import pytest
 import toy_training as toy
+from fake_models import FakeSampled
 
 from vidgen.inference import upscale_stages
 from vidgen.inference.per_stage import PerStage
@@ -34,21 +34,14 @@ class Spec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Toy:
+class Toy(FakeSampled):
     """What both kinds of models have; `calls` keeps what they were given."""
 
     name: str
     shape: VideoShape = SHAPE
     sampler: Spec = Spec()
-    guidance: Spec = Spec()
     calls: list = dataclasses.field(default_factory=list, compare=False, repr=False)
     stop_at: int = dataclasses.field(default=10**9, repr=False)
-
-    def init(self, key, batch):
-        """Asked for by a `Stage`."""
-
-    def batch_spec(self, batch_size, text_length, text_dim):
-        """Likewise."""
 
     def called(self, on_step, **given):
         if len(self.calls) == self.stop_at:
@@ -82,10 +75,6 @@ class Nearest(Toy):
     time: int = 1
     space: int = 1
     stride: int = 1
-
-    @property
-    def network(self):
-        return python_types.SimpleNamespace(stride=self.stride)
 
     @property
     def input_shape(self):

@@ -10,6 +10,7 @@ import pytest
 
 from vidgen.text import encoder
 from vidgen.text.byte_encoder import ByteEncoder
+from vidgen.types import TextEncoder
 
 
 class Spy:
@@ -81,7 +82,7 @@ def test_both_are_text_encoders():
     inner = ByteEncoder(dim=5, length=7, seed=1)
     cached = encoder.CachedEncoder(encoder=inner)
     for one in (inner, cached):
-        assert isinstance(one, encoder.TextEncoder)
+        assert isinstance(one, TextEncoder)
         assert (one.name, one.dim, one.length) == ("bytes-5-7-1", 5, 7)
 
 
@@ -146,6 +147,6 @@ def test_a_prompt_that_is_cut_is_said_once(caplog):
 def test_no_text_is_the_null_prompt():
     text = encoder.NoText(dim=3, length=2)(["a tiger", ""])
     assert text.tokens.shape == (2, 2, 3) and not text.tokens.any() and not text.mask.any()
-    assert isinstance(encoder.NoText(), encoder.TextEncoder)
+    assert isinstance(encoder.NoText(), TextEncoder)
     with pytest.raises(ValueError, match="at least one"):
         encoder.NoText()([])

@@ -13,6 +13,7 @@ import pytest
 
 from vidgen.assets import downloads
 from vidgen.text import encoder, minilm
+from vidgen.types import TextEncoder
 
 PROMPTS = ["a tiger", "a big striped cat walks through tall grass", "the weather is rainy"]
 
@@ -137,7 +138,7 @@ def test_wrong_length_is_named(length):
 
 def test_is_a_text_encoder_and_refuses_no_prompts():
     one = minilm.MiniLM()
-    assert isinstance(one, encoder.TextEncoder)
+    assert isinstance(one, TextEncoder)
     assert (one.name, one.dim, one.length) == ("all-MiniLM-L6-v2", 384, 32)
     with pytest.raises(ValueError, match="no prompts"):
         one([])

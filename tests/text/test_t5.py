@@ -15,10 +15,11 @@ import safetensors.numpy
 import t5_folders
 import torch_files
 
-from vidgen.text.encoder import CachedEncoder, TextEncoder
+from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
 from vidgen.text.t5_files import T5FileError, T5Files, fingerprint
 from vidgen.text.t5_network import SIZES, Size, T5Encoder
+from vidgen.types import TextEncoder
 
 FOUND = t5_folders.arrays()
 IDS = t5_folders.IDS

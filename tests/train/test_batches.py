@@ -6,6 +6,7 @@ import toy_training as toy
 
 from vidgen.data.source import Dataset
 from vidgen.train import batches
+from vidgen.types import TextEncoder
 
 
 class Limited(toy.ToyIterator):
@@ -116,5 +117,5 @@ def test_captions_per_clip_is_one_unless_the_data_says_more():
 
 def test_protocols():
     assert isinstance(toy.ToyData(), Dataset)
-    assert isinstance(toy.ToyEncoder(), batches.TextEncoder)
+    assert isinstance(toy.ToyEncoder(), TextEncoder)
     assert batches.this_process() == (0, 1)

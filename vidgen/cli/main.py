@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=EXAMPLES.get(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=generate_flags.HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
@@ -242,13 +242,13 @@ def _generate(flags: argparse.Namespace) -> None:
     folders = folders[:1] if later else folders
     # Every stage has a configuration of its own, and all of them bind the same names.
     sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
-    trained = [sessions.build_trained(stages.Stage, folder) for folder in folders]
-    raising = [sessions.build_trained(stages.Stage, folder) for folder in later]
+    trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
+    raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **fields)
     else:
-        run = sessions.build(generate_story.GenerateStory, stage=stages.only(trained), **fields)
+        run = sessions.build(generate_story.GenerateStory, stage=stages.single(trained), **fields)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}

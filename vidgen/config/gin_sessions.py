@@ -7,7 +7,6 @@ such as ssr1/SamplerSpec.steps, and it is an error only where none does.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,16 +54,18 @@ class Sessions:
 
     def build_trained(self, cls: Any, folder: Path) -> Any:
         """Return `cls` from the configuration that training left in `folder`, its MODEL_DIR."""
-        files, bindings = [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
-        built = self.build(cls, files, bindings)
-        model: Any = getattr(built, "model", None)
-        if getattr(model, "learned", None) and hasattr(built, "load"):
-            if self._last or self._bindings:  # which may have changed what the student learned
-                with gin_utils.session([*self._first, *files], bindings):
-                    _check_learned(folder, gin_utils.build(cls).model, model)
-        if hasattr(model, "joint") and _trained_jointly(folder / "config.gin"):
-            built = dataclasses.replace(built, model=dataclasses.replace(model, joint=True))
-        return built
+        return self.build(cls, *_of_training(folder))
+
+    def build_unchanged(self, cls: Any, folder: Path) -> Any:
+        """Return `cls` as training left it, without the files and bindings of all sessions."""
+        files, bindings = _of_training(folder)
+        with gin_utils.session([*self._first, *files], bindings):
+            return gin_utils.build(cls)
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything is read after the objects' own files."""
+        return bool(self._last or self._bindings)
 
     def check_bindings(self) -> None:
         """Raise the error of a binding that no session took, and name those that none used."""
@@ -83,30 +84,9 @@ class Sessions:
         return True
 
 
-def _check_learned(folder: Path, trained: Any, asked: Any) -> None:
-    """Raise ValueError where settings of this run say that a student learned something else.
-
-    Args:
-      folder: of the student.
-      trained: the model as its own configuration has it.
-      asked: the model with the files and flags of this run.
-    """
-    before, after = (
-        dataclasses.asdict(model.learned) | {"schedule": model.schedule}
-        for model in (trained, asked)
-    )
-    for name in [name for name in before if before[name] != after[name]]:
-        raise ValueError(
-            f"{folder} holds a distilled student whose {name} was {before[name]} in training; a "
-            f"--gin flag or file makes it {after[name]}, which changes nothing of what the student "
-            "has learned: leave it out (--guidance, --steps and --sampler say what can be asked)."
-        )
-
-
-def _trained_jointly(config: Path) -> bool:
-    """Whether packs of images were among the examples that a saved configuration trained on."""
-    with gin_utils.session([str(config)]):
-        return any(gin_utils.reached_values("DATASET", "images.Joint.image_rate"))
+def _of_training(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the file that training left in a folder, and the binding that says where it is."""
+    return [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:

@@ -124,6 +124,6 @@ def _listed_files(source: Source) -> list[Any]:
     return [(entry, paths.version(name)) for entry, name in zip(listed, names, strict=True)]
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """Return 16 hex digits that differ for different parts, by their `repr`."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidgen.data.source import Source
+from vidgen.data.pipeline import Pipeline
+from vidgen.data.source import Source, Stream
 from vidgen.evals.clips import SourceClips
 from vidgen.evals.generated_clips import GeneratedClips
 from vidgen.evals.metrics import EvalData, MetricInputs
@@ -22,10 +23,10 @@ from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage, tell_of_images
-from vidgen.phenaki.tokenizer import VideoTokenizer
-from vidgen.train.batches import TextEncoder
+from vidgen.model import Model, TokenizerModel
+from vidgen.train.callbacks import HeldOutLoss
 from vidgen.train.weights import open_weights
-from vidgen.types import VideoShape
+from vidgen.types import TextEncoder, VideoShape
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ class EvalModel:
       stages: the number of stages that are judged together; this model is the last.
     """
 
-    model: Any
+    model: Model
     text_encoder: TextEncoder
-    source: Any
-    held_out: Any = None
+    source: Source | Stream
+    held_out: HeldOutLoss | None = None
     protocol: Protocol = Protocol()
     stages: int = 1
 
@@ -55,7 +56,7 @@ class EvalModel:
         """The task that the protocol names, or the one that the model is for."""
         if self.protocol.task:
             return self.protocol.task
-        if isinstance(self.model, VideoTokenizer):
+        if isinstance(self.model, TokenizerModel):
             return "reconstruct"
         if self.protocol.given:
             return "predict"
@@ -68,8 +69,9 @@ class EvalModel:
         return 1 if self._data.shape.frames == 1 else None
 
     @property
-    def _data(self) -> Any:
-        return self.source if self.held_out is None else self.held_out.dataset.source
+    def _data(self) -> Source | Stream:
+        held_out = self.held_out and self.held_out.dataset
+        return held_out.source if isinstance(held_out, Pipeline) else self.source
 
     def real_clips(self, shape: VideoShape) -> SourceClips:
         """Return true clips of this shape that the model was not trained on, if there are such.
@@ -114,7 +116,7 @@ def choose_task(
     protocol = model.protocol
     own_step = per_stage.value(step, model.model.name)
     if model.task == "reconstruct":
-        if not isinstance(model.model, VideoTokenizer):
+        if not isinstance(model.model, TokenizerModel):
             raise ValueError(f"{model_dir} holds no tokenizer; {protocol.name} reconstructs clips.")
         with open_weights(model_dir) as weights:
             weights.stored_params(own_step)

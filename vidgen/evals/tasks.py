@@ -25,7 +25,7 @@ from vidgen import __version__
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.stages import Stage, for_text
-from vidgen.phenaki.tokenizer import VideoTokenizer
+from vidgen.model import SampledModel, TokenizerModel
 from vidgen.train import frozen
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
@@ -85,7 +85,7 @@ class GenerateTask:
         return self.run.chain.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
+    def identity(self) -> tuple[object, ...]:
         """The weights of all stages, their sampling, and the seed."""
         stages = self.run.stages
         weights = [stage.identity(stage.load(self._step(stage.model.name))) for stage in stages]
@@ -128,7 +128,7 @@ class _OneStage:
         return self.stage.model.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
+    def identity(self) -> tuple[object, ...]:
         """Weights, sampling, and the other settings that are shown."""
         return self.stage.identity(self._params), self.settings
 
@@ -197,7 +197,7 @@ class RestoreTask(_OneStage):
         """The small versions are made as in training."""
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
-        low_res = model.conditioner.degrade(jnp.asarray(truth))
+        low_res = model.degrade(jnp.asarray(truth))
         keys = self._keys(captions, numbers)
         return np.asarray(model.generate(self._params, text, low_res, keys), np.float32)
 
@@ -212,7 +212,7 @@ class ReconstructTask:
       step: which checkpoint is read; None: the last.
     """
 
-    model: VideoTokenizer
+    model: TokenizerModel
     model_dir: str
     step: int | None = None
     task: str = "reconstruct"
@@ -223,7 +223,7 @@ class ReconstructTask:
         return self.model.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
+    def identity(self) -> tuple[object, ...]:
         """Weights and settings of the tokenizer."""
         return frozen.fingerprint(lambda: self._params), repr(self.model), __version__
 
@@ -261,7 +261,7 @@ class ReconstructTask:
         return np.asarray(decode(self._params, encode(self._params, video)), np.float32)
 
 
-def sampling_of(model: Any) -> dict[str, Any]:
+def sampling_of(model: SampledModel) -> dict[str, Any]:
     """Return the settings of a model's sampler and guidance as plain values."""
     return {
         f"{name}.{field.name}": value

@@ -18,44 +18,19 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen.model import SampledModel
 from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 
-__all__ = ["STAGES", "Cascade", "Made", "Stage", "stage_keys"]
+__all__ = ["STAGES", "Cascade", "Made", "stage_keys"]
 
 KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
-Sample = Callable[..., Any]
-
-
-@runtime_checkable
-class Stage(Protocol):
-    """What a chain needs of `DiffusionStage`, which is a dataclass with a field `shape`."""
-
-    @property
-    def name(self) -> str:
-        """One name a chain."""
-        ...
-
-    @property
-    def shape(self) -> VideoShape:
-        """The clip that it makes."""
-        ...
-
-    @property
-    def input_shape(self) -> VideoShape | None:
-        """The clip that it makes it from; None where it needs none."""
-        ...
-
-    def generate(
-        self, params: Params, text: TextEmbedding, low_res: Any, keys: Any, **kwargs: Any
-    ) -> Float[Array, "b t h w c"]:
-        """A video for every text, low-resolution video and key; `known` is a keyword."""
-        ...
+Sample = Callable[..., Array | np.ndarray]
 
 
 class Made(NamedTuple):
@@ -77,14 +52,13 @@ class Cascade:
     """Stages that fit each other: what each makes is what the next one takes.
 
     Attributes:
-      stages: each a `Stage`, in the order in which they run.
+      stages: in the order in which they run.
 
     Raises:
       ValueError: two neighbours do not fit; names both, and what belongs between them.
     """
 
-    # A check against `Stage` would ask for `input_shape`, and swallow its sentence.
-    stages: Sequence[Any]
+    stages: Sequence[SampledModel]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -98,7 +72,7 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the stages, in order."""
+        """The names of the stages, in order."""
         return tuple(stage.name for stage in self.stages)
 
     @property
@@ -125,14 +99,13 @@ class Cascade:
         time, space = self.factors
         pixels = space
         for stage in self.stages:
-            stride = getattr(getattr(stage, "network", None), "stride", 1)
-            pixels = math.lcm(pixels, stride * (self.shape.height // stage.shape.height))
+            pixels = math.lcm(pixels, stage.stride * (self.shape.height // stage.shape.height))
         return time, pixels
 
     def sized(
         self, *, frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> Cascade:
-        """The same stages for clips of another size; None keeps what they were trained for.
+        """Change the size of the clips; None keeps what the stages were trained for.
 
         The frame rate stays, so that another number of frames is another length.
 
@@ -145,16 +118,15 @@ class Cascade:
         for name, value in given.items():
             _check_multiple(self.names, name, value, time if name == "frames" else pixels)
         new = dataclasses.replace(shape, **given)
-        stages: list[Any] = []
+        stages: list[SampledModel] = []
         for stage in self.stages:
-            own: Any = stage
             here = dataclasses.replace(
                 stage.shape,
                 frames=new.frames * stage.shape.frames // shape.frames,
                 height=new.height * stage.shape.height // shape.height,
                 width=new.width * stage.shape.width // shape.width,
             )
-            stages.append(dataclasses.replace(own, shape=here))
+            stages.append(dataclasses.replace(stage, shape=here))
         return Cascade(stages)
 
     # ---- sampling ----------------------------------------------------------------------------
@@ -170,7 +142,7 @@ class Cascade:
         known: KnownAt | None = None,
         batch_size: Mapping[str, int] | None = None,
     ) -> Iterator[Made]:
-        """Videos of every stage, stage after stage, and within a stage batch after batch.
+        """Make the videos of every stage, stage after stage, within a stage batch after batch.
 
         A last, smaller batch is filled up with copies, so that one program is compiled a stage.
 
@@ -195,7 +167,7 @@ class Cascade:
             content = _known_batch(known, stage.shape, size)
             encoded = text(stage.name) if callable(text) else text
             params, own_keys = load(stage.name), stage_keys(keys, stage.name)
-            made: list[Any] = []
+            finished: list[np.ndarray] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)
                 low = None if videos is None else _handed_on([videos[i] for i in rows])
@@ -203,8 +175,8 @@ class Cascade:
                 video = sample(stage, params, words, low, own_keys[rows], content)
                 video = np.asarray(video, np.float32)[: count - start]
                 yield Made(stage.name, start, video)
-                made += list(video)
-            videos = made
+                finished += list(video)
+            videos = finished
             del params, content
 
     def _check_input(self, low_res: np.ndarray | None) -> None:
@@ -219,7 +191,7 @@ class Cascade:
 
 
 def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
-    """The keys of a stage for clips with these keys; see the module's docstring."""
+    """Derive the keys of a stage from those of the clips; see the module's docstring."""
     if stage == STAGES[0]:
         return keys
     number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
@@ -227,12 +199,12 @@ def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
 
 
 def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
-    """Videos of one stage as the input of the next."""
+    """Make videos of one stage the input of the next."""
     return np.clip(np.stack(videos), -1, 1)
 
 
 def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:
-    """The same known content for each of a batch, not copied."""
+    """Repeat the known content for each of a batch, without a copy."""
     if known is None:
         return None
     video, mask = known(shape)
@@ -241,14 +213,14 @@ def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known |
     return Known(video=whole, mask=where)
 
 
-def _input_shape(stage: Any) -> VideoShape | None:
+def _input_shape(stage: SampledModel) -> VideoShape | None:
     try:
         return stage.input_shape
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from error
 
 
-def _check_fit(before: Any, after: Any) -> None:
+def _check_fit(before: SampledModel, after: SampledModel) -> None:
     wanted, given = _input_shape(after), before.shape
     if wanted is None:
         raise ValueError(
@@ -281,5 +253,5 @@ def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) 
 
 
 def _words(shape: VideoShape) -> str:
-    """ "16 frames of 24x40 at 3 fps"."""
+    """Write a shape as "16 frames of 24x40 at 3 fps"."""
     return f"{shape.frames} frames of {shape.height}x{shape.width} at {shape.fps:g} fps"

@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vidgen.diffusion import guidance, parameterization, samplers, schedules
+from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
-from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
-from vidgen.imagen.denoiser import Denoiser, at_weight
+from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.learned import Learned
+from vidgen.model import OnStep, SampledModel
 from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
@@ -46,22 +46,9 @@ from vidgen.types import (
 )
 
 
-@runtime_checkable
-class DenoisingNetwork(Protocol):
-    """A pair of pure functions: a Linen module whose call denoises (imagen/unet.py)."""
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Params:
-        """Fresh parameters."""
-        ...
-
-    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:
-        """The raw output for (z, logsnr, conditioning, train=...)."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionStage:
-    """A stage of the cascade; satisfies the trainer's `Model`.
+class DiffusionStage(SampledModel):
+    """A stage of the cascade.
 
     Attributes:
       name: "base", "tsr1", ...: also its gin scope.
@@ -87,7 +74,6 @@ class DiffusionStage:
     """
 
     name: str = "base"
-    shape: VideoShape
     train_shape: VideoShape | None = None
     network: DenoisingNetwork
     schedule: schedules.LogSnrSchedule = schedules.Cosine()
@@ -95,13 +81,11 @@ class DiffusionStage:
     parameterization: str | parameterization.Parameterization = "v"
     loss_weight: str | parameterization.LossWeight = "v_mse"
     conditioner: Conditioner = NoLowRes()
-    guidance: GuidanceSpec = GuidanceSpec()
     sampler: SamplerSpec = SamplerSpec(kind="ancestral", steps=256)
     text_drop_rate: float = 0.1
     guidance_input: bool = False
     learned: Learned | None = None
     joint: bool = False
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
@@ -118,10 +102,34 @@ class DiffusionStage:
         """The clip that the stage before must give; None for the base."""
         return conditioning.input_shape(self.shape, self.conditioner)
 
+    @property
+    def stride(self) -> int:
+        """Height and width of a clip must be multiples of this."""
+        return self.network.stride
+
+    @property
+    def operators(self) -> Mapping[str, tuple[int, ...]]:
+        """The levels of the network that use each operator."""
+        return self.network.operators
+
+    @property
+    def lacks_single_frames(self) -> bool:
+        """Whether it works over time, and was trained on clips of several frames alone."""
+        temporal = any(self.operators.get(f"temporal {name}") for name in ("conv", "attention"))
+        return temporal and not self.joint and (self.train_shape or self.shape).frames > 1
+
+    def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
+        """Shrink clips to those of the stage before; None for the base."""
+        return self.conditioner.degrade(video)
+
+    def without_guidance(self) -> SampledModel:
+        """Leave guidance out; a student stays as it is, as its weight costs nothing."""
+        return self if self.guidance_input else super().without_guidance()
+
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """The shapes of a training batch; images in a clip may each have a caption of their own."""
+        """Describe a training batch by ShapeDtypeStructs."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
         return VideoBatch(
@@ -136,7 +144,7 @@ class DiffusionStage:
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Fresh parameters, boxed with their logical axis names."""
+        """Draw fresh parameters, boxed with the logical names of their axes."""
         cond_key, init_key = jax.random.split(key)
         x, cond = self.conditioner.for_training(batch, cond_key)
         if self.guidance_input:
@@ -146,7 +154,7 @@ class DiffusionStage:
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted denoising error, mean over the batch, and the same by noise level."""
+        """Compute the weighted denoising error, mean over the batch, and by noise level."""
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
         x, cond = self.conditioner.for_training(batch, cond_key)
@@ -178,7 +186,7 @@ class DiffusionStage:
         known: Known | None = None,
         mix: TextMix | None = None,
     ) -> guidance.X0Fn:
-        """What the sampler sees: clean video, guided (towards `known` too) and thresholded.
+        """Build the denoiser of the sampler: guided (towards `known` too) and thresholded.
 
         Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
         """
@@ -193,7 +201,7 @@ class DiffusionStage:
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
 
     def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
-        """Clean video by classifier-free guidance.
+        """Build the denoiser with classifier-free guidance.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
         is evaluated once, and its conditional prediction is returned bit for bit. A clip without
@@ -218,33 +226,30 @@ class DiffusionStage:
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Videos for `text`, in about [-1, 1]; each depends on its own text and key alone.
-
-        Of a `TextMix`, each is of two prompts.
+        """Make videos; see `Generator.generate`.
 
         They are as long and as large as `low_res` says, `shape` for the base. Where `known` has
-        content, that comes out unchanged, and the rest is made to go with it. With
-        `on_step(done, total)` the steps are run one by one, with the same result as the single
-        compiled scan.
+        content, that comes out unchanged, and the rest is made to go with it. With `on_step` the
+        steps are run one by one, with the same result as the single compiled scan.
         """
-        x0_fn, run = self._start(params, text, low_res, keys, known)
-        run["logsnrs"] = self.sampler.logsnrs(self.schedule)
-        if on_step is None:
-            return samplers.sample(x0_fn, self.sampler.transition(), **run)
-        return samplers.sample_stepwise(x0_fn, self.sampler.transition(), on_step=on_step, **run)
+        x0_fn, z, keys = self._start(params, text, low_res, keys, known)
+        levels = self.sampler.logsnrs(self.schedule)
+        return sampling.sample(
+            x0_fn, self.sampler.sampler(), logsnrs=levels, z=z, keys=keys, on_step=on_step
+        )
 
     def _start(
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: Any,
-        keys: Any,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
+        keys: Key[Array, "b"],
         known: Known | None,
-    ) -> tuple[guidance.X0Fn, dict[str, Any]]:
-        """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
+    ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
+        """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
@@ -256,7 +261,7 @@ class DiffusionStage:
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
-        return x0_fn, {"z": z, "keys": split[:, 1]}
+        return x0_fn, z, split[:, 1]
 
     @property
     def evaluations(self) -> int:
@@ -267,10 +272,7 @@ class DiffusionStage:
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """The program that `generate` runs at every step, and the shapes of its arguments.
-
-        The ShapeDtypeStructs of `params` are among them as they are, with their shardings.
-        """
+        """Describe the program that `generate` runs at every step; see `SampledModel`."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         text = TextEmbedding(
             tokens=spec((batch_size, text_length, text_dim), jnp.float32),
@@ -279,18 +281,16 @@ class DiffusionStage:
         before = self.input_shape
         low_res = None if before is None else spec((batch_size, *before.thwc), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
-        x0_fn, run = jax.eval_shape(self._start, params, text, low_res, keys, None)
+        x0_fn, z, keys = jax.eval_shape(self._start, params, text, low_res, keys, None)
         leaves, tree = jax.tree.flatten(x0_fn)
         own = jax.tree.leaves(params)  # the first of what the denoiser holds
         x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
-        level = spec((), run["z"].dtype)
+        level = spec((), z.dtype)
         step = (spec((), jnp.int32), (level,) * 4, spec((), jnp.bool_))
-        carry = (run["z"], run["z"])
-        arguments = (x0_fn, self.sampler.transition(), run["keys"], carry, *step)
-        return samplers.compiled_step, arguments
+        return sampling.compiled_step, (x0_fn, self.sampler.sampler(), keys, (z, z), *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
-        """(t, h, w, c) of what is generated."""
+        """Return (t, h, w, c) of the clips to generate."""
         if cond.low_res is None:
             return self.shape.thwc
         _, t, h, w, _ = cond.low_res.shape
@@ -303,7 +303,7 @@ class DiffusionStage:
         z: Float[Array, "b t h w c"],
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
-        """x̂ of one evaluation of the network: neither guided nor thresholded."""
+        """Compute x̂ by one evaluation of the network: neither guided nor thresholded."""
         return self._denoiser(params, cond, z, logsnr)
 
     @property
@@ -320,12 +320,12 @@ _laid_out = jax.jit(axes.constrain_video)
 def _initial_noise(
     keys: Key[Array, "b"], shape: tuple[int, int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """The z to start from, laid out over the mesh as activations are."""
-    return axes.constrain_video(samplers.initial_noise(keys, shape))
+    """Draw the z to start from, laid out over the mesh as activations are."""
+    return axes.constrain_video(sampling.initial_noise(keys, shape))
 
 
 def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
-    """The mean error over three ranges of log-SNR: below -2, to 2, above."""
+    """Average the error over three ranges of log-SNR: below -2, to 2, above."""
     noisy, clean = logsnr < -2, logsnr > 2
     return {
         "loss_noisy": Mean.of(error, noisy),

@@ -24,15 +24,16 @@ import jax
 from etils import epath
 
 from vidgen.imagen.students import StudentPhase, StudentSchedule
+from vidgen.model import Student
 from vidgen.train.checkpoints import Checkpointer
-from vidgen.train.model import Batch, TrainState
 from vidgen.train.model_dir import check_model_dir
+from vidgen.train.state import TrainState
 from vidgen.train.throughput import say
 from vidgen.train.train import Train
 from vidgen.train.trainer import Trainer
 from vidgen.train.warm_start import WarmStart
 from vidgen.train.weights import open_weights
-from vidgen.types import Frozen
+from vidgen.types import Batch, Frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Teacher:
 
     def __call__(self) -> Frozen:
         """Return {"teacher": parameters}."""
-        model: Any = self.trainer.model
+        model = self.trainer.model
+        assert isinstance(model, Student)
         own = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
         with open_weights(self.weights.model_dir) as checkpointer:
             abstract = own.abstract_state(self.batch_spec).params

@@ -17,12 +17,12 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from vidgen.data.video.footage import ROUNDING, SLACK, Footage, FootageError, open_footage
+from vidgen.imagen.cascade import Cascade
 from vidgen.types import VideoShape
 
 log = logging.getLogger(__name__)
@@ -55,18 +55,19 @@ class Init:
 
     @functools.cached_property
     def footage(self) -> Footage:
-        """The file, looked at."""
+        """The file, opened."""
         return _opened("init", self.path)
 
     def sized(
-        self, chain: Any, *, frames: int | None, height: int | None, width: int | None
-    ) -> Any:
-        """`chain` (a cascade) for clips that come from this video, of the size asked for.
+        self, chain: Cascade, *, frames: int | None, height: int | None, width: int | None
+    ) -> Cascade:
+        """Size a cascade for clips that come from this video.
 
         Raises:
           ValueError: its stages cannot make that of it.
         """
         wanted, (time, space) = chain.input_shape, chain.factors
+        assert wanted is not None
         footage = self.footage.at_rate(wanted.fps)
         if footage.is_still and time > 1:
             raise ValueError(
@@ -93,7 +94,7 @@ class Init:
         return chain.sized(frames=frames, height=own[0] * space, width=own[1] * space)
 
     def read(self, shape: VideoShape) -> Float[np.ndarray, "t h w c"]:
-        """The video in `shape`, in [-1, 1].
+        """Read the video in `shape`, in [-1, 1].
 
         Raises:
           ValueError: it is too short, or damaged.
@@ -146,7 +147,7 @@ class KnownFiles:
     def at(
         self, shape: VideoShape, *, coarse_fps: float, array_fps: float
     ) -> tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]:
-        """The video of one stage, and where it is known.
+        """Read the known video of one stage, and where it is known.
 
         Args:
           shape: the stage's clip.
@@ -173,7 +174,7 @@ class KnownFiles:
         return video, known
 
     def _beginning(self, footage: Footage, shape: VideoShape) -> tuple[int, float]:
-        """How many frames `first` gives, and from which second of it on."""
+        """Return how many frames of `first` are used, and from which second on."""
         if footage.is_still:
             return 1, 0.0
         overlap = self._overlap(shape)
@@ -185,7 +186,7 @@ class KnownFiles:
         return max(1, math.ceil(overlap * shape.fps - SLACK)), max(0.0, footage.seconds - overlap)
 
     def _ending(self, footage: Footage, shape: VideoShape, coarse: float) -> tuple[int, float]:
-        """How many frames `last` gives, and from which second of it on."""
+        """Return how many frames of `last` are used, and from which second on."""
         if footage.is_still:
             return min(shape.frames, max(1, round(shape.fps / coarse))), 0.0
         overlap = self._overlap(shape)

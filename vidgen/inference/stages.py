@@ -15,78 +15,28 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float, Key
 
 from vidgen import __version__
 from vidgen.assets import zoo
+from vidgen.config import gin_utils
+from vidgen.config.gin_sessions import Sessions
+from vidgen.diffusion.samplers import Ancestral
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.model import SampledModel
 from vidgen.train import frozen as trained
-from vidgen.train.batches import TextEncoder
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.weights import open_weights
-from vidgen.types import STAGES, Frozen, Known, Params, TextEmbedding, TextMix, VideoShape
+from vidgen.types import STAGES, Frozen, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MODELS = ("maskgit", *STAGES)  # that make video, in the order in which they may follow each other
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that makes video from text, or from text and a video: a diffusion stage."""
-
-    @property
-    def name(self) -> str:
-        """The stage that it is."""
-        ...
-
-    @property
-    def shape(self) -> VideoShape:
-        """Size of one clip."""
-        ...
-
-    @property
-    def input_shape(self) -> VideoShape | None:
-        """Size of the clip that it starts from; None where it starts from text alone."""
-        ...
-
-    @property
-    def sampler(self) -> Any:
-        """A dataclass with `kind`, `steps` and `gamma`."""
-        ...
-
-    @property
-    def guidance(self) -> Any:
-        """A dataclass with `weight`, `low` and `threshold`."""
-        ...
-
-    def init(self, key: Key[Array, ""], batch: Any) -> Params:
-        """Fresh parameters, boxed."""
-        ...
-
-    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
-        """Shapes of a training batch."""
-        ...
-
-    def generate(
-        self,
-        params: Params,
-        text: TextEmbedding | TextMix,
-        low_res: Any,
-        keys: Key[Array, "b"],
-        *,
-        on_step: Callable[[int, int], None] | None = None,
-        known: Known | None = None,
-    ) -> Float[Array, "b t h w c"]:
-        """One clip for each row of `text` and key, in [-1, 1]; tells of (step, steps) done.
-
-        A model that tells stories also takes a `TextMix`.
-        """
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,37 +44,37 @@ class Stage:
     """A trained model.
 
     Attributes:
-      model: what makes the clips, a `Generator`.
+      model: what makes the clips.
       text_encoder: the one that it was trained with.
       model_dir: folder of the training run; the averaged weights are read from its checkpoints, or
         from its weight file.
       frozen: loads trained networks that the model reads beside its own weights, if there are any.
     """
 
-    model: Any  # checked below, in words for users
+    model: SampledModel
     text_encoder: TextEncoder
     model_dir: str
     frozen: Callable[[], Frozen] | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.model, "generate"):
+        if not isinstance(self.model, SampledModel):
             kind = type(self.model).__name__
             raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
 
     def check(self, step: int | None = None) -> None:
-        """Raises FileNotFoundError unless there are weights (of this step)."""
+        """Raise FileNotFoundError unless there are weights (of this step)."""
         with open_weights(self.model_dir) as checkpointer:
             checkpointer.stored_params(step)
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
-        """What the model generates with, checked against its own shapes, laid out over `mesh`."""
+        """Load what the model generates with, checked against its shapes, over the mesh."""
         text = (self.text_encoder.length, self.text_encoder.dim)
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
         frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
-        return trained.merge_params(self.model, params, frozen)
+        return self.model.merge_params(params, frozen)
 
     def identity(self, params: Params) -> dict[str, Any]:
-        """What its clips depend on besides text, noise and sampling, as plain data.
+        """Return what its clips depend on besides text, noise and sampling, as plain data.
 
         Args:
           params: what `load` gave: folders and steps may come to hold other weights.
@@ -161,8 +111,8 @@ class Sampling:
     threshold: str | PerStage | None = None
     reconstruction: float | PerStage | None = None
 
-    def apply(self, model: Generator) -> Generator:
-        """`model` with the sampling asked for.
+    def apply(self, model: SampledModel) -> SampledModel:
+        """Replace the sampling of a model.
 
         Raises:
           ValueError: a value is out of its range, or this kind of model has no such setting.
@@ -178,31 +128,36 @@ class Sampling:
             "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
         }
         parts["sampler"]["kind"], parts["guidance"]["weight"] = asked["sampler"], pair[0]
-        changed: Any = model
-        for name, values in parts.items():
-            given = {n: v for n, v in values.items() if v is not None}
-            if "weight" in given:
-                given["low"] = pair[1]  # None makes it constant
-            if given:
-                part = _replaced(model.name, getattr(model, name), given)
-                changed = dataclasses.replace(changed, **{name: part})
-        if asked["gamma"] is not None and changed.sampler.kind != "ancestral":
-            _tell_of_gamma(model.name, changed.sampler.kind)
-        learned = getattr(model, "learned", None)
-        if pair[0] is not None and learned is not None and learned.weight_range is None:
-            _tell_of_range(model.name)
+        given = {
+            name: {n: v for n, v in values.items() if v is not None}
+            for name, values in parts.items()
+        }
+        if "weight" in given["guidance"]:
+            given["guidance"]["low"] = pair[1]  # None makes it constant
+        changed = dataclasses.replace(
+            model,
+            sampler=_replaced(model.name, model.sampler, given["sampler"]),
+            guidance=_replaced(model.name, model.guidance, given["guidance"]),
+        )
+        if isinstance(changed, DiffusionStage):
+            kind = changed.sampler.name
+            if asked["gamma"] is not None and kind != Ancestral.name:
+                _tell_of_gamma(model.name, kind)
+            learned = changed.learned
+            if pair[0] is not None and learned is not None and learned.weight_range is None:
+                _tell_of_range(model.name)
         return changed
 
 
 @functools.cache
 def _tell_of_gamma(stage: str, kind: str) -> None:
-    """Once a process."""
+    """Warn once a process."""
     log.warning("--gamma has no effect on %s, whose sampler is %s, not ancestral", stage, kind)
 
 
 @functools.cache
 def _tell_of_range(stage: str) -> None:
-    """Once a process."""
+    """Warn once a process."""
     log.warning(
         "%s is a distilled student whose configuration does not say which guidance weights it has "
         "learned; others than those have no known effect (students.student.weight_range)",
@@ -210,38 +165,34 @@ def _tell_of_range(stage: str) -> None:
     )
 
 
-def tell_of_images(stages: Sequence[Stage], models: Sequence[Any]) -> None:
-    """Warns of models that are to make one frame, and were trained on clips alone.
+def tell_of_images(stages: Sequence[Stage], models: Sequence[SampledModel]) -> None:
+    """Warn of models that are to make one frame, and were trained on clips alone.
 
     Args:
       stages: as they were trained.
       models: those that sample, of the size asked for.
     """
     for stage, model in zip(stages, models, strict=True):
-        trained = (getattr(model, "train_shape", None) or stage.model.shape).frames
-        operators = getattr(getattr(model, "network", None), "operators", {})
-        temporal = operators.get("temporal conv") or operators.get("temporal attention")
-        if model.shape.frames == 1 < trained and temporal and not model.joint:
+        if model.shape.frames == 1 and model.lacks_single_frames:
             log.warning(
                 "%s was trained on clips of %d frames and on no images: it has not learned to make "
                 "one frame by itself (data/joint_*.gin)",
-                *(model.name, trained),
+                *(model.name, stage.model.shape.frames),
             )
 
 
-def for_text(model: Any, text: TextEmbedding) -> Any:
-    """`model` as it samples these prompts, which are on the host.
+def for_text(model: SampledModel, text: TextEmbedding) -> SampledModel:
+    """Return the model as it samples these prompts, which are on the host.
 
     Where none of them has a token, both halves of guidance are the same, and one is enough.
     """
-    spec = getattr(model, "guidance", None)
-    if spec is None or getattr(model, "guidance_input", False) or np.any(text.mask):
-        return model
-    return dataclasses.replace(model, guidance=dataclasses.replace(spec, weight=0.0, low=None))
+    return model if np.any(text.mask) else model.without_guidance()
 
 
 def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
-    """A dataclass with other values in fields that it must have."""
+    """Replace values of a dataclass in fields that it must have."""
+    if not given:
+        return part
     for name in given.keys() - {field.name for field in dataclasses.fields(part)}:
         flag = {"kind": "sampler", "weight": "guidance", "low": "guidance"}.get(name, name)
         raise ValueError(f"--{flag}: {stage} is a kind of model that has no such setting.")
@@ -249,7 +200,7 @@ def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
 
 
 def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:
-    """The training folders that are needed, in the order in which they run.
+    """List the training folders that are needed, in the order in which they run.
 
     Args:
       model: the folder of one stage, or of a cascade, or a name of the zoo.
@@ -283,7 +234,7 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
 
 
 def check_names(stages: Sequence[Stage], first: str | None, last: str | None) -> None:
-    """Raises ValueError where `first` and `last` are not the names of the stages at the ends."""
+    """Raise ValueError where `first` and `last` do not name the stages at the ends."""
     ends = (("from", first, stages[0]), ("until", last, stages[-1]))
     for flag, name, stage in ends:
         if name is not None and name != stage.model.name:
@@ -292,9 +243,50 @@ def check_names(stages: Sequence[Stage], first: str | None, last: str | None) ->
             )
 
 
-def only(stages: Sequence[Stage]) -> Stage:
-    """The one stage; a ValueError where there are several."""
+def single(stages: Sequence[Stage]) -> Stage:
+    """Return the one stage; a ValueError where there are several."""
     if len(stages) > 1:
         names = ", ".join(stage.model.name for stage in stages)
         raise ValueError(f"a story is told by one model, and --model has {names}; name a folder.")
     return stages[0]
+
+
+def build_trained(sessions: Sessions, cls: type[T], folder: Path) -> T:
+    """Build a `Stage`, or another object with a `model`, from what training left in a folder.
+
+    Args:
+      sessions: with the files and flags of this run.
+      cls: its class.
+      folder: the MODEL_DIR of the training.
+
+    Raises:
+      ValueError: a flag makes a distilled student believe that it has learned more than it has.
+    """
+    built = sessions.build_trained(cls, folder)
+    model = built.model
+    if not isinstance(model, DiffusionStage):
+        return built
+    if model.learned and cls is Stage and sessions.has_changes:
+        _check_learned(folder, sessions.build_unchanged(cls, folder).model, model)
+    if _trained_jointly(folder / "config.gin"):
+        built = dataclasses.replace(built, model=dataclasses.replace(model, joint=True))
+    return built
+
+
+def _check_learned(folder: Path, trained: DiffusionStage, asked: DiffusionStage) -> None:
+    """Refuse settings of this run that would have a student believe it learned more."""
+    before, after = (
+        vars(model.learned) | {"schedule": model.schedule} for model in (trained, asked)
+    )
+    for name in [name for name in before if before[name] != after[name]]:
+        raise ValueError(
+            f"{folder} holds a distilled student whose {name} was {before[name]} in training; a "
+            f"--gin flag or file makes it {after[name]}, which changes nothing of what the student "
+            "has learned: leave it out (--guidance, --steps and --sampler say what can be asked)."
+        )
+
+
+def _trained_jointly(config: Path) -> bool:
+    """Whether packs of images were among the examples that a saved configuration trained on."""
+    with gin_utils.session([str(config)]):
+        return any(gin_utils.reached_values("DATASET", "images.Joint.image_rate"))

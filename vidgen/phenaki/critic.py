@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vidgen.model import Model
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, token_batch
 from vidgen.phenaki.decoding import ScoresFn
@@ -36,8 +37,8 @@ from vidgen.types import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CriticModel:
-    """A critic of one masked model; satisfies the trainer's `Model`.
+class CriticModel(Model):
+    """A critic of one masked model.
 
     Attributes:
       name: name of the model and of its gin scope.
@@ -48,21 +49,17 @@ class CriticModel:
     """
 
     name: str = "critic"
+    shape: VideoShape = dataclasses.field(init=False)
     model: MaskedVideoModel
     network: TokenNetwork
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", self.model.shape)
         if self.network.codes != self.model.network.codes:
             raise ValueError(
                 f"the critic has {self.network.codes} codes and the model it judges "
                 f"{self.model.network.codes}; set network.codes to the latter."
             )
-
-    @property
-    def shape(self) -> VideoShape:
-        """The shape of the clips that it judges."""
-        return self.model.shape
 
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1

@@ -13,26 +13,13 @@ with the known one that is nearest in time, the earlier if there is one.
 from __future__ import annotations
 
 import functools
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vidgen.model import TokenizerModel
 from vidgen.types import Known, Params, VideoShape
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What turns videos into tokens and back: phenaki/tokenizer.py."""
-
-    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """The tokens of `video`."""
-        ...
-
-    def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """The video of `tokens`, in [-1, 1]."""
-        ...
 
 
 def known_content(
@@ -58,7 +45,7 @@ def known_content(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode_known(
-    tokenizer: Tokenizer, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
+    tokenizer: TokenizerModel, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
     """Encode known content.
 
@@ -77,7 +64,7 @@ def encode_known(
 
 @functools.partial(jax.jit, static_argnums=0)
 def decode_known(
-    tokenizer: Tokenizer, params: Params, tokens: Array, video: Array, mask: Array
+    tokenizer: TokenizerModel, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
     """Decode tokens to clips in [-1, 1], and put the known pixels back."""
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))

@@ -25,11 +25,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
+from vidgen.model import Model, SampledModel, TokenizerModel
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
 from vidgen.phenaki.maskgit import FlatNetwork, TokenNetwork
-from vidgen.phenaki.token_batch import BATCHES, Tokenizer, clip_text, mean_where
+from vidgen.phenaki.token_batch import BATCHES, clip_text, mean_where
 from vidgen.types import (
     Frozen,
     Known,
@@ -40,14 +41,13 @@ from vidgen.types import (
     TextMix,
     TokenBatch,
     VideoBatch,
-    VideoShape,
     null_text,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedVideoModel:
-    """The transformer of Phenaki; satisfies the trainer's `Model`.
+class MaskedVideoModel(SampledModel):
+    """The transformer of Phenaki.
 
     Attributes:
       name: name of the model and of its gin scope.
@@ -68,8 +68,7 @@ class MaskedVideoModel:
     """
 
     name: str = "maskgit"
-    shape: VideoShape
-    tokenizer: Tokenizer
+    tokenizer: TokenizerModel
     network: TokenNetwork
     batches: str = "videos"
     schedule: str = "cosine"
@@ -78,7 +77,6 @@ class MaskedVideoModel:
     text_drop_rate: float = 0.1
     sampler: DecodingSpec = DecodingSpec()
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         decoding.mask_schedule(self.schedule)
@@ -277,8 +275,8 @@ class MaskedVideoModel:
         return sampled.reshape(tokens.shape)
 
     @property
-    def reads(self) -> dict[str, Any]:
-        """The models whose parameters `loss` finds in `frozen`."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The tokenizer, which turns the videos of a batch into tokens."""
         return {"tokenizer": self.tokenizer}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
@@ -295,7 +293,7 @@ class MaskedVideoModel:
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: None,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
@@ -321,10 +319,6 @@ class MaskedVideoModel:
         tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
         tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
         return generation.decode_known(tokenizer, own, tokens, video, mask)
-
-    @property
-    def input_shape(self) -> None:
-        """It starts from text alone."""
 
     @property
     def patch_time(self) -> int:

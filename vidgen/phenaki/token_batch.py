@@ -6,16 +6,16 @@ tokens of the first time step exist (Phenaki B.3: of an image, loss on its own t
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
+from vidgen.model import TokenizerModel
 from vidgen.types import (
     Frozen,
-    Params,
     TextEmbedding,
     TokenBatch,
     VideoBatch,
@@ -24,28 +24,6 @@ from vidgen.types import (
 )
 
 BATCHES = ("videos", "tokens")
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What turns videos into tokens: phenaki/tokenizer.py."""
-
-    @property
-    def codes(self) -> int:
-        """Size of the codebook."""
-        ...
-
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """The tokens of a clip, (time, rows, columns)."""
-        ...
-
-    def frames_of(self, steps: int) -> int:
-        """The frames of so many time steps of tokens."""
-        ...
-
-    def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """The tokens of `video`; those of the first time step are of the first frame alone."""
-        ...
 
 
 def spec_of(
@@ -83,7 +61,7 @@ def spec_of(
     return VideoBatch(video=video, text=texts, independent_frames=independent)
 
 
-def grid_of(batch: VideoBatch | TokenBatch, tokenizer: Tokenizer) -> tuple[int, ...]:
+def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[int, ...]:
     """The grid of a batch's tokens, (time, rows, columns)."""
     if isinstance(batch, TokenBatch):
         return batch.tokens.shape[1:]
@@ -91,7 +69,7 @@ def grid_of(batch: VideoBatch | TokenBatch, tokenizer: Tokenizer) -> tuple[int, 
 
 
 def tokens_of(
-    batch: VideoBatch | TokenBatch, tokenizer: Tokenizer, frozen: Frozen
+    batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel, frozen: Frozen
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
     """Find or make the tokens of a batch.
 

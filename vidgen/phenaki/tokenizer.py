@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
+from vidgen.model import Model, TokenizerModel
 from vidgen.nn import axes, initializers
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import token_batch
@@ -41,12 +42,12 @@ from vidgen.phenaki.tokenizer_losses import (
     as_stills,
     psnr,
 )
-from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch, VideoShape
+from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoTokenizer:
-    """Video to tokens and back; satisfies the trainer's `Model`.
+class VideoTokenizer(TokenizerModel):
+    """Video to tokens and back.
 
     Parameters are {"generator": {"autoencoder", "quantizer"}}, and with a discriminator
     {"discriminator"} and for LeCam {"anchors"}, its moving averages: give these to
@@ -66,14 +67,12 @@ class VideoTokenizer:
     """
 
     name: str = "cvivit"
-    shape: VideoShape
     autoencoder: CausalAutoencoder
     quantizer: Quantizer
     discriminator: Discriminator | None = None
     image_perceptual: PerceptualDistance | None = None
     video_perceptual: PerceptualDistance | None = None
     weights: LossWeights = LossWeights()
-    published_parameters: float | None = None
 
     def __post_init__(self) -> None:
         self.grid(self.shape.frames, self.shape.height, self.shape.width)  # or a ValueError
@@ -97,8 +96,8 @@ class VideoTokenizer:
         return "generator"
 
     @property
-    def reads(self) -> dict[str, None]:
-        """The perceptual networks that `loss` finds in `frozen`; a plan leaves them out."""
+    def frozen_networks(self) -> dict[str, Model | None]:
+        """The perceptual networks, which a plan leaves out."""
         return {name: None for name, distance in self.distances.items() if distance is not None}
 
     @property
@@ -231,12 +230,6 @@ class VideoTokenizer:
     def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
         """Decode tokens to clips in [-1, 1]."""
         return jnp.clip(self._autoencode(params, self._lookup(params, tokens), "decode"), -1, 1)
-
-    def reconstruct(
-        self, params: Params, video: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b t h w c"]:
-        """Encode clips and decode their tokens."""
-        return self.decode(params, self.encode(params, video))
 
     def encode_stream(
         self, params: Params, chunks: Iterable[Float[Array, "b _ h w c"]]

@@ -19,91 +19,20 @@ import functools
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Key
 
+from vidgen.model import Model, SampledModel
 from vidgen.plan import memory, programs, sharding, tables
 from vidgen.train import flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
-from vidgen.types import Frozen, Metrics, Params, VideoShape
+from vidgen.types import Batch, Params, TextEncoder
 
 Report = dict[str, Any]
 _LEVELS = 2  # names of a parameter's path that make its module
-
-
-@runtime_checkable
-class PlannedModel(Protocol):
-    """A `train.Model` that can say what it is called, makes and eats.
-
-    A model may also have `published_parameters`, the paper's count, shown beside ours (beside those
-    of the top-level `published_part`, if the paper counts that alone);
-    `network.operators`, which levels use which; and `reads`, the models whose parameters its loss
-    finds in `frozen` (None: one that is not counted).
-    """
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        ...
-
-    @property
-    def shape(self) -> VideoShape:
-        """Size of one clip that it makes."""
-        ...
-
-    def init(self, key: Key[Array, ""], batch: Any) -> Params:
-        """Fresh parameters, boxed."""
-        ...
-
-    def loss(
-        self, params: Params, frozen: Frozen, batch: Any, key: Key[Array, ""], *, train: bool
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The mean loss over the batch, and what to log beside it."""
-        ...
-
-    def batch_spec(self, batch_size: int, text_length: int, text_dim: int) -> Any:
-        """ShapeDtypeStructs of a training batch."""
-        ...
-
-
-@runtime_checkable
-class TextSize(Protocol):
-    """What a plan needs of a text encoder; nothing is encoded."""
-
-    @property
-    def dim(self) -> int:
-        """Width of a token state."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens of a prompt."""
-        ...
-
-
-@runtime_checkable
-class SampledModel(Protocol):
-    """A model that can say what sampling runs: a diffusion stage."""
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the network for one clip."""
-        ...
-
-    @property
-    def sampler(self) -> Any:
-        """Has `steps`."""
-        ...
-
-    def step_spec(
-        self, params: Params, batch_size: int, text_length: int, text_dim: int
-    ) -> tuple[Any, tuple[Any, ...]]:
-        """The jitted program of a step, and the shapes of its arguments."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +57,7 @@ class Plan:
     """
 
     trainers: Sequence[Trainer]
-    text_encoder: TextSize
+    text_encoder: TextEncoder
     batch_size: int | Sequence[int]
     cascade: Callable[..., Any] | None = None
     device_count: int | None = None
@@ -153,20 +82,14 @@ class Plan:
             )
         if self.effort not in ("", *programs.EFFORTS):
             raise ValueError(f"--effort={self.effort} is not one of {', '.join(programs.EFFORTS)}.")
-        for trainer in self.trainers:
-            self._check(trainer.model)
+        for model in (trainer.model for trainer in self.trainers):
+            if self.sampling and not isinstance(model, SampledModel):
+                kind = type(model).__name__
+                raise ValueError(
+                    f"a {kind} has no steps of sampling to compile; leave out --sampling."
+                )
         if self.cascade is not None:
             self.cascade([trainer.model for trainer in self.trainers])
-
-    def _check(self, model: Any) -> None:
-        kind = type(model).__name__
-        if not isinstance(model, PlannedModel):
-            raise ValueError(
-                f"{kind} cannot be planned: a model for `plan` has name, shape, init, loss and "
-                "batch_spec."
-            )
-        if self.sampling and not isinstance(model, SampledModel):
-            raise ValueError(f"{kind} has no steps of sampling to compile; leave out --sampling.")
 
     def _batch_sizes(self) -> list[int]:
         """Examples of a step of each trainer."""
@@ -203,8 +126,7 @@ class Plan:
         told: list[str] = []
         missing: Exception | None = None
         for trainer, size in zip(self.trainers, self._batch_sizes(), strict=True):
-            planned: Any = trainer.model
-            boxed = trainer.boxed_params(planned.batch_spec(size, *self._text))
+            boxed = trainer.boxed_params(trainer.model.batch_spec(size, *self._text))
             count = _device_count(trainer.partitioner, self.device_count)
             try:
                 told += sharding.explain(trainer.partitioner, boxed, self.explain, count)
@@ -235,7 +157,7 @@ class Plan:
         if self._devices is not None:
             elsewhere = programs.Elsewhere.of(trainer.partitioner, self._devices)
             trainer = dataclasses.replace(trainer, partitioner=elsewhere)
-        model: Any = trainer.model
+        model = trainer.model
         batch = model.batch_spec(batch_size, *self._text)
         boxed = trainer.boxed_params(batch)
         params = unbox(boxed)
@@ -262,7 +184,7 @@ class Plan:
     def _text(self) -> tuple[int, int]:
         return self.text_encoder.length, self.text_encoder.dim
 
-    def _sampled(self, model: Any, params: Params) -> Report:
+    def _sampled(self, model: Model, params: Params) -> Report:
         """Work for one clip; None where the model does not say what sampling runs."""
         names = ("sampling_steps", "evaluations", "flops_per_evaluation", "flops_per_clip")
         if not isinstance(model, SampledModel):
@@ -273,25 +195,25 @@ class Plan:
         return dict(zip(names, (steps, evaluations, clip / evaluations, clip), strict=True))
 
 
-def _about(model: Any, params: Params) -> Report:
+def _about(model: Model, params: Params) -> Report:
     """What a model is, whatever the mesh and the batch."""
     modules = count_by_module(params)
-    before = getattr(model, "input_shape", None)
+    before = model.input_shape
     return {
         "name": model.name,
         "parameters": sum(modules.values()),
-        "published_parameters": getattr(model, "published_parameters", None),
-        "published_part": getattr(model, "published_part", ""),
+        "published_parameters": model.published_parameters,
+        "published_part": model.published_part,
         "input_shape": None if before is None else list(before.thwc),
         "output_shape": list(model.shape.thwc),
         "fps": model.shape.fps,
         "seconds": model.shape.frames / model.shape.fps,
-        "operators": getattr(getattr(model, "network", None), "operators", None),
+        "operators": model.operators,
         "modules": modules,
     }
 
 
-def _training_flops(model: Any, params: Params, batch: Any, batch_size: int) -> Report:
+def _training_flops(model: Model, params: Params, batch: Batch, batch_size: int) -> Report:
     frozen = trained.spec(model)
     step = flops.loss_and_gradient(model, params, frozen, batch)
     return {

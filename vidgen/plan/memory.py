@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from vidgen.train.partitioning import axes_of, map_optimizer_state, unbox
+from vidgen.data.cache.text_cache import EncodedText
+from vidgen.text.encoder import CachedEncoder
+from vidgen.text.t5 import T5
+from vidgen.train.partitioning import Partitioner, axes_of, map_optimizer_state, unbox
 from vidgen.train.trainer import Trainer
-from vidgen.types import Params
+from vidgen.types import Params, TextEncoder
 
 Report = dict[str, Any]
 
@@ -62,16 +65,18 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: 
     return {"bytes_per_device": held, "notes": notes}
 
 
-def frozen_text(encoder: Any, device_count: int | None = None) -> Report | None:
+def frozen_text(encoder: TextEncoder, device_count: int | None = None) -> Report | None:
     """Return the parameters of a text encoder and their bytes on one device.
 
     Without a mesh of its own, all of it is on the first device. An encoder that has no parameters
     to plan gives None.
     """
-    encoder = getattr(encoder, "encoder", encoder)  # behind a cache
-    if not hasattr(encoder, "boxed_params"):
+    if isinstance(encoder, CachedEncoder | EncodedText):
+        encoder = encoder.encoder
+    if not isinstance(encoder, T5):
         return None
     boxed, mesh = encoder.boxed_params(), encoder.mesh
+    assert mesh is None or isinstance(mesh, Partitioner)
     leaves = jax.tree.leaves(unbox(boxed))
     sizes: Mapping[str, int] = {} if mesh is None else mesh.sizes(device_count)
     specs = [PartitionSpec()] * len(leaves)

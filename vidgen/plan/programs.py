@@ -22,6 +22,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
+from vidgen.model import SampledModel
 from vidgen.plan import collectives
 from vidgen.train import device_mesh, frozen
 from vidgen.train.partitioning import Partitioner, unbox
@@ -122,7 +123,7 @@ def training_step(trainer: Trainer, batch: Any) -> Report:
 
 def compiled_training_step(trainer: Trainer, batch: Any) -> Compiled:
     """Compile the real training step for a batch of this shape."""
-    model: Any = trainer.model
+    model = trainer.model
     key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
@@ -140,7 +141,8 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
     """Compile a step that samples one whole clip for each part of the batch."""
     partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
-    planned: Any = trainer.model
+    planned = trainer.model
+    assert isinstance(planned, SampledModel)
     boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
     params = jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),

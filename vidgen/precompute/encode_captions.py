@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
 from vidgen.data.source import Source, Stream
-from vidgen.train.batches import TextEncoder, encode_captions, this_process
-from vidgen.types import TextEmbedding
+from vidgen.text.encoder import CachedEncoder
+from vidgen.train.batches import encode_captions, this_process
+from vidgen.types import TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class Encode:
     def __call__(self) -> None:
         """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
-        encoder = getattr(self.text_encoder, "encoder", self.text_encoder)  # without its cache
+        encoder = self.text_encoder
+        if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
+            encoder = encoder.encoder
         text_cache.TextCacheManifest(
             encoder=encoder.name,
             length=encoder.length,

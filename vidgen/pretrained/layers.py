@@ -20,8 +20,8 @@ _NORM_EPSILON = 1e-3  # of the TensorFlow networks here
 
 def conv(
     x: Float[Array, "n *space c"],
-    kernel: Any,
-    bias: Any = None,
+    kernel: Array | np.ndarray,
+    bias: Array | np.ndarray | None = None,
     *,
     stride: int = 1,
     padding: str | int = "SAME",
@@ -43,7 +43,11 @@ def conv(
 
 
 def thin_conv(
-    x: Float[Array, "n t h w c"], kernel: Any, bias: Any, *, stride: int = 1
+    x: Float[Array, "n t h w c"],
+    kernel: Array | np.ndarray,
+    bias: Array | np.ndarray,
+    *,
+    stride: int = 1,
 ) -> Float[Array, "n t2 h2 w2 c2"]:
     """Convolve few channels, such as pixels, over time and space with "SAME" padding.
 

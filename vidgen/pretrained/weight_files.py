@@ -17,7 +17,7 @@ import collections
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +144,7 @@ class TorchFile:
     def __enter__(self) -> TorchFile:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -188,13 +188,13 @@ class _Reader(pickle.Unpickler):
         self._names = names
         self.dtypes: dict[str, np.dtype] = {}  # of the storages that were referred to, by key
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """Return the object of that name if it is one of the given ones; import nothing."""
         if (module, name) not in self._names:
             raise WeightFileError(f"it asks for {module}.{name}")
         return self._names[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: object) -> _Storage:
         """Read a reference to a storage: ("storage", type, key, device, number of elements)."""
         if not (isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], np.dtype)):
             raise WeightFileError("it refers to something that is no tensor storage")
@@ -225,13 +225,15 @@ def _torch_names() -> dict[tuple[str, str], Any]:
     return names
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+def _tensor(
+    storage: object, offset: int, size: Iterable[int], stride: Iterable[int], *_: object
+) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise WeightFileError("it builds a tensor without a storage")
     return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
-def _parameter(data: _Tensor, *_: Any) -> _Tensor:
+def _parameter(data: _Tensor, *_: object) -> _Tensor:
     return data
 
 
@@ -280,7 +282,7 @@ def _read_legacy(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStora
     return state, load
 
 
-def _state_dict(state: Any, path: Path) -> Mapping[str, Any]:
+def _state_dict(state: object, path: Path) -> Mapping[str, object]:
     if not isinstance(state, Mapping) or not any(isinstance(v, _Tensor) for v in state.values()):
         raise WeightFileError(
             f"{path} holds no state dict (tensors by name); save one with "

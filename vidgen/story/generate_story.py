@@ -32,6 +32,7 @@ from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
+from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
 from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.resumable_video import ResumableVideo
@@ -83,7 +84,7 @@ class GenerateStory:
             self._model_of(segment)
 
     @functools.cached_property
-    def model(self) -> Any:
+    def model(self) -> SampledModel:
         """The model with the sampling that was asked for."""
         return self.sampling.apply(self.stage.model)
 
@@ -94,7 +95,7 @@ class GenerateStory:
             self.story,
             self.model.shape.frames,
             self.context_frames,
-            getattr(self.model, "patch_time", 1),
+            self.model.patch_time,
             self.model.shape.fps,
             given_frames=0 if self._beginning is None else len(self._beginning),
             seed=self.seed,
@@ -108,7 +109,7 @@ class GenerateStory:
             return None
         try:
             return read_first_frames(
-                first, self.model.shape, self.context_frames, getattr(self.model, "patch_time", 1)
+                first, self.model.shape, self.context_frames, self.model.patch_time
             )
         except FootageError as error:
             raise ValueError(f"the video cannot begin with {error}") from error
@@ -163,7 +164,7 @@ class GenerateStory:
                 "content of first": first and content_hash(first.path),
                 "sampling": repr(self.sampling),
                 "sampler": repr(self.model.sampler),
-                "guidance": repr(getattr(self.model, "guidance", None)),
+                "guidance": repr(self.model.guidance),
             },
         }
 
@@ -214,7 +215,7 @@ class GenerateStory:
                 video.append(new.segment.index, new.frames, new.context)
                 progress.end(new.segment)
 
-    def _model_of(self, segment: Segment) -> Any:
+    def _model_of(self, segment: Segment) -> SampledModel:
         """The model with the sampling of the segment's scene, and of the run, which wins."""
         if segment.guidance is None and segment.steps is None:
             return self.model

@@ -150,7 +150,7 @@ class ResumableVideo:
         if index != self._next:
             raise ValueError(f"segment {index} was appended; the next one is {self._next}.")
         pixels = frames if frames.dtype == np.uint8 else transforms.to_uint8(frames)
-        state = {_COUNT: np.asarray(index + 1)}
+        state: dict[str, Any] = {_COUNT: np.asarray(index + 1)}
         if context is not None:
             state[_CONTEXT] = np.asarray(context)
         _replace(self._chunk(index), lambda file: np.save(file, pixels, allow_pickle=False))

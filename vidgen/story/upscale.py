@@ -36,6 +36,7 @@ from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Stage
+from vidgen.model import SampledModel
 from vidgen.story.generate_story import GenerateStory, segment_key
 from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.resumable_video import ResumableVideo, ResumeError
@@ -88,7 +89,7 @@ class Upscale:
             time, space = _factors(stage.model)
             height, width = video.height * space, video.width * space
             shape = dataclasses.replace(stage.model.shape, height=height, width=width)
-            model: Any = sampling.apply(stage.model)
+            model = sampling.apply(stage.model)
             low_res_frames = shape.frames // time
             known = min(math.ceil(self.overlap * low_res_frames), low_res_frames - 1) * time
             one = Pass(
@@ -155,7 +156,7 @@ class Pass:
     """
 
     stage: Stage
-    model: Any
+    model: SampledModel
     video: VideoShape
     segments: Sequence[Segment]
     known: int
@@ -181,7 +182,7 @@ class Pass:
             "frames": self.model.shape.frames,
             "known": self.known,
             "sampler": repr(self.model.sampler),
-            "guidance": repr(getattr(self.model, "guidance", None)),
+            "guidance": repr(self.model.guidance),
         }
 
     def open(self, path: Path, identity: Mapping[str, Any], restart: bool) -> ResumableVideo:
@@ -286,7 +287,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
     ]
 
 
-def _factors(model: Any) -> tuple[int, int]:
+def _factors(model: SampledModel) -> tuple[int, int]:
     """How many times as many frames, and pixels along a side, a stage makes."""
     before, after = model.input_shape, model.shape
     if before is None:
@@ -297,13 +298,12 @@ def _factors(model: Any) -> tuple[int, int]:
     return after.frames // before.frames, after.height // before.height
 
 
-def _check_size(video: VideoShape, models: Sequence[Any]) -> None:
+def _check_size(video: VideoShape, models: Sequence[SampledModel]) -> None:
     """Raise ValueError, with the nearest size, where the networks cannot take such frames."""
     larger, multiple = 1, 1
     for model in models:
         larger *= _factors(model)[1]
-        stride = getattr(getattr(model, "network", None), "stride", 1)
-        multiple = math.lcm(multiple, stride // math.gcd(stride, larger))
+        multiple = math.lcm(multiple, model.stride // math.gcd(model.stride, larger))
     names = ", ".join(model.name for model in models)
     for side, value in (("height", video.height), ("width", video.width)):
         if value % multiple:

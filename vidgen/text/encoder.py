@@ -1,4 +1,4 @@
-"""What every text encoder offers, and a cache in front of any of them.
+"""A cache in front of any text encoder, and what all encoders share.
 
 An encoder is a host function: it takes strings and returns numpy arrays, so that captions can be
 encoded while the device trains. Prompts become `length` token states of width `dim`; the mask is
@@ -14,44 +14,14 @@ import functools
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vidgen.types import TextEmbedding
+from vidgen.types import TextEmbedding, TextEncoder
 
 _log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Prompts to token states.
-
-    Attributes:
-      name: identity of the network and its weights; equal names give equal embeddings.
-      dim: width d of a token state.
-      length: number s of tokens every prompt is padded or cut to.
-    """
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Width d of a token state."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Number s of tokens."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """numpy float32 tokens [b s d] and bool mask [b s]; ValueError for no prompts at all."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

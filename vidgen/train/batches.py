@@ -9,38 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
-from vidgen.types import TextEmbedding, TokenBatch, VideoBatch
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What a run needs of a text encoder."""
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights; equal names and lengths give equal embeddings."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens of an encoded prompt, padding included."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features of a token."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode the prompts into numpy arrays."""
-        ...
+from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
 
 
 class EncodedBatch(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -14,10 +14,11 @@ from jaxtyping import Float
 
 from vidgen.data.source import Dataset
 from vidgen.data.video.encode import check_suffix, write_video
-from vidgen.train.batches import TextEncoder, encode_batch, encode_captions
+from vidgen.model import Generator, Model, TokenizerModel
+from vidgen.train.batches import encode_batch, encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
-from vidgen.types import Frozen, Params, VideoBatch
+from vidgen.types import Frozen, Params, TextEncoder, VideoBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class SampleWriter:
       suffix: kind of file that `write_video` knows: mp4, webm, gif, webp, png (a sheet), npy.
     """
 
-    method: ClassVar[str] = "generate"  # of the model
+    needs: ClassVar[type[Model]] = Generator  # what the model must be
 
     every: int
     suffix: str = "png"
@@ -57,8 +58,7 @@ class SampleWriter:
         if jax.process_index() == 0:
             folder = epath.Path(model_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
-            model: Any = trainer.model
-            write_video(folder / f"step_{step}.{self.suffix}", video, model.shape.fps)
+            write_video(folder / f"step_{step}.{self.suffix}", video, trainer.model.shape.fps)
         return video
 
 
@@ -140,10 +140,11 @@ class SampleUpsampled(_OfHeldOutClips):
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
         """Return the rows of all examples."""
-        model: Any = trainer.model
+        model = trainer.model
+        assert isinstance(model, Generator)
         batch = self._batch(encoder)
         keys = jax.random.split(jax.random.key(self.seed), batch.video.shape[0])
-        low = model.conditioner.degrade(batch.video)
+        low = model.degrade(batch.video)
         output = np.asarray(trainer.sample(params, batch.text, keys, low), np.float32)
         # In the size of the output, by repeating frames and pixels.
         enlarged = np.asarray(low)
@@ -160,14 +161,14 @@ class SampleReconstructions(_OfHeldOutClips):
     data, whose first batch is used, and `count` the number of examples.
     """
 
-    method: ClassVar[str] = "reconstruct"
+    needs: ClassVar[type[Model]] = TokenizerModel
 
     def clips(
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
         """Return the rows of all examples."""
         truth = np.asarray(self._batch(encoder).video)
-        output = np.asarray(trainer.call("reconstruct", params, truth), np.float32)
+        output = np.asarray(trainer.reconstruct(params, truth), np.float32)
         return self._rows(output, truth)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from vidgen.train.model import named_leaves
+from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
 

@@ -34,7 +34,7 @@ from vidgen.train.checkpoint_errors import (
     reason,
     shapes,
 )
-from vidgen.train.model import TrainState
+from vidgen.train.state import TrainState
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vidgen.train.model import Batch, Model
-from vidgen.types import Frozen, Params
+from vidgen.model import Model
+from vidgen.types import Batch, Frozen, Params
 
 # Dense bfloat16 operations a second of one device as JAX counts devices, from the makers' data
 # sheets; the beginning of `device_kind`, the longest that fits counts.

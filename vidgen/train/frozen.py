@@ -1,6 +1,6 @@
 """Frozen networks that another model reads and does not change: the tokenizer of a transformer.
 
-model.merge_params(own parameters, frozen)        what such a model generates with
+model.merge_params(own parameters, frozen) gives what such a model generates with.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from vidgen.train.model import named_leaves
+from vidgen.model import Model
 from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
 from vidgen.types import Frozen, Params
 
@@ -36,7 +36,7 @@ class FrozenParams:
     """
 
     name: str
-    model: Any
+    model: Model
     model_dir: str
     reader_dir: str = ""
     mesh: Partitioner | None = None
@@ -65,7 +65,7 @@ def over(weights: Callable[[], Frozen], mesh: Partitioner | None) -> Callable[[]
 
 
 def restored(
-    model: Any,
+    model: Model,
     model_dir: epath.PathLike,
     step: int | None = None,
     mesh: Partitioner | None = None,
@@ -74,7 +74,7 @@ def restored(
     """Averaged weights of a checkpoint, checked against the model's own shapes.
 
     Args:
-      model: with `init` and `batch_spec`.
+      model: the trained model.
       model_dir: the folder of the training run.
       step: which checkpoint; None is the newest.
       mesh: devices to lay them out over; None is the first device.
@@ -92,7 +92,7 @@ def restored(
         return checkpointer.restore_params(shapes, step)
 
 
-def _boxed_shapes(model: Any, text: tuple[int, int]) -> Params:
+def _boxed_shapes(model: Model, text: tuple[int, int]) -> Params:
     """The shapes of fresh parameters, boxed."""
     try:
         hash(model)
@@ -102,7 +102,7 @@ def _boxed_shapes(model: Any, text: tuple[int, int]) -> Params:
 
 
 @functools.lru_cache(maxsize=32)
-def _traced(model: Any, text: tuple[int, int]) -> Params:
+def _traced(model: Model, text: tuple[int, int]) -> Params:
     """Tracing a network takes longer than reading its weights: once for equal models."""
     return jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
 
@@ -121,22 +121,9 @@ def fingerprint(weights: Callable[[], Frozen]) -> str:
     return digest.hexdigest()[:16]
 
 
-def merge_params(model: Any, params: Params, frozen: Frozen) -> Params:
-    """What `model` generates with: its own parameters, and those of the networks that it reads."""
-    join = getattr(model, "merge_params", None)
-    return params if join is None else join(params, frozen)
-
-
-def spec(model: Any) -> Frozen:
-    """The shapes of the networks that the loss of `model` reads, for a plan.
-
-    A model names them in `reads`; where it gives None for one, the plan leaves that one out.
-    """
-    reads = getattr(model, "reads", None)
-    if reads is None:
-        return None
+def spec(model: Model) -> Frozen:
+    """Describe what the loss of a model reads in `frozen` by shapes, for a plan; None: nothing."""
+    networks = model.frozen_networks
     return {
-        name: other
-        and unbox(jax.eval_shape(other.init, jax.random.key(0), other.batch_spec(1, 1, 1)))
-        for name, other in reads.items()
-    }
+        name: other and unbox(_boxed_shapes(other, (1, 1))) for name, other in networks.items()
+    } or None

@@ -29,7 +29,7 @@ from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen.train import device_mesh
-from vidgen.train.model import TrainState
+from vidgen.train.state import TrainState
 from vidgen.types import Params
 
 MeshAxes = str | Sequence[str] | None

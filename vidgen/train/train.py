@@ -28,19 +28,18 @@ from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
 from vidgen.progress import duration, engineering, progress_bar
 from vidgen.train import flops, profiler, throughput
-from vidgen.train import frozen as trained
-from vidgen.train.batches import BatchPrefetcher, EncodedBatch, TextEncoder
+from vidgen.train.batches import BatchPrefetcher, EncodedBatch
 from vidgen.train.callbacks import HeldOutLoss, SampleWriter
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import LossMonitor
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
-from vidgen.train.model import Batch, TrainState
 from vidgen.train.model_dir import check_model_dir
 from vidgen.train.signals import Preempted, stop_requests
+from vidgen.train.state import TrainState
 from vidgen.train.throughput import say
 from vidgen.train.trainer import Trainer, copied
-from vidgen.types import Frozen, Metrics, Params
+from vidgen.types import Batch, Frozen, Metrics, Params, TextEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,11 @@ class Train:
             )
         profiler.parse_steps(self.profile)
         if self.sample_writer is not None:
-            model: Any = self.trainer.model
-            if not hasattr(model, self.sample_writer.method):
-                kind, method = type(model).__name__, self.sample_writer.method
+            model, needed = self.trainer.model, self.sample_writer.needs
+            if not isinstance(model, needed):
                 raise ValueError(
-                    f"Train.sample_writer is set, but {kind} cannot {method}; set it to None."
+                    f"Train.sample_writer is a {type(self.sample_writer).__name__}, which needs a "
+                    f"{needed.__name__}; a {type(model).__name__} is none: set it to None."
                 )
             check_rate(f"samples.{self.sample_writer.suffix}", model.shape.fps)
         if not str(self.model_dir):
@@ -268,7 +267,7 @@ class _Session:
         if self._is_due(run.checkpoint_every):
             self._save()
         if run.sample_writer is not None and self._is_due(run.sample_writer):
-            merged = trained.merge_params(run.trainer.model, params, self.frozen)
+            merged = run.trainer.model.merge_params(params, self.frozen)
             clips = run.sample_writer(self.step, run.trainer, merged, run.text_encoder, self.folder)
             self.writer.write_video(self.step, "samples", clips)
         self.timer.pause(time.perf_counter() - began)
@@ -320,12 +319,10 @@ class _Session:
 
 def _batch_spec(run: Train) -> Batch:
     """Return the ShapeDtypeStructs of a batch over all processes."""
-    make: Any = getattr(run.trainer.model, "batch_spec", None)
-    if make is None:
-        raise ValueError(f"{type(run.trainer.model).__name__} has no batch_spec; it cannot train.")
-    count = run.dataset.captions_per_clip
-    more = {} if count == 1 else {"captions_per_clip": count}  # not every model knows of images
-    return make(run.dataset.batch_size, run.text_encoder.length, run.text_encoder.dim, **more)
+    encoder, captions = run.text_encoder, run.dataset.captions_per_clip
+    return run.trainer.model.batch_spec(
+        run.dataset.batch_size, encoder.length, encoder.dim, captions_per_clip=captions
+    )
 
 
 def _check_shapes(batch: Batch, spec: Batch, parts: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -21,12 +22,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from vidgen.model import Generator, Model, TokenizerModel
 from vidgen.train import fresh
 from vidgen.train.guard import DivergencePolicy
-from vidgen.train.model import Batch, Model, TrainState, ema_update
 from vidgen.train.optimizers import global_norm
 from vidgen.train.partitioning import Partitioner, Program, unbox
-from vidgen.types import Frozen, Mean, Metrics, Params, TextEmbedding
+from vidgen.train.state import TrainState, ema_update
+from vidgen.types import Batch, Frozen, Mean, Metrics, Params, TextEmbedding
 
 
 @runtime_checkable
@@ -71,9 +73,8 @@ class Trainer:
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"Trainer.ema_decay is {self.ema_decay}; it is in [0, 1), or None.")
         if not isinstance(self.model, Model):
-            raise ValueError(
-                f"Trainer.model is a {type(self.model).__name__} without init and loss."
-            )
+            kind = type(self.model).__name__
+            raise ValueError(f"Trainer.model is a {kind}, which is no vidgen.model.Model.")
 
     @functools.cached_property
     def tx(self) -> optax.GradientTransformation:
@@ -196,18 +197,29 @@ class Trainer:
         return self._programs[cache_key](params, frozen, batch, key)
 
     def sample(
-        self, params: Params, text: TextEmbedding, keys: Key[Array, "b"], low_res: Any = None
-    ) -> Array:
-        """Return clips of a model that can `generate`; every process gets all of them."""
-        return self.call("generate", params, text, low_res, keys)
+        self,
+        params: Params,
+        text: TextEmbedding,
+        keys: Key[Array, "b"],
+        low_res: Float[Array, "b t0 h0 w0 c"] | None = None,
+    ) -> Float[Array, "b t h w c"]:
+        """Generate clips, as `Generator.generate`; every process gets all of them."""
+        assert isinstance(self.model, Generator)
+        return self._whole("generate", self.model.generate)(params, text, low_res, keys)
 
-    def call(self, method: str, *arguments: Any) -> Array:
-        """Run a method of the model, compiled once; every process gets all of the result."""
-        if (method,) not in self._programs:
-            self._programs[(method,)] = self.partitioner.jit(
-                getattr(self.model, method), out_shardings=self.partitioner.replicated()
-            )
-        return self._programs[(method,)](*arguments)
+    def reconstruct(
+        self, params: Params, video: Float[np.ndarray, "b t h w c"]
+    ) -> Float[Array, "b t h w c"]:
+        """Encode clips and decode them; every process gets all of them."""
+        assert isinstance(self.model, TokenizerModel)
+        return self._whole("reconstruct", self.model.reconstruct)(params, video)
+
+    def _whole(self, name: str, function: Callable[..., Array]) -> Program:
+        """The program of a method of the model, compiled once, whose result is not cut."""
+        if (name,) not in self._programs:
+            whole = self.partitioner.replicated()
+            self._programs[(name,)] = self.partitioner.jit(function, out_shardings=whole)
+        return self._programs[(name,)]
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from vidgen.train.checkpoint_errors import CheckpointError
-from vidgen.train.model import named_leaves
+from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
 from vidgen.types import Params
 

@@ -32,7 +32,7 @@ from vidgen import paths
 from vidgen.assets import zoo
 from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
 from vidgen.train.checkpoints import Checkpointer, placed
-from vidgen.train.model import named_leaves
+from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
 FILE = "weights.npz"

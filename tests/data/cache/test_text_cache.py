@@ -14,7 +14,8 @@ from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.text_cache import EncodedText, TextCacheManifest
 from vidgen.data.sources.array_records import read_record
 from vidgen.text.byte_encoder import ByteEncoder
-from vidgen.text.encoder import CachedEncoder, TextEncoder
+from vidgen.text.encoder import CachedEncoder
+from vidgen.types import TextEncoder
 
 ENCODER = ByteEncoder(dim=8, length=12)
 CAPTIONS = [f"caption {i}" for i in range(40)] + ["", "naïve 🎬", "x" * 30]

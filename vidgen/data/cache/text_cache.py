@@ -19,43 +19,19 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
 from vidgen.data.cache.cache_folders import CacheError, CacheManifest, CacheShards
-from vidgen.types import TextEmbedding
+from vidgen.types import TextEmbedding, TextEncoder
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _HASH = 16
 # What the name of an encoder ends with that was built without its weights (text/t5.py).
 _UNKNOWN = "-without-weights"
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """The part of `text.encoder.TextEncoder` that is needed here."""
-
-    @property
-    def name(self) -> str:
-        """Identity of network and weights."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Width d of a token state."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Number s of tokens."""
-        ...
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Tokens [b s d] and mask [b s]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +126,7 @@ class EncodedText:
     """
 
     path: str
-    encoder: Encoder
+    encoder: TextEncoder
 
     def __post_init__(self) -> None:
         manifest = self._manifest

@@ -128,6 +128,7 @@ class Joint(Source):
 
     def _image(self, index: int, rng: np.random.Generator) -> Example:
         """Load image `index`, or another if it cannot be read: one bad file loses no pack."""
+        bad: BadExample | None = None
         for _ in range(_DRAWS):
             try:
                 example = self.images.load(index, rng)
@@ -138,6 +139,7 @@ class Joint(Source):
                 bad = error
                 _warn_replaced(bad.path, bad.reason)
                 index = int(rng.integers(len(self.images)))
+        assert bad is not None  # _DRAWS is positive
         raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others cannot be used either")
 
 

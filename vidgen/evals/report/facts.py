@@ -70,7 +70,7 @@ def count_text(metric: Metric | None) -> str:
     return f"{metric['n']}" if real is None else f"{metric['n']} / {real}"
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """Write a setting as text: yes and no, lists with commas, short numbers."""
     if value is None:
         return "none"

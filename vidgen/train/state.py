@@ -1,4 +1,4 @@
-"""What a trainer needs of a model, what it keeps of one, and the averaged weights.
+"""The state of a training, and the averaged weights in it.
 
 Averaged weights θ̄ (EMA) follow the weights θ with a warm-up, so that a short run is not an average
 over its own random start:
@@ -10,31 +10,14 @@ with n the number of updates made before this one. d reaches 0.9999 after about 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, no_type_check, runtime_checkable
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from vidgen.types import Frozen, Metrics, Params
-
-Batch = Any  # a PyTree of arrays whose first axis is the batch: VideoBatch, TokenBatch
-
-
-@runtime_checkable
-class Model(Protocol):
-    """Anything that can be trained: two pure functions of explicit parameters."""
-
-    def init(self, key: Key[Array, ""], batch: Batch) -> Params:
-        """Fresh parameters; leaves are boxed with the logical names of their axes."""
-        ...
-
-    def loss(
-        self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""], *, train: bool
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The mean loss over the batch, and what to log beside it."""
-        ...
+from vidgen.types import Params
 
 
 @no_type_check
