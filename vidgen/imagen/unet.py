@@ -18,8 +18,8 @@ clips right by the sprite probe); before them it stood at chance (0.09) after 82
 measured one by one.
 
 `pixel_skip`: with v, 500 steps of the demo's `ssr1` (patches of 4 x 4, width 64) left noise all
-over the clips, as v at low noise is the noise itself, 48 values a patch. Predicting the clean video up
-to SNR e^20, the last of 32 steps still left its grain: 26.6 dB on held-out clips, and 28.3 dB of
+over the clips, as v at low noise is the noise itself, 48 values a patch. Predicting the clean video
+up to SNR e^20, the last of 32 steps still left its grain: 26.6 dB on held-out clips, and 28.3 dB of
 the same weights with the ladder cut at log-SNR 3 (4: 28.0, 5: 27.6, 6: 27.2; bilinear: 28.1).
 """
 
