@@ -103,8 +103,8 @@ setup(
     package_data={
         "vidgen": [
             "data/sources/label_captions/*",
+            "evals/report/*.html",
             "sprites/fluent_emoji/*",
-            "sprites/*.npz",
             "text/t5_vocabulary/*",
             "zoo_models/*/*/*",
         ]
@@ -121,6 +121,7 @@ setup(
         "grain>=0.2.18",
         "jax>=0.10.2",
         "jaxtyping>=0.3.2",
+        "jinja2>=3.1",
         "msgpack>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +20,10 @@ from on_device import Deadline
 from vidgen.nn import fused_attention
 from vidgen.phenaki import generation
 from vidgen.plan import programs
-from vidgen.story import sliding_window
-from vidgen.story.tell import CONTEXT_FRAMES
+from vidgen.story.generate_story import CONTEXT_FRAMES
+from vidgen.story.script import Scene, Story
+from vidgen.story.segments import Segment, plan
+from vidgen.story.sliding_window import generate_segments
 from vidgen.train import flops
 from vidgen.train import frozen as trained
 from vidgen.train.train import Train
@@ -160,13 +161,6 @@ def _text(run: Train) -> tuple[int, int]:
     return run.text_encoder.length, run.text_encoder.dim
 
 
-class Segment(NamedTuple):
-    """A part of a story (story/sliding_window.py)."""
-
-    context: int
-    frames: int
-
-
 def a_story(name: str, size: str, tell: Tell, deadline: Deadline) -> None:
     """Segments that go on from the frames before, as `vidgen generate --story` makes them."""
     run = built(EXPERIMENTS[size]["maskgit"])
@@ -181,12 +175,9 @@ def a_story(name: str, size: str, tell: Tell, deadline: Deadline) -> None:
         key = jax.random.split(jax.random.key(0), 1)
         return model.generate(params, text, None, key, on_step=lambda *_: None, known=known)
 
-    def segments() -> Iterator[Segment]:
-        yield Segment(0, shape.frames)
-        while True:
-            yield Segment(known_frames, new_frames)
-
-    film = sliding_window.tell(segments(), make, shape=shape, context_frames=known_frames)
+    story = Story([Scene("a story without an end")], frames=shape.frames + 9_999 * new_frames)
+    segments = plan(story, shape.frames, known_frames, model.patch_time, shape.fps)
+    film = generate_segments(segments, make, shape=shape, context_frames=known_frames)
     each = on_device.seconds(lambda: next(film).frames, deadline)
     known = np.zeros((1, *shape.thwc), bool)
     known[:, :known_frames] = True

@@ -116,7 +116,7 @@ def timed(run: Generate) -> tuple[dict[str, float], float, list[np.ndarray]]:
     last, clips = run.chain.names[-1], []
     with compiling() as programs:
         began, compiled = time.perf_counter(), 0.0
-        for model, _, video in run.made():
+        for model, _, video in run.stage_videos():
             spent = time.perf_counter() - began - (sum(programs) - compiled)
             seconds[model.name] = seconds.get(model.name, 0.0) + spent
             began, compiled = time.perf_counter(), sum(programs)

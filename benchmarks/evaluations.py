@@ -27,7 +27,7 @@ VIDEO = {
 }
 VIDEO_METRICS = (
     "probe_subject", "probe_motion", "probe_background", "probe_all",
-    "sprite_match", "sprite_match_r_precision", "fvd", "kvd", "flicker",
+    "fvd", "kvd", "flicker",
 )  # fmt: skip
 
 

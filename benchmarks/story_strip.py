@@ -7,7 +7,7 @@ One row a scene: its prompt, frames with their numbers from shortly before the s
 line) to its end. The story is a file or the short form of `vidgen generate --story`.
 
 With --probe, the folder of a model that was trained on sprites, it also reads each scene with
-vidgen/sprites/probe.py and says whether subject, motion and background are those of the
+story_probe.py and says whether subject, motion and background are those of the
 prompt, and at which frame the motion or the picture changes, beside the planned one. All of it
 goes to a .json file beside the strip. A sprite that has come to a wall stands there, whatever the
 prompt: `begins_at` and `ends_at` say where it was.
@@ -20,16 +20,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import story_probe
 
 from vidgen.config import gin_utils
 from vidgen.data.video.footage import open_footage
 from vidgen.display import sheets
 from vidgen.inference import stages
-from vidgen.sprites import probe, turns
+from vidgen.sprites import probe
 from vidgen.sprites.probe import Reading
 from vidgen.sprites.sprites import Sprites
 from vidgen.story import parse
-from vidgen.story import segments as story_plan
+from vidgen.story import segments as story_segments
 from vidgen.types import VideoShape
 
 NAMES = ("subject", "motion", "background")
@@ -46,7 +47,7 @@ def film(path: Path, fps: float) -> np.ndarray:
 def scenes(story: str, frames: int, flags: argparse.Namespace) -> list[dict]:
     """Of each scene its prompt, first frame and last frame + 1, as they were planned."""
     told = parse.load(story, frames=flags.frames)
-    segments = story_plan.plan(
+    segments = story_segments.plan(
         told, flags.clip_frames, flags.context_frames, flags.patch_time, flags.fps
     )
     begins = [s.first_frame for s in segments if s.part == 0]
@@ -77,8 +78,8 @@ def probed(video: np.ndarray, planned: list[dict], sprites: Sprites) -> list[dic
     found, last = [], None
     for scene in planned:
         part = video[scene["begin"] : scene["end"]]
-        seen = probe.read_part(part, sprites)
-        at = probe.follow(part, seen.subject, seen.background, sprites).path.round(2)
+        seen = story_probe.read_part(part, sprites)
+        at = story_probe.follow(part, seen.subject, seen.background, sprites).path.round(2)
         said = wanted(scene["prompt"], sprites)
         values = dict(zip(NAMES, seen.triple, strict=True))
         facts = {
@@ -98,13 +99,13 @@ def changes(
     video: np.ndarray, begin: int, last: Reading | None, seen: Reading, sprites: Sprites
 ) -> dict:
     """Frames at which motion and picture change, near the one that was planned."""
-    facts: dict = {"picture_changes": turns.picture_change(video, begin)}
+    facts: dict = {"picture_changes": story_probe.picture_change(video, begin)}
     if last and (last.subject, last.background) == (seen.subject, seen.background):
-        start = max(0, begin - 2 * turns.REACH)
-        near = video[start : begin + 2 * turns.REACH]
-        states = probe.follow(near, seen.subject, seen.background, sprites).states
+        start = max(0, begin - 2 * story_probe.REACH)
+        near = video[start : begin + 2 * story_probe.REACH]
+        states = story_probe.follow(near, seen.subject, seen.background, sprites).states
         least = 0.4 * sprites.frame_time
-        frame = turns.motion_change(states, begin - start, least)
+        frame = story_probe.motion_change(states, begin - start, least)
         facts["motion_changes"] = None if frame is None else start + frame
     return facts
 

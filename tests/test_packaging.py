@@ -28,6 +28,7 @@ def test_the_package_holds_configurations_and_data(built):
     assert {p.name for p in (built / "vidgen/sprites/fluent_emoji").iterdir()} == sprites
     labels = {p.name for p in (ROOT / "vidgen/data/sources/label_captions").iterdir()}
     assert {p.name for p in (built / "vidgen/data/sources/label_captions").iterdir()} == labels
+    assert (built / "vidgen/evals/report/page.html").is_file()
     modules = {p.relative_to(ROOT) for p in (ROOT / "vidgen").rglob("*.py")}
     assert {p.relative_to(built) for p in built.rglob("*.py")} == modules
 

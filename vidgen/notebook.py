@@ -38,7 +38,7 @@ from vidgen.inference import stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.stages import Stage
 from vidgen.model import TokenizerModel
-from vidgen.story.tell import GenerateStory
+from vidgen.story.generate_story import GenerateStory
 from vidgen.types import TextEmbedding
 
 # Flags that say where things lie, which a call says itself.
@@ -129,7 +129,7 @@ class Model:
         run = self._sessions.build(Generate, stages=list(self._stages), **given)
         self._sessions.check_bindings()
         made: dict[str, list[np.ndarray]] = {}
-        for model, _, video in run.made():
+        for model, _, video in run.stage_videos():
             made.setdefault(model.name, []).append(video)
         return Clips(
             prompts=tuple(clip.prompt for clip in run.clips()),
@@ -156,7 +156,7 @@ class Model:
             parsed = _flags(generate_flags.add, flags | {"story": story}, _NOT_HERE)
             parsed.output = os.path.join(folder, "film.npy")
             given = generate_flags.story_settings(parsed)
-            run = self._sessions.build(GenerateStory, stage=stages.only(self._stages), **given)
+            run = self._sessions.build(GenerateStory, stage=stages.single(self._stages), **given)
             self._sessions.check_bindings()
             video = transforms.to_float(np.load(run.write()))
         begins = [part.first_frame for part in run.segments if part.part == 0]

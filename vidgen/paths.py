@@ -1,12 +1,14 @@
-"""Paths of data: files of this machine, and objects in a store: "gs://", "s3://", "https://", ...
+"""Paths of data: files of this machine, and objects in a store ("gs://", "s3://", "https://", ...).
 
-A local path goes to the operating system as it is. A path with a scheme goes through fsspec, whose
-file systems are packages of their own; what fails there is tried again a few times, as stores do
-fail now and then. Nothing is kept open and nothing is remembered here, so that whoever holds a path
-can be sent to another process.
+Local paths go to the operating system as they are: fsspec's local file system took 11 times as long
+to list 20,000 files, and 3 times as long to read short ones. A path with a scheme goes through
+fsspec, which knows more stores than epath (http, memory), reads ranges of bytes, and has a package
+for each store. A request that fails is repeated a few times, because stores do fail now and then.
+Nothing stays open and nothing is remembered here, so whoever holds a path can be sent to another
+process. MODEL_DIR, films and T5's weights do not come through here: orbax reads those with epath.
 
-Whatever cannot be read or written, here or there, is an OSError whose `strerror` is a clause for
-users; a scheme without its package is an ImportError that names the package.
+Whatever cannot be read or written is an OSError whose `strerror` is a clause for users; a scheme
+without its package is an ImportError that names the package.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from etils import epath
+from fsspec.spec import AbstractBufferedFile
 
 Path = str | os.PathLike
 
@@ -36,7 +39,7 @@ _WAITS = (0.5, 1.0, 2.0)
 _WHOLE = 8 << 20  # [guess] an object of at most so many bytes is read in one request
 _BLOCK = 1 << 20  # [guess] bytes asked for at a time of a larger one
 _MANY = 256  # objects asked for at the same time
-# What tells a new object from the old one; each store has some of them.
+# What distinguishes a new object from the old one; each store has some of them.
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified")
 _MARKS += ("updated", "created")
 _ANSWERS = (
@@ -47,14 +50,15 @@ _ANSWERS = (
 )
 
 T = TypeVar("T")
+FileSystem = Any  # one of fsspec, whose own annotations are wider than what it returns
 
 
 class Stat(NamedTuple):
-    """Of a file.
+    """What a store knows of a file without reading it.
 
     Attributes:
-      size: in bytes; None where the server does not tell.
-      mark: another one where the content is another, as far as its store knows.
+      size: in bytes; None if the server does not say.
+      mark: differs if the content differs, as far as the store knows.
     """
 
     size: int | None
@@ -67,41 +71,43 @@ def is_remote(path: object) -> bool:
 
 
 def expanded(path: Path) -> str:
-    """A path in which "~" is the home folder."""
+    """Replace "~" in a local path by the home folder."""
     return str(path) if is_remote(path) else os.path.expanduser(os.fspath(path))
 
 
 def join(folder: Path, name: str) -> str:
-    """The path of what has a relative name, with "/", in a folder."""
-    if is_remote(folder):
-        return f"{str(folder).rstrip('/')}/{name}"
-    return os.path.join(folder, name)
+    """Join a folder and a relative name, which may have "/" in it."""
+    return f"{str(folder).rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
 def stat(path: Path) -> Stat:
-    """Size and mark of a file."""
+    """Look up the size and the mark of a file.
+
+    Raises:
+      OSError: there is no such file, or it is a folder.
+    """
     if not is_remote(path):
-        found = os.stat(path)
-        return Stat(found.st_size, str(found.st_mtime_ns))
-    info = _asked(path, lambda system, name: system.info(name))
+        status = os.stat(path)
+        return Stat(status.st_size, str(status.st_mtime_ns))
+    info = _request(path, lambda system, name: system.info(name))
     if info["type"] == "directory":
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return Stat(info.get("size"), ":".join(f"{info[key]}" for key in _MARKS if key in info))
 
 
 def version(path: Path) -> tuple[str, ...]:
-    """What a process may remember a file by: another one for a local file that was replaced.
+    """What a process may remember a file by: it differs for a local file that was replaced.
 
-    An object is told by its path alone, since every look at it is a request.
+    Of an object it is the path alone, because every look at an object is a request.
     """
     if is_remote(path):
         return (str(path),)
     place = os.path.abspath(path)
     try:
-        found = os.stat(place)
-    except OSError:  # whoever opens it will tell
+        status = os.stat(place)
+    except OSError:  # whoever opens the file reports it
         return (place,)
-    return place, f"{found.st_ino}", f"{found.st_size}", f"{found.st_mtime_ns}"
+    return place, f"{status.st_ino}", f"{status.st_size}", f"{status.st_mtime_ns}"
 
 
 def is_file(path: Path) -> bool:
@@ -118,13 +124,20 @@ def is_folder(path: Path) -> bool:
     """Whether there is a folder of that name, or objects whose names begin with it."""
     if not is_remote(path):
         return os.path.isdir(path)
-    return _asked(path, lambda system, name: system.isdir(name))
+    return _request(path, lambda system, name: system.isdir(name))
 
 
 def files_under(folder: Path) -> Iterator[str]:
-    """Names, relative with "/", of all files in a folder and below, but for hidden ones."""
+    """List all files in a folder and below, except hidden ones, as relative names with "/"."""
     if is_remote(folder):
-        yield from _objects_under(folder)
+
+        def find(system: FileSystem, name: str) -> list[str]:
+            system.invalidate_cache(name)
+            root = name.rstrip("/") + "/"
+            return [path.removeprefix(root) for path in system.find(name)]
+
+        names = _request(folder, find)
+        yield from (n for n in names if not any(x.startswith(".") for x in n.split("/")))
         return
     for place, inner, names in os.walk(folder, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith(".")]
@@ -133,71 +146,63 @@ def files_under(folder: Path) -> Iterator[str]:
         yield from (prefix + name for name in names if not name.startswith("."))
 
 
-def _objects_under(folder: Path) -> Iterator[str]:
-    def found(system: Any, name: str) -> tuple[str, list[str]]:
-        system.invalidate_cache(name)
-        return name.rstrip("/") + "/", list(system.find(name))
-
-    root, names = _asked(folder, found)
-    for name in names:
-        relative = name.removeprefix(root)
-        if not any(part.startswith(".") for part in relative.split("/")):
-            yield relative
-
-
 def names_in(folder: Path) -> set[str]:
-    """Names of the files and folders in a folder; none where there is no such folder."""
+    """List the names of the files and folders in a folder; no names if there is no such folder."""
     if not is_remote(folder):
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
-    def listed(system: Any, name: str) -> list[str]:
+    def ls(system: FileSystem, name: str) -> list[str]:
         system.invalidate_cache(name)
         return list(system.ls(name, detail=False))
 
     try:
-        return {name.rstrip("/").rpartition("/")[2] for name in _asked(folder, listed)}
+        return {name.rstrip("/").rpartition("/")[2] for name in _request(folder, ls)}
     except FileNotFoundError:
         return set()
 
 
 def glob(pattern: str) -> list[str]:
-    """The paths that a pattern with *, ? and ** (folders of any depth) stands for, sorted."""
+    """List the paths that match a pattern with *, ? and ** (folders of any depth), sorted."""
     if not is_remote(pattern):
         return sorted(local_glob.glob(pattern, recursive=True))
 
-    def found(system: Any, name: str) -> list[str]:
+    def match(system: FileSystem, name: str) -> list[str]:
         return [system.unstrip_protocol(path) for path in system.glob(name)]
 
-    return sorted(_asked(pattern, found))
+    return sorted(_request(pattern, match))
 
 
 def read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
-    """All bytes of a file, or at most `size` of them from `offset` on."""
+    """Read all bytes of a file, or at most `size` bytes from `offset` on.
+
+    Raises:
+      OSError: it cannot be read, or its server gives no parts of files.
+    """
     if not is_remote(path):
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(-1 if size is None else size)
     if size is None and not offset:
-        return _asked(path, lambda system, name: system.cat_file(name))
+        return _request(path, lambda system, name: system.cat_file(name))
     if size == 0:
         return b""
     end = None if size is None else offset + size
-    data = _asked(path, lambda system, name: system.cat_file(name, offset, end))
+    data = _request(path, lambda system, name: system.cat_file(name, offset, end))
     if size is not None and len(data) > size:
         raise OSError(errno.EIO, "its server gives no parts of files", str(path))
     return data
 
 
 def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
-    """The first `limit` bytes of each file, or why there are none; objects side by side."""
+    """Read the first `limit` bytes of each file, objects side by side, and errors in place."""
     for start in range(0, len(paths), _MANY):
         some = paths[start : start + _MANY]
-        found: Sequence[Any] = (None,) * len(some)
+        contents: Sequence[bytes | Exception | None] = (None,) * len(some)
         if is_remote(some[0]):
             system, _ = _system(some[0])
             names = [_system(path)[1] for path in some]
-            found = system.cat_ranges(names, 0, limit, on_error="return")
-        for path, data in zip(some, found, strict=True):
+            contents = system.cat_ranges(names, 0, limit, on_error="return")
+        for path, data in zip(some, contents, strict=True):
             if isinstance(data, bytes):
                 yield data[:limit]
                 continue
@@ -208,49 +213,29 @@ def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
 
 
 def open_binary(path: Path) -> io.BufferedReader:
-    """A file to read and to seek in; of a large object only what is asked for is fetched."""
+    """Open a file to read and to seek in; of a large object only what is asked for is fetched."""
     if not is_remote(path):
         return open(path, "rb")
     size = stat(path).size
     if size is None or size <= _WHOLE:
-        return io.BufferedReader(io.BytesIO(read(path)))  # type: ignore[arg-type]
-    return io.BufferedReader(_Ranges(str(path), size), _BLOCK)
+        content: Any = io.BytesIO(read(path))
+    else:
+        block: Any = _BLOCK  # fsspec declares a text
+        content = _LargeObject(_system(path)[0], str(path), size=size, block_size=block)
+    return io.BufferedReader(content)
 
 
-class _Ranges(io.RawIOBase):
-    """A large object, read in parts."""
+class _LargeObject(AbstractBufferedFile):
+    """A large object, read block by block with fsspec's read-ahead."""
 
-    def __init__(self, path: str, size: int) -> None:
-        self._path, self._size, self._place = path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self._path)
-        self._place = base + offset
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._size - self._place))
-        data = read(self._path, self._place, count)
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return read(self.path, start, end - start)
 
 
 def write(path: Path, data: bytes) -> None:
-    """Makes a file, or replaces it, whole or not at all; its folder is made too."""
+    """Write a file whole or not at all, replacing an older one; its folder is made if need be."""
     if is_remote(path):
-        _asked(path, lambda system, name: system.pipe_file(name, data))
+        _request(path, lambda system, name: system.pipe_file(name, data))
         return
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -260,18 +245,18 @@ def write(path: Path, data: bytes) -> None:
 
 
 def move_to(partial: pathlib.Path, path: Path) -> None:
-    """A complete local file becomes `path`, whole or not at all."""
+    """Move a complete local file to `path`, whole or not at all."""
     if not is_remote(path):
         partial.replace(path)
         return
-    _asked(path, lambda system, name: system.put_file(str(partial), name))
+    _request(path, lambda system, name: system.put_file(str(partial), name))
     partial.unlink()
 
 
 def remove_folder(folder: epath.Path) -> None:
-    """Deletes a folder in which others, who failed, may be writing for a while.
+    """Delete a folder into which other processes, which failed, may go on writing for a while.
 
-    They may make it anew with every file, so it has to stay away: at three looks in a row.
+    They may make it again with every file, so it has to be absent at three looks in a row.
     """
     absent = 0
     for _ in range(40):
@@ -287,9 +272,9 @@ def remove_folder(folder: epath.Path) -> None:
 
 
 def local_copy(path: Path) -> str:
-    """A local file of the same content: itself, or a copy of the object, made at the first use.
+    """Return a local file of the same content: the file itself, or a copy of an object.
 
-    Copies stay in ~/.cache/vidgen/copies, by path and mark.
+    Copies are made at the first use and stay in ~/.cache/vidgen/copies, by path and mark.
     """
     if not is_remote(path):
         return os.fspath(path)
@@ -305,37 +290,37 @@ def local_copy(path: Path) -> str:
 
 
 def cache_folder(name: str) -> str:
-    """~/.cache/vidgen/NAME, or where XDG_CACHE_HOME says; it need not be there."""
+    """~/.cache/vidgen/NAME, or the same under XDG_CACHE_HOME; the folder need not exist."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):  # which the XDG specification says to ignore
         cache = os.path.expanduser("~/.cache")
     return os.path.join(cache, "vidgen", name)
 
 
-def _asked(path: Path, question: Callable[[Any, str], T]) -> T:
-    """The answer of a path's file system, of which at last comes an OSError."""
+def _request(path: Path, ask: Callable[[FileSystem, str], T]) -> T:
+    """Ask a path's file system, again where it fails; in the end an error is an OSError."""
     system, name = _system(path)
     for wait in (*_WAITS, None):
         try:
-            return question(system, name)
+            return ask(system, name)
         except tuple(kind for kind, _ in _ANSWERS) as error:
             kind, number = next(pair for pair in _ANSWERS if isinstance(error, pair[0]))
             raise kind(number, os.strerror(number), str(path)) from error
         except Exception as error:  # each package has errors of its own
             if wait is None:
-                told = (str(error).strip() or "no reason given").splitlines()[0][:120]
-                tries = f"{len(_WAITS) + 1} tries, the last: {type(error).__name__}: {told}"
+                reason = (str(error).strip() or "no reason given").splitlines()[0][:120]
+                tries = f"{len(_WAITS) + 1} tries, the last: {type(error).__name__}: {reason}"
                 raise OSError(errno.EIO, f"it failed after {tries}", str(path)) from error
             time.sleep(wait)
     raise AssertionError  # the last wait is None
 
 
-def _system(path: Path) -> tuple[Any, str]:
+def _system(path: Path) -> tuple[FileSystem, str]:
     """The file system of a path, and its name there."""
     scheme = str(path).partition("://")[0]
+    options: dict[str, Any] = {"auto_mkdir": True} if scheme == "file" else {}
     try:
-        # elsewhere there are no folders to make
-        return fsspec.url_to_fs(str(path), **({"auto_mkdir": True} if scheme == "file" else {}))
+        return fsspec.url_to_fs(str(path), **options)
     except ImportError as error:
         extra = _PACKAGES.get(scheme)
         hint = f'pip install "vidgen[{extra}]"' if extra else f"{error}"

@@ -148,8 +148,7 @@ def test_wrong_file_in_offline_folder_names_both_hashes(toy, machine, monkeypatc
         downloads.locate("toy")
     assert f"expected {sha256(b'second')}, found {sha256(b'other!')}" in str(caught.value)
     assert "b.txt" in str(caught.value)
-    (row,) = downloads.listing()
-    assert row.where is None
+    assert downloads.place("toy") is None
 
 
 def test_file_missing_in_offline_folder_is_named(toy, machine, monkeypatch):
@@ -181,7 +180,7 @@ def test_damaged_cache_is_fetched_again(toy, machine, damage):
         path.unlink()
     else:
         path.write_bytes(CONTENT["a.bin"][:-1] + (b"" if damage == "short" else b"?"))
-    assert downloads.listing()[0].where is None
+    assert downloads.place("toy") is None
     assert (downloads.locate("toy") / "a.bin").read_bytes() == CONTENT["a.bin"]
 
 
@@ -263,7 +262,7 @@ def test_killed_between_two_files_is_not_taken_for_complete(toy, machine, monkey
     with pytest.raises(KeyboardInterrupt):
         downloads.locate("toy")
     assert [path.name for path in (machine / "cache/vidgen/assets/toy").iterdir()] == ["a.bin"]
-    assert downloads.listing()[0].where is None
+    assert downloads.place("toy") is None
     monkeypatch.setattr(os, "replace", real)
     assert {p.name for p in downloads.locate("toy").iterdir()} == set(CONTENT)
 
@@ -341,19 +340,20 @@ def test_the_build_script_of_another_source_archive_does_not_run(offline, monkey
     assert not (offline / "ran").exists()
 
 
-def test_listing_has_what_the_command_prints(machine):
-    rows = {row.name: row for row in downloads.listing()}
-    assert list(rows) == sorted(downloads.ASSETS)
-    row = rows["minilm"]
-    assert (row.name, row.license, row.where) == ("minilm", "Apache-2.0", None)
-    assert row.size == 90_868_376 + 466_247
-    assert "all-MiniLM-L6-v2" in row.what and "sentence-transformers" in row.credit
+def test_the_listing_is_what_the_command_prints(machine, capsys):
+    downloads.show("list", [])
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split(":")[0] for line in lines[::3]]
+    assert names == sorted(downloads.ASSETS)
+    what, facts, where = lines[3 * names.index("minilm") :][:3]
+    assert "all-MiniLM-L6-v2" in what and "91 MB, license Apache-2.0" in facts
+    assert "sentence-transformers" in facts and "vidgen assets fetch minilm" in where
 
 
 def test_the_real_asset_can_be_fetched(machine):
     folder = downloads.fetch("minilm")
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "tokenizer.json"}
-    assert {row.name: row.where for row in downloads.listing()}["minilm"] == folder
+    assert downloads.place("minilm") == folder
 
 
 def test_import_needs_only_the_standard_library():

@@ -17,7 +17,7 @@ import pytest
 from places import HELPERS, PYTHONPATH
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import BadExample, Example, Source
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources.images import Joint
 from vidgen.data.video.encode import write_video
 from vidgen.sprites.sprites import Sprites
@@ -27,7 +27,7 @@ SHAPE = VideoShape(frames=2, height=4, width=4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Numbers:
+class Numbers(Source):
     """Example i has the caption str(i); the first pixel is random; `bad` ones are unusable."""
 
     shape: VideoShape = SHAPE

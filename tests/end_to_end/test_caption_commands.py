@@ -16,7 +16,7 @@ import tiny_cascade
 
 from vidgen.data.sources.clip_records import ClipRecords
 from vidgen.evals.clips import SourceClips
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 TRAIN = [

@@ -14,8 +14,8 @@ from vidgen.cli import main
 from vidgen.data.video.encode import write_video
 from vidgen.diffusion import sampling
 from vidgen.inference.generate import Generate
-from vidgen.story.film import ResumableVideo
-from vidgen.story.tell import GenerateStory
+from vidgen.story.generate_story import GenerateStory
+from vidgen.story.resumable_video import ResumableVideo
 from vidgen.train import weights
 
 

@@ -97,13 +97,13 @@ def test_inception_score_of_known_classes():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="features of 4 and of 2 numbers"):
+    with pytest.raises(ValueError, match=" 4 .* 2 "):
         distances.frechet(given(ZERO, ONE), given((0, 0), np.eye(2)))
     with pytest.raises(ValueError, match="the set of clips is empty"):
         Moments.of(np.zeros((0, 3)))
     bad = np.zeros((4, 3))
     bad[2, 1] = np.nan
-    with pytest.raises(ValueError, match="of clip 2 are not finite"):
+    with pytest.raises(ValueError, match="clip 2 "):
         Moments.of(bad)
     with pytest.raises(ValueError, match="two or more vectors"):
         distances.kernel(np.zeros((1, 3)), np.zeros((5, 3)))

@@ -1,16 +1,14 @@
 """What an evaluation asks of a stage where its data is pictures."""
 
-import types
-
 import pytest
 
 from vidgen.evals import setup
-from vidgen.evals.protocols import Protocol
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Sampling, Stage
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.sprites.sprites import Sprites
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=8, width=8)
@@ -27,7 +25,7 @@ class Unused(DenoisingNetwork):
         raise NotImplementedError
 
 
-def maker(monkeypatch, data, conditioner, **changes):
+def task(monkeypatch, data, conditioner, **changes):
     """What restores clips of this shape."""
     monkeypatch.setattr(Stage, "check", lambda self, step: None)
     monkeypatch.setattr(Stage, "load", lambda self, step: None)
@@ -35,16 +33,16 @@ def maker(monkeypatch, data, conditioner, **changes):
     model = DiffusionStage(name="sr", shape=SHAPE, network=Unused(), conditioner=conditioner)
     encoder = ByteEncoder(dim=4, length=8)
     stage = Stage(model=model, text_encoder=encoder, model_dir="m")
-    source, protocol = types.SimpleNamespace(shape=data), Protocol()
+    source = Sprites(shape=data)
     subject = setup.EvalModel(model=model, text_encoder=encoder, source=source)
-    return setup.maker(subject, protocol, [stage], None, "m", Sampling(**changes), None)
+    return setup.choose_task(subject, [stage], None, "m", Sampling(**changes), None)
 
 
 def test_a_stage_restores_pictures_one_by_one(monkeypatch):
     spatial, temporal = SpatialUpsample(factor=2), TemporalUpsample(factor=2)
-    assert maker(monkeypatch, SHAPE, spatial).shape.frames == 4
-    single = maker(monkeypatch, PICTURE, spatial, steps=3)
+    assert task(monkeypatch, SHAPE, spatial).shape.frames == 4
+    single = task(monkeypatch, PICTURE, spatial, steps=3)
     assert single.shape.thwc == (1, 8, 8, 3) and single.stage.model.sampler.steps == 3
-    assert maker(monkeypatch, SHAPE, temporal).shape.frames == 4
+    assert task(monkeypatch, SHAPE, temporal).shape.frames == 4
     with pytest.raises(ValueError, match="sr puts frames between frames; pictures have none"):
-        maker(monkeypatch, PICTURE, temporal)
+        task(monkeypatch, PICTURE, temporal)

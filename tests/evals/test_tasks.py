@@ -6,7 +6,7 @@ import toy_training as toy
 from counting_model import Counter, Ready
 
 from vidgen.diffusion.guidance import GuidanceSpec
-from vidgen.evals.tasks import Generated, Predicted
+from vidgen.evals.tasks import GenerateTask, PredictTask
 from vidgen.inference.generate import Generate
 
 
@@ -19,17 +19,17 @@ class OtherEncoder(toy.ToyEncoder):
     name = "toy-2"
 
 
-def makers(stage):
+def tasks(stage):
     run = Generate(stages=[stage], prompts=["?"])
     return (
-        Generated(run=run),
-        Predicted(stage=stage, seed=0, given=3, text=True),
+        GenerateTask(run=run),
+        PredictTask(stage=stage, seed=0, given=3, text=True),
     )
 
 
 def identities(kind=Ready, **changes):
     settings = {"model": Counter(), "text_encoder": toy.ToyEncoder(), "model_dir": "runs/p"}
-    return [repr(maker.identity) for maker in makers(kind(**settings | changes))]
+    return [repr(task.identity) for task in tasks(kind(**settings | changes))]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vidgen.evals.measures import MADE, Batch, Features
+from vidgen.evals.collect import ClipBatch
 from vidgen.evals.networks import FeatureNetwork
 
 
@@ -29,5 +29,5 @@ def clips(n=5, frames=4, height=6, width=8):
 
 
 def rows(network, video, batch_size):
-    measure = Features(network=network, side=MADE, batch_size=batch_size)
-    return measure(Batch(video, None, [""] * len(video)))
+    measurement = network.measurement("generated", batch_size)
+    return measurement.compute(ClipBatch(video, None, [""] * len(video)))

@@ -3,8 +3,9 @@
 import sys
 import time
 
+from vidgen.data.source import Source
 from vidgen.precompute.encode_captions import Encode
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 
@@ -16,7 +17,7 @@ class Slow(ByteEncoder):
         return super().__call__(prompts)
 
 
-class Says:
+class Says(Source):
     shape = VideoShape(frames=1, height=2, width=2)
 
     def __len__(self):

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from vidgen.story.film import ResumableVideo
+from vidgen.story.resumable_video import ResumableVideo
 
 SIZE = (6, 8)
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}
@@ -15,12 +15,12 @@ IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}
 
 def make(index, state):
     """Frames of segment `index`: a chaotic function of the last ones, so that errors show."""
-    last = np.full((2, *SIZE, 3), 0.1, np.float64) if state is None else state["last"]
+    last = np.full((2, *SIZE, 3), 0.1, np.float64) if state is None else state
     frames = [last[-1]]
     for i in range(4):
         frames.append(3.9 * frames[-1] * (1 - frames[-1]) * (1 - 1e-3 * ((index + i) % 7)))
     video = np.stack(frames[1:])
-    return (2 * video - 1).astype(np.float32), {"last": video[-2:], "count": np.asarray(index)}
+    return (2 * video - 1).astype(np.float32), video[-2:]
 
 
 def tell(output, segments, told=lambda index: None):

@@ -12,13 +12,14 @@ import sys
 import numpy as np
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import FolderSource, Source
+from vidgen.data.source import Source
+from vidgen.data.sources.folder import FolderSource
 from vidgen.data.sources.tar_shards import TarShards
 from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Leaking:
+class Leaking(Source):
     """Another source, of which something of every clip is kept."""
 
     source: Source

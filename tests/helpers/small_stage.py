@@ -7,11 +7,11 @@ from vidgen.diffusion import samplers
 from vidgen.imagen import blocks
 from vidgen.imagen import unet
 from vidgen.train import callbacks
-from vidgen.text import tokenizer
+from vidgen.text import byte_encoder
 
-TEXT_ENCODER = @tokenizer.ByteEncoder()
-tokenizer.ByteEncoder.dim = 8
-tokenizer.ByteEncoder.length = 12
+TEXT_ENCODER = @byte_encoder.ByteEncoder()
+byte_encoder.ByteEncoder.dim = 8
+byte_encoder.ByteEncoder.length = 12
 
 base/types.VideoShape:
   frames = 4

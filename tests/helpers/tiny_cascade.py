@@ -20,15 +20,15 @@ from __gin__ import dynamic_registration
 from vidgen.diffusion import samplers
 from vidgen.imagen import blocks
 from vidgen.imagen import unet
-from vidgen.text import tokenizer
+from vidgen.text import byte_encoder
 
 samplers.SamplerSpec.kind = "ddim"
 base/samplers.SamplerSpec.kind = "ancestral"
 """
 ENCODER = """
-TEXT_ENCODER = @tokenizer.ByteEncoder()
-tokenizer.ByteEncoder.dim = 8
-tokenizer.ByteEncoder.length = 12
+TEXT_ENCODER = @byte_encoder.ByteEncoder()
+byte_encoder.ByteEncoder.dim = 8
+byte_encoder.ByteEncoder.length = 12
 """
 # One level of width 8 without anything that is not tested elsewhere.
 NETWORK = """

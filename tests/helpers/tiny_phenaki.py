@@ -7,7 +7,7 @@ SMALL = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
 from vidgen.phenaki import maskgit
 from vidgen.phenaki import quantizer
-from vidgen.text import tokenizer as bytes_of
+from vidgen.text import byte_encoder as bytes_of
 TEXT_ENCODER = @bytes_of.ByteEncoder()
 bytes_of.ByteEncoder.dim = 8
 bytes_of.ByteEncoder.length = 12

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from fake_models import FakeTokenizer
 
 from vidgen.phenaki.masked_model import MaskedVideoModel
-from vidgen.phenaki.maskgit import MaskGIT
+from vidgen.phenaki.maskgit import MaskGIT, TokenNetwork
 from vidgen.train.partitioning import unbox
 from vidgen.types import TextEmbedding, TokenBatch, VideoBatch, VideoShape
 
@@ -23,17 +24,17 @@ SIZES = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Fake:
+class Fake(TokenNetwork):
     """A network that is one function of (params, tokens, text, valid)."""
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None = None
     codes: int = CODES
-    cross: bool = True
 
+    @nn.nowrap
     def init(self, rngs, *args, **kwargs):
         return {"weight": jnp.zeros(())}
 
+    @nn.nowrap
     def apply(self, variables, tokens, text, *, valid=None, train=False, rngs=None):
         return self.function(variables, tokens, text, valid)
 
@@ -57,7 +58,7 @@ def uniform(params, tokens, text, valid):
 
 
 def model(function=uniform, **changes):
-    network = function if isinstance(function, MaskGIT) else Fake(function)
+    network = function if isinstance(function, MaskGIT) else Fake(function=function)
     return MaskedVideoModel(**{"shape": SHAPE, "tokenizer": Pixels(), "network": network} | changes)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidgen.data.source import Dataset
 from vidgen.model import Generator
 from vidgen.train import optimizers, partitioning, trainer
 from vidgen.types import Mean, TextEmbedding, VideoBatch, VideoShape
@@ -134,7 +135,7 @@ class ToyIterator:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyData:
+class ToyData(Dataset):
     """Stands in for `data.pipeline.Pipeline`."""
 
     batch_size: int = 8

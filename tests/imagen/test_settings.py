@@ -155,7 +155,7 @@ def test_sigmas_are_log_normal_whatever_the_schedule_is():
     times = schedules.LogNormalSigmas(mean=-0.4, std=1.1)
     for schedule in (schedules.Cosine(), schedules.Cosine(shift=-2.0), schedules.LinearBetas()):
         logsnr = schedules.draw_logsnrs(times, schedule, jax.random.key(0), 20_000)
-        log_sigma = np.log(np.asarray(schedules.logsnr_to_edm(logsnr)))
+        log_sigma = -np.asarray(logsnr) / 2
         quartiles = np.quantile(log_sigma, [0.25, 0.5, 0.75])
         np.testing.assert_allclose(
             quartiles, -0.4 + 1.1 * np.array([-0.6745, 0, 0.6745]), atol=0.03

@@ -15,7 +15,7 @@ from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.state import TrainState
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape

@@ -29,7 +29,8 @@ def odds_by_token(odds):
 
 def critic(code, odds, **settings):
     return CriticModel(
-        model=tiny.model(fills_with(code), **settings), network=tiny.Fake(odds_by_token(odds))
+        model=tiny.model(fills_with(code), **settings),
+        network=tiny.Fake(function=odds_by_token(odds)),
     )
 
 
@@ -79,7 +80,9 @@ def test_the_text_is_dropped_as_for_the_masked_model():
         return note(params, tokens, text, valid)[..., 0]
 
     masked = tiny.model(note, text_drop_rate=0.5)
-    _, metrics = loss_of(CriticModel(model=masked, network=tiny.Fake(noted_odds)), threes(200))
+    _, metrics = loss_of(
+        CriticModel(model=masked, network=tiny.Fake(function=noted_odds)), threes(200)
+    )
     jax.tree.map(np.testing.assert_array_equal, *seen)
     dropped = 1 - np.asarray(seen[0].mask.any(1)).mean()
     assert dropped == pytest.approx(0.5, abs=0.1) == metrics["text_dropped"]
@@ -96,7 +99,7 @@ def test_in_sampling_it_replaces_the_confidence():
 
     spec = DecodingSpec(steps=4, temperature=0.0, sample_temperature=0.0)
     masked = tiny.model(improves, sampler=spec, guidance=GuidanceSpec(weight=0.0))
-    judge = CriticModel(model=masked, network=tiny.Fake(odds_by_token([9.0] * 5 + [-9.0])))
+    judge = CriticModel(model=masked, network=tiny.Fake(function=odds_by_token([9.0] * 5 + [-9.0])))
     batch, known = tiny.cached(1), jnp.zeros((1, *GRID), bool)
     scores_fn = judge.scores_fn(None, batch.text, GRID)
     flat = jnp.array([[3] * 11 + [5]])
@@ -129,4 +132,4 @@ def test_it_trains_like_any_model():
 
 def test_codes_must_agree():
     with pytest.raises(ValueError, match="critic has 8 codes and the model it judges 6"):
-        CriticModel(model=tiny.model(), network=tiny.Fake(tiny.uniform, codes=8))
+        CriticModel(model=tiny.model(), network=tiny.Fake(function=tiny.uniform, codes=8))

@@ -1,4 +1,7 @@
-"""C-ViViT: what must not flow back in time, token counts, sizes, streams, published parameters."""
+"""C-ViViT: what must not flow back in time, token counts, sizes, streams, published parameters.
+
+Tests of vidgen/phenaki/autoencoder.py too.
+"""
 
 import functools
 import math
@@ -136,10 +139,10 @@ def test_two_fifths_fewer_tokens_than_per_frame():
 @pytest.mark.parametrize(
     "size, message",
     [
-        ((12, 64, 64), "12 frames are not; the nearest are 11 or 13"),
-        ((0, 64, 64), "0 frames are not; the nearest are 1"),
-        ((3, 60, 64), "8x8 pixels, which do not fill a height of 60; the nearest are 56 or 64"),
-        ((3, 64, 4), "do not fill a width of 4; the nearest are 8"),
+        ((12, 64, 64), "got 12, the nearest is 11 or 13"),
+        ((0, 64, 64), "got 0, the nearest is 1"),
+        ((3, 60, 64), "height .* 8; got 60, the nearest is 56 or 64"),
+        ((3, 64, 4), "width .* 8; got 4, the nearest is 8"),
     ],
 )
 def test_sizes_that_do_not_fit(size, message):
@@ -148,7 +151,7 @@ def test_sizes_that_do_not_fit(size, message):
 
 
 def test_encode_checks_the_size(params):
-    with pytest.raises(ValueError, match="4 frames are not; the nearest are 3 or 5"):
+    with pytest.raises(ValueError, match="got 4, the nearest is 3 or 5"):
         network().apply(params, jnp.zeros((1, 4, 8, 8, 3)), method="encode")
 
 
@@ -203,7 +206,7 @@ def test_chunks_equal_the_whole(params, video, chunks, window):
 def test_later_chunks_have_whole_patches(params, video):
     apply = functools.partial(network().apply, params, method="encode_chunk")
     _, state = jax.eval_shape(apply, video[:, :1])
-    with pytest.raises(ValueError, match="a multiple of 2 frames, not 3; the nearest are 2 or 4"):
+    with pytest.raises(ValueError, match="multiple of 2; got 3, the nearest is 2 or 4"):
         jax.eval_shape(apply, video[:, :3], state)
 
 

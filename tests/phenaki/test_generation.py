@@ -65,7 +65,7 @@ def content(mask):
 
 def test_without_known_content_every_pixel_is_made(setup):
     model, params, text = setup
-    video = generation.generate(model, params, text, jax.random.split(jax.random.key(2)))
+    video = model.generate(params, text, None, jax.random.split(jax.random.key(2)))
     assert video.shape == (2, *SHAPE.thwc)
     assert set(np.unique(video)) <= {-0.5, 0.0, 0.5, 1.0}
 
@@ -78,7 +78,7 @@ def test_known_frames_come_out_as_they_went_in(setup, frames):
     noise = known.video + 0.1 * jax.random.normal(jax.random.key(3), known.video.shape)
     known = known.replace(video=noise)  # no code is exactly this
     keys = jax.random.split(jax.random.key(2))
-    video = generation.generate(model, params, text, keys, known=known)
+    video = model.generate(params, text, None, keys, known=known)
     np.testing.assert_array_equal(video[:, :frames], known.video[:, :frames])
 
 
@@ -93,7 +93,7 @@ def test_known_tokens_are_those_of_the_known_frames(setup, monkeypatch):
     monkeypatch.setattr(MaskedVideoModel, "sample_tokens", sample_tokens)
     mask = (np.arange(5) < 3)[None, :, None, None, None]
     known = content(mask)
-    generation.generate(model, params, text, jax.random.split(jax.random.key(2)), known=known)
+    model.generate(params, text, None, jax.random.split(jax.random.key(2)), known=known)
     assert seen["known"][:, :2].all() and not seen["known"][:, 2:].any()
     codes = np.asarray(Blocks().encode({}, known.video))
     np.testing.assert_array_equal(seen["tokens"][:, :2], codes[:, :2])
@@ -122,8 +122,8 @@ def test_holes_are_filled_from_the_nearest_known_frame():
 def test_a_clip_does_not_depend_on_its_neighbours(setup):
     model, params, text = setup
     keys = jax.random.split(jax.random.key(5))
-    both = generation.generate(model, params, text, keys)
-    alone = generation.generate(model, params, jax.tree.map(lambda x: x[1:], text), keys[1:])
+    both = model.generate(params, text, None, keys)
+    alone = model.generate(params, jax.tree.map(lambda x: x[1:], text), None, keys[1:])
     np.testing.assert_array_equal(both[1:], alone)
 
 
@@ -131,8 +131,8 @@ def test_steps_are_told(setup):
     model, params, text = setup
     told = []
     keys = jax.random.split(jax.random.key(5))
-    one_by_one = generation.generate(
-        model, params, text, keys, on_step=lambda done, total: told.append((done, total))
+    one_by_one = model.generate(
+        params, text, None, keys, on_step=lambda done, total: told.append((done, total))
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
-    np.testing.assert_array_equal(one_by_one, generation.generate(model, params, text, keys))
+    np.testing.assert_array_equal(one_by_one, model.generate(params, text, None, keys))

@@ -1,4 +1,7 @@
-"""The networks over tokens: published sizes, and what may see what."""
+"""The networks over tokens: published sizes, and what may see what.
+
+Tests of vidgen/nn/apply.py too.
+"""
 
 import functools
 import math

@@ -149,9 +149,9 @@ def test_wrong_settings_are_named(build, said):
 
 def test_wrong_shapes_are_named():
     frames, video = jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 3, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"given \(2, 8, 8, 3\) and \(1, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(2, 8, 8, 3\) and \(1, 8, 8, 3\)"):
         ImagePerceptual()({}, frames, frames[:1])
-    with pytest.raises(ValueError, match=r"given \(2, 3, 8, 8, 3\) and \(2, 2, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(2, 3, 8, 8, 3\) and \(2, 2, 8, 8, 3\)"):
         VideoPerceptual()({}, video, video[:, :2])
     with pytest.raises(ValueError, match="at least 3 x 3 pixels"):
         ImagePerceptual()({}, frames[:, :2], frames[:, :2])

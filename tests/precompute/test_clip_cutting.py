@@ -14,7 +14,7 @@ from vidgen.data.sources.files import Packed
 from vidgen.data.video.files import probe, read_clip
 from vidgen.data.video.stream import VideoStream
 from vidgen.precompute import clip_cutting
-from vidgen.precompute.clip_cutting import ClipCutter, SourceVideo, cut_film, described
+from vidgen.precompute.clip_cutting import ClipCutter, SourceVideo, cut_video, described
 from vidgen.precompute.shots import CutDetector
 from vidgen.types import VideoShape
 
@@ -35,7 +35,7 @@ def film(tmp_path):
 
 def cut(film, tmp_path, **settings):
     cutter = ClipCutter(**{"shape": SHAPE, "longest": 2.0} | settings)
-    found = cut_film(film, cutter, str(tmp_path / "work" / cutter.mark))
+    found = cut_video(film, cutter, str(tmp_path / "work" / cutter.mark))
     records = [ClipRecord.unpack(read_record(found.records, i)) for i in range(len(found.keys))]
     return found, records
 

@@ -13,18 +13,18 @@ from places import HELPERS, PYTHONPATH
 
 from vidgen.data.cache import text_cache
 from vidgen.data.cache.cache_folders import CacheError
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import Example, Source
 from vidgen.data.video.encode import write_video
 from vidgen.precompute.encode_captions import Encode
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.text.encoder import CachedEncoder
-from vidgen.text.tokenizer import ByteEncoder
 from vidgen.train.batches import encode_captions
 from vidgen.types import VideoShape
 
 SCRIPT = HELPERS / "encode_to_kill.py"
 
 
-class Says:
+class Says(Source):
     """A source of captions."""
 
     shape = VideoShape(frames=1, height=2, width=2)
@@ -43,7 +43,7 @@ class Says:
 
 
 class Mute(Says):
-    captions = None
+    captions = Source.captions
 
 
 CAPTIONS = [f"caption {i}" for i in range(50)]
@@ -78,7 +78,7 @@ def test_an_empty_caption_has_no_tokens_in_the_table(tmp_path):
     assert stored(["a", ""]).mask.any(-1).tolist() == [True, False]
     old = tmp_path / "old"
     encode(old, ["a"], text_encoder=encoder)()
-    text_cache.write_shard(old, 0, 1, [""], encoder([""]), dtype="float32")
+    text_cache.TextShards(old).add(0, 1, [""], encoder([""]), dtype="float32")
     stored = text_cache.EncodedText(path=str(old), encoder=encoder)
     assert stored([""]).mask.any()
     assert encode_captions(["a", ""], stored).mask.any(-1).tolist() == [True, False]
@@ -115,14 +115,14 @@ def test_killed_at_any_moment(tmp_path):
     for wanted in (2, 5, 9):
         process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while text_cache.written(folder, 0) < wanted and time.monotonic() < deadline:
+        while text_cache.TextShards(folder).count(0) < wanted and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert text_cache.written(folder, 0) >= wanted
+        assert text_cache.TextShards(folder).count(0) >= wanted
         assert not (folder / "part_00000.json").exists()
     subprocess.run(command, env=env, check=True, stderr=subprocess.DEVNULL)
-    keys = list(text_cache.keys_of(folder, 0))
+    keys = list(text_cache.TextShards(folder).keys_of(0))
     wanted = {text_cache.key_of(f"caption {i}") for i in range(120)}
     assert len(keys) == 120 and set(keys) == wanted
 
@@ -130,7 +130,7 @@ def test_killed_at_any_moment(tmp_path):
 BYTES = """# Defines: Requires: Often overridden:
 from __gin__ import dynamic_registration
 from vidgen.text import encoder
-from vidgen.text import tokenizer as bytes_of
+from vidgen.text import byte_encoder as bytes_of
 TEXT_ENCODER = @encoder.CachedEncoder()
 encoder.CachedEncoder.encoder = @bytes_of.ByteEncoder()
 bytes_of.ByteEncoder.dim = 8

@@ -12,7 +12,7 @@ from fake_models import FakeTokenizer
 from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.token_cache import TokenCache
-from vidgen.data.sources.folder import BadExample, Example
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.precompute.encode_tokens import EncodeTokens
 from vidgen.train.frozen import fingerprint
 from vidgen.types import VideoShape
@@ -33,7 +33,7 @@ class Corners(FakeTokenizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class Clips(Source):
     """Grey clips: brightness is 10 times the index, plus what is drawn; 4 is bad, 5 are images."""
 
     asked: list = dataclasses.field(default_factory=list)
@@ -85,7 +85,7 @@ def test_encodes_every_example_as_often_as_it_is_cut(tmp_path):
 
 
 def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
-    real, shards = token_cache.write_shard, []
+    real, shards = token_cache.TokenShards.add, []
 
     def full_disk(*arguments):
         if len(shards) == 1:
@@ -93,7 +93,7 @@ def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
         shards.append(arguments)
         real(*arguments)
 
-    monkeypatch.setattr(token_cache, "write_shard", full_disk)
+    monkeypatch.setattr(token_cache.TokenShards, "add", full_disk)
     with pytest.raises(OSError, match="no space"):
         encode(tmp_path)()
     monkeypatch.undo()

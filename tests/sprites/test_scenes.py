@@ -162,38 +162,6 @@ def test_stills_have_no_turns():
         assert ordinary.scene(index, again[0]) == turning.scene(index, again[1])
 
 
-def test_a_film_does_one_thing_after_the_other():
-    parts = [("moving right", 11), ("moving up", 12), ("standing still", 3), ("shrinking", 6)]
-    scene, shape = STORY.film("tiger", "green", parts, np.random.default_rng(0))
-    video, found = STORY.render(scene, shape), states(scene, shape)
-    assert video.shape == (32, 8, 8, 3) and scene.motion == "shrinking"
-    moves, step = np.diff(found, axis=0), scene.travel / 10
-    # frame 11 shows the first move of the second part, from where frame 10 was
-    np.testing.assert_allclose(moves[:10, 1], step)
-    np.testing.assert_allclose(moves[10, :2], [max(-step, WALLS[0] - found[10, 0]), 0], atol=1e-9)
-    assert found[22, 0] == pytest.approx(max(WALLS[0], found[10, 0] - 12 * step))
-    np.testing.assert_allclose(moves[22:25], 0, atol=1e-9)
-    smaller = np.maximum(found[25, 2] - 2 * GROWTH / 10 * np.arange(1, 7), 1 - GROWTH)
-    np.testing.assert_allclose(found[26:, 2], smaller)
-    again, _ = STORY.film("tiger", "green", parts, np.random.default_rng(0))
-    assert again == scene
-
-
-def test_a_long_way_right_ends_at_the_wall():
-    parts = [("moving right", 40)]
-    scene, shape = STORY.film("frog", "red", parts, np.random.default_rng(1))
-    x = scene.path(shape)[:, 1]
-    assert x[0] <= WALLS[1] - scene.travel and (x[20:] == WALLS[1]).all()
-
-
-def test_a_film_needs_known_motions_and_frames():
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="moving right"):
-        STORY.film("frog", "red", [("moving rihgt", 5)], rng)
-    with pytest.raises(ValueError, match="1 frame or more"):
-        STORY.film("frog", "red", [("moving right", 5), ("growing", 0)], rng)
-
-
 def test_the_layer_for_stories_gives_the_sprites_turns():
     files = ["experiments/phenaki_maskgit_tiny.gin", "data/sprite_turns.gin"]
     with gin_utils.session(files):

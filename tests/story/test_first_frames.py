@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vidgen.data.video.encode import write_video
-from vidgen.story.first_frames import read, true_film
+from vidgen.story.first_frames import read_first_frames, read_true_video
 from vidgen.story.script import FirstFrames
 from vidgen.types import VideoShape
 
@@ -27,7 +27,7 @@ def numbers(frames):
 
 def shown(path, end, *, start=0, most=5, patch=2, fps=8.0):
     first = FirstFrames(path=path, start=start, end=end, fps=8.0)
-    return numbers(read(first, dataclasses.replace(SHAPE, fps=fps), most, patch))
+    return numbers(read_first_frames(first, dataclasses.replace(SHAPE, fps=fps), most, patch))
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_a_video_file(tmp_path, video):
     frames = np.load(video) / np.float32(127.5) - 1
     write_video(tmp_path / "a.mp4", np.repeat(np.repeat(frames, 8, 1), 8, 2), 8.0)
     first = FirstFrames(path=str(tmp_path / "a.mp4"), end=4, fps=8.0)
-    found = read(first, SHAPE, 5, 2)
+    found = read_first_frames(first, SHAPE, 5, 2)
     np.testing.assert_allclose((found[:, 4, 4, 1] + 1) * 127.5, [6, 12, 18], atol=3)
 
 
 def test_a_short_video_without_an_end(tmp_path):
     np.save(tmp_path / "two.npy", np.zeros((2, 16, 16, 3), np.uint8))
-    assert len(read(FirstFrames(path=str(tmp_path / "two.npy")), SHAPE, 5, 2)) == 1
+    assert len(read_first_frames(FirstFrames(path=str(tmp_path / "two.npy")), SHAPE, 5, 2)) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_a_short_video_without_an_end(tmp_path):
 )
 def test_the_true_film(video, start, end, frames, fps, expected):
     shape = dataclasses.replace(SHAPE, frames=frames, fps=fps)
-    assert numbers(true_film(video, start, end, 8.0, shape)) == list(expected)
+    assert numbers(read_true_video(video, start, end, 8.0, shape)) == list(expected)

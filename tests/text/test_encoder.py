@@ -1,6 +1,6 @@
 """The cache in front of an encoder, and the byte encoder that unit tests use.
 
-Tests of vidgen/text/tokenizer.py too.
+Tests of vidgen/text/byte_encoder.py too.
 """
 
 import logging
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidgen.text import encoder
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import TextEncoder
 
 

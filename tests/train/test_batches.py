@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.data.sources.folder import captions_per_clip
+from vidgen.data.source import Dataset
 from vidgen.train import batches
 from vidgen.types import TextEncoder
 
@@ -111,11 +111,11 @@ def test_captions_per_clip_is_one_unless_the_data_says_more():
     class Frames(toy.ToyData):
         captions_per_clip = 2
 
-    assert captions_per_clip(toy.ToyData()) == 1
-    assert captions_per_clip(Frames()) == 2
+    assert toy.ToyData().captions_per_clip == 1
+    assert Frames().captions_per_clip == 2
 
 
 def test_protocols():
-    assert isinstance(toy.ToyData(), batches.Dataset)
+    assert isinstance(toy.ToyData(), Dataset)
     assert isinstance(toy.ToyEncoder(), TextEncoder)
     assert batches.this_process() == (0, 1)

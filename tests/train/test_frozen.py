@@ -11,7 +11,7 @@ from fake_models import FakeSampled
 
 from vidgen.inference.stages import Stage
 from vidgen.phenaki.decoding import DecodingSpec
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 from vidgen.train.frozen import FrozenParams
 

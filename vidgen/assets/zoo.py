@@ -2,8 +2,8 @@
 
     vidgen/zoo_models/NAME/STAGE/{config.gin, weights.npz}
 
-NAME, or NAME/STAGE, stands wherever a command takes the folder of a trained model. They are small,
-and trained on the sprite videos; `benchmarks/release.py` writes them from folders of training runs.
+Commands take NAME, or NAME/STAGE, in the place of the folder of a trained model. The models are
+small, and trained on the sprite videos; `benchmarks/release.py` writes them from training runs.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import os
 from pathlib import Path
 
 DEFAULT = "imagen_demo"
-STORIES = "phenaki_demo"  # the default for films
+STORIES = "phenaki_demo"  # the default for stories
 FOLDER = Path(__file__).resolve().parents[1] / "zoo_models"
 
 
 def names() -> tuple[str, ...]:
-    """All models, in alphabetical order."""
+    """Return the names of all models, in alphabetical order."""
     return tuple(sorted({path.parent.parent.name for path in FOLDER.glob("*/*/config.gin")}))
 
 
 def find(model: str) -> str:
-    """`model`, or the folder of the model that is called so; a folder of one's own comes first."""
+    """Return the folder of the model of that name; another path, or one that exists, as it is."""
     name, _, stage = model.partition("/")
     if name not in names() or os.path.exists(os.path.expanduser(model)):
         return model

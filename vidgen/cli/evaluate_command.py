@@ -26,7 +26,9 @@ def run(flags: argparse.Namespace) -> dict[str, Any] | None:
       FileNotFoundError: a file or a model that is named is not there.
     """
     jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
-    if jsons and not flags.model:
+    if flags.metrics == "help":
+        _list_metrics(flags)
+    elif jsons and not flags.model:
         _compare(flags, jsons)
     elif flags.protocol == "storybench" or flags.stories:
         _stories(flags)
@@ -38,6 +40,16 @@ def run(flags: argparse.Namespace) -> dict[str, Any] | None:
         built = _of_model(flags) if flags.model else _of_files(flags)
         return None if flags.dry_run else built()
     return None
+
+
+def _list_metrics(flags: argparse.Namespace) -> None:
+    """Print the metrics that there are, those of a user's own modules included."""
+    from vidgen.config.gin_sessions import Sessions
+    from vidgen.evals import metrics
+
+    sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
+    sessions.build(metrics.MetricInputs)
+    print(metrics.listing(), flush=True)
 
 
 def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
@@ -58,12 +70,12 @@ def _of_files(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import stored_clips
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import EvalData, MetricInputs
+    from vidgen.evals.metrics import EvalData, MetricInputs
     from vidgen.evals.protocols import Protocol
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
     window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
-    made, *rest = [stored_clips.opened(path, window, flags.clips) for path in flags.inputs]
+    made, *rest = [stored_clips.open_clips(path, window, flags.clips) for path in flags.inputs]
     real = rest[0] if rest else None
     if real is not None and real.shape.thwc != made.shape.thwc:
         raise ValueError(
@@ -72,15 +84,15 @@ def _of_files(flags: argparse.Namespace) -> Any:
         )
     paired = real is not None and len(made) == len(real) and made.names == real.names
     captions = all(made.read(number)[1] for number in (0, len(made) - 1))
-    question = EvalData(made=made, real=real, paired=paired, captions=captions)
     sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
-    tools = sessions.build(MetricInputs, **_weights(flags))
+    inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
+    data = EvalData(generated=made, real=real, paired=paired, captioned=captions, inputs=inputs)
     protocol = Protocol(name="files", clips=len(made if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
     reports = _reports(flags)
     reports["settings"] = settings
-    return Evaluate(question=question, protocol=protocol, tools=tools, title=made.name, **reports)
+    return Evaluate(data=data, protocol=protocol, title=made.name, **reports)
 
 
 def _of_model(flags: argparse.Namespace) -> Any:
@@ -88,7 +100,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import setup
     from vidgen.evals.evaluate import Evaluate
-    from vidgen.evals.metric_inputs import MetricInputs
+    from vidgen.evals.metrics import MetricInputs
     from vidgen.evals.protocols import Protocol
     from vidgen.inference import stages
     from vidgen.inference.generate import Generate
@@ -116,25 +128,25 @@ def _of_model(flags: argparse.Namespace) -> Any:
         if subject.task == "generate":
             given |= {} if subject.frames is None else {"frames": subject.frames}
             run = sessions.build(Generate, stages=trained, **given)
-    tools = sessions.build(MetricInputs, **_weights(flags))
+    inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
     step = given.get("checkpoint_step")
-    making = setup.maker(subject, protocol, trained, run, str(folders[-1]), sampling, step)
+    task = setup.choose_task(subject, trained, run, str(folders[-1]), sampling, step)
     reports = _reports(flags)
     title = flags.model.rstrip("/")
-    question = setup.question(subject, protocol, making, title, reports["folder"])
+    data = setup.model_data(subject, task, inputs, title, reports["folder"])
     curves = folders[-1] / "metrics.jsonl"
     reports["curves"] = str(curves) if curves.exists() else None
-    return Evaluate(question=question, protocol=protocol, tools=tools, title=title, **reports)
+    return Evaluate(data=data, protocol=protocol, title=title, **reports)
 
 
 def _stories(flags: argparse.Namespace) -> None:
     """Make the videos of StoryBench, and compare them with the true ones, if these are here."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import stages
-    from vidgen.story import storybench_format
-    from vidgen.story.storybench import StoryBenchmark
-    from vidgen.story.tell import GenerateStory
+    from vidgen.story import storybench_task_files
+    from vidgen.story.generate_story import GenerateStory
+    from vidgen.story.generate_storybench import StoryBenchmark
 
     if not flags.stories or not flags.model:
         raise ValueError("--protocol=storybench takes a --model and --stories=TASKS.json.")
@@ -150,15 +162,19 @@ def _stories(flags: argparse.Namespace) -> None:
     ]
     given = generate_flags.sampling_settings(flags)
     given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.only(found)}
+    given |= {"stage": stages.single(found)}
     given |= {} if flags.seed is None else {"seed": flags.seed}
     given |= {"output": str(folder / "films" / "film.npy")}
     given |= {} if flags.given is None else {"context_frames": flags.given}
-    story = storybench_format.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
-    tell = sessions.build(GenerateStory, story=story, **given)
+    story = storybench_task_files.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
+    generate = sessions.build(GenerateStory, story=story, **given)
     sessions.check_bindings()
     run = StoryBenchmark(
-        tell=tell, tasks=tasks, output=folder, samples=flags.samples or 1, limit=flags.clips
+        generate=generate,
+        tasks=tasks,
+        output=folder,
+        samples=flags.samples or 1,
+        limit=flags.clips,
     )
     if flags.dry_run:
         return

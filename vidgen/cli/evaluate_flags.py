@@ -19,8 +19,8 @@ _GENERAL: tuple[Row, ...] = (
     ("--cache", FILE | {"metavar": "FOLDER"}, "where clips and features are kept; default: "
      "vidgen/evaluations in the user's cache"),
     ("--protocol", {"metavar": "NAME"}, "a file of gin_configs/evaluations/; see below"),
-    ("--metrics", {"metavar": "NAMES"}, "metrics to compute, as a,b,c; default: the protocol's, "
-     "or all that can be computed"),
+    ("--metrics", {"metavar": "NAMES"}, "metrics to compute, as a,b,c, or help to list them; "
+     "default: the protocol's, or all that can be computed"),
     ("--clips", COUNT, "number of true clips; default: the protocol's, or 64"),
     ("--samples", COUNT, "clips that the model makes for each true one; default: 1"),
     ("--given", COUNT, "true frames that the model is given, to predict the rest"),

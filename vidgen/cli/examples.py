@@ -61,11 +61,8 @@ teachers, imagen_teachers, accept any.""",
   vidgen evaluate --model=runs/a -o a.json --html=a.html    a file, and a page with videos
 
 Clips and features are kept, so re-running the same command resumes, and computing other metrics of
-the same clips is quick. The metrics are, by default all that can be computed:
-  fvd kvd fid kid efficientnet_frechet efficientnet_kernel inception_score kinetics_score psnr ssim
-  ms_ssim squeezenet_distance i3d_distance clip_score clip_score_r_precision sprite_match
-  sprite_match_r_precision probe_subject probe_motion probe_background probe_all flicker cuts
-  codes_used perplexity
+the same clips is quick. `vidgen evaluate --metrics=help` lists the metrics and what each needs; by
+default all that can be computed are.
 The protocols are, and the head of each file in gin_configs/evaluations/ says what to bring:
   ucf101 bair kinetics600 moments_in_time msrvtt coco storybench""",
     "encode": """examples:

@@ -17,6 +17,19 @@ from vidgen.assets import zoo
 if TYPE_CHECKING:
     from vidgen.inference.conditioning_inputs import Init
 
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that lists the samplers there are, which are imported only where it is shown."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or "{samplers}" not in text:
+            return text
+        from vidgen.diffusion.samplers import SAMPLERS
+
+        return text.replace("{samplers}", ", ".join(SAMPLERS))
+
+
 as_path = os.path.expanduser  # no shell knows the "~" of --model=~/runs/a
 
 # The kinds of flags, as options of `add_argument`.
@@ -54,7 +67,7 @@ _STAGES: tuple[Row, ...] = (
 )  # fmt: skip
 _SAMPLING: tuple[Row, ...] = (
     ("--steps", EACH, "sampling steps; a distilled student accepts only its own number"),
-    ("--sampler", EACH, "ddim, ancestral, stochastic or dpmpp_2m"),
+    ("--sampler", EACH, "{samplers}, or one that a --gin_file brings"),
     ("--gamma", EACH, "noise that the ancestral sampler adds, 0 to 1"),
     ("--guidance", EACH, "weight W of classifier-free guidance, (1 + W) * with text - W * without; "
      "0 is unguided, HIGH:LOW alternates between two weights"),
@@ -125,7 +138,7 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `story.tell.GenerateStory` that the flags give.
+    """Return the fields of `story.generate_story.GenerateStory` that the flags give.
 
     Raises:
       ValueError: a flag that cannot be read or that is not for stories, or a wrong story.

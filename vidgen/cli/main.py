@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=EXAMPLES.get(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=generate_flags.HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
@@ -232,7 +232,7 @@ def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import tell, upscale
+    from vidgen.story import generate_story, upscale
 
     read = generate_flags.settings if flags.story is None else generate_flags.story_settings
     fields = read(flags)
@@ -248,11 +248,11 @@ def _generate(flags: argparse.Namespace) -> None:
     if flags.story is None:
         run = sessions.build(generate.Generate, stages=trained, **fields)
     else:
-        run = sessions.build(tell.GenerateStory, stage=stages.only(trained), **fields)
+        run = sessions.build(generate_story.GenerateStory, stage=stages.single(trained), **fields)
     if raising:
         upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, tell=run, **options)
+        run = sessions.build(upscale.Upscale, generate=run, **options)
     sessions.check_bindings()
     if not flags.dry_run:
         run()

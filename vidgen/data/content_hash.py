@@ -1,4 +1,4 @@
-"""What tells the content of a file from another: its bytes, never its name or its times."""
+"""A fingerprint of the content of a file: of its bytes, never of its name or its times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def content_hash(path: str | os.PathLike) -> str:
-    """16 hex digits of the bytes of a file.
+    """Hash the bytes of a file, and return 16 hex digits of it.
 
     Raises:
       OSError: it cannot be read.

@@ -27,8 +27,8 @@ import numpy as np
 from absl import flags
 
 from vidgen.data.positions import Blocks, Indexed
-from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample, captions_per_clip
-from vidgen.data.sources.streams import Elements, Stream
+from vidgen.data.source import BadExample, Dataset, Example, Source, Stream, TokenExample
+from vidgen.data.sources.streams import PartsInOrder
 from vidgen.data.video.transforms import random_crop
 from vidgen.types import VideoShape
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Pipeline(Dataset):
     """The input of a training run.
 
     Attributes:
@@ -77,7 +77,10 @@ class Pipeline:
                     "read in order by this process; set 0."
                 )
         elif not isinstance(self.source, Source):
-            raise ValueError(f"Pipeline.source is {self.source!r}; expected a data source.")
+            raise ValueError(
+                f"Pipeline.source is {self.source!r}; expected an object of a class that derives "
+                "from vidgen.data.source.Source."
+            )
         elif len(self.source) == 0:
             raise ValueError(f"Pipeline.source is empty: {self.source}.")
         self._check_crop()
@@ -94,11 +97,14 @@ class Pipeline:
 
     @property
     def captions_per_clip(self) -> int:
-        """1, or the number of frames where each may have a caption of its own."""
-        return captions_per_clip(self.source)
+        """How many captions a batch has for each clip, as the source says."""
+        return self.source.captions_per_clip
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
-        """The part `process[0]` of `process[1]` of every batch: batch_size / process[1] examples.
+        """Open the part of every batch that one process has: batch_size / process[1] examples.
+
+        Args:
+          process: index and count of the processes.
 
         Raises:
           ValueError: the batch does not divide among the processes.
@@ -124,7 +130,7 @@ class Pipeline:
         return BatchIterator(examples, batch_size=local, source=self.source, hopeless=size)
 
     def _reader(self, blocks: Blocks, first: int) -> Iterator[Example | TokenExample | _Bad]:
-        """The examples of one process from its number `first` on."""
+        """Read the examples of one process from its number `first` on."""
         source: Any = self.source  # no Stream, which has no length
         positions = grain.MapDataset.range(len(source))
         if self.shuffle:
@@ -136,14 +142,14 @@ class Pipeline:
         end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
         own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
         ahead = blocks.local * self.prefetch
-        dataset = own.map(_At(loaded, blocks)).to_iter_dataset(
+        dataset = own.map(functools.partial(_example_at, loaded, blocks)).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         )
         return iter(_by_workers(dataset, self.workers, ahead=ahead))
 
 
 class BatchIterator:
-    """Iterator over batches, whose position can be saved and restored exactly.
+    """Iterator over batches (`data.source.Batches`); its position can be restored exactly.
 
     A batch is a dict: `video` uint8 "b t h w c" or `tokens` int32 "b gt gh gw", `caption` list of b
     strings (of b tuples of t strings where the pipeline has t captions a clip),
@@ -151,9 +157,14 @@ class BatchIterator:
     """
 
     def __init__(
-        self, examples: Any, *, batch_size: int, source: Source | Stream, hopeless: int
+        self,
+        examples: Indexed | _Streamed,
+        *,
+        batch_size: int,
+        source: Source | Stream,
+        hopeless: int,
     ) -> None:
-        """After `hopeless` bad examples and no other, it gives up."""
+        """Give up after `hopeless` bad examples without a good one."""
         self._examples = examples
         self._hopeless = hopeless
         self._batch_size = batch_size
@@ -189,13 +200,13 @@ class BatchIterator:
                 raise
             raise ChildProcessError(
                 f"a worker process that loads the data died ({error}) If the system killed it for "
-                "want of memory, take fewer (Pipeline.workers). The same command goes on from the "
+                "want of memory, take fewer (Pipeline.workers). The same command resumes from the "
                 "newest checkpoint."
             ) from error
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
-        """The caption, in the one form that all examples of the source have."""
-        count = captions_per_clip(self._source)
+        """The caption in the form that the source declares: one, or one for every frame."""
+        count = self._source.captions_per_clip
         if isinstance(example.caption, str):
             return example.caption if count == 1 else (example.caption,) * count
         if len(example.caption) != count:
@@ -206,15 +217,15 @@ class BatchIterator:
         return example.caption[0] if count == 1 else example.caption
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, as a dict that JSON can hold."""
+        """Return the position after the last batch, as a dict that JSON can hold."""
         return self._examples.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back (or on) to a position from `get_state` of an equal pipeline."""
-        self._examples.set_state(state)
+        """Go to a position that `get_state` of an equal pipeline returned."""
+        self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on from where the processes of a run were, however many they were.
+        """Go to where the processes of a run were, however many they were.
 
         They were at one place, but for bad examples: a process that dropped some was further than
         the others, and it is there that all go on.
@@ -222,10 +233,8 @@ class BatchIterator:
         self._examples.set_states(states)
 
     def close(self) -> None:
-        """Ends the worker processes."""
-        close = getattr(self._examples, "close", None)
-        if close is not None:
-            close()
+        """End the worker processes."""
+        self._examples.close()
 
     def _skip(self, bad: _Bad) -> None:
         if bad.path not in self.skipped:
@@ -244,28 +253,21 @@ class BatchIterator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bad:
-    """What takes the place of an example that could not be loaded."""
+    """Stands in the place of an example that could not be loaded."""
 
     index: int
     path: str
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _At:
-    """Maps an example's number in one process to the example."""
-
-    loaded: grain.MapDataset
-    blocks: Blocks
-
-    def __call__(self, number: int) -> Example | TokenExample | _Bad:
-        example: Any = self.loaded[self.blocks.position(int(number))]
-        return example
+def _example_at(loaded: grain.MapDataset, blocks: Blocks, number: int) -> Any:
+    """Return example `number` of one process."""
+    return loaded[blocks.position(int(number))]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Maps (index, rng) to an example, or to the reason why there is none."""
+    """A function from (index, rng) to an example, or to the reason why there is none."""
 
     source: Source | Stream
     crop: VideoShape | None = None
@@ -276,7 +278,7 @@ class _Load:
     def loaded(
         self, index: int, what: Any, rng: np.random.Generator
     ) -> Example | TokenExample | _Bad:
-        """Example `what` of the source, which `index` is for telling from others."""
+        """Load what `source.load` takes as `what`; `index` identifies it if it is bad."""
         try:
             example = self.source.load(what, rng)
         except BadExample as bad:
@@ -288,12 +290,12 @@ class _Load:
 
 
 class _Streamed:
-    """The examples of a stream; example i is loaded with generator i of the seed."""
+    """The examples of a stream; the one at position i is loaded with random generator i."""
 
-    def __init__(self, elements: Elements, load: _Load, seed: int) -> None:
+    def __init__(self, elements: PartsInOrder, load: _Load, seed: int) -> None:
         self._elements, self._load, self._seed = elements, load, seed
-        self.get_state, self.set_state = elements.get_state, elements.set_state
-        self.set_states, self.close = elements.set_states, elements.close
+        self.get_state, self.set_states = elements.get_state, elements.set_states
+        self.close = elements.close
 
     def __next__(self) -> Example | TokenExample | _Bad:
         position, element = next(self._elements)
@@ -304,7 +306,7 @@ class _Streamed:
 def in_order(
     source: Source, numbers: Sequence[int], *, seed: int, workers: int = 0
 ) -> Iterator[Example | TokenExample | BadExample]:
-    """Examples one after the other, read ahead; a BadExample takes the place of a bad one.
+    """Read examples one after the other, and ahead; a BadExample takes the place of a bad one.
 
     Args:
       source: where they come from.
@@ -321,7 +323,7 @@ def in_order(
 
 @dataclasses.dataclass(frozen=True)
 class _LoadOrTell:
-    """Maps a position to an example, or to the reason why there is none."""
+    """A function from a position to an example, or to the reason why there is none."""
 
     source: Source
     numbers: Sequence[int]
@@ -330,14 +332,12 @@ class _LoadOrTell:
     def __call__(self, position: int) -> Example | TokenExample | BadExample:
         number = self.numbers[int(position)]
         rng = np.random.default_rng((self.seed, number))
-        try:
-            return self.source.load(number % len(self.source), rng)
-        except BadExample as bad:
-            return BadExample(bad.path, bad.reason)  # without what it holds of this frame
+        example = _Load(self.source).loaded(number, number % len(self.source), rng)
+        return BadExample(example.path, example.reason) if isinstance(example, _Bad) else example
 
 
-def _by_workers(dataset: Any, workers: int, *, ahead: int) -> Any:
-    """`dataset`, read by so many processes; `ahead` examples of all together are kept ready."""
+def _by_workers(dataset: grain.IterDataset, workers: int, *, ahead: int) -> grain.IterDataset:
+    """Read `dataset` by worker processes that keep `ahead` examples ready, all together."""
     if not workers:
         return dataset
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,8 @@
-"""Positions in the data: which a process loads, and where a run of any number of them goes on.
+"""Positions in the data: which a process loads, and where any number of processes resume.
+
+The batches of N processes are those of one process, in its order, and any number of processes and
+workers resumes from a checkpoint. (Taking every N-th example would not allow that, nor does grain's
+own position, which is one of so many workers. Streams do take every N-th element.)
 
 batch n of size B      positions nB, ..., nB + B - 1
 process p of P         the p-th block of B / P of each batch, its examples numbered 0, 1, 2, ...
@@ -13,7 +17,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """What part `index` of `count` of every batch is: a block of its own, its examples numbered."""
+    """The part of every batch that process `index` of `count` has: a block of `local` examples."""
 
     batch: int
     index: int
@@ -21,27 +25,27 @@ class Blocks:
 
     @property
     def local(self) -> int:
-        """Examples of a block."""
+        """How many examples a block has."""
         return self.batch // self.count
 
     def position(self, number: int) -> int:
-        """Where example `number` of this part is in the data."""
+        """The position in the data of example `number` of this process."""
         step, row = divmod(number, self.local)
         return step * self.batch + self.index * self.local + row
 
     def reached(self, number: int) -> int:
-        """The position before which there is nothing left to do, once `number` examples are out."""
+        """The position before which nothing is left to do once `number` examples are done."""
         step, row = divmod(number, self.local)
         return self.position(number) if row else step * self.batch
 
     def numbers(self, position: int) -> int:
-        """How many examples of this part are before a position in the data."""
+        """How many examples of this process lie before a position in the data."""
         step, row = divmod(position, self.batch)
         return step * self.local + min(max(row - self.index * self.local, 0), self.local)
 
 
 class Indexed:
-    """The examples of one process, read from a position that is only looked for when needed."""
+    """The examples of one process; reading begins when the first is asked for."""
 
     def __init__(self, blocks: Blocks, read: Callable[[int], Iterator[Any]]) -> None:
         self._blocks, self._read = blocks, read
@@ -55,17 +59,13 @@ class Indexed:
         return example
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last example, as JSON can hold it."""
+        """Return the position after the last example, as a dict that JSON can hold."""
         blocks = self._blocks
         position = blocks.reached(self._number)
         return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
-        self.set_states([state])
-
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on from where all processes of a run were; see `BatchIterator.set_states`."""
+        """Go to where the processes of a run were; see `BatchIterator.set_states`."""
         self.close()
         if not all({"position", "batch"} <= state.keys() for state in states):
             raise ValueError(
@@ -80,7 +80,7 @@ class Indexed:
         self._number = self._blocks.numbers(own[0] if own else max(places))
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stop reading ahead."""
         close = getattr(self._reader, "close", None)
         if close is not None:
             close()

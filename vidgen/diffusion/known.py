@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
 
 from vidgen.diffusion.guidance import X0Fn, as_tree, reconstruction_guided
-from vidgen.diffusion.schedules import diffuse
+from vidgen.diffusion.schedules import Data, diffuse
 from vidgen.types import Known
 
 
 def reconstruction_guidance(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
-    """`x0_fn` with its unknown part drawn to agree with the known one; `weight` 0: unchanged.
+    """Draw the unknown part of x̂ to agree with the known one; `weight` 0 changes nothing.
 
     Args:
       x0_fn: a differentiable denoiser, guided but not thresholded: clipped values have no gradient.
@@ -46,8 +45,8 @@ def reconstruction_guidance(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
     return reconstruction_guided(x0_fn, visible, visible(known.video), weight)
 
 
-def replace_known(x0_fn: X0Fn, known: Known, noise: Float[Array, "b *x"]) -> X0Fn:
-    """`x0_fn` that is shown, and answers, the known data wherever there is some.
+def replace_known(x0_fn: X0Fn, known: Known, noise: Data) -> X0Fn:
+    """Show a denoiser the known data, noised, and make it answer with that data.
 
     Args:
       x0_fn: the denoiser, otherwise finished: guided, drawn, thresholded.

@@ -34,33 +34,27 @@ from typing import Protocol, TypeVar, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vidgen.diffusion.schedules import LogSnr, alpha_sigma, expand
+from vidgen.diffusion.schedules import Data, LogSnr, alpha_sigma, expand
 
 
 @runtime_checkable
 class Parameterization(Protocol):
     """The meaning of the network's output."""
 
-    def target(
-        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """What the network should output for z = α x0 + σ eps."""
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """Compute what the network should output for z = α x0 + σ eps."""
         ...
 
-    def to_x0(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """The data that the output stands for."""
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Compute the data that an output stands for."""
         ...
 
-    def to_eps(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """The noise that the output stands for."""
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Compute the noise that an output stands for."""
         ...
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """log k(λ): log of the squared error of x0 per unit of squared error of the output."""
+        """Compute log k(λ), of the squared error of x0 per unit of squared error of the output."""
         ...
 
 
@@ -68,27 +62,21 @@ class Parameterization(Protocol):
 class Eps:
     """The network outputs the noise ε."""
 
-    def target(
-        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """ε."""
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """The target is ε."""
         return eps
 
-    def to_x0(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """(z - σ out)/α."""
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return x0 = (z - σ out)/α."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return (z - sigma * out) / alpha
 
-    def to_eps(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """The output itself."""
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return the output itself."""
         return out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """log 1/SNR."""
+        """Return log 1/SNR = -λ."""
         return -logsnr
 
 
@@ -96,26 +84,20 @@ class Eps:
 class X0Output:
     """The network outputs the data x."""
 
-    def target(
-        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """x."""
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """The target is x."""
         return x0
 
-    def to_x0(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """The output itself."""
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return the output itself."""
         return out
 
-    def to_eps(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """(z - α out)/σ."""
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return ε = (z - α out)/σ."""
         return eps_from_x0(out, z, logsnr)
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """log 1."""
+        """Return log 1 = 0: the output is x0."""
         return jnp.zeros_like(logsnr)
 
 
@@ -123,29 +105,23 @@ class X0Output:
 class Velocity:
     """The network outputs v = α ε - σ x, the derivative of z by the angle atan(σ/α)."""
 
-    def target(
-        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """α ε - σ x."""
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """The target is α ε - σ x."""
         alpha, sigma = alpha_sigma(expand(logsnr, x0))
         return alpha * eps - sigma * x0
 
-    def to_x0(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """α z - σ out."""
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return x0 = α z - σ out."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return alpha * z - sigma * out
 
-    def to_eps(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """σ z + α out."""
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return ε = σ z + α out."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return sigma * z + alpha * out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """log σ² = -log(1 + SNR)."""
+        """Return log σ² = -log(1 + SNR)."""
         return -jnp.logaddexp(logsnr, 0.0)
 
 
@@ -163,31 +139,25 @@ class Edm:
         if not self.sigma_data > 0:
             raise ValueError(f"Edm.sigma_data is {self.sigma_data}; it must be positive.")
 
-    def target(
-        self, x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """(σ x - d² α ε)/(d √D)."""
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """The target is (σ x - d² α ε)/(d √D)."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, x0)), self.sigma_data
         return (sigma * x0 - d**2 * alpha * eps) / (d * jnp.sqrt(sigma**2 + (alpha * d) ** 2))
 
-    def to_x0(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """(d² α/D) z + (σ d/√D) out."""
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return x0 = (d² α/D) z + (σ d/√D) out."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
         total = sigma**2 + (alpha * d) ** 2
         return (d**2 * alpha / total) * z + (sigma * d / jnp.sqrt(total)) * out
 
-    def to_eps(
-        self, out: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-    ) -> Float[Array, "b *x"]:
-        """(σ/D) z - (α d/√D) out."""
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return ε = (σ/D) z - (α d/√D) out."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
         total = sigma**2 + (alpha * d) ** 2
         return (sigma / total) * z - (alpha * d / jnp.sqrt(total)) * out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """log c_out² = -log(1/d² + SNR)."""
+        """Return log c_out² = -log(1/d² + SNR)."""
         return -jnp.logaddexp(logsnr, -2 * math.log(self.sigma_data))
 
 
@@ -205,7 +175,7 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {"eps": EPS, "x0": X0, "v": 
 
 
 def by_name(choice: str | Parameterization) -> Parameterization:
-    """The parameterization called eps, x0, v or edm (d = 0.5), or the one that is given itself.
+    """Look up a parameterization by name: eps, x0, v or edm (d = 0.5); an object is returned.
 
     Raises:
       ValueError: for any other name.
@@ -215,10 +185,8 @@ def by_name(choice: str | Parameterization) -> Parameterization:
     return _lookup("parameterization", choice, PARAMETERIZATIONS)
 
 
-def eps_from_x0(
-    x0: Float[Array, "b *x"], z: Float[Array, "b *x"], logsnr: LogSnr
-) -> Float[Array, "b *x"]:
-    """ε = (z - α x0)/σ: the noise to go with a guided or thresholded x0."""
+def eps_from_x0(x0: Data, z: Data, logsnr: LogSnr) -> Data:
+    """Compute the noise that goes with a guided or thresholded x0: ε = (z - α x0)/σ."""
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     return (z - alpha * x0) / sigma
 
@@ -231,7 +199,7 @@ class LossWeight(Protocol):
     """Weight of one example's loss by its noise level."""
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """Multiplier of the mean squared error of the output against `target`."""
+        """Compute the multiplier of the mean squared error of the output against `target`."""
         ...
 
 
@@ -250,7 +218,7 @@ class MseIn:
         by_name(self.space)
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """k(λ) / k_space(λ)."""
+        """Return k(λ) / k_space(λ)."""
         space = by_name(self.space)
         return jnp.exp(parameterization.log_x0_error(logsnr) - space.log_x0_error(logsnr))
 
@@ -270,7 +238,7 @@ class MinSnr:
             raise ValueError(f"MinSnr.gamma is {self.gamma}; it must be positive.")
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """min(SNR, γ) k(λ)."""
+        """Return min(SNR, γ) k(λ)."""
         log_weight = jnp.minimum(logsnr, math.log(self.gamma))
         return jnp.exp(log_weight + parameterization.log_x0_error(logsnr))
 
@@ -280,7 +248,7 @@ class TruncatedSnr:
     """w_x = max(SNR, 1), the larger of x-MSE and ε-MSE (progressive distillation sec. 4)."""
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """max(SNR, 1) k(λ)."""
+        """Return max(SNR, 1) k(λ)."""
         return jnp.exp(jnp.maximum(logsnr, 0) + parameterization.log_x0_error(logsnr))
 
 
@@ -297,7 +265,7 @@ LOSS_WEIGHTS: Mapping[str, LossWeight] = {
 
 
 def loss_weight_by_name(choice: str | LossWeight) -> LossWeight:
-    """The loss weight of a name in `LOSS_WEIGHTS`, or the one that is given itself.
+    """Look up a loss weight in `LOSS_WEIGHTS` by name; an object is returned as it is.
 
     The names stand for the usual settings: min_snr has γ = 5, edm_mse d = 0.5.
 

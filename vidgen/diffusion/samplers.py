@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vidgen.diffusion.parameterization import eps_from_x0
 from vidgen.diffusion.schedules import (
+    Data,
     LogSnr,
     LogSnrSchedule,
     alpha_sigma,
@@ -46,7 +47,7 @@ SPACINGS = ("time", "logsnr", "edm")
 SAMPLERS: dict[str, type[Sampler]] = {}  # by name; `Sampler` fills it
 
 # x̂ of (z, log-SNR), guided and thresholded.
-Denoise = Callable[[Float[Array, "b *x"], LogSnr], Float[Array, "b *x"]]
+Denoise = Callable[[Data, LogSnr], Data]
 
 
 class StepLevels(NamedTuple):
@@ -95,10 +96,10 @@ class Sampler(abc.ABC):
         self,
         denoise: Denoise,
         keys: Key[Array, "b"],
-        z: Float[Array, "b *x"],
-        x0_before: Float[Array, "b *x"],
+        z: Data,
+        x0_before: Data,
         levels: StepLevels,
-    ) -> tuple[Float[Array, "b *x"], Float[Array, "b *x"]]:
+    ) -> tuple[Data, Data]:
         """Take one step.
 
         Args:
@@ -113,10 +114,8 @@ class Sampler(abc.ABC):
         """
 
 
-def ddim_step(
-    z: Float[Array, "b *x"], x0: Float[Array, "b *x"], logsnr_t: LogSnr, logsnr_s: LogSnr
-) -> Float[Array, "b *x"]:
-    """z_s = α_s x0 + σ_s (z - α_t x0)/σ_t, in either direction."""
+def ddim_step(z: Data, x0: Data, logsnr_t: LogSnr, logsnr_s: LogSnr) -> Data:
+    """Step from t to s, in either direction: z_s = α_s x0 + σ_s (z - α_t x0)/σ_t."""
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
     return (sigma_s / sigma_t) * z - jnp.expm1(0.5 * (t - s)) * alpha_s * x0
@@ -155,7 +154,7 @@ class Ancestral(Sampler, name="ancestral"):
     def noise_std(
         self, logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
     ) -> Float[Array, "*x"]:
-        """√(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ."""
+        """Compute √(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ."""
         (_, sigma_t), (_, sigma_s) = alpha_sigma(logsnr_t), alpha_sigma(logsnr_s)
         mixed = sigma_s ** (1 - self.gamma) * sigma_t**self.gamma
         return jnp.sqrt(-jnp.expm1(logsnr_t - logsnr_s)) * mixed
@@ -195,12 +194,12 @@ class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
 
 def langevin_step(
     keys: Key[Array, "b"],
-    z: Float[Array, "b *x"],
-    x0: Float[Array, "b *x"],
+    z: Data,
+    x0: Data,
     logsnr: LogSnr,
     *,
     delta: float = 0.1,
-) -> Float[Array, "b *x"]:
+) -> Data:
     """Move z towards its marginal at the same level; `x0` is x̂(z), δ = 0.1 as in VDM."""
     sigma = alpha_sigma(expand(logsnr, z))[1]
     drift = 0.5 * delta * sigma * eps_from_x0(x0, z, logsnr)
@@ -226,7 +225,7 @@ class Corrected(Sampler):
 
         logsnr = jnp.broadcast_to(levels.t, z.shape[:1])
 
-        def one(i: Int[Array, ""], z: Float[Array, "b *x"]) -> Float[Array, "b *x"]:
+        def one(i: Int[Array, ""], z: Data) -> Data:
             x0 = denoise(z, logsnr)
             return langevin_step(fold(keys, i + 1), z, x0, logsnr, delta=self.delta)
 
@@ -301,7 +300,7 @@ class SamplerSpec:
         return self.steps * (self._uncorrected().evaluations + self.corrector_steps)
 
     def logsnrs(self, schedule: LogSnrSchedule) -> Float[np.ndarray, "levels"]:
-        """The ladder of steps + 1 levels, from the schedule's noise to its data; also under jit."""
+        """Compute the ladder of steps + 1 levels, from the schedule's noise to its data."""
         with jax.ensure_compile_time_eval():
             u = jnp.asarray(np.linspace(1.0, 0.0, self.steps + 1))
             levels = np.asarray(jax.jit(lambda u: schedule(u))(u))
@@ -313,13 +312,13 @@ class SamplerSpec:
         return levels
 
     def _edm_levels(self, noise: float, data: float) -> Float[np.ndarray, "steps"]:
-        """The EDM grid as log-SNR, its ends kept within what the schedule covers."""
+        """Compute the EDM grid as log-SNR, its ends kept within what the schedule covers."""
         low, high = max(0.002, np.exp(-data / 2)), min(80.0, np.exp(-noise / 2))
         sigmas = edm_sigmas(self.steps, rho=self.rho, sigma_min=float(low), sigma_max=float(high))
         return -2 * np.log(sigmas)
 
 
-def normal_like(keys: Key[Array, "b"], z: Float[Array, "b *x"]) -> Float[Array, "b *x"]:
+def normal_like(keys: Key[Array, "b"], z: Data) -> Data:
     """Draw standard normal noise in the shape of z, each example from its own key."""
     return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, z)
 

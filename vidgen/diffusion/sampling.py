@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import X0Fn, as_tree
 from vidgen.diffusion.samplers import Sampler, StepLevels, fold
+from vidgen.diffusion.schedules import Data
 
 Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
 
@@ -34,11 +35,11 @@ def sample(
     sampler: Sampler,
     *,
     logsnrs: Ladder,
-    z: Float[Array, "b *x"],
+    z: Data,
     keys: Key[Array, "b"],
     to_data: bool = True,
     on_step: Callable[[int, int], None] | None = None,
-) -> Float[Array, "b *x"]:
+) -> Data:
     """Draw data.
 
     Args:
@@ -76,9 +77,9 @@ def sample(
 
 
 def _plan(
-    logsnrs: Ladder, z: Float[Array, "b *x"], to_data: bool
+    logsnrs: Ladder, z: Data, to_data: bool
 ) -> tuple[Int[Array, "steps"] | np.ndarray, tuple, Bool[Array, "steps"] | np.ndarray]:
-    """(step number, StepLevels, whether to return x̂) of all steps, stacked."""
+    """Stack (step number, StepLevels, whether to return x̂) of all steps."""
     if len(logsnrs) < 2:
         raise ValueError(f"A sampler needs at least 2 log-SNR levels, got {len(logsnrs)}.")
     xp = np if isinstance(logsnrs, np.ndarray) else jnp  # numpy compiles nothing

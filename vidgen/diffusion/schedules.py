@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Key, Shaped
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0  # truncation used by VDM, CFG and progressive distillation
 
 LogSnr = Float[Array, "b"] | Float[Array, ""]  # one level per example, or one for all of them
+Data = Float[Array, "b *x"]  # b examples of any shape: x, z, ε and their estimates
 
 
 @runtime_checkable
@@ -37,7 +38,7 @@ class LogSnrSchedule(Protocol):
     """A decreasing map from time u in [0, 1] (0: data, 1: noise) to log-SNR."""
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Log-SNR at time u."""
+        """Compute log-SNR at time u."""
         ...
 
 
@@ -62,7 +63,7 @@ class Cosine:
         _check_range(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """λ(u); u >= 1/2 is measured from the other end, where π/2 - (a u + b) is small."""
+        """Compute λ(u); u >= 1/2 from the other end, where π/2 - (a u + b) is small."""
         clean = math.atan(math.exp(-self.logsnr_max / 2))
         noisy = math.atan(math.exp(self.logsnr_min / 2))
         slope = math.pi / 2 - clean - noisy
@@ -92,7 +93,7 @@ class ImprovedCosine:
         _check_range(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """λ(u)."""
+        """Compute λ(u)."""
         c = math.pi / 2 / (1 + self.offset)
         log_alpha2 = 2 * jnp.log(jnp.sin(c * (1 - u)))
         log_sigma2 = jnp.log(jnp.sin(c * u)) + jnp.log(jnp.sin(c * u + 2 * c * self.offset))
@@ -130,7 +131,7 @@ class LinearBetas:
             )
 
     def table(self) -> Float[np.ndarray, "steps"]:
-        """λ of the discrete steps, in float64."""
+        """Tabulate λ of the discrete steps, in float64."""
         alpha_bar = cumulative_alpha(np.linspace(self.beta_min, self.beta_max, self.steps))
         if self.zero_terminal_snr:
             alpha_bar = rescale_zero_terminal(alpha_bar)
@@ -139,7 +140,7 @@ class LinearBetas:
         return np.maximum(logsnr, self.logsnr_min)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """λ(u)."""
+        """Compute λ(u)."""
         position = u * (self.steps - 1)
         table = jnp.asarray(self.table(), position.dtype)
         return jnp.interp(position, jnp.arange(self.steps, dtype=position.dtype), table)
@@ -151,12 +152,12 @@ def _check_range(low: float, high: float) -> None:
 
 
 def cumulative_alpha(betas: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
-    """ᾱ_k = α_k² = Π_{j<=k} (1 - β_j), in float64."""
+    """Compute ᾱ_k = α_k² = Π_{j<=k} (1 - β_j), in float64."""
     return np.cumprod(1 - betas.astype(np.float64))
 
 
 def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
-    """ᾱ with √ᾱ shifted and scaled: the last becomes 0, the first stays (2305.08891, Alg. 1)."""
+    """Shift and scale √ᾱ so that the last is 0 and the first stays (2305.08891, Alg. 1)."""
     alpha = np.sqrt(alpha_bar)
     return np.square((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))
 
@@ -165,21 +166,19 @@ def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.nda
 
 
 def expand(a: Shaped[Array, "*y"], like: Shaped[Array, "*x"]) -> Shaped[Array, "*z"]:
-    """`a` (numbers or flags) with trailing axes, to broadcast against `like`."""
+    """Append axes to `a` (numbers or flags) until it broadcasts against `like`."""
     return jnp.reshape(a, a.shape + (1,) * (like.ndim - a.ndim))
 
 
 def alpha_sigma(
     logsnr: Float[Array, "*x"],
 ) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
-    """(α, σ), signal and noise amplitude."""
+    """Compute (α, σ), the amplitudes of signal and noise."""
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
-def diffuse(
-    x0: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr: LogSnr
-) -> Float[Array, "b *x"]:
-    """z = α x0 + σ eps."""
+def diffuse(x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+    """Mix data and noise: z = α x0 + σ eps."""
     alpha, sigma = alpha_sigma(expand(logsnr, x0))
     return alpha * x0 + sigma * eps
 
@@ -187,60 +186,28 @@ def diffuse(
 def transition_variance(
     logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
 ) -> Float[Array, "*x"]:
-    """σ²_{t|s}, the noise added on the way from the cleaner level s to the noisier level t."""
+    """Compute σ²_{t|s}, the noise between the cleaner level s and the noisier level t."""
     return -jnp.expm1(logsnr_t - logsnr_s) * jax.nn.sigmoid(-logsnr_t)
 
 
-def posterior_variance(
-    logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
-) -> Float[Array, "*x"]:
-    """σ̃² of q(z_s | z_t, x)."""
-    return -jnp.expm1(logsnr_t - logsnr_s) * jax.nn.sigmoid(-logsnr_s)
-
-
-def posterior_mean(
-    z: Float[Array, "b *x"], x0: Float[Array, "b *x"], logsnr_t: LogSnr, logsnr_s: LogSnr
-) -> Float[Array, "b *x"]:
-    """μ̃ of q(z_s | z_t, x)."""
+def posterior_mean(z: Data, x0: Data, logsnr_t: LogSnr, logsnr_s: LogSnr) -> Data:
+    """Compute μ̃ of q(z_s | z_t, x)."""
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
     return jnp.exp(t - s) * (alpha_s / alpha_t) * z - jnp.expm1(t - s) * alpha_s * x0
 
 
-def renoise(
-    z: Float[Array, "b *x"], eps: Float[Array, "b *x"], logsnr_s: LogSnr, logsnr_t: LogSnr
-) -> Float[Array, "b *x"]:
-    """z_t = (α_t/α_s) z_s + σ_{t|s} eps: from the cleaner level s back to the noisier level t."""
+def renoise(z: Data, eps: Data, logsnr_s: LogSnr, logsnr_t: LogSnr) -> Data:
+    """Go back from level s to the noisier level t: z_t = (α_t/α_s) z_s + σ_{t|s} eps."""
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
     return (alpha_t / alpha_s) * z + jnp.sqrt(transition_variance(t, s)) * eps
 
 
-# ---- other coordinates ---------------------------------------------------------------------------
-
-
-def logsnr_to_unit(logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """atan(e^{-λ/2}) 2/π: the cosine-schedule time of λ, in (0, 1); the network's noise input.
-
-    λ is cut to [-20, 20]. Source: `inv_cos` of progressive distillation.
-    """
-    return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, LOGSNR_MIN, LOGSNR_MAX))) * (2 / math.pi)
-
-
-def logsnr_to_edm(logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """σ_edm = e^{-λ/2}."""
-    return jnp.exp(-0.5 * logsnr)
-
-
-def edm_to_logsnr(sigma: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """λ = -2 log σ_edm."""
-    return -2 * jnp.log(sigma)
-
-
 def edm_sigmas(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Float[np.ndarray, "steps"]:
-    """The EDM grid, noisy to clean, without its closing 0: σ^{1/ρ} falls linearly (EDM eq. 5)."""
+    """Compute the EDM grid, noisy to clean, without its closing 0 (EDM eq. 5)."""
     ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return np.linspace(*ends, steps) ** rho
 
@@ -253,7 +220,7 @@ class TimeSampler(Protocol):
     """Draws the times of one training batch."""
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Times u in [0, 1], one per example."""
+        """Draw times u in [0, 1], one an example."""
         ...
 
 
@@ -280,7 +247,7 @@ class UniformTimes:
             )
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Times u in [low, high], one per example."""
+        """Draw times u in [low, high], one an example."""
         return self.low + (self.high - self.low) * self._unit(key, batch_size)
 
     def _unit(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
@@ -308,7 +275,7 @@ class LogitNormalTimes:
             raise ValueError(f"LogitNormalTimes.std is {self.std}; it must be positive.")
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Times u in (0, 1), one per example."""
+        """Draw times u in (0, 1), one an example."""
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (batch_size,)))
 
 
@@ -331,7 +298,7 @@ class LogNormalSigmas:
             raise ValueError(f"LogNormalSigmas.std is {self.std}; it must be positive.")
 
     def logsnrs(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """λ = -2 ln σ, one per example."""
+        """Draw λ = -2 ln σ, one an example."""
         return -2 * (self.mean + self.std * jax.random.normal(key, (batch_size,)))
 
 
@@ -341,7 +308,7 @@ Times = TimeSampler | LogNormalSigmas
 def draw_logsnrs(
     times: Times, schedule: LogSnrSchedule, key: Key[Array, ""], batch_size: int
 ) -> Float[Array, "b"]:
-    """The noise levels of a training batch: λ of the times drawn, or λ drawn as such."""
+    """Draw the noise levels of a training batch: λ of drawn times, or λ itself."""
     if isinstance(times, LogNormalSigmas):
         noise, data = schedule(jnp.array([1.0, 0.0]))
         return jnp.clip(times.logsnrs(key, batch_size), noise, data)

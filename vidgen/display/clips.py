@@ -25,33 +25,33 @@ _SMALL = 64  # pixels of a side; up to it they are doubled, since WebP halves th
 def video(
     clips: np.ndarray, fps: float | int, *, captions: Sequence[str] = (), height: int = 128
 ) -> shown.Html:
-    """Clips that play, side by side, again and again.
+    """Show clips that play side by side, over and over.
 
     Args:
       clips: "t h w c" or "b t h w c", in [-1, 1], c = 3 or 1.
       fps: frames per second.
-      captions: shown below, one a clip; none shows none.
-      height: on the screen, in pixels.
+      captions: one per clip, shown below it; or none.
+      height: of a clip on the screen, in pixels.
 
     Raises:
-      ValueError: it is no video, `fps` is not positive, or there are captions, but not one a clip.
+      ValueError: it is no video, `fps` is not positive, or there is not one caption per clip.
     """
-    found = shown.checked(clips)
+    videos = shown.checked(clips)
     check_rate("a clip.webm", fps)
-    if captions and len(captions) != len(found):
-        raise ValueError(f"{len(captions)} captions for {len(found)} clips; give one each.")
-    below = [html.escape(caption) for caption in captions] or [""] * len(found)
-    width = max(110, height * found.shape[3] // found.shape[2])
+    if captions and len(captions) != len(videos):
+        raise ValueError(f"{len(captions)} captions for {len(videos)} clips; give one each.")
+    below = [html.escape(caption) for caption in captions] or [""] * len(videos)
+    width = max(110, height * videos.shape[3] // videos.shape[2])
     figures = (
         f'<figure style="margin:4px;width:{width}px">{_playing(clip, fps, height)}'
         f'<figcaption style="font-size:80%">{caption}</figcaption></figure>'
-        for clip, caption in zip(found, below, strict=True)
+        for clip, caption in zip(videos, below, strict=True)
     )
     return shown.Html(f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>')
 
 
 def _playing(clip: np.ndarray, fps: float | int, height: int) -> str:
-    """One clip: a small one as an animated picture, others as a video."""
+    """Return the tag of a clip: an animated picture if it is small, a video otherwise."""
     style = f'style="height:{height}px;image-rendering:pixelated"'
     if max(clip.shape[1:3]) > _SMALL or fps > RATES[".webp"]:
         source = f"data:video/webm;base64,{_base64(_webm(clip, fps))}"

@@ -1,4 +1,4 @@
-"""Curves of a training run, and the metrics of evaluations, as SVG inside a notebook.
+"""Loss curves of a training run and metrics of evaluations, as SVG inside a notebook.
 
 Needs matplotlib (extra `notebook`), which is imported when something is drawn.
 """
@@ -16,7 +16,7 @@ from vidgen.evals.report.facts import Result
 
 
 def curves(path: paths.Path, title: str = "training") -> shown.Html:
-    """The losses in a metrics.jsonl, over steps of training.
+    """Plot the losses in a metrics.jsonl over steps of training.
 
     Args:
       path: the file that training writes into MODEL_DIR.
@@ -31,7 +31,7 @@ def curves(path: paths.Path, title: str = "training") -> shown.Html:
 
 
 def metrics(results: Sequence[Result]) -> shown.Html:
-    """A plot for each metric of one or more results of `vidgen evaluate`, with error bars.
+    """Plot each metric of one or more results of `vidgen evaluate`, with error bars.
 
     Raises:
       ValueError: matplotlib is missing.

@@ -1,6 +1,6 @@
-"""Frames side by side: of clips, of the scenes of a film, and beside maps of their tokens.
+"""Sheets of frames: of clips, of the scenes of a story, and beside maps of their tokens.
 
-Frames are enlarged without smoothing, so that a model's own pixels are seen.
+Frames are enlarged without smoothing, so that the model's own pixels can be seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GOLDEN = 0.61803398875  # steps of hue that do not come close to one another so
 
 @dataclasses.dataclass(frozen=True)
 class SceneRow:
-    """A stretch of a film.
+    """A scene of a story in a video.
 
     Attributes:
       prompt: what it should show.
@@ -49,20 +49,20 @@ def frames(
     height: int | None = None,
     moments: Float[np.ndarray, "n"] | None = None,
 ) -> shown.Picture:
-    """A sheet with a clip a row, and the same moments of each one below the other.
+    """Draw a row for each clip, with frames of the same moments below each other.
 
-    Frames are enlarged without smoothing. Where a clip has no frame of its own at a moment, the one
-    before is shown, framed in gray: that is what a display would show.
+    Where a clip has no frame of its own at a moment, the one before is drawn in a gray frame: that
+    is what a display would show.
 
     Args:
       clips: "t h w c" by name, of any sizes and of one length in seconds; or "b t h w c".
       captions: names of the rows of an array.
-      columns: how many moments, evenly over the clip.
+      columns: number of moments, evenly over the clip.
       height: of a row, in pixels; None is that of the largest clip, but no less than 64.
-      moments: others than `columns` says, in [0, 1) of the clip.
+      moments: places in [0, 1) of the clip, in place of `columns`.
 
     Raises:
-      ValueError: there is no clip, or a wrong number of captions.
+      ValueError: there is no clip, or not one caption per clip.
     """
     rows = clips if isinstance(clips, Mapping) else _named(shown.checked(clips), captions)
     if not rows:
@@ -82,7 +82,7 @@ def _named(clips: np.ndarray, captions: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _row(name: str, clip: np.ndarray, side: int, moments: np.ndarray) -> Image.Image:
-    """One clip: its name and size, and its frames at `moments` in [0, 1)."""
+    """Draw one clip: its name and size, and its frames at `moments` in [0, 1)."""
     t, h, w, _ = clip.shape
     width = side * w // h
     picture = Image.new("RGB", (MARGIN + len(moments) * (width + _GAP), side + _GAP), "white")
@@ -100,7 +100,7 @@ def _row(name: str, clip: np.ndarray, side: int, moments: np.ndarray) -> Image.I
 
 
 def _enlarged(frame: np.ndarray, side: int) -> Image.Image:
-    """A frame of so many pixels in height."""
+    """Enlarge a frame to a height of `side` pixels."""
     pixels = to_uint8(frame)
     pixels = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
     width = side * pixels.shape[1] // pixels.shape[0]
@@ -114,49 +114,49 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-# ---- films ---------------------------------------------------------------------------------------
+# ---- stories -------------------------------------------------------------------------------------
 
 
 def scenes(
-    film: Float[np.ndarray, "t h w c"],
-    told: Sequence[SceneRow],
+    video: Float[np.ndarray, "t h w c"],
+    rows: Sequence[SceneRow],
     *,
     columns: int = 14,
     height: int = 96,
     lead: int = 2,
 ) -> shown.Picture:
-    """A film with a scene a row: its prompt, and frames with their numbers.
+    """Draw a row for each scene of a story: its prompt, and frames with their numbers.
 
-    A row begins shortly before its scene, whose first frame stands at a red line.
+    A row begins shortly before its scene, whose first frame has a red line at its left.
 
     Args:
-      film: in [-1, 1].
-      told: its scenes, in order.
-      columns: frames of a row, at most.
+      video: in [-1, 1].
+      rows: its scenes, in order.
+      columns: the largest number of frames in a row.
       height: of a frame on the sheet, in pixels.
-      lead: frames of the scene before that a row shows.
+      lead: number of frames of the scene before that a row shows.
 
     Raises:
-      ValueError: there is no scene, or one that ends after the film.
+      ValueError: there is no scene, or one ends after the video.
     """
-    if not told or max(scene.end for scene in told) > len(film):
-        ends = [scene.end for scene in told]
-        raise ValueError(f"a film of {len(film)} frames has no scenes that end at {ends}.")
-    return shown.Picture(_stacked([_scene(film, scene, height, columns, lead) for scene in told]))
+    if not rows or max(scene.end for scene in rows) > len(video):
+        ends = [scene.end for scene in rows]
+        raise ValueError(f"a video of {len(video)} frames has no scenes that end at {ends}.")
+    return shown.Picture(_stacked([_scene(video, scene, height, columns, lead) for scene in rows]))
 
 
-def _scene(film: np.ndarray, scene: SceneRow, side: int, columns: int, lead: int) -> Image.Image:
-    """One scene: its prompt above, then at most `columns` frames."""
+def _scene(video: np.ndarray, scene: SceneRow, side: int, columns: int, lead: int) -> Image.Image:
+    """Draw one scene: its prompt above, then at most `columns` frames."""
     begin, lead = scene.begin, min(lead, scene.begin)
     own = np.linspace(begin, scene.end - 1, min(columns - lead, scene.end - begin))
     numbers = [*range(begin - lead, begin), *own.round().astype(int)]
-    width = side * film.shape[2] // film.shape[1]
+    width = side * video.shape[2] // video.shape[1]
     picture = Image.new("RGB", (columns * (width + 4), side + 34), "white")
     pen = ImageDraw.Draw(picture)
     pen.text((2, 2), f"{begin}-{scene.end - 1}: {scene.prompt}", fill="black")
     for i, number in enumerate(numbers):
         left = i * (width + 4) + 2
-        picture.paste(_enlarged(film[number], side), (left, 16))
+        picture.paste(_enlarged(video[number], side), (left, 16))
         color = "gray" if number < begin else "red" if number == begin else "black"
         pen.text((left, side + 17), str(number), fill=color)
         if number == begin:
@@ -169,27 +169,27 @@ def _scene(film: np.ndarray, scene: SceneRow, side: int, columns: int, lead: int
 
 def tokens(
     ids: Int[np.ndarray, "gt gh gw"],
-    film: Float[np.ndarray, "t h w c"] | None = None,
+    video: Float[np.ndarray, "t h w c"] | None = None,
     *,
     columns: int = 14,
     height: int = 64,
 ) -> shown.Picture:
-    """Maps of the tokens of a clip, one for each step of time, read like lines of text.
+    """Draw a map of the tokens of a clip for each step of time, in lines like text.
 
-    A code has the same color everywhere, which says nothing else of it. A token that is the one of
-    the step before is pale: color shows where the tokenizer saw something change.
+    A code has the same color everywhere; colors mean nothing else. A token that equals the one of
+    the step before is pale, so that color shows where the tokenizer saw a change.
 
     Args:
       ids: the codes of C-ViViT; the first step stands for the first frame alone, each later one for
         as many frames as the patches are long.
-      film: the clip they are of; the last frame of each step is then shown above its map.
-      columns: steps in a line, at most.
+      video: the clip; the last frame of each step is drawn above its map.
+      columns: the largest number of steps in a line.
       height: of a map, in pixels.
 
     Raises:
-      ValueError: the film is no clip of so many steps.
+      ValueError: the video does not have as many steps.
     """
-    last = None if film is None else _last_frames(len(ids), film)
+    last = None if video is None else _last_frames(len(ids), video)
     colors = _colors(np.asarray(ids))
     side = height + _GAP
     width = height * ids.shape[2] // ids.shape[1] + _GAP
@@ -210,18 +210,18 @@ def tokens(
     return shown.Picture(_stacked(rows))
 
 
-def _last_frames(steps: int, film: np.ndarray) -> Float[np.ndarray, "gt h w c"]:
-    """The last frame of each step of time."""
-    patch, rest = divmod(len(film) - 1, max(1, steps - 1))
-    if rest or (steps == 1 and len(film) > 1):
+def _last_frames(steps: int, video: np.ndarray) -> Float[np.ndarray, "gt h w c"]:
+    """Return the last frame of each step of time."""
+    patch, rest = divmod(len(video) - 1, max(1, steps - 1))
+    if rest or (steps == 1 and len(video) > 1):
         raise ValueError(
-            f"a film of {len(film)} frames does not have tokens of {steps} steps of time."
+            f"a video of {len(video)} frames does not have tokens of {steps} steps of time."
         )
-    return film[::patch] if patch else film
+    return video[::patch] if patch else video
 
 
 def _colors(ids: np.ndarray) -> UInt8[np.ndarray, "gt gh gw 3"]:
-    """A color for each token; pale where nothing changed."""
+    """Return a color for each token, pale where nothing changed."""
     hue = (ids * _GOLDEN) % 1.0
     phase = np.stack([hue, hue + 1 / 3, hue + 2 / 3], axis=-1)
     light = 0.62 + 0.3 * np.sin(2 * math.pi * ((ids * _GOLDEN**2) % 1.0))[..., None] * 0.5

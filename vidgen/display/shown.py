@@ -1,6 +1,6 @@
-"""What a notebook draws when it is the last word of a cell: a piece of a page, or a still.
+"""What a notebook draws as the value of a cell: a piece of a page, or a still.
 
-Neither needs a notebook, or IPython, which asks objects for `_repr_html_` and `_repr_png_`.
+IPython asks objects for `_repr_html_` and `_repr_png_`; neither needs IPython itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Picture:
     image: Image.Image = dataclasses.field(repr=False)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes it; the suffix is the format."""
+        """Write it to a file whose suffix names the format."""
         self.image.save(path)
 
     def _repr_png_(self) -> bytes:
@@ -51,17 +51,17 @@ class Picture:
 
 
 def checked(clips: np.ndarray) -> Float[np.ndarray, "b t h w c"]:
-    """One clip or several as "b t h w c".
+    """Return one clip or several as "b t h w c".
 
     Raises:
       ValueError: it is no video.
     """
-    found = np.asarray(clips, np.float32)
-    if found.ndim == 4:
-        found = found[None]
-    if found.ndim != 5 or found.shape[-1] not in (1, 3) or not found.size:
+    videos = np.asarray(clips, np.float32)
+    if videos.ndim == 4:
+        videos = videos[None]
+    if videos.ndim != 5 or videos.shape[-1] not in (1, 3) or not videos.size:
         raise ValueError(
             f"a video to show has shape {np.shape(clips)}; expected t h w c or b t h w c, c = 3 "
             f"or 1."
         )
-    return found
+    return videos

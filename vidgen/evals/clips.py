@@ -1,7 +1,8 @@
-"""Sets of clips to compare, and those of a data set; evals/stored_clips.py has those of files.
+"""Sets of clips to compare: the protocol, and the clips of a data set.
 
-Every set tells how many clips it has, their one shape, and a fingerprint: equal fingerprints are
-equal clips, so features of them can be kept.
+A set has a number of clips of one shape, and a fingerprint: equal fingerprints mean equal clips,
+so that measurements of them can be kept. `stored_clips.py` has the clips of folders and arrays,
+`generated_clips.py` those that a model makes.
 """
 
 from __future__ import annotations
@@ -16,54 +17,53 @@ import numpy as np
 from jaxtyping import Float
 
 from vidgen import paths
-from vidgen.data.sources.files import BadExample
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.video import transforms
 from vidgen.types import VideoShape
 
 
 @runtime_checkable
 class ClipSet(Protocol):
-    """Clips of one shape."""
+    """A set of clips of one shape."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A description for reports."""
         ...
 
     @property
     def shape(self) -> VideoShape:
-        """Of every clip."""
+        """The size of every clip."""
         ...
 
     @property
     def names(self) -> Sequence[str] | None:
-        """What pairs clips of two sets; None: their numbers."""
+        """Names by which clips of two sets are paired; None: clips are paired by their numbers."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Tells other clips apart: 16 hex digits."""
+        """16 hex digits that differ for different clips."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """A clip in [-1, 1], and its caption ("" where there is none)."""
+        """Read a clip, in [-1, 1], and its caption ("" where there is none)."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceClips:
-    """Clips of a data set: all of it in an order of the seed, and again where `count` is more.
+    """Clips of a data set, in an order drawn from the seed; repeated where `count` is larger.
 
     Attributes:
-      source: a data set (vidgen/data/sources/folder.py); its examples are clips.
-      count: how many.
+      source: a data set whose examples are clips.
+      count: the number of clips.
       seed: of the order, and of all that is drawn for a clip.
     """
 
-    source: Any
+    source: Source
     count: int
     seed: int = 0
     names: None = None
@@ -74,22 +74,22 @@ class SourceClips:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A description for reports."""
         return f"{self.count} of {type(self.source).__name__}"
 
     @property
     def shape(self) -> VideoShape:
-        """Of every clip."""
+        """The size of every clip."""
         return self.source.shape
 
     @property
     def fingerprint(self) -> str:
-        """Of the settings of the source, and of its files as far as it lists them."""
+        """A hash of the settings of the source, and of its files as far as it lists them."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return digest(repr(self.source), _stored(self.source), self.count, self.seed)
+        return digest(repr(self.source), _listed_files(self.source), self.count, self.seed)
 
     def __len__(self) -> int:
         return self.count
@@ -99,7 +99,11 @@ class SourceClips:
         return np.random.default_rng(self.seed).permutation(len(self.source))
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Clip and caption; the same for the same number, whatever else is read."""
+        """Read a clip and its caption; the same for the same number, whatever else is read.
+
+        Raises:
+          ValueError: the file is damaged, or the data set holds tokens.
+        """
         rng = np.random.default_rng((self.seed, number))
         try:
             example = self.source.load(int(self._order[number % len(self._order)]), rng)
@@ -110,16 +114,16 @@ class SourceClips:
         return transforms.to_float(example.video), example.first_caption
 
 
-def _stored(source: Any) -> list[Any]:
-    """The files and captions that a source lists, and what tells a file that was replaced.
+def _listed_files(source: Source) -> list[Any]:
+    """The files and captions that a source lists, with what tells that a file was replaced.
 
     Sizes and times stand for the content, which would take reading the whole data set.
     """
-    listed = [*getattr(source, "files", ()), *getattr(source, "shards", ())]
+    listed = source.stored_files
     names = [entry if isinstance(entry, str) else entry[0] for entry in listed]
     return [(entry, paths.version(name)) for entry, name in zip(listed, names, strict=True)]
 
 
-def digest(*parts: Any) -> str:
-    """16 hex digits that tell other parts apart."""
+def digest(*parts: object) -> str:
+    """Return 16 hex digits that differ for different parts, by their `repr`."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

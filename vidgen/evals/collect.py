@@ -1,109 +1,139 @@
-"""Measures over whole sets of clips: by blocks, kept on disk, shared among processes.
+"""Measurements of every clip of a set, computed block by block, kept on disk, shared by processes.
 
-    FOLDER/KEY/000064.npy      rows of the clips 64 ... of the measure and sets that KEY stands for
-    FOLDER/KEY/all-5000.npy    all of them, once they are there
+A `Measurement` turns a batch of clips into an array with one row per clip. A row depends on nothing
+but its clip (and the true clip beside it, and the caption), so rows can be kept, and computed on
+any number of devices and processes:
 
-A block that is there is not computed again, so an evaluation that was stopped goes on, and another
-one with the same network and clips is done at once. Process p of P makes the blocks p, p + P, ...;
-all read the others' from the folder, which they share.
+    FOLDER/KEY/000064.npy      rows of the clips 64 ... of one measurement of one set of clips
+    FOLDER/KEY/all-5000.npy    all rows, once they are complete
+
+A block whose file exists is not computed again, so that re-running the same command resumes, and
+another metric of the same network and clips is done at once. Process p of P computes the blocks p,
+p + P, ...; all processes share the folder and read each other's blocks from it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from vidgen import paths
 from vidgen.evals.clips import ClipSet, digest
-from vidgen.evals.measures import MADE, PAIR, REAL, Batch, Measure
 
-BLOCK = 32  # clips in a file
+BLOCK = 32  # clips per file
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipBatch:
+    """A few clips, with what a measurement may look at beside them.
+
+    Attributes:
+      video: the clips that are measured, in [-1, 1].
+      real: the true clips beside them; None unless the measurement compares pairs.
+      captions: one caption per clip; "" where a clip has none.
+    """
+
+    video: Float[np.ndarray, "b t h w c"]
+    real: Float[np.ndarray, "b t h w c"] | None
+    captions: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is computed of each clip, or of each pair of a clip and the truth.
+
+    Attributes:
+      side: whose clips are measured: the "generated" ones, the "real" ones, or "pair" for generated
+        clips beside the real ones of the same number.
+      key: names all that the rows depend on besides the clips, hashes of weights included.
+      compute: turns a `ClipBatch` into an array with one row per clip.
+    """
+
+    side: Literal["generated", "real", "pair"]
+    key: str
+    compute: Callable[[ClipBatch], np.ndarray] = dataclasses.field(compare=False)
 
 
 def collect(
-    measures: Mapping[str, Measure],
-    made: ClipSet,
+    measurements: Sequence[Measurement],
+    generated: ClipSet,
     real: ClipSet | None,
     folder: Path,
     *,
     process: tuple[int, int] = (0, 1),
     wait: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, np.ndarray]:
-    """Rows of every measure, in the order of the clips.
+) -> list[np.ndarray]:
+    """Compute the rows of several measurements, reading every clip once for all of them.
 
     Args:
-      measures: what to compute, by name.
-      made: clips that are judged.
-      real: those that they are compared with.
+      measurements: what to compute; those of equal side and key are computed once.
+      generated: the clips that are judged.
+      real: the clips that they are compared with, where there are such.
       folder: where rows are kept.
-      process: number of this process, and of all of them.
-      wait: returns when all processes have come here.
-      on_block: is told of (blocks done, blocks in all).
+      process: number of this process, and how many there are.
+      wait: returns when all processes have reached this point.
+      on_block: is called with (blocks done, blocks in all).
+
+    Returns:
+      For each measurement its rows, "n ...", in the order of the clips.
     """
-    work = [
-        (side, start, found)
-        for side in (MADE, REAL, PAIR)
-        for start in range(0, _length(side, made, real), BLOCK)
-        if (found := {n: m for n, m in measures.items() if m.side == side})
-    ]
-    paths = {name: folder / _key(measure, made, real) for name, measure in measures.items()}
+    sets = {"generated": [generated], "real": [real], "pair": [generated, real]}
+    lengths = {"generated": len(generated), "real": len(real or ()), "pair": len(generated)}
+    folders = {
+        m: folder / digest(m.key, [clips and clips.fingerprint for clips in sets[m.side]])
+        for m in dict.fromkeys(measurements)
+    }
+    work = [(s, i) for s, n in lengths.items() for i in range(0, n, BLOCK) if _of(s, folders)]
     own = work[process[0] :: process[1]]
-    for done, (side, start, found) in enumerate(own):
-        missing = {n: m for n, m in found.items() if not _block(paths[n], start).exists()}
+    for done, (side, start) in enumerate(own):
+        missing = {m: _block(folders[m], start) for m in _of(side, folders)}
+        missing = {m: path for m, path in missing.items() if not path.exists()}
         if missing:
-            batch = _read(side, start, made, real)
-            for name, measure in missing.items():
-                save(_block(paths[name], start), measure(batch))
+            batch = _read(side, start, generated, real)
+            for measurement, path in missing.items():
+                save(path, measurement.compute(batch))
         on_block(done + 1, len(own))
     wait()
-    lengths = {name: _length(measure.side, made, real) for name, measure in measures.items()}
-    return {name: _rows(paths[name], lengths[name]) for name in measures}
+    rows = {m: _all_rows(path, lengths[m.side]) for m, path in folders.items()}
+    return [rows[measurement] for measurement in measurements]
 
 
-def captions(clips: ClipSet) -> list[str]:
-    """Of all clips."""
-    return [clips.read(number)[1] for number in range(len(clips))]
-
-
-def save(path: Path, rows: Any) -> None:
-    """Writes an array so that it is there whole, or not at all."""
+def save(path: Path, rows: np.ndarray) -> None:
+    """Write an array to a file that is either complete or absent."""
     data = io.BytesIO()
-    np.save(data, np.asarray(rows))
+    np.save(data, rows)
     paths.write(path, data.getvalue())
 
 
-def _length(side: str, made: ClipSet, real: ClipSet | None) -> int:
-    return len(made) if side != REAL else len(real or ())
-
-
-def _key(measure: Measure, made: ClipSet, real: ClipSet | None) -> str:
-    sets: Sequence[ClipSet | None] = {MADE: [made], REAL: [real], PAIR: [made, real]}[measure.side]
-    return digest(measure.key, [clips and clips.fingerprint for clips in sets])
+def _of(side: str, measurements: dict[Measurement, Path]) -> list[Measurement]:
+    return [m for m in measurements if m.side == side]
 
 
 def _block(folder: Path, start: int) -> Path:
     return folder / f"{start:06}.npy"
 
 
-def _read(side: str, start: int, made: ClipSet, real: ClipSet | None) -> Batch:
-    """The clips of a block."""
-    clips = real if side == REAL and real is not None else made
+def _read(side: str, start: int, generated: ClipSet, real: ClipSet | None) -> ClipBatch:
+    """Read the clips of a block."""
+    clips = real if side == "real" and real is not None else generated
     numbers = range(start, min(start + BLOCK, len(clips)))
     pairs = [clips.read(number) for number in numbers]
     truth = None
-    if side == PAIR and real is not None:
+    if side == "pair" and real is not None:
         truth = np.stack([real.read(number)[0] for number in numbers])
-    return Batch(np.stack([video for video, _ in pairs]), truth, [text for _, text in pairs])
+    return ClipBatch(np.stack([video for video, _ in pairs]), truth, [text for _, text in pairs])
 
 
-def _rows(folder: Path, length: int) -> np.ndarray:
-    """All rows, mapped from one file: those of a large set take no memory until they are read."""
+def _all_rows(folder: Path, length: int) -> np.ndarray:
+    """Map all rows from one file: those of a large set take no memory until they are read."""
     first = np.load(_block(folder, 0))
     if length <= BLOCK:
         return first

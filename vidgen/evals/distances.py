@@ -2,14 +2,14 @@
 
     Fréchet   ‖m₁ - m₂‖² + tr(S₁ + S₂ - 2(S₁S₂)^½)       of means and covariances
     kernel    E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x·y/d + 1)³,  unbiased
-    inception exp(E KL(p(y|x) ‖ p(y)))                    of the classes that a network sees
+    inception exp(E KL(p(y|x) ‖ p(y)))                    of the class probabilities p(y|x)
 
 The Fréchet distance of n samples is too large by a term of about 1/n, and a covariance of d
 features needs more than d samples; the kernel distance has no such bias (Heusel et al. 2017;
 Bińkowski et al. 2018; Unterthiner et al. 2018; Salimans et al. 2016).
 
-`Moments` are added up batch by batch, and those of several processes merged, in any order: Chan's
-update of centered sums, so that nothing cancels.
+`Moments` of parts of a set are merged in any order, by Chan's update of centered sums, in which
+nothing cancels.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[Any, "n d"]) -> Moments:
-        """Those of one batch.
+        """Compute the moments of one batch.
 
         Raises:
-          ValueError: a number is not finite, or there is no vector.
+          ValueError: a feature is NaN or inf, or there is no vector.
         """
-        x = checked(features)
+        x = finite(features)
         mean = x.mean(0)
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
     def merge(self, other: Moments) -> Moments:
-        """Those of both sets together."""
+        """Return the moments of both sets together."""
         count = self.count + other.count
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.count / count)
@@ -56,12 +56,19 @@ class Moments:
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
-        """The unbiased estimate; zero of a single vector."""
+        """The unbiased estimate; zero for a single vector."""
         return self.scatter / max(self.count - 1, 1)
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """The Fréchet distance of the two normal distributions, at least 0."""
+    """Compute the Fréchet distance of the two normal distributions.
+
+    Returns:
+      The distance, at least 0 (Heusel et al. 2017, eq. 6).
+
+    Raises:
+      ValueError: the vectors differ in length.
+    """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
             f"features of {a.mean.size} and of {b.mean.size} numbers cannot be compared; both sets "
@@ -77,12 +84,15 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def kernel(a: Float[Any, "n d"], b: Float[Any, "m d"]) -> float:
-    """The unbiased squared maximum mean discrepancy; below 0 by chance where the sets are alike.
+    """Compute the unbiased squared maximum mean discrepancy with the cubic kernel.
+
+    Returns:
+      The discrepancy; by chance below 0 where the sets are alike (Bińkowski et al. 2018).
 
     Raises:
       ValueError: fewer than two vectors, or vectors that do not fit.
     """
-    a, b = checked(a), checked(b)
+    a, b = finite(a), finite(b)
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(
             f"a kernel distance needs two or more vectors of one length in each set, not {a.shape} "
@@ -95,8 +105,15 @@ def kernel(a: Float[Any, "n d"], b: Float[Any, "m d"]) -> float:
 
 
 def inception_score(logits: Float[Any, "n k"]) -> float:
-    """Between 1 and k: how sure the network is of each, and how different they are."""
-    x = checked(logits)
+    """Compute the inception score (Salimans et al. 2016).
+
+    Args:
+      logits: of n pictures or clips, over k classes.
+
+    Returns:
+      A number from 1 to k: higher for sure and for diverse predictions.
+    """
+    x = finite(logits)
     log_p = x - x.max(1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
     p = np.exp(log_p)
@@ -104,11 +121,11 @@ def inception_score(logits: Float[Any, "n k"]) -> float:
     return float(np.exp((p * (log_p - marginal)).sum(1).mean()))
 
 
-def checked(features: Float[Any, "n d"]) -> Float[np.ndarray, "n d"]:
-    """In float64.
+def finite(features: Float[Any, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Return the features in float64.
 
     Raises:
-      ValueError: there is none, or a number that is not finite.
+      ValueError: there are none, or one contains NaN or inf.
     """
     x = np.asarray(features, np.float64)
     if not len(x):
@@ -116,12 +133,12 @@ def checked(features: Float[Any, "n d"]) -> Float[np.ndarray, "n d"]:
     if not np.isfinite(x).all():
         bad = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
         raise ValueError(
-            f"the features of clip {bad} are not finite; its pixels cannot be, either."
+            f"the features of clip {bad} contain NaN or inf; look at the pixels of that clip."
         )
     return x
 
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric square root of a matrix that is positive up to rounding."""
+    """Return the symmetric square root of a matrix that is positive up to rounding."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -3,8 +3,8 @@
     FOLDER/FINGERPRINT/000064.npy     uint8 "b t h w c": the clips 64 ...
     FOLDER/FINGERPRINT/000064.json    their captions, so that no true clip is read for its words
 
-They are made block by block when they are asked for, and kept: an evaluation that was stopped goes
-on, and other metrics of the same clips make none anew.
+They are made block by block when they are asked for, and kept: re-running the same command resumes,
+and other metrics of the same clips make none anew.
 """
 
 from __future__ import annotations
@@ -26,55 +26,50 @@ from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MadeClips:
-    """The clips that a maker makes for those of a set; they are stored in 8 bits, as in a file.
+class GeneratedClips:
+    """The clips that a task makes for those of a data set, stored in 8 bits, as in a file.
 
     Attributes:
-      maker: makes them.
-      given: one or several are made for each of these.
-      samples: how many.
-      folder: where they are kept, block by block.
-      title: for people.
+      task: makes the clips.
+      real: the set for whose clips they are made.
+      samples: how many are made for each of them.
+      folder: where they are kept.
+      name: a description for reports.
     """
 
-    maker: EvalTask
-    given: ClipSet
+    task: EvalTask
+    real: ClipSet
     samples: int
     folder: Path
-    title: str
+    name: str
     names: None = None
 
     def __post_init__(self) -> None:
-        if self.maker.shape.thwc != self.given.shape.thwc:
+        if self.task.shape.thwc != self.real.shape.thwc:
             raise ValueError(
-                f"the model makes {self.maker.shape}, and the data has {self.given.shape} (frames "
+                f"the model makes {self.task.shape}, and the data has {self.real.shape} (frames "
                 "x height x width); read the data at the model's size."
             )
 
     @property
-    def name(self) -> str:
-        """For people."""
-        return self.title
-
-    @property
     def shape(self) -> VideoShape:
-        """Of every clip."""
-        return self.maker.shape
+        """The size of every clip."""
+        return self.task.shape
 
     @property
     def fingerprint(self) -> str:
-        """Of the maker, and of what it is given."""
+        """A hash of the task, and of the clips that it is given."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return digest(self.maker.task, self.maker.identity, self.given.fingerprint, self.samples)
+        return digest(self.task.task, self.task.identity, self.real.fingerprint, self.samples)
 
     def __len__(self) -> int:
-        return len(self.given) * self.samples
+        return len(self.real) * self.samples
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """A clip, and the caption of the given one; its block is made if it is not there."""
+        """Read a clip and its caption; its block is made if it is not there."""
         start = number // collect.BLOCK * collect.BLOCK
         if not self.path(start).exists():
             self.make(start)
@@ -83,24 +78,25 @@ class MadeClips:
         return to_float(np.asarray(video)), captions[number - start]
 
     def path(self, start: int) -> Path:
-        """The file of a block."""
+        """The file of the block that begins with clip `start`."""
         return self.folder / self.fingerprint / f"{start:06}.npy"
 
     def missing(self) -> list[int]:
-        """Blocks that are not there yet."""
+        """Return the first clips of the blocks that have not been made."""
         return [s for s in range(0, len(self), collect.BLOCK) if not self.path(s).exists()]
 
     def make(self, start: int) -> None:
-        """Makes a block."""
+        """Make the block that begins with clip `start`.
+
+        Raises:
+          ValueError: a clip contains NaN or inf.
+        """
         numbers = range(start, min(start + collect.BLOCK, len(self)))
-        pairs = [self.given.read(number // self.samples) for number in numbers]
-        truth = np.stack([video for video, _ in pairs])
+        pairs = [self.real.read(number // self.samples) for number in numbers]
         captions = [caption for _, caption in pairs]
-        made = self.maker(list(numbers), truth, captions)
-        if not np.isfinite(made).all():
-            raise ValueError(
-                f"{self.title}: a clip holds values that are no numbers: the weights are broken."
-            )
+        videos = self.task(list(numbers), np.stack([video for video, _ in pairs]), captions)
+        if not np.isfinite(videos).all():
+            raise ValueError(f"{self.name}: a clip contains NaN or inf: the weights are broken.")
         # The clips come last: where they are, all of the block is.
         paths.write(self.path(start).with_suffix(".json"), json.dumps(captions).encode())
-        collect.save(self.path(start), to_uint8(made))
+        collect.save(self.path(start), to_uint8(videos))

@@ -1,271 +1,285 @@
-"""Metrics by name: which rows they need, what they make of them, and when they say little.
+"""The registry of metrics: objects that say what they need, and compute a value from clips.
 
-    fvd, kvd                       I3D features of clips
-    fid, kid, inception_score      Inception features of frames, with the user's weights
-    efficientnet_frechet, _kernel  EfficientNet-Lite0 features of frames: NOT comparable with FID
-    psnr, ssim, ms_ssim, ...       pairs of a clip and the truth
-    clip_score, clip_r_precision   CLIP features of frames and captions, with the user's weights
-    sprite_match, _r_precision     the same by a network that knows only vidgen's sprites
-    probe_*                        what a sprite clip shows, against what its caption says
-    codes_used, perplexity         of a tokenizer's tokens
-    flicker, cuts                  of a clip by itself
+    register(ClipMetric(name="brightness", what="mean of all pixels", per_clip=brightness))
 
-A metric is a mean over clips, or an estimate from all of them; see evals/uncertainty.py for what is
-beside it.
+adds a metric; `vidgen evaluate --metrics=help` lists those that there are. A metric works in two
+steps. First come measurements of each clip, which are kept on disk and shared by all metrics that
+ask for the same ones. Then `value` turns the rows of all clips into one number and its standard
+error. `set_metrics.py` has distances between sets of features, `clip_metrics.py` those of single
+clips and of pairs, `vidgen/sprites/metrics.py` what the sprite data adds by itself. A module of
+your own registers in the same way; an `import` line in a --gin_file loads it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import MappingProxyType
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Float
 
-from vidgen.evals import distances, uncertainty
-from vidgen.evals.measures import PROBE
+from vidgen.data.source import Source
+from vidgen.evals import uncertainty
+from vidgen.evals.clips import ClipSet, digest
+from vidgen.evals.collect import ClipBatch, Measurement
+from vidgen.evals.tasks import ReconstructTask
 
-Rows = Mapping[str, np.ndarray]
-LEAST_FVD = 256  # clips below which the distance of the samples is mostly that of chance
-_MOMENT_BLOCK = 128  # clips whose features are copied at a time
-_KERNEL_BLOCK = 1000  # vectors: a kernel distance of more is the mean over such blocks
+METRICS: dict[str, Metric] = {}  # every registered metric by its name, in the order of reports
+
+Rows = Sequence[np.ndarray]  # one array per measurement of a metric, each with a row per clip
+Estimate = tuple[float, float | None]  # a value, and its standard error where it can be told
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricInputs:
+    """What the user brings to an evaluation besides the clips.
+
+    Attributes:
+      inception: file of Inception-v3's weights; None: there is no FID.
+      clip: folder of a CLIP model; None: there is no CLIP score.
+      batch_size: number of clips that a network is given at a time.
+    """
+
+    inception: str | None = None
+    clip: str | None = None
+    batch_size: int = 8
+
+    @property
+    def inception_file(self) -> Path:
+        """The path of `inception`."""
+        return Path(self.inception or "").expanduser()
+
+    @property
+    def clip_folder(self) -> Path:
+        """The path of `clip`."""
+        return Path(self.clip or "").expanduser()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalData:
+    """The clips of an evaluation, and what is known of them.
+
+    Attributes:
+      generated: the clips that are judged.
+      real: the clips that they are compared with.
+      paired: whether clip n of one set is to be like clip n of the other.
+      captioned: whether the generated clips have captions.
+      source: the data set that the real clips come from, where it is known.
+      tokenizer: the task that made the clips from tokens, where one did.
+      given: number of first frames that a prediction was given; pairs are compared after them.
+      inputs: what the user brings.
+    """
+
+    generated: ClipSet
+    real: ClipSet | None = None
+    paired: bool = False
+    captioned: bool = False
+    source: Source | None = None
+    tokenizer: ReconstructTask | None = None
+    given: int = 0
+    inputs: MetricInputs = MetricInputs()
+
+    @functools.cached_property
+    def captions(self) -> tuple[str, ...]:
+        """The caption of every generated clip."""
+        return tuple(self.generated.read(number)[1] for number in range(len(self.generated)))
+
+
+# What a metric may need of the data, with the sentence for data that lacks it.
+NEEDS: Mapping[str, tuple[Callable[[EvalData], bool], str]] = {
+    "real": (lambda data: data.real is not None, "there is nothing to compare with"),
+    "pairs": (lambda data: data.paired, "the clips are no pairs"),
+    "captions": (lambda data: data.captioned, "the clips have no captions"),
+    "tokens": (lambda data: data.tokenizer is not None, "no tokenizer made the clips"),
+    "inception": (
+        lambda data: data.inputs.inception is not None,
+        "it needs the weights of Inception-v3 (--inception=FILE)",
+    ),
+    "clip": (
+        lambda data: data.inputs.clip is not None,
+        "it needs the weights of CLIP (--clip=FOLDER)",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How to get a number from rows.
+    """A metric: what it is called, what it needs, and how it is computed.
+
+    A subclass implements `measurements`, and `value` unless the value is a mean over clips.
 
     Attributes:
-      what: for people.
-      needs: names of the rows.
-      value: from all rows to (value, standard error or None).
-      better: "higher", "lower" or None.
-      least: clips below which a warning says that the value is of little use.
-      unit: of the value.
-      identical: the rows are infinite for clips that equal the truth: these are counted, and the
-        value is that of the others.
+      name: the name for --metrics and in results.
+      what: one phrase for reports.
+      better: which values are better; None where neither is.
+      unit: of the value; "" where it has none.
+      needs: keys of NEEDS.
+      frames: the fewest frames that a clip may have.
+      pixels: the smallest height or width of a frame.
+      least_clips: with fewer clips a warning says that the value means little.
+      by_default: whether it is computed where no --metrics are named.
     """
 
+    name: str
     what: str
-    needs: tuple[str, ...]
-    value: Callable[[Rows], tuple[float, float | None]]
-    better: str | None = None
-    least: int = 0
+    better: Literal["higher", "lower"] | None = None
     unit: str = ""
-    identical: bool = False
+    needs: tuple[str, ...] = ()
+    frames: int = 1
+    pixels: int = 1
+    least_clips: int = 0
+    by_default: bool = True
+    compares_sets: ClassVar[bool] = False  # whether the second rows are those of the real clips
 
-    def result(self, rows: Rows) -> dict[str, Any]:
-        """Value, error, sample sizes and a warning, as JSON has them."""
-        value, error = self.value(rows)
-        sizes = [len(rows[name]) for name in self.needs]
-        found = {"value": value, "stderr": error, "n": sizes[0], "n_real": None}
-        if any(name.endswith("/real") for name in self.needs):
-            found["n_real"] = sizes[-1]
-        found |= {"better": self.better, "unit": self.unit, "what": self.what, "warning": None}
-        if self.identical:
-            found |= _identical(rows[self.needs[0]])
-        if min(sizes) < self.least:
-            found["warning"] = (
-                f"{min(sizes)} clips: below {self.least} this is mostly the chance of which clips "
-                "they are; compare it with nothing but sets of as many"
-            )
-        return found
+    def why_not(self, data: EvalData) -> str | None:
+        """Return the reason why this metric cannot be computed of the data; None if it can."""
+        shape = data.generated.shape
+        for need in self.needs:
+            is_there, reason = NEEDS[need]
+            if not is_there(data):
+                return reason
+        if shape.frames < self.frames:
+            return f"it needs {self.frames} frames, and the clips have {shape.frames}"
+        if min(shape.height, shape.width) < self.pixels:
+            return f"it needs {self.pixels} x {self.pixels} pixels, and frames have {shape}"
+        return None
 
+    def measurements(self, data: EvalData) -> Sequence[Measurement]:
+        """Return the measurements whose rows `value` takes; `why_not` has returned None."""
+        raise NotImplementedError
 
-def _mean(name: str, column: int | None = None) -> Callable[[Rows], tuple[float, float | None]]:
-    def value(rows: Rows) -> tuple[float, float | None]:
-        return uncertainty.of_mean(rows[name] if column is None else rows[name][:, column])
+    def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
+        """Compute the value and its standard error: by default the mean of the first rows.
 
-    return value
+        Args:
+          rows: the rows of each measurement.
+          captions: one per generated clip, if the metric needs captions.
+        """
+        del captions
+        return uncertainty.of_mean(rows[0])
 
+    def network(self, data: EvalData) -> dict[str, Any] | None:
+        """Describe the network that the metric looks through, if there is one."""
+        del data
+        return None
 
-def _mean_of_different(name: str, rows: Rows) -> tuple[float, float | None]:
-    return uncertainty.of_different(rows[name])[:2]
+    def remarks(self, rows: Rows) -> dict[str, Any]:
+        """Return further entries of the result; "warning" is a sentence for the reader, or None."""
+        count = min(map(len, rows))
+        if count >= self.least_clips:
+            return {"warning": None}
+        return {
+            "warning": f"{count} clips: below {self.least_clips} this is mostly the chance of "
+            "which clips they are; compare it with nothing but sets of as many"
+        }
 
-
-def _identical(values: np.ndarray) -> dict[str, Any]:
-    """How many pairs are identical, and the sentence that says so."""
-    count, clips = uncertainty.of_different(values)[2], len(values)
-    rest = f"the value is the mean of the other {clips - count}" if count < clips else "all of them"
-    said = f"{count} of {clips} clips are identical to the truth: {rest}"
-    return {"identical": count, "warning": said if count else None}
-
-
-def _vectors(rows: np.ndarray, part: slice) -> np.ndarray:
-    """Features as they are averaged: those of frames count one by one."""
-    return rows[..., part].reshape(-1, rows[..., part].shape[-1])
-
-
-def _frechet(network: str, part: slice, rows: Rows) -> tuple[float, float | None]:
-    """Fréchet distance; groups of clips are left out of both sets for its error."""
-    sides = [rows[f"{network}/{side}"] for side in ("made", "real")]
-    groups = uncertainty.GROUPS
-    if min(map(len, sides)) < 3 * groups:
-        return distances.frechet(*(_moments(side, part) for side in sides)), None
-    parts = [[_moments(side[g::groups], part) for g in range(groups)] for side in sides]
-    value = distances.frechet(*(_merged(side, None) for side in parts))
-    left = [distances.frechet(*(_merged(side, g) for side in parts)) for g in range(groups)]
-    return value, uncertainty.spread(left)
-
-
-def _moments(rows: np.ndarray, part: slice) -> distances.Moments:
-    """Of all rows, some clips at a time: float64 copies of them all may not fit."""
-    blocks = range(0, len(rows), _MOMENT_BLOCK)
-    found = [distances.Moments.of(_vectors(rows[i : i + _MOMENT_BLOCK], part)) for i in blocks]
-    return _merged(found, None)
-
-
-def _merged(parts: list[distances.Moments], without: int | None) -> distances.Moments:
-    first, *rest = [part for i, part in enumerate(parts) if i != without]
-    for other in rest:
-        first = first.merge(other)
-    return first
+    def result(self, rows: Rows, captions: Sequence[str] = ()) -> dict[str, Any]:
+        """Return value, standard error, numbers of clips and remarks, as the JSON has them."""
+        value, stderr = self.value(rows, captions)
+        return {
+            "value": value,
+            "stderr": stderr,
+            "n": len(rows[0]),
+            "n_real": len(rows[1]) if self.compares_sets else None,
+            "better": self.better,
+            "unit": self.unit,
+            "what": self.what,
+        } | self.remarks(rows)
 
 
-def _kernel(network: str, part: slice, rows: Rows) -> tuple[float, float | None]:
-    """Kernel distance: of all, or the mean over blocks where there are many vectors."""
-    a, b = (rows[f"{network}/{side}"] for side in ("made", "real"))
-    each = 1 if a.ndim == 2 else a.shape[1]
-    blocks = math.ceil(min(len(a), len(b)) * each / _KERNEL_BLOCK)
-    if blocks == 1:
-        count = min(len(a), len(b))
-        whole = distances.kernel(_vectors(a, part), _vectors(b, part))
-        error = uncertainty.jackknife(
-            lambda kept: distances.kernel(_vectors(a[kept], part), _vectors(b[kept], part)), count
-        )
-        return whole, error
-    found = [
-        distances.kernel(_vectors(a[i::blocks], part), _vectors(b[i::blocks], part))
-        for i in range(blocks)
-    ]
-    return uncertainty.of_mean(np.asarray(found))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipMetric(Metric):
+    """The mean over generated clips of a number that each clip has by itself.
+
+    Attributes:
+      per_clip: turns clips "b t h w c" in [-1, 1] into one number per clip.
+    """
+
+    per_clip: Callable[[Float[np.ndarray, "b t h w c"]], Float[np.ndarray, " b"]]
+
+    def measurements(self, data: EvalData) -> Sequence[Measurement]:
+        """One measurement of the generated clips."""
+
+        def compute(batch: ClipBatch) -> np.ndarray:
+            return np.asarray(self.per_clip(np.clip(batch.video, -1, 1)))
+
+        return (Measurement(side="generated", key=digest(self.name), compute=compute),)
 
 
-def _score(name: str, part: slice, rows: Rows) -> tuple[float, float | None]:
-    """Inception score of logits."""
-    logits = rows[name]
-    value = distances.inception_score(_vectors(logits, part))
-    error = uncertainty.jackknife(
-        lambda kept: distances.inception_score(_vectors(logits[kept], part)), len(logits)
-    )
-    return value, error
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairMetric(Metric):
+    """The mean over clips of a number that compares each with the real clip beside it.
+
+    Attributes:
+      per_pair: turns generated and real clips, both "b t h w c" in [-1, 1], into one number each.
+    """
+
+    per_pair: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    needs: tuple[str, ...] = ("real", "pairs")
+
+    def measurements(self, data: EvalData) -> Sequence[Measurement]:
+        """One measurement of pairs, without the frames that a prediction was given."""
+        return (pair_measurement(self.name, "", self.per_pair, data.given),)
 
 
-def _used(rows: Rows) -> tuple[float, float | None]:
-    share = _shares(rows)
-    return float(np.mean(share > 0)), None
+def pair_measurement(
+    name: str, weights: str, per_pair: Callable[[np.ndarray, np.ndarray], np.ndarray], given: int
+) -> Measurement:
+    """Return the measurement of pairs of a generated and a real clip.
+
+    Args:
+      name: of what is measured.
+      weights: names the weights of a network; "" where there is none.
+      per_pair: turns generated and real clips, both "b t h w c", into one number each. It is called
+        with one pair at a time, so that large clips take little memory.
+      given: number of first frames that are left out.
+    """
+
+    def compute(batch: ClipBatch) -> np.ndarray:
+        assert batch.real is not None
+        video = np.clip(batch.video, -1, 1)[:, given:]
+        pairs = zip(video, batch.real[:, given:], strict=True)
+        return np.concatenate([np.asarray(per_pair(a[None], b[None])) for a, b in pairs])
+
+    return Measurement(side="pair", key=digest(name, weights, given), compute=compute)
 
 
-def _perplexity(rows: Rows) -> tuple[float, float | None]:
-    share = _shares(rows)
-    share = share[share > 0]
-    return float(np.exp(-np.sum(share * np.log(share)))), None
+def register(*metrics: Metric) -> None:
+    """Add metrics to the registry; one of the same name is replaced."""
+    METRICS.update({metric.name: metric for metric in metrics})
 
 
-def _shares(rows: Rows) -> np.ndarray:
-    """How often each code is there; the first column of the rows is the number of codes."""
-    codes = int(rows["tokens"][0, 0])
-    counts = np.bincount(rows["tokens"][:, 1:].ravel(), minlength=codes)
-    return counts / counts.sum()
+def choose(names: Sequence[str], data: EvalData) -> tuple[Metric, ...]:
+    """Return the metrics of these names, or all that can be computed where there are no names.
+
+    Raises:
+      ValueError: there is no metric of a name, or it cannot be computed of the data.
+    """
+    check_names(names)
+    if not names:
+        metrics = [metric for metric in METRICS.values() if metric.by_default]
+        return tuple(metric for metric in metrics if metric.why_not(data) is None)
+    for name in names:
+        if reason := METRICS[name].why_not(data):
+            raise ValueError(f"--metrics={name}: {reason}.")
+    return tuple(METRICS[name] for name in names)
 
 
-_ALL = slice(None)
-_POOL, _LOGITS = slice(0, 2048), slice(2048, None)  # of the rows "inception"
-
-
-def _distribution(network: str, part: slice, what: str, least: int) -> tuple[Metric, Metric]:
-    """(Fréchet, kernel) distance in these features."""
-    needs = (f"{network}/made", f"{network}/real")
-    frechet = Metric(
-        what=f"Fréchet distance of {what}",
-        needs=needs,
-        value=partial(_frechet, network, part),
-        better="lower",
-        least=least,
-    )
-    kernel = Metric(
-        what=f"kernel distance of {what} (unbiased)",
-        needs=needs,
-        value=partial(_kernel, network, part),
-        better="lower",
-    )
-    return frechet, kernel
-
-
-def _average(what: str, row: str, better: str | None, unit: str = "", column: int | None = None):
-    return Metric(what=what, needs=(row,), value=_mean(row, column), better=better, unit=unit)
-
-
-def _matching(name: str, what: str) -> dict[str, Metric]:
-    return {
-        name: _average(f"cosine of {what}, of a clip and its caption", f"{name}/own", "higher"),
-        f"{name}_r_precision": _average(
-            f"share of clips whose own caption is the nearest, by {what}",
-            f"{name}/first", "higher",
-        ),
-    }  # fmt: skip
-
-
-_FVD, _KVD = _distribution("i3d", _ALL, "I3D logits", LEAST_FVD)
-_FID, _KID = _distribution("inception", _POOL, "Inception-v3 features of frames", 2048)
-_LITE0, _LITE0_KERNEL = _distribution(
-    "efficientnet", _ALL, "EfficientNet-Lite0 features of frames; not FID", LEAST_FVD
-)
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "fvd": _FVD,
-        "kvd": _KVD,
-        "fid": _FID,
-        "kid": _KID,
-        "efficientnet_frechet": _LITE0,
-        "efficientnet_kernel": _LITE0_KERNEL,
-        "inception_score": Metric(
-            what="Inception score of frames", needs=("inception/made",), better="higher",
-            value=partial(_score, "inception/made", _LOGITS), least=LEAST_FVD,
-        ),
-        "kinetics_score": Metric(
-            what="Inception score of clips by I3D's 400 actions; not that of C3D",
-            needs=("i3d/made",), better="higher", value=partial(_score, "i3d/made", _ALL),
-            least=LEAST_FVD,
-        ),
-        "psnr": Metric(
-            what="peak signal to noise ratio, against the truth", needs=("psnr",), unit="dB",
-            value=partial(_mean_of_different, "psnr"), better="higher", identical=True,
-        ),
-        "ssim": _average("structural similarity with the truth", "ssim", "higher"),
-        "ms_ssim": _average("SSIM at five scales", "ms_ssim", "higher"),
-        "squeezenet_distance": _average(
-            "distance from the truth in SqueezeNet features; not LPIPS", "squeezenet_distance",
-            "lower",
-        ),
-        "i3d_distance": _average("distance from the truth in I3D features", "i3d_distance",
-                                 "lower"),
-        **_matching("clip_score", "CLIP"),
-        **_matching("sprite_match", "a network trained on sprites (not CLIP)"),
-        **{
-            f"probe_{name}": _average(
-                f"share of clips that show the {'whole caption' if name == 'all' else name} asked "
-                "for, read by synthesis", "probe", "higher", column=i,
-            )
-            for i, name in enumerate(PROBE[:-1])
-        },
-        "flicker": _average("how unevenly pixels change in time", "flicker", None),
-        "cuts": _average("share of steps in time that are cuts", "cuts", None),
-        "codes_used": Metric(what="share of the codebook that is used", needs=("tokens",),
-                             value=_used, better="higher"),
-        "perplexity": Metric(what="of the codes", needs=("tokens",), value=_perplexity,
-                             better="higher"),
-    }
-)  # fmt: skip
-PAIRS = ("psnr", "ssim", "ms_ssim", "squeezenet_distance", "i3d_distance")
-
-
-def check_names(names: tuple[str, ...]) -> None:
-    """A ValueError lists the metrics where one of these is none."""
+def check_names(names: Iterable[str]) -> None:
+    """Raise a ValueError that lists the metrics where one of the names is none."""
     for name in names:
         if name not in METRICS:
             raise ValueError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}.")
+
+
+def listing() -> str:
+    """Return what `vidgen evaluate --metrics=help` prints: a line for each metric."""
+    width = max(map(len, METRICS))
+    lines = []
+    for metric in METRICS.values():
+        needs = f"; needs {', '.join(metric.needs)}" if metric.needs else ""
+        lines.append(f"{metric.name.ljust(width)}  {metric.what}{needs}")
+    return "\n".join(lines)

@@ -1,16 +1,15 @@
-"""Feature networks as measures use them: which one, its weights' hash, and what goes into it.
+"""Feature networks as metrics use them: which one, the hash of its weights, and what goes into it.
 
-Everything that changes a number is in `FeatureNetwork.protocol`, and is printed with the result:
+`FeatureNetwork.protocol` holds everything that changes a number, and is printed with the result:
 the layer, the file and its SHA-256, the size that frames are brought to, how, and the range. Frames
-are resized bilinearly without anti-aliasing, as the I3D of the Fréchet video distance had them
-(Unterthiner et al. 2018) and the Inception network of FID; those of CLIP as its own were, bicubic
-with anti-aliasing, of the square in the middle.
+are resized bilinearly without anti-aliasing, as for the I3D of the Fréchet video distance
+(Unterthiner et al. 2018) and the Inception network of FID. Those of CLIP are resized as in its own
+code: bicubic with anti-aliasing, after a crop to the square in the middle.
 
-    i3d            clips    I3D trained on Kinetics-400, logits (400): FVD, KVD
-    efficientnet   frames   EfficientNet-Lite0 trained on ImageNet, pool (1280); this is NOT FID
-    inception      frames   Inception-v3 of FID, pool (2048), then logits (1008) without their bias
-    clip           frames   CLIP's image tower, unit vectors: the user has the weights, of both
-    sprite_match   clips    a network trained on vidgen's sprites alone; this is NOT CLIP
+    I3D            clips    trained on Kinetics-400, logits (400): FVD, KVD; fetched
+    Inception-v3   frames   that of FID: pool (2048), then logits (1008) without their bias; a file
+                            of the user
+    CLIP           frames   the image tower, unit vectors; a folder of the user
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vidgen.assets import downloads
-from vidgen.pretrained import clip, clip_files, efficientnet, i3d, inception
-from vidgen.sprites import match
-from vidgen.types import Params, TextEmbedding
-
-I3D_FRAMES = i3d.MIN_FRAMES
+from vidgen.evals.clips import digest
+from vidgen.evals.collect import ClipBatch, Measurement
+from vidgen.pretrained import clip, clip_files, i3d, inception
+from vidgen.types import Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,18 +39,17 @@ class FeatureNetwork:
     """A frozen network and what goes into it.
 
     Attributes:
-      name: for people.
-      layer: what comes out of it.
-      file: of the weights.
-      load: the parameters.
-      apply: (parameters, x) to features, x in [-1, 1]: "b t h w 3" where `per_frame` is False,
-        otherwise "n h w 3".
-      size: height and width that frames are brought to.
-      per_frame: one feature vector a frame, not a clip.
-      frames: clips are resampled to so many, like pixels; None takes them as they are.
+      name: shown with the results.
+      layer: which layer gives the features, shown with the results.
+      file: the file of the weights.
+      load: reads the parameters.
+      apply: turns (parameters, x) into features "n d", for x in [-1, 1]: frames "n h w 3" if
+        `per_frame`, otherwise clips "b t h w 3".
+      size: height and width in pixels that frames are brought to.
+      per_frame: whether each frame has a feature vector of its own.
       resize: "bilinear" or "bicubic".
-      antialias: whether frames are smoothed before they are made small.
-      crop: whether the square in the middle is taken, instead of all of it squeezed into one.
+      antialias: whether frames are smoothed before they are made smaller.
+      crop: whether the square in the middle is taken, instead of squeezing the whole frame.
     """
 
     name: str
@@ -61,20 +59,19 @@ class FeatureNetwork:
     apply: Callable[[Params, Array], Array]
     size: int
     per_frame: bool
-    frames: int | None = None
     resize: str = "bilinear"
     antialias: bool = False
     crop: bool = False
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the file of the weights."""
+        """The hash of the file of the weights."""
         with self.file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """All that a number depends on, besides the clips."""
+        """Everything that a number depends on, besides the clips."""
         return {
             "name": self.name,
             "layer": self.layer,
@@ -84,7 +81,7 @@ class FeatureNetwork:
             "resize": self.resize,
             "antialias": self.antialias,
             "crop": "middle square" if self.crop else "none",
-            "frames": self.frames or "as they are",
+            "frames": "as they are",
             "range": "[-1, 1]",
             "per": "frame" if self.per_frame else "clip",
         }
@@ -92,27 +89,75 @@ class FeatureNetwork:
     def features(
         self, params: Params, video: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b d"] | Float[Array, "b t d"]:
-        """Of clips in [-1, 1], a row a clip, or a row a frame."""
-        x = self._prepared(jnp.clip(video.astype(jnp.float32), -1, 1))
+        """Compute features of clips, one row per clip, or one per frame if `per_frame`.
+
+        Args:
+          params: from `load`.
+          video: clips; values outside of [-1, 1] are cut.
+        """
+        x = self._resized(jnp.clip(video.astype(jnp.float32), -1, 1))
         if not self.per_frame:
             return self.apply(params, x)
         b, t = x.shape[:2]
         return self.apply(params, x.reshape(b * t, *x.shape[2:])).reshape(b, t, -1)
 
-    def _prepared(self, x: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 s s 3"]:
+    def _resized(self, x: Float[Array, "b t h w 3"]) -> Float[Array, "b t s s 3"]:
         if self.crop:
             side = min(x.shape[2:4])
             top, left = ((n - side) // 2 for n in x.shape[2:4])
             x = x[:, :, top : top + side, left : left + side]
-        shape = (len(x), self.frames or x.shape[1], self.size, self.size, 3)
+        shape = (*x.shape[:2], self.size, self.size, 3)
         if x.shape == shape:
             return x
         return jax.image.resize(x, shape, self.resize, antialias=self.antialias)
 
+    def measurement(self, side: Literal["generated", "real"], batch_size: int = 8) -> Measurement:
+        """Return the measurement of these features on all devices of this process.
+
+        Args:
+          side: whose clips are measured.
+          batch_size: clips that are computed at a time, at most. The last ones of a block are
+            filled up to as many, so that one program is compiled.
+
+        Returns:
+          A measurement with float32 rows "b d", or "b t d" of frames.
+        """
+        return Measurement(
+            side=side,
+            key=digest(self.protocol),
+            compute=functools.partial(_compute, self, batch_size),
+        )
+
+
+def _compute(network: FeatureNetwork, batch_size: int, batch: ClipBatch) -> np.ndarray:
+    params, mesh = _on_devices(network)
+    ways = mesh.devices.size
+    size = -(-min(batch_size, len(batch.video)) // ways) * ways
+    rows = []
+    for start in range(0, len(batch.video), size):
+        part = batch.video[start : start + size]
+        full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        placed = jax.device_put(full, NamedSharding(mesh, PartitionSpec("clips")))
+        features = _program(network)(params, placed)
+        rows.append(np.asarray(features, np.float32)[: len(part)])
+    return np.concatenate(rows)
+
+
+@functools.lru_cache(maxsize=8)
+def _on_devices(network: FeatureNetwork) -> tuple[Params, jax.sharding.Mesh]:
+    """Copy the parameters to every device of this process; return them and these devices."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("clips",))
+    return jax.device_put(network.load(), NamedSharding(mesh, PartitionSpec())), mesh
+
+
+@functools.lru_cache(maxsize=8)
+def _program(network: FeatureNetwork) -> Callable[..., Array]:
+    return jax.jit(network.features)
+
 
 @functools.lru_cache(maxsize=4)
-def kinetics() -> FeatureNetwork:
-    """I3D; its weights are fetched where they are not here."""
+def kinetics_i3d() -> FeatureNetwork:
+    """I3D trained on Kinetics-400; its weights are fetched where they are not on this machine."""
     folder = downloads.locate(i3d.ASSET)
     return FeatureNetwork(
         name="I3D-RGB Kinetics-400",
@@ -126,28 +171,13 @@ def kinetics() -> FeatureNetwork:
 
 
 @functools.lru_cache(maxsize=4)
-def lite0() -> FeatureNetwork:
-    """EfficientNet-Lite0; its weights are fetched where they are not here."""
-    folder = downloads.locate(efficientnet.ASSET)
-    return FeatureNetwork(
-        name="EfficientNet-Lite0 ImageNet (not FID)",
-        layer="pool",
-        file=folder / efficientnet.FILE,
-        load=functools.partial(efficientnet.load_params, folder),
-        apply=lambda params, x: efficientnet.features(params, x, ["pool"])["pool"],
-        size=224,
-        per_frame=True,
-    )
-
-
-@functools.lru_cache(maxsize=4)
 def inception_v3(file: Path) -> FeatureNetwork:
-    """Inception-v3 with the user's weights."""
+    """Inception-v3 of FID, with the user's weights."""
 
     def apply(params: Params, x: Array) -> Array:
-        found = inception.features(params, x, ["pool", "logits"])
-        unbiased = found["logits"] - params["logits"]["bias"]
-        return jnp.concatenate([found["pool"], unbiased], axis=1)
+        layers = inception.features(params, x, ["pool", "logits"])
+        unbiased = layers["logits"] - params["logits"]["bias"]
+        return jnp.concatenate([layers["pool"], unbiased], axis=1)
 
     return FeatureNetwork(
         name="Inception-v3 of FID",
@@ -178,8 +208,9 @@ def clip_images(folder: Path) -> FeatureNetwork:
     )
 
 
+@functools.lru_cache(maxsize=2)
 def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]:
-    """Features of prompts by the user's CLIP, of unit length."""
+    """Compute unit-length features of prompts (a tuple of them) with the user's CLIP."""
     model = clip.load(folder)
     program = jax.jit(clip.text_features)
     rows = []
@@ -187,33 +218,3 @@ def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]
         ids, mask = clip.tokens(model, list(prompts[start : start + 64]))
         rows.append(np.asarray(program(model, ids, mask)))
     return np.concatenate(rows)
-
-
-@functools.lru_cache(maxsize=4)
-def sprites() -> FeatureNetwork:
-    """The clip tower of the network that knows vidgen's sprites."""
-    return FeatureNetwork(
-        name="sprite match (not CLIP)",
-        layer="clip features",
-        file=match.FILE,
-        load=match.load_params,
-        apply=match.video_features,
-        size=match.PIXELS,
-        per_frame=False,
-        frames=match.FRAMES,
-        antialias=True,
-    )
-
-
-def sprite_texts(
-    encode: Callable[[Sequence[str]], TextEmbedding], captions: Sequence[str]
-) -> Float[np.ndarray, "n d"]:
-    """Features of captions by that network, of unit length; `encode` is MiniLM."""
-    text = encode(list(captions))
-    features = jax.jit(match.text_features)
-    return np.asarray(features(match.load_params(), text.tokens, text.mask))
-
-
-def asset_hash(name: str) -> str:
-    """The SHA-256 of an asset's file of weights."""
-    return downloads.get(name).files[0].sha256

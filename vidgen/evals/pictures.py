@@ -1,4 +1,4 @@
-"""Comparisons of videos with a truth, pixel by pixel and frame by frame; videos are in [-1, 1].
+"""Metrics of pixels and frames: a video against the true one, or by itself; values in [-1, 1].
 
     PSNR      10 log₁₀(4 / MSE), the mean over clips that are not identical to the truth
     SSIM      (2μ_aμ_b + C₁)(2σ_ab + C₂) / ((μ_a² + μ_b² + C₁)(σ_a² + σ_b² + C₂))   over windows
@@ -6,8 +6,9 @@
     flicker   mean |x_{t+1} - 2x_t + x_{t-1}| / 4      0 where pixels change evenly, at most 1
     cuts      share of steps in time over which pixels change by more than 0.3 of their range
 
-SSIM is that of Wang et al. 2004 (windows of 11 x 11 with a Gaussian of 1.5 pixels, inside the
-picture only; mean over frames and channels), MS-SSIM that of Wang et al. 2003.
+SSIM follows Wang et al. 2004 (windows of 11 x 11 with a Gaussian of 1.5 pixels, inside the picture
+only; mean over frames and channels), MS-SSIM Wang et al. 2003. Functions of pairs raise ValueError
+if the videos differ in shape or the frames are too small.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _C1, _C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 _CUT = 0.3
 
 Video = Float[Any, "b t h w c"]
-Other = Float[Any, "_ _ _ _ _"]  # of a size that is checked
+Other = Float[Any, "_ _ _ _ _"]  # its size is checked in `_pair`
 
 
 def psnr(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Of each clip; infinite for equal ones."""
+    """Compute the PSNR of each clip in dB; infinite for equal ones."""
     a, b = _pair(a, b)
     error = np.mean((a - b) ** 2, axis=(-4, -3, -2, -1))
     with np.errstate(divide="ignore"):
@@ -37,16 +38,16 @@ def psnr(a: Video, b: Other) -> Float[np.ndarray, " b"]:
 
 
 def ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Of each clip; 1 for equal ones. Frames must have 11 pixels or more on a side."""
+    """Compute the SSIM of each clip; 1 for equal ones. Frames need 11 pixels or more a side."""
     a, b = _pair(a, b, WINDOW)
     luminance, contrast = _similarity(a, b)
     return np.mean(luminance * contrast, axis=(-4, -3, -2, -1))
 
 
 def ms_ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Of each clip; 1 for equal ones. Frames must have 176 pixels or more on a side."""
+    """Compute the MS-SSIM of each clip; 1 for equal ones. Frames need 176 pixels a side."""
     a, b = _pair(a, b, MIN_PIXELS)
-    result: Any = 1.0
+    result = np.float64(1.0)
     for i, weight in enumerate(SCALES):
         luminance, contrast = _similarity(a, b)
         last = i == len(SCALES) - 1
@@ -57,21 +58,21 @@ def ms_ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
 
 
 def flicker(x: Video) -> Float[np.ndarray, " b"]:
-    """Of each clip, of 3 frames or more."""
+    """Compute the flicker of each clip of 3 frames or more, from 0 to 1."""
     x = _frames(x, 3)
     bend = x[..., 2:, :, :, :] - 2 * x[..., 1:-1, :, :, :] + x[..., :-2, :, :, :]
     return np.mean(np.abs(bend), axis=(-4, -3, -2, -1)) / (2 * RANGE)
 
 
 def cuts(x: Video) -> Float[np.ndarray, " b"]:
-    """Of each clip, of 2 frames or more."""
+    """Compute the share of cuts in each clip of 2 frames or more."""
     x = _frames(x, 2)
     change = np.mean(np.abs(np.diff(x, axis=-4)), axis=(-3, -2, -1)) / RANGE
     return np.mean(change > _CUT, axis=-1)
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two factors of SSIM at each window: of means, and of deviations."""
+    """Return the two factors of SSIM at each window: of means, and of deviations."""
     mean_a, mean_b = _smooth(a), _smooth(b)
     var_a = _smooth(a * a) - mean_a**2
     var_b = _smooth(b * b) - mean_b**2
@@ -81,7 +82,7 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:
-    """The Gaussian mean of each window that lies inside the picture."""
+    """Return the Gaussian mean of each window that lies inside the picture."""
     places = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(places**2) / (2 * SIGMA**2))
     weights /= weights.sum()
@@ -91,7 +92,7 @@ def _smooth(x: np.ndarray) -> np.ndarray:
 
 
 def _half(x: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels; what is left over at the edge goes."""
+    """Return means of 2 x 2 pixels; an odd last row or column is dropped."""
     h, w = (n // 2 * 2 for n in x.shape[-3:-1])
     x = x[..., :h, :w, :]
     return (

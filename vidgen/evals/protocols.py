@@ -1,8 +1,8 @@
-"""What an evaluation does, pinned: how many clips, what they are made from, which metrics.
+"""The pinned settings of an evaluation: how many clips, what they are made from, which metrics.
 
 gin_configs/evaluations/NAME.gin binds one for each benchmark of the papers. `published` holds what
-its papers state; where a run does otherwise, because the model makes other clips or a flag says so,
-the result lists it: a number of another protocol is another number.
+its papers state; where a run differs, because the model makes other clips or a flag says so, the
+result lists the difference: numbers of different protocols cannot be compared.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Protocol:
     Attributes:
       name: of the benchmark.
       supply: what the user must bring.
-      task: one of TASKS; "" is what the model is for.
-      clips: true clips.
-      samples: clips that are made for each.
-      given: frames that are known to a prediction.
-      text: whether a prediction is told the caption.
-      seed: of which clips, and of all noise.
-      metrics: names; empty means all that apply.
+      task: one of TASKS; "": the one that the model is for.
+      clips: number of true clips.
+      samples: number of clips that are made for each.
+      given: number of first frames that a prediction is given.
+      text: whether a prediction is given the caption.
+      seed: of the choice of clips, and of all noise.
+      metrics: names; empty: all that can be computed.
       published: what the papers state, by the names that a result shows.
     """
 
@@ -52,7 +52,7 @@ class Protocol:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be {least} or more.")
 
     def facts(self, shape: VideoShape) -> dict[str, Any]:
-        """What a result shows, for clips of this shape; `deviations` from what is published."""
+        """Return what a result shows, for clips of this shape; "deviations" from `published`."""
         facts: dict[str, Any] = {
             "name": self.name,
             "clips": self.clips,
@@ -66,9 +66,9 @@ class Protocol:
         }
         if self.given:
             facts["given"] = self.given
-        other = [
+        deviations = [
             f"{name} {facts.get(name, 'none')}, published {value}"
             for name, value in self.published.items()
             if facts.get(name) != value
         ]
-        return facts | ({"deviations": other} if other else {})
+        return facts | ({"deviations": deviations} if deviations else {})

@@ -1,31 +1,31 @@
-"""What an evaluation judges: how a trained model makes a clip for each clip of a data set.
+"""What a model does in an evaluation: it makes a clip for each clip of a data set.
 
-    Generated       from its caption alone: a text-to-video model, or a whole cascade
-    Predicted       from its first frames: video prediction
-    Restored        from a small version of it: a super-resolution stage
-    Reconstructed   from its tokens: a tokenizer
+    GenerateTask      from its caption alone: a text-to-video model, or a whole cascade
+    PredictTask       from its first frames: video prediction
+    RestoreTask       from a small version of it: a super-resolution stage
+    ReconstructTask   from its tokens: a tokenizer
 
-Each clip depends on (seed, its number, its caption, the true clip, weights, settings) alone, so any
-process may make any of them, and one that was stopped goes on.
+A clip depends on (seed, its number, its caption, the true clip, weights, settings) alone, so any
+process may make any of them, and re-running the same command resumes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vidgen import __version__
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.stages import Stage, for_text
-from vidgen.model import SampledModel
+from vidgen.model import SampledModel, TokenizerModel
 from vidgen.train import frozen
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
@@ -35,36 +35,42 @@ Video = Float[np.ndarray, "b t h w c"]
 
 @runtime_checkable
 class EvalTask(Protocol):
-    """Makes clips for given ones."""
+    """A way to make a clip for each clip of a data set."""
 
     @property
     def task(self) -> str:
-        """What it does: "generate", "predict", "restore" or "reconstruct"."""
+        """One of "generate", "predict", "restore", "reconstruct"."""
         ...
 
     @property
     def shape(self) -> VideoShape:
-        """Of a clip that it makes."""
+        """The size of a clip that it makes."""
         ...
 
     @property
     def identity(self) -> Any:
-        """What the clips depend on besides the given ones."""
+        """Plain data that names all that the clips depend on, besides the clips of the data set."""
         ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of that is shown with the result."""
+        """The settings that are shown with the result."""
         ...
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """One clip for each."""
+        """Make one clip for each true clip.
+
+        Args:
+          numbers: the numbers of the clips, which their random keys depend on.
+          truth: the true clips.
+          captions: their captions.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generated:
-    """Clips of captions.
+class GenerateTask:
+    """Makes clips from captions.
 
     Attributes:
       run: makes clips of prompts, with all stages.
@@ -75,26 +81,26 @@ class Generated:
 
     @property
     def shape(self) -> VideoShape:
-        """Of the last stage."""
+        """The size of the last stage's clips."""
         return self.run.chain.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
-        """What all stages are, their sampling, and the seed."""
+    def identity(self) -> tuple[object, ...]:
+        """The weights of all stages, their sampling, and the seed."""
         stages = self.run.stages
-        weights = [stage.identity(stage.load(self._step(stage.model))) for stage in stages]
+        weights = [stage.identity(stage.load(self._step(stage.model.name))) for stage in stages]
         return weights, self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Sampling and checkpoint of each stage."""
+        """Sampling and checkpoint of each stage, and the seed."""
         models = self.run.chain.stages
-        shown = {m.name: sampling_of(m) for m in models}
-        steps = {m.name: self._step(m) for m in models}
-        return {"sampling": shown, "step": steps, "seed": self.run.seed}
+        sampling = {model.name: sampling_of(model) for model in models}
+        steps = {model.name: self._step(model.name) for model in models}
+        return {"sampling": sampling, "step": steps, "seed": self.run.seed}
 
-    def _step(self, model: Any) -> int | None:
-        return per_stage.value(self.run.checkpoint_step, model.name)
+    def _step(self, stage: str) -> int | None:
+        return per_stage.value(self.run.checkpoint_step, stage)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
         """Clip n is sample n of its caption."""
@@ -103,13 +109,13 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _ByOneStage:
-    """What a prediction and a restoration share.
+class _OneStage:
+    """What prediction and restoration share.
 
     Attributes:
       stage: makes the clips.
       seed: of the noise.
-      step: which checkpoint; None is the last.
+      step: which checkpoint is read; None: the last.
     """
 
     stage: Stage
@@ -118,19 +124,19 @@ class _ByOneStage:
 
     @property
     def shape(self) -> VideoShape:
-        """Of the model."""
+        """The size of the model's clips."""
         return self.stage.model.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
-        """Weights, sampling, and what else is shown."""
+    def identity(self) -> tuple[object, ...]:
+        """Weights, sampling, and the other settings that are shown."""
         return self.stage.identity(self._params), self.settings
 
     @property
     def settings(self) -> dict[str, Any]:
         """Sampling, checkpoint and seed."""
-        shown = {self.stage.model.name: sampling_of(self.stage.model)}
-        return {"sampling": shown, "step": self.step, "seed": self.seed}
+        sampling = {self.stage.model.name: sampling_of(self.stage.model)}
+        return {"sampling": sampling, "step": self.step, "seed": self.seed}
 
     @functools.cached_property
     def _params(self) -> Params:
@@ -142,12 +148,12 @@ class _ByOneStage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predicted(_ByOneStage):
-    """Clips that begin with the first frames of the true one.
+class PredictTask(_OneStage):
+    """Makes clips that begin with the first frames of the true ones.
 
     Attributes:
-      given: how many frames the stage knows.
-      text: whether it is told the caption, too.
+      given: the number of frames that the model is given.
+      text: whether it is given the caption, too.
     """
 
     given: int
@@ -163,68 +169,67 @@ class Predicted(_ByOneStage):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Sampling, and what it is given."""
+        """Sampling, and what the model is given."""
         return super().settings | {"given": self.given, "text": self.text}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Frames that are given come out as they are."""
+        """The frames that are given are those of the true clip."""
         words = list(captions) if self.text else [""] * len(captions)
         text = encode_captions(words, self.stage.text_encoder)
         mask = np.arange(self.shape.frames) < self.given
         known = Known(video=jnp.asarray(truth), mask=jnp.asarray(mask)[None, :, None, None, None])
-        generate = for_text(self.stage.model, text).generate
-        keys = self._keys(words, numbers)
-        return np.asarray(generate(self._params, text, None, keys, known=known), np.float32)
+        model, keys = for_text(self.stage.model, text), self._keys(words, numbers)
+        return np.asarray(model.generate(self._params, text, None, keys, known=known), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Restored(_ByOneStage):
-    """Clips that a super-resolution stage makes of the true ones, made small."""
+class RestoreTask(_OneStage):
+    """Makes clips with a super-resolution stage, from small versions of the true ones."""
 
     task: str = "restore"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Sampling, and what it starts from."""
+        """Sampling, and the size that the stage starts from."""
         return super().settings | {"from": str(self.stage.model.input_shape)}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """What the stage makes of them."""
+        """The small versions are made as in training."""
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
-        low = model.degrade(jnp.asarray(truth))
+        low_res = model.degrade(jnp.asarray(truth))
         keys = self._keys(captions, numbers)
-        return np.asarray(model.generate(self._params, text, low, keys), np.float32)
+        return np.asarray(model.generate(self._params, text, low_res, keys), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstructed:
-    """Clips encoded and decoded by a tokenizer.
+class ReconstructTask:
+    """Encodes the true clips with a tokenizer, and decodes their tokens.
 
     Attributes:
       model: the tokenizer.
       model_dir: folder of its training run.
-      step: which checkpoint; None is the last.
+      step: which checkpoint is read; None: the last.
     """
 
-    model: Any
+    model: TokenizerModel
     model_dir: str
     step: int | None = None
     task: str = "reconstruct"
 
     @property
     def shape(self) -> VideoShape:
-        """Of the model."""
+        """The size of the model's clips."""
         return self.model.shape
 
     @functools.cached_property
-    def identity(self) -> Any:
+    def identity(self) -> tuple[object, ...]:
         """Weights and settings of the tokenizer."""
         return frozen.fingerprint(lambda: self._params), repr(self.model), __version__
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Tokens of a clip, its numbers for each of them, and the codebook."""
+        """The checkpoint, tokens per clip, codes, and numbers of a clip per byte of its tokens."""
         tokens = int(np.prod(self.model.grid(*self.shape.thwc[:3])))
         bits = tokens * np.log2(self.model.codes)
         return {
@@ -239,17 +244,17 @@ class Reconstructed:
         return frozen.restored(self.model, self.model_dir, self.step)
 
     @functools.cached_property
-    def _programs(self) -> Any:
+    def _programs(self) -> tuple[Callable[..., Array], Callable[..., Array]]:
         return jax.jit(self.model.encode), jax.jit(self.model.decode)
 
-    def encode(self, video: Video) -> np.ndarray:
-        """The number of codes, then the tokens of each clip: "b 1+n"."""
+    def encode(self, video: Video) -> Int[np.ndarray, "b n"]:
+        """Return the number of codes, then all tokens, of each clip."""
         tokens = np.asarray(self._programs[0](self._params, jnp.asarray(video)))
         tokens = tokens.reshape(len(video), -1)
         return np.concatenate([np.full((len(video), 1), self.model.codes), tokens], axis=1)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """There and back."""
+        """The true clips, encoded and decoded."""
         del numbers, captions
         encode, decode = self._programs
         video = jnp.asarray(truth)
@@ -257,11 +262,10 @@ class Reconstructed:
 
 
 def sampling_of(model: SampledModel) -> dict[str, Any]:
-    """The sampler and the guidance of a model, as plain values."""
-    parts = {"sampler": model.sampler, "guidance": model.guidance}
+    """Return the settings of a model's sampler and guidance as plain values."""
     return {
         f"{name}.{field.name}": value
-        for name, part in parts.items()
+        for name, part in (("sampler", model.sampler), ("guidance", model.guidance))
         if dataclasses.is_dataclass(part)
         for field in dataclasses.fields(part)
         if isinstance(value := getattr(part, field.name), (int, float, str, bool, type(None)))

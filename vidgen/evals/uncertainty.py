@@ -4,8 +4,8 @@
     anything    the delete-a-group jackknife: √((g - 1)/g Σ (θ_i - mean θ)²), where θ_i is the
                 estimate without group i of g (Efron & Stein 1981)
 
-It says how far the value would move with other clips of the same kind. It does not tell the bias of
-a Fréchet distance of few clips, which is why that has a warning beside it.
+It is how far the value would move with other clips of the same kind. The bias of a Fréchet distance
+of few clips is not part of it, which is why such a distance has a warning beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUPS = 10
 
 
 def of_mean(values: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
-    """(mean, its standard error); no error of one value, or of infinite ones."""
+    """Return (mean, its standard error); the error is None for one value or for infinite ones."""
     mean = float(np.mean(values))
     if len(values) < 2 or not np.isfinite(mean):
         return mean, None
@@ -27,10 +27,10 @@ def of_mean(values: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
 
 
 def of_different(values: Float[np.ndarray, " n"]) -> tuple[float, float | None, int]:
-    """(mean of what is below infinity, its standard error, how many are infinite).
+    """Return (mean of the finite values, its standard error, the number of infinite values).
 
-    For a measure that is infinite for a clip that equals the truth, as PSNR is: one such clip would
-    make the mean infinite. It is infinite where all of them are.
+    PSNR is infinite for a clip that equals the truth, and one such clip would make the mean
+    infinite. The mean is infinite where all values are.
     """
     identical = np.isposinf(values)
     return *of_mean(values if identical.all() else values[~identical]), int(identical.sum())
@@ -39,15 +39,15 @@ def of_different(values: Float[np.ndarray, " n"]) -> tuple[float, float | None, 
 def jackknife(
     estimate: Callable[[np.ndarray], float], count: int, groups: int = GROUPS
 ) -> float | None:
-    """The standard error of `estimate` of `count` clips.
+    """Compute the jackknife standard error of an estimate from clips.
 
     Args:
-      estimate: of the clips with these numbers.
-      count: clips.
-      groups: so many estimates are made; clip n is in group n mod groups.
+      estimate: computes the estimate from the clips with the given numbers.
+      count: number of clips.
+      groups: number of groups that are left out in turn; clip n is in group n mod groups.
 
     Returns:
-      None where there are fewer than three clips a group, too few to leave some out.
+      The standard error; None for fewer than three clips per group, too few to leave some out.
     """
     if count < 3 * groups:
         return None
@@ -56,7 +56,7 @@ def jackknife(
 
 
 def spread(estimates: Sequence[float]) -> float:
-    """The jackknife's standard error, from the estimates without each group."""
+    """Compute the jackknife standard error from the estimates that leave out each group."""
     values = np.asarray(estimates)
     groups = len(values)
     return float(np.sqrt((groups - 1) / groups * np.sum((values - values.mean()) ** 2)))

@@ -10,11 +10,12 @@ Video, video diffusion architectures; Video Diffusion Models).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import attention, axes
@@ -71,7 +72,7 @@ class LevelSpec:
 
     @property
     def heads(self) -> int:
-        """Attention heads."""
+        """The number of attention heads."""
         return self.width // self.head_dim
 
 
@@ -102,13 +103,13 @@ class ResidualBlock(nn.Module):
     width: int
     norm: str = "group"
     dropout: float = 0.0
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], cond: Float[Array, "b #t e"], train: bool
     ) -> Float[Array, "b t h w c2"]:
-        """Transform `x` as told by `cond`."""
+        """Transform x, modulated by the conditioning vector."""
         dtype = self.dtype
         y = swish(norm(self.norm, x.shape[-1], name="norm1", dtype=dtype)(x))
         y = spatial_conv(self.width, name="conv1", dtype=dtype)(y)
@@ -127,7 +128,7 @@ class FeedForward(nn.Module):
 
     hidden: int
     norm: str = "group"
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*x c"]) -> Float[Array, "*x c"]:
@@ -153,7 +154,7 @@ class SpaceTimeBlock(nn.Module):
     norm: str = "group"
     dropout: float = 0.0
     train: bool = False
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
@@ -179,7 +180,7 @@ class SpaceTimeBlock(nn.Module):
     def _over_time(
         self, y: Float[Array, "b t h w c"], independent: Bool[Array, "b"]
     ) -> Float[Array, "b t h w c"]:
-        """The temporal operators; nothing passes between independent frames."""
+        """Apply the temporal operators; nothing passes between independent frames."""
         spec, common = self.spec, {"norm": self.norm, "dtype": self.dtype}
         if "conv" in spec.temporal:
             branch = norm(self.norm, spec.width, name="temporal_norm", dtype=self.dtype)(y)

@@ -30,7 +30,7 @@ from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 __all__ = ["STAGES", "Cascade", "Made", "stage_keys"]
 
 KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
-Sample = Callable[..., Any]
+Sample = Callable[..., Array | np.ndarray]
 
 
 class Made(NamedTuple):
@@ -72,7 +72,7 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the stages, in order."""
+        """The names of the stages, in order."""
         return tuple(stage.name for stage in self.stages)
 
     @property
@@ -105,7 +105,7 @@ class Cascade:
     def sized(
         self, *, frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> Cascade:
-        """The same stages for clips of another size; None keeps what they were trained for.
+        """Change the size of the clips; None keeps what the stages were trained for.
 
         The frame rate stays, so that another number of frames is another length.
 
@@ -142,7 +142,7 @@ class Cascade:
         known: KnownAt | None = None,
         batch_size: Mapping[str, int] | None = None,
     ) -> Iterator[Made]:
-        """Videos of every stage, stage after stage, and within a stage batch after batch.
+        """Make the videos of every stage, stage after stage, within a stage batch after batch.
 
         A last, smaller batch is filled up with copies, so that one program is compiled a stage.
 
@@ -167,7 +167,7 @@ class Cascade:
             content = _known_batch(known, stage.shape, size)
             encoded = text(stage.name) if callable(text) else text
             params, own_keys = load(stage.name), stage_keys(keys, stage.name)
-            made: list[Any] = []
+            finished: list[np.ndarray] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)
                 low = None if videos is None else _handed_on([videos[i] for i in rows])
@@ -175,8 +175,8 @@ class Cascade:
                 video = sample(stage, params, words, low, own_keys[rows], content)
                 video = np.asarray(video, np.float32)[: count - start]
                 yield Made(stage.name, start, video)
-                made += list(video)
-            videos = made
+                finished += list(video)
+            videos = finished
             del params, content
 
     def _check_input(self, low_res: np.ndarray | None) -> None:
@@ -191,7 +191,7 @@ class Cascade:
 
 
 def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
-    """The keys of a stage for clips with these keys; see the module's docstring."""
+    """Derive the keys of a stage from those of the clips; see the module's docstring."""
     if stage == STAGES[0]:
         return keys
     number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
@@ -199,12 +199,12 @@ def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
 
 
 def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
-    """Videos of one stage as the input of the next."""
+    """Make videos of one stage the input of the next."""
     return np.clip(np.stack(videos), -1, 1)
 
 
 def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:
-    """The same known content for each of a batch, not copied."""
+    """Repeat the known content for each of a batch, without a copy."""
     if known is None:
         return None
     video, mask = known(shape)
@@ -253,5 +253,5 @@ def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) 
 
 
 def _words(shape: VideoShape) -> str:
-    """ "16 frames of 24x40 at 3 fps"."""
+    """Write a shape as "16 frames of 24x40 at 3 fps"."""
     return f"{shape.frames} frames of {shape.height}x{shape.width} at {shape.fps:g} fps"

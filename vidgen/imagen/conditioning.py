@@ -41,13 +41,13 @@ class Conditioner(Protocol):
         ...
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """The video that the stage before would have made; None where there is no such stage."""
+        """Shrink a video to what the stage before would have made; None where there is none."""
         ...
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """The clean video to learn, and what the network is told."""
+        """Make the clean video to learn, and the conditioning of the network."""
         ...
 
     def for_sampling(
@@ -56,7 +56,7 @@ class Conditioner(Protocol):
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """What the network is told when it generates."""
+        """Make the conditioning of the network when it generates."""
         ...
 
 
@@ -85,11 +85,11 @@ class Augmentation:
             raise ValueError(f"Augmentation.noised is {self.noised!r}; choose one of {NOISED}.")
 
     def training_level(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """A log-SNR for every example."""
+        """Draw a log-SNR for every example."""
         return schedules.draw_logsnrs(self.times, self.schedule, key, batch_size)
 
     def sampling_level(self, batch_size: int) -> Float[Array, "b"]:
-        """The same log-SNR for every example; the schedule's cleanest where there is no noise."""
+        """Give every example the same log-SNR, the cleanest of all where there is no noise."""
         if self.sampling_logsnr is None:
             return jnp.full((batch_size,), schedules.LOGSNR_MAX)
         return jnp.full((batch_size,), self.sampling_logsnr)
@@ -101,16 +101,16 @@ class NoLowRes:
 
     @property
     def factors(self) -> tuple[int, int]:
-        """The base stage makes everything itself."""
+        """1 and 1: the base stage makes everything itself."""
         return (1, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> None:
-        """There is no stage before the base."""
+        """Return None: there is no stage before the base."""
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """The batch's own video, conditioned on its text."""
+        """Return the batch's own video, conditioned on its text."""
         del key
         return batch.video, Conditioning(
             text=batch.text, independent_frames=batch.independent_frames
@@ -122,7 +122,7 @@ class NoLowRes:
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """The text; a low-resolution video is refused."""
+        """Condition on the text; a low-resolution video is a ValueError."""
         del keys
         if low_res is not None:
             raise ValueError("the base stage takes no low-resolution video; start at a later one.")
@@ -153,25 +153,27 @@ class Upsample(abc.ABC):
 
     @abc.abstractmethod
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"]:
-        """What the stage before would have made of `video`."""
+        """Shrink a video to what the stage before would have made."""
 
     @abc.abstractmethod
     def up(self, low: Float[Array, "b t0 h0 w0 c"]) -> Float[Array, "b t h w c"]:
-        """`low` in the size of the stage's output."""
+        """Enlarge a small video to the size of the stage's output."""
 
     @abc.abstractmethod
     def known_frames(self, low: Float[Array, "b t0 h0 w0 c"]) -> Bool[Array, "b t"] | None:
-        """Which frames of the output were in `low`; None where all are."""
+        """Mark the frames of the output that are in `low`; None where all are."""
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """The batch's own video, and its degraded, noised copy."""
+        """Return the batch's own video, conditioned on its degraded, noised copy."""
         level_key, noise_key = jax.random.split(key)
         low = self.degrade(batch.video)
         logsnr = self.augmentation.training_level(level_key, low.shape[0])
         keys = jax.random.split(noise_key, low.shape[0])
-        return batch.video, self._told(low, logsnr, keys, batch.text, batch.independent_frames)
+        return batch.video, self._conditioning(
+            low, logsnr, keys, batch.text, batch.independent_frames
+        )
 
     def for_sampling(
         self,
@@ -179,7 +181,7 @@ class Upsample(abc.ABC):
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """The video of the stage before, slightly noised, and the text."""
+        """Condition on the video of the stage before, slightly noised, and the text."""
         if low_res is None:
             raise ValueError(
                 f"{type(self).__name__} needs the video of the stage before; generate with the "
@@ -187,9 +189,9 @@ class Upsample(abc.ABC):
             )
         logsnr = self.augmentation.sampling_level(low_res.shape[0])
         videos = jnp.zeros(text.mask.shape[:1], bool)
-        return self._told(low_res, logsnr, keys, text, videos)
+        return self._conditioning(low_res, logsnr, keys, text, videos)
 
-    def _told(
+    def _conditioning(
         self,
         low: Float[Array, "b t0 h0 w0 c"],
         logsnr: Float[Array, "b"],
@@ -197,7 +199,7 @@ class Upsample(abc.ABC):
         text: TextEmbedding,
         independent: Bool[Array, "b"],
     ) -> Conditioning:
-        """`low`, noised and up-sampled, with the level of noise and the frames that it holds."""
+        """Noise and up-sample a small video, and note the level of noise and the known frames."""
         noise_first = self.augmentation.noised == "input"
         low_res = self.up(_noised(low, logsnr, keys) if noise_first else low)
         if not noise_first:
@@ -205,8 +207,8 @@ class Upsample(abc.ABC):
         known = self.known_frames(low)
         if known is not None:
             # An unrelated image tells nothing of its neighbour.
-            told = expand(known, low_res) | ~expand(independent, low_res)
-            low_res = jnp.where(told, low_res, 0)
+            shown = expand(known, low_res) | ~expand(independent, low_res)
+            low_res = jnp.where(shown, low_res, 0)
         return Conditioning(
             text=text,
             independent_frames=independent,
@@ -222,11 +224,11 @@ class SpatialUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """(1, factor)."""
+        """1 and `factor`."""
         return (1, self.factor)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h0 w0 c"]:
-        """Means over squares of factor x factor pixels: anti-aliased, as the data is resized."""
+        """Average squares of factor x factor pixels: anti-aliased, as the data is resized."""
         b, t, h, w, c = video.shape
         f = self.factor
         if h % f or w % f:
@@ -234,12 +236,12 @@ class SpatialUpsample(Upsample):
         return video.reshape(b, t, h // f, f, w // f, f, c).mean((3, 5))
 
     def up(self, low: Float[Array, "b t h0 w0 c"]) -> Float[Array, "b t h w c"]:
-        """Bilinear."""
+        """Enlarge frames bilinearly."""
         b, t, h, w, c = low.shape
         return jax.image.resize(low, (b, t, h * self.factor, w * self.factor, c), "bilinear")
 
     def known_frames(self, low: Float[Array, "b t h0 w0 c"]) -> None:
-        """Every frame is known."""
+        """Return None: every frame is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,11 +264,11 @@ class TemporalUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """(factor, 1)."""
+        """`factor` and 1."""
         return (self.factor, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h w c"]:
-        """Every factor-th frame."""
+        """Keep every factor-th frame."""
         if video.shape[1] % self.factor:
             raise ValueError(
                 f"a clip of {video.shape[1]} frames cannot be made from every {self.factor}th of "
@@ -275,20 +277,20 @@ class TemporalUpsample(Upsample):
         return video[:, :: self.factor]
 
     def up(self, low: Float[Array, "b t0 h w c"]) -> Float[Array, "b t h w c"]:
-        """Each frame `factor` times, or once and then blanks."""
+        """Show each frame `factor` times, or once and then blanks."""
         video = jnp.repeat(low, self.factor, axis=1)
         if self.fill == "repeat":
             return video
         return jnp.where(expand(self.known_frames(low), video), video, 0)
 
     def known_frames(self, low: Float[Array, "b t0 h w c"]) -> Bool[Array, "b t"]:
-        """Every factor-th frame."""
+        """Mark every factor-th frame."""
         known = jnp.arange(low.shape[1] * self.factor) % self.factor == 0
         return jnp.broadcast_to(known, (low.shape[0], known.size))
 
 
 def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | None:
-    """The clip from which a stage with this conditioner makes one of `shape`; None for the base.
+    """Compute the clip from which a stage makes one of `shape`; None for the base.
 
     Raises:
       ValueError: the factors do not divide `shape`.
@@ -311,7 +313,7 @@ def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | Non
 
 
 def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
-    """`text` with the null prompt where `dropped`."""
+    """Replace prompts by the null prompt where `dropped`."""
     return jax.tree.map(
         lambda null, kept: jnp.where(expand(dropped, kept), null, kept), null_text(text), text
     )
@@ -320,5 +322,5 @@ def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
 def _noised(
     video: Float[Array, "b t h w c"], logsnr: Float[Array, "b"], keys: Key[Array, "b"]
 ) -> Float[Array, "b t h w c"]:
-    """α video + σ n, each example with its own level and noise."""
+    """Compute α video + σ n, each example with its own level and noise."""
     return schedules.diffuse(video, samplers.normal_like(keys, video), logsnr)

@@ -1,4 +1,4 @@
-"""The denoiser of a stage, as compiled sampling steps hold it: x̂ = to_x0(network(z, λ))."""
+"""Networks that denoise, and the denoiser of compiled steps: x̂ = to_x0(network(z, λ))."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vidgen.diffusion.parameterization import Parameterization, by_name
 from vidgen.types import Conditioning, Params
@@ -21,8 +21,8 @@ class DenoisingNetwork(abc.ABC):
         """Draw fresh parameters for the arguments of a call."""
 
     @abc.abstractmethod
-    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Float[Array, "b t h w c"]:
-        """Compute the raw output for (z, log-SNR, conditioning, train=...)."""
+    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:  # as Linen's
+        """Compute the raw output "b t h w c" for (z, log-SNR, conditioning, train=...)."""
 
     @property
     def stride(self) -> int:
@@ -58,9 +58,9 @@ class Denoiser:
         cond: Conditioning,
         z: Float[Array, "b t h w c"],
         logsnr: Float[Array, "b"],
-        step: Any = None,
+        step: Int[Array, ""] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """x̂ of one evaluation, the same at every step: neither guided nor thresholded."""
+        """Compute x̂ by one evaluation, the same at every step: neither guided nor thresholded."""
         del step
         out = self.network.apply(params, z, logsnr, cond, train=False)
         return by_name(self.parameterization).to_x0(out.astype(z.dtype), z, logsnr)
@@ -72,7 +72,7 @@ def at_weight(
     weights: Float[Array, "steps b"],
     z: Float[Array, "b t h w c"],
     logsnr: Float[Array, "b"],
-    step: Any,
+    step: Int[Array, ""],
 ) -> Float[Array, "b t h w c"]:
-    """x̂ of a network that has the step's guidance weight as an input."""
+    """Compute x̂ by a network that has the step's guidance weight as an input."""
     return denoise(cond.replace(guidance_weight=weights[step]), z, logsnr)

@@ -64,7 +64,7 @@ Denoise = Callable[[Float[Array, "b *x"], Float[Array, "b"]], Float[Array, "b *x
 
 
 class DistillationLevels(NamedTuple):
-    """Where a step of the student begins (t) and ends (s), and its teacher's halfway house (m)."""
+    """Where a step of the student begins (t) and ends (s), and where its teacher stops halfway."""
 
     t: Float[Array, "b"]
     mid: Float[Array, "b"]
@@ -78,7 +78,7 @@ def two_step_target(
     logsnr_mid: LogSnr,
     logsnr_s: LogSnr,
 ) -> Float[Array, "b *x"]:
-    """The x0 whose single DDIM step t -> s lands where two steps of the teacher land.
+    """Compute the x0 whose one DDIM step t -> s lands where two steps of the teacher land.
 
     Args:
       teacher: x̂ for (z, log-SNR).
@@ -97,7 +97,7 @@ def two_step_target(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation(Student):
-    """What both kinds share.
+    """What both phases share: a student is drawn towards the output of its teacher.
 
     Attributes:
       stage: the student.
@@ -124,7 +124,7 @@ class Distillation(Student):
 
     @abc.abstractmethod
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """Noise levels of a training batch."""
+        """Draw the noise levels of a training batch."""
 
     @abc.abstractmethod
     def target(
@@ -135,12 +135,12 @@ class Distillation(Student):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """What the student's network should output for z at levels.t, with the weight w."""
+        """Compute what the student should output for z at levels.t and guidance weight w."""
 
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted distance to the teacher, mean over the batch, and by noise level."""
+        """Compute the weighted squared distance to the teacher, and the same by noise level."""
         del train
         stage, size = self.stage, batch.video.shape[0]
         cond_key, time_key, noise_key, weight_key = jax.random.split(key, 4)
@@ -151,8 +151,8 @@ class Distillation(Student):
         low, high = self.weight_range
         weight = jax.random.uniform(weight_key, (size,), minval=low, maxval=high)
         target = jax.lax.stop_gradient(self.target(frozen["teacher"], cond, weight, z, levels))
-        told = cond.replace(guidance_weight=weight)
-        out = stage.network.apply(params, z, levels.t, told, train=False)
+        cond = cond.replace(guidance_weight=weight)
+        out = stage.network.apply(params, z, levels.t, cond, train=False)
         head = parameterization.by_name(stage.parameterization)
         scale = parameterization.loss_weight_by_name(stage.loss_weight)(head, levels.t)
         square = (out.astype(jnp.float32) - target) ** 2
@@ -162,7 +162,7 @@ class Distillation(Student):
     # ---- what else a run asks of a model ---------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Fresh parameters of the student."""
+        """Draw fresh parameters of the student."""
         return self.stage.init(key, batch)
 
     def batch_spec(
@@ -206,7 +206,7 @@ class GuidanceDistillation(Distillation):
         return dataclasses.replace(self.stage, guidance_input=False, learned=None)
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """One level each; there is no step to take."""
+        """Draw one level each; there is no step to take."""
         logsnr = schedules.draw_logsnrs(self.times, self.stage.schedule, key, batch_size)
         return DistillationLevels(logsnr, logsnr, logsnr)
 
@@ -218,7 +218,7 @@ class GuidanceDistillation(Distillation):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """The guided output: guidance is the same in any output space, as all are affine in x0."""
+        """Guide the teacher's outputs; guidance is the same in any space that is affine in x0."""
         both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
         noisy, logsnr = guidance.pair(z, z), guidance.pair(levels.t, levels.t)
         out = self.stage.network.apply(teacher, noisy, logsnr, both, train=False)
@@ -258,12 +258,12 @@ class ProgressiveDistillation(Distillation):
         return self.stage
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """t = i/N with i drawn evenly from 1 ... N; inf stands for data."""
+        """Draw t = i/N with i even in 1 ... N; inf stands for data."""
         u = schedules.UniformTimes()(key, batch_size)
         return self.step_levels(jnp.minimum(jnp.floor(u * self.steps), self.steps - 1) + 1)
 
     def step_levels(self, i: Float[Array, "b"]) -> DistillationLevels:
-        """The levels of the step from t = i/N."""
+        """Compute the levels of the step from t = i/N."""
 
         def level(j: Float[Array, "b"]) -> Float[Array, "b"]:
             return self.stage.schedule(jnp.maximum(j, 0) / self.steps)
@@ -282,11 +282,11 @@ class ProgressiveDistillation(Distillation):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """The output that stands for `two_step_target`."""
-        told = cond.replace(guidance_weight=weight)
+        """Compute the output that stands for `two_step_target`."""
+        cond = cond.replace(guidance_weight=weight)
 
         def denoise(z: Float[Array, "b t h w c"], logsnr: Float[Array, "b"]) -> Array:
-            return self.stage.denoise(teacher, told, z, logsnr)
+            return self.stage.denoise(teacher, cond, z, logsnr)
 
         x0 = two_step_target(denoise, z, *levels)
         eps = parameterization.eps_from_x0(x0, z, levels.t)

@@ -56,7 +56,7 @@ def guidance_response(
     logsnrs: Sequence[float] = LOGSNRS,
     seed: int = 0,
 ) -> list[Response]:
-    """The response at each of `logsnrs`; every level sees the same clips and the same noise.
+    """Measure the response at each of `logsnrs`, all on the same clips and noise.
 
     Args:
       student: a stage with `guidance_input`.
@@ -77,18 +77,18 @@ def guidance_response(
     if not student.guidance_input or teacher.guidance_input:
         raise ValueError("compare a student (guidance_input) with a teacher that is none.")
     sums = jax.jit(functools.partial(_products, student, teacher, weights))
-    found = []
+    responses = []
     for logsnr in logsnrs:
         total, level = np.zeros(3), jnp.float32(logsnr)
         for i, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.key(seed), i)
             total += np.asarray(sums(params, teacher_params, batch, key, level), np.float64)
-        found.append(_response(float(logsnr), *map(float, total / len(batches))))
-    return found
+        responses.append(_response(float(logsnr), *map(float, total / len(batches))))
+    return responses
 
 
 def _response(logsnr: float, both: float, own: float, asked: float) -> Response:
-    """From the means of d_S d_T, d_S² and d_T²."""
+    """Compute a response from the means of d_S d_T, d_S² and d_T²."""
     root = np.sqrt(own * asked)
     return Response(
         logsnr=logsnr,
@@ -109,18 +109,18 @@ def _products(
     key: Key[Array, ""],
     logsnr: Float[Array, ""],
 ) -> Float[Array, "3"]:
-    """Means over a batch of d_S d_T, d_S² and d_T²."""
+    """Average d_S d_T, d_S² and d_T² over a batch."""
     cond_key, noise_key = jax.random.split(key)
     x, cond = student.conditioner.for_training(batch, cond_key)
     level = jnp.full(x.shape[:1], logsnr)
     z = schedules.diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
 
-    def told(weight: float) -> Conditioning:
+    def conditioned(weight: float) -> Conditioning:
         return cond.replace(guidance_weight=jnp.full(x.shape[:1], weight))
 
     twice = guidance.pair(z, z), guidance.pair(level, level)
     low, high = weights
-    own = student.denoise(params, guidance.pair(told(low), told(high)), *twice)
+    own = student.denoise(params, guidance.pair(conditioned(low), conditioned(high)), *twice)
     without = cond.replace(text=null_text(cond.text))
     asked = teacher.denoise(teacher_params, guidance.pair(without, cond), *twice)
     own, asked = own[1::2] - own[0::2], (high - low) * (asked[1::2] - asked[0::2])

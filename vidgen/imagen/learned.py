@@ -22,7 +22,7 @@ from vidgen.diffusion.samplers import SamplerSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What a student takes.
+    """The guidance weights and sampling steps that a student has learned.
 
     Attributes:
       weight_range: guidance weights, (low, high), both included; None is unknown.
@@ -42,7 +42,7 @@ class Learned:
 
     @property
     def ladders(self) -> tuple[tuple[str, int], ...]:
-        """The (sampler, steps) that it takes, its own first; none where it takes any."""
+        """The (sampler, steps) that it has learned, its own first; () where it takes any."""
         if self.steps is None:
             return ()
         own = (self.sampler, self.steps)
@@ -55,7 +55,7 @@ class Learned:
         return 0.0 if self.weight_range is None else self.weight_range[0]
 
     def check(self, stage: str, guidance: GuidanceSpec, sampler: SamplerSpec) -> None:
-        """Raises ValueError, with what can be asked for, where this was not learned.
+        """Raise ValueError, which says what can be asked for, where this was not learned.
 
         Args:
           stage: its name, for the message.
@@ -82,7 +82,7 @@ class Learned:
 
 
 def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[float]) -> None:
-    """Raises ValueError where a stage is guided with a weight that its student does not learn."""
+    """Raise ValueError where a stage samples with a weight that its student does not learn."""
     low, high = weight_range
     for weight in (guidance.weight, guidance.low):
         if weight is not None and not low <= weight <= high:
@@ -95,11 +95,11 @@ def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[flo
 
 
 def checked_range(weight_range: Sequence[float]) -> tuple[float, float]:
-    """The range as numbers; a ValueError where it is none."""
-    found = tuple(map(float, weight_range))
-    if len(found) != 2 or not 0 <= found[0] <= found[1]:
+    """Return the range as two numbers; a ValueError where it is none."""
+    ends = tuple(map(float, weight_range))
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1]:
         raise ValueError(
-            f"the range of guidance weights is {found}; it must be (low, high) "
+            f"the range of guidance weights is {ends}; it must be (low, high) "
             "with 0 <= low <= high."
         )
-    return found[0], found[1]
+    return ends[0], ends[1]

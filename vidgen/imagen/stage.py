@@ -129,7 +129,7 @@ class DiffusionStage(SampledModel):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """The shapes of a training batch; images in a clip may each have a caption of their own."""
+        """Describe a training batch by ShapeDtypeStructs."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
         return VideoBatch(
@@ -144,7 +144,7 @@ class DiffusionStage(SampledModel):
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Fresh parameters, boxed with their logical axis names."""
+        """Draw fresh parameters, boxed with the logical names of their axes."""
         cond_key, init_key = jax.random.split(key)
         x, cond = self.conditioner.for_training(batch, cond_key)
         if self.guidance_input:
@@ -154,7 +154,7 @@ class DiffusionStage(SampledModel):
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted denoising error, mean over the batch, and the same by noise level."""
+        """Compute the weighted denoising error, mean over the batch, and by noise level."""
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
         x, cond = self.conditioner.for_training(batch, cond_key)
@@ -186,7 +186,7 @@ class DiffusionStage(SampledModel):
         known: Known | None = None,
         mix: TextMix | None = None,
     ) -> guidance.X0Fn:
-        """What the sampler sees: clean video, guided (towards `known` too) and thresholded.
+        """Build the denoiser of the sampler: guided (towards `known` too) and thresholded.
 
         Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
         """
@@ -201,7 +201,7 @@ class DiffusionStage(SampledModel):
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
 
     def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
-        """Clean video by classifier-free guidance.
+        """Build the denoiser with classifier-free guidance.
 
         Guidance evaluates both halves in one batch of twice the size; without guidance the network
         is evaluated once, and its conditional prediction is returned bit for bit. A clip without
@@ -229,14 +229,11 @@ class DiffusionStage(SampledModel):
         on_step: OnStep | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Videos for `text`, in about [-1, 1]; each depends on its own text and key alone.
-
-        Of a `TextMix`, each is of two prompts.
+        """Make videos; see `Generator.generate`.
 
         They are as long and as large as `low_res` says, `shape` for the base. Where `known` has
-        content, that comes out unchanged, and the rest is made to go with it. With
-        `on_step(done, total)` the steps are run one by one, with the same result as the single
-        compiled scan.
+        content, that comes out unchanged, and the rest is made to go with it. With `on_step` the
+        steps are run one by one, with the same result as the single compiled scan.
         """
         x0_fn, z, keys = self._start(params, text, low_res, keys, known)
         levels = self.sampler.logsnrs(self.schedule)
@@ -252,7 +249,7 @@ class DiffusionStage(SampledModel):
         keys: Key[Array, "b"],
         known: Known | None,
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
-        """The denoiser that is sampled, and the noise and the keys that sampling starts from."""
+        """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
@@ -275,10 +272,7 @@ class DiffusionStage(SampledModel):
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """The program that `generate` runs at every step, and the shapes of its arguments.
-
-        The ShapeDtypeStructs of `params` are among them as they are, with their shardings.
-        """
+        """Describe the program that `generate` runs at every step; see `SampledModel`."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         text = TextEmbedding(
             tokens=spec((batch_size, text_length, text_dim), jnp.float32),
@@ -296,7 +290,7 @@ class DiffusionStage(SampledModel):
         return sampling.compiled_step, (x0_fn, self.sampler.sampler(), keys, (z, z), *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
-        """(t, h, w, c) of what is generated."""
+        """Return (t, h, w, c) of the clips to generate."""
         if cond.low_res is None:
             return self.shape.thwc
         _, t, h, w, _ = cond.low_res.shape
@@ -309,7 +303,7 @@ class DiffusionStage(SampledModel):
         z: Float[Array, "b t h w c"],
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
-        """x̂ of one evaluation of the network: neither guided nor thresholded."""
+        """Compute x̂ by one evaluation of the network: neither guided nor thresholded."""
         return self._denoiser(params, cond, z, logsnr)
 
     @property
@@ -326,12 +320,12 @@ _laid_out = jax.jit(axes.constrain_video)
 def _initial_noise(
     keys: Key[Array, "b"], shape: tuple[int, int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """The z to start from, laid out over the mesh as activations are."""
+    """Draw the z to start from, laid out over the mesh as activations are."""
     return axes.constrain_video(sampling.initial_noise(keys, shape))
 
 
 def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
-    """The mean error over three ranges of log-SNR: below -2, to 2, above."""
+    """Average the error over three ranges of log-SNR: below -2, to 2, above."""
     noisy, clean = logsnr < -2, logsnr > 2
     return {
         "loss_noisy": Mean.of(error, noisy),

@@ -29,7 +29,7 @@ def student(
     weight_range: Sequence[float] | None = None,
     guidance_head: bool = False,
 ) -> DiffusionStage:
-    """`stage` as a student: the guidance weight is an input, and `steps` of sampler `kind` suffice.
+    """Make a student of a stage: guided by an input of the network, sampled in `steps` steps.
 
     Args:
       stage: the teacher.
@@ -110,45 +110,45 @@ class StudentSchedule:
         check_weights(self.student.name, self.student.guidance, self._agreed_range())
 
     def _agreed_range(self) -> tuple[float, float]:
-        """The one range that the course and its student name."""
+        """Return the one range that the schedule and its student name."""
         known = self.student.learned and self.student.learned.weight_range
         asked = self.weight_range if self.weight_range is not None else known or (0.0, 4.0)
-        found = checked_range(asked)
-        if known and found != known:
+        agreed = checked_range(asked)
+        if known and agreed != known:
             raise ValueError(
-                f"StudentSchedule.weight_range is {found}, and the student's is {known}: set both, "
-                "by GUIDANCE_RANGE."
+                f"StudentSchedule.weight_range is {agreed}, and the student's is {known}: set "
+                "both, by GUIDANCE_RANGE."
             )
-        return found
+        return agreed
 
     def phases(self) -> tuple[StudentPhase, ...]:
-        """Guidance, the halvings, and for the stochastic sampler one more."""
+        """List guidance, the halvings, and for the stochastic sampler one more."""
         sampler, steps = self.student.sampler, self.start_steps
         common: dict[str, Any] = {"weight_range": self.weight_range}
         any_steps = self._sampled(steps, learned_steps=None)
         first = GuidanceDistillation(stage=any_steps, times=self.times, **common)
-        found: list[tuple[str, Distillation]] = [("guidance", first)]
+        models: list[tuple[str, Distillation]] = [("guidance", first)]
         while steps > sampler.steps:
             steps //= 2
             halved = ProgressiveDistillation(
                 stage=self._sampled(steps, steps), steps=steps, **common
             )
-            found.append((f"steps_{steps}", halved))
+            models.append((f"steps_{steps}", halved))
         if sampler.name == "stochastic":
             last = ProgressiveDistillation(
                 stage=self.student, steps=steps, stochastic=True, **common
             )
-            found.append((f"stochastic_{steps}", last))
+            models.append((f"stochastic_{steps}", last))
         updates = [self.guidance_train_steps or self.train_steps]
-        updates += [self.train_steps] * (len(found) - 1)
-        named = zip(found, updates, strict=True)
+        updates += [self.train_steps] * (len(models) - 1)
+        named = zip(models, updates, strict=True)
         return tuple(
             StudentPhase(f"{i:02}_{name}", model, count)
             for i, ((name, model), count) in enumerate(named, start=1)
         )
 
     def _sampled(self, steps: int, learned_steps: int | None) -> DiffusionStage:
-        """The student as it samples between two phases: by DDIM."""
+        """Return the student as it samples between two phases: by DDIM."""
         sampler = dataclasses.replace(self.student.sampler, kind="ddim", steps=steps)
         learned = dataclasses.replace(
             self.student.learned or Learned(), steps=learned_steps, sampler="ddim"

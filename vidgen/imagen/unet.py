@@ -103,7 +103,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
 
     @property
     def operators(self) -> dict[str, tuple[int, ...]]:
-        """Each operator besides the spatial convolution, and the levels that use it."""
+        """The levels that use each operator besides the spatial convolution."""
         uses = {
             "spatial attention": lambda level: level.spatial == "attention",
             "temporal attention": lambda level: "attention" in level.temporal,
@@ -124,7 +124,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         *,
         train: bool = False,
     ) -> Float[Array, "b t h w {self.channels}"]:
-        """The raw network output for noisy video `z` at noise level `logsnr`."""
+        """Compute the raw output for noisy video `z` at noise level `logsnr`."""
         self._check(z)
         inputs = self._conditioning(z.shape[1], logsnr, cond)
         stem = x = self._stem(z, cond)
@@ -155,7 +155,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
     def _pixel_skip(
         self, z: Float[Array, "b t h w c"], inputs: BlockInputs, cond: Conditioning
     ) -> Float[Array, "b t h w c"]:
-        """The videos at the input, each channel times a number; zero at the start."""
+        """Scale each channel of the input videos by a number that the conditioning decides."""
         c = self.channels
         count = c if cond.low_res is None else 2 * c
         dense = axes.dense(count, ("cond", "pixels"), name="pixel_skip", scale=0.0)
@@ -164,7 +164,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         return out if cond.low_res is None else out + shares[..., c:] * cond.low_res
 
     def _stem(self, z: Float[Array, "b t H W c"], cond: Conditioning) -> Array:
-        """From the video, and all that conditions it pixel by pixel, to features."""
+        """Map the video, and all that conditions it pixel by pixel, to features."""
         x = space_to_depth(self._stack(z, cond), self.patch)
         width = self.levels[0].width
         x = spatial_conv(width, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
@@ -177,7 +177,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         return axes.constrain_video(x)
 
     def _head(self, x: Float[Array, "b t h w c"], weight: Float[Array, "b"] | None) -> Array:
-        """From features to video "b t H W c2", in float32; zero at the start.
+        """Map features to video "b t H W c2", in float32; zero at the start.
 
         The gradient of an output that w multiplies is features times what guidance adds, from the
         first update on. Through the conditioning vector alone, w has to meet text and video in
@@ -194,7 +194,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         return depth_to_space(out, self.patch)
 
     def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
-        """The blocks of one level: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
+        """Build a level's blocks: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
         block = remat.rematerialized(SpaceTimeBlock, self.remat, in_loop=not self.unroll)
         scan: Any = nn.scan  # its stub knows one axis only
         going_up = name.startswith("up")
@@ -213,7 +213,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
     def _conditioning(
         self, frames: int, logsnr: Float[Array, "b"], cond: Conditioning
     ) -> BlockInputs:
-        """The conditioning vector per frame, and the normalised text."""
+        """Compute the conditioning vector of each frame, and normalise the text."""
         width, dtype = self.cond_width, self.dtype
         text = nn.LayerNorm(
             dtype=jnp.float32,
@@ -239,20 +239,20 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         return BlockInputs(swish(e), text, cond.text.mask, cond.independent_frames)
 
     def _scalar(self, features: Float[Array, "b e"], name: str, scale: float = 1.0) -> Array:
-        """One scalar's share of the conditioning vector."""
+        """Compute a scalar's share of the conditioning vector."""
         names = (None, "cond")
         return axes.dense(self.cond_width, names, name=name, scale=scale, dtype=self.dtype)(
             features
         )
 
     def _places(self, frames: int, independent: Bool[Array, "b"]) -> Float[Array, "b t e"]:
-        """Each frame's place in the clip; zero for independent frames, which have none."""
+        """Embed each frame's place in the clip; zero for independent frames, which have none."""
         features = embeddings.frame_features(frames, self.frame_positions)
         places = self._scalar(features, "frame_position")[None]
         return jnp.where(independent[:, None, None], 0, places)
 
     def _stack(self, z: Float[Array, "b t h w c"], cond: Conditioning) -> Array:
-        """`z` with all that conditions it pixel by pixel, concatenated on channels."""
+        """Concatenate z on channels with all that conditions it pixel by pixel."""
         parts = [z]
         if cond.low_res is not None:
             parts.append(cond.low_res)

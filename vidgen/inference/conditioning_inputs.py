@@ -55,13 +55,13 @@ class Init:
 
     @functools.cached_property
     def footage(self) -> Footage:
-        """The file, looked at."""
+        """The file, opened."""
         return _opened("init", self.path)
 
     def sized(
         self, chain: Cascade, *, frames: int | None, height: int | None, width: int | None
     ) -> Cascade:
-        """`chain` (a cascade) for clips that come from this video, of the size asked for.
+        """Size a cascade for clips that come from this video.
 
         Raises:
           ValueError: its stages cannot make that of it.
@@ -94,7 +94,7 @@ class Init:
         return chain.sized(frames=frames, height=own[0] * space, width=own[1] * space)
 
     def read(self, shape: VideoShape) -> Float[np.ndarray, "t h w c"]:
-        """The video in `shape`, in [-1, 1].
+        """Read the video in `shape`, in [-1, 1].
 
         Raises:
           ValueError: it is too short, or damaged.
@@ -147,7 +147,7 @@ class KnownFiles:
     def at(
         self, shape: VideoShape, *, coarse_fps: float, array_fps: float
     ) -> tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]:
-        """The video of one stage, and where it is known.
+        """Read the known video of one stage, and where it is known.
 
         Args:
           shape: the stage's clip.
@@ -174,7 +174,7 @@ class KnownFiles:
         return video, known
 
     def _beginning(self, footage: Footage, shape: VideoShape) -> tuple[int, float]:
-        """How many frames `first` gives, and from which second of it on."""
+        """Return how many frames of `first` are used, and from which second on."""
         if footage.is_still:
             return 1, 0.0
         overlap = self._overlap(shape)
@@ -186,7 +186,7 @@ class KnownFiles:
         return max(1, math.ceil(overlap * shape.fps - SLACK)), max(0.0, footage.seconds - overlap)
 
     def _ending(self, footage: Footage, shape: VideoShape, coarse: float) -> tuple[int, float]:
-        """How many frames `last` gives, and from which second of it on."""
+        """Return how many frames of `last` are used, and from which second on."""
         if footage.is_still:
             return min(shape.frames, max(1, round(shape.fps / coarse))), 0.0
         overlap = self._overlap(shape)

@@ -54,7 +54,7 @@ class Clip:
     path: Path
 
     def path_of(self, stage: str) -> Path:
-        """The file of an intermediate video: out.mp4 becomes out.base.mp4."""
+        """Name the file of an intermediate video: out.mp4 becomes out.base.mp4."""
         return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
 
 
@@ -142,7 +142,7 @@ class Generate:
         for stage in self.stages:
             stage.check(self._step_of(stage))
         last = self.chain.stages[-1]
-        for model, clip, video in self.made():
+        for model, clip, video in self.stage_videos():
             path = clip.path if model is last else clip.path_of(model.name)
             if model is not last and not self.keep_stages:
                 continue
@@ -161,7 +161,7 @@ class Generate:
         return [clip.path for clip in clips]
 
     def clips(self) -> list[Clip]:
-        """What will be made: all samples of the first prompt, then of the second, ..."""
+        """List the clips to make: all samples of the first prompt, then of the second, ..."""
         path = Path(self.output)
         wanted = [(prompt, i) for prompt in self.prompts for i in range(self.num_samples)]
         if self.samples is not None:
@@ -175,13 +175,13 @@ class Generate:
         return [Clip(prompt, i, name) for (prompt, i), name in zip(wanted, numbered, strict=True)]
 
     def videos(self) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
-        """Each clip of `clips` with the frames of the last stage; nothing is written."""
-        for model, clip, video in self.made():
+        """Make each of `clips`, with the frames of the last stage; nothing is written."""
+        for model, clip, video in self.stage_videos():
             if model is self.chain.stages[-1]:
                 yield clip, video
 
-    def made(self) -> Iterator[tuple[SampledModel, Clip, Float[np.ndarray, "t h w c"]]]:
-        """(model, clip, frames) of every stage and clip, stage by stage."""
+    def stage_videos(self) -> Iterator[tuple[SampledModel, Clip, Float[np.ndarray, "t h w c"]]]:
+        """Make (model, clip, frames) of every stage and clip, stage by stage."""
         clips, chain = self.clips(), self.chain
         models = dict(zip(chain.names, chain.stages, strict=True))
         sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
@@ -209,7 +209,7 @@ class Generate:
                     yield models[name], clip, video
 
     def _batch_size(self, stage: str, clips: int) -> int:
-        """Clips made at a time, a number that divides over the mesh."""
+        """Return the clips made at a time, a number that divides over the mesh."""
         size = min(per_stage.value(self.batch_size, stage) or BATCH_SIZE, clips)
         ways = 1 if self.mesh is None else self.mesh.batch_ways()
         return -(-size // ways) * ways
@@ -218,13 +218,13 @@ class Generate:
         return per_stage.value(self.checkpoint_step, stage.model.name)
 
     def _load(self, progress: _Progress, name: str) -> Params:
-        """The weights of a stage."""
+        """Load the weights of a stage."""
         progress.begin(name)
         (stage,) = (stage for stage in self.stages if stage.model.name == name)
         return stage.load(self._step_of(stage), self.mesh)
 
     def _encoded(self, clips: Sequence[Clip]) -> Callable[[str], TextEmbedding]:
-        """The prompts of all clips as the encoder of a stage gives them; equal encoders run once.
+        """Encode the prompts of all clips by the encoder of a stage; equal encoders run once.
 
         Each prompt is encoded alone, so that it cannot depend on the others.
         """
@@ -256,7 +256,7 @@ class Generate:
         keys: Key[Array, "b"],
         known: Any,
     ) -> Float[np.ndarray, "b t h w c"]:
-        """One batch, on the mesh if there is one."""
+        """Sample one batch, on the mesh if there is one."""
         options = {} if known is None else {"known": jax.tree.map(self._placed, known)}
         with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
             video = for_text(model, text).generate(
@@ -270,7 +270,7 @@ class Generate:
             return np.asarray(video, np.float32)
 
     def _placed(self, x: Any) -> Array:
-        """An array of a batch on the device, or laid out over the mesh."""
+        """Put an array of a batch on the device, or lay it out over the mesh."""
         if self.mesh is None:
             # Committed to it, as the weights are: then all steps are one program.
             return jax.device_put(x, jax.local_devices()[0])
@@ -281,7 +281,7 @@ class _Progress:
     """A bar for each stage: its steps over all batches, and the time left."""
 
     def __init__(self, models: dict[str, SampledModel], sizes: dict[str, int], clips: int) -> None:
-        """Nothing is shown before the first stage begins."""
+        """Show nothing before the first stage begins."""
         self._totals = {
             name: -(-clips // sizes[name]) * model.sampler.steps for name, model in models.items()
         }
@@ -289,13 +289,13 @@ class _Progress:
         self._bar: tqdm | None = None
 
     def begin(self, stage: str) -> None:
-        """The bar of the next stage, which is being loaded."""
+        """Show the bar of the next stage, which is being loaded."""
         self.close()
         place = f"{self._order.index(stage) + 1}/{len(self._order)} {stage}"
         self._bar = progress_bar(self._totals[stage], desc=place, unit="step")
 
     def step(self, done: int, total: int) -> None:
-        """One more step is done."""
+        """Count one more step."""
         del done, total
         if self._bar is not None:
             self._bar.update(1)
@@ -315,7 +315,7 @@ class _Progress:
 def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
     if not np.isfinite(video).all():
         raise ValueError(
-            f"stage {stage}: the clip for {clip.prompt!r} holds values that are no numbers: the "
+            f"stage {stage}: the clip for {clip.prompt!r} contains NaN or inf: the "
             f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
         )
 
@@ -333,7 +333,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
-    """The random key of one clip; see the module docstring."""
+    """Derive the random key of one clip; see the module docstring."""
     digest = hashlib.sha256(prompt.encode()).digest()
     key = jax.random.key(seed)
     for part in (digest[:4], digest[4:8]):

@@ -16,7 +16,7 @@ from vidgen.types import STAGES
 
 @dataclasses.dataclass(frozen=True)
 class PerStage:
-    """One setting.
+    """One setting, which may differ from stage to stage.
 
     Attributes:
       default: for the stages that are not named; None leaves them their own.
@@ -27,12 +27,12 @@ class PerStage:
     by_stage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, stage: str) -> Any:
-        """The value for a stage, or None."""
+        """Return the value for a stage, or None."""
         return self.by_stage.get(stage, self.default)
 
 
 def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
-    """A flag's text as a setting.
+    """Parse the text of a flag.
 
     Args:
       flag: its name, for messages.
@@ -55,23 +55,23 @@ def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
                 f"--{flag}={text} says twice what {stage or 'all stages'} should have."
             )
         try:
-            found = read(value)
+            parsed = read(value)
         except ValueError as error:
             raise ValueError(f"--{flag}={text}: {value!r} is not {error}.") from None
         if equals:
-            named[stage] = found
+            named[stage] = parsed
         else:
-            default = found
+            default = parsed
     return PerStage(default, named)
 
 
 def value(setting: Any, stage: str) -> Any:
-    """What a setting, or one value for all stages, says of a stage; None: nothing."""
+    """Return what a setting, or one value for all stages, is for a stage; None: unset."""
     return setting(stage) if isinstance(setting, PerStage) else setting
 
 
 def whole(text: str) -> int:
-    """A whole number."""
+    """Parse a whole number."""
     try:
         return int(text)
     except ValueError:
@@ -79,7 +79,7 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """A number."""
+    """Parse a number."""
     try:
         return float(text)
     except ValueError:
@@ -87,14 +87,14 @@ def number(text: str) -> float:
 
 
 def word(text: str) -> str:
-    """A name."""
+    """Return a name."""
     if not text:
         raise ValueError("a name")
     return text
 
 
 def weights(text: str) -> tuple[float, float | None]:
-    """A guidance weight and None, or as HIGH:LOW the two between which guidance alternates."""
+    """Parse a guidance weight (and None), or HIGH:LOW, between which guidance alternates."""
     high, colon, low = text.partition(":")
     try:
         return float(high), float(low) if colon else None

@@ -62,19 +62,19 @@ class Stage:
             raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
 
     def check(self, step: int | None = None) -> None:
-        """Raises FileNotFoundError unless there are weights (of this step)."""
+        """Raise FileNotFoundError unless there are weights (of this step)."""
         with open_weights(self.model_dir) as checkpointer:
             checkpointer.stored_params(step)
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
-        """What the model generates with, checked against its own shapes, laid out over `mesh`."""
+        """Load what the model generates with, checked against its shapes, over the mesh."""
         text = (self.text_encoder.length, self.text_encoder.dim)
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
         frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
         return self.model.merge_params(params, frozen)
 
     def identity(self, params: Params) -> dict[str, Any]:
-        """What its clips depend on besides text, noise and sampling, as plain data.
+        """Return what its clips depend on besides text, noise and sampling, as plain data.
 
         Args:
           params: what `load` gave: folders and steps may come to hold other weights.
@@ -112,7 +112,7 @@ class Sampling:
     reconstruction: float | PerStage | None = None
 
     def apply(self, model: SampledModel) -> SampledModel:
-        """`model` with the sampling asked for.
+        """Replace the sampling of a model.
 
         Raises:
           ValueError: a value is out of its range, or this kind of model has no such setting.
@@ -151,13 +151,13 @@ class Sampling:
 
 @functools.cache
 def _tell_of_gamma(stage: str, kind: str) -> None:
-    """Once a process."""
+    """Warn once a process."""
     log.warning("--gamma has no effect on %s, whose sampler is %s, not ancestral", stage, kind)
 
 
 @functools.cache
 def _tell_of_range(stage: str) -> None:
-    """Once a process."""
+    """Warn once a process."""
     log.warning(
         "%s is a distilled student whose configuration does not say which guidance weights it has "
         "learned; others than those have no known effect (students.student.weight_range)",
@@ -182,7 +182,7 @@ def tell_of_images(stages: Sequence[Stage], models: Sequence[SampledModel]) -> N
 
 
 def for_text(model: SampledModel, text: TextEmbedding) -> SampledModel:
-    """`model` as it samples these prompts, which are on the host.
+    """Return the model as it samples these prompts, which are on the host.
 
     Where none of them has a token, both halves of guidance are the same, and one is enough.
     """
@@ -190,7 +190,7 @@ def for_text(model: SampledModel, text: TextEmbedding) -> SampledModel:
 
 
 def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
-    """A dataclass with other values in fields that it must have."""
+    """Replace values of a dataclass in fields that it must have."""
     if not given:
         return part
     for name in given.keys() - {field.name for field in dataclasses.fields(part)}:
@@ -200,7 +200,7 @@ def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
 
 
 def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:
-    """The training folders that are needed, in the order in which they run.
+    """List the training folders that are needed, in the order in which they run.
 
     Args:
       model: the folder of one stage, or of a cascade, or a name of the zoo.
@@ -234,7 +234,7 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
 
 
 def check_names(stages: Sequence[Stage], first: str | None, last: str | None) -> None:
-    """Raises ValueError where `first` and `last` are not the names of the stages at the ends."""
+    """Raise ValueError where `first` and `last` do not name the stages at the ends."""
     ends = (("from", first, stages[0]), ("until", last, stages[-1]))
     for flag, name, stage in ends:
         if name is not None and name != stage.model.name:
@@ -243,8 +243,8 @@ def check_names(stages: Sequence[Stage], first: str | None, last: str | None) ->
             )
 
 
-def only(stages: Sequence[Stage]) -> Stage:
-    """The one stage; a ValueError where there are several."""
+def single(stages: Sequence[Stage]) -> Stage:
+    """Return the one stage; a ValueError where there are several."""
     if len(stages) > 1:
         names = ", ".join(stage.model.name for stage in stages)
         raise ValueError(f"a story is told by one model, and --model has {names}; name a folder.")

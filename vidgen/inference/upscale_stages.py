@@ -11,7 +11,7 @@ from vidgen.types import STAGES
 
 
 def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[Path, ...]:
-    """The training folders of the stages that a film is sent through.
+    """List the training folders of the stages that a video is sent through.
 
     Args:
       names: of stages, with commas between them; None is none.
@@ -63,7 +63,7 @@ def _names(text: str) -> list[str]:
 
 
 def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) -> None:
-    """Raises ValueError where a folder holds another stage than --upscale says."""
+    """Raise ValueError where a folder holds another stage than --upscale says."""
     for stage, folder, name in zip(stages, folders, _names(names), strict=True):
         if stage.model.name != name:
             raise ValueError(

@@ -11,10 +11,10 @@ prompt without tokens gives exactly zero.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import axes, embeddings, fused_attention, initializers
@@ -30,10 +30,20 @@ def attend(
     mask: Bool[Array, "#n #h #q k"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "n q h d"]:
-    """Softmax attention; `mask` is True where a query may look; fully masked queries give 0.
+    """Compute softmax attention, with the softmax in float32.
 
-    `scale` takes the place of 1/√d. The softmax is in float32. Where there are many logits, they
-    are never all held: see `nn/fused_attention.py`.
+    Where there are many logits, they are never all held: see `nn/fused_attention.py`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      bias: added to the logits.
+      mask: True where a query may look; a query that may look nowhere gives 0.
+      scale: of the logits; None is 1/√d.
+
+    Returns:
+      The mean of the values for each query and head.
     """
     out = fused_attention.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     if mask is None:
@@ -43,9 +53,9 @@ def attend(
 
 
 def heads_of(
-    heads: int, head_dim: int, *, name: str, source: str = "embed", dtype: Any = "float32"
+    heads: int, head_dim: int, *, name: str, source: str = "embed", dtype: DTypeLike = "float32"
 ) -> nn.DenseGeneral:
-    """A projection of the last axis, which has the logical name `source`, to (heads, head_dim)."""
+    """Build a projection of the last axis, whose logical name is `source`, to (heads, head_dim)."""
     return nn.DenseGeneral(
         (heads, head_dim),
         use_bias=False,
@@ -55,8 +65,8 @@ def heads_of(
     )
 
 
-def merge_heads(features: int, *, dtype: Any = "float32") -> nn.DenseGeneral:
-    """The projection of all heads back to `features`, named "out"; zero at the start."""
+def merge_heads(features: int, *, dtype: DTypeLike = "float32") -> nn.DenseGeneral:
+    """Build the projection of all heads back to `features`, named "out"; it starts at zero."""
     return nn.DenseGeneral(
         features,
         axis=(-2, -1),
@@ -72,7 +82,7 @@ class SpatialAttention(nn.Module):
 
     heads: int
     norm: str = "group"
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
@@ -97,7 +107,7 @@ class TemporalAttention(nn.Module):
     heads: int
     norm: str = "group"
     buckets: int = 32
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
@@ -122,7 +132,7 @@ class TextAttention(nn.Module):
 
     heads: int
     norm: str = "group"
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
@@ -164,7 +174,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, length: int, keys: int | None = None) -> Float[Array, "1 h {length} k"]:
-        """The biases of `length` frames, the last of all `keys` (default: there are no others)."""
+        """Look up the biases of the last `length` of `keys` frames; None: there are no others."""
         init = axes.partitioned(initializers.zeros, ("heads", "buckets"))
         table = self.param("bias", init, (self.heads, self.buckets), jnp.float32)
         keys = length if keys is None else keys
@@ -175,17 +185,22 @@ class RelativeBias(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One vector a prompt: learned queries attend to its tokens (Imagen).
+    """Pool each prompt to one vector by learned queries that attend to its tokens (Imagen).
 
-    There may be a prompt for each clip or for each frame; a vector comes out for each.
+    There may be a prompt for each clip or for each frame. The vector of a prompt without tokens is
+    0, so that dropping a prompt drops this path too.
 
-    The result is 0 for a prompt without tokens, so that dropping a prompt drops this path too.
+    Attributes:
+      features: width of the vector.
+      queries: learned queries.
+      head_dim: features of a head.
+      dtype: of the computation.
     """
 
     features: int
     queries: int = 4
     head_dim: int = 64
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
@@ -214,21 +229,21 @@ class AttentionPool(nn.Module):
 def frame_mask(
     independent_frames: Bool[Array, "b"], frames: int, pixels: int
 ) -> Bool[Array, "n 1 {frames} {frames}"]:
-    """Which frames may see which, per pixel: all of them, or each only itself; n = b·pixels."""
+    """Say which frames see which, for each of n = b·pixels rows: all, or each only itself."""
     itself = jnp.eye(frames, dtype=bool)
     mask = itself | ~independent_frames[:, None, None]
     return jnp.repeat(mask, pixels, axis=0)[:, None]
 
 
 def _rows(x: Array, kept: int) -> Array:
-    """`x` with all axes before the last `kept` made one."""
+    """Join all axes before the last `kept` ones."""
     return x.reshape(-1, *x.shape[x.ndim - kept :])
 
 
 def _project(
-    x: Float[Array, "n s c"], heads: int, head_dim: int, dtype: Any
+    x: Float[Array, "n s c"], heads: int, head_dim: int, dtype: DTypeLike
 ) -> tuple[Array, Array, Array]:
-    """Query, key and value heads of self-attention."""
+    """Project to query, key and value heads."""
     return tuple(  # type: ignore[return-value]
         heads_of(heads, head_dim, name=name, dtype=dtype)(x) for name in ("query", "key", "value")
     )

@@ -7,13 +7,15 @@ closed here: `param` and `constrain` refuse any other, and a test checks each me
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 from flax import struct
 from flax.linen import spmd
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
 
 from vidgen.nn import initializers
 from vidgen.nn.initializers import Distribution, Initializer
@@ -70,25 +72,31 @@ class Named(nn.LogicallyPartitioned):
 
     distribution: Distribution | None = struct.field(default=None, pytree_node=False)
 
-    def unbox(self, apply_constraint: bool = True) -> Any:
-        """The bare array."""
+    def unbox(self, apply_constraint: bool = True) -> Array:
+        """Return the bare array."""
         return self.value
 
 
 def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..., Any]:
-    """A Linen initializer whose result is boxed with its logical axis names."""
+    """Wrap an initializer for Linen: its result is boxed with the logical names of its axes."""
     check_names(names)
+    return functools.partial(_boxed, init, names)
 
-    def boxed(key: Any, shape: Sequence[int], dtype: Any = "float32") -> Named:
-        shape = tuple(shape)  # some of Linen's layers pass a list
-        distribution = init(shape)
-        return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
-    return boxed
+def _boxed(
+    init: Initializer,
+    names: tuple[str | None, ...],
+    key: Key[Array, ""],
+    shape: Sequence[int],
+    dtype: DTypeLike = "float32",
+) -> Named:
+    shape = tuple(shape)  # some of Linen's layers pass a list
+    distribution = init(shape)
+    return Named(distribution.draw(key, shape, dtype), names, distribution=distribution)
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-    """`x`, told how its axes are laid out over the mesh; nothing happens without a mesh."""
+    """Constrain the layout of x over the mesh by axis names; without a mesh x stays as it is."""
     check_names(names)
     return spmd.with_logical_constraint(x, names)
 
@@ -104,13 +112,18 @@ def dense(
     *,
     name: str,
     scale: float = 1.0,
-    dtype: Any = "float32",
+    dtype: DTypeLike = "float32",
     use_bias: bool = True,
 ) -> nn.Dense:
-    """A dense layer over the last axis whose kernel's (input, output) axes are `names`.
+    """Build a dense layer over the last axis.
 
-    `scale` is the variance scale of the initialiser; 0 starts at zero. Parameters are float32,
-    the computation and the result `dtype`.
+    Args:
+      features: of the output.
+      names: logical names of the kernel's (input, output) axes.
+      name: of the module.
+      scale: variance scale of the initialiser; 0 starts at zero.
+      dtype: of computation and result; parameters are float32.
+      use_bias: whether it adds a bias.
     """
     return nn.Dense(
         features,

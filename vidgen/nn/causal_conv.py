@@ -15,17 +15,18 @@ afterwards what the layer kept of the chunk before.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vidgen.nn import axes
 from vidgen.nn.conv import depth_to_space, spatial_conv
 
 KERNELS = ("full", "factorized")
-State = tuple[Any, ...]  # what layers keep, in the order in which they run
+State = tuple[Array | None, ...]  # what layers keep, in the order in which they run
 
 
 class CausalConv(nn.Module):
@@ -47,13 +48,13 @@ class CausalConv(nn.Module):
     kernel: str = "full"
     scale: float = 1.0
     names: tuple[str, str] = ("conv_in", "conv_out")
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t h w c2"], Float[Array, "b 2 h w c3"]]:
-        """The features, and the frames to hand in as `past` with the next chunk."""
+        """Return the features, and the two frames that are `past` for the next chunk."""
         full, dtype = self.kernel == "full", self.dtype
         names = self.names
         if not full:
@@ -74,13 +75,13 @@ class CausalDown(nn.Module):
     features: int
     time: int
     space: int
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t2 h2 w2 c2"], Float[Array, "b 1 h w c"] | None]:
-        """The features, and the frame to hand in as `past` with the next chunk."""
+        """Return the features, and the frame that is `past` for the next chunk."""
         kept = None
         if self.time > 1:
             x = continue_clip(x, past, self.time)
@@ -97,13 +98,13 @@ class CausalUp(nn.Module):
     time: int
     space: int
     kernel: str = "full"
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t2 h2 w2 c2"], Array]:
-        """The features, and what the convolution keeps."""
+        """Return the features, and what is `past` for the next chunk."""
         width = self.features * self.time * self.space**2
         x, kept = CausalConv(width, self.kernel, name="conv", dtype=self.dtype)(x, past)
         x = depth_to_time(x, self.time, starts=past is None)
@@ -111,7 +112,7 @@ class CausalUp(nn.Module):
 
 
 class Chain:
-    """Runs layers that remember, one after the other, and gathers what they keep.
+    """Runs causal layers one after the other, and gathers what they keep for the next chunk.
 
     `past` is the `kept` of the chunk before, of a chain of the same layers; None at the start.
     """
@@ -120,8 +121,8 @@ class Chain:
         self._past = past
         self.kept: State = ()
 
-    def __call__(self, layer: Any, x: Array) -> Array:
-        """The output of the next layer."""
+    def __call__(self, layer: Callable[..., tuple[Array, Array | None]], x: Array) -> Array:
+        """Apply the next layer."""
         past = None if self._past is None else self._past[len(self.kept)]
         y, kept = layer(x, past)
         self.kept += (kept,)
@@ -131,14 +132,14 @@ class Chain:
 def continue_clip(
     x: Float[Array, "b t h w c"], past: Float[Array, "b k h w c"] | None, front: int
 ) -> Float[Array, "b t2 h w c"]:
-    """`x` behind the frames before it; at the start of a clip, `front` copies of its first one."""
+    """Put the frames before x in front of it; at the start, `front` copies of its first."""
     # [guess] Copies rather than zeros: frame 0 is then no different from the start of a still clip.
     before = jnp.repeat(x[:, :1], front, axis=1) if past is None else past.astype(x.dtype)
     return jnp.concatenate([before, x], axis=1)
 
 
 def windows(x: Float[Array, "b t h w c"], size: int, stride: int) -> Float[Array, "b t2 h w c2"]:
-    """Every run of `size` frames, `stride` apart, side by side in the channels."""
+    """Stack every run of `size` frames, `stride` apart, in the channels."""
     last = x.shape[1] - size + 1
     return jnp.concatenate([x[:, i : i + last : stride] for i in range(size)], axis=-1)
 
@@ -146,9 +147,10 @@ def windows(x: Float[Array, "b t h w c"], size: int, stride: int) -> Float[Array
 def depth_to_time(
     x: Float[Array, "b t h w c"], factor: int, *, starts: bool
 ) -> Float[Array, "b t2 h w c2"]:
-    """Unfold channels into `factor` frames a step; at the start of a clip the first step gives one.
+    """Unfold channels into `factor` frames a step.
 
-    It gives the last one, as if the others had been before the clip.
+    At the start of a clip the first step gives its last frame only, as if the others had been
+    before the clip.
     """
     b, t, h, w, c = x.shape
     x = x.reshape(b, t, h, w, factor, c // factor)

@@ -7,11 +7,10 @@ a CPU (Imagen Video, video diffusion architectures).
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import axes, initializers
@@ -27,12 +26,17 @@ def spatial_conv(
     name: str,
     stride: int = 1,
     scale: float = 1.0,
-    dtype: Any = "float32",
+    dtype: DTypeLike = "float32",
 ) -> nn.Conv:
-    """A (1, 3, 3) convolution with stride (1, s, s), zero padded, over `b t h w c`.
+    """Build a (1, 3, 3) convolution over `b t h w c` with stride (1, s, s) and zero padding.
 
-    `names` are the logical names of the (input, output) channel axes; `scale` is the variance
-    scale of the initialiser (0 starts at zero).
+    Args:
+      features: output channels.
+      names: logical names of the (input, output) channel axes.
+      name: of the module.
+      stride: s.
+      scale: variance scale of the initialiser; 0 starts at zero.
+      dtype: of computation and result; parameters are float32.
     """
     return nn.Conv(
         features,
@@ -55,7 +59,7 @@ class TemporalConv(nn.Module):
 
     features: int
     scale: float = 0.0
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c2"]:
@@ -67,8 +71,8 @@ class TemporalConv(nn.Module):
         return dense(neighbours)
 
 
-def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.Module:
-    """A normalisation with float32 statistics and result `dtype`; never across frames.
+def norm(kind: str, channels: int, *, name: str, dtype: DTypeLike = "float32") -> nn.Module:
+    """Build a normalisation with float32 statistics and result `dtype`, never across frames.
 
     "group" is GroupNorm over the pixels of one frame, in at most 32 groups of channels.
     "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so a
@@ -91,14 +95,14 @@ def norm(kind: str, channels: int, *, name: str, dtype: Any = "float32") -> nn.M
 
 
 def largest_divisor(n: int, limit: int) -> int:
-    """The largest divisor of n that is at most `limit`."""
+    """Return the largest divisor of n that is at most `limit`."""
     return next(d for d in range(min(n, limit), 0, -1) if n % d == 0)
 
 
 def mask_independent(
     branch: Float[Array, "b t *x"], independent_frames: Bool[Array, "b"]
 ) -> Float[Array, "b t *x"]:
-    """`branch` with zeros for examples whose frames are unrelated images."""
+    """Zero a branch for examples whose frames are unrelated images."""
     keep = ~independent_frames.reshape(-1, *(1,) * (branch.ndim - 1))
     return branch * keep.astype(branch.dtype)
 
@@ -118,12 +122,12 @@ def space_to_depth(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b 
 
 
 def depth_to_space(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b t h2 w2 c2"]:
-    """The inverse of `space_to_depth`."""
+    """Unfold channels into patches: the inverse of `space_to_depth`."""
     b, t, h, w, c = x.shape
     x = x.reshape(b, t, h, w, patch, patch, c // patch**2)
     return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h * patch, w * patch, -1)
 
 
 def swish(x: Array) -> Array:
-    """x · sigmoid(x)."""
+    """Return x · sigmoid(x)."""
     return jax.nn.silu(x)

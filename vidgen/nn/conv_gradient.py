@@ -27,7 +27,7 @@ _PIXELS_AT_ONCE = 2**10  # of whole frames
 def kernel_gradient(
     x: Float[Array, "n h w c"], dy: Float[Array, "n h w d"]
 ) -> Float[Array, "3 3 c d"]:
-    """dW of a 3x3 convolution of stride 1 that pads with zeros."""
+    """Compute dW of a 3x3 convolution of stride 1 that pads with zeros."""
     n, h, w, c = x.shape
     d = dy.shape[-1]
     frames = max(1, _PIXELS_AT_ONCE // (h * w))
@@ -43,7 +43,7 @@ def kernel_gradient(
 
 
 def _product(x: Float[Array, "n h w c"], dy: Float[Array, "n h w d"]) -> Float[Array, "c3 d3"]:
-    """All taps of these frames, (column j, c) by (row i, d)."""
+    """Multiply the taps of these frames, (column j, c) by (row i, d)."""
     h, w = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     dy = jnp.pad(dy, ((0, 0), (1, 1), (0, 0), (0, 0)))

@@ -15,6 +15,7 @@ Of 3 x 3 taps and large frames, dw is a matrix product (`nn/conv_gradient.py`), 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,11 +39,11 @@ class _Window(NamedTuple):
 def conv_general_dilated(
     x: Float[Array, "n *space c"],
     kernel: Float[Array, "*taps c3 c2"],
-    strides: Any,
-    padding: Any,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n *space2 c2"]:
-    """As `jax.lax.conv_general_dilated`, of which `nn.Conv` uses this order of axes.
+    """Convolve as `jax.lax.conv_general_dilated` does with the order of axes of `nn.Conv`.
 
     Elsewhere than on a CPU, and with groups of features or another dtype for the result, it is that
     function. On a CPU it has gradients of any order, but no forward mode.
@@ -110,5 +111,5 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _dilated(sizes: Sizes, dilation: Sizes) -> Sizes:
-    """Sizes with so many minus one zeros between neighbors."""
+    """Return the sizes with dilation - 1 zeros between neighbors."""
     return tuple((n - 1) * d + 1 for n, d in zip(sizes, dilation, strict=True))

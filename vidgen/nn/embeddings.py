@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 def sinusoids(
     x: Float[Array, "*x"], dim: int, *, max_time: float = 1.0
 ) -> Float[Array, "*x {dim}"]:
-    """[sin | cos] of 1000·x/max_time at dim/2 geometric frequencies from 1 down to 1/10000."""
+    """Compute [sin | cos] of 1000·x/max_time at dim/2 geometric frequencies from 1 to 1/10000."""
     if dim < 4 or dim % 2:
         raise ValueError(f"sinusoidal features need an even width >= 4, got {dim}.")
     half = dim // 2
@@ -29,13 +29,13 @@ def sinusoids(
 
 
 def logsnr_features(logsnr: Float[Array, "*x"], dim: int) -> Float[Array, "*x {dim}"]:
-    """Sinusoids of the angle that the noise level stands for; log-SNR is clipped to [-20, 20]."""
+    """Compute sinusoids of the angle of a noise level; log-SNR is clipped to [-20, 20]."""
     unit = jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20.0, 20.0))) * (2.0 / jnp.pi)
     return sinusoids(unit, dim)
 
 
 def frame_features(frames: int, dim: int) -> Float[Array, "t {dim}"]:
-    """Fourier features of each frame's place in the clip, τ ∈ [0, 1].
+    """Compute Fourier features of each frame's place in the clip, τ ∈ [0, 1].
 
     A longer clip reads the same functions at more places, which suits a cascade in which every
     stage covers the same stretch of time.
@@ -44,14 +44,14 @@ def frame_features(frames: int, dim: int) -> Float[Array, "t {dim}"]:
 
 
 def pixel_features(height: int, width: int, dim: int) -> Float[Array, "h w {dim}"]:
-    """Fourier features of each pixel's place in the frame: half of them of y, half of x."""
+    """Compute Fourier features of each pixel's place in the frame: half of y, half of x."""
     rows = np.broadcast_to(_octaves(height, dim // 2)[:, None], (height, width, dim // 2))
     columns = np.broadcast_to(_octaves(width, dim - dim // 2)[None], (height, width, dim // 2))
     return jnp.asarray(np.concatenate([rows, columns], axis=-1), jnp.float32)
 
 
 def _octaves(places: int, dim: int) -> Float[np.ndarray, "{places} {dim}"]:
-    """cos(2^j π τ) and sin(2^j π τ) at τ = 0 ... 1 for j = 0 ... dim/2 - 1.
+    """Compute sin(2^j π τ) and cos(2^j π τ) at τ = 0 ... 1 for j = 0 ... dim/2 - 1.
 
     The lowest tells one end from the other; each further one halves what it resolves.
     """
@@ -71,12 +71,21 @@ def relative_buckets(
     max_distance: int = 128,
     causal: bool = False,
 ) -> Int[np.ndarray, "{queries} {keys}"]:
-    """Bucket of every signed distance key - query, as in T5; query i is at place offset + i.
+    """Number the bucket of every signed distance key - query, as in T5.
 
-    Half of the buckets belong to the future side; with `causal` all belong to the past, and the
-    future shares bucket 0 with distance 0. On each side distances below half of its buckets have
-    a bucket each; further ones share log-spaced buckets up to `max_distance`, beyond which the
-    last bucket serves.
+    On each side, distances below half of its buckets have a bucket each; further ones share
+    log-spaced buckets up to `max_distance`, beyond which the last bucket serves.
+
+    Args:
+      queries: how many.
+      keys: how many.
+      offset: place of the first query among the keys.
+      buckets: of both sides together, a multiple of 4.
+      max_distance: see above.
+      causal: all buckets belong to the past, and the future shares bucket 0 with distance 0.
+
+    Returns:
+      The bucket of each pair, in 0 ... buckets - 1.
     """
     if buckets < 4 or buckets % 4:
         raise ValueError(f"relative positions need a multiple of 4 buckets, got {buckets}.")

@@ -13,12 +13,12 @@ all their tokens: what a mesh cuts of those is gathered before it.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax.linen import spmd
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import platforms
@@ -45,9 +45,18 @@ def dot_product_attention(
     mask: Bool[Array, "#n #h #q k"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "n q h d"]:
-    """As `jax.nn.dot_product_attention`, by the kernel that fits platform and sizes.
+    """Compute attention by the kernel that fits platform and sizes.
 
-    What comes out for a query that may see no key is not defined.
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      bias: added to the logits.
+      mask: True where a query may look; the result of a query that sees no key is undefined.
+      scale: of the logits; None is 1/√d.
+
+    Returns:
+      The values of each query, as `jax.nn.dot_product_attention` gives them.
     """
     logits = q.shape[1] * k.shape[1]
     platform = platforms.current() if logits >= KERNEL_FROM and bias is None else ""
@@ -68,7 +77,7 @@ def products(
     mask: Bool[Array, "#n #h #q k"] | None,
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
-    """Attention as matrix products, in the order that the platform runs well."""
+    """Compute attention as matrix products, in the order that the platform runs well."""
     if platforms.current() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
@@ -91,7 +100,7 @@ def _heads_first(
     bias: Float[Array, "*#n q k"] | None,
     mask: Bool[Array, "*#n #q k"] | None,
 ) -> Float[Array, "*n q d"]:
-    """Attention of heads that lie before their tokens; the sum is divided by after the product."""
+    """Compute attention of heads that lie before their tokens; divide by the sum at the end."""
     kind = jnp.promote_types(q.dtype, jnp.float32)
     logits = scale * jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=kind)
     logits = logits if bias is None else logits + bias
@@ -104,11 +113,8 @@ def _heads_first(
     return (out / total).astype(q.dtype)
 
 
-def _one_by_one(function: Any, *arrays: Array | None) -> Array:
-    """`function` along the first axis of the arrays, which is as long as that of the first of them.
-
-    Those that have but one row there share it.
-    """
+def _one_by_one(function: Callable[..., Array], *arrays: Array | None) -> Array:
+    """Map a function over the first axis of the arrays; an array of one row is shared by all."""
     length = len(arrays[0])  # type: ignore[arg-type]
     own = {i: x for i, x in enumerate(arrays) if x is not None and len(x) == length}
 
@@ -132,20 +138,21 @@ def by_blocks(
     *,
     block: int,
 ) -> Float[Array, "n q h d"]:
-    """The attention of about `block` queries at a time; a block takes every so manieth query.
+    """Compute the attention of about `block` queries at a time.
 
-    So each device has a part of every block where a mesh cuts the queries into runs.
+    With n blocks, each takes every n-th query: where a mesh cuts the queries into runs, each device
+    then has a part of every block.
     """
     length = q.shape[1]
     count = -(-length // block)
 
     @jax.checkpoint
-    def attend(parts: tuple[Any, ...]) -> Array:
+    def attend(parts: tuple[Array, Array | None, Array | None]) -> Array:
         some, bias_of, mask_of = parts
         return products(some, k, v, bias_of, mask_of, scale)
 
     def cut(x: Array | None, axis: int) -> Array | None:
-        """The blocks of x as a new first axis."""
+        """Make the blocks of x a new first axis."""
         if x is None:
             return None
         if x.shape[axis] == 1 != length:  # the same for all queries
@@ -166,7 +173,7 @@ def flash(
     keys: Bool[Array, "#n k"] | None,
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
-    """Flash attention on a TPU; `keys` is False on keys that no query of an example may see."""
+    """Compute flash attention on a TPU; `keys` is False on keys that no query may see."""
     length, memory = q.shape[1], k.shape[1]
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (_padded(x, 1, _LANES) for x in (q, k, v))
@@ -182,6 +189,7 @@ def _kernel(scale: float, q: Array, k: Array, v: Array, keys: Array | None = Non
     # Imported late: Pallas takes a second, and only a TPU needs it.
     from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 
+    segments = None
     if keys is not None:  # a query sees the keys of its own segment, 1
         ones = jnp.ones(q.shape[:2], jnp.int32)
         segments = tpu.SegmentIds(q=ones, kv=keys.astype(jnp.int32))
@@ -195,15 +203,15 @@ def _kernel(scale: float, q: Array, k: Array, v: Array, keys: Array | None = Non
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     out = tpu.flash_attention(
         *heads_first,
-        segment_ids=None if keys is None else segments,
+        segment_ids=segments,
         sm_scale=scale,
         block_sizes=sizes,
     )
     return jnp.swapaxes(out, 1, 2)
 
 
-def _on_each_device(kernel: Any, q: Array, *rest: Array) -> Array:
-    """`kernel` on the share of the examples and heads that each device of the mesh has."""
+def _on_each_device(kernel: Callable[..., Array], q: Array, *rest: Array) -> Array:
+    """Run a kernel on the share of the examples and heads that each device of the mesh has."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return kernel(q, *rest)
@@ -218,8 +226,8 @@ def _on_each_device(kernel: Any, q: Array, *rest: Array) -> Array:
     return jax.shard_map(kernel, in_specs=specs, out_specs=spec, check_vma=False)(q, *rest)
 
 
-def _ways(mesh: Any, axes: Any) -> int:
-    """Devices along these mesh axes; 0 for none."""
+def _ways(mesh: AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
+    """Count the devices along these mesh axes; 0 for None."""
     if axes is None:
         return 0
     ways = 1
@@ -229,7 +237,7 @@ def _ways(mesh: Any, axes: Any) -> int:
 
 
 def _padded(x: Array, axis: int, multiple: int) -> Array:
-    """`x` with zeros (False) after it, so that the axis is a multiple of so many."""
+    """Pad an axis with zeros (False) to the next multiple."""
     missing = -x.shape[axis] % multiple
     if not missing:
         return x
@@ -239,5 +247,5 @@ def _padded(x: Array, axis: int, multiple: int) -> Array:
 
 
 def _cudnn_takes(q: Array) -> bool:
-    """cuDNN's kernel has no float32, and heads of up to 128 features, by eights."""
+    """Whether cuDNN has a kernel: 16 bits, heads of a multiple of 8 and at most 128 features."""
     return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128

@@ -10,14 +10,15 @@ takes XLA longer to compile than the draws take by a factor of several hundred.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 _LIMIT = 2.0  # standard deviations at which a normal distribution is cut off
 _STD_WITHIN_LIMIT = 0.87962566103423978  # of what is left of it then
@@ -37,8 +38,10 @@ class Distribution:
     std: float = 0.0
     truncated: bool = False
 
-    def draw(self, key: Any, shape: tuple[int, ...], dtype: Any = "float32") -> Float[Array, "..."]:
-        """An array of `shape`, drawn by JAX; a constant needs no key."""
+    def draw(
+        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = "float32"
+    ) -> Float[Array, "..."]:
+        """Draw an array by JAX; a constant needs no key."""
         if self.std == 0:
             return jnp.full(shape, self.mean, dtype)
         if self.truncated:
@@ -48,7 +51,7 @@ class Distribution:
         return self.mean + self.std * noise
 
     def fill(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-        """An array of `shape` in float32, drawn by NumPy."""
+        """Draw an array in float32 by NumPy."""
         if self.std == 0:
             return np.full(shape, self.mean, np.float32)
         noise = rng.standard_normal(shape, np.float32)
@@ -63,7 +66,7 @@ Initializer = Callable[[tuple[int, ...]], Distribution]  # of an array of this s
 
 
 def constant(value: float) -> Initializer:
-    """Every element is `value`."""
+    """Make every element `value`."""
     return lambda shape: Distribution(mean=value)
 
 
@@ -71,26 +74,26 @@ zeros, ones = constant(0.0), constant(1.0)
 
 
 def normal(std: float) -> Initializer:
-    """Normal with mean 0."""
+    """Draw from a normal distribution with mean 0."""
     return lambda shape: Distribution(std=std)
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Normal with mean 0 and `std` before it is cut off at two standard deviations."""
+    """Draw normally with mean 0, cut off at two standard deviations; `std` is that before."""
     return lambda shape: Distribution(std=std, truncated=True)
 
 
 def fan_in(scale: float = 1.0, axes: tuple[int, ...] | None = None) -> Initializer:
-    """Truncated normal with variance scale / fan_in; with scale 0, zeros.
+    """Draw from a truncated normal of variance scale / fan_in; with scale 0, zeros.
 
     Args:
       scale: of the variance, >= 0.
       axes: the input axes of the kernel; default: all but the last.
     """
+    return functools.partial(_of_fan_in, scale, axes)
 
-    def of(shape: tuple[int, ...]) -> Distribution:
-        inputs = shape[:-1] if axes is None else [shape[i] for i in axes]
-        std = math.sqrt(scale / max(1, math.prod(inputs))) / _STD_WITHIN_LIMIT
-        return Distribution(std=std, truncated=scale > 0)
 
-    return of
+def _of_fan_in(scale: float, axes: tuple[int, ...] | None, shape: tuple[int, ...]) -> Distribution:
+    inputs = shape[:-1] if axes is None else [shape[i] for i in axes]
+    std = math.sqrt(scale / max(1, math.prod(inputs))) / _STD_WITHIN_LIMIT
+    return Distribution(std=std, truncated=scale > 0)

@@ -6,7 +6,7 @@ import jax
 
 
 def current() -> str:
-    """Platform of the devices of the mesh, or of this process without one: cpu, gpu (cuda) or tpu.
+    """Name the platform of the mesh, or of this process without one: cpu, gpu (cuda) or tpu.
 
     The devices of the mesh need not be here: a plan for TPUs is traced on a CPU.
     """

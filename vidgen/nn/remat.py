@@ -27,19 +27,19 @@ class Rematerialized(Protocol):
 
     remat: str
 
-    def clone(self, **settings: Any) -> Any:
+    def clone(self, **settings: Any) -> nn.Module:
         """Copy the module with other settings."""
         ...
 
 
 def check(owner: str, policy: str) -> None:
-    """Raises ValueError unless `policy` is one of `POLICIES`."""
+    """Raise ValueError unless `policy` is one of `POLICIES`."""
     if policy not in POLICIES:
         raise ValueError(f"{owner}.remat is {policy!r}; choose one of {tuple(POLICIES)}.")
 
 
-def rematerialized(block: Any, policy: str, *, in_loop: bool) -> Any:
-    """The module class `block` that keeps what `policy` says.
+def rematerialized(block: type[nn.Module], policy: str, *, in_loop: bool) -> type[nn.Module]:
+    """Wrap a module class so that it keeps what `policy` says.
 
     Outside a loop the compiler has to be kept from merging the recomputation with the original
     (`in_loop` False); inside one it cannot.

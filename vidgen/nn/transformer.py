@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vidgen.nn import axes, initializers, remat
@@ -38,7 +39,7 @@ class KV(PyTreeNode):
 
     @classmethod
     def empty(cls, layers, rows, heads, head_dim, dtype="float32") -> KV:
-        """The start of a stream: p = 0."""
+        """Start a stream: p = 0."""
         zeros = jnp.zeros((layers, rows, 0, heads, head_dim), dtype)
         return cls(k=zeros, v=zeros)
 
@@ -48,7 +49,7 @@ class KV(PyTreeNode):
         return self.k.shape[-3]
 
     def last(self, positions: int) -> KV:
-        """Only the last `positions` of them, for layers that look no further back."""
+        """Keep the last `positions` only, for layers that look no further back."""
         start = max(self.positions - positions, 0)
         return jax.tree.map(lambda x: x[..., start:, :, :], self)
 
@@ -56,9 +57,12 @@ class KV(PyTreeNode):
 def causal_mask(
     queries: int, keys: int, *, window: int | None = None
 ) -> Bool[Array, "1 1 {queries} {keys}"]:
-    """Which keys a query may see: those up to its own place; the queries are the last places.
+    """Say which keys a query may see; the queries are the last of the places.
 
-    With a `window`, only its own and the `window` places before it.
+    Args:
+      queries: how many.
+      keys: how many.
+      window: places before its own that a query sees; None is all of them.
     """
     distance = jnp.arange(keys - queries, keys)[:, None] - jnp.arange(keys)[None, :]
     seen = distance >= 0
@@ -91,7 +95,7 @@ class Transformer(nn.Module):
     head_dim: int | None = None
     remat: str = "none"
     unroll: bool = False
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -140,7 +144,7 @@ class Transformer(nn.Module):
         return _norm("norm", self.dtype)(x), present
 
     def _stack(self, head_dim: int, *, train: bool, streams: bool) -> nn.Module:
-        """All blocks: (x, past | None, what they share) -> (x, KV | None)."""
+        """Build all blocks: (x, past | None, what they share) -> (x, KV | None)."""
         block = remat.rematerialized(_Block, self.remat, in_loop=not self.unroll)
         scan: Any = nn.scan  # its stub knows one axis only
         scanned = scan(
@@ -164,7 +168,7 @@ class _Block(nn.Module):
     head_dim: int
     mlp: int
     dropout: float
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, past: KV | None, shared: tuple) -> tuple[Array, KV | None]:
@@ -186,7 +190,7 @@ class _Block(nn.Module):
         return self._add(x, out(y)), present
 
     def _add(self, x: Array, branch: Array) -> Array:
-        """The residual sum."""
+        """Add a branch to the residual stream."""
         if self.dropout:
             branch = nn.Dropout(self.dropout, deterministic=False)(branch)
         return axes.constrain(x + branch, "batch", None, "channels")
@@ -198,7 +202,7 @@ class _Attention(nn.Module):
     heads: int
     head_dim: int
     source: str = "embed"
-    dtype: Any = "float32"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(
@@ -224,8 +228,8 @@ class _Attention(nn.Module):
         return merge_heads(x.shape[-1], dtype=self.dtype)(out), present
 
 
-def _norm(name: str, dtype: Any) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics and result `dtype`."""
+def _norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
+    """Build a LayerNorm with float32 statistics and result `dtype`."""
     return nn.LayerNorm(
         dtype=dtype,
         scale_init=axes.partitioned(initializers.ones, ("norm",)),

@@ -6,7 +6,7 @@
 
 Step i of the latents is computed from the frames up to i·s, and decoded to them, by convolutions
 that never look ahead (`nn.causal_conv`); s is the product of the strides in time. Norms do not
-cross frames. So the latents of a prefix are the prefix of the latents, and an image is one step.
+cross frames.
 
 The latents also scale and shift the features at each level of the decoder (adaptive norm).
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,54 +32,55 @@ from vidgen.nn.conv import (
     swish,
     upsample_nearest,
 )
+from vidgen.phenaki.autoencoder import CausalAutoencoder
 
 
 class Block(nn.Module):
-    """The residual block of the module's docstring; the identity at the start."""
+    """The residual block (see the module's docstring); the identity at the start."""
 
     kernel: str = "full"
     norm: str = "group"
-    dtype: Any = "float32"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """The features, and what the two convolutions keep."""
-        width, common = x.shape[-1], {"kernel": self.kernel, "dtype": self.dtype}
+        """Return the features, and the state of the two convolutions for the next chunk."""
+        width, kernel, dtype = x.shape[-1], self.kernel, self.dtype
         one, two = (None, None) if past is None else past
-        y = swish(norm(self.norm, width, name="norm1", dtype=self.dtype)(x))
-        y, one = CausalConv(width, name="conv1", **common)(y, one)
-        y = swish(norm(self.norm, width, name="norm2", dtype=self.dtype)(y))
-        y, two = CausalConv(width, scale=0.0, name="conv2", **common)(y, two)
+        y = swish(norm(self.norm, width, name="norm1", dtype=dtype)(x))
+        y, one = CausalConv(width, kernel, dtype=dtype, name="conv1")(y, one)
+        y = swish(norm(self.norm, width, name="norm2", dtype=dtype)(y))
+        y, two = CausalConv(width, kernel, 0.0, dtype=dtype, name="conv2")(y, two)
         return x + y, (one, two)
 
 
 class FiLM(nn.Module):
-    """norm(x)·(1 + scale) + shift, both from the latents; the plain norm at the start.
+    """Adaptive norm: norm(x)·(1 + scale) + shift, both from the latents; at the start norm(x).
 
     Attributes:
-      time: frames of x for each step of the latents but the first of a clip, which has one.
-      space: rows and columns of x for each place of the latents.
-      norm: kind of normalisation.
-      dtype: of the computation.
+      time: number of frames of x for each step of the latents but a clip's first, which has one.
+      space: number of rows and columns of x for each place of the latents.
+      norm: kind of normalisation (`nn.conv.norm`).
+      dtype: dtype of the computation.
     """
 
     time: int
     space: int
     norm: str = "group"
-    dtype: Any = "float32"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], latents: Float[Array, "b gt gh gw d"], *, starts: bool
     ) -> Float[Array, "b t h w c"]:
-        """`x` normalised as told by `latents`."""
+        """Normalise `x`; `starts` says whether its first frame is the first of the clip."""
         width = x.shape[-1]
         film = axes.dense(2 * width, ("conv_in", "film"), name="film", scale=0.0, dtype=self.dtype)
-        told = upsample_nearest(film(latents), self.space)
-        told = jnp.repeat(told, self.time, axis=1)[:, self.time - 1 if starts else 0 :]
-        scale, shift = jnp.split(told, 2, axis=-1)
+        both = upsample_nearest(film(latents), self.space)
+        both = jnp.repeat(both, self.time, axis=1)[:, self.time - 1 if starts else 0 :]
+        scale, shift = jnp.split(both, 2, axis=-1)
         return norm(self.norm, width, name="norm", dtype=self.dtype)(x) * (1 + scale) + shift
 
 
@@ -118,7 +118,15 @@ class ConvEncoder(ConvSettings):
     def __call__(
         self, video: Float[Array, "b t h w c"], past: State | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], State]:
-        """The latents, and what the next chunk needs to know."""
+        """Encode a clip, or a chunk of one.
+
+        Args:
+          video: pixels in [-1, 1].
+          past: the state that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          The latents, and the state for the next chunk.
+        """
         run = Chain(past)
         x = space_to_depth(video.astype(self.dtype), self.pixel_patch)
         x = run(self._conv(self.widths[0], "stem", "pixels"), x)
@@ -140,7 +148,7 @@ class ConvDecoder(ConvSettings):
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """The video, and what the next chunk needs to know."""
+        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
         run, starts = Chain(past), past is None
         latents = latents.astype(self.dtype)
         x = run(self._conv(self.widths[-1], "stem"), latents)
@@ -159,22 +167,22 @@ class ConvDecoder(ConvSettings):
         return depth_to_space(head(self._activate(x)), self.pixel_patch), run.kept
 
 
-class CausalConv3D(ConvSettings):
-    """The autoencoder; satisfies the same protocol as `cvivit.CViViT`.
+class CausalConv3D(CausalAutoencoder, ConvSettings):
+    """The autoencoder.
 
     Attributes:
-      widths: channels of each level, from full resolution down; the last is the latents' own.
+      widths: channels of each level, from full resolution down; the last are the latents' own.
       space: spatial stride from each level to the next, one fewer than there are levels.
-      time: the same in time. MAGVIT-v2 strides late.
-      blocks: residual blocks at each level. [guess] The published number is not known here.
+      time: stride in time from each level to the next. MAGVIT-v2 strides late.
+      blocks: number of residual blocks at each level. [guess] The published one is not known here.
       pixel_patch: side of the squares of pixels that are folded into channels before the first
-        level; 1 for none. Saves most of the work, which is at full resolution, on small machines.
-      channels: of the video.
+        level; 1 folds none. Most of the work is at full resolution, which small machines spare.
+      channels: channels of the video.
       kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for
         half of the work.
-      norm: "group" is over the pixels of a frame, "channel" is not: see `nn.conv.norm`.
+      norm: kind of normalisation: "group" is over the pixels of a frame, "channel" is not.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
-      dtype: of the computation; parameters and the decoded video are float32.
+      dtype: dtype of the computation; parameters and the decoded video are float32.
     """
 
     def __post_init__(self) -> None:
@@ -207,7 +215,7 @@ class CausalConv3D(ConvSettings):
             )
 
     def setup(self) -> None:
-        """Make both halves."""
+        """Make the encoder and the decoder."""
         fields = dataclasses.fields(ConvSettings)
         own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
         self.encoder = ConvEncoder(**own)
@@ -215,76 +223,24 @@ class CausalConv3D(ConvSettings):
 
     @property
     def features(self) -> int:
-        """The last axis of the latents."""
+        """Size of the last axis of the latents."""
         return self.widths[-1]
 
     @property
-    def patch(self) -> tuple[int, int, int]:
+    def strides(self) -> tuple[int, int, int]:
         """(frames, height, width) that one latent stands for; one frame at the first step."""
         side = self.pixel_patch * math.prod(self.space)
         return math.prod(self.time), side, side
 
-    @nn.nowrap
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """The latents of a clip of this size: (steps, rows, columns).
-
-        Raises:
-          ValueError: where the strides do not fit; it names the nearest sizes that do.
-        """
-        time, side, _ = self.patch
-        sizes = (
-            ("frames", frames, time, 1),
-            ("height", height, side, 0),
-            ("width", width, side, 0),
-        )
-        for name, size, stride, first in sizes:
-            least = first or stride
-            if size < least or (size - first) % stride:
-                below = first + (size - first) // stride * stride
-                near = " or ".join(str(n) for n in (below, below + stride) if n >= least)
-                rule = f"1 + a multiple of {stride}" if first else f"a multiple of {stride}"
-                raise ValueError(
-                    f"the tokenizer takes {name} of {rule}, not {size}; the nearest: {near}."
-                )
-        return 1 + (frames - 1) // time, height // side, width // side
-
-    @nn.nowrap
-    def frames_of(self, steps: int) -> int:
-        """The frames that so many steps of latents decode to."""
-        return 1 + (steps - 1) * self.patch[0]
-
-    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """The latents of a clip; `grid` has their shape and says which sizes fit."""
-        return self.encode_chunk(video)[0]
-
-    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
-        """The clip, float32 and not clipped."""
-        return self.decode_chunk(latents)[0]
-
-    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        """Encode and decode."""
-        return self.decode(self.encode(video))
-
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: State | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], State]:
-        """The latents of the next frames of a clip, equal to those that `encode` gives of it all.
-
-        Args:
-          video: 1 + k·patch frames at the start of a clip, a multiple of patch frames after it.
-          state: what came out with the chunk before; None at the start.
-        """
-        _, frames, height, width, _ = video.shape
-        later = state is not None
-        if later and (frames < 1 or frames % self.patch[0]):
-            raise ValueError(
-                f"a later chunk of a clip has a multiple of {self.patch[0]} frames, not {frames}."
-            )
-        self.grid(frames + later, height, width)
+        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
+        self._check_chunk(video, state is not None)
         return self.encoder(video, state)
 
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """The frames of the next steps of a clip, equal to those that `decode` gives of it all."""
+        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
         return self.decoder(latents, state)

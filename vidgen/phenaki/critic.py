@@ -1,28 +1,28 @@
-"""A second transformer that says which sampled tokens to keep (Token-Critic, 2209.04439).
+"""A second transformer that chooses which sampled tokens to keep (Token-Critic, 2209.04439).
 
     x̂ = x with the masked tokens m drawn from softmax(logits(x masked, text))     logits: frozen
     loss = mean over m of the binary cross-entropy of critic(x̂, text) against [x̂ = x]
 
 The masked model's own confidence judges each token by itself; the critic sees all of them filled
-in, and may take back what was kept. Only a position that was masked is labelled, and one where
-the draw hit the true token counts as real: tokens that were given are true whatever the model
-would have drawn there, and what does not exist has no label. [guess] The abstract, all of it that
-we have, does not say how hits are labelled.
+in, and may take back what was kept. Only masked positions have labels: other tokens are true
+whatever the model would have drawn there. [guess] A draw that hits the true token counts as real;
+the abstract, all of it that we have, does not say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.model import Model
+from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, token_batch
 from vidgen.phenaki.decoding import ScoresFn
-from vidgen.phenaki.masked_model import MaskedVideoModel, TokenNetwork
+from vidgen.phenaki.masked_model import MaskedVideoModel
+from vidgen.phenaki.maskgit import FlatNetwork, TokenNetwork
 from vidgen.phenaki.token_batch import clip_text, mean_where
 from vidgen.types import (
     Frozen,
@@ -41,11 +41,11 @@ class CriticModel(Model):
     """A critic of one masked model.
 
     Attributes:
-      name: its name and its gin scope.
+      name: name of the model and of its gin scope.
       model: the masked model whose samples it judges, with its mask schedule, its text dropping
         and its temperature of the tokens; its parameters are `frozen["maskgit"]`.
       network: a `TokenCritic`.
-      published_parameters: size in the paper, for `vidgen plan`; None where there is none.
+      published_parameters: number of parameters in the paper, for `vidgen plan`, or None.
     """
 
     name: str = "critic"
@@ -64,13 +64,13 @@ class CriticModel(Model):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
-        """The shapes of a training batch, those of the masked model."""
+        """The shapes of a training batch: those of the masked model."""
         return self.model.batch_spec(
             batch_size, text_length, text_dim, captions_per_clip=captions_per_clip
         )
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
-        """Fresh parameters, boxed with their logical axis names."""
+        """Make parameters, boxed with their logical axis names."""
         grid = token_batch.grid_of(batch, self.model.tokenizer)
         tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
@@ -84,13 +84,25 @@ class CriticModel(Model):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The cross-entropy of the labels, and how often the critic is right."""
+        """Compute the cross-entropy of the labels.
+
+        Args:
+          params: the parameters of the critic.
+          frozen: those of the masked model "maskgit", and of its tokenizer.
+          batch: videos or tokens, with their text.
+          key: draws the masked tokens, the dropped texts, the sampled tokens and dropout.
+          train: whether dropout acts.
+
+        Returns:
+          The loss, mean over the batch; and metrics: how often the critic is right, ...
+        """
         mask_key, drop_key, draw_key, dropout_key = jax.random.split(key, 4)
         tokens, valid = token_batch.tokens_of(batch, self.model.tokenizer, frozen)
         masked = self.model.masked(mask_key, valid)
         text, dropped = token_batch.drop_text(drop_key, batch.text, self.model.text_drop_rate)
         filled = self._filled(frozen["maskgit"], tokens, text, masked, valid, draw_key)
-        odds = self.network.apply(
+        odds = apply_module(
+            self.network,
             params,
             filled,
             text,
@@ -115,10 +127,10 @@ class CriticModel(Model):
         valid: Bool[Array, "b gt gh gw"],
         key: Key[Array, ""],
     ) -> Int[Array, "b gt gh gw"]:
-        """`tokens` with the masked ones drawn by the masked model, unguided."""
+        """The tokens, of which the masked ones are drawn by the masked model without guidance."""
         model = self.model
         holes = jnp.where(masked, model.mask_id, tokens)
-        logits = model.network.apply(params, holes, text, valid=valid, train=False)
+        logits = apply_module(model.network, params, holes, text, valid=valid, train=False)
         keys = jax.random.split(key, len(tokens))
         drawn = decoding.categorical(keys, logits, model.sampler.sample_temperature)
         return jax.lax.stop_gradient(jnp.where(masked, drawn.astype(tokens.dtype), tokens))
@@ -131,20 +143,22 @@ class CriticModel(Model):
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
     ) -> ScoresFn:
-        """What `MaskedVideoModel.sample_tokens` takes: log-probabilities that tokens are real."""
+        """Make the log-probabilities that tokens are real, for `MaskedVideoModel.sample_tokens`.
+
+        Args:
+          params: the parameters of the critic.
+          text: one prompt a clip.
+          grid: the grid of tokens, (time, rows, columns).
+          valid: False on positions that do not exist.
+
+        Returns:
+          A function of (flat tokens, step).
+        """
         return jax.tree_util.Partial(_Scores(self.network, grid), params, clip_text(text), valid)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Scores:
-    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
-
-    network: Any
-    grid: tuple[int, ...]
+class _Scores(FlatNetwork):
+    """The log-probability that each token is real, from a critic's log-odds."""
 
     def __call__(self, params, text, valid, tokens, step):
-        del step
-        odds = self.network.apply(
-            params, tokens.reshape(-1, *self.grid), text, valid=valid, train=False
-        )
-        return jax.nn.log_sigmoid(odds.astype(jnp.float32)).reshape(tokens.shape)
+        return jax.nn.log_sigmoid(super().__call__(params, text, valid, tokens, step))

@@ -1,17 +1,16 @@
-"""C-ViViT, the causal video autoencoder of Phenaki (2.1 and Table 6).
+"""C-ViViT, the causal video autoencoder of Phenaki (section 2.1, Table 6).
 
     first frame   (h, w) patches        W₁ · pixels      }  latents: 1 + k steps of a gh x gw grid
     k tubelets    (t, h, w) patches     W₂ · pixels      }
     encoder       spatial transformer (all patches of a step), then temporal (each place, causal)
     decoder       the mirror: temporal, then spatial, then a linear layer to pixels
 
+Nothing flows back in time, in the decoder neither, so that any number of frames 1 + k·t can be run,
+all at once or chunk by chunk with the keys and values of the steps before (`CausalAutoencoder`).
+
 Patches that do not see each other's pixels have borders that show. With `pixel_width` residual
 convolutions of each frame at full resolution stand before the patches and behind them; the paper
 has none.
-
-Nothing flows back in time, in the decoder neither: the latents of a prefix are the prefix of the
-latents, an image is the first frame of a clip, and any number of frames 1 + k·t can be run, all at
-once or chunk by chunk with the keys and values of the steps before.
 
 Positions are not published. [guess] Fourier features of a patch's place in the frame, through a
 linear layer, fit any size; a causal relative bias alone in time, shared by all layers as in T5,
@@ -31,6 +30,7 @@ from vidgen.nn import axes, embeddings
 from vidgen.nn.attention import RelativeBias
 from vidgen.nn.conv import norm, spatial_conv, swish
 from vidgen.nn.transformer import KV, Transformer, causal_mask
+from vidgen.phenaki.autoencoder import CausalAutoencoder
 
 # [guess] Six octaves an axis: the finest repeats after a sixteenth of the frame, which is a patch
 # of the published grid.
@@ -55,7 +55,7 @@ class CViViTSettings(nn.Module):
     dtype: str = "float32"
 
     def _space(self, x: Float[Array, "b t h w d"]) -> Array:
-        """Let the patches of each step see each other."""
+        """Spatial transformer: the patches of a step attend to each other (2.1)."""
         b, t, h, w, d = x.shape
         places = embeddings.pixel_features(h, w, PLACE_FEATURES)
         x += axes.dense(d, (None, "embed"), name="place", dtype=self.dtype)(places)
@@ -67,7 +67,7 @@ class CViViTSettings(nn.Module):
     def _time(
         self, x: Float[Array, "b t h w d"], past: KV | None
     ) -> tuple[Float[Array, "b t h w d"], KV | None]:
-        """Let each step see those before it at its place, those of `past` too."""
+        """Temporal transformer: a patch attends to its place at earlier steps, of `past` too."""
         if not self.temporal_layers:
             return x, past
         b, t, h, w, d = x.shape
@@ -94,7 +94,7 @@ class CViViTSettings(nn.Module):
         )
 
     def _pixel_convs(self, x: Float[Array, "b t h w c"]) -> Array:
-        """Let neighbouring pixels of a frame see each other; the identity at the start."""
+        """Residual convolutions over the pixels of a frame; the identity at the start."""
         for i in range(self.pixel_blocks):
             y = x
             for j, scale in enumerate((1.0, 0.0)):
@@ -106,13 +106,22 @@ class CViViTSettings(nn.Module):
 
 
 class CViViTEncoder(CViViTSettings):
-    """Video to latents; `starts` is whether its first frame is the first of the clip."""
+    """Video to latents."""
 
     @nn.compact
     def __call__(
         self, video: Float[Array, "b t h w c"], past: KV | None = None, *, starts: bool = True
     ) -> tuple[Float[Array, "b gt gh gw d"], KV | None]:
-        """The latents, and with `past` given what a next chunk needs to know."""
+        """Encode a clip, or a chunk of one.
+
+        Args:
+          video: pixels in [-1, 1].
+          past: keys and values of the steps before, for a chunk; None for a whole clip.
+          starts: whether the first frame of `video` is the first of its clip.
+
+        Returns:
+          The latents, and the keys and values for the next chunk, None without `past`.
+        """
         x = video.astype(self.dtype)
         if self.pixel_width:
             names = ("pixels", "conv_out")
@@ -135,13 +144,13 @@ class CViViTEncoder(CViViTSettings):
 
 
 class CViViTDecoder(CViViTSettings):
-    """Latents to video; `starts` is whether their first step is the first frame of the clip."""
+    """Latents to video."""
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: KV | None = None, *, starts: bool = True
     ) -> tuple[Float[Array, "b t h w c"], KV | None]:
-        """The video, and with `past` given what a next chunk needs to know."""
+        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
         x, present = self._time(latents.astype(self.dtype), past)
         x = axes.constrain_video(self._space(x))
         parts = []
@@ -153,7 +162,7 @@ class CViViTDecoder(CViViTSettings):
         return self._head(jnp.concatenate(parts, axis=1)), present
 
     def _pixels(self, x: Float[Array, "b gt gh gw d"], frames: int, name: str) -> Array:
-        """The patches: pixels in float32, or `pixel_width` features of each."""
+        """The pixels of every patch in float32, or `pixel_width` features of each pixel."""
         patch = (frames, *self.patch[1:])
         features = math.prod(patch) * (self.pixel_width or self.channels)
         dtype = self.dtype if self.pixel_width else "float32"
@@ -161,7 +170,7 @@ class CViViTDecoder(CViViTSettings):
         return from_patches(dense(x), patch)
 
     def _head(self, x: Float[Array, "b t h w c"]) -> Array:
-        """From what `_pixels` gives to the video, in float32."""
+        """From the result of `_pixels` to the video, in float32."""
         if not self.pixel_width:
             return x
         x = self._pixel_convs(x)
@@ -169,30 +178,30 @@ class CViViTDecoder(CViViTSettings):
         return spatial_conv(self.channels, ("conv_in", "pixels"), name="head")(x)
 
 
-class CViViT(CViViTSettings):
-    """The autoencoder; satisfies the `Autoencoder` protocol of phenaki/tokenizer.py.
+class CViViT(CausalAutoencoder, CViViTSettings):
+    """The autoencoder.
 
     Attributes:
       patch: (frames, height, width) of a tubelet; the first frame has patches of (height, width).
         With 1 frame all frames are embedded alike, which with `temporal_layers` 0 makes the
         per-frame tokenizer that the paper compares with.
-      width: of the transformers and of the latents.
+      width: width of the transformers and of the latents.
       mlp: hidden width of their feed-forward layers.
-      heads: attention heads.
-      spatial_layers: blocks of the spatial transformer, in each half.
-      temporal_layers: blocks of the temporal transformer, in each half.
-      pixel_width: features of each pixel in convolutions around the patches; 0 is the paper's
+      heads: number of attention heads.
+      spatial_layers: number of blocks of the spatial transformer, in each half.
+      temporal_layers: number of blocks of the temporal transformer, in each half.
+      pixel_width: features of each pixel in the convolutions around the patches; 0 is the paper's
         C-ViViT, without any.
-      pixel_blocks: residual blocks of two convolutions, before the patches and behind them.
-      channels: of the video.
-      window: steps of the past that a temporal layer sees, and a stream has to keep; None: all.
+      pixel_blocks: number of residual blocks of two convolutions, before the patches and behind.
+      channels: channels of the video.
+      window: number of steps that a temporal layer sees and a stream keeps; None is all.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled.
-      dtype: of the computation; parameters and the decoded video are float32.
+      dtype: dtype of the computation; parameters and the decoded video are float32.
     """
 
     def setup(self) -> None:
-        """Make both halves."""
+        """Make the encoder and the decoder."""
         fields = dataclasses.fields(CViViTSettings)
         own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
         self.encoder = CViViTEncoder(**own)
@@ -200,70 +209,22 @@ class CViViT(CViViTSettings):
 
     @property
     def features(self) -> int:
-        """The last axis of the latents."""
+        """Size of the last axis of the latents."""
         return self.width
 
-    @nn.nowrap
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """The latents of a clip of this size: (steps, rows, columns).
-
-        Raises:
-          ValueError: where patches do not fill the clip; it names the nearest sizes that do.
-        """
-        t, h, w = self.patch
-        if frames < 1 or (frames - 1) % t:
-            near = _nearest(frames - 1, t, least=0)
-            counts = " or ".join(str(1 + n) for n in near)
-            raise ValueError(
-                f"the tokenizer takes a first frame and then {t} at a time, which {frames} frames "
-                f"are not; the nearest are {counts}."
-            )
-        for name, size, patch in (("height", height, h), ("width", width, w)):
-            if size < patch or size % patch:
-                near = " or ".join(map(str, _nearest(size, patch, least=patch)))
-                raise ValueError(
-                    f"the tokenizer's patches are {h}x{w} pixels, which do not fill a {name} of "
-                    f"{size}; the nearest are {near}."
-                )
-        return 1 + (frames - 1) // t, height // h, width // w
-
-    @nn.nowrap
-    def frames_of(self, steps: int) -> int:
-        """The frames that so many steps of latents decode to."""
-        return 1 + (steps - 1) * self.patch[0]
-
-    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """The latents of a clip; `grid` has their shape and says which sizes fit."""
-        self.grid(*video.shape[1:4])
-        return self.encoder(video)[0]
-
-    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
-        """The clip, float32 and not clipped."""
-        return self.decoder(latents)[0]
-
-    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        """Encode and decode."""
-        return self.decode(self.encode(video))
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """The patch: (frames, height, width) that one latent stands for."""
+        return self.patch
 
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: KV | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], KV]:
-        """The latents of the next frames of a clip, equal to those that `encode` gives of it all.
-
-        Args:
-          video: 1 + k·patch frames at the start of a clip, a multiple of patch frames after it.
-          state: what came out with the chunk before; None at the start.
-        """
-        b, frames, height, width, _ = video.shape
+        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
         starts = state is None
-        if not starts and frames % self.patch[0]:
-            near = " or ".join(map(str, _nearest(frames, self.patch[0], least=self.patch[0])))
-            raise ValueError(
-                f"a later chunk of a clip has a multiple of {self.patch[0]} frames, not {frames}; "
-                f"the nearest are {near}."
-            )
-        _, rows, columns = self.grid(frames if starts else 1 + frames, height, width)
-        state = self._empty(b * rows * columns) if state is None else state
+        self._check_chunk(video, not starts)
+        _, rows, columns = self.grid(video.shape[1] + (not starts), *video.shape[2:4])
+        state = self._empty(len(video) * rows * columns) if state is None else state
         latents, state = self.encoder(video, state, starts=starts)
         assert state is not None  # as one was given
         return latents, state
@@ -271,16 +232,16 @@ class CViViT(CViViTSettings):
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: KV | None = None
     ) -> tuple[Float[Array, "b t h w c"], KV]:
-        """The frames of the next steps of a clip, equal to those that `decode` gives of it all."""
+        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
         b, _, rows, columns, _ = latents.shape
         starts = state is None
         state = self._empty(b * rows * columns) if state is None else state
         video, state = self.decoder(latents, state, starts=starts)
-        assert state is not None
+        assert state is not None  # as one was given
         return video, state
 
     def _empty(self, rows: int) -> KV:
-        """The state before the first chunk."""
+        """The keys and values before the first chunk: none."""
         head_dim = self.width // self.heads
         return KV.empty(self.temporal_layers, rows, self.heads, head_dim, self.dtype)
 
@@ -288,7 +249,15 @@ class CViViT(CViViTSettings):
 def to_patches(
     x: Float[Array, "b t h w c"], patch: tuple[int, int, int]
 ) -> Float[Array, "b gt gh gw p"]:
-    """Every (frames, height, width) block of `x` as one vector of all its numbers."""
+    """Cut a video into patches (2.1).
+
+    Args:
+      x: the video.
+      patch: (frames, height, width) of a patch, which divide the video.
+
+    Returns:
+      One vector a patch, of all its numbers.
+    """
     b, t, h, w, c = x.shape
     pt, ph, pw = patch
     x = x.reshape(b, t // pt, pt, h // ph, ph, w // pw, pw, c)
@@ -300,15 +269,9 @@ def to_patches(
 def from_patches(
     x: Float[Array, "b gt gh gw p"], patch: tuple[int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """The inverse of `to_patches`."""
+    """Put patches together to a video: the inverse of `to_patches`."""
     b, gt, gh, gw, p = x.shape
     pt, ph, pw = patch
     c = p // (pt * ph * pw)
     x = x.reshape(b, gt, gh, gw, pt, ph, pw, c)
     return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, gt * pt, gh * ph, gw * pw, c)
-
-
-def _nearest(size: int, step: int, *, least: int) -> tuple[int, ...]:
-    """The multiples of `step` on both sides of `size`, those that are at least `least`."""
-    below = size // step * step
-    return tuple(n for n in (below, below + step) if n >= least) or (least,)

@@ -1,6 +1,6 @@
 """Mask schedules, and parallel decoding: all unknown tokens in a few steps.
 
-Phenaki sec. B.3; MaskGIT (2202.04200). γ falls from 1 to 0; with N unknown positions and T steps,
+Phenaki 2.2, B.3; MaskGIT (2202.04200). γ falls from 1 to 0; with N unknown positions and T steps,
 step i = 0 ... T-1 does
 
     x ~ softmax(logits/τ)             at the positions that are still masked
@@ -11,9 +11,9 @@ step i = 0 ... T-1 does
 Training masks ⌈N γ(u)⌉ of N positions, u ~ U(0, 1), or as far as γ(u) ≥ `min_rate` goes: the r_min
 of FSQ (2309.15505) is 1 - u there.
 
-What is known is told by a mask, so text-to-video, image-to-video, continuation and inpainting are
-one call. Known tokens never change, and do not count in N. Every example has its own key, which
-is folded with the number of the step: a sample does not depend on its batch.
+A mask says what is known, so text-to-video, image-to-video, continuation and inpainting are one
+call. Known tokens never change, and do not count in N. Every example has its own key, into which
+the number of the step is folded: a sample does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,21 @@ from vidgen.diffusion.guidance import as_tree
 _RUN = 128  # codes of a run, in `at_quantiles`
 
 
-class MaskSchedule(NamedTuple):
-    """γ and its inverse, both of (a number, how many positions there are)."""
+_Ratio = Callable[[Float[Array, "*b"], Float[Array, "*b"]], Array]
 
-    ratio: Callable[..., Any]
-    inverse: Callable[..., Any]
+# Logits of the k codes at every position, from tokens (the mask id where nothing is known) and the
+# number of the step.
+LogitsFn = Callable[[Int[Array, "b n"], Int[Array, ""]], Float[Array, "b n k"]]
+# A critic: log-probabilities that each token is real, from tokens (none is the mask id) and the
+# number of the step.
+ScoresFn = Callable[[Int[Array, "b n"], Int[Array, ""]], Float[Array, "b n"]]
+
+
+class MaskSchedule(NamedTuple):
+    """γ and its inverse, both of (a number in [0, 1], the number of positions)."""
+
+    ratio: _Ratio
+    inverse: _Ratio
 
 
 def _power(p: float) -> MaskSchedule:
@@ -64,10 +74,10 @@ MASK_SCHEDULES: dict[str, MaskSchedule] = {
 
 
 def mask_schedule(name: str) -> MaskSchedule:
-    """The schedule of this name.
+    """Return the schedule of this name.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none of this name.
     """
     if name not in MASK_SCHEDULES:
         raise ValueError(
@@ -77,7 +87,7 @@ def mask_schedule(name: str) -> MaskSchedule:
 
 
 def mask_ratio(name: str, r: Float[Array, "*b"], count: Int[Array, "*b"]) -> Float[Array, "*b"]:
-    """γ(r) in [0, 1] for r in [0, 1], with `count` positions to mask."""
+    """γ(r) in [0, 1] of the named schedule, for r in [0, 1] and `count` positions to mask."""
     n = jnp.maximum(count, 2).astype(jnp.float32)  # one position has no logarithm to divide by
     return jnp.clip(mask_schedule(name).ratio(r, n), 0, 1)
 
@@ -85,9 +95,16 @@ def mask_ratio(name: str, r: Float[Array, "*b"], count: Int[Array, "*b"]) -> Flo
 def training_mask(
     key: Key[Array, ""], valid: Bool[Array, "b n"], *, schedule: str, min_rate: float = 0.0
 ) -> Bool[Array, "b n"]:
-    """Positions to mask for training: a random share of the valid ones, at least one of them.
+    """Draw the positions to mask in training: a random share of the valid ones, at least one.
 
-    The shares are as `schedule` says at an even u, and at least `min_rate`.
+    Args:
+      key: a random key.
+      valid: the positions that exist.
+      schedule: name of γ; the share is γ(u) for an even u.
+      min_rate: the least share.
+
+    Returns:
+      True where a token is masked.
     """
     share_key, place_key = jax.random.split(key)
     count = jnp.sum(valid, axis=1)
@@ -105,14 +122,14 @@ def training_mask(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodingSpec:
-    """How tokens are sampled.
+    """How tokens are sampled (Phenaki B.3).
 
     Attributes:
-      steps: T. Phenaki takes 12 to 48.
-      temperature: ϑ of the Gumbel noise on the confidence, which falls to 0 at the last step: 4
-        and 8 in Phenaki, which says "temperature" only; MaskGIT's choice temperature is meant
-        [guess].
-      schedule: γ, one of `MASK_SCHEDULES`.
+      steps: number of steps T. Phenaki takes 12 to 48.
+      temperature: ϑ of the Gumbel noise on the confidence, which falls to 0 at the last step.
+        Phenaki takes 4 and 8 and says "temperature" only. [guess] MaskGIT's choice temperature is
+        meant.
+      schedule: name of γ, one of `MASK_SCHEDULES`.
       sample_temperature: τ of the tokens themselves; 0 takes the likeliest. MaskGIT has 1.
     """
 
@@ -131,31 +148,19 @@ class DecodingSpec:
                 raise ValueError(f"DecodingSpec.{name} is {value}; it must be a number >= 0.")
 
 
-@runtime_checkable
-class LogitsFn(Protocol):
-    """What a network thinks of every position."""
-
-    def __call__(self, tokens: Int[Array, "b n"], step: Int[Array, ""]) -> Float[Array, "b n k"]:
-        """Logits of the k codes; `tokens` holds the mask id where nothing is known."""
-        ...
-
-
-@runtime_checkable
-class ScoresFn(Protocol):
-    """A critic: how real each token of a filled sequence looks."""
-
-    def __call__(self, tokens: Int[Array, "b n"], step: Int[Array, ""]) -> Float[Array, "b n"]:
-        """Log-probabilities that a token is real; no token is the mask id."""
-        ...
-
-
 # Compiled once: a scan that is called outside of a program is a new program at every call.
 @functools.partial(jax.jit, static_argnames=("steps", "schedule"))
 def mask_counts(unknown: Int[Array, "b"], *, steps: int, schedule: str) -> Int[Array, "b {steps}"]:
-    """How many positions each step masks again, of `unknown` ones at the start.
+    """Count the positions that each step masks again.
 
-    From the second on they fall by at least one a step, down to 1; the last step, which masks
-    none, is listed too.
+    Args:
+      unknown: number of unknown positions at the start.
+      steps: number of steps.
+      schedule: name of γ.
+
+    Returns:
+      The count of every step; from the second on counts fall by at least one a step, down to 1.
+      The last step masks none, whatever its count.
     """
     r = jnp.arange(1, steps + 1, dtype=jnp.float32) / steps
     spread = (jnp.broadcast_to(a, (*unknown.shape, steps)) for a in (r, unknown[:, None]))
@@ -179,20 +184,23 @@ def parallel_decode(
     scores_fn: ScoresFn | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Int[Array, "b n"]:
-    """`tokens` where `known`, sampled elsewhere.
+    """Sample the unknown tokens (Phenaki 2.2, MaskGIT's parallel decoding).
 
     Args:
-      logits_fn: guided already. Make it a `jax.tree_util.Partial` over its arrays (parameters,
+      logits_fn: the guided logits. Make it a `jax.tree_util.Partial` over its arrays (parameters,
         text): then a second call of the same shapes compiles nothing.
-      tokens: read where `known` only.
-      known: what must stay. Positions that mean nothing (padding) count as known.
+      tokens: the known tokens; others are not read.
+      known: True on tokens that must stay. Positions that mean nothing (padding) count as known.
       mask_id: the token that stands for an unknown one.
-      keys: one an example.
+      keys: one random key an example.
       spec: the steps.
       scores_fn: a critic whose scores are the confidence in place of log p. It also may take back
         tokens that earlier steps kept (Token-Critic, 2209.04439).
       on_step: called after every step with (steps done, steps). The steps then run one by one,
         with the same result as the single compiled scan.
+
+    Returns:
+      `tokens` where `known`, sampled tokens elsewhere.
     """
     counts = mask_counts(jnp.sum(~known, 1), steps=spec.steps, schedule=spec.schedule)
     functions = (as_tree(logits_fn), None if scores_fn is None else as_tree(scores_fn))
@@ -208,7 +216,7 @@ def parallel_decode(
 
 
 def _step(functions, spec, mask_id, known, keys, state, i, count):
-    """(tokens with the mask id in them, where it is) after one more step."""
+    """One step: the tokens after it, with the mask id in them, and where that is."""
     logits_fn, scores_fn = functions
     tokens, masked = state
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
@@ -232,16 +240,26 @@ compiled_step = jax.jit(_step, static_argnums=(1, 2))
 
 
 def step_spec(
-    logits_fn: Any, size: tuple[int, int], *, mask_id: int, spec: DecodingSpec
-) -> tuple[Any, tuple[Any, ...]]:
-    """The program of a step for tokens of this (b, n), and the shapes of its arguments."""
-    shape: Any = jax.ShapeDtypeStruct  # stands for the arrays
-    known, tokens = shape(size, jnp.bool_), shape(size, jnp.int32)
+    logits_fn: LogitsFn, size: tuple[int, int], *, mask_id: int, spec: DecodingSpec
+) -> tuple[Callable[..., object], tuple[object, ...]]:
+    """Describe the program of a step, for `vidgen plan`.
+
+    Args:
+      logits_fn: the guided logits, with ShapeDtypeStructs in the place of arrays.
+      size: (b, n) of the tokens.
+      mask_id: the token that stands for an unknown one.
+      spec: the steps.
+
+    Returns:
+      The jitted step, and its arguments as ShapeDtypeStructs.
+    """
+    known = jax.ShapeDtypeStruct(size, jnp.bool_)
+    tokens = jax.ShapeDtypeStruct(size, jnp.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size[0]))
-    number, count = shape((), jnp.int32), shape(size[:1], jnp.int32)
-    functions = (logits_fn, None)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    count = jax.ShapeDtypeStruct(size[:1], jnp.int32)
     state = (tokens, known)
-    return compiled_step, (functions, spec, mask_id, known, keys, state, number, count)
+    return compiled_step, ((logits_fn, None), spec, mask_id, known, keys, state, number, count)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -256,7 +274,7 @@ def _scan(functions, spec, mask_id, known, keys, counts, state):
 def categorical(
     keys: Key[Array, "b"], logits: Float[Array, "b *n k"], temperature: float
 ) -> Int[Array, "b *n"]:
-    """A draw from softmax(logits/temperature) at every position; at 0 the likeliest."""
+    """Draw from softmax(logits/temperature) at every position; 0 takes the likeliest."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     size = (*logits.shape[1:-1], 2)
@@ -265,7 +283,7 @@ def categorical(
 
 
 def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) -> Int[Array, "*n"]:
-    """The code that two numbers in [0, 1) pick from softmax(logits): inverse transform sampling.
+    """Pick a code from softmax(logits) by two numbers in [0, 1): inverse transform sampling.
 
     With the codes cut into runs of equal length, the first number picks a run by the cumulative
     sum of their shares, the second a code by the cumulative sum within the run. Two numbers a
@@ -285,7 +303,7 @@ def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) 
 
 
 def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int[Array, "*n"]:
-    """The first index at which the cumulative share exceeds the quantile, of a weight above 0."""
+    """The first index of weight above 0 at which the cumulative share exceeds the quantile."""
     total = jnp.cumsum(weights, axis=-1)
     beyond = total > quantile[..., None] * total[..., -1:]
     # A cumulative sum in parallel need not be monotonous to the last bit.
@@ -297,7 +315,7 @@ def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int
 
 
 def _lowest(values: Float[Array, "b n"], count: Int[Array, "b"]) -> Bool[Array, "b n"]:
-    """Where the `count` lowest values of each row are: exactly so many, also among equals."""
+    """True on the `count` lowest values of each row, exactly so many also among equals."""
     order = jnp.argsort(values, axis=1)
     first = jnp.arange(values.shape[1]) < count[:, None]
     return jnp.put_along_axis(jnp.zeros_like(first), order, first, axis=1, inplace=False)

@@ -1,28 +1,40 @@
-"""The discriminator of the tokenizer's training, of the StyleGAN type (Phenaki 2.1, B.1).
+"""The discriminator of the tokenizer's training, and the losses of its game (Phenaki 2.1, B.1).
 
     pixels ─ 1x1 ─ [ 3x3 ─ blur, half size ─ 3x3 ] + skip, over √2 ... ─ 3x3 ─ dense ─ dense ─ logit
                    until a frame is 4x4; channels double from `width` to `max_width`
 
-All activations are leaky rectifiers. There are no normalisations and no statistics of the batch,
-so that a logit depends on its own example alone, as the R1 penalty needs.
+It is of the StyleGAN type. All activations are leaky rectifiers; there are no normalisations and no
+statistics of the batch, so that a logit depends on its own example alone, as R1 needs. Whether it
+sees frames or clips is not published. [guess] Frames ("2d") by default: that is cheaper, and I3D
+features judge motion. "3d" has 3x3x3 convolutions and halves time too, as MAGVIT's does.
 
-Whether it sees frames or clips is not published. [guess] Frames ("2d") by default: it is the
-cheaper, and I3D features judge motion. "3d" has 3x3x3 convolutions and halves time too, as the
-discriminator of MAGVIT does.
+With logits D of real clips x and of reconstructions x̂, real where they are large:
+
+    generator       softplus(-D(x̂))                                  non-saturating
+    discriminator   softplus(-D(x)) + softplus(D(x̂))
+    R1              |∇ₓ D(x)|² / 2                                    on real clips only
+    LeCam           relu(D(x) - ā_fake)² + relu(ā_real - D(x̂))²       (MAGVIT, MAGVIT-v2)
+
+ā are moving averages of the logits, a ← ρ a + (1 - ρ) mean D: gradient descent at the rate 1 - ρ
+on (a - mean D)²/2, so they are trained as parameters and live with them. Phenaki names neither loss
+nor penalty; these are what the same group's MaskGIT and MAGVIT use.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.nn import relu, softplus
 from jaxtyping import Array, Float
 
 from vidgen.nn import axes, initializers
 from vidgen.nn.convolution import conv_general_dilated
+
+Anchors = Mapping[str, Float[Array, ""]]  # "real" and "fake", the moving averages
 
 DIMS = ("2d", "3d")
 DTYPES = ("float32", "bfloat16")
@@ -37,15 +49,15 @@ class Discriminator(nn.Module):
     but any number of frames: time is averaged there.
 
     Attributes:
-      dims: what is seen at once, frames ("2d") or clips ("3d").
+      dims: whether a logit sees a frame ("2d") or a clip ("3d").
       width: channels at full resolution. StyleGAN with channel multiplier 1, as Phenaki has it,
         is 128 at 128 pixels and 64 at 256.
-      max_width: most channels.
-      frames_per_clip: how many frames of a clip a training step judges, drawn anew for each clip
-        and step, of "2d"; None: all of them, which is how we read Phenaki. The expected loss is
-        the same for any number. With one frame a clip, as phenaki-pytorch has, a step of 2 clips of
+      max_width: the most channels.
+      frames_per_clip: number of frames of a clip that a training step of "2d" judges, drawn anew
+        for each clip and step; None is all of them, which is how we read Phenaki. The expected loss
+        is the same. With one frame a clip, as phenaki-pytorch has, a step of 2 clips of
         17 x 32 x 32 takes 0.34 s on a CPU instead of 2.21.
-      dtype: of the computation; parameters and logits are float32.
+      dtype: dtype of the computation; parameters and logits are float32.
     """
 
     dims: str = "2d"
@@ -73,30 +85,30 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n"]:
-        """The logits of each frame, or of each clip."""
+        """Judge clips in [-1, 1]: n is the number of frames ("2d") or 1 ("3d")."""
         b, t, *_ = video.shape
         x = video.astype(self.dtype)
         if self.dims == "2d":
             x = x.reshape(b * t, 1, *x.shape[2:])
-        x = self._act(self._dense(x, self.width, ("pixels", "conv_out"), "pixels"))
+        x = _act(self._dense(x, self.width, ("pixels", "conv_out"), "pixels"))
         channels, level = self.width, 0
         while min(x.shape[2:4]) > _SMALLEST:
             channels = min(2 * channels, self.max_width)
             x = axes.constrain_video(self._block(x, channels, f"level{level}"))
             level += 1
-        x = self._act(self._conv(x, channels, "last"))
+        x = _act(self._conv(x, channels, "last"))
         # Each time step by itself, then their mean.
         x = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
-        x = self._act(self._dense(x, channels, ("conv_in", "conv_out"), "hidden"))
+        x = _act(self._dense(x, channels, ("conv_in", "conv_out"), "hidden"))
         x = jnp.mean(x.astype(jnp.float32), axis=1)
         logits = axes.dense(1, ("conv_in", "pixels"), name="logit")(x)
         return logits.reshape(b, t if self.dims == "2d" else 1)
 
     def _block(self, x: Array, channels: int, name: str) -> Array:
-        """Half the size, on a residual path."""
+        """A residual block whose result has half the size."""
         over = (2, 3) if self.dims == "2d" else (1, 2, 3)
-        y = self._act(self._conv(x, x.shape[-1], f"{name}_conv1"))
-        y = self._act(self._conv(half(y, over), channels, f"{name}_conv2"))
+        y = _act(self._conv(x, x.shape[-1], f"{name}_conv1"))
+        y = _act(self._conv(half(y, over), channels, f"{name}_conv2"))
         names = ("conv_in", "conv_out")
         skip = self._dense(half(x, over), channels, names, f"{name}_skip", scale=1.0)
         return (y + skip) * math.sqrt(0.5)
@@ -123,16 +135,16 @@ class Discriminator(nn.Module):
     ) -> Array:
         return axes.dense(features, names, name=name, scale=scale, dtype=self.dtype)(x)
 
-    @staticmethod
-    def _act(x: Array) -> Array:
-        return nn.leaky_relu(x, 0.2)
+
+def _act(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.2)
 
 
-def half(x: Any, over: tuple[int, ...]) -> Any:
-    """`x` blurred with (1, 3, 3, 1) / 8 and every second value kept, along each axis of `over`.
+def half(x: Array, over: tuple[int, ...]) -> Array:
+    """Blur with (1, 3, 3, 1) / 8 and keep every second value, along each axis of `over`.
 
-    An odd length is rounded up; a length of 1 stays. Values go on past the border as they end, so
-    that a constant stays what it is.
+    An odd length is rounded up; a length of 1 stays. The border repeats the last value, so that a
+    constant stays what it is.
     """
     for axis in over:
         n = x.shape[axis]
@@ -143,12 +155,66 @@ def half(x: Any, over: tuple[int, ...]) -> Any:
         # Pairs of neighbors instead of slices with stride 2, whose gradient XLA puts together
         # slowly: 34 x 32 x 32 x 64 and two axes take 2 ms backwards on a CPU instead of 78.
         pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-        first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-        kept = first.shape[axis]
-        before = [lax.slice_in_dim(first, 0, 1, axis=axis)]
-        before.append(lax.slice_in_dim(second, 0, kept - 1, axis=axis))
-        after = [lax.slice_in_dim(first, 1, kept, axis=axis)]
-        after.append(lax.slice_in_dim(second, kept - 1, kept, axis=axis))
-        outer = jnp.concatenate(before, axis) + jnp.concatenate(after, axis)
-        x = _OUTER * outer + _INNER * (first + second)
+        first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, False) for i in (0, 1))
+        before = jnp.concatenate([_part(first, axis, 0, 1), _part(second, axis, 0, -1)], axis)
+        after = jnp.concatenate([_part(first, axis, 1, None), _part(second, axis, -1, None)], axis)
+        x = _OUTER * (before + after) + _INNER * (first + second)
     return x
+
+
+def _part(x: Array, axis: int, start: int, stop: int | None) -> Array:
+    return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+
+# ---- the losses of the game ----------------------------------------------------------------------
+
+
+def generator_loss(fake: Float[Array, "b n"]) -> Float[Array, "b"]:
+    """The generator's loss of each example, from the logits of its reconstruction."""
+    return jnp.mean(softplus(-fake), axis=1)
+
+
+def discriminator_loss(real: Float[Array, "b n"], fake: Float[Array, "b n"]) -> Float[Array, "b"]:
+    """The cross-entropy of telling real from reconstructed; 2 ln 2 where all logits are 0."""
+    return jnp.mean(softplus(-real), axis=1) + jnp.mean(softplus(fake), axis=1)
+
+
+def r1_penalty(
+    logits_of: Callable[[Float[Array, "b t h w c"]], Float[Array, "b n"]],
+    real: Float[Array, "b t h w c"],
+) -> Float[Array, "b"]:
+    """Half the squared gradient of a logit with respect to what it sees, mean over logits.
+
+    Args:
+      logits_of: the discriminator. A logit must depend on no other example, and where an example
+        has several, each must depend on pixels of its own (a logit a frame).
+      real: real clips.
+
+    Returns:
+      The penalty of each clip.
+    """
+
+    def total(video: Array) -> tuple[Array, Array]:
+        logits = logits_of(video)
+        return jnp.sum(logits), logits
+
+    slope, logits = jax.grad(total, has_aux=True)(real)
+    return 0.5 * jnp.sum(slope.astype(jnp.float32) ** 2, axis=(1, 2, 3, 4)) / logits.shape[1]
+
+
+def lecam_penalty(
+    real: Float[Array, "b n"], fake: Float[Array, "b n"], anchors: Anchors
+) -> Float[Array, "b"]:
+    """How far the logits of each kind run ahead of the moving average of the other (LeCam)."""
+    average = jax.lax.stop_gradient(anchors)
+    ahead = relu(real - average["fake"]) ** 2
+    behind = relu(average["real"] - fake) ** 2
+    return jnp.mean(ahead, axis=1) + jnp.mean(behind, axis=1)
+
+
+def anchor_loss(
+    real: Float[Array, "b n"], fake: Float[Array, "b n"], anchors: Anchors
+) -> Float[Array, ""]:
+    """A loss whose gradient descent makes the anchors moving averages; its value means nothing."""
+    means = jax.lax.stop_gradient((jnp.mean(real), jnp.mean(fake)))
+    return 0.5 * (anchors["real"] - means[0]) ** 2 + 0.5 * (anchors["fake"] - means[1]) ** 2

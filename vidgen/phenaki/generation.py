@@ -1,11 +1,11 @@
 """Text, and whatever of the video is known already, to video.
 
-    tokens = encode(known video)        known where every pixel of a token is known
-    tokens = sample(text, tokens)       phenaki/decoding.py
-    video  = decode(tokens),            the known pixels put back as they were
+    tokens = encode_known(video)        known where every pixel of a token is known
+    tokens = sample(text, tokens)       MaskedVideoModel.sample_tokens
+    video  = decode_known(tokens)       the known pixels put back as they were
 
 Text to video, image to video, continuation, in between and inpainting differ in `known` alone
-(Phenaki sec. 2.2). What is not known must not be seen by the tokens of what is: the tokenizer is
+(Phenaki 2.2). What is not known must not be seen by the tokens of what is: the tokenizer is
 causal, so the beginning of a clip does not see the rest; elsewhere each unknown pixel is filled
 with the known one that is nearest in time, the earlier if there is one.
 """
@@ -13,79 +13,82 @@ with the known one that is nearest in time, the earlier if there is one.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.model import OnStep, TokenizerModel
-from vidgen.types import Known, Params, TextEmbedding, TextMix, VideoShape
+from vidgen.model import TokenizerModel
+from vidgen.types import Known, Params, VideoShape
 
 
-def generate(
-    model: Any,
-    params: Params,
-    text: TextEmbedding | TextMix,
-    keys: Key[Array, "b"],
-    *,
-    on_step: OnStep | None = None,
-    known: Known | None = None,
-) -> Float[Array, "b t h w c"]:
-    """Videos for `text`, in [-1, 1]; each depends on its own text, key and known content alone.
-
-    The programs are the same whatever is known, and whether anything is.
+def known_content(
+    known: Known | None, shape: VideoShape, clips: int
+) -> tuple[Float[Array, "b t h w c"], Bool[Array, "b t h w c"]]:
+    """Spread known content over all pixels.
 
     Args:
-      model: a `MaskedVideoModel`.
-      params: {"maskgit": of its network, "tokenizer": of its tokenizer}.
-      text: one prompt a clip, or two of which the logits are mixed.
-      keys: one a clip.
-      on_step: told of (steps done, steps) after every step.
-      known: content that comes out unchanged.
+      known: the content; None is a video of which nothing is known.
+      shape: shape of a clip.
+      clips: number of clips b.
+
+    Returns:
+      The known pixels, and True where a pixel is known. Their shapes do not depend on what is
+      known, so the programs that read them are the same.
     """
     if known is None:
-        known = unknown(model.shape, len(keys))
-    video = jnp.broadcast_to(known.video, (len(keys), *model.shape.thwc))
-    mask = jnp.broadcast_to(known.mask, video.shape)
-    tokens, kept = _encoded(model.tokenizer, model.grid, params["tokenizer"], video, mask)
-    tokens = model.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
-    return _decoded(model.tokenizer, params["tokenizer"], tokens, video, mask)
-
-
-def unknown(shape: VideoShape, clips: int) -> Known:
-    """Nothing is known of so many clips."""
-    video = jnp.zeros((clips, *shape.thwc))
-    return Known(video=video, mask=jnp.zeros(video.shape, bool))
+        video = jnp.zeros((clips, *shape.thwc))
+        return video, jnp.zeros(video.shape, bool)
+    video = jnp.broadcast_to(known.video, (clips, *shape.thwc))
+    return video, jnp.broadcast_to(known.mask, video.shape)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encoded(
+def encode_known(
     tokenizer: TokenizerModel, grid: tuple[int, int, int], params: Params, video: Array, mask: Array
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
-    """The tokens of what is known, and which of them are known in all their pixels."""
+    """Encode known content.
+
+    Args:
+      tokenizer: the tokenizer.
+      grid: grid of a clip's tokens, (time, rows, columns).
+      params: the parameters of the tokenizer.
+      video: the known pixels; others are not read.
+      mask: True on known pixels.
+
+    Returns:
+      The tokens, and which of them are known in all their pixels.
+    """
     return tokenizer.encode(params, filled(video, mask)), known_tokens(mask, grid)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decoded(
+def decode_known(
     tokenizer: TokenizerModel, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
-    """The video of the tokens, with the known pixels as they were."""
+    """Decode tokens to clips in [-1, 1], and put the known pixels back."""
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))
 
 
 def filled(
     video: Float[Array, "b t h w c"], mask: Bool[Array, "b t h w c"]
 ) -> Float[Array, "b t h w c"]:
-    """`video` where `mask`; elsewhere the nearest known frame before, or after; 0 without any."""
+    """Fill in unknown pixels, so that the tokens of known ones see nothing unknown.
+
+    Args:
+      video: the known pixels; others are not read.
+      mask: True on known pixels.
+
+    Returns:
+      `video` where `mask`; elsewhere the nearest known frame before, or else after; or else 0.
+    """
     frames = video.shape[1]
     index = jnp.arange(frames)[None, :, None, None, None]
     before = jax.lax.cummax(jnp.where(mask, index, -1), axis=1)
     after = jax.lax.cummin(jnp.where(mask, index, frames), axis=1, reverse=True)
     source = jnp.where(before >= 0, before, after)
-    found = jnp.take_along_axis(video, jnp.minimum(source, frames - 1), axis=1)
-    return jnp.where(source < frames, found, 0.0)
+    nearest = jnp.take_along_axis(video, jnp.minimum(source, frames - 1), axis=1)
+    return jnp.where(source < frames, nearest, 0.0)
 
 
 def known_tokens(

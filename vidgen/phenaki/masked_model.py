@@ -1,6 +1,6 @@
 """A model that fills in masked video tokens: how it is trained and how it samples.
 
-Phenaki sec. 2.2 and B.3; MaskGIT (2202.04200).
+Phenaki 2.2 and B.3; MaskGIT (2202.04200).
 
     training    ⌈γ(u) N⌉ of the N valid tokens are masked,  u ~ U(0, 1)
                 loss = mean over the masked tokens of an example of -Σ_k q_k log p_k,
@@ -8,9 +8,9 @@ Phenaki sec. 2.2 and B.3; MaskGIT (2202.04200).
     sampling    parallel decoding (`decoding`) with the guided logits (1 + λ) l(text) - λ l(no text)
 
 A batch holds videos, which a frozen tokenizer turns into tokens, or tokens made beforehand. Where
-the "clip" is a set of images (`independent_frames`), its first frame alone is used: only the tokens
-of the first time step exist then, for the masking, for the attention and for the loss. The text of
-an example is dropped with a fixed rate, tokens and mask together.
+the "clip" is a set of images (`independent_frames`), only the tokens of the first time step exist,
+for the masking, the attention and the loss (B.3). The text of an example is dropped with a fixed
+rate, tokens and mask together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
 from vidgen.model import Model, SampledModel, TokenizerModel
+from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
+from vidgen.phenaki.maskgit import FlatNetwork, TokenNetwork
 from vidgen.phenaki.token_batch import BATCHES, clip_text, mean_where
 from vidgen.types import (
     Frozen,
@@ -43,42 +45,26 @@ from vidgen.types import (
 )
 
 
-@runtime_checkable
-class TokenNetwork(Protocol):
-    """A Linen module over tokens, phenaki/maskgit.py: a pair of pure functions, and its sizes."""
-
-    codes: int
-    cross: bool
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Params:
-        """Fresh parameters."""
-        ...
-
-    def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:
-        """The output for (tokens, text, valid=..., train=...)."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedVideoModel(SampledModel):
     """The transformer of Phenaki.
 
     Attributes:
-      name: its name and its gin scope.
-      shape: the clip it generates.
+      name: name of the model and of its gin scope.
+      shape: the clip that it generates.
       tokenizer: makes the tokens; its parameters are `frozen["tokenizer"]`, read for videos only.
       network: a `MaskGIT`.
       batches: what it trains on, "videos" or "tokens" made beforehand.
-      schedule: γ, one of `decoding.MASK_SCHEDULES`. MaskGIT's best is the cosine; Phenaki follows
-        MaskGIT and names none.
-      min_mask_rate: smallest share of tokens that is masked in training. FSQ (2309.15505) finds
-        0.45 more stable; 0 is Phenaki.
-      label_smoothing: s. MaskGIT 0.1, MAGVIT 0.0001, Phenaki prints none.
+      schedule: name of γ, one of `decoding.MASK_SCHEDULES`. MaskGIT's best is the cosine; Phenaki
+        follows MaskGIT and names none.
+      min_mask_rate: least share of tokens that is masked in training. FSQ (2309.15505) finds 0.45
+        more stable; 0 is Phenaki.
+      label_smoothing: s. MaskGIT has 0.1, MAGVIT 0.0001, Phenaki prints none.
       text_drop_rate: share of training examples that lose their text (Phenaki: 0.1).
-      sampler: how it samples.
+      sampler: how tokens are sampled.
       guidance: λ, in its `weight` (and `low`, at every second step); nothing is thresholded.
         Phenaki takes 0.1, 6 and 12. [guess] Its formula is not printed; 0.1 makes sense in this.
-      published_parameters: size in the paper, for `vidgen plan`; None where there is none.
+      published_parameters: number of parameters in the paper, for `vidgen plan`, or None.
     """
 
     name: str = "maskgit"
@@ -120,26 +106,26 @@ class MaskedVideoModel(SampledModel):
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """The tokens of a clip of `shape`, (time, rows, columns)."""
+        """The grid of tokens of a clip of `shape`, (time, rows, columns)."""
         return self.tokenizer.grid(self.shape.frames, self.shape.height, self.shape.width)
 
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
-        """The shapes of a training batch; images in a clip may each have a caption of their own."""
-        text = (text_length, text_dim)
+        """The shapes of a training batch; the images of a clip may have a caption each."""
         return token_batch.spec_of(
             self.batches,
             batch_size,
             shape=self.shape,
             grid=self.grid,
-            text=text if captions_per_clip == 1 else (captions_per_clip, *text),
+            text=(text_length, text_dim),
+            captions_per_clip=captions_per_clip,
         )
 
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
-        """Fresh parameters, boxed with their logical axis names."""
+        """Make parameters, boxed with their logical axis names."""
         grid = token_batch.grid_of(batch, self.tokenizer)
         tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
@@ -153,12 +139,25 @@ class MaskedVideoModel(SampledModel):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The cross-entropy of the masked tokens, and how often the likeliest code is right."""
+        """Compute the cross-entropy of the masked tokens (Phenaki 2.2).
+
+        Args:
+          params: the parameters of the network.
+          frozen: the parameters of the tokenizer, by the name "tokenizer".
+          batch: videos or tokens, with their text.
+          key: draws the masked tokens, the dropped texts and dropout.
+          train: whether dropout acts.
+
+        Returns:
+          The loss, mean over the batch; and metrics: how often the likeliest code is right, the
+          share of masked tokens, ...
+        """
         mask_key, drop_key, dropout_key = jax.random.split(key, 3)
         tokens, valid = token_batch.tokens_of(batch, self.tokenizer, frozen)
         masked = self.masked(mask_key, valid)
         text, dropped = token_batch.drop_text(drop_key, batch.text, self.text_drop_rate)
-        logits = self.network.apply(
+        logits = apply_module(
+            self.network,
             params,
             jnp.where(masked, self.mask_id, tokens),
             text,
@@ -166,10 +165,9 @@ class MaskedVideoModel(SampledModel):
             train=train,
             rngs={"dropout": dropout_key} if train else None,
         )
-        error = self._error(logits, tokens)
         right = mean_where(jnp.argmax(logits, axis=-1) == tokens, masked)
+        error = mean_where(self._error(logits, tokens), masked)
         share = mean_where(masked, valid)
-        error = mean_where(error, masked)
         many = share > 0.5
         return jnp.mean(error), {
             "accuracy": Mean.of(right),
@@ -182,14 +180,10 @@ class MaskedVideoModel(SampledModel):
     def masked(
         self, key: Key[Array, ""], valid: Bool[Array, "b gt gh gw"]
     ) -> Bool[Array, "b gt gh gw"]:
-        """The tokens to mask."""
-        flat = decoding.training_mask(
-            key,
-            valid.reshape(len(valid), -1),
-            schedule=self.schedule,
-            min_rate=self.min_mask_rate,
-        )
-        return flat.reshape(valid.shape)
+        """Draw the tokens to mask in training."""
+        flat, rate = valid.reshape(len(valid), -1), self.min_mask_rate
+        masked = decoding.training_mask(key, flat, schedule=self.schedule, min_rate=rate)
+        return masked.reshape(valid.shape)
 
     def _error(
         self, logits: Float[Array, "b gt gh gw k"], tokens: Int[Array, "b gt gh gw"]
@@ -210,10 +204,19 @@ class MaskedVideoModel(SampledModel):
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
     ) -> LogitsFn:
-        """What decoding sees: the guided logits of flat tokens, of two prompts their mixture.
+        """Make the guided logits of flat tokens, of two prompts their mixture, for decoding.
 
         Guidance evaluates both halves in one batch of twice the size, as two prompts do; without
         guidance the network is evaluated once, and its conditional logits are returned bit for bit.
+
+        Args:
+          params: the parameters of the network.
+          text: one prompt a clip, or two.
+          grid: the grid of tokens, (time, rows, columns).
+          valid: False on positions that do not exist.
+
+        Returns:
+          A function of (flat tokens, step).
         """
         twice = None if valid is None else pair(valid, valid)
         if isinstance(text, TextMix):
@@ -221,10 +224,10 @@ class MaskedVideoModel(SampledModel):
             return mixed(self.logits_fn(params, both, grid, valid=twice), text.weight)
         text = clip_text(text)
         if self.guidance.is_unguided:
-            return jax.tree_util.Partial(_Logits(self.network, grid), params, text, valid)
+            return jax.tree_util.Partial(FlatNetwork(self.network, grid), params, text, valid)
         weights = with_text(self.guidance.weights(self.sampler.steps), text.mask)
         text = pair(text, null_text(text))
-        logits = jax.tree_util.Partial(_Logits(self.network, grid), params, text, twice)
+        logits = jax.tree_util.Partial(FlatNetwork(self.network, grid), params, text, twice)
         return classifier_free_batched(logits, weights)
 
     def sample_tokens(
@@ -239,24 +242,27 @@ class MaskedVideoModel(SampledModel):
         scores_fn: ScoresFn | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Int[Array, "b gt gh gw"]:
-        """Tokens for `text`: those of `tokens` where `known`, sampled elsewhere.
+        """Sample tokens for `text`.
 
         Each clip depends on its own text, key and known tokens alone. Any grid up to the network's
         largest will do.
 
         Args:
-          params: of the network.
+          params: the parameters of the network.
           text: one prompt a clip, or two.
-          tokens: read where `known` only.
-          known: what stays.
-          keys: one a clip.
+          tokens: the known tokens; others are not read.
+          known: True on tokens that stay.
+          keys: one random key a clip.
           valid: False on positions that do not exist; they come out as they went in.
           scores_fn: a critic (phenaki/critic.py).
           on_step: called after every step; see `decoding.parallel_decode`.
+
+        Returns:
+          `tokens` where `known`, sampled tokens elsewhere.
         """
         grid, b = tokens.shape[1:], len(tokens)
         known = known if valid is None else known | ~valid
-        found = decoding.parallel_decode(
+        sampled = decoding.parallel_decode(
             self.logits_fn(params, text, grid, valid=valid),
             tokens=tokens.reshape(b, -1),
             known=known.reshape(b, -1),
@@ -266,7 +272,7 @@ class MaskedVideoModel(SampledModel):
             scores_fn=scores_fn,
             on_step=on_step,
         )
-        return found.reshape(tokens.shape)
+        return sampled.reshape(tokens.shape)
 
     @property
     def frozen_networks(self) -> dict[str, Model | None]:
@@ -274,10 +280,10 @@ class MaskedVideoModel(SampledModel):
         return {"tokenizer": self.tokenizer}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
-        """What `generate` takes: the network's own parameters, and those of its tokenizer.
+        """Join the parameters of the network and of its tokenizer, for `generate`.
 
         Raises:
-          ValueError: the latter are missing.
+          ValueError: those of the tokenizer are missing.
         """
         if "tokenizer" not in (frozen or {}):
             raise ValueError("the tokenizer's weights are missing; set FROZEN (TOKENIZER_DIR).")
@@ -287,19 +293,32 @@ class MaskedVideoModel(SampledModel):
         self,
         params: Params,
         text: TextEmbedding | TextMix,
-        low_res: None,
+        low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Videos for `text`, with the content that is known (phenaki/generation.py).
+        """Generate videos; each depends on its own text, key and known content alone.
 
-        `params` come from `merge_params`; there is no low-resolution video to start from.
+        Args:
+          params: what `merge_params` returned.
+          text: one prompt a clip, or two whose logits are mixed.
+          low_res: None; the model starts from no smaller video.
+          keys: one random key a clip.
+          on_step: called with (steps done, steps) after every step.
+          known: content that comes out unchanged.
+
+        Returns:
+          Videos in [-1, 1].
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
-        return generation.generate(self, params, text, keys, on_step=on_step, known=known)
+        video, mask = generation.known_content(known, self.shape, len(keys))
+        tokenizer, own = self.tokenizer, params["tokenizer"]
+        tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
+        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
+        return generation.decode_known(tokenizer, own, tokens, video, mask)
 
     @property
     def patch_time(self) -> int:
@@ -308,15 +327,15 @@ class MaskedVideoModel(SampledModel):
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the network for one clip."""
+        """Number of evaluations of the network for one clip."""
         return self.sampler.steps * (1 if self.guidance.is_unguided else 2)
 
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """The program that sampling runs at every step, and the shapes of its arguments.
+        """Describe the program of a sampling step, for `vidgen plan`; see `decoding.step_spec`.
 
-        The ShapeDtypeStructs of `params` are among them as they are, with their shardings.
+        The ShapeDtypeStructs of `params` are among its arguments as they are, with their shardings.
         """
         batch = self.batch_spec(batch_size, text_length, text_dim)
         logits_fn = jax.eval_shape(lambda p, t: self.logits_fn(p, t, self.grid), params, batch.text)
@@ -325,18 +344,3 @@ class MaskedVideoModel(SampledModel):
         logits_fn = tree.unflatten([*own, *leaves[len(own) :]])
         size = (batch_size, math.prod(self.grid))
         return decoding.step_spec(logits_fn, size, mask_id=self.mask_id, spec=self.sampler)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Logits:
-    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
-
-    network: TokenNetwork
-    grid: tuple[int, ...]
-
-    def __call__(self, params, text, valid, tokens, step):
-        del step
-        out = self.network.apply(
-            params, tokens.reshape(-1, *self.grid), text, valid=valid, train=False
-        )
-        return out.reshape(*tokens.shape, -1).astype(jnp.float32)

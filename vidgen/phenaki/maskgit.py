@@ -1,6 +1,6 @@
 """The networks over video tokens: one that fills in masked tokens, one that judges filled ones.
 
-Phenaki sec. 2.2 and Table 7, MaskGIT (2202.04200), Token-Critic (2209.04439).
+Phenaki 2.2 and Table 7, MaskGIT (2202.04200), Token-Critic (2209.04439).
 
     x = E[token] + P_time[i] + P_row[j] + P_column[k]      tokens in raster order, time first
     x = transformer(x, text)                               every token sees every token
@@ -13,35 +13,36 @@ through a LayerNorm; MaskGIT's head, whose last matrix is the embedding.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vidgen.nn import axes, initializers
+from vidgen.nn.apply import apply_module
 from vidgen.nn.transformer import Transformer
-from vidgen.types import TextEmbedding
+from vidgen.types import Params, TextEmbedding
 
 _AXES = ("time", "row", "column")
 _INIT = initializers.truncated_normal(0.02)  # MaskGIT
 
 
 class TokenNetwork(nn.Module):
-    """What both networks share: their settings, the embedding and the transformer.
+    """What both networks have in common: their settings, the embedding and the transformer.
 
     Attributes:
       codes: size of the codebook; the token `codes` is the mask.
       grid: the largest grid of tokens, (time, rows, columns).
-      layers: transformer blocks.
+      layers: number of transformer blocks.
       width: features of a token.
-      heads: attention heads.
+      heads: number of attention heads.
       mlp: hidden width of the feed-forward branch.
-      dropout: rate in training.
-      cross: whether it reads text.
+      dropout: dropout rate in training.
+      cross: whether the network reads text, through cross-attention.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled.
-      dtype: of the computation; parameters, norms and logits are float32.
+      dtype: dtype of the computation; parameters, norms and logits are float32.
     """
 
     codes: int = 8192
@@ -54,7 +55,7 @@ class TokenNetwork(nn.Module):
     cross: bool = True
     remat: str = "none"
     unroll: bool = False
-    dtype: Any = "float32"
+    dtype: str = "float32"
 
     def _features(
         self,
@@ -63,7 +64,7 @@ class TokenNetwork(nn.Module):
         valid: Bool[Array, "b gt gh gw"] | None,
         train: bool,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "k d"]]:
-        """Features of every token after the transformer, and the embedding of all tokens."""
+        """Features of every token after the transformer, and the embedding table."""
         self._check(tokens, text)
         table, mask = self._embedding(), None
         if valid is not None:
@@ -86,17 +87,18 @@ class TokenNetwork(nn.Module):
             name="transformer",
         )
         x = axes.constrain(x.astype(self.dtype), "batch", None, "channels")
-        x, _ = transformer(x, mask=mask, train=train, **self._text(text))
+        words, text_mask = self._text(text)
+        x, _ = transformer(x, mask=mask, train=train, text=words, text_mask=text_mask)
         return x, table
 
     def _embedding(self) -> Float[Array, "k d"]:
-        """A row for every code, and the last for the mask."""
+        """The embedding table: one row a code, and the last for the mask."""
         init = axes.partitioned(_INIT, ("codes", "embed"))
         size = (self.codes + 1, self.width)
         return jnp.asarray(self.param("embedding", init, size, jnp.float32))
 
     def _positions(self, grid: tuple[int, ...]) -> Float[Array, "gt gh gw d"]:
-        """The sum of one learned vector an axis."""
+        """The position features of every place: the sum of one learned vector an axis."""
         total = jnp.zeros((1, 1, 1, self.width))
         init = axes.partitioned(_INIT, ("positions", "embed"))
         for axis, name in enumerate(_AXES):
@@ -107,15 +109,14 @@ class TokenNetwork(nn.Module):
             total = total + table[: grid[axis]].reshape(shape)
         return total
 
-    def _text(self, text: TextEmbedding | None) -> dict[str, Any]:
-        """What the transformer is told of the text."""
+    def _text(self, text: TextEmbedding | None) -> tuple[Array | None, Array | None]:
+        """The text's normalised states and its mask; None where the network reads no text."""
         if not self.cross or text is None:
-            return {}
-        tokens = _norm("text_norm", self.dtype, "text")(text.tokens)
-        return {"text": tokens, "text_mask": text.mask}
+            return None, None
+        return _norm("text_norm", self.dtype, "text")(text.tokens), text.mask
 
     def _head(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The features that the output is read from."""
+        """The features from which the output is read."""
         names = ("embed", "mlp")
         x = nn.gelu(axes.dense(self.width, names, name="head", dtype=self.dtype)(x))
         return _norm("head_norm", self.dtype, "norm")(x)
@@ -131,10 +132,10 @@ class TokenNetwork(nn.Module):
 
 
 class MaskGIT(TokenNetwork):
-    """Logits of every token of a clip, from those that are not masked and the text.
+    """Logits for every token of a clip, from the tokens that are not masked and the text.
 
-    The attributes are those of Phenaki's main model, of 1.8 billion parameters with text states of
-    width 4096; see `TokenNetwork`.
+    The default attributes are those of Phenaki's main model (Table 7), which has 1.8 billion
+    parameters with text states of width 4096; see `TokenNetwork`.
     """
 
     @nn.compact
@@ -146,13 +147,16 @@ class MaskGIT(TokenNetwork):
         valid: Bool[Array, "b gt gh gw"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b gt gh gw {self.codes}"]:
-        """Fill in the masked tokens.
+        """Compute the logits of all positions.
 
         Args:
-          tokens: codes, and `self.codes` where they are masked.
+          tokens: codes, and `self.codes` where a token is masked.
           text: one prompt a clip; padding is never attended to.
-          valid: False on positions that do not exist: no other sees them.
+          valid: False on positions that do not exist, which no other attends to.
           train: whether dropout acts.
+
+        Returns:
+          The logits of the codes, float32.
         """
         x, table = self._features(tokens, text, valid, train)
         x, table = self._head(x), table[: self.codes].astype(self.dtype)
@@ -174,14 +178,39 @@ class TokenCritic(TokenNetwork):
         valid: Bool[Array, "b gt gh gw"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b gt gh gw"]:
-        """Judge every token; arguments as those of `MaskGIT`."""
+        """Judge every token; the arguments are those of `MaskGIT`."""
         x, _ = self._features(tokens, text, valid, train)
         out = axes.dense(1, ("embed", "codes"), name="out", scale=0.0, dtype="float32")
         return out(self._head(x)).reshape(tokens.shape)
 
 
-def _norm(name: str, dtype: Any, axis: str) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics and result `dtype`."""
+@dataclasses.dataclass(frozen=True)
+class FlatNetwork:
+    """A network as a function of flat tokens, for decoding.
+
+    It is a dataclass and no closure: equal settings compare equal, so compiled steps are reused.
+    """
+
+    network: TokenNetwork
+    grid: tuple[int, ...]
+
+    def __call__(
+        self,
+        params: Params,
+        text: TextEmbedding,
+        valid: Bool[Array, "b gt gh gw"] | None,
+        tokens: Int[Array, "b n"],
+        step: Int[Array, ""],
+    ) -> Float[Array, "b n *k"]:
+        """The network's output for each token, float32; the number of the step is not read."""
+        del step
+        grid = tokens.reshape(-1, *self.grid)
+        out = apply_module(self.network, params, grid, text, valid=valid, train=False)
+        return out.reshape(*tokens.shape, *out.shape[4:]).astype(jnp.float32)
+
+
+def _norm(name: str, dtype: str, axis: str) -> nn.LayerNorm:
+    """LayerNorm with float32 statistics, whose result has this dtype."""
     return nn.LayerNorm(
         dtype=dtype,
         scale_init=axes.partitioned(initializers.ones, (axis,)),

@@ -1,4 +1,4 @@
-"""Perceptual losses: distances between features of frozen networks (Phenaki, tokenizer losses).
+"""Perceptual losses: distances between features of frozen networks (Phenaki 2.1, L_IP and L_VP).
 
 With the features f_l(x) [.. c] of layer l, unit length along their channels:
 
@@ -44,7 +44,7 @@ class ImagePerceptual:
       layers: layers that are compared; empty means those of LPIPS.
       size: pixels to which the shorter side is scaled before the network (bilinear); None leaves
         images as they are. The network was trained at 224, and sees little far below 64.
-      required: whether training stops where the weights cannot be had, instead of going on without.
+      required: whether training stops where the weights are missing, instead of going on without.
     """
 
     network: str = "squeezenet"
@@ -67,10 +67,10 @@ class ImagePerceptual:
         _check_settings(self, NETWORKS[self.network].LAYERS)
 
     def load(self) -> Params:
-        """The network's parameters, numpy float32.
+        """Load the network's parameters, numpy float32.
 
         Raises:
-          vidgen.assets.downloads.AssetError: they cannot be had.
+          vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
           ValueError: the user's file is not a VGG-16.
         """
         if self.weights is None:
@@ -86,9 +86,18 @@ class ImagePerceptual:
     def __call__(
         self, params: Params, a: Float[Array, "n h w 3"], b: Float[Array, "_ _ _ 3"]
     ) -> Float[Array, "n"]:
-        """The distance of each pair of images in [-1, 1]; 0 for equal ones.
+        """Compute the distance of each pair of images.
 
-        A ValueError says so if the two differ in shape or are too small for the network.
+        Args:
+          params: the weights, from `load`.
+          a: images in [-1, 1].
+          b: images of the same shape.
+
+        Returns:
+          Distances >= 0; 0 for equal images.
+
+        Raises:
+          ValueError: the two differ in shape, or are too small for the network.
         """
         _check_pair(a, b)
         network = NETWORKS[self.network]
@@ -106,7 +115,7 @@ class VideoPerceptual:
         step in space 8, 16, 32 pixels; they take any number of frames of any size.
       size: pixels to which the shorter side is scaled before the network (bilinear); None leaves
         frames as they are.
-      required: whether training stops where the weights cannot be had, instead of going on without.
+      required: whether training stops where the weights are missing, instead of going on without.
     """
 
     layers: tuple[str, ...] = ("Mixed_4f",)
@@ -119,20 +128,29 @@ class VideoPerceptual:
             raise ValueError("VideoPerceptual.layers is empty; it must name at least one layer.")
 
     def load(self) -> Params:
-        """The network's parameters, numpy float32.
+        """Load the network's parameters, numpy float32.
 
         Raises:
-          vidgen.assets.downloads.AssetError: they cannot be had.
+          vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
         """
         return i3d.load_params(downloads.locate(i3d.ASSET))
 
     def __call__(
         self, params: Params, a: Float[Array, "b t h w 3"], b: Float[Array, "_ _ _ _ 3"]
     ) -> Float[Array, "b"]:
-        """The distance of each pair of videos in [-1, 1]; 0 for equal ones.
+        """Compute the distance of each pair of videos.
 
-        A ValueError says so if the two differ in shape, or have fewer than 9 frames of 193 x 193
-        pixels where the layer is "logits".
+        Args:
+          params: the weights, from `load`.
+          a: videos in [-1, 1].
+          b: videos of the same shape.
+
+        Returns:
+          Distances >= 0; 0 for equal videos.
+
+        Raises:
+          ValueError: the two differ in shape, or have fewer than 9 frames of 193 x 193 pixels
+            where the layer is "logits".
         """
         _check_pair(a, b)
         pair = (i3d.features(params, _scaled(x, self.size), self.layers) for x in (a, b))
@@ -152,7 +170,7 @@ def _unit_length(x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
 
 
 def _scaled(x: Float[Array, "*n h w c"], size: int | None) -> Float[Array, "*n h2 w2 c"]:
-    """`x` in float32 with a shorter side of `size` pixels."""
+    """`x` in float32, scaled to a shorter side of `size` pixels."""
     x = x.astype(jnp.float32)
     *outer, h, w, c = x.shape
     if size is None or min(h, w) == size:
@@ -175,6 +193,5 @@ def _check_settings(of: ImagePerceptual | VideoPerceptual, names: Sequence[str])
 def _check_pair(a: Array, b: Array) -> None:
     if a.shape != b.shape:
         raise ValueError(
-            f"A perceptual distance compares pictures of one shape; it was given {a.shape} and "
-            f"{b.shape}."
+            f"a perceptual distance compares arrays of one shape; got {a.shape} and {b.shape}."
         )

@@ -19,7 +19,15 @@ from jaxtyping import Array, Float, Int
 
 
 def fsq_bound(z: Float[Array, "*x i"], levels: Sequence[int]) -> Float[Array, "*x i"]:
-    """z squashed so that rounding it gives L_i integers around 0 (the listing of 2309.15505)."""
+    """Squash features so that rounding gives one of L_i integers around 0 (2309.15505).
+
+    Args:
+      z: the features.
+      levels: L_i, one number a feature.
+
+    Returns:
+      Values between -⌊L_i/2⌋ - 1/2 and ⌈L_i/2⌉ - 1/2.
+    """
     count = np.asarray(levels, np.float64)
     half = (count - 1) * (1 - 1e-3) / 2
     offset = np.where(count % 2 == 0, 0.5, 0.0)
@@ -30,7 +38,7 @@ def fsq_bound(z: Float[Array, "*x i"], levels: Sequence[int]) -> Float[Array, "*
 
 
 def fsq_index(rounded: Float[Array, "*x i"], levels: Sequence[int]) -> Int[Array, "*x"]:
-    """The index of rounded features: digits of mixed radix, the first feature counting least."""
+    """The index of rounded features, digits of mixed radix of which the first counts least."""
     digits = rounded.astype(jnp.int32) + jnp.asarray(levels) // 2
     return jnp.sum(digits * _radix(levels), axis=-1).astype(jnp.int32)
 
@@ -43,7 +51,7 @@ def fsq_code(indices: Int[Array, "*x"], levels: Sequence[int]) -> Float[Array, "
 
 
 def lfq_index(code: Float[Array, "*x i"]) -> Int[Array, "*x"]:
-    """Σ 2^i·[code_i > 0]."""
+    """The index of signs: Σ 2^i·[code_i > 0]."""
     powers = 2 ** jnp.arange(code.shape[-1])
     return jnp.sum((code > 0) * powers, axis=-1).astype(jnp.int32)
 

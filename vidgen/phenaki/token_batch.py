@@ -1,7 +1,7 @@
 """What the networks over tokens train on: the tokens of a batch, those that exist, and its text.
 
 Where the "clip" is a set of images (`independent_frames`), its first frame alone is used: only the
-tokens of the first time step exist (Phenaki sec. B.3: of an image, loss on its own tokens only).
+tokens of the first time step exist (Phenaki B.3: of an image, loss on its own tokens only).
 """
 
 from __future__ import annotations
@@ -32,21 +32,26 @@ def spec_of(
     *,
     shape: VideoShape,
     grid: tuple[int, int, int],
-    text: tuple[int, ...],
+    text: tuple[int, int],
+    captions_per_clip: int = 1,
 ) -> VideoBatch | TokenBatch:
-    """The shapes of a training batch.
+    """Describe a training batch.
 
     Args:
       batches: "videos" or "tokens".
-      batch_size: b.
-      shape: of a clip.
-      grid: of its tokens.
-      text: the axes of the text after the batch, (s, d) or (t, s, d).
+      batch_size: number of examples b.
+      shape: shape of a clip.
+      grid: grid of its tokens, (time, rows, columns).
+      text: number of tokens s of a prompt, and their width d.
+      captions_per_clip: number of captions of a clip, one for each frame where there are several.
+
+    Returns:
+      A batch of ShapeDtypeStructs.
     """
     spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+    lead = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
     texts = TextEmbedding(
-        tokens=spec((batch_size, *text), jnp.float32),
-        mask=spec((batch_size, *text[:-1]), jnp.bool_),
+        tokens=spec((*lead, *text), jnp.float32), mask=spec((*lead, text[0]), jnp.bool_)
     )
     independent = spec((batch_size,), jnp.bool_)
     if batches == "tokens":
@@ -57,7 +62,7 @@ def spec_of(
 
 
 def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[int, ...]:
-    """The token grid of a batch, (time, rows, columns)."""
+    """The grid of a batch's tokens, (time, rows, columns)."""
     if isinstance(batch, TokenBatch):
         return batch.tokens.shape[1:]
     return tokenizer.grid(*batch.video.shape[1:4])
@@ -66,9 +71,15 @@ def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[
 def tokens_of(
     batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel, frozen: Frozen
 ) -> tuple[Int[Array, "b gt gh gw"], Bool[Array, "b gt gh gw"]]:
-    """The tokens of a batch, and which of them exist; where none does, the token is 0.
+    """Find or make the tokens of a batch.
 
-    Videos are encoded with the parameters `frozen["tokenizer"]`.
+    Args:
+      batch: tokens, or videos, which are encoded.
+      tokenizer: encodes the videos.
+      frozen: the parameters of the tokenizer, by the name "tokenizer".
+
+    Returns:
+      The tokens, and which of them exist; elsewhere the token is 0.
     """
     if isinstance(batch, TokenBatch):
         tokens = batch.tokens
@@ -80,7 +91,7 @@ def tokens_of(
 
 
 def clip_text(text: TextEmbedding) -> TextEmbedding:
-    """One prompt a clip; of captions for each frame, that of the first."""
+    """One prompt a clip; where each frame has a caption, that of the first."""
     if text.mask.ndim == 2:
         return text
     return TextEmbedding(tokens=text.tokens[:, 0], mask=text.mask[:, 0])
@@ -89,7 +100,16 @@ def clip_text(text: TextEmbedding) -> TextEmbedding:
 def drop_text(
     key: Key[Array, ""], text: TextEmbedding, rate: float
 ) -> tuple[TextEmbedding, Bool[Array, "b"]]:
-    """One prompt a clip, null for a share `rate` of them, and for which."""
+    """Drop the text of a share of the examples, for classifier-free guidance.
+
+    Args:
+      key: draws the examples.
+      text: the text of the batch.
+      rate: the share.
+
+    Returns:
+      One prompt a clip, null where the text is dropped; and where it is.
+    """
     text = clip_text(text)
     dropped = jax.random.bernoulli(key, rate, text.mask.shape[:1])
     kept = jax.tree.map(
@@ -101,7 +121,7 @@ def drop_text(
 def mean_where(
     values: Float[Array, "b *x"] | Bool[Array, "b *x"], counted: Bool[Array, "b *x"]
 ) -> Float[Array, "b"]:
-    """The mean of each example over the positions that are `counted`."""
+    """The mean of each example over the positions that are `counted`; 0 where there are none."""
     axes = tuple(range(1, values.ndim))
     total = jnp.sum(jnp.where(counted, values, 0), axis=axes, dtype=jnp.float32)
     return total / jnp.maximum(jnp.sum(counted, axis=axes), 1)

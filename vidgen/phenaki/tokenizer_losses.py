@@ -1,10 +1,10 @@
-"""The terms of the tokenizer's two losses, one value an example (Phenaki B.1), and their weights.
+"""The terms of the tokenizer's two losses, one value an example (Phenaki 2.1, B.1), and weights.
 
     L_IP, L_VP    distances of frames and of clips in the features of frozen networks
-    L_Adv, L_D    the game with the discriminator, phenaki/adversarial.py
+    L_Adv, L_D    the game with the discriminator, phenaki/discriminator.py
 
-Where the "clip" is a set of images (`independent_frames`), its first frame alone counts. It is
-shown to all that looks at frames as a clip that stands still, so every example weighs the same.
+Where the "clip" is a set of images (`independent_frames`), its first frame alone counts. The losses
+see it as a clip that stands still, so every example weighs the same.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from vidgen.diffusion.schedules import expand
-from vidgen.phenaki import adversarial
+from vidgen.nn.apply import apply_module
+from vidgen.phenaki import discriminator as game
 from vidgen.types import Frozen, Mean, Params
 
 log = logging.getLogger(__name__)
@@ -34,19 +35,17 @@ class LossWeights:
     """Weights of the terms; those of the generator are Phenaki's (B.1).
 
     Attributes:
-      vq: the quantizer's own loss.
-      l2: mean squared error.
-      adversarial: the generator's part of the game with the discriminator.
-      image_perceptual: distance of frames in features.
-      video_perceptual: distance of clips in features.
-      r1: half the squared gradient of the discriminator on real clips. [guess] 10, which MaskGIT
-        and MAGVIT use; Phenaki names no penalty.
+      vq: weight of the quantizer's own loss.
+      l2: weight of the mean squared error.
+      adversarial: weight of the generator's loss against the discriminator.
+      image_perceptual: weight of the distance of frames in features.
+      video_perceptual: weight of the distance of clips in features.
+      r1: weight of the R1 penalty. [guess] 10, which MaskGIT and MAGVIT use; Phenaki names none.
       r1_every: R1 is a term of one training step in so many, and counts so many times there
         (StyleGAN2's lazy regularization, which has 16). The steps are drawn, as a loss does not
-        know its number. 1: of every step. On a CPU, where XLA runs convolutions of a branch
-        slowly, 16 saves nothing once a single frame is judged (0.335 and 0.345 s a step).
-      lecam: ties logits to the moving averages of the other kind; 0 keeps no averages (MAGVIT-v2:
-        0.001).
+        know its number. On a CPU, where XLA runs convolutions of a branch slowly, 16 saves nothing
+        once a single frame is judged (0.335 and 0.345 s a step).
+      lecam: weight of the LeCam penalty; 0 keeps no moving averages (MAGVIT-v2: 0.001).
     """
 
     vq: float = 1.0
@@ -67,45 +66,41 @@ class LossWeights:
             raise ValueError(f"LossWeights.r1_every is {self.r1_every}; it must be >= 1.")
 
     def total(self, terms: Mapping[str, Float[Array, "b"]]) -> Float[Array, "b"]:
-        """The weighted sum of terms by name; a name without a weight counts fully."""
-        parts = [getattr(self, name, 1.0) * term for name, term in terms.items()]
-        return functools.reduce(jnp.add, parts)
+        """The weighted sum of the terms; a term without a weight ("discriminator") counts fully."""
+        weights = dataclasses.asdict(self)
+        return functools.reduce(jnp.add, [weights.get(n, 1.0) * term for n, term in terms.items()])
 
 
 @runtime_checkable
-class FrameDistance(Protocol):
-    """How far images are apart in the features of a frozen network.
+class PerceptualDistance(Protocol):
+    """A distance in the features of a frozen network, of images or of clips; see `perceptual`."""
 
-    `required` False lets training go on where the weights of the network cannot be had.
-    """
-
-    required: bool
+    @property
+    def required(self) -> bool:
+        """Whether training stops where the weights are missing."""
+        ...
 
     def load(self) -> Params:
-        """The weights; FileNotFoundError where they cannot be had."""
+        """Load the weights; raises FileNotFoundError where they are missing."""
         ...
 
     def __call__(
-        self, params: Params, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"]
+        self, params: Params, a: Float[Array, "n *x c"], b: Float[Array, "n *x c"]
     ) -> Float[Array, "n"]:
-        """The distance of each pair, of images in [-1, 1]."""
+        """The distance of each pair, of images or clips in [-1, 1]."""
         ...
+
+
+Distances = Mapping[str, PerceptualDistance | None]  # by name, of `NETWORKS`
 
 
 @runtime_checkable
-class ClipDistance(Protocol):
-    """How far clips are apart in the features of a frozen network; see `FrameDistance`."""
+class PerceptualModel(Protocol):
+    """A model that says which perceptual networks its loss reads: `VideoTokenizer`."""
 
-    required: bool
-
-    def load(self) -> Params:
-        """The weights; FileNotFoundError where they cannot be had."""
-        ...
-
-    def __call__(
-        self, params: Params, a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b"]:
-        """The distance of each pair, of clips in [-1, 1]."""
+    @property
+    def distances(self) -> Distances:
+        """The distances by name."""
         ...
 
 
@@ -117,45 +112,49 @@ class FrozenNetworks:
       model: the `VideoTokenizer` that is trained.
     """
 
-    model: Any
+    model: PerceptualModel
 
     def __call__(self) -> Frozen:
-        """The weights by name.
+        """Load the weights.
+
+        Returns:
+          The weights by the name of the loss.
 
         Raises:
-          FileNotFoundError: weights that are required cannot be had.
+          FileNotFoundError: weights that are required are missing.
         """
-        found = {}
-        for name in NETWORKS:
-            distance = getattr(self.model, name)
+        weights = {}
+        for name, distance in self.model.distances.items():
             if distance is None:
                 continue
             try:
-                found[name] = distance.load()
+                weights[name] = distance.load()
             except FileNotFoundError as error:
                 if distance.required:
                     raise
                 if jax.process_index() == 0:
                     log.warning("training goes on without the loss %s: %s", name, error)
-        return found
+        return weights
 
 
 def perceptual_terms(
-    distances: Mapping[str, Any],
+    distances: Distances,
     frozen: Frozen,
     real: Float[Array, "b t h w c"],
     fake: Float[Array, "b t h w c"],
     independent_frames: Bool[Array, "b"],
 ) -> dict[str, Float[Array, "b"]]:
-    """The distances in features, by name; between clips that stand still it is 0.
+    """Compute L_IP and L_VP (Phenaki B.1).
 
     Args:
-      distances: a `FrameDistance` "image_perceptual" and a `ClipDistance` "video_perceptual", or
-        None.
+      distances: of images "image_perceptual", of clips "video_perceptual", or None.
       frozen: their weights, from `FrozenNetworks`.
       real: the clips.
       fake: their reconstructions.
-      independent_frames: which of the clips stand still.
+      independent_frames: which of the clips stand still; their L_VP is 0.
+
+    Returns:
+      The terms by name, without those that have no distance or no weights.
 
     Raises:
       ValueError: `frozen` lacks a network that is required.
@@ -169,8 +168,10 @@ def perceptual_terms(
     return terms
 
 
-def _with_weights(name: str, distances: Mapping[str, Any], frozen: Frozen) -> Any:
-    """A distance that has its weights, or None; a plan leaves it out by None for weights."""
+def _with_weights(
+    name: str, distances: Distances, frozen: Frozen
+) -> Callable[[Array, Array], Array] | None:
+    """A distance with its weights, or None; a plan gives None for weights to leave it out."""
     distance = distances[name]
     if distance is None:
         return None
@@ -179,14 +180,14 @@ def _with_weights(name: str, distances: Mapping[str, Any], frozen: Frozen) -> An
         return None if weights is None else functools.partial(distance, weights)
     if distance.required:
         raise ValueError(
-            f"the tokenizer has a loss {name} but was not given its network; set Train.frozen to "
+            f"the loss {name} needs the weights of its network; set Train.frozen to "
             "tokenizer_losses.FrozenNetworks, or the loss to None."
         )
     return None
 
 
 def adversarial_terms(
-    discriminator: Any,
+    discriminator: game.Discriminator,
     params: Params,
     real: Float[Array, "b t h w c"],
     fake: Float[Array, "b t h w c"],
@@ -194,41 +195,40 @@ def adversarial_terms(
     *,
     r1_every: int | None,
 ) -> tuple[dict[str, Float[Array, "b"]], dict[str, Float[Array, "b n"]]]:
-    """The terms of both players, and the logits of "real" and "fake".
-
-    "adversarial" has a gradient for the reconstructions alone, the others for the discriminator
-    alone.
+    """Compute the losses of the game between tokenizer and discriminator.
 
     Args:
       discriminator: the module.
-      params: of the tokenizer; LeCam is a term where it has "anchors".
+      params: the parameters of the tokenizer; LeCam is a term where they have "anchors".
       real: the clips.
       fake: their reconstructions.
       key: draws the frames and whether R1 counts; None judges all frames.
       r1_every: R1 counts so many times, in one of so many calls; None leaves it out.
+
+    Returns:
+      The terms by name, of which "adversarial" has a gradient for the reconstructions alone and
+      the others for the discriminator alone; and the logits of "real" and "fake".
     """
     if key is not None:
         frames_key, key = jax.random.split(key)
         real, fake = _some_frames(frames_key, discriminator.frames_per_clip, real, fake)
     stop = jax.lax.stop_gradient
-    judge = functools.partial(discriminator.apply, params["discriminator"])
-    against = discriminator.apply(stop(params["discriminator"]), fake)
+    judge = functools.partial(apply_module, discriminator, params["discriminator"])
+    against = apply_module(discriminator, stop(params["discriminator"]), fake)
     logits = {"real": judge(real), "fake": judge(stop(fake))}
     terms = {
-        "adversarial": adversarial.generator_loss(against),
-        "discriminator": adversarial.discriminator_loss(**logits),
+        "adversarial": game.generator_loss(against),
+        "discriminator": game.discriminator_loss(**logits),
     }
     if r1_every is not None:
-        terms["r1"] = _sometimes(
-            key, r1_every, functools.partial(adversarial.r1_penalty, judge), real
-        )
+        terms["r1"] = _sometimes(key, r1_every, functools.partial(game.r1_penalty, judge), real)
     if "anchors" in params:
-        terms["lecam"] = adversarial.lecam_penalty(**logits, anchors=params["anchors"])
+        terms["lecam"] = game.lecam_penalty(**logits, anchors=params["anchors"])
     return terms, logits
 
 
 def _some_frames(key: Array, count: int | None, *clips: Array) -> list[Array]:
-    """`count` different frames of every clip, in order and the same of all `clips`."""
+    """Draw `count` frames of every example, in order, the same ones of each of `clips`."""
     b, t = clips[0].shape[:2]
     if count is None or count >= t:
         return list(clips)
@@ -237,8 +237,10 @@ def _some_frames(key: Array, count: int | None, *clips: Array) -> list[Array]:
     return [jnp.take_along_axis(clip, places, axis=1) for clip in clips]
 
 
-def _sometimes(key: Array | None, every: int, term: Any, real: Array) -> Float[Array, "b"]:
-    """`every` times the term in one of `every` calls, else 0: its mean is that of the term."""
+def _sometimes(
+    key: Array | None, every: int, term: Callable[[Array], Array], real: Array
+) -> Float[Array, "b"]:
+    """`every` times the term in one of `every` calls, else 0: the mean is that of the term."""
     if every == 1 or key is None:
         return term(real)
     now = jax.random.bernoulli(key, 1 / every)
@@ -253,9 +255,9 @@ def as_stills(
 
 
 def psnr(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Mean:
-    """Mean peak signal-to-noise ratio in dB of clips in [-1, 1] (peak 2), clipped to that.
+    """Mean peak signal-to-noise ratio in dB of clips that are clipped to [-1, 1] (peak 2).
 
-    Clips that come out as they were, as black ones may, have none and are not counted.
+    Clips without an error, as black ones may be, have no ratio and are not counted.
     """
     square = (jnp.clip(a, -1, 1) - jnp.clip(b, -1, 1)) ** 2
     error = jnp.mean(square, axis=(1, 2, 3, 4))

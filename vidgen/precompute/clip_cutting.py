@@ -25,9 +25,9 @@ import av.error
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample
 from vidgen.data.sources.array_records import SUFFIX, write_records
 from vidgen.data.sources.clip_records import ClipRecord
-from vidgen.data.sources.files import BadExample
 from vidgen.data.video.files import shrink
 from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
 from vidgen.data.video.sinks import AV_KINDS, AvSink
@@ -47,7 +47,7 @@ _KIND = ".mp4"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipCutter:
-    """How films become clips.
+    """How videos become clips.
 
     Attributes:
       shape: height, width and frame rate of the clips, and how many frames they have at least.
@@ -75,12 +75,12 @@ class ClipCutter:
 
     @property
     def most(self) -> int:
-        """Frames of the longest clip."""
+        """The number of frames of the longest clip."""
         return int(self.longest * self.shape.fps + 1e-6)
 
     @property
     def mark(self) -> str:
-        """Tells clips that were cut in another way."""
+        """A fingerprint of the settings: clips cut in another way have another."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
 
@@ -101,7 +101,7 @@ class SourceVideo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What became of a film.
+    """The result of cutting one video.
 
     Attributes:
       film: its name.
@@ -120,8 +120,8 @@ class Cut:
     captioned: bool = False
 
 
-def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
-    """Cuts a film, or reads what was cut of it before.
+def cut_video(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
+    """Cut a video, or read the result of an earlier run.
 
     A film that cannot be used gives no clip, and says why; it raises nothing.
 
@@ -149,7 +149,7 @@ def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
         if not keys:
             records.unlink()
             raise BadExample(film.path, f"no shot of it has {cutter.shape.frames} frames")
-        found = Cut(
+        cut = Cut(
             film=film.name,
             records=str(records),
             keys=tuple(keys),
@@ -157,23 +157,23 @@ def cut_film(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
             counts=counts,
         )
     except BadExample as error:
-        found = rejected(film, error.reason)
+        cut = rejected(film, error.reason)
     except av.error.FFmpegError as error:  # frames that can be decoded, but neither shown nor kept
-        found = rejected(film, f"cannot be used ({error.strerror})")
-    rows = [[*key, count] for key, count in found.counts.items()]
-    paths.write(summary, json.dumps(dataclasses.asdict(found) | {"counts": rows}).encode())
-    return found
+        cut = rejected(film, f"cannot be used ({error.strerror})")
+    rows = [[*key, count] for key, count in cut.counts.items()]
+    paths.write(summary, json.dumps(dataclasses.asdict(cut) | {"counts": rows}).encode())
+    return cut
 
 
 def rejected(film: SourceVideo, reason: str) -> Cut:
-    """What is said of a film that gives no clips."""
+    """The result for a video that gives no clips."""
     kind = re.split(r" *[:(]", reason)[0]  # without what differs from film to film
     counts = collections.Counter({("films",): 1, ("rejected films", kind): 1})
     return Cut(film=film.name, counts=counts, reason=reason)
 
 
 def _mark(film: SourceVideo) -> str:
-    """Tells a film, its content and its shots, without reading it."""
+    """A fingerprint of a video and its shots, by sizes and times of the files."""
     stats = []
     for path in (pathlib.Path(film.path), shots_file(film.path)):
         stat = path.stat() if path.is_file() else None
@@ -182,13 +182,13 @@ def _mark(film: SourceVideo) -> str:
 
 
 def _read(summary: pathlib.Path) -> Cut:
-    found = json.loads(summary.read_bytes())
-    counts = collections.Counter({tuple(row[:-1]): row[-1] for row in found["counts"]})
-    return Cut(**found | {"keys": tuple(found["keys"]), "counts": counts})
+    fields = json.loads(summary.read_bytes())
+    counts = collections.Counter({tuple(row[:-1]): row[-1] for row in fields["counts"]})
+    return Cut(**fields | {"keys": tuple(fields["keys"]), "counts": counts})
 
 
 def described(counts: Counts, fps: float | int) -> dict[str, Any]:
-    """The statistics as a table: what -> how many, or what -> which of it -> how many."""
+    """Make a table of the statistics: what -> count, or what -> which -> count."""
     table: dict[str, Any] = {what: 0 for what in ("films", "shots", "clips", "frames", "bytes")}
     for (what, *which), count in sorted(counts.items(), key=_order):
         if which:
@@ -199,13 +199,13 @@ def described(counts: Counts, fps: float | int) -> dict[str, Any]:
 
 
 def _order(item: tuple[tuple[str, ...], int]) -> tuple:
-    """Numbers by their size."""
+    """The key that sorts numbers by their size."""
     return tuple((float(part), part) if part.isdigit() else (0.0, part) for part in item[0])
 
 
 def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[ClipRecord]:
-    """The clips of a film, in order."""
-    for _, shot in itertools.groupby(_in_shots(film, cutter), key=lambda found: found[0]):
+    """Cut the clips of a video, in order."""
+    for _, shot in itertools.groupby(_in_shots(film, cutter), key=lambda numbered: numbered[0]):
         counts["shots",] += 1
         frames = at_rate((frame for _, frame in shot), cutter.shape.fps)
         for first in frames:
@@ -220,21 +220,21 @@ def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[Cl
 
 
 def _in_shots(film: SourceVideo, cutter: ClipCutter) -> Iterator[tuple[int, StreamedFrame]]:
-    """(number of the shot, frame) of the frames of a film."""
+    """Read the frames of a video as (number of the shot, frame)."""
     frames = stream_frames(film.path)
-    given = shots_file(film.path)
-    if not given.is_file():
+    shots_given = shots_file(film.path)
+    if not shots_given.is_file():
         yield from by_detection(frames, lambda frame: frame.thumbnail(*THUMBNAIL), cutter.detector)
         return
     try:
-        shots = read_shots(given)
+        shots = read_shots(shots_given)
     except (ValueError, OSError) as error:
         raise BadExample(film.path, str(error).rstrip(".")) from error
     yield from by_list(frames, shots)
 
 
 def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> ClipRecord:
-    """Frames as a record, encoded while they come."""
+    """Encode frames into a record while they come."""
     shape, buffer, first, last, count = cutter.shape, io.BytesIO(), None, None, 0
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.
     options = AV_KINDS[_KIND].options | {"crf": str(cutter.quality), "threads": "1"}
@@ -270,13 +270,13 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
 
 
 def _count(counts: Counts, clip: ClipRecord, fps: float) -> None:
-    """Adds a clip to the statistics."""
-    found = clip.metadata
+    """Add a clip to the statistics."""
+    metadata = clip.metadata
     counts["clips",] += 1
-    counts["frames",] += found["frames"]
+    counts["frames",] += metadata["frames"]
     counts["bytes",] += len(clip.content)
-    counts["seconds of a clip", str(int(found["frames"] / fps))] += 1
+    counts["seconds of a clip", str(int(metadata["frames"] / fps))] += 1
     for caption in clip.captions or ("",):
         counts["words of a caption", str(len(caption.split()))] += 1
-    counts["size of the film", f"{found['film_height']}x{found['film_width']}"] += 1
-    counts["fps of the film", f"{found['film_fps']:.3g}"] += 1
+    counts["size of the film", f"{metadata['film_height']}x{metadata['film_width']}"] += 1
+    counts["fps of the film", f"{metadata['film_fps']:.3g}"] += 1

@@ -1,7 +1,7 @@
 """Encoding the captions of a data set once, for many trainings: `vidgen encode`.
 
 Every process encodes its own captions and writes them shard by shard (data/cache/text_cache.py).
-Killed at any moment, the same command goes on after the last complete shard; run on more data
+Killed at any moment, the same command resumes after the last complete shard; run on more data
 later, it adds what is new.
 """
 
@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
-from vidgen.data.sources.folder import Source, captions_of
-from vidgen.data.sources.streams import Stream
+from vidgen.data.source import Source, Stream
+from vidgen.progress import progress_bar
 from vidgen.text.encoder import CachedEncoder
 from vidgen.train.batches import encode_captions, this_process
 from vidgen.types import TextEmbedding, TextEncoder
@@ -58,7 +56,7 @@ class Encode:
             raise ValueError("TEXT_CACHE is empty; name a folder for the encoded captions.")
 
     def __call__(self) -> None:
-        """Encodes, and tells how many captions there are."""
+        """Encode what is missing, and log how many captions there are."""
         part, parts = this_process()
         encoder = self.text_encoder
         if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
@@ -71,24 +69,24 @@ class Encode:
             parts=parts,
             shard_size=self.shard_size,
         ).agree(self.output)
-        done = set(text_cache.keys_of(self.output, part))
-        fresh = text_cache.own_captions(captions_of(self.source), part, parts, done)
+        shards = text_cache.TextShards(self.output)
+        done = set(shards.keys_of(part))
+        fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
         before = len(done)
-        with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
+        with progress_bar(initial=before, unit=" captions", desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):
-                number = text_cache.written(self.output, part)
                 text = self._encoded(encoder, shard, progress)
-                text_cache.write_shard(self.output, part, number, shard, text, dtype=self.dtype)
-        count = text_cache.finish_part(self.output, part)
+                shards.add(part, shards.count(part), shard, text, dtype=self.dtype)
+        count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
 
-    def _encoded(self, encoder: Any, captions: list[str], progress: Any) -> TextEmbedding:
-        """Batch by batch, all of one size: one program is compiled."""
-        found = []
+    def _encoded(self, encoder: TextEncoder, captions: list[str], progress: tqdm) -> TextEmbedding:
+        """Encode captions in batches of one size, so that one program is compiled."""
+        batches = []
         for start in range(0, len(captions), self.batch_size):
             batch = captions[start : start + self.batch_size]
             text = encode_captions([*batch, *[""] * (self.batch_size - len(batch))], encoder)
             real = slice(len(batch))
-            found.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
+            batches.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], text))
             progress.update(len(batch))
-        return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *batches)

@@ -1,7 +1,7 @@
 """Encoding the videos of a data set once, for many trainings of a transformer: `vidgen encode`.
 
 Every process encodes the examples of its own part and writes them shard by shard
-(data/cache/token_cache.py). Killed at any moment, the same command goes on after the last
+(data/cache/token_cache.py). Killed at any moment, the same command resumes after the last
 complete shard.
 """
 
@@ -15,12 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from vidgen.data.cache import token_cache
 from vidgen.data.pipeline import in_order
-from vidgen.data.sources.folder import BadExample, Example, Source, TokenExample
+from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.data.video.transforms import to_float
+from vidgen.progress import progress_bar
 from vidgen.train.batches import this_process
 from vidgen.train.frozen import fingerprint
 from vidgen.types import Frozen, Params
@@ -64,7 +64,7 @@ class EncodeTokens:
             raise ValueError("TOKEN_CACHE is empty; name a folder for the tokens.")
 
     def __call__(self) -> None:
-        """Encodes, and tells how many examples there are."""
+        """Encode what is missing, and log how many examples there are."""
         part, parts = this_process()
         shape, frozen = self.source.shape, self.weights() or {}
         manifest = token_cache.TokenCacheManifest(
@@ -79,23 +79,24 @@ class EncodeTokens:
             shard_size=self.shard_size,
         )
         manifest.agree(self.output)
-        done = token_cache.written(self.output, part)
+        shards = token_cache.TokenShards(self.output)
+        done = shards.count(part)
         if done < manifest.shards(part):
             self._encode(frozen["tokenizer"], manifest, part, done)
-        found = token_cache.finish_part(self.output, part)
-        count, bad = found["examples"], found["bad"]
+        summary = shards.finish_part(part)
+        count, bad = summary["examples"], summary["bad"]
         log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
 
     def _encode(
         self, params: Params, manifest: token_cache.TokenCacheManifest, part: int, done: int
     ) -> None:
-        """Writes the shards of a part from number `done` on."""
-        encode = jax.jit(self.tokenizer.encode)
+        """Write the shards of a part from number `done` on."""
+        encode, shards = jax.jit(self.tokenizer.encode), token_cache.TokenShards(self.output)
         numbers = manifest.of_part(part)[done * self.shard_size :]
         loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
         total = len(manifest.of_part(part))
-        with tqdm(
-            initial=total - len(numbers), total=total, unit=" clips", disable=None, desc="encoding"
+        with progress_bar(
+            total, initial=total - len(numbers), unit=" clips", desc="encoding"
         ) as progress:
             for number in range(done, manifest.shards(part)):
                 first = (number - done) * self.shard_size
@@ -106,12 +107,12 @@ class EncodeTokens:
                     batch = list(itertools.islice(loaded, wanted))
                     shard += self._encoded(encode, params, batch)
                     progress.update(len(batch))
-                token_cache.write_shard(self.output, part, number, shard, manifest.dtype)
+                shards.add(part, number, shard, manifest.dtype)
 
     def _encoded(
         self, encode: Callable, params: Params, batch: Sequence[Any]
     ) -> Iterator[TokenExample | BadExample]:
-        """The examples as tokens; batches are filled up to one size, so one program is compiled."""
+        """Encode examples; batches are padded to one size, so that one program is compiled."""
         video = np.zeros((self.batch_size, *self.source.shape.thwc), np.float32)
         for row, example in enumerate(batch):
             if isinstance(example, Example):

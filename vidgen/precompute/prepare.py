@@ -3,9 +3,10 @@ r"""From raw videos to records to train on, in as many processes as there are: `
     films and captions -> cut by shots -> clips -> shards -> manifest.json
                                     \-> rejected.jsonl          (an Apache Beam pipeline)
 
-Only names and counts pass between the workers. Clips lie in files under the output folder, which
-all workers must see. Shards get their names, and the manifest is written, when the pipeline has
-ended. Stopped at any moment, the same command goes on with the films that are not yet cut.
+Only names and counts pass between the workers, because Beam's own runner keeps all that passes
+between steps in memory. Clips lie in files under the output folder, which all workers must see.
+Shards get their names, and the manifest is written, when the pipeline has ended. After a stop at
+any moment, the same command resumes with the videos that are not yet cut.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from vidgen.precompute.clip_cutting import (
     Counts,
     Cut,
     SourceVideo,
-    cut_film,
+    cut_video,
     described,
     rejected,
 )
@@ -102,25 +103,25 @@ class Prepare:
         root = self.videos
         while re.search(r"[*?\[]", root):
             root = os.path.dirname(root) or "."
-        found = listed_files(root, VIDEO_SUFFIXES, "video")
+        rows = listed_files(root, VIDEO_SUFFIXES, "video")
         if root != self.videos:
             wanted = {os.path.normpath(path) for path in glob.glob(self.videos, recursive=True)}
-            found = [row for row in found if os.path.normpath(row[0]) in wanted]
-        if not found:
+            rows = [row for row in rows if os.path.normpath(row[0]) in wanted]
+        if not rows:
             raise FileNotFoundError(f"{self.videos}: there is no video of that name.")
-        if self.missing_captions == "skip" and not any(captions for _, captions in found):
+        if self.missing_captions == "skip" and not any(captions for _, captions in rows):
             raise FileNotFoundError(
-                f"{self.videos}: {len(found)} videos have no caption; write clip.txt beside "
+                f"{self.videos}: {len(rows)} videos have no caption; write clip.txt beside "
                 "clip.mp4, captions.jsonl or captions.csv, or set Prepare.missing_captions='empty'."
             )
-        names = [pathlib.Path(path).relative_to(root).as_posix() for path, _ in found]
+        names = [pathlib.Path(path).relative_to(root).as_posix() for path, _ in rows]
         return tuple(
             SourceVideo(path=os.path.abspath(path), name=name, captions=captions)
-            for name, (path, captions) in zip(names, found, strict=True)
+            for name, (path, captions) in zip(names, rows, strict=True)
         )
 
     def __call__(self) -> None:
-        """Runs the pipeline, names what it wrote, and tells how much it is."""
+        """Run the pipeline, give its files their names, and log the statistics."""
         mark = hashlib.sha256(f"{self.cutter.mark} {self.missing_captions}".encode()).hexdigest()
         work = pathlib.Path(os.path.abspath(self.output), f".work-{mark[:16]}")
         shutil.rmtree(work / "shards", ignore_errors=True)
@@ -132,7 +133,7 @@ class Prepare:
         self._publish(work)
 
     def _run(self, work: str) -> None:
-        """The pipeline; what it counted is then in `work`/summary.json."""
+        """Run the pipeline, which leaves its statistics in `work`/summary.json."""
         beam = _beam()
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -155,15 +156,17 @@ class Prepare:
             )
 
     def _publish(self, work: pathlib.Path) -> None:
-        """Names the shards, and last of all writes the manifest."""
-        found = json.loads((work / "summary.json").read_bytes())
-        counts: Counts = collections.Counter({tuple(row[:-1]): row[-1] for row in found["counts"]})
+        """Give the shards their names, and last of all write the manifest."""
+        summary = json.loads((work / "summary.json").read_bytes())
+        counts: Counts = collections.Counter(
+            {tuple(row[:-1]): row[-1] for row in summary["counts"]}
+        )
         shape = self.cutter.shape
         statistics = described(counts, shape.fps)
         bad = sum(statistics.get("rejected films", {}).values())
         os.replace(work / REJECTED, pathlib.Path(self.output, REJECTED))
         if statistics["clips"]:
-            shards = [Shard(**shard) for shard in found["shards"]]
+            shards = [Shard(**shard) for shard in summary["shards"]]
             for shard in shards:
                 for path in (shard.file, captions_file(shard.file)):
                     os.replace(work / "shards" / path, pathlib.Path(self.output, path))
@@ -172,7 +175,7 @@ class Prepare:
         for old in pathlib.Path(self.output).glob(".work-*"):
             shutil.rmtree(old, ignore_errors=True)
         if not statistics["clips"]:
-            raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} tells why.")
+            raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} says why.")
         log.info(
             "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)",
             statistics["clips"],
@@ -189,7 +192,7 @@ class Prepare:
 
 
 class _Place(NamedTuple):
-    """A clip among the records of its film; in the order of a shard."""
+    """The place of a clip in the records of its video; sorts in the order of a shard."""
 
     without_caption: bool
     key: str
@@ -207,9 +210,9 @@ def _listed(work: str) -> Iterator[SourceVideo]:
 def _cut(film: SourceVideo, cutter: ClipCutter, work: str, skip: bool) -> Cut:
     if skip and not film.captions:
         return rejected(film, "has no caption")
-    found = cut_film(film, cutter, os.path.join(work, "films"))
-    log.info("%s: %s", film.name, found.reason or f"{len(found.keys)} clips")
-    return found
+    cut = cut_video(film, cutter, os.path.join(work, "films"))
+    log.info("%s: %s", film.name, cut.reason or f"{len(cut.keys)} clips")
+    return cut
 
 
 def _places(cut: Cut, shards: int) -> Iterator[tuple[int, tuple]]:
@@ -220,8 +223,10 @@ def _places(cut: Cut, shards: int) -> Iterator[tuple[int, tuple]]:
 
 def _write(group: tuple[int, Iterable[tuple | None]], shards: int, work: str) -> Shard:
     number, places = group
-    found = sorted(_Place(*place) for place in places if place is not None)
-    clips = (ClipRecord.unpack(read_record(place.records, place.number)) for place in found)
+    places_in_order = sorted(_Place(*place) for place in places if place is not None)
+    clips = (
+        ClipRecord.unpack(read_record(place.records, place.number)) for place in places_in_order
+    )
     return write_shard(os.path.join(work, "shards"), number, shards, clips)
 
 
@@ -244,14 +249,14 @@ def _reasons(cut: Cut) -> Iterator[tuple[str, str]]:
 def _sum_up(
     work: str, shards: Sequence[Shard], counts: Counts, bad: Sequence[tuple[str, str]]
 ) -> None:
-    """Writes what is known when all shards are there."""
+    """Write the summary when all shards are complete."""
     lines = [json.dumps({"file": file, "reason": reason}) + "\n" for file, reason in sorted(bad)]
     paths.write(pathlib.Path(work, REJECTED), "".join(lines).encode())
-    found = {
+    summary = {
         "shards": [dataclasses.asdict(s) for s in sorted(shards, key=lambda shard: shard.file)],
         "counts": [[*key, count] for key, count in counts.items()],
     }
-    paths.write(pathlib.Path(work, "summary.json"), json.dumps(found).encode())
+    paths.write(pathlib.Path(work, "summary.json"), json.dumps(summary).encode())
 
 
 def _beam() -> Any:
@@ -267,7 +272,7 @@ def _beam() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Beam warns, through the root logger, of cloud packages that are not needed."""
+    """Silence Beam's warnings of cloud packages that are not needed."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -11,7 +11,9 @@ that of Yeo and Liu (Rapid scene analysis on compressed video, 1995). A cut is a
 
     the highest of the WINDOW frames on either side,  >= RATIO times their mean,  and >= LEAST.
 
-Cuts are found, dissolves and fades are not: they count as one shot.
+Cuts are found; dissolves and fades are not, and count as one shot. PySceneDetect 0.7.2 finds the
+same six cuts in tests/files/big_buck_bunny as this detector (its content, adaptive and histogram
+detectors do; its hash detector adds three that are none), and needs OpenCV, 153 MB.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ Shot = tuple[int, int]  # first frame, last frame + 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CutDetector:
-    """How cuts are told from motion; see the module docstring.
+    """How cuts are distinguished from motion; see the module docstring.
 
     Attributes:
       window: frames on either side of a cut that it is compared with; no shot is shorter.
@@ -63,14 +65,14 @@ class CutDetector:
 
 
 def difference(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> float:
-    """s of two frames of one size, in [0, 1]."""
+    """The difference s of two frames of one size, in [0, 1]."""
     pixels = np.abs(before.astype(np.int16) - after.astype(np.int16)).mean() / 255
     colors = np.abs(_histograms(before) - _histograms(after)).sum(-1).mean() / 2
     return float(np.sqrt(pixels * colors))
 
 
 def _histograms(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 3 levels"]:
-    """Share of each level of each color in each region."""
+    """The share of each level of each color in each region."""
     height, width = (side // _REGIONS for side in frame.shape[:2])
     regions = frame[: height * _REGIONS, : width * _REGIONS].reshape(
         _REGIONS, height, _REGIONS, width, 3
@@ -86,7 +88,7 @@ def by_detection(
     thumbnail: Callable[[F], np.ndarray],
     detector: CutDetector,
 ) -> Iterator[tuple[int, F]]:
-    """(number of the shot, frame) of all frames, `detector.window` of them late.
+    """Find the shots of a video: (number of the shot, frame), `detector.window` frames late.
 
     Args:
       frames: of a film, in order.
@@ -119,7 +121,7 @@ def by_detection(
 
 
 def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F]]:
-    """(number of the shot, frame) of the frames that are in a shot."""
+    """Take the frames that are in a given shot: (number of the shot, frame)."""
     numbered = iter(enumerate(shots))
     current = next(numbered, None)
     for number, frame in enumerate(frames):
@@ -132,12 +134,12 @@ def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F
 
 
 def shots_file(video: str | os.PathLike) -> pathlib.Path:
-    """Where the shots of a video are given: clip.shots.json beside clip.mp4."""
+    """The file that gives the shots of a video: clip.shots.json beside clip.mp4."""
     return pathlib.Path(video).with_suffix(".shots.json")
 
 
 def read_shots(path: str | os.PathLike) -> list[Shot]:
-    """The shots in a JSON file: a list of [first frame, last frame + 1], in order.
+    """Read shots from a JSON file: a list of [first frame, last frame + 1], in order.
 
     Raises:
       ValueError: it holds something else.

@@ -40,9 +40,9 @@ class ClipModel:
     """A loaded CLIP: a PyTree of its weights, which may be handed to a jitted function.
 
     Attributes:
-      params: {"image", "text": a tower's weights, "logit_scale"}.
-      sizes: what config.json says.
-      tokenizer: makes ids of prompts.
+      params: {"image": weights of a tower, "text": likewise, "logit_scale"}.
+      sizes: the content of config.json.
+      tokenizer: turns prompts into ids.
     """
 
     params: Params
@@ -56,7 +56,7 @@ class ClipModel:
 
 
 def load(folder: Path) -> ClipModel:
-    """The CLIP in a folder of Hugging Face's: config.json, tokenizer.json and one file of weights.
+    """Load a CLIP from a folder of Hugging Face: config.json, tokenizer.json, a file of weights.
 
     Raises:
       FileNotFoundError: the folder or one of the files is missing.
@@ -73,10 +73,10 @@ def load(folder: Path) -> ClipModel:
 def tokens(
     clip: ClipModel, prompts: Sequence[str]
 ) -> tuple[Int[np.ndarray, "n s"], Bool[np.ndarray, "n s"]]:
-    """Ids, and the mask of real tokens; s = 77 in all published models.
+    """Turn prompts into ids, and a mask that is True for real tokens; s = 77 in published models.
 
-    A longer prompt is cut before its end token; what follows is lost without a word. A shorter one
-    is padded with the end token.
+    A prompt that is too long is silently truncated before its end token. A shorter one is padded
+    with the end token.
 
     Raises:
       ValueError: there are no prompts.
@@ -89,7 +89,7 @@ def tokens(
 
 
 def image_features(clip: ClipModel, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-    """Features of unit length of RGB images in [-1, 1].
+    """Compute unit-length features of RGB images in [-1, 1].
 
     Args:
       clip: from `load`.
@@ -118,15 +118,15 @@ def image_features(clip: ClipModel, x: Float[Array, "n h w 3"]) -> Float[Array, 
 def text_features(
     clip: ClipModel, ids: Int[Array, "n s"], mask: Bool[Array, "n s"]
 ) -> Float[Array, "n d"]:
-    """Features of unit length of prompts.
+    """Compute unit-length features of prompts.
 
     Args:
       clip: from `load`.
       ids: from `tokens`, or cut to fewer columns with all end tokens still in them.
-      mask: True on the tokens that may be attended to. What follows the end changes nothing.
+      mask: True for tokens that may be attended to. Tokens after the end change nothing.
     """
     sizes, params = clip.sizes, clip.params["text"]
-    # argmax is the first place: padding repeats the end.
+    # argmax gives the first place: padding repeats the end token.
     end = jnp.argmax(ids if sizes.end is None else ids == sizes.end, axis=1)
     causal = jnp.tri(ids.shape[1], dtype=bool)
     with jax.default_matmul_precision("highest"):

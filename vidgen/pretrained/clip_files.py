@@ -1,8 +1,8 @@
 """A CLIP as Hugging Face keeps it in a folder: sizes, weights, tokenizer.
 
-config.json        sizes; what it leaves out is that of openai/clip-vit-base-patch32
+config.json        sizes; what it leaves out is as in openai/clip-vit-base-patch32
 model.safetensors  weights, or pytorch_model.bin, which is read without running what is in it
-tokenizer.json     byte-pair encoding with both its ends
+tokenizer.json     byte-pair encoding with a start and an end token
 """
 
 from __future__ import annotations
@@ -18,26 +18,16 @@ import numpy as np
 import tokenizers
 
 from vidgen.pretrained import weight_files
+from vidgen.pretrained.weight_files import WeightFileError
 from vidgen.types import Params
 
 ACTIVATIONS = ("quick_gelu", "gelu")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
-_SHARED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
-_TEXT: Mapping[str, Any] = _SHARED | {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-_IMAGE: Mapping[str, Any] = _SHARED | {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists
+_BOTH = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
+_TEXT = _BOTH | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+_TEXT |= {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407}
+_IMAGE = _BOTH | {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+_IMAGE |= {"image_size": 224, "patch_size": 32}
 # Published configurations had this number whatever the tokenizer's was; it means "the largest id".
 _WRONG_END = 2
 
@@ -55,15 +45,15 @@ _PRODUCTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tower:
-    """One of the two transformers.
+    """The sizes of one of the two transformers.
 
     Attributes:
       width: d of its states.
       hidden: width inside its MLPs.
-      layers: how many.
-      heads: of its attention; they divide the width.
+      layers: number of layers.
+      heads: number of attention heads; it divides the width.
       activation: of its MLPs, one of `ACTIVATIONS`.
-      epsilon: of its normalisations.
+      epsilon: of its normalizations.
     """
 
     width: int
@@ -76,16 +66,16 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What config.json says.
+    """The content of config.json.
 
     Attributes:
       image: the transformer over patches.
       text: the causal transformer over tokens.
-      pixels: of an image on a side.
-      patch: pixels of a patch on a side.
+      pixels: height and width of an image.
+      patch: height and width of a patch in pixels.
       vocabulary: number of token ids.
-      length: tokens of a prompt, both ends among them.
-      end: id of the token whose state is the prompt's; None means the largest id in the prompt.
+      length: tokens of a prompt, start and end among them.
+      end: id of the token whose state is the prompt's; None: the largest id in the prompt.
       dim: d of the features.
     """
 
@@ -100,11 +90,11 @@ class Sizes:
 
 
 def read_sizes(folder: Path) -> Sizes:
-    """Those in the folder's config.json.
+    """Read the sizes in the folder's config.json.
 
     Raises:
-      FileNotFoundError: there is no such folder or file.
-      WeightFileError: it describes no CLIP with a vision transformer.
+      FileNotFoundError: the folder or the file is missing.
+      WeightFileError: it does not describe a CLIP with a vision transformer.
     """
     path = _file(folder, "config.json")
     try:
@@ -114,7 +104,7 @@ def read_sizes(folder: Path) -> Sizes:
             for name, defaults in (("vision", _IMAGE), ("text", _TEXT))
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise weight_files.WeightFileError(
+        raise WeightFileError(
             f"{path} describes no CLIP, which has a vision_config and a text_config; give the "
             "folder that openai/clip-vit-base-patch32 (or another) was downloaded to."
         ) from error
@@ -132,27 +122,45 @@ def read_sizes(folder: Path) -> Sizes:
 
 
 def weights_file(folder: Path) -> Path:
-    """The folder's file of weights; a WeightFileError where there is none."""
+    """Return the folder's file of weights; a FileNotFoundError if there is none."""
     return _file(folder, *WEIGHTS)
 
 
 def read_params(folder: Path, sizes: Sizes) -> Params:
-    """The folder's weights as a tree: products as [in out], a tower's layers stacked in front.
+    """Read the folder's weights as a tree: products as [in out], layers of a tower stacked.
 
     Raises:
       FileNotFoundError: there is no weight file.
       WeightFileError: a tensor is missing or does not fit the sizes, or the file is damaged.
     """
     tensors = _Tensors(weights_file(folder))
+    d, e = sizes.image.width, sizes.text.width
+    places = (sizes.pixels // sizes.patch) ** 2 + 1
+    image, text = "vision_model.embeddings", "text_model.embeddings"
+    kernel = tensors.read(f"{image}.patch_embedding.weight", d, 3, sizes.patch, sizes.patch)
     return {
-        "image": _image_params(tensors, sizes),
-        "text": _text_params(tensors, sizes),
+        "image": {
+            "patch": kernel.transpose(2, 3, 1, 0),
+            "class": tensors.read(f"{image}.class_embedding", d),
+            "place": tensors.read(f"{image}.position_embedding.weight", places, d),
+            "norm_before": tensors.pair("vision_model.pre_layrnorm", d),
+            "layers": tensors.layers("vision_model", sizes.image),
+            "norm": tensors.pair("vision_model.post_layernorm", d),
+            "project": tensors.read("visual_projection.weight", sizes.dim, d).T,
+        },
+        "text": {
+            "word": tensors.read(f"{text}.token_embedding.weight", sizes.vocabulary, e),
+            "place": tensors.read(f"{text}.position_embedding.weight", sizes.length, e),
+            "layers": tensors.layers("text_model", sizes.text),
+            "norm": tensors.pair("text_model.final_layer_norm", e),
+            "project": tensors.read("text_projection.weight", sizes.dim, e).T,
+        },
         "logit_scale": tensors.read("logit_scale"),
     }
 
 
 def read_tokenizer(folder: Path, sizes: Sizes) -> tokenizers.Tokenizer:
-    """The folder's tokenizer, which cuts a prompt between its ends and pads with the last one.
+    """Read the folder's tokenizer, set to truncate between its ends and to pad with the end.
 
     Raises:
       FileNotFoundError: there is no tokenizer.json.
@@ -162,13 +170,13 @@ def read_tokenizer(folder: Path, sizes: Sizes) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise weight_files.WeightFileError(f"{path} is no tokenizer ({error}).") from error
+        raise WeightFileError(f"{path} is no tokenizer ({error}).") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     ends = tokenizer.encode("").ids
     ids, end = tokenizer.get_vocab_size(), sizes.end
     if len(ends) != 2 or ids > sizes.vocabulary or end not in (None, ends[-1]):
-        raise weight_files.WeightFileError(
+        raise WeightFileError(
             f"{path} is another model's tokenizer: it has {ids} tokens and makes {ends} of an "
             f"empty prompt; by config.json there are at most {sizes.vocabulary}, and a prompt has "
             f"a start and {'an end' if end is None else f'the end {end}'}."
@@ -181,7 +189,7 @@ def read_tokenizer(folder: Path, sizes: Sizes) -> tokenizers.Tokenizer:
 
 
 class _Tensors:
-    """Those of one file, in the shapes that are asked for."""
+    """The tensors of one file, checked against the shapes that are asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._tensors = path, weight_files.read_tensors(path)
@@ -191,13 +199,13 @@ class _Tensors:
         return weight_files.expect(self._tensors, name, shape, path=self._path, kind=kind)
 
     def pair(self, name: str, *shape: int) -> dict[str, np.ndarray]:
-        """Weight and bias of a norm [d] or of a product, [out in] in the file."""
+        """Weight and bias of a normalization [d], or of a product ([out in] in the file)."""
         weight = self.read(f"{name}.weight", *shape)
         return {"weight": weight.T, "bias": self.read(f"{name}.bias", shape[0])}
 
     def layers(self, name: str, tower: Tower) -> Params:
-        d, hidden = tower.width, tower.hidden
-        shapes = {"up": (hidden, d), "down": (d, hidden)}
+        d, shapes = tower.width, {"up": (tower.hidden, tower.width)}
+        shapes["down"] = (tower.width, tower.hidden)
 
         def layer(index: int) -> dict[str, dict[str, np.ndarray]]:
             prefix = f"{name}.encoder.layers.{index}"
@@ -211,43 +219,17 @@ class _Tensors:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *stack)
 
 
-def _image_params(tensors: _Tensors, sizes: Sizes) -> Params:
-    tower, name, patch = sizes.image, "vision_model.embeddings", sizes.patch
-    d, places = tower.width, (sizes.pixels // patch) ** 2 + 1
-    kernel = tensors.read(f"{name}.patch_embedding.weight", d, 3, patch, patch)
-    return {
-        "patch": kernel.transpose(2, 3, 1, 0),
-        "class": tensors.read(f"{name}.class_embedding", d),
-        "place": tensors.read(f"{name}.position_embedding.weight", places, d),
-        "norm_before": tensors.pair("vision_model.pre_layrnorm", d),
-        "layers": tensors.layers("vision_model", tower),
-        "norm": tensors.pair("vision_model.post_layernorm", d),
-        "project": tensors.read("visual_projection.weight", sizes.dim, d).T,
-    }
-
-
-def _text_params(tensors: _Tensors, sizes: Sizes) -> Params:
-    tower, name, d = sizes.text, "text_model.embeddings", sizes.text.width
-    return {
-        "word": tensors.read(f"{name}.token_embedding.weight", sizes.vocabulary, d),
-        "place": tensors.read(f"{name}.position_embedding.weight", sizes.length, d),
-        "layers": tensors.layers("text_model", tower),
-        "norm": tensors.pair("text_model.final_layer_norm", d),
-        "project": tensors.read("text_projection.weight", sizes.dim, d).T,
-    }
-
-
 def _tower(config: Mapping[str, Any], path: Path) -> Tower:
     activation = config["hidden_act"]
     if activation not in ACTIVATIONS:
-        raise weight_files.WeightFileError(
+        raise WeightFileError(
             f"{path} asks for the activation {activation!r}; a CLIP is read with "
             f"{' or '.join(ACTIVATIONS)}."
         )
     width = _count(config, "hidden_size", path)
     heads = _count(config, "num_attention_heads", path)
     if width % heads:
-        raise weight_files.WeightFileError(
+        raise WeightFileError(
             f"in {path}, {heads} heads do not divide a width of {width}; no CLIP is like that."
         )
     return Tower(
@@ -263,14 +245,14 @@ def _tower(config: Mapping[str, Any], path: Path) -> Tower:
 def _count(config: Mapping[str, Any], name: str, path: Path) -> int:
     value = config[name]
     if not isinstance(value, int) or value < 1:
-        raise weight_files.WeightFileError(
+        raise WeightFileError(
             f"in {path}, {name} is {value!r}; it must be a whole number of at least 1."
         )
     return value
 
 
 def _file(folder: Path, *names: str) -> Path:
-    """The first of them that is there."""
+    """Return the first of these files that exists."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(

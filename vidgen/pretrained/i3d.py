@@ -40,19 +40,19 @@ LAYERS = (
 
 
 def load_params(folder: Path) -> Params:
-    """The weights in the asset's folder: {unit: {kernel, bias}}."""
+    """Load the weights in the asset's folder: {unit: {kernel, bias}}."""
     return _units(weight_files.read_arrays(folder / FILE))
 
 
 def features(
     params: Params, x: Float[Array, "b t h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Features of video in [-1, 1] by layer, "b t h w c" (the last two layers "b c").
+    """Compute features of video in [-1, 1] by layer, "b t h w c" ("pool" and "logits": "b c").
 
     Args:
       params: from `load_params`.
       x: any size for the convolutional layers.
-      wanted: names out of `LAYERS`; None means all. Nothing after the last one is computed.
+      wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
 
     Raises:
       ValueError: an unknown layer, or "logits" of a video that is too short or too small.
@@ -109,7 +109,7 @@ def _relu_unit(unit: Params, x: Float[Array, "b t h w c"]) -> Array:
 
 
 def _units(tree: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The file's convolutions by path, each with its normalisation folded in."""
+    """Return the file's convolutions by path, each with its normalization folded in."""
     units = {}
     for name, part in tree["params"].items():
         stats = tree["batch_stats"].get(name, {})

@@ -72,7 +72,7 @@ _STEM: Mapping[str, _Step] = {
 
 
 def _row(name: str, *units: tuple[int, int, int], halve: bool = False) -> tuple[_Unit, ...]:
-    """Units of (width, window) name_1, name_2 ..; the last one has stride 2 if they `halve`."""
+    """Return units name_1, name_2, ... of (width, h, w); the last has stride 2 if they `halve`."""
     row = tuple(_Unit(f"{name}_{i + 1}", n, (h, w)) for i, (n, h, w) in enumerate(units))
     return (*row[:-1], _halving(row[-1])) if halve else row
 
@@ -138,11 +138,11 @@ LAYERS = (*_STEM, *_MIXED, "pool", "logits")
 
 
 def load_params(path: Path) -> Params:
-    """The weights of the file: {unit: {kernel, bias}}, normalisation folded in.
+    """Load the weights of a file: {unit: {kernel, bias}}, with normalization folded in.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is torchvision's network or any other, or no weight file at all.
+      ValueError: it is torchvision's network, another one, or no weight file.
     """
     tensors = weight_files.read_tensors(path)
     classes = tensors["fc.weight"].shape[:1] if "fc.weight" in tensors else ()
@@ -172,14 +172,14 @@ def load_params(path: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Features of RGB images in [-1, 1] by layer, "n h w c" (the last two layers "n c").
+    """Compute features of RGB images in [-1, 1] by layer, "n h w c" ("pool", "logits": "n c").
 
     Products are exact to float32 on every platform, as a distance is compared between them.
 
     Args:
       params: from `load_params`.
       x: images of at least 75 x 75 pixels; resize them to 299 x 299 for published distances.
-      wanted: names out of `LAYERS`; None means all. Nothing after the last one is computed.
+      wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
 
     Raises:
       ValueError: an unknown layer, or images that are too small.
@@ -224,7 +224,7 @@ def _step(
 
 
 def _with_inputs() -> tuple[int, list[tuple[str, _Unit, int]]]:
-    """Channels at the end, and all units with their full names and input channels."""
+    """Return the channels at the end, and all units with full name and input channels."""
     units: list[tuple[str, _Unit, int]] = []
 
     def follow(prefix: str, steps: Iterable[_Step], channels: int) -> int:

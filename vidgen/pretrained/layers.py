@@ -1,4 +1,4 @@
-"""What the feature networks share: convolution, pooling, folded normalisation, early stops.
+"""Parts of the feature networks: convolution, pooling, folded normalization, early stops.
 
 Networks trained in TensorFlow pad "SAME" as it does (a stride-2 convolution of an even size pads
 only behind), which is also what JAX means by the word. Those from Caffe and PyTorch pad a fixed
@@ -20,15 +20,15 @@ _NORM_EPSILON = 1e-3  # of the TensorFlow networks here
 
 def conv(
     x: Float[Array, "n *space c"],
-    kernel: Any,
-    bias: Any = None,
+    kernel: Array | np.ndarray,
+    bias: Array | np.ndarray | None = None,
     *,
     stride: int = 1,
     padding: str | int = "SAME",
 ) -> Float[Array, "n *space2 c2"]:
-    """A convolution over all axes between the first and the last; kernel [*window in out].
+    """Convolve over all axes between the first and the last; the kernel is [*window in out].
 
-    `padding` is "SAME", "VALID", or so many zeros on each side.
+    `padding` is "SAME", "VALID", or a number of zeros on each side.
     """
     rank = x.ndim - 2
     space = "DHW"[-rank:]
@@ -42,34 +42,17 @@ def conv(
     return y if bias is None else y + bias
 
 
-def depthwise_conv(
-    x: Float[Array, "n h w c"], kernel: Any, bias: Any, *, stride: int = 1
-) -> Float[Array, "n h2 w2 c"]:
-    """A convolution of each channel by itself, padded "SAME"; kernel [h w 1 c].
-
-    A sum of shifted pictures: XLA makes one loop of it, which on a CPU is many times faster than
-    its grouped convolution, and elsewhere about as fast.
-    """
-    taps, kernel = kernel.shape[:2], jnp.asarray(kernel)
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], taps, (stride, stride), "SAME")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    size = [(n - k) // stride + 1 for n, k in zip(x.shape[1:3], taps, strict=True)]
-    y = bias
-    for i, j in np.ndindex(*taps):
-        rows, columns = (
-            slice(k, k + stride * (n - 1) + 1, stride) for k, n in zip((i, j), size, strict=True)
-        )
-        y = y + x[:, rows, columns] * kernel[i, j, 0]
-    return y
-
-
 def thin_conv(
-    x: Float[Array, "n t h w c"], kernel: Any, bias: Any, *, stride: int = 1
+    x: Float[Array, "n t h w c"],
+    kernel: Array | np.ndarray,
+    bias: Array | np.ndarray,
+    *,
+    stride: int = 1,
 ) -> Float[Array, "n t2 h2 w2 c2"]:
-    """A convolution over time and space, padded "SAME", of few channels: pixels, say.
+    """Convolve few channels, such as pixels, over time and space with "SAME" padding.
 
-    The frames under the window become channels of one picture, and the rest is a convolution of
-    pictures: on a CPU that is several times faster than one over three axes.
+    The frames under the window become channels of one picture, and pictures are convolved: on a CPU
+    that is several times faster than a convolution over three axes.
     """
     taps, kernel = kernel.shape[0], jnp.asarray(kernel)
     (pad,) = jax.lax.padtype_to_pads(x.shape[1:2], (taps,), (stride,), "SAME")
@@ -88,9 +71,9 @@ def max_pool(
     stride: Sequence[int],
     padding: str = "SAME",
 ) -> Float[Array, "n *space2 c"]:
-    """The largest value of each window; what is padded never wins.
+    """Return the largest value of each window, padding left out.
 
-    `padding` is "SAME", "VALID", or "CEIL": windows start at 0, and the last may hang over.
+    `padding` is "SAME", "VALID", or "CEIL": windows start at 0, and the last may reach outside.
     """
     pads: Any = padding
     if padding == "CEIL":
@@ -99,7 +82,7 @@ def max_pool(
 
 
 def mean_pool(x: Float[Array, "n *space c"], window: Sequence[int]) -> Float[Array, "n *space c"]:
-    """The mean around each place; what is padded at the edges does not count."""
+    """Return the mean around each place, padding left out."""
 
     def total(y: Array) -> Array:
         ones = (1,) * y.ndim
@@ -120,7 +103,7 @@ def fold_norm(
     bias: np.ndarray,
     scale: np.ndarray | float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Kernel [.. out] and bias of a convolution and the frozen batch normalisation after it."""
+    """Merge a convolution and the frozen batch normalization after it: {kernel, bias}."""
     factor = np.reshape(scale / np.sqrt(np.asarray(variance, np.float64) + _NORM_EPSILON), -1)
     shift = np.reshape(bias, -1) - np.reshape(mean, -1) * factor
     return {"kernel": (kernel * factor).astype(np.float32), "bias": shift.astype(np.float32)}
@@ -129,24 +112,26 @@ def fold_norm(
 def take(
     features: Iterable[tuple[str, Array]], names: Sequence[str], wanted: Iterable[str] | None
 ) -> dict[str, Array]:
-    """The wanted ones of the (layer, feature) pairs of a network; None means all.
+    """Return the wanted of a network's (layer, feature) pairs; None: all.
 
-    Nothing after the last wanted layer is computed. A ValueError names a layer that is none of
-    `names`.
+    Nothing after the last wanted layer is computed.
+
+    Raises:
+      ValueError: a layer is none of `names`.
     """
     left = set(check_layers(names if wanted is None else wanted, names))
-    found: dict[str, Array] = {}
+    taken: dict[str, Array] = {}
     for name, feature in features:
         if name in left:
-            found[name] = feature
+            taken[name] = feature
             left.remove(name)
         if not left:
             break
-    return found
+    return taken
 
 
 def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
-    """`wanted`; a ValueError lists the layers if it is empty or one of them is none of `names`."""
+    """Return `wanted`; a ValueError lists `names` if it is empty or holds another name."""
     wanted = tuple(wanted)
     unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
@@ -156,7 +141,7 @@ def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
 
 
 def check_size(network: str, x: Float[Array, "n h w c"], smallest: int) -> None:
-    """A ValueError if the images are too small for the network's first or last layer."""
+    """Raise a ValueError if the images are too small for the network."""
     if min(x.shape[1:3]) < smallest:
         raise ValueError(
             f"{network} needs images of at least {smallest} x {smallest} pixels; these are of "

@@ -33,7 +33,7 @@ _BGR_MEAN = (103.939, 116.779, 123.68)
 
 
 def load_params(folder: Path) -> Params:
-    """The weights in the asset's folder: {layer: {kernel, bias}}."""
+    """Load the weights in the asset's folder: {layer: {kernel, bias}}."""
     pairs = weight_files.read_arrays(folder / FILE)
     return {name: {"kernel": kernel, "bias": bias} for name, (kernel, bias) in pairs.items()}
 
@@ -41,12 +41,12 @@ def load_params(folder: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Features of RGB images in [-1, 1] by layer, "n h w c" ("logits" are "n 1000").
+    """Compute features of RGB images in [-1, 1] by layer, "n h w c" ("logits": "n 1000").
 
     Args:
       params: from `load_params`.
       x: images of at least 3 x 3 pixels.
-      wanted: names out of `LAYERS`; None means all. Nothing after the last one is computed.
+      wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
 
     Raises:
       ValueError: an unknown layer, or images that are too small.

@@ -31,7 +31,7 @@ PERCEPTUAL = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # as in LP
 
 
 def load_params(path: Path) -> Params:
-    """The convolutions of a torchvision VGG-16 file: {layer: {kernel, bias}}.
+    """Load the convolutions of a torchvision VGG-16 file: {layer: {kernel, bias}}.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -41,18 +41,14 @@ def load_params(path: Path) -> Params:
     params, index, channels = {}, 0, 3
     for level, (width, count) in enumerate(_WIDTHS):
         for place in range(count):
-            pair = {
-                "weight": (width, channels, 3, 3),
-                "bias": (width,),
-            }
-            found = {
-                part: weight_files.expect(
+            weight, bias = (
+                weight_files.expect(
                     tensors, f"features.{index}.{part}", shape, path=path, kind=_KIND
                 )
-                for part, shape in pair.items()
-            }
-            kernel = np.ascontiguousarray(found["weight"].transpose(2, 3, 1, 0))
-            params[f"relu{level + 1}_{place + 1}"] = {"kernel": kernel, "bias": found["bias"]}
+                for part, shape in (("weight", (width, channels, 3, 3)), ("bias", (width,)))
+            )
+            kernel = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+            params[f"relu{level + 1}_{place + 1}"] = {"kernel": kernel, "bias": bias}
             index, channels = index + 2, width  # torchvision counts the ReLU
         index += 1  # and the pool
     return params
@@ -61,12 +57,12 @@ def load_params(path: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Features of RGB images in [-1, 1] by layer, "n h w c".
+    """Compute features of RGB images in [-1, 1] by layer, "n h w c".
 
     Args:
       params: from `load_params`.
       x: images of at least 16 x 16 pixels.
-      wanted: names out of `LAYERS`; None means all. Nothing after the last one is computed.
+      wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
 
     Raises:
       ValueError: an unknown layer, or images that are too small.

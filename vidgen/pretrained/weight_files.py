@@ -1,7 +1,8 @@
-"""Reads foreign weight files without running what is in them, and without the program behind them.
+"""Reads foreign weight files without running what is in them, and without PyTorch.
 
 A pickle is a program. Here it may call only what builds an array: every other name that it asks
-for is refused before it is looked up. Three kinds of file are read:
+for is refused before it is looked up. Published weights of T5 1.1, Inception-v3 and older CLIPs are
+files of PyTorch alone, which a user of JAX need not have. Three kinds of file are read:
 
     .safetensors        no pickle at all
     .pkl, .ckpt         a pickle of containers and numpy arrays (`read_arrays`)
@@ -16,7 +17,7 @@ import collections
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ _LoadStorage = Callable[[_Storage], np.ndarray]
 
 
 def read_arrays(path: Path) -> Any:
-    """The containers and numpy arrays of a pickle.
+    """Read the containers and numpy arrays of a pickle.
 
     Raises:
       WeightFileError: the pickle asks for anything else, or is damaged.
@@ -76,7 +77,7 @@ def read_arrays(path: Path) -> Any:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The tensors of a state dict whose names begin with `prefix`, from .safetensors or .pth.
+    """Read the tensors of a state dict whose names begin with `prefix`: .safetensors or .pth.
 
     Raises:
       WeightFileError: the file is of neither kind, is damaged, or its pickle asks for more.
@@ -103,16 +104,16 @@ def expect(
     path: Path,
     kind: str,
 ) -> np.ndarray:
-    """The tensor of that name as float32.
+    """Return the tensor of that name as float32.
 
     Raises:
       WeightFileError: it is missing or of another shape, so `path` holds no network of that `kind`.
     """
-    found = tensors[name].shape if name in tensors else None
-    if found != shape:
+    actual = tensors[name].shape if name in tensors else None
+    if actual != shape:
         raise WeightFileError(
             f"{path} is no {kind}: {name} must be of shape {shape}, "
-            f"{'it is missing' if found is None else f'it is {found}'}."
+            f"{'it is missing' if actual is None else f'it is {actual}'}."
         )
     return np.asarray(tensors[name], np.float32)
 
@@ -121,7 +122,7 @@ class TorchFile:
     """A file of `torch.save` whose tensors are read one by one; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what it holds, and no tensor yet.
+        """Open the file and read the list of its tensors.
 
         Raises:
           WeightFileError: it is of no such kind, is damaged, or its pickle asks for more.
@@ -134,8 +135,8 @@ class TorchFile:
             self._stream.seek(0)
             read = _read_zip if is_zip else _read_legacy
             state, self._load = read(self._stream, self._path)
-            found = _state_dict(state, self._path)
-            self._tensors = {str(n): v for n, v in found.items() if isinstance(v, _Tensor)}
+            tensors = _state_dict(state, self._path)
+            self._tensors = {str(n): v for n, v in tensors.items() if isinstance(v, _Tensor)}
         except BaseException:
             self.close()
             raise
@@ -143,20 +144,20 @@ class TorchFile:
     def __enter__(self) -> TorchFile:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._stream.close()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return tuple(self._tensors)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor.
+        """Read one tensor.
 
         Raises:
           WeightFileError: the file is damaged there.
@@ -178,7 +179,7 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that knows a few names and no others."""
+    """An unpickler that knows the given names and no others."""
 
     def __init__(
         self, stream: io.BufferedReader | io.BytesIO, names: Mapping[tuple[str, str], Any]
@@ -187,14 +188,14 @@ class _Reader(pickle.Unpickler):
         self._names = names
         self.dtypes: dict[str, np.dtype] = {}  # of the storages that were referred to, by key
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The object of that name if it is one of ours; never an import."""
+    def find_class(self, module: str, name: str) -> object:
+        """Return the object of that name if it is one of the given ones; import nothing."""
         if (module, name) not in self._names:
             raise WeightFileError(f"it asks for {module}.{name}")
         return self._names[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """A reference to a storage: ("storage", type, key, device, number of elements)."""
+    def persistent_load(self, pid: object) -> _Storage:
+        """Read a reference to a storage: ("storage", type, key, device, number of elements)."""
         if not (isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], np.dtype)):
             raise WeightFileError("it refers to something that is no tensor storage")
         if len(pid) > 5 and pid[5] is not None:
@@ -224,18 +225,20 @@ def _torch_names() -> dict[tuple[str, str], Any]:
     return names
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+def _tensor(
+    storage: object, offset: int, size: Iterable[int], stride: Iterable[int], *_: object
+) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise WeightFileError("it builds a tensor without a storage")
     return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
-def _parameter(data: _Tensor, *_: Any) -> _Tensor:
+def _parameter(data: _Tensor, *_: object) -> _Tensor:
     return data
 
 
 def _read_zip(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]:
-    """What was pickled, and what reads a storage."""
+    """Return the pickled state, and a function that reads a storage."""
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
@@ -256,7 +259,7 @@ def _read_zip(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]
 
 
 def _read_legacy(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]:
-    """What was pickled, and what reads a storage."""
+    """Return the pickled state, and a function that reads a storage."""
     magic, _, machine = (_load(_Reader(stream, {}), path) for _ in range(_LEGACY_PICKLES))
     if magic != _LEGACY_MAGIC or not isinstance(machine, dict):
         raise WeightFileError(f"{path} was not written by torch.save.")
@@ -279,7 +282,7 @@ def _read_legacy(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStora
     return state, load
 
 
-def _state_dict(state: Any, path: Path) -> Mapping[str, Any]:
+def _state_dict(state: object, path: Path) -> Mapping[str, object]:
     if not isinstance(state, Mapping) or not any(isinstance(v, _Tensor) for v in state.values()):
         raise WeightFileError(
             f"{path} holds no state dict (tensors by name); save one with "
@@ -289,7 +292,7 @@ def _state_dict(state: Any, path: Path) -> Mapping[str, Any]:
 
 
 def _strided(flat: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """The tensor as a contiguous copy; a ValueError if it would reach outside of its storage."""
+    """Copy a tensor out of its storage; a ValueError if it would reach outside."""
     _, offset, size, stride = tensor
     steps = list(zip(size, stride, strict=True))
     if 0 in size:

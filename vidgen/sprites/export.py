@@ -1,4 +1,4 @@
-"""A folder of sprite videos with captions beside them, as somebody's own videos would lie."""
+"""A folder of sprite videos with captions beside them, laid out like a user's own videos."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vidgen.sprites.sprites import Sprites
 
 
 def write_folder(folder: str | os.PathLike, sprites: Sprites, *, count: int, seed: int = 0) -> Path:
-    """Writes clip_000.mp4, clip_000.txt, clip_001.mp4, ...; data/folder.gin reads them.
+    """Write clip_000.mp4, clip_000.txt, clip_001.mp4, ...; data/folder.gin reads them.
 
     Args:
-      folder: is made where it is not there; files of these names are replaced.
+      folder: created if it is missing; files of these names are replaced.
       sprites: what to film; its `shape` is that of the files. Clips come in a random order in
         which no scene comes twice before all have come once.
       count: how many clips.

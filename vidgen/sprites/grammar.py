@@ -22,27 +22,16 @@ _SINGULAR_IN_S = re.compile(
     r"^(person|man|woman|face)\b|(bus|octopus|compass|hippopotamus|rhinoceros)$"
 )
 _PLURAL = re.compile(r"^(people|men|women|busts)\b")
-_MASS = frozenset(
-    {
-        "fire",
-        "fog",
-        "high voltage",
-        "milky way",
-        "wood",
-        "ZZZ",
-        "Santa Claus",
-        "Mrs. Claus",
-        "Mx Claus",
-    }
-)
+_MASS = frozenset("fire,fog,high voltage,milky way,wood,ZZZ".split(","))
+_NAMES = frozenset(("Santa Claus", "Mrs. Claus", "Mx Claus"))
 _SPELLED_AN = ("hour",)
 _SPELLED_A = ("uni", "one", "eu", "ewe", "use")
 
 
 def noun_phrase(subject: str) -> str:
-    """`subject` with its indefinite article where it takes one: "an owl", "musical notes"."""
+    """Return `subject` with its indefinite article, if it takes one: "an owl", "musical notes"."""
     plural = subject.endswith("s") and not subject.endswith("ss")
-    if subject in _MASS or _PLURAL.search(subject):
+    if subject in _MASS | _NAMES or _PLURAL.search(subject):
         return subject
     if plural and not _SINGULAR_IN_S.search(subject) and " with " not in subject:
         return subject
@@ -52,7 +41,7 @@ def noun_phrase(subject: str) -> str:
 
 
 def write(subject: str, motion: str | None, background: str, template: int = 0) -> str:
-    """The caption of a scene; `motion=None` captions a single image."""
+    """Write the caption of a scene, in words number `template`; a single image has no motion."""
     parts = {"subject": noun_phrase(subject), "background": _background(background)}
     if motion is None:
         return _STILL.format(**parts)
@@ -62,7 +51,7 @@ def write(subject: str, motion: str | None, background: str, template: int = 0) 
 def parse(
     caption: str, subjects: tuple[str, ...], motions: tuple[str, ...], backgrounds: tuple[str, ...]
 ) -> tuple[str, str | None, str]:
-    """(subject, motion, background) of a caption; motion is None for a single image.
+    """Read (subject, motion, background) from a caption; motion is None for a single image.
 
     Raises:
       ValueError: the caption is not in this grammar over the given names.
@@ -71,8 +60,7 @@ def parse(
     for pattern in _patterns(motions, backgrounds):
         match = pattern.fullmatch(caption.strip())
         if match and match["subject"] in nouns:
-            found = match.groupdict()
-            return nouns[match["subject"]], found.get("motion"), match["background"]
+            return nouns[match["subject"]], match.groupdict().get("motion"), match["background"]
     example = write(subjects[0], motions[0], backgrounds[0])
     raise ValueError(f"{caption!r} is not a caption of these sprites; expected e.g. {example!r}.")
 

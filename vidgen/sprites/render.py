@@ -29,7 +29,13 @@ _MARGIN = 16  # transparent pixels around a sprite, so that windows may reach pa
 
 @functools.lru_cache(maxsize=1)
 def catalog() -> dict[str, dict]:
-    """Name -> entry (id, tags, group) of every sprite that we may ship, in a fixed order."""
+    """Return {name: entry} of every sprite of the package, in a fixed order.
+
+    An entry has an id, tags and a group.
+
+    Raises:
+      FileNotFoundError: the archive is missing.
+    """
     if not ARCHIVE.is_file():
         raise FileNotFoundError(f"{ARCHIVE} is missing: the sprite data belongs to the package.")
     with zipfile.ZipFile(ARCHIVE) as archive:
@@ -39,7 +45,7 @@ def catalog() -> dict[str, dict]:
 
 @functools.lru_cache(maxsize=256)
 def frames(name: str) -> tuple[Image.Image, ...]:
-    """The premultiplied ("RGBa") frames of a sprite, with a transparent margin on all sides."""
+    """Return the premultiplied ("RGBa") frames of a sprite, with a transparent margin around."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         data = archive.read(f"clips/{catalog()[name]['id']}.webp")
     padded = []
@@ -60,7 +66,7 @@ def paste(
     center: tuple[float, float],
     size: float,
 ) -> None:
-    """Draws one sprite frame over `canvas`, in place.
+    """Draw one sprite frame over `canvas`, in place.
 
     Args:
       canvas: the picture.

@@ -1,4 +1,4 @@
-"""The truth behind a sprite clip: who moves how over which background, and how that is drawn.
+"""The content of a sprite clip: who moves how over which background, and how that is drawn.
 
 With u in [0, 1] the time within a clip, center and side are (in units of canvas height, width and
 the smaller of both)
@@ -11,7 +11,7 @@ u₀ to u₁ of one motion, with p the place and g the size relative to `scale`,
     p(u₁) = clip(p(u₀) + direction * travel * (u₁ - u₀), WALLS)
     g(u₁) = clip(g(u₀) + 2 GROWTH * growth * (u₁ - u₀), 1 - GROWTH, 1 + GROWTH)
 
-so both are continuous, the speed is that of a clip, and who goes on to a wall stands there.
+so both are continuous, the speed is that of a clip, and a sprite that reaches a wall stands there.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ class SpriteMotion:
     travel: float
 
     def at(self, u: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t 3"]:
-        """(y, x, relative size) at the times u >= 0."""
-        found = np.empty((len(u), 3))
+        """Return (y, x, relative size) at the times u >= 0."""
+        states = np.empty((len(u), 3))
         place, since = np.array(self.begin), 0.0
         for motion, length in self.parts:
             rate, later = rates(motion, self.travel), u >= since
-            found[later] = np.clip(place + (u[later] - since)[:, None] * rate, _LOW, _HIGH)
+            states[later] = np.clip(place + (u[later] - since)[:, None] * rate, _LOW, _HIGH)
             place, since = np.clip(place + length * rate, _LOW, _HIGH), since + length
-        return found
+        return states
 
 
 def rates(motion: str, travel: float) -> Float[np.ndarray, "3"]:
-    """Change of (y, x, relative size) in a time of 1."""
+    """Return the change of (y, x, relative size) in a time of 1."""
     down, right, growth = MOTIONS[motion]
     return np.array([down * travel, right * travel, 2 * GROWTH * growth])
 
@@ -97,7 +97,7 @@ def rates(motion: str, travel: float) -> Float[np.ndarray, "3"]:
 def draw_course(
     motion: str, travel: float, lead: float, rng: np.random.Generator, *, before: Part | None = None
 ) -> SpriteMotion:
-    """A course from anywhere within the walls from where there is room for `motion`.
+    """Draw a path that begins anywhere within the walls from where there is room for `motion`.
 
     Args:
       motion: what happens in the end.
@@ -123,7 +123,7 @@ def draw_course(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpriteScene:
-    """The truth behind one clip.
+    """The content of one clip.
 
     Attributes:
       subject: sprite name.
@@ -152,8 +152,13 @@ class SpriteScene:
     start: float = 0.0
     course: SpriteMotion | None = None
 
+    def along(self, course: SpriteMotion) -> SpriteScene:
+        """Return this scene along a path; `middle` becomes the place at u = 1/2."""
+        y, x, _ = course.at(np.array([0.5]))[0].tolist()
+        return dataclasses.replace(self, middle=(y, x), course=course)
+
     def path(self, shape: VideoShape) -> Float[np.ndarray, "t 2"]:
-        """(y, x) centers per frame, as fractions of height and width."""
+        """Return (y, x) of the center per frame, as fractions of height and width."""
         if self.course is not None:
             return self.course.at(self._times(shape))[:, :2]
         down, right, _ = MOTIONS[self.motion or "standing still"]
@@ -161,25 +166,25 @@ class SpriteScene:
         return np.array(self.middle) + offset[:, None] * np.array([down, right], float)
 
     def sides(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
-        """Side of the sprite per frame, as a fraction of the smaller canvas side."""
+        """Return the side of the sprite per frame, as a fraction of the smaller canvas side."""
         if self.course is not None:
             return self.scale * self.course.at(self._times(shape))[:, 2]
         growth = MOTIONS[self.motion or "standing still"][2] * GROWTH
         return self.scale * (1 + 2 * growth * (self._times(shape) - 0.5))
 
     def poses(self, shape: VideoShape) -> list[int]:
-        """Frame of the sprite's own animation, per frame of the clip; it loops."""
+        """Return the frame of the sprite's own animation per frame of the clip; it loops."""
         loop = len(sprite_frames.frames(self.subject))
         elapsed = [(self.start + i / shape.fps) * ANIMATION_FPS for i in range(shape.frames)]
         return [int(self.phase * loop + time) for time in elapsed]
 
     def render(self, shape: VideoShape) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames."""
+        """Draw the frames."""
         canvas = functools.partial(paint, self.subject, self.background, shape)
         return canvas(self.path(shape), self.sides(shape), self.poses(shape))
 
     def _times(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
-        """u of every frame."""
+        """Return u of every frame."""
         if self.duration is not None:
             return (self.start + np.arange(shape.frames) / shape.fps) / self.duration
         return np.linspace(0.0, 1.0, shape.frames) if shape.frames > 1 else np.array([0.5])
@@ -193,7 +198,16 @@ def paint(
     sides: Float[np.ndarray, " t"],
     poses: Sequence[int],
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames with a sprite at these places, of these sizes (see `SpriteScene`), in these poses."""
+    """Draw frames with a sprite at these places, of these sizes and in these poses.
+
+    Args:
+      subject: sprite name.
+      background: key of BACKGROUNDS.
+      shape: of the video.
+      path: centers, as `SpriteScene.path` gives them.
+      sides: as `SpriteScene.sides` gives them.
+      poses: frames of the sprite's own animation.
+    """
     video = np.empty(shape.thwc, np.uint8)
     video[:] = BACKGROUNDS[background]
     centers = path * np.array([shape.height, shape.width])

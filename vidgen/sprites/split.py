@@ -45,7 +45,15 @@ def split(
     fraction: float,
     seed: int,
 ) -> Split:
-    """The split of all triples of these names; see the module docstring."""
+    """Split all triples of these names; see the module docstring.
+
+    Args:
+      subjects: names of sprites.
+      motions: names of motions.
+      backgrounds: names of colors.
+      fraction: the share of triples to hold out, from 0 to 1.
+      seed: of the choice.
+    """
     axes = (subjects, motions, backgrounds)
     score = {triple: _hash(seed, triple) for triple in itertools.product(*axes)}
     train = {triple for triple, value in score.items() if value >= fraction}

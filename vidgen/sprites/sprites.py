@@ -17,9 +17,9 @@ With `turns` or `arrivals` the world has walls, and a clip begins anywhere betwe
 from which a model learns to continue another motion than its caption names, as Phenaki's stories
 ask of it. A clip with a turn shows another motion for a part of its first half, then the caption's;
 one with an arrival has been on its way already, and comes to a wall soon or stands there; all
-others go on with their motion, from where there is room for half of it. See `sprite_scenes`.
+others go on with their motion, from where there is room for half of it. See scenes.py.
 
-Which triples are held out: see `sprite_split`.
+Which triples are held out: see split.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from vidgen.data.sources.folder import Example
+from vidgen.data.source import Example, Source
 from vidgen.sprites import grammar, scenes
 from vidgen.sprites import render as sprite_frames
 from vidgen.sprites import split as sprite_split
@@ -44,7 +44,7 @@ EASY_SUBJECTS = ("tiger", "octopus", "frog", "panda", "whale", "crab", "star", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sprites:
+class Sprites(Source):
     """Source of sprite videos; example `index` shows triple `index % len(triples(split))`.
 
     Attributes:
@@ -106,46 +106,58 @@ class Sprites:
             )
 
     def _check_numbers(self) -> None:
-        if self.split not in ("train", "held_out", "all"):
-            raise ValueError(f"Sprites.split is {self.split!r}; choose train, held_out or all.")
-        if self.shape.channels != 3:
-            raise ValueError(f"Sprites are RGB; shape.channels is {self.shape.channels}, set 3.")
-        if not 1 <= self.templates <= len(grammar.TEMPLATES):
-            limit = len(grammar.TEMPLATES)
-            raise ValueError(f"Sprites.templates is {self.templates}; expected 1 to {limit}.")
-        if not 0 <= self.held_out_fraction <= 1:
-            raise ValueError(
-                f"Sprites.held_out_fraction is {self.held_out_fraction}; expected 0 to 1."
-            )
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"Sprites.scale is {self.scale}; expected 0 < low <= high.")
-        if not 0 <= self.travel[0] <= self.travel[1]:
-            raise ValueError(f"Sprites.travel is {self.travel}; expected 0 <= low <= high.")
-        if self.jitter < 0:
-            raise ValueError(f"Sprites.jitter is {self.jitter}; it must be >= 0.")
-        if min(self.turns, self.arrivals) < 0 or self.turns + self.arrivals > 1:
-            raise ValueError(
-                f"Sprites.turns is {self.turns} and arrivals is {self.arrivals}; expected shares "
-                "from 0 to 1 that add up to 1 at most."
-            )
-        if self._walls and not self.stills and self.shape.frames < 3:
-            raise ValueError(
-                f"Sprites.turns needs clips of 3 frames or more, not {self.shape.frames}."
-            )
-        length = self.shape.frames / self.shape.fps
-        if self.duration is not None and self.duration < length - 1e-6:
-            raise ValueError(
-                f"Sprites.duration is {self.duration} s, but its clips last {length:g} s "
-                f"({self.shape.frames} frames at {self.shape.fps:g} a second)."
-            )
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"Sprites.size is {self.size}; it must be >= 1.")
+        fps, frames = self.shape.fps, self.shape.frames
+        limit, length = len(grammar.TEMPLATES), frames / fps
+        for valid, message in (
+            (
+                self.split in ("train", "held_out", "all"),
+                f"split is {self.split!r}; choose train, held_out or all.",
+            ),
+            (
+                self.shape.channels == 3,
+                f"shape.channels is {self.shape.channels}; sprites are RGB, set 3.",
+            ),
+            (
+                1 <= self.templates <= limit,
+                f"templates is {self.templates}; expected 1 to {limit}.",
+            ),
+            (
+                0 <= self.held_out_fraction <= 1,
+                f"held_out_fraction is {self.held_out_fraction}; expected 0 to 1.",
+            ),
+            (
+                0 < self.scale[0] <= self.scale[1],
+                f"scale is {self.scale}; expected 0 < low <= high.",
+            ),
+            (
+                0 <= self.travel[0] <= self.travel[1],
+                f"travel is {self.travel}; expected 0 <= low <= high.",
+            ),
+            (self.jitter >= 0, f"jitter is {self.jitter}; it must be >= 0."),
+            (
+                min(self.turns, self.arrivals) >= 0 and self.turns + self.arrivals <= 1,
+                f"turns is {self.turns} and arrivals is {self.arrivals}; expected shares from 0 to "
+                "1 that add up to 1 at most.",
+            ),
+            (
+                not self._walls or self.stills or frames >= 3,
+                f"turns needs clips of 3 frames or more, not {frames}.",
+            ),
+            (
+                self.duration is None or self.duration >= length - 1e-6,
+                f"duration is {self.duration} s, but its clips last {length:g} s ({frames} frames "
+                f"at {fps:g} a second).",
+            ),
+            (self.size is None or self.size >= 1, f"size is {self.size}; it must be >= 1."),
+        ):
+            if not valid:
+                raise ValueError(f"Sprites.{message}")
 
     def __len__(self) -> int:
         return len(self.triples(self.split)) if self.size is None else self.size
 
     def triples(self, split: str = "all") -> tuple[Triple, ...]:
-        """(subject, motion, background) triples of a split, in a fixed order."""
+        """Return the (subject, motion, background) triples of a split, in a fixed order."""
         train, held_out, _ = self._split
         return {"train": train, "held_out": held_out, "all": train + held_out}[split]
 
@@ -155,7 +167,7 @@ class Sprites:
         return sprite_split.split(*names, self.held_out_fraction, self.seed)
 
     def scene(self, index: int, rng: np.random.Generator) -> SpriteScene:
-        """The scene of example `index`, drawn with `rng`."""
+        """Draw the scene of example `index`."""
         triples = self.triples(self.split)
         subject, motion, background = triples[index % len(triples)]
         return self.scene_of(subject, motion, background, rng)
@@ -163,13 +175,14 @@ class Sprites:
     def scene_of(
         self, subject: str, motion: str, background: str, rng: np.random.Generator
     ) -> SpriteScene:
-        """A scene of the given triple; place, size, speed, phase and wording come from `rng`."""
+        """Draw a scene of a triple: place, size, speed, phase and wording come from `rng`."""
         reach = self.travel[1] / 2 if self.stills else self.jitter
+        middle = rng.uniform(0.5 - reach, 0.5 + reach, 2)
         scene = SpriteScene(
             subject=subject,
             motion=None if self.stills else motion,
             background=background,
-            middle=_pair(rng.uniform(0.5 - reach, 0.5 + reach, 2)),
+            middle=(float(middle[0]), float(middle[1])),
             travel=float(rng.uniform(*self.travel)),
             scale=float(rng.uniform(*self.scale)),
             phase=float(rng.random()),
@@ -179,47 +192,7 @@ class Sprites:
         )
         if self.stills or not self._walls:
             return scene
-        return _walking(scene, self._course(scene, rng))
-
-    def film(
-        self,
-        subject: str,
-        background: str,
-        parts: Sequence[tuple[str, int]],
-        rng: np.random.Generator,
-    ) -> tuple[SpriteScene, VideoShape]:
-        """What a model should make of a story: one sprite, several motions, in a world with walls.
-
-        Args:
-          subject: a sprite's name.
-          background: key of BACKGROUNDS.
-          parts: (motion, frames) in their order; the first frame of a part shows its first move.
-          rng: draws the place from where the first motion has room, size, speed and phase.
-
-        Returns:
-          The scene and its shape, for `render`. Its speed is that of a clip of this source.
-        """
-        _checked("motions", list(dict.fromkeys(motion for motion, _ in parts)), MOTIONS)
-        if min(frames for _, frames in parts) < 1:
-            raise ValueError(f"a part of a film has 1 frame or more; the parts are {parts}.")
-        travel, unit = float(rng.uniform(*self.travel)), self.frame_time
-        lengths = [frames * unit for _, frames in parts]
-        lengths[0] -= unit  # its first frame is the place to begin, without a move
-        first = min(1.0, lengths[0])
-        course = scenes.draw_course(parts[0][0], travel, first, rng)
-        walk = tuple((motion, length) for (motion, _), length in zip(parts, lengths, strict=True))
-        scene = SpriteScene(
-            subject=subject,
-            motion=parts[-1][0],
-            background=background,
-            middle=(0.5, 0.5),
-            travel=travel,
-            scale=float(rng.uniform(*self.scale)),
-            phase=float(rng.random()),
-            duration=1 / (unit * self.shape.fps),
-        )
-        shape = dataclasses.replace(self.shape, frames=sum(frames for _, frames in parts))
-        return _walking(scene, dataclasses.replace(course, parts=walk)), shape
+        return scene.along(self._course(scene, rng))
 
     @property
     def _walls(self) -> bool:
@@ -227,13 +200,13 @@ class Sprites:
 
     @property
     def frame_time(self) -> float:
-        """u from one frame to the next."""
+        """The difference of u from one frame to the next."""
         if self.duration is not None:
             return 1 / (self.shape.fps * self.duration)
         return 1 / max(1, self.shape.frames - 1)
 
     def _course(self, scene: SpriteScene, rng: np.random.Generator) -> SpriteMotion:
-        """The path of a clip between walls."""
+        """Draw the path of a clip between walls."""
         assert scene.motion is not None
         clip = (self.shape.frames - 1) * self.frame_time
         kind, frames = rng.random(), int(rng.integers(1, self.shape.frames // 2 + 1))
@@ -250,11 +223,11 @@ class Sprites:
 
     def _others(self, scene: SpriteScene) -> list[str]:
         """Motions that may come before that of `scene`; training shows no held-out triple."""
-        found = [motion for motion in self.motions if motion != scene.motion]
+        others = [motion for motion in self.motions if motion != scene.motion]
         if self.split != "train":
-            return found
+            return others
         seen = self._split.seen
-        return [m for m in found if (scene.subject, m, scene.background) in seen]
+        return [m for m in others if (scene.subject, m, scene.background) in seen]
 
     def _start(self, rng: np.random.Generator) -> float:
         """Seconds into the scene at which a clip begins; a whole number of its frames."""
@@ -266,31 +239,30 @@ class Sprites:
     def render(
         self, scene: SpriteScene, shape: VideoShape | None = None
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames of a scene, in this source's shape or another."""
+        """Draw the frames of a scene, in this source's shape or another."""
         return scene.render(shape or self.shape)
 
     def caption(self, scene: SpriteScene) -> str:
-        """The caption of a scene."""
+        """Write the caption of a scene."""
         return grammar.write(scene.subject, scene.motion, scene.background, scene.template)
 
     def parse_caption(self, caption: str) -> tuple[str, str | None, str]:
-        """(subject, motion, background) of a caption; motion None: a single image."""
+        """Read (subject, motion, background) from a caption; motion None: a single image.
+
+        Raises:
+          ValueError: it is no caption of these sprites.
+        """
         names = (tuple(self.subjects), tuple(self.motions), tuple(self.backgrounds))
         return grammar.parse(caption, *names)
 
+    def for_evaluation(self, shape: VideoShape) -> Sprites:
+        """Return clips of another shape whose captions are equal if they say the same."""
+        return dataclasses.replace(self, shape=shape, templates=1)
+
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Example `index` with everything random about it drawn from `rng`."""
+        """Render example `index`; everything random about it comes from `rng`."""
         scene = self.scene(index, rng)
         return Example(video=self.render(scene), caption=self.caption(scene))
-
-
-def _walking(scene: SpriteScene, course: SpriteMotion) -> SpriteScene:
-    """`scene` along a course."""
-    return dataclasses.replace(scene, middle=_pair(course.at(np.array([0.5]))[0]), course=course)
-
-
-def _pair(values: np.ndarray) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
 
 
 def _subject_set(name: str) -> tuple[str, ...]:

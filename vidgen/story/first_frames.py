@@ -1,7 +1,7 @@
-"""The frames of a video that a film goes on from, and how the true film goes on after them.
+"""The frames of a video that a story continues, and how the true video goes on after them.
 
-Frames of the video are counted at a rate r of its own, those of the film at f. The film begins at
-the time E/r at which what may be seen ends, so that k frames before it the video shows the frame
+Frames of the file are counted at a rate r of its own, those of the story at f. The story begins at
+the time E/r at which what may be seen ends, so that k frames before it the file shows the frame
 
     n(k) = ⌊E - k r / f⌋,   k = 1 ... K;   n(k) < E
 """
@@ -19,16 +19,19 @@ from vidgen.story.script import FirstFrames
 from vidgen.types import VideoShape
 
 
-def read(
+def read_first_frames(
     first: FirstFrames, shape: VideoShape, most: int, patch_time: int
 ) -> Float[np.ndarray, "k h w c"]:
-    """The last frames of `first` at the film's rate, in [-1, 1]; one of a picture.
+    """Read the last frames that may be seen, at the story's rate.
 
     Args:
-      first: the video, and which of its frames may be seen.
-      shape: of a clip of the film: size and rate.
-      most: K, of frames; fewer come where there are fewer.
-      patch_time: frames p of a patch in time: whole tokens are 1 + j p frames.
+      first: the file, and which of its frames may be seen.
+      shape: size and rate of a clip of the story.
+      most: K, the most frames to read; fewer come where the file has fewer.
+      patch_time: frames p of a patch in time: 1 + j p frames are whole tokens.
+
+    Returns:
+      1 + j p frames in [-1, 1]; one where the file is a picture.
 
     Raises:
       FootageError: the file cannot be used, or ends before `first.end`.
@@ -46,17 +49,20 @@ def read(
     return footage.read(part, numbers[0] / rate)[numbers - numbers[0]]
 
 
-def true_film(
+def read_true_video(
     path: str, start: int, end: int | None, rate: float, shape: VideoShape
 ) -> Float[np.ndarray, "t h w c"]:
-    """The video from frame `start` to before `end` (None: its last), in [-1, 1].
+    """Read the part of a file that a story is compared with.
 
     Args:
-      path: the video.
-      start: counted at `rate`, as `end`.
-      end: likewise.
-      rate: frames a second.
-      shape: of the film: size and rate, and the most frames that come.
+      path: the file.
+      start: number of the first frame, counted at `rate`.
+      end: number of the frame after the last, likewise; None is the end of the file.
+      rate: frames per second at which `start` and `end` are counted.
+      shape: size and rate of the result, and the most frames that it has.
+
+    Returns:
+      The frames in [-1, 1].
 
     Raises:
       FootageError: the file cannot be used, or has no frame there.

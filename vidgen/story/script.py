@@ -1,7 +1,7 @@
 """A story as data: scenes with their prompts and lengths (Phenaki, section 3.3), checked as one.
 
-`story_files` reads it from text, YAML or StoryBench's JSON; `story_plan` cuts it into the segments
-that a model makes one after the other.
+`parse` reads it from text, YAML or StoryBench's JSON; `segments` cuts it into the segments that a
+model makes one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FITS = ("exact", "nearest", "trim")
 
 
 class StoryError(ValueError):
-    """A story that cannot be told; the message names its source, the scene and the key."""
+    """A story is wrong; the message names its source, the scene and the key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Scene:
 
     Attributes:
       prompt: what to show.
-      frames: new frames of this scene, or
-      seconds: its length in time. With neither, the story shares its frames among such scenes, or
-        each gets three segments.
-      seed: of this scene alone: its noise does not depend on what comes before it in the list, but
-        for scenes of the same seed, of which each has noise of its own.
-      guidance: how strongly to follow the prompt; None is the story's, then the model's.
-      steps: of sampling; likewise.
-      transition: segments over which the prompt passes from that of the scene before to this one:
-        of n, the j-th (from 1) mixes the two with weights 1 - j / (n + 1) and j / (n + 1).
-      overlap: frames of the scene before that this one continues from: 0 is a cut, None all that
-        the model remembers (its context).
+      frames: number of new frames, or
+      seconds: length in time. With neither, the story shares its frames among such scenes, or each
+        gets three segments.
+      seed: seed of this scene alone: its noise depends on no other scene but those before it that
+        have the same seed, from which it differs.
+      guidance: guidance weight; None is the story's, then the model's.
+      steps: sampling steps; None is the story's, then the model's.
+      transition: number n of segments over which the prompt passes from that of the scene before to
+        this one: the j-th (from 1) mixes the two with weights 1 - j / (n + 1) and j / (n + 1).
+      overlap: number of frames of the scene before that this one continues: 0 is a cut, None is the
+        context of the model.
     """
 
     prompt: str
@@ -49,10 +49,13 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstFrames:
-    """A video that a story continues: its frames from `start` to before `end` (None: the last).
+    """The frames of a file that a story continues; the story begins where they end.
 
-    They are counted at `fps` frames a second, those of the model where it is None. The film begins
-    where they end: none at or beyond `end` is ever seen.
+    Attributes:
+      path: a picture or a video.
+      start: number of the first frame that may be seen, from 0.
+      end: number of the frame after the last one that may be seen; None is the end of the file.
+      fps: frames per second at which `start` and `end` are counted; None is the model's rate.
     """
 
     path: str
@@ -66,18 +69,19 @@ class Story:
     """Scenes in the order in which they are told.
 
     Attributes:
-      scenes: at least one.
-      frames: of the whole film; those that no scene claims go evenly to scenes without a length.
-      seed: of all scenes without their own; None is the seed of the run.
-      guidance: likewise; None is the model's.
-      steps: likewise.
-      fit: what becomes of a length that is no whole number of segments. "exact" refuses it,
-        "nearest" takes the nearest that is, "trim" cuts the last segment of the scene.
-      first: a video that the story continues, for the benchmark's tasks.
-      source: the file or so that error messages name.
+      scenes: at least one scene.
+      frames: number of frames of the whole video; those that no scene claims go evenly to scenes
+        without a length.
+      seed: seed of the scenes without one; None is the seed of the run.
+      guidance: guidance weight of the scenes without one; None is the model's.
+      steps: sampling steps of the scenes without such; None is the model's.
+      fit: what happens to a length that is no whole number of segments: "exact" refuses it,
+        "nearest" takes the nearest that is one, "trim" cuts the last segment of the scene.
+      first: a video that the story continues, for StoryBench's tasks.
+      source: the file that error messages name.
 
     Raises:
-      StoryError: no scene, an empty prompt, a number out of range, ...
+      StoryError: there is no scene, a prompt is empty, a number is out of its range, ...
     """
 
     scenes: Sequence[Scene]
@@ -110,17 +114,17 @@ class Story:
             )
 
     def where(self, index: int) -> str:
-        """How messages name a scene, by its number from 1."""
+        """The name of a scene in messages, by its number from 1."""
         return f"{self.source}: scene {index + 1}"
 
     def identity(self) -> dict[str, Any]:
-        """All that the film depends on, as plain data that JSON can hold."""
-        found = dataclasses.asdict(self)
-        del found["source"]
-        return found | {"scenes": list(found["scenes"])}
+        """All that the video depends on, as plain data that JSON can hold."""
+        fields = dataclasses.asdict(self)
+        del fields["source"]
+        return fields | {"scenes": list(fields["scenes"])}
 
 
-# the least value of each number, and whether it must be more than that
+# The least value of each number, and whether it must be larger than that.
 _LEAST = {
     "frames": (1, False),
     "seconds": (0, True),
@@ -132,7 +136,7 @@ _LEAST = {
 }
 
 
-def _check_numbers(where: str, holder: Any, names: tuple[str, ...]) -> None:
+def _check_numbers(where: str, holder: Scene | Story, names: tuple[str, ...]) -> None:
     for name in names:
         value, (least, more) = getattr(holder, name), _LEAST[name]
         if value is None:

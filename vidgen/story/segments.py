@@ -1,12 +1,16 @@
-"""A story cut into the segments that a model makes one after the other.
+"""A story cut into the segments that a model makes one after the other (Phenaki, section 2.2).
 
-A model makes C frames at a time. Of every segment but the first, K are known, the last of the film
+A model makes C frames at a time. Of every segment but the first, K are known, the last of the video
 so far (the context), so n segments give
 
-    C + (n - 1) (C - K)      frames; C = 11, K = 5: 11, 17, 23, ...     (Phenaki, section 3.3)
+    C + (n - 1) (C - K)      frames; C = 11, K = 5: 11, 17, 23, ...
 
-and a scene has whole segments. The autoencoder wants 1 + j p frames (p = frames of a patch), so
-K is one of those. Without p the equations hold for any model that continues a clip.
+and a scene has whole segments. The tokenizer takes 1 + j p frames (p = frames of a patch), so K is
+one of those.
+
+A scene with a seed of its own folds into its key how many scenes before it have the same seed, and
+the number of the segment in the scene: it can be made again alone, wherever it stands, and no two
+scenes share their noise, whatever the seeds are.
 """
 
 from __future__ import annotations
@@ -27,20 +31,19 @@ class Segment:
     """What one call of the model makes.
 
     Attributes:
-      index: its number in the film, from 0.
-      scene: the number of its scene, from 0.
-      part: its number in the scene, from 0.
-      parts: segments of the scene.
-      prompts: what it shows: (prompt, weight) pairs whose weights add up to 1; two in a transition.
-      seed: of its noise.
-      draws: folded one after the other into the key made of `seed`, so that no two segments of a
-        film share their noise: its number, or, of a scene with a seed of its own, how many scenes
-        before have that seed, and its number in the scene.
-      guidance: None is the model's.
-      steps: None is the model's.
-      context: frames at its beginning that are known, the last ones of the film so far; 0 is none.
-      frames: new frames to keep; the model may make more, where a scene is trimmed.
-      first_frame: number of the first of them in the film, from 0.
+      index: number of the segment in the video, from 0.
+      scene: number of its scene, from 0.
+      part: number of the segment in its scene, from 0.
+      parts: number of segments in the scene.
+      prompts: (prompt, weight) pairs whose weights add up to 1; two in a transition.
+      seed: seed of its noise.
+      draws: numbers that are folded into the key of `seed`, one after the other: the index, or (see
+        the module's docstring) those of a scene with a seed of its own.
+      guidance: guidance weight; None is the model's.
+      steps: sampling steps; None is the model's.
+      context: number of known frames at its beginning, the last ones of the video so far.
+      frames: number of new frames that are kept; the model makes more where a scene is trimmed.
+      first_frame: number of the first new frame in the video, from 0.
     """
 
     index: int
@@ -58,7 +61,7 @@ class Segment:
 
     @property
     def end_frame(self) -> int:
-        """Frames of the film once this segment is made."""
+        """Number of frames of the video once this segment is made."""
         return self.first_frame + self.frames
 
 
@@ -72,23 +75,26 @@ def plan(
     given_frames: int = 0,
     seed: int | None = None,
 ) -> list[Segment]:
-    """The segments of a story, in order.
+    """Cut a story into segments.
 
     Args:
-      story: what to tell.
-      clip_frames: frames C of a segment, known ones included.
-      context_frames: frames K that a segment knows of those before it, 1 + j * patch_time.
-      patch_time: frames p of a patch in time; 1 where any number of frames will do.
-      fps: frames per second of the film, for lengths in seconds.
-      given_frames: frames that are there before the film begins and that it continues from (a
-        picture: 1). They are not frames of the film.
-      seed: of all scenes, whatever they and the story say; None leaves it to them, and is 0 where
-        they say nothing.
+      story: the scenes.
+      clip_frames: C, number of frames of a clip, known ones included.
+      context_frames: K, number of frames that a segment continues, 1 + j * patch_time.
+      patch_time: p, frames of a patch in time; 1 where any number of frames will do.
+      fps: frames per second, for lengths in seconds.
+      given_frames: number of frames that are there before the story begins and that it continues
+        (a picture: 1). They are not part of the video.
+      seed: seed of all scenes, whatever they and the story say; None leaves it to them, and is 0
+        where they say nothing.
+
+    Returns:
+      The segments, in the order in which they are made.
 
     Raises:
-      StoryError: a length, overlap or transition that does not fit; names the scene and the
+      StoryError: a length, overlap or transition does not fit; the message names the scene and the
         nearest valid values.
-      ValueError: a clip or a context that the model cannot have; names the nearest valid ones.
+      ValueError: the model cannot have this clip or context; the message names the nearest ones.
     """
     check_context(clip_frames, context_frames, patch_time, given_frames)
     contexts = _contexts(story, context_frames, patch_time, given_frames)
@@ -119,7 +125,7 @@ def plan(
 
 
 def _settings(story: Story, scene: int, part: int, index: int, seed: int | None) -> dict[str, Any]:
-    """What a segment shows and how it is sampled: as the run asks, the scene or the story."""
+    """Prompts, noise and sampling of a segment: as the run asks, else the scene, else the story."""
     own = story.scenes[scene]
     if seed is None and own.seed is not None:
         before = sum(other.seed == own.seed for other in story.scenes[:scene])
@@ -136,7 +142,7 @@ def _settings(story: Story, scene: int, part: int, index: int, seed: int | None)
 def check_context(
     clip_frames: int, context_frames: int, patch_time: int, given_frames: int = 0
 ) -> None:
-    """Raises ValueError, with the nearest valid values, where a model cannot continue like that."""
+    """Raise ValueError, with the nearest valid values, where a model cannot continue like that."""
     if patch_time < 1:
         raise ValueError(f"patch_time is {patch_time}; it must be 1 or more.")
     if clip_frames < 1 or (clip_frames - 1) % patch_time:
@@ -162,10 +168,9 @@ def nearest(value: int, first: int, step: int, *, below: int | None = None) -> l
     steps = max(0, (value - first) // step)
     if below is not None:
         steps = min(steps, (below - 1 - first) // step)
-    found = [first + n * step for n in (steps, steps + 1)]
-    if value <= first:
-        found = found[:1]
-    return [n for n in found if n >= first and (below is None or n < below)]
+    around = (steps,) if value <= first else (steps, steps + 1)
+    numbers = (first + n * step for n in around)
+    return [n for n in numbers if n >= first and (below is None or n < below)]
 
 
 def _either(values: Sequence[object]) -> str:
@@ -173,12 +178,12 @@ def _either(values: Sequence[object]) -> str:
 
 
 def _contexts(story: Story, context_frames: int, patch_time: int, given_frames: int) -> list[int]:
-    """Known frames at the beginning of each scene."""
-    found = [given_frames if i == 0 else context_frames for i in range(len(story.scenes))]
+    """Number of known frames at the beginning of each scene."""
+    contexts = [given_frames if i == 0 else context_frames for i in range(len(story.scenes))]
     for i, scene in enumerate(story.scenes):
         if scene.overlap is None:
             continue
-        longest = found[i]
+        longest = contexts[i]
         valid = [0, *range(1, longest + 1, patch_time)]
         if scene.overlap not in valid:
             at = bisect.bisect(valid, scene.overlap)
@@ -191,13 +196,13 @@ def _contexts(story: Story, context_frames: int, patch_time: int, given_frames: 
                 f"{story.where(i)}: overlap is {scene.overlap}, but {reason}; the nearest valid "
                 f"value is {_either(valid[at - 1 : at + 1])}."
             )
-        found[i] = scene.overlap
-    return found
+        contexts[i] = scene.overlap
+    return contexts
 
 
 def _lengths(story: Story, firsts: list[int], step: int, fps: float | int) -> list[int]:
-    """Frames of each scene."""
-    found: list[int | None] = []
+    """Number of frames of each scene, whose first segment has `firsts` of them."""
+    lengths: list[int | None] = []
     for i, scene in enumerate(story.scenes):
         if scene.frames is not None:
             asked, words = scene.frames, f"frames is {scene.frames}"
@@ -205,20 +210,20 @@ def _lengths(story: Story, firsts: list[int], step: int, fps: float | int) -> li
             asked = max(1, math.floor(scene.seconds * fps + 0.5))
             words = f"seconds is {scene.seconds:g} ({asked} frames at {fps:g} fps)"
         else:
-            found.append(None)
+            lengths.append(None)
             continue
         rate = None if scene.seconds is None else fps
-        found.append(_fit(story.fit, f"{story.where(i)}: {words}", asked, firsts[i], step, rate))
+        lengths.append(_fit(story.fit, f"{story.where(i)}: {words}", asked, firsts[i], step, rate))
     if story.frames is not None:
-        return _share(story, found, firsts, step)
+        return _share(story, lengths, firsts, step)
     default = (DEFAULT_SEGMENTS - 1) * step
-    return [first + default if n is None else n for n, first in zip(found, firsts, strict=True)]
+    return [first + default if n is None else n for n, first in zip(lengths, firsts, strict=True)]
 
 
 def _fit(
     fit: str, words: str, asked: int, first: int, step: int, fps: float | int | None = None
 ) -> int:
-    """A valid number of frames for those asked for, or an error that begins with `words`."""
+    """The number of frames to make for those asked for, or an error that begins with `words`."""
     if fit == "trim" or (asked >= first and (asked - first) % step == 0):
         return asked
     near = nearest(asked, first, step)
@@ -232,19 +237,19 @@ def _fit(
     )
 
 
-def _share(story: Story, found: list[int | None], firsts: list[int], step: int) -> list[int]:
-    """`found` where the frames of the story that no scene claims go to those without a length."""
+def _share(story: Story, lengths: list[int | None], firsts: list[int], step: int) -> list[int]:
+    """The lengths, of which those that are None share the frames that no scene claims."""
     total = story.frames
     assert total is not None
-    claimed = sum(n for n in found if n is not None)
-    open_ = [i for i, n in enumerate(found) if n is None]
+    claimed = sum(n for n in lengths if n is not None)
+    open_ = [i for i, n in enumerate(lengths) if n is None]
     if not open_:
         if claimed != total:
             raise StoryError(
                 f"{story.source}: frames is {total}, but the scenes have {claimed} frames; set it "
                 f"to {claimed}, or leave it out."
             )
-        return [n for n in found if n is not None]
+        return [n for n in lengths if n is not None]
     least = sum(firsts[i] for i in open_)
     words = f"{story.source}: frames is {total}"
     rest = _fit(story.fit, words, total, claimed + least, step) - claimed
@@ -255,29 +260,29 @@ def _share(story: Story, found: list[int | None], firsts: list[int], step: int) 
         )
     more = math.ceil((rest - least) / step)
     each, extra = divmod(more, len(open_))
-    lengths = [0 if n is None else n for n in found]
+    shared = [0 if n is None else n for n in lengths]
     for k, i in enumerate(open_):  # later scenes get the extra ones: the first segment is longer
-        lengths[i] = firsts[i] + step * (each + (k >= len(open_) - extra))
-    lengths[open_[-1]] -= more * step - (rest - least)
-    return lengths
+        shared[i] = firsts[i] + step * (each + (k >= len(open_) - extra))
+    shared[open_[-1]] -= more * step - (rest - least)
+    return shared
 
 
 def _remembered(
     story: Story, lengths: list[int], contexts: list[int], patch_time: int, given_frames: int
 ) -> list[int]:
-    """`contexts`, fewer after trimmed scenes that leave fewer frames, as far as patches go."""
-    film, found = given_frames, list(contexts)
+    """The contexts, shortened to whole patches after trimmed scenes that leave fewer frames."""
+    there, shortened = given_frames, list(contexts)
     for i, needed in enumerate(contexts[1:]):
-        film += lengths[i]
-        if film >= needed:
+        there += lengths[i]
+        if there >= needed:
             continue
         if story.scenes[i + 1].overlap is not None:
             raise StoryError(
                 f"{story.where(i)}: {lengths[i]} frames are fewer than scene {i + 2} continues "
-                f"from; the nearest valid count is {lengths[i] + needed - film}."
+                f"from; the nearest valid count is {lengths[i] + needed - there}."
             )
-        found[i + 1] = 1 + (film - 1) // patch_time * patch_time
-    return found
+        shortened[i + 1] = 1 + (there - 1) // patch_time * patch_time
+    return shortened
 
 
 def _check_transition(story: Story, index: int, parts: int) -> None:

@@ -1,56 +1,37 @@
-"""Films of any length from a context that slides along (Phenaki sec. 2.2, E4 of its stories).
+"""A story's video from a context that slides along (Phenaki, section 2.2, "Video generation").
 
-    clip 1      t frames, nothing known
-    clip n      its first K frames are the last K of the film, encoded anew: known tokens
-    film        t + (n - 1)(t - K) frames
+    clip 1      t frames, of which none is known
+    clip n      its first K frames are the last K of the video so far, encoded anew: known tokens
+    video       t + (n - 1)(t - K) frames
 
-A segment says how many of the K it knows: 0 is a cut. The prompt may change from one clip to the
-next. The known frames are put back as they were, so the film never changes behind its end; memory
-is that of one clip.
+The prompt may change from one clip to the next. A segment says how many of the K frames it
+continues: 0 is a cut. The known frames are put back as they were, so the video never changes behind
+its end, and memory is that of one clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from vidgen.story.segments import Segment
 from vidgen.types import Known, VideoShape
 
-
-@runtime_checkable
-class Segment(Protocol):
-    """One clip of a story, of which the beginning is known."""
-
-    @property
-    def context(self) -> int:
-        """How many frames of it are the last ones of the film so far."""
-        ...
-
-    @property
-    def frames(self) -> int:
-        """How many of those after them are kept."""
-        ...
+# The clip of a segment [1 t h w c], with its known content in it.
+MakeClip = Callable[[Segment, Known], Any]
 
 
-@runtime_checkable
-class MakeClip(Protocol):
-    """Makes the clip of one segment of a story."""
-
-    def __call__(self, segment: Any, known: Known) -> Float[Any, "1 t h w c"]:
-        """The clip, with the known content in it."""
-        ...
-
-
-class Told(NamedTuple):
-    """What a segment adds to the film.
+class NewFrames(NamedTuple):
+    """What a segment adds to the video.
 
     Attributes:
-      segment: the one that was given.
-      frames: the new ones, in [-1, 1].
-      context: the film's last K frames, or all if it has fewer; with these it can be continued.
+      segment: the segment.
+      frames: its new frames, in [-1, 1].
+      context: the last K frames of the video so far, or all if it has fewer: what the next segment
+        continues.
     """
 
     segment: Segment
@@ -58,49 +39,58 @@ class Told(NamedTuple):
     context: Float[np.ndarray, "k h w c"]
 
 
-def tell(
+def generate_segments(
     segments: Iterable[Segment],
-    make: MakeClip,
+    make_clip: MakeClip,
     *,
     shape: VideoShape,
     context_frames: int,
     context: Float[np.ndarray, "k h w c"] | None = None,
-) -> Iterator[Told]:
-    """The film of these segments, piece by piece as it is made.
+) -> Iterator[NewFrames]:
+    """Generate the segments of a story one by one, each from the last frames of those before.
 
     Args:
-      segments: handed to `make` one by one; each knows its prompt.
-      make: the model.
-      shape: of a clip.
-      context_frames: K, the most that a segment knows.
-      context: the last frames of a film that is continued, or an image to begin with; None is a
-        film without frames yet.
+      segments: the segments; `make_clip` finds their prompts in them.
+      make_clip: runs the model.
+      shape: shape of a clip.
+      context_frames: K, the most frames that a segment continues.
+      context: the last frames of the video that is continued, or a picture to begin with; None
+        begins without frames.
+
+    Yields:
+      The new frames of each segment.
 
     Raises:
-      ValueError: a segment wants to know more frames than there are, or leaves nothing new; or
-        `context` has another size.
+      ValueError: a segment continues more frames than there are, or adds none; or `context` has
+        another size than the clips.
     """
-    film = np.zeros((0, *shape.thwc[1:]), np.float32) if context is None else context
-    if film.shape[1:] != shape.thwc[1:]:
+    last = np.zeros((0, *shape.thwc[1:]), np.float32) if context is None else context
+    if last.shape[1:] != shape.thwc[1:]:
         raise ValueError(
-            f"the film's frames have the shape {film.shape[1:]}; the model continues frames of "
+            f"the context has frames of {last.shape[1:]}; the model continues frames of "
             f"{shape.thwc[1:]}."
         )
     for segment in segments:
         known, new = segment.context, segment.frames
-        if not 0 <= known <= min(len(film), context_frames) or not 1 <= new <= shape.frames - known:
+        if not 0 <= known <= min(len(last), context_frames) or not 1 <= new <= shape.frames - known:
             raise ValueError(
-                f"a segment knows {known} frames and makes {new}; {len(film)} are kept of the film "
-                f"so far, at most {context_frames}, and a clip has {shape.frames}."
+                f"a segment continues {known} frames and adds {new}; {len(last)} frames are kept "
+                f"(at most {context_frames}), and a clip has {shape.frames}."
             )
-        clip = make(segment, beginning(shape, film[len(film) - known :]))
+        clip = make_clip(segment, known_beginning(shape, last[len(last) - known :]))
         frames = np.asarray(clip, np.float32)[0, known : known + new]
-        film = np.concatenate([film, frames])[-context_frames:]
-        yield Told(segment, frames, film)
+        last = np.concatenate([last, frames])[-context_frames:]
+        yield NewFrames(segment, frames, last)
 
 
-def beginning(shape: VideoShape, frames: Float[np.ndarray, "k h w c"]) -> Known:
-    """Of one clip, the first `frames` are known; the arrays are as large whatever is known."""
+def known_beginning(shape: VideoShape, frames: Float[np.ndarray, "k h w c"]) -> Known:
+    """Known content of one clip, whose first frames are `frames`.
+
+    Args:
+      shape: shape of the clip.
+      frames: the known frames, at most all; arrays are as large however many they are, so that one
+        compiled program serves all segments.
+    """
     video: Any = np.zeros((1, *shape.thwc), np.float32)
     mask: Any = np.zeros((1, shape.frames, 1, 1, 1), bool)
     video[0, : len(frames)], mask[0, : len(frames)] = frames, True

@@ -26,15 +26,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CachedEncoder:
-    """An encoder that remembers the prompts it saw last.
+    """An encoder that remembers the prompts that it saw last.
 
-    Only prompts not remembered are encoded, each once, in one batch whose size is filled up to a
-    power of two with empty prompts: a compiled encoder then meets few different shapes.
+    Only prompts that it does not remember are encoded, each once, in one batch whose size is filled
+    up to a power of two with empty prompts: a compiled encoder then meets few different shapes.
 
     Attributes:
-      encoder: does the work.
-      capacity: prompts remembered; the least recently used one goes first. One takes
-        4 · length · dim bytes: 49 kB for 32 tokens of width 384.
+      encoder: the encoder behind the cache.
+      capacity: number of prompts that are remembered; the least recently used one goes first. One
+        takes 4 · length · dim bytes: 49 kB for 32 tokens of width 384.
     """
 
     encoder: TextEncoder
@@ -66,7 +66,7 @@ class CachedEncoder:
         return self.encoder.length
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """The wrapped encoder's answer, in the order of `prompts`."""
+        """Encode prompts, or return what is remembered of them, in their order."""
         require_prompts(prompts)
         with self._lock:  # a prefetching thread and the sampler may share one encoder
             rows = {p: self._memory[p] for p in prompts if p in self._memory}
@@ -92,7 +92,7 @@ class CachedEncoder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoText:
-    """For models that see no text, such as a tokenizer: every prompt is the null prompt.
+    """Encodes every prompt as the null prompt, for models that read no text, such as a tokenizer.
 
     Attributes:
       dim: width of a token state.
@@ -104,11 +104,11 @@ class NoText:
 
     @property
     def name(self) -> str:
-        """Identity."""
+        """The name that tells this encoder from others."""
         return "no-text"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Null prompts, one for each of `prompts`; a ValueError for none."""
+        """Return a null prompt for each of `prompts`; see `TextEncoder`."""
         require_prompts(prompts)
         shape = (len(prompts), self.length)
         return host_embedding(np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool))
@@ -117,28 +117,28 @@ class NoText:
 def host_embedding(
     tokens: Float[np.ndarray, "b s d"], mask: Bool[np.ndarray, "b s"]
 ) -> TextEmbedding:
-    """The two as a TextEmbedding that still lives on the host."""
+    """Put arrays of the host into a TextEmbedding, where they stay on the host."""
     # The struct's fields are declared as device arrays; numpy arrays are as good a leaf.
     return TextEmbedding(tokens=cast(Any, tokens), mask=cast(Any, mask))
 
 
 def pad_to_power_of_two(prompts: Sequence[str]) -> list[str]:
-    """`prompts` followed by as many empty ones as the next power of two needs."""
+    """Fill up a list of prompts with empty ones to the next power of two."""
     size = 1 << (len(prompts) - 1).bit_length()
     return [*prompts, *[""] * (size - len(prompts))]
 
 
 def require_prompts(prompts: Sequence[str]) -> None:
-    """ValueError for an empty list, and for one string where a list of strings is meant."""
+    """Raise ValueError for an empty list, and for one string where a list is meant."""
     if isinstance(prompts, str):
-        raise ValueError(f"Prompts must be a list of strings; got the string {prompts!r}.")
+        raise ValueError(f"prompts must be a list of strings; got the string {prompts!r}.")
     if not prompts:
-        raise ValueError("There are no prompts to encode; give at least one.")
+        raise ValueError("there are no prompts to encode; give at least one.")
 
 
 @functools.cache
 def warn_truncated(encoder: str, length: int) -> None:
-    """Says once per encoder and length that text is being cut; which text is not repeated."""
+    """Warn once for each encoder and length that prompts are cut."""
     _log.warning(
         "%s keeps %d tokens of a prompt, and at least one prompt is longer: its end is ignored "
         "(this is said once). Set `length` higher if the ends of your captions matter.",

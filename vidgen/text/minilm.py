@@ -52,13 +52,14 @@ _LAYER_PARTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MiniLM:
-    """Prompts to the token states of all-MiniLM-L6-v2.
+    """The text encoder: prompts to the token states of all-MiniLM-L6-v2.
 
     Weights are located (fetched if need be), verified and loaded at the first call, once per
     process however many instances there are.
 
     Attributes:
-      length: tokens kept of a prompt, [CLS] and [SEP] among them; a word is about 1.2 tokens.
+      length: number of tokens that are kept of a prompt, [CLS] and [SEP] included; a word is about
+        1.2 tokens.
     """
 
     length: int = 32
@@ -81,16 +82,16 @@ class MiniLM:
         return WIDTH
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """numpy float32 states [b s 384], zero where the mask [b s] is False.
+        """Encode prompts; see `TextEncoder`.
 
         Raises:
           ValueError: there are no prompts.
-          vidgen.assets.downloads.AssetError: the weights cannot be had.
+          vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
         """
         encoder.require_prompts(prompts)
         ids, mask = self.tokenize(prompts)
         mesh, params = _params_on_device()
-        # A mesh of its own: a caller inside `jax.set_mesh` of many devices is no concern of ours.
+        # The caller may be inside `jax.set_mesh` of many devices; the encoder runs on one.
         with jax.set_mesh(mesh):
             arrays = jax.device_put((ids, mask), mesh.devices.item())
             tokens = _jitted_forward(params, *arrays)
@@ -99,7 +100,7 @@ class MiniLM:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """WordPiece ids, padded or cut to `length`, and the mask of real tokens."""
+        """The WordPiece ids of prompts, padded or cut to `length`, and the mask of real tokens."""
         encodings = _tokenizer(self.length).encode_batch(list(prompts))
         if any(encoding.overflowing for encoding in encodings):
             encoder.warn_truncated(self.name, self.length)
@@ -109,7 +110,14 @@ class MiniLM:
 
 
 def load_params(path: Path) -> Params:
-    """The file's weights as a tree: products as [in out], the six layers stacked in front."""
+    """Read the weights of the published file.
+
+    Args:
+      path: `model.safetensors`.
+
+    Returns:
+      The parameters of `forward`: products as [in out], the six layers stacked on the first axis.
+    """
     flat = safetensors.numpy.load_file(path)
 
     def layer(index: int) -> dict[str, dict[str, np.ndarray]]:
@@ -129,7 +137,16 @@ def load_params(path: Path) -> Params:
 def forward(
     params: Params, ids: Int[Array, "b s"], mask: Bool[Array, "b s"]
 ) -> Float[Array, "b s d"]:
-    """States after the last layer, zero on padding."""
+    """Run the network (see the module's docstring).
+
+    Args:
+      params: the tree of `load_params`.
+      ids: WordPiece ids.
+      mask: True on real tokens.
+
+    Returns:
+      The states after the last layer, zero on padding.
+    """
     place = params["place"][: ids.shape[1]]
     x = _layer_norm(params["norm"], params["word"][ids] + place + params["kind"][0])
 
@@ -171,7 +188,7 @@ def _layer_norm(part: Params, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]
 
 
 def _pair(flat: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Weight and bias; the file keeps products as [out in], which .T turns, and norms as [d]."""
+    """A weight and a bias; .T turns products, which the file keeps as [out in], not norms [d]."""
     return {"weight": flat[f"{name}.weight"].T, "bias": flat[f"{name}.bias"]}
 
 

@@ -1,9 +1,10 @@
-"""T5 1.1 as a text encoder: prompts to the states of its frozen encoder.
+"""T5 1.1 as a text encoder, frozen, as Imagen Video and Phenaki have it (XXL).
 
     ids = SentencePiece(prompt)[: length - 1] + [end],  padded with 0
 
 Weights are read tensor by tensor onto the mesh, so that no more than one array of a layer is on
-the host and no more than one array is on the devices twice. They are not part of vidgen.
+the host and no more than one array is on the devices twice. They are not part of vidgen; the sizes
+are, so that `vidgen plan` counts an encoder whose weights are not at hand.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sentencepiece
 from flax.core import meta
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Bool, Int
 
 from vidgen.nn.transformer import DTYPES
@@ -38,29 +39,29 @@ class Mesh(Protocol):
     """Devices, and the layout of parameters over them: `train.partitioning.Partitioner`."""
 
     def param_shardings(self, boxed_params: Params) -> Params:
-        """A sharding for every parameter."""
+        """The sharding of every parameter."""
         ...
 
-    def context(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside it programs are compiled for these devices."""
+    def context(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which programs are compiled for these devices."""
         ...
 
     def batch_ways(self, device_count: int | None = None) -> int:
-        """A batch is a multiple of this."""
+        """The number that every batch size must be a multiple of."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5:
-    """Prompts to the token states of T5 1.1's encoder.
+    """The text encoder: prompts to the token states of T5 1.1.
 
     Attributes:
-      path: a folder with its weights, in the layout of Hugging Face, t5x or orbax. They are read
-        at the first call; sizes are known without.
+      path: folder of the weights, in the layout of Hugging Face, t5x or orbax (`T5Files`). They
+        are read at the first call.
       size: "small", "base", "large", "xl" or "xxl", which the weights must have.
-      length: tokens of a prompt, the end mark among them. [guess] 64, as UniSim.
-      dtype: of the computation. With "bfloat16" products are kept in it too; norms, the table of
-        distances and the softmax are float32 always.
+      length: number of tokens of a prompt, the end mark included. [guess] 64, as UniSim.
+      dtype: dtype of the computation, and with "bfloat16" of the kept products too; norms, the
+        table of distances and the softmax are always float32.
       mesh: devices to spread the weights over; None is the first device of this process.
     """
 
@@ -80,7 +81,7 @@ class T5:
 
     @property
     def shape(self) -> Size:
-        """The sizes of the network."""
+        """The shape of the network."""
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
     @property
@@ -90,14 +91,14 @@ class T5:
 
     @functools.cached_property
     def name(self) -> str:
-        """Identity of network, weights and arithmetic; it can be asked for without weights."""
+        """The identity of network, weights and arithmetic, known also without weights."""
         size = self.size if isinstance(self.size, str) else "own"
         folder = Path(self.path).expanduser()
         mark = fingerprint(folder) if self.path and folder.is_dir() else "without-weights"
         return f"t5-v1_1-{size}-{self.dtype}-{mark}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """numpy float32 states [b s d], zero where the mask [b s] is False.
+        """Encode prompts; see `TextEncoder`.
 
         Raises:
           ValueError: there are no prompts, or no weights.
@@ -114,7 +115,7 @@ class T5:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """Ids, ended, padded or cut to `length`, and the mask of real tokens."""
+        """The token ids of prompts, padded or cut to `length`, and the mask of real tokens."""
         ids = np.full((len(prompts), self.length), PAD, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, pieces in enumerate(_pieces(self._vocabulary).encode(list(prompts))):
@@ -130,14 +131,14 @@ class T5:
         return T5Encoder(size=self.shape, dtype=self.dtype)
 
     def boxed_params(self) -> Params:
-        """The parameters as boxed shapes, named for the mesh."""
-        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
-        shapes = (spec((1, self.length), jnp.int32), spec((1, self.length), jnp.bool_))
-        boxed = jax.eval_shape(self.network.init, jax.random.key(0), *shapes)
+        """The shapes of the parameters in their kept dtypes, boxed with their axis names."""
+        ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
+        mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
+        boxed = jax.eval_shape(self.network.init, jax.random.key(0), ids, mask)
         return jax.tree_util.tree_map_with_path(self._kept, boxed)
 
     def load(self) -> Params:
-        """The weights, laid out over the mesh.
+        """Read the weights and lay them out over the mesh.
 
         Raises:
           ValueError: the folder holds no weights, or those of another size.
@@ -157,17 +158,17 @@ class T5:
             return _filled(files, shapes["params"], places["params"])
 
     @functools.cached_property
-    def _program(self) -> tuple[Any, Params]:
+    def _program(self) -> tuple[Callable[..., jax.Array], Params]:
         return jax.jit(self.network.apply), {"params": self.load()}
 
-    def _devices(self) -> contextlib.AbstractContextManager[Any]:
+    def _devices(self) -> contextlib.AbstractContextManager[object]:
         if self.mesh is not None:
             return self.mesh.context()
-        # A mesh of its own: a caller inside `jax.set_mesh` of many devices is no concern of ours.
+        # The caller may be inside `jax.set_mesh` of many devices; the encoder runs on one.
         return jax.set_mesh(jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",)))
 
-    def _kept(self, path: Any, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """A parameter's shape in the precision that it is kept in."""
+    def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """A parameter's shape, with the dtype in which it is kept."""
         product = any(getattr(key, "key", "") in ("kernel", "embedding") for key in path)
         return jax.ShapeDtypeStruct(x.shape, jnp.dtype(self.dtype if product else "float32"))
 
@@ -185,26 +186,21 @@ class T5:
 
     @property
     def _vocabulary(self) -> str:
-        """The folder's own vocabulary if it has one, else the published one."""
+        """The vocabulary file: the folder's own if it has one, else the published one."""
         own = Path(self.path).expanduser() / "spiece.model"
         return str(own if self.path and own.is_file() else VOCABULARY)
 
 
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
-    """The tree of `shapes` with the weights of `files`, on the devices of `places`."""
-    params: dict[str, Any] = {
-        "embedding": _placed(files.outer("embedding"), shapes["embedding"], places["embedding"]),
-        "distance": {
-            "bias": _placed(
-                files.outer("distance"), shapes["distance"]["bias"], places["distance"]["bias"]
-            )
-        },
-        "norm": {
-            "scale": _placed(files.outer("norm"), shapes["norm"]["scale"], places["norm"]["scale"])
-        },
-        "layers": {},
-    }
-    # Layer by layer, in the order of the files, of which one may be open at a time.
+    """Read the weights of `files` into the tree of `shapes`, on the devices of `places`."""
+    params: Params = {"layers": {}}
+    for name, leaf in (("embedding", ""), ("distance", "bias"), ("norm", "scale")):
+        shape, place = shapes[name], places[name]
+        if leaf:
+            params[name] = {leaf: _placed(files.outer(name), shape[leaf], place[leaf])}
+        else:
+            params[name] = _placed(files.outer(name), shape, place)
+    # Layer by layer: the host then holds one array at a time.
     pieces: dict[str, list[jax.Array]] = {name: [] for name in shapes["layers"]}
     for index in range(files.size.layers):
         for name in pieces:
@@ -219,7 +215,7 @@ def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
     return params
 
 
-def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Sharding) -> jax.Array:
     """`value` in this shape and dtype, each device with its own part of it."""
     host = np.asarray(value).reshape(shape.shape)
     return jax.make_array_from_callback(
@@ -227,8 +223,8 @@ def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Any) -> jax.A
     )
 
 
-def _without_layers(place: Any) -> Any:
-    """The sharding of one layer of stacked ones."""
+def _without_layers(place: Sharding) -> Sharding:
+    """The sharding of one layer, from that of all layers stacked."""
     if not isinstance(place, NamedSharding):
         return place
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))

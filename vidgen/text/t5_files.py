@@ -1,21 +1,22 @@
 """Published weights of T5 1.1: the arrays of its encoder, read one at a time from any layout.
 
-    Hugging Face   model.safetensors, or an index and shards; pytorch_model.bin likewise, through a
-                   reader that runs nothing
-    t5x            `checkpoint` (msgpack) beside a zarr array a parameter
+    Hugging Face   model.safetensors or pytorch_model.bin, each in one file or in shards with an
+                   index; google/t5-v1_1-* are published as pytorch_model.bin, whose pickle is read
+                   by `pretrained.weight_files` without running it
+    t5x            `checkpoint` (msgpack) beside one zarr array a parameter
     orbax          zarr arrays in folders, or all of them in one OCDBT store
 
-Hugging Face keeps products as [out in], t5x as [in out]; `layer` and `outer` give all of them by
-our names as [in out].
+Hugging Face keeps products as [out in], t5x as [in out]; `T5Files` gives all of them as [in out].
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
@@ -24,6 +25,8 @@ from flax import serialization
 
 from vidgen.pretrained import weight_files
 from vidgen.text.t5_network import BUCKETS, Size
+
+Readers = Mapping[str, Callable[[], np.ndarray]]  # reads the array of each name
 
 # Our name -> (Hugging Face's, t5x's), inside a layer.
 _LAYER: Mapping[str, tuple[str, str]] = {
@@ -43,172 +46,124 @@ _OUTER: Mapping[str, tuple[str, str]] = {
     "distance": (_BIAS, "encoder.relpos_bias.rel_embedding"),
     "norm": ("encoder.final_layer_norm.weight", "encoder.encoder_norm.scale"),
 }
-_ENDS = 1 << 20  # bytes of each end of a file that tell it from others
+_ENDS = 1 << 20  # bytes of each end of a file that enter its fingerprint
 
 
 class T5FileError(ValueError):
-    """There are no weights of T5 1.1 in a folder, or others than expected."""
+    """A folder holds no weights of T5 1.1, or those of another size."""
 
 
-@runtime_checkable
-class Arrays(Protocol):
-    """Named arrays on disk."""
+class T5Files:
+    """The arrays of an encoder by our names, as [in out]; use it in a `with` block.
 
-    @property
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        ...
-
-    def read(self, name: str) -> np.ndarray:
-        """One of them."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the files."""
-        ...
-
-
-class SafetensorsArrays:
-    """Those of some .safetensors files."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        """Reads the list of names in each file."""
-        self._file: dict[str, Path] = {}
-        for path in files:
-            try:
-                with safetensors.safe_open(str(path), framework="numpy") as file:
-                    self._file |= dict.fromkeys(file.keys(), path)
-            except safetensors.SafetensorError as error:
-                raise T5FileError(f"{path} is not a whole safetensors file ({error}).") from error
-
-    @property
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        return list(self._file)
-
-    def read(self, name: str) -> np.ndarray:
-        """One of them."""
-        with safetensors.safe_open(str(self._file[name]), framework="numpy") as file:
-            return file.get_tensor(name)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class TorchArrays:
-    """Those of some files of PyTorch's, which are read in place."""
-
-    def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None) -> None:
-        """`index` tells the file of each name, where there are several files."""
-        opened = {path.name: weight_files.TorchFile(path) for path in files}
-        if index is None:
-            index = dict.fromkeys(opened[files[0].name].names, files[0].name)
-        self._file = {name: opened[file] for name, file in index.items()}
-
-    @property
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        return list(self._file)
-
-    def read(self, name: str) -> np.ndarray:
-        """One of them."""
-        return self._file[name].read(name)
-
-    def close(self) -> None:
-        """Lets go of the files."""
-        for file in self._file.values():
-            file.close()
-
-
-class ZarrArrays:
-    """Those of a checkpoint of t5x or orbax: zarr arrays, and some inside a msgpack file."""
+    Attributes:
+      size: the shape of the encoder, read off the arrays.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Lists them."""
-        self._inline: dict[str, np.ndarray] = {}
-        if (folder / "manifest.ocdbt").is_file():
-            base: dict[str, Any] = {"driver": "ocdbt", "base": f"file://{folder.resolve()}/"}
-        else:
-            base = {"driver": "file", "path": f"{folder.resolve()}/"}
-        listed = tensorstore.KvStore.open(base).result().list().result()
-        found = [key.decode() for key in listed]
-        paths = [key.removesuffix("/.zarray") for key in found if key.endswith("/.zarray")]
-        self._spec = {
-            _plain(path): {
-                "driver": "zarr",
-                "kvstore": base | {"path": base.get("path", "") + path},
-            }
-            for path in paths
-        }
-        if (folder / "checkpoint").is_file():
-            self._inline = _inline_arrays(folder / "checkpoint")
+        """Open a folder of any of the layouts of the module's docstring.
 
-    @property
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        return [*self._spec, *self._inline]
+        Args:
+          folder: where the weights are.
 
-    def read(self, name: str) -> np.ndarray:
-        """One of them."""
-        if name in self._inline:
-            return self._inline[name]
-        return np.asarray(tensorstore.open(self._spec[name]).result().read().result())
+        Raises:
+          T5FileError: the folder holds no encoder of T5 1.1 (an ungated T5 1.0, say).
+        """
+        self._folder, self._files = folder, contextlib.ExitStack()
+        try:
+            self._arrays = _open_arrays(folder, self._files)
+            self._is_t5x = _OUTER["norm"][1] in self._arrays
+            names = (self._outer("embedding"), "encoder.embed_tokens.weight")
+            self._embedding = next((name for name in names if name in self._arrays), names[0])
+            self._check_names()
+            self.size = self._read_size()
+        except BaseException:
+            self._files.close()
+            raise
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def __enter__(self) -> T5Files:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
 
-def _plain(path: str) -> str:
-    """The name of a parameter: what is around the parameters in a training state is left out."""
-    parts = path.replace("/", ".").split(".")
-    for outer in ("state", "optimizer", "target", "params"):
-        parts = parts[1:] if parts[:1] == [outer] else parts
-    return ".".join(parts)
+    def outer(self, name: str) -> np.ndarray:
+        """Read an array that belongs to no layer.
 
+        Args:
+          name: "embedding" [vocabulary width], "distance" [heads buckets] or "norm" [width].
 
-def _inline_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that lie in the msgpack file of a t5x checkpoint itself."""
-    found: dict[str, np.ndarray] = {}
+        Returns:
+          The array, in the published dtype.
+        """
+        value = self._arrays[self._embedding if name == "embedding" else self._outer(name)]()
+        return value.T if name == "distance" and not self._is_t5x else value
 
-    def visit(node: Any, name: str) -> None:
-        if isinstance(node, np.ndarray):
-            found[_plain(name)] = node
-        elif isinstance(node, dict) and "kvstore" not in node:
-            for key, value in node.items():
-                visit(value, f"{name}.{key}" if name else str(key))
+    def layer(self, name: str, index: int) -> np.ndarray:
+        """Read an array of a layer.
 
-    visit(serialization.msgpack_restore(path.read_bytes()), "")
-    return found
+        Args:
+          name: a name of `_LAYER`, such as "query".
+          index: number of the layer, from 0.
 
+        Returns:
+          A product as [in out], whose heads are not split, or a scale [width].
+        """
+        value = self._arrays[self._layer(name, index)]()
+        if value.ndim == 1:
+            return value
+        if not self._is_t5x:
+            return value.T
+        return (
+            value.reshape(-1, value.shape[-1]) if name == "out" else value.reshape(len(value), -1)
+        )
 
-def open_arrays(folder: Path) -> Arrays:
-    """The arrays in a folder, whatever its layout.
+    def _outer(self, name: str) -> str:
+        return _OUTER[name][self._is_t5x]
 
-    Raises:
-      T5FileError: it has none of them.
-    """
-    for pattern, kind in (("*.safetensors", "safetensors"), ("pytorch_model*.bin", "bin")):
-        index = sorted(folder.glob(f"*.{kind}.index.json"))
-        table = json.loads(index[0].read_text())["weight_map"] if index else None
-        names = set(table.values()) if table else {path.name for path in folder.glob(pattern)}
-        files = [folder / name for name in sorted(names)]
-        if missing := [path.name for path in files if not path.is_file()]:
-            raise T5FileError(f"{folder} lacks {', '.join(missing)}, which its index names.")
-        if files:
-            return SafetensorsArrays(files) if kind == "safetensors" else TorchArrays(files, table)
-    if (folder / "checkpoint").is_file() or (folder / "manifest.ocdbt").is_file():
-        return ZarrArrays(folder)
-    if any(folder.rglob(".zarray")):
-        return ZarrArrays(folder)
-    raise T5FileError(
-        f"{folder} holds no weights of T5: neither *.safetensors, nor pytorch_model*.bin, nor a "
-        "checkpoint of t5x or orbax. Name the folder that google/t5-v1_1-xxl (or another size) was "
-        "downloaded to, or a checkpoint_N of t5x."
-    )
+    def _layer(self, name: str, index: int) -> str:
+        prefix = "encoder.layers_" if self._is_t5x else "encoder.block."
+        return f"{prefix}{index}.{_LAYER[name][self._is_t5x]}"
+
+    def _check_names(self) -> None:
+        names = [self._outer("distance"), self._outer("norm")]
+        names += [*(self._layer(name, 0) for name in _LAYER), self._embedding]
+        missing = [name for name in names if name not in self._arrays]
+        if missing:
+            raise T5FileError(
+                f"{self._folder} is not an encoder of T5 1.1: it has no {missing[0]} (T5 1.0 has "
+                "no gated feed-forward)."
+            )
+
+    def _read_size(self) -> Size:
+        layers = 0
+        while self._layer("query", layers) in self._arrays:
+            layers += 1
+        vocabulary, width = self.outer("embedding").shape
+        heads, buckets = self.outer("distance").shape
+        if buckets != BUCKETS:
+            raise T5FileError(
+                f"{self._folder} has {buckets} buckets of distance; T5 1.1 has {BUCKETS}."
+            )
+        return Size(
+            width=width,
+            layers=layers,
+            heads=heads,
+            mlp=self.layer("gate", 0).shape[1],
+            head_dim=self.layer("query", 0).shape[1] // heads,
+            vocabulary=vocabulary,
+        )
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits that tell these files from others: of their names, sizes and ends."""
+    """Identify the weights of a folder by the names, the sizes and the ends of its files.
+
+    Args:
+      folder: where the weights are; its .md, .txt and .git files do not count.
+
+    Returns:
+      16 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if path.suffix in (".md", ".txt") or path.name.startswith(".git"):
@@ -222,88 +177,88 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-class T5Files:
-    """The encoder's arrays by our names, as [in out].
+def _open_arrays(folder: Path, opened: contextlib.ExitStack) -> Readers:
+    """Readers of all arrays in a folder; `opened` takes the files that stay open."""
+    for pattern, kind in (("*.safetensors", "safetensors"), ("pytorch_model*.bin", "bin")):
+        index = sorted(folder.glob(f"*.{kind}.index.json"))
+        table = json.loads(index[0].read_text())["weight_map"] if index else None
+        names = set(table.values()) if table else {path.name for path in folder.glob(pattern)}
+        files = [folder / name for name in sorted(names)]
+        if missing := [path.name for path in files if not path.is_file()]:
+            raise T5FileError(f"{folder} lacks {', '.join(missing)}, which its index names.")
+        if files:
+            return _safetensors(files) if kind == "safetensors" else _torch(files, opened)
+    names = ("checkpoint", "manifest.ocdbt")
+    if any((folder / name).is_file() for name in names) or any(folder.rglob(".zarray")):
+        return _zarr(folder)
+    raise T5FileError(
+        f"{folder} holds no weights of T5: neither *.safetensors, nor pytorch_model*.bin, nor a "
+        "checkpoint of t5x or orbax. Name the folder that google/t5-v1_1-xxl (or another size) was "
+        "downloaded to, or a checkpoint_N of t5x."
+    )
 
-    Attributes:
-      size: the shape of the encoder, read off the arrays.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        """Opens a folder.
+def _safetensors(files: Sequence[Path]) -> Readers:
+    def read(path: Path, name: str) -> np.ndarray:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            return file.get_tensor(name)
 
-        Raises:
-          T5FileError: it is no encoder of T5 1.1 (an ungated T5 1.0, say).
-        """
-        self._folder, self._arrays = folder, open_arrays(folder)
+    readers = {}
+    for path in files:
         try:
-            self.size = self._looked_at(set(self._arrays.names))
-        except BaseException:
-            self._arrays.close()
-            raise
+            with safetensors.safe_open(str(path), framework="numpy") as file:
+                readers |= {name: functools.partial(read, path, name) for name in file.keys()}
+        except safetensors.SafetensorError as error:
+            raise T5FileError(f"{path} is not a whole safetensors file ({error}).") from error
+    return readers
 
-    def __enter__(self) -> T5Files:
-        return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._arrays.close()
+def _torch(files: Sequence[Path], opened: contextlib.ExitStack) -> Readers:
+    readers = {}
+    for path in files:
+        file = opened.enter_context(weight_files.TorchFile(path))
+        readers |= {name: functools.partial(file.read, name) for name in file.names}
+    return readers
 
-    def _looked_at(self, names: set[str]) -> Size:
-        """Finds out whose names these are, and the size."""
-        self._theirs = 1 if _OUTER["norm"][1] in names else 0
-        self._embedding = next(
-            (n for n in (self._outer("embedding"), "encoder.embed_tokens.weight") if n in names), ""
-        )
-        self._check(names)
-        return self._size(names)
 
-    def outer(self, name: str) -> np.ndarray:
-        """ "embedding" [vocabulary width], "distance" [heads buckets] or "norm" [width]."""
-        file = self._embedding if name == "embedding" else self._outer(name)
-        value = self._arrays.read(file)
-        return value.T if name == "distance" and not self._theirs else value
+def _zarr(folder: Path) -> Readers:
+    """Readers of a checkpoint of t5x or orbax: zarr arrays, and some inside a msgpack file."""
+    path = f"{folder.resolve()}/"
+    store = {"driver": "file", "path": path}
+    if (folder / "manifest.ocdbt").is_file():
+        store = {"driver": "ocdbt", "base": f"file://{path}", "path": ""}
+    keys = [key.decode() for key in tensorstore.KvStore.open(store).result().list().result()]
 
-    def layer(self, name: str, index: int) -> np.ndarray:
-        """A product [in out] or a scale [width] of a layer; heads are not split."""
-        value = self._arrays.read(self._layer(name, index))
-        if value.ndim == 1:
-            return value
-        if not self._theirs:
-            return value.T
-        return (
-            value.reshape(-1, value.shape[-1]) if name == "out" else value.reshape(len(value), -1)
-        )
+    def read(name: str) -> np.ndarray:
+        spec = {"driver": "zarr", "kvstore": store | {"path": store["path"] + name}}
+        return np.asarray(tensorstore.open(spec).result().read().result())
 
-    def _outer(self, name: str) -> str:
-        return _OUTER[name][self._theirs]
+    arrays = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
+    readers = {_parameter_name(name): functools.partial(read, name) for name in arrays}
+    if (folder / "checkpoint").is_file():
+        tree = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+        readers |= {
+            name: functools.partial(np.asarray, value) for name, value in _inline_arrays(tree)
+        }
+    return readers
 
-    def _layer(self, name: str, index: int) -> str:
-        prefix = ("encoder.block.", "encoder.layers_")[self._theirs]
-        return f"{prefix}{index}.{_LAYER[name][self._theirs]}"
 
-    def _check(self, names: set[str]) -> None:
-        wanted = [self._outer("distance"), self._outer("norm")]
-        wanted += [self._layer(name, 0) for name in _LAYER]
-        missing = [name for name in wanted if name not in names]
-        if missing or not self._embedding:
-            raise T5FileError(
-                f"{self._folder} is not an encoder of T5 1.1: it has no "
-                f"{(missing or [self._outer('embedding')])[0]} (T5 1.0 has no gated feed-forward)."
-            )
+def _inline_arrays(node: object, name: str = "") -> list[tuple[str, np.ndarray]]:
+    """The arrays that lie in the msgpack file of a t5x checkpoint itself."""
+    if isinstance(node, np.ndarray):
+        return [(_parameter_name(name), node)]
+    if not isinstance(node, dict) or "kvstore" in node:
+        return []
+    return [
+        pair
+        for key, value in node.items()
+        for pair in _inline_arrays(value, f"{name}.{key}" if name else str(key))
+    ]
 
-    def _size(self, names: set[str]) -> Size:
-        layers = 0
-        while self._layer("query", layers) in names:
-            layers += 1
-        vocabulary, width = self.outer("embedding").shape
-        heads, buckets = self.outer("distance").shape
-        if buckets != BUCKETS:
-            raise T5FileError(f"{self._folder} has {buckets} buckets of distance, not {BUCKETS}.")
-        return Size(
-            width=width,
-            layers=layers,
-            heads=heads,
-            mlp=self.layer("gate", 0).shape[1],
-            head_dim=self.layer("query", 0).shape[1] // heads,
-            vocabulary=vocabulary,
-        )
+
+def _parameter_name(path: str) -> str:
+    """A parameter's name without what stands around the parameters in a training state."""
+    parts = path.replace("/", ".").split(".")
+    for outer in ("state", "optimizer", "target", "params"):
+        parts = parts[1:] if parts[:1] == [outer] else parts
+    return ".".join(parts)

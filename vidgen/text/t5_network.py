@@ -7,7 +7,8 @@
 
 B is one table of 32 buckets of the signed distance and all heads, shared by all layers. There is
 no bias and no dropout. Norms and softmax are float32 whatever the rest is (T5 v1.1; Raffel et al.
-2020, Shazeer 2020).
+2020, Shazeer 2020). The states of a tiny random model that `transformers` computed are a file of
+the tests, which therefore need no PyTorch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,12 +33,12 @@ class Size:
     """The shape of an encoder.
 
     Attributes:
-      width: of a token state.
-      layers: of attention and feed-forward.
-      heads: of attention.
+      width: width of a token state.
+      layers: number of layers, each of attention and feed-forward.
+      heads: number of attention heads.
       mlp: hidden width of the feed-forward.
-      head_dim: of one head; heads · head_dim need not be the width.
-      vocabulary: rows of the table of tokens.
+      head_dim: width of one head; heads · head_dim need not be the width.
+      vocabulary: number of rows of the token table.
     """
 
     width: int
@@ -50,7 +50,7 @@ class Size:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it has, the table of tokens among them."""
+        """Number of parameters, the token table included."""
         attention = 4 * self.width * self.heads * self.head_dim
         layer = attention + 3 * self.width * self.mlp + 2 * self.width
         return self.layers * layer + (self.vocabulary + 1) * self.width + BUCKETS * self.heads
@@ -68,11 +68,11 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 
 
 class T5Encoder(nn.Module):
-    """Token ids to token states.
+    """The encoder of T5 1.1: token ids to token states.
 
     Attributes:
-      size: its shape.
-      dtype: of the computation; parameters are kept as they are given.
+      size: the shape of the network.
+      dtype: dtype of the computation; parameters keep the dtype that they come in.
     """
 
     size: Size
@@ -82,18 +82,25 @@ class T5Encoder(nn.Module):
     def __call__(
         self, ids: Int[Array, "b s"], mask: Bool[Array, "b s"]
     ) -> Float[Array, "b s {self.size.width}"]:
-        """States after the last layer in float32, zero on padding, which nothing attends to."""
+        """Encode a batch of prompts.
+
+        Args:
+          ids: token ids, 0 on padding.
+          mask: True on real tokens; no token attends to padding.
+
+        Returns:
+          The states after the last layer, float32, zero on padding.
+        """
         size, dtype = self.size, self.dtype
         init = axes.partitioned(initializers.normal(1.0), ("codes", "embed"))
         table = self.param("embedding", init, (size.vocabulary, size.width), jnp.float32)
         x = axes.constrain(jnp.asarray(table)[ids].astype(dtype), "batch", "tokens", "channels")
         bias = RelativeBias(size.heads, BUCKETS, name="distance")(ids.shape[1])
-        scan: Any = nn.scan  # its stub knows one axis only
-        layers = scan(
+        layers = nn.scan(
             _Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=size.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
@@ -103,7 +110,7 @@ class T5Encoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A scan body: (x, bias, mask) -> (x, None)."""
+    """One layer, as the body of a scan: (x, bias, mask) -> (x, None)."""
 
     size: Size
     dtype: str
@@ -125,7 +132,7 @@ class _Layer(nn.Module):
         return axes.constrain(x, "batch", "tokens", "channels"), None
 
 
-def _norm(name: str, dtype: Any) -> nn.RMSNorm:
-    """RMSNorm with float32 statistics and result `dtype`."""
+def _norm(name: str, dtype: str) -> nn.RMSNorm:
+    """RMSNorm with float32 statistics, whose result has this dtype."""
     scale = axes.partitioned(initializers.ones, ("norm",))
     return nn.RMSNorm(epsilon=EPSILON, dtype=dtype, scale_init=scale, name=name)

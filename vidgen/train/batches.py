@@ -9,55 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
 from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
-
-
-@runtime_checkable
-class BatchIterator(Protocol):
-    """One process's part of every batch, as the dict of arrays that `encode_batch` reads."""
-
-    def __iter__(self) -> Iterator[dict[str, Any]]: ...
-
-    def __next__(self) -> dict[str, Any]: ...
-
-    def get_state(self) -> Any:
-        """Return the position after the last batch: bytes, or anything JSON can hold."""
-        ...
-
-    def set_state(self, state: Any) -> None:
-        """Continue from a position of this process."""
-        ...
-
-    def set_states(self, states: Sequence[Any]) -> None:
-        """Continue from the positions of all processes of a run, whose number may be another."""
-        ...
-
-    def close(self) -> None:
-        """Stop the reader's workers."""
-        ...
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """What a run needs of `data.pipeline.Pipeline`.
-
-    One whose batches have a caption for each frame says how many with `captions_per_clip`.
-    """
-
-    @property
-    def batch_size(self) -> int:
-        """Examples of a batch over all processes."""
-        ...
-
-    def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
-        """Return the batches of process number `process[0]` of `process[1]`."""
-        ...
 
 
 class EncodedBatch(NamedTuple):
@@ -127,7 +86,7 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
 class BatchPrefetcher:
     """Iterator over `EncodedBatch`; `waited` adds up the seconds that the caller had to wait."""
 
-    def __init__(self, iterator: BatchIterator, encoder: TextEncoder) -> None:
+    def __init__(self, iterator: Batches, encoder: TextEncoder) -> None:
         """Start to prepare the first batch at the iterator's position."""
         self._iterator = iterator
         self._encoder = encoder
@@ -163,11 +122,3 @@ class BatchPrefetcher:
 def this_process() -> tuple[int, int]:
     """Return (index, count) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
-
-
-def set_position(iterator: BatchIterator, positions: Sequence[Any]) -> None:
-    """Set the iterator of this process to where the processes of a run were (`get_state`)."""
-    if len(positions) == jax.process_count() == 1:
-        iterator.set_state(positions[0])
-    else:
-        iterator.set_states(positions)

@@ -12,9 +12,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from vidgen.data.source import Dataset
 from vidgen.data.video.encode import check_suffix, write_video
 from vidgen.model import Generator, Model, TokenizerModel
-from vidgen.train.batches import Dataset, encode_batch, encode_captions
+from vidgen.train.batches import encode_batch, encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.trainer import Trainer
 from vidgen.types import Frozen, Params, TextEncoder, VideoBatch

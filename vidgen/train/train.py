@@ -24,11 +24,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from vidgen.data.sources.folder import captions_per_clip
+from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
 from vidgen.progress import duration, engineering, progress_bar
-from vidgen.train import batches, flops, profiler, throughput
-from vidgen.train.batches import BatchPrefetcher, Dataset, EncodedBatch
+from vidgen.train import flops, profiler, throughput
+from vidgen.train.batches import BatchPrefetcher, EncodedBatch
 from vidgen.train.callbacks import HeldOutLoss, SampleWriter
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
@@ -156,7 +156,7 @@ class _Session:
             progress_bar(run.train_steps, initial=self.step, active=jax.process_index() == 0)
         )
 
-    def _first_state(self, iterator: batches.BatchIterator) -> tuple[TrainState, int]:
+    def _first_state(self, iterator: Batches) -> tuple[TrainState, int]:
         """Return the state of the newest checkpoint, or a fresh one, and its step.
 
         The iterator, the log and the monitor are set to where the checkpoint left them.
@@ -177,7 +177,7 @@ class _Session:
             return state, 0
         abstract = run.trainer.abstract_state(self.spec)
         state, positions = self.checkpointer.restore_newest(abstract)
-        batches.set_position(iterator, [position["data"] for position in positions])
+        iterator.set_states([position["data"] for position in positions])
         # The log and the monitor are the same in all processes.
         self.log.set_state(positions[0]["log"])
         self.monitor.set_state(positions[0]["watch"])
@@ -319,7 +319,7 @@ class _Session:
 
 def _batch_spec(run: Train) -> Batch:
     """Return the ShapeDtypeStructs of a batch over all processes."""
-    encoder, captions = run.text_encoder, captions_per_clip(run.dataset)
+    encoder, captions = run.text_encoder, run.dataset.captions_per_clip
     return run.trainer.model.batch_spec(
         run.dataset.batch_size, encoder.length, encoder.dim, captions_per_clip=captions
     )

@@ -13,8 +13,8 @@ from vidgen.data.cache import text_cache
 from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.text_cache import EncodedText, TextCacheManifest
 from vidgen.data.sources.array_records import read_record
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.text.encoder import CachedEncoder
-from vidgen.text.tokenizer import ByteEncoder
 from vidgen.types import TextEncoder
 
 ENCODER = ByteEncoder(dim=8, length=12)
@@ -30,15 +30,15 @@ def write(folder, captions=CAPTIONS, parts=1, finish=True, **settings):
     found = manifest(parts, **settings)
     found.agree(folder)
     for part in range(parts):
-        done = set(text_cache.keys_of(folder, part))
+        done = set(text_cache.TextShards(folder).keys_of(part))
         own = list(text_cache.own_captions(captions, part, parts, done))
         for start in range(0, len(own), 7):
             some = own[start : start + 7]
-            number = text_cache.written(folder, part)
+            number = text_cache.TextShards(folder).count(part)
             text = ENCODER(some)
-            text_cache.write_shard(folder, part, number, some, text, dtype=found.dtype)
+            text_cache.TextShards(folder).add(part, number, some, text, dtype=found.dtype)
         if finish:
-            text_cache.finish_part(folder, part)
+            text_cache.TextShards(folder).finish_part(part)
     return folder
 
 
@@ -93,9 +93,9 @@ def test_a_shard_that_was_being_written_is_written_again(tmp_path):
     write(tmp_path, CAPTIONS[:14], finish=False)
     (tmp_path / "text-00000-000002.partial").write_bytes(b"cut")
     (tmp_path / "text-00000-000002.array_record").write_bytes(b"records whose keys are not there")
-    assert text_cache.written(tmp_path, 0) == 2
+    assert text_cache.TextShards(tmp_path).count(0) == 2
     write(tmp_path)
-    keys = list(text_cache.keys_of(tmp_path, 0))
+    keys = list(text_cache.TextShards(tmp_path).keys_of(0))
     assert len(keys) == len(set(keys)) == len(CAPTIONS)
     text = EncodedText(path=str(tmp_path), encoder=SILENT)(CAPTIONS)
     np.testing.assert_array_equal(text.tokens, ENCODER(CAPTIONS).tokens)
@@ -151,7 +151,7 @@ def test_what_is_not_finished_or_no_cache(tmp_path):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     write(tmp_path, parts=3)
     (tmp_path / "part_00001.json").unlink()
-    with pytest.raises(CacheError, match="part 1 of 3 is missing; run the same vidgen encode"):
+    with pytest.raises(CacheError, match="part_00001.json is missing; run the same vidgen encode"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     table = json.loads((tmp_path / "manifest.json").read_text()) | {"version": 0}
     (tmp_path / "manifest.json").write_text(json.dumps(table))
@@ -177,20 +177,20 @@ def test_a_cache_in_an_object_store(store, tmp_path, monkeypatch, parts):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     write(store.url, CAPTIONS[:20], parts=parts)
     write(store.url, CAPTIONS, parts=parts)  # it goes on where it was
-    keys = [key for part in range(parts) for key in text_cache.keys_of(store.url, part)]
+    keys = [key for part in range(parts) for key in text_cache.TextShards(store.url).keys_of(part)]
     assert len(keys) == len(set(keys)) == len(CAPTIONS)
     found = EncodedText(path=store.url, encoder=SILENT)
     order = [CAPTIONS[i] for i in np.random.default_rng(0).permutation(len(CAPTIONS))]
     np.testing.assert_array_equal(found(order).tokens, ENCODER(order).tokens)
     copies = list((tmp_path / "vidgen" / "copies").rglob("*.array_record"))
-    assert len(copies) == sum(text_cache.written(store.url, part) for part in range(parts))
+    assert len(copies) == sum(text_cache.TextShards(store.url).count(part) for part in range(parts))
 
 
 def test_an_unfinished_or_other_cache_in_an_object_store(store):
     with pytest.raises(CacheError, match=f"{store.url} is no cache of captions"):
         EncodedText(path=store.url, encoder=ENCODER)
     write(store.url, CAPTIONS[:5], parts=2, finish=False)
-    with pytest.raises(CacheError, match="part 0 of 2 is missing"):
+    with pytest.raises(CacheError, match="part_00000.json is missing"):
         EncodedText(path=store.url, encoder=ENCODER)
     with pytest.raises(CacheError, match="was begun with length 12, not 9"):
         manifest(2, length=9).agree(store.url)

@@ -10,7 +10,7 @@ from vidgen.data.cache import token_cache
 from vidgen.data.cache.cache_folders import CacheError
 from vidgen.data.cache.token_cache import TokenCache, TokenCacheManifest
 from vidgen.data.pipeline import Pipeline, in_order
-from vidgen.data.sources.folder import BadExample, Captioned, Example, Source, TokenExample
+from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=8, width=8, fps=8.0)
@@ -41,9 +41,11 @@ def write(folder, finish=True, **settings):
         own = found.of_part(part)
         for number in range(found.shards(part)):
             some = own[number * found.shard_size :][: found.shard_size]
-            token_cache.write_shard(folder, part, number, [example(n) for n in some], found.dtype)
+            token_cache.TokenShards(folder).add(
+                part, number, [example(n) for n in some], found.dtype
+            )
         if finish:
-            token_cache.finish_part(folder, part)
+            token_cache.TokenShards(folder).finish_part(part)
     return folder
 
 
@@ -54,7 +56,7 @@ def cache(folder, **settings):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_every_example_is_in_its_place(tmp_path, parts):
     found = cache(write(tmp_path, parts=parts))
-    assert isinstance(found, Source) and isinstance(found, Captioned)
+    assert isinstance(found, Source)
     assert len(found) == 20 and found.grid == (3, 2, 2)
     for number in (*range(20), 3):
         wanted = example(number)
@@ -76,8 +78,8 @@ def test_one_of_several_captions_is_drawn(tmp_path):
     found.agree(tmp_path)
     tokens, captions = np.zeros((3, 2, 2), np.int32), ("first", "second", "third")
     several = TokenExample(tokens=tokens, caption="second", captions=captions)
-    token_cache.write_shard(tmp_path, 0, 0, [several], found.dtype)
-    token_cache.finish_part(tmp_path, 0)
+    token_cache.TokenShards(tmp_path).add(0, 0, [several], found.dtype)
+    token_cache.TokenShards(tmp_path).finish_part(0)
     source = cache(tmp_path)
     assert list(source.captions()) == list(captions)
     drawn = [source.load(0, np.random.default_rng(n)).caption for n in range(30)]
@@ -90,8 +92,8 @@ def test_large_codebooks_take_more_room(tmp_path):
     big = TokenExample(tokens=np.full((3, 2, 2), 262143, np.int32), caption="")
     found = manifest(codes=262144, examples=1, draws=1)
     found.agree(tmp_path)
-    token_cache.write_shard(tmp_path, 0, 0, [big], found.dtype)
-    token_cache.finish_part(tmp_path, 0)
+    token_cache.TokenShards(tmp_path).add(0, 0, [big], found.dtype)
+    token_cache.TokenShards(tmp_path).finish_part(0)
     np.testing.assert_array_equal(cache(tmp_path).load(0, RNG).tokens, big.tokens)
 
 
@@ -125,7 +127,7 @@ def test_no_cache_half_a_cache_another_cache(tmp_path):
     write(tmp_path, finish=False)
     with pytest.raises(CacheError, match="is not finished: part_00000.json is missing"):
         cache(tmp_path)
-    token_cache.finish_part(tmp_path, 0)
+    token_cache.TokenShards(tmp_path).finish_part(0)
     assert len(cache(tmp_path, tokenizer="abc")) == 20
     with pytest.raises(CacheError, match="made by the tokenizer abc; this run has xyz"):
         cache(tmp_path, tokenizer="xyz")
@@ -161,7 +163,7 @@ def test_a_folder_of_captions_is_no_folder_of_tokens(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Drawn(Source):
     """A source whose example i tells i and what it drew."""
 
     shape: VideoShape = VideoShape(frames=1, height=1, width=1)

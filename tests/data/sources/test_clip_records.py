@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
+from vidgen.data.source import BadExample, Source
 from vidgen.data.sources.array_records import count_records, write_records
 from vidgen.data.sources.clip_records import (
     ClipRecord,
@@ -23,7 +24,6 @@ from vidgen.data.sources.clip_records import (
     shard_name,
     write_shard,
 )
-from vidgen.data.sources.folder import BadExample, Captioned, Source
 from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape
 
@@ -95,7 +95,7 @@ def test_a_record_comes_back(clip):
 def test_round_trip_in_order(tmp_path, clip):
     folder = write(tmp_path / "a", [[clip(0), clip(1)], [], [clip(2, suffix=".webp")]])
     source = records(folder)
-    assert isinstance(source, Source) and isinstance(source, Captioned) and len(source) == 3
+    assert isinstance(source, Source) and len(source) == 3
     assert list(source.captions()) == ["clip 0", "clip 1", "clip 2"]
     for index in (2, 0, 1):
         example = load(source, index)
@@ -174,7 +174,7 @@ def test_images(tmp_path, clip):
     source = records(folder, kind="images")
     assert source.shape.frames == 1 and load(source, 0).video.shape == (1, 16, 16, 3)
     assert load(source, 0).video.mean() == pytest.approx(127.5, abs=1)
-    with pytest.raises(BadExample, match="k1.mp4: it is none of the images: .png"):
+    with pytest.raises(BadExample, match=r"k1.mp4: .*images .*\.png"):
         load(source, 1)
 
 
@@ -255,7 +255,7 @@ def test_bad_records_are_skipped_and_named(tmp_path, clip, content, caplog):
     with caplog.at_level(logging.WARNING, logger="vidgen"):
         for _ in range(4):
             assert set(next(iterator)["caption"]) == {"good"}
-    for words in ("k1.mp4: ", "k2.mp4: the file is empty", "k3.txt: it is none of the videos"):
+    for words in ("k1.mp4: ", "k2.mp4: the file is empty", "k3.txt: "):
         assert words in caplog.text
     assert f"{path}[4]: it is no record of a clip" in caplog.text
     assert len(iterator.skipped) == 4

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from vidgen import paths
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import BadExample, FolderSource, Source
+from vidgen.data.source import BadExample, Source
+from vidgen.data.sources.folder import FolderSource
 from vidgen.data.video.encode import write_video
 from vidgen.data.video.files import read_clip
-from vidgen.text.tokenizer import ByteEncoder
+from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=16, width=16, fps=8.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import Example, Source, captions_per_clip
+from vidgen.data.source import Example, Source
 from vidgen.data.sources.images import Joint
 from vidgen.data.sources.mixtures import Mixture
 from vidgen.types import VideoShape
@@ -17,7 +17,7 @@ STILL = dataclasses.replace(SHAPE, frames=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Named:
+class Named(Source):
     """Example i has the caption "name i"."""
 
     name: str
@@ -63,7 +63,7 @@ def test_videos_and_two_sets_of_images():
     total = sum(counts.values())
     for name, share in (("v", 0.8), ("i", 0.1), ("j", 0.1)):
         assert counts[name] / total == pytest.approx(share, abs=0.03)
-    assert captions_per_clip(Mixture(sources=[joint, Named(name="w")])) == 3
+    assert Mixture(sources=[joint, Named(name="w")]).captions_per_clip == 3
 
 
 def test_processes_and_restarts_change_nothing():

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import BadExample, Captioned, captions_of
+from vidgen.data.source import BadExample, Stream
 from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
-from vidgen.data.sources.streams import Stream
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=4, height=8, width=8, fps=8.0)
@@ -64,7 +63,7 @@ def same(one, two):
 @pytest.mark.parametrize("parts", [1, 4, 8], ids=["whole", "a part a file", "examples"])
 def test_a_pass_shows_everything_once(parts):
     numbered = source(parts=parts)
-    assert isinstance(numbered, Stream) and isinstance(numbered, Captioned)
+    assert isinstance(numbered, Stream)
     pipeline = Pipeline(source=numbered, batch_size=12)
     found = numbers(taken(pipeline.iterator(), 4))
     assert sorted(found[:24]) == sorted(found[24:]) == list(range(24))
@@ -126,7 +125,7 @@ def test_other_splits():
 
 def test_encoded_frames_and_several_captions():
     frames = source("frames")
-    assert sorted(captions_of(frames)) == [f"{i} {x}" for i in range(3) for x in "ab"]
+    assert sorted(frames.captions()) == [f"{i} {x}" for i in range(3) for x in "ab"]
     iterator = Pipeline(source=frames, batch_size=3).iterator()
     found = set()
     for batch in taken(iterator, 4):
@@ -148,7 +147,7 @@ def test_captions_that_are_none(values):
 
 def test_files_and_tokens():
     files = source("files", caption="tokens")
-    assert list(captions_of(files)) == ["file 0", "file 1", "file 2"]
+    assert list(files.captions()) == ["file 0", "file 1", "file 2"]
     batch = next(Pipeline(source=files, batch_size=3).iterator())
     for caption, video in zip(batch["caption"], batch["video"], strict=True):
         assert float(video.mean()) == pytest.approx(127.5 * (1 + int(caption[-1]) / 4), abs=3)
@@ -164,11 +163,11 @@ def test_images():
 
 def test_without_captions():
     batch = next(Pipeline(source=source(caption=""), batch_size=3).iterator())
-    assert batch["caption"] == [""] * 3 and list(captions_of(source(caption=""))) == [""]
+    assert batch["caption"] == [""] * 3 and list(source(caption="").captions()) == [""]
 
 
 def test_all_captions():
-    assert list(captions_of(source(parts=4))) == [f"clip number {i}" for i in range(24)]
+    assert list(source(parts=4).captions()) == [f"clip number {i}" for i in range(24)]
 
 
 @pytest.mark.parametrize(

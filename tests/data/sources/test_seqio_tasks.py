@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources import seqio_tasks
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import Joint
 from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
 from vidgen.sprites.sprites import Sprites
@@ -18,7 +18,7 @@ SHAPE = VideoShape(frames=2, height=4, width=4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Counted:
+class Counted(Source):
     """Example i has the brightness and the caption i and a random first pixel; it counts loads."""
 
     count: int = 20

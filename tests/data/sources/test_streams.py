@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources.folder import BadExample, Example, captions_of
+from vidgen.data.source import BadExample, Example, Stream
 from vidgen.data.sources.images import Joint
 from vidgen.data.sources.mixtures import Mixture
-from vidgen.data.sources.streams import PartsInOrder, Stream
+from vidgen.data.sources.streams import PartsInOrder
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
@@ -177,7 +177,7 @@ def test_positions_of_other_data():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Numbers:
+class Numbers(Stream):
     """Part p has `size` elements, number n of it with the caption "p n"; `bad` are captions."""
 
     size: int = 6
@@ -254,4 +254,4 @@ def test_where_a_stream_does_not_fit():
     with pytest.raises(ValueError, match="Joint.videos is .*, which is not read in random order"):
         Joint(videos=Numbers(), images=Numbers(), image_rate=0.5)
     with pytest.raises(ValueError, match="a Numbers cannot list its captions"):
-        captions_of(Numbers())
+        Numbers().captions()

@@ -1,4 +1,7 @@
-"""Tar shards in the layouts of WebDataset: what is found, how it is read, what is refused."""
+"""Tar shards in the layouts of WebDataset: what is found, how it is read, what is refused.
+
+Tests of vidgen/data/sources/tar_index.py too.
+"""
 
 import io
 import json
@@ -13,8 +16,8 @@ from PIL import Image
 
 from vidgen import paths
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.sources import tar_shards
-from vidgen.data.sources.folder import BadExample, Source
+from vidgen.data.source import BadExample, Source
+from vidgen.data.sources import tar_index, tar_shards
 from vidgen.data.sources.tar_shards import TarShards
 from vidgen.data.video.encode import write_video
 from vidgen.types import VideoShape
@@ -27,7 +30,7 @@ def _own_index(tmp_path, monkeypatch):
     """No index of another test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
-    tar_shards._index.cache_clear()
+    tar_index.read_index.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +148,12 @@ def test_samples_without_a_caption(tmp_path, clip, caplog):
 def test_an_index_is_made_once_and_anew_for_another_file(tmp_path, clip, monkeypatch):
     path = write(tmp_path / "a.tar", [("a.mp4", clip(0.0)), ("a.txt", "first")])
     assert len(TarShards(path=str(path), shape=SHAPE)) == 1
-    tar_shards._index.cache_clear()
+    tar_index.read_index.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(tar_shards, "_members", None)  # a second look does not read the shard
+        patch.setattr(tar_index, "_members", None)  # a second look does not read the shard
         assert len(TarShards(path=str(path), shape=SHAPE)) == 1
     write(path, [("a.mp4", clip(0.0)), ("a.txt", "first"), ("b.mp4", clip(0.5)), ("b.txt", "more")])
-    tar_shards._index.cache_clear()
+    tar_index.read_index.cache_clear()
     assert len(TarShards(path=str(path), shape=SHAPE, index_dir=str(tmp_path / "own"))) == 2
     assert len(list((tmp_path / "own").iterdir())) == 1
 
@@ -189,7 +192,7 @@ def test_a_cut_tar_gives_what_is_whole(tmp_path, clip, caplog):
     for end in (second + 700, second - 100):  # inside a file, inside a header
         path.write_bytes(data[:end])
         caplog.clear()
-        tar_shards._index.cache_clear()
+        tar_index.read_index.cache_clear()
         with caplog.at_level(logging.WARNING, logger="vidgen"):
             source = TarShards(path=str(tmp_path), shape=SHAPE)
         assert len(source) == 1 and source.load(0, np.random.default_rng(0)).caption == "first"
@@ -462,7 +465,7 @@ def test_files_that_a_shard_has_for_others_are_counted(tmp_path, caplog):
     )
     with caplog.at_level(logging.WARNING, logger="vidgen"):
         assert images(path) == {"a": ("x",)}
-        tar_shards._index.cache_clear()  # from the index on the disk
+        tar_index.read_index.cache_clear()  # from the index on the disk
         assert images(path) == {"a": ("x",)}
     assert caplog.text.count(f"4 files in {path} are passed over, e.g. {path}/a.cls") == 1
 
@@ -496,13 +499,13 @@ def test_shards_in_an_object_store(store, tmp_path, clip, pattern, monkeypatch):
 def test_an_index_of_objects_is_made_once_and_anew_for_another(store, tmp_path, clip, monkeypatch):
     path = stored(store, tmp_path, clip, count=1)
     assert len(TarShards(path=path, shape=SHAPE)) == 2
-    tar_shards._index.cache_clear()
+    tar_index.read_index.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(tar_shards, "_members", None)  # a second look does not read the shard
+        patch.setattr(tar_index, "_members", None)  # a second look does not read the shard
         assert len(TarShards(path=path, shape=SHAPE)) == 2
     more = write(tmp_path / "b.tar", [("a.mp4", clip(0.0)), ("a.txt", "one")])
     store.put("shards/000.tar", more.read_bytes())
-    tar_shards._index.cache_clear()
+    tar_index.read_index.cache_clear()
     assert len(TarShards(path=path, shape=SHAPE)) == 1
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vidgen.data.source import BadExample
 from vidgen.data.sources import files
-from vidgen.data.sources.files import BadExample, Packed
+from vidgen.data.sources.files import Packed
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import header, pictures
 from vidgen.data.video.files import probe, read_clip

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from timed_videos import number_of, numbers_of, picture, with_matrix, write_timed
 
-from vidgen.data.sources.files import BadExample
+from vidgen.data.source import BadExample
 from vidgen.data.video import decode
 from vidgen.data.video.decode import VideoReader
 from vidgen.data.video.files import probe, read_clip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidgen.data.sources.files import BadExample
+from vidgen.data.source import BadExample
 from vidgen.data.video.stored_frames import clip_of_frames, frame_of
 from vidgen.types import VideoShape
 

@@ -1,6 +1,6 @@
 """The page of a report: well-formed, self-contained, escaped, and with the clips in it.
 
-Tests of vidgen/evals/report/plots.py, vidgen/evals/report/style.py too.
+Tests of vidgen/evals/report/plots.py too.
 """
 
 import base64

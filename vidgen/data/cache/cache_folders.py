@@ -1,17 +1,28 @@
-"""Folders that `vidgen encode` fills: what they say of themselves, here or in an object store.
+"""The folders that `vidgen encode` fills, here or in an object store (vidgen/paths.py).
 
-A folder is begun with a manifest, and gone on with only by what would begin it alike.
+    FOLDER/manifest.json                  what the folder holds; parts, records of a shard
+           part_00003.json                part 3 is finished; a summary of it
+           NAME-00003-000012.array_record the records of shard 12 of part 3
+           NAME-00003-000012.npy          their keys, for records that are found by a key
+
+Each of the processes that encode writes a part of its own, shard by shard. A shard gets its name
+when it is complete, so one that was being written when a process was killed is written again. A
+folder is begun with a manifest, and resumed only by a run with the same manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
-from collections.abc import Callable, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from vidgen import paths
+from vidgen.data.sources.array_records import SUFFIX, read_all, read_record, write_records
 
 MANIFEST = "manifest.json"
 
@@ -19,7 +30,7 @@ M = TypeVar("M", bound="CacheManifest")
 
 
 class CacheError(ValueError):
-    """A cache is not finished, not whole, or not what it is to stand for."""
+    """A cache is unfinished, incomplete, or holds something else than is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +38,9 @@ class CacheManifest:
     """What a cache holds; a kind of cache adds fields.
 
     Attributes:
-      parts: processes that write, or wrote, it.
+      parts: how many processes write, or wrote, the cache.
       shard_size: records of a full shard.
-      version: of the kind's files.
+      version: of the layout of the files.
     """
 
     holds: ClassVar[str]  # "captions", for messages
@@ -40,46 +51,136 @@ class CacheManifest:
 
     @classmethod
     def read(cls: type[M], folder: str | os.PathLike) -> M:
-        """That of a folder.
+        """Read the manifest of a folder.
 
         Raises:
-          CacheError: there is none, or one of another version or kind.
+          CacheError: the folder has none, or one of another version or kind.
         """
         path = path_in(folder, MANIFEST)
         if not paths.is_file(path):
             raise CacheError(f"{folder} is no cache of {cls.holds}: there is no {MANIFEST} in it.")
-        found = json.loads(paths.read(path))
-        if found.get("version") != cls.version:
-            raise CacheError(
-                f"{path} is of version {found.get('version')}, this vidgen reads {cls.version}; "
-                f"encode the {cls.holds} again."
-            )
-        if set(found) != {field.name for field in dataclasses.fields(cls)}:
-            raise CacheError(f"{folder} is a cache of something else than {cls.holds}.")
         values: dict[str, Any] = {  # JSON has lists, not tuples
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in found.items()
+            for name, value in json.loads(paths.read(path)).items()
         }
+        if values.get("version") != cls.version:
+            raise CacheError(
+                f"{path} is of version {values.get('version')}, this vidgen reads {cls.version}; "
+                f"encode the {cls.holds} again."
+            )
+        if set(values) != {field.name for field in dataclasses.fields(cls)}:
+            raise CacheError(f"{folder} is a cache of something else than {cls.holds}.")
         return cls(**values)
 
     def agree(self, folder: str | os.PathLike) -> None:
-        """Writes it to a folder, or checks that the one there is the same.
+        """Write the manifest to a new folder, or check that the folder has the same.
 
         Raises:
-          CacheError: it is another; the message names what differs.
+          CacheError: the folder has another; the message names the first field that differs.
         """
         path = path_in(folder, MANIFEST)
         if not paths.is_file(path):
             paths.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode())
             return
-        other = type(self).read(folder)
-        for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
-            if here != there:
+        stored = dataclasses.asdict(type(self).read(folder))
+        for name, value in dataclasses.asdict(self).items():
+            if value != stored[name]:
                 raise CacheError(
-                    f"{folder} was begun with {field.name} {there!r}, not {here!r}; name another "
+                    f"{folder} was begun with {name} {stored[name]!r}, not {value!r}; name another "
                     "folder."
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheShards:
+    """The shards in the folder of a cache; a kind of cache says what their records are."""
+
+    name: ClassVar[str]  # what the names of shards begin with
+    keyed: ClassVar[bool] = False  # whether a table of keys lies beside the records of a shard
+
+    folder: str | os.PathLike
+
+    def path(self, part: int, number: int) -> str:
+        """The file of the records of a shard."""
+        return path_in(self.folder, f"{self.name}-{part:05}-{number:06}{SUFFIX}")
+
+    def list_names(self) -> set[str]:
+        """List the names of all files in the folder."""
+        return paths.names_in(paths.expanded(self.folder))
+
+    def count(self, part: int, names: Set[str] | None = None) -> int:
+        """Count the complete shards 0, 1, ... of a part up to the first that is missing.
+
+        Args:
+          part: number of the part.
+          names: what is in the folder, where the caller has listed it.
+        """
+        names, number = self.list_names() if names is None else names, 0
+        while self._files(part, number) <= names:
+            number += 1
+        return number
+
+    def write(
+        self, part: int, number: int, records: Iterable[bytes], keys: Sequence[bytes] = ()
+    ) -> None:
+        """Write one complete shard.
+
+        Args:
+          part: number of the part.
+          number: of the shard in its part.
+          records: the records.
+          keys: one for each record, all equally long, where the cache is `keyed`.
+        """
+        path = self.path(part, number)
+        write_records(path, records)
+        if self.keyed:  # last, because it says that the shard is complete
+            file = io.BytesIO()
+            np.save(file, np.frombuffer(b"".join(keys), np.dtype((np.void, len(keys[0])))))
+            paths.write(path.removesuffix(SUFFIX) + ".npy", file.getvalue())
+
+    def read(self, part: int, number: int, row: int) -> bytes:
+        """Read one record.
+
+        Raises:
+          RecordsError: it is damaged, or not there.
+        """
+        return read_record(self.path(part, number), row)
+
+    def read_all(self, part: int) -> Iterator[bytes]:
+        """Read all records of a part, in order."""
+        for number in range(self.count(part)):
+            yield from read_all(self.path(part, number))
+
+    def keys(self, part: int, number: int) -> np.ndarray:
+        """Read the keys of a shard, as an array of bytes."""
+        path = self.path(part, number).removesuffix(SUFFIX) + ".npy"
+        return np.load(io.BytesIO(paths.read(path)))
+
+    def finish(self, part: int, summary: dict[str, Any]) -> None:
+        """Mark a part as finished."""
+        paths.write(path_in(self.folder, _done(part)), json.dumps(summary).encode())
+
+    def check_finished(self, shards: Iterable[int | None]) -> None:
+        """Check that all parts are finished.
+
+        Args:
+          shards: how many shards each part has; None where that is not known.
+
+        Raises:
+          CacheError: a file is missing; the message names it.
+        """
+        names = self.list_names()
+        for part, count in enumerate(shards):
+            wanted = {_done(part)}.union(*(self._files(part, n) for n in range(count or 0)))
+            if missing := sorted(wanted - names):
+                raise CacheError(
+                    f"{self.folder} is not finished: {missing[0]} is missing; run the same vidgen "
+                    "encode again, it resumes."
+                )
+
+    def _files(self, part: int, number: int) -> set[str]:
+        stem = f"{self.name}-{part:05}-{number:06}"
+        return {f"{stem}{SUFFIX}", f"{stem}.npy"} if self.keyed else {f"{stem}{SUFFIX}"}
 
 
 def path_in(folder: str | os.PathLike, name: str) -> str:
@@ -87,14 +188,5 @@ def path_in(folder: str | os.PathLike, name: str) -> str:
     return paths.join(paths.expanded(folder), name)
 
 
-def done(part: int) -> str:
-    """The file that says that a part has all its records."""
+def _done(part: int) -> str:
     return f"part_{part:05}.json"
-
-
-def complete_shards(there: Set[str], files: Callable[[int], Set[str]]) -> int:
-    """How many shards, 0, 1, ... without a gap, have all their files among the names `there`."""
-    count = 0
-    while files(count) <= there:
-        count += 1
-    return count

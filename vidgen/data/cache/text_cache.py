@@ -1,16 +1,16 @@
 """Encoded captions on disk: written once, read while training in the place of an encoder.
 
-    FOLDER/manifest.json                  encoder (with its weights), length, dim, dtype, parts
-           part_00003.json                a finished part: captions, fingerprint of them
-           text-00003-000012.array_record encoded captions, a record each
-           text-00003-000012.npy          SHA-256[:16] of each caption, in the same order
+    text-00003-000012.array_record    encoded captions (data/cache/cache_folders.py)
+    text-00003-000012.npy             SHA-256[:16] of each caption, in the same order
+    part_00003.json                   how many captions part 3 has, and a fingerprint of them
+
+    record    n as uint16, the places of the n real tokens as uint16, their n states of width d
 
 A caption belongs to part (hash mod parts), so no two processes encode the same one, whatever source
-it comes from. A shard gets its name when it is complete: one that was being written when a process
-was killed is written again, and a caption is never there twice. Records hold the real tokens only.
+it comes from. The table is by caption and no copy of the data set, so one table serves every
+source, mixture and stage; the encoder behind it takes whatever is not in the table.
 
-The folder may be in an object store (vidgen/paths.py). Records are read from files of this machine:
-a shard is copied to ~/.cache/vidgen/copies at its first use, which takes as much room there.
+Of a folder in an object store, a shard is copied to ~/.cache/vidgen/copies at its first use.
 """
 
 from __future__ import annotations
@@ -18,25 +18,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
-from vidgen import paths
-from vidgen.data.cache.cache_folders import (
-    CacheError,
-    CacheManifest,
-    complete_shards,
-    done,
-    path_in,
-)
-from vidgen.data.sources.array_records import read_record, write_records
+from vidgen.data.cache.cache_folders import CacheError, CacheManifest, CacheShards
 from vidgen.types import TextEmbedding, TextEncoder
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -50,10 +39,10 @@ class TextCacheManifest(CacheManifest):
     """What a cache of captions holds.
 
     Attributes:
-      encoder: its name, which tells its weights.
-      length: tokens that captions were cut to.
-      dim: width of a token.
-      dtype: of the stored states.
+      encoder: the name of the encoder, which identifies its weights.
+      length: how many tokens captions were cut to.
+      dim: the width of a token state.
+      dtype: of the stored states, one of `DTYPES`.
     """
 
     holds = "captions"
@@ -65,14 +54,14 @@ class TextCacheManifest(CacheManifest):
 
 
 def key_of(caption: str) -> bytes:
-    """What a caption is found by."""
+    """The key that a caption is found by."""
     return hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()[:_HASH]
 
 
 def own_captions(
     captions: Iterable[str], part: int, parts: int, done: Iterable[bytes] = ()
 ) -> Iterator[str]:
-    """The captions of one part but those `done`, each once, in the order in which they come."""
+    """The captions of one part except those `done`, each once, in the order in which they come."""
     seen = set(done)
     for caption in captions:
         key = key_of(caption)
@@ -81,32 +70,40 @@ def own_captions(
             yield caption
 
 
-def written(folder: str | os.PathLike, part: int) -> int:
-    """How many complete shards a part has: 0, 1, ... without a gap."""
-    return _complete(paths.names_in(paths.expanded(folder)), part)
+@dataclasses.dataclass(frozen=True)
+class TextShards(CacheShards):
+    """The shards of encoded captions in a folder."""
 
+    name = "text"
+    keyed = True
 
-def _complete(names: Set[str], part: int) -> int:
-    """The same, of the names in the folder."""
-    return complete_shards(names, lambda number: set(_shard(part, number)))
+    def add(
+        self, part: int, number: int, captions: Sequence[str], text: TextEmbedding, *, dtype: str
+    ) -> None:
+        """Write one complete shard.
 
+        Args:
+          part: number of the part.
+          number: of the shard in its part.
+          captions: b captions.
+          text: their states "b s d" and mask "b s".
+          dtype: one of `DTYPES`, to store the states in.
+        """
+        rows = zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True)
+        self.write(part, number, (_packed(*row, dtype) for row in rows), [*map(key_of, captions)])
 
-def write_shard(
-    folder: str | os.PathLike,
-    part: int,
-    number: int,
-    captions: Sequence[str],
-    text: TextEmbedding,
-    *,
-    dtype: str,
-) -> None:
-    """Writes one complete shard."""
-    records, keys = (path_in(folder, name) for name in _shard(part, number))
-    rows = zip(np.asarray(text.tokens), np.asarray(text.mask), strict=True)
-    write_records(records, (_packed(tokens, mask, dtype) for tokens, mask in rows))
-    table = io.BytesIO()
-    np.save(table, np.frombuffer(b"".join(map(key_of, captions)), np.dtype((np.void, _HASH))))
-    paths.write(keys, table.getvalue())  # last: it says that the shard is complete
+    def keys_of(self, part: int) -> Iterator[bytes]:
+        """The keys of all captions in the complete shards of a part."""
+        for number in range(self.count(part)):
+            yield from (bytes(key) for key in self.keys(part, number))
+
+    def finish_part(self, part: int) -> int:
+        """Mark a part as finished, and count its captions."""
+        count, mark = 0, 0
+        for key in self.keys_of(part):
+            count, mark = count + 1, mark ^ int.from_bytes(key, "little")
+        self.finish(part, {"captions": count, "fingerprint": f"{mark:032x}"})
+        return count
 
 
 def _packed(tokens: np.ndarray, mask: np.ndarray, dtype: str) -> bytes:
@@ -115,43 +112,17 @@ def _packed(tokens: np.ndarray, mask: np.ndarray, dtype: str) -> bytes:
     return np.uint16(len(where)).tobytes() + where.tobytes() + states.tobytes()
 
 
-def finish_part(folder: str | os.PathLike, part: int) -> int:
-    """Says that a part has all its captions, and returns how many these are."""
-    count, mark = 0, 0
-    for key in keys_of(folder, part):
-        count, mark = count + 1, mark ^ int.from_bytes(key, "little")
-    found = {"captions": count, "fingerprint": f"{mark:032x}"}
-    paths.write(path_in(folder, done(part)), json.dumps(found).encode())
-    return count
-
-
-def keys_of(folder: str | os.PathLike, part: int) -> Iterator[bytes]:
-    """The keys in all complete shards of a part."""
-    for number in range(written(folder, part)):
-        yield from (bytes(key) for key in _keys(folder, _shard(part, number)[1]))
-
-
-def _keys(folder: str | os.PathLike, name: str) -> np.ndarray:
-    return np.load(io.BytesIO(paths.read(path_in(folder, name))))
-
-
-def _shard(part: int, number: int) -> tuple[str, str]:
-    """Names of the (records, keys) of a shard."""
-    stem = f"text-{part:05}-{number:06}"
-    return f"{stem}.array_record", f"{stem}.npy"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodedText:
-    """A text encoder that looks captions up, and encodes only what is not there.
+    """A text encoder that looks captions up, and encodes only those that it does not find.
 
     Attributes:
       path: the folder that `vidgen encode` wrote.
-      encoder: the one that it stands for, for prompts that are no captions (samples, generating);
-        it need not have its weights until then.
+      encoder: the encoder that wrote the table. It encodes prompts that are no captions of the data
+        (samples, generation), and needs its weights only then.
 
     Raises:
-      CacheError: the cache is not finished, or is of another encoder.
+      CacheError: the cache is not finished, or was written by another encoder.
     """
 
     path: str
@@ -169,13 +140,7 @@ class EncodedText:
                 f"the captions in {self.path} were encoded by {manifest.encoder} ({theirs}); this "
                 f"run has {name} ({mine}). Use that encoder, or another cache."
             )
-        there = paths.names_in(paths.expanded(self.path))
-        missing = [part for part in range(manifest.parts) if done(part) not in there]
-        if missing:
-            raise CacheError(
-                f"{self.path} is not finished: part {missing[0]} of {manifest.parts} is missing; "
-                "run the same vidgen encode again, it goes on."
-            )
+        TextShards(self.path).check_finished([None] * manifest.parts)
 
     @functools.cached_property
     def _manifest(self) -> TextCacheManifest:
@@ -183,21 +148,21 @@ class EncodedText:
 
     @property
     def name(self) -> str:
-        """That of the encoder."""
+        """The name of the encoder, which identifies its weights."""
         return self._manifest.encoder
 
     @property
     def dim(self) -> int:
-        """Width of a token state."""
+        """The width d of a token state."""
         return self._manifest.dim
 
     @property
     def length(self) -> int:
-        """Tokens of a caption."""
+        """The number s of tokens of a caption."""
         return self._manifest.length
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """numpy float32 states [b s d], zero where the mask [b s] is False."""
+        """Encode prompts as numpy float32 states "b s d", zero where the mask "b s" is False."""
         shape = (len(prompts), self.length)
         tokens, mask = np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool)
         places = [self._place(caption) for caption in prompts]
@@ -213,36 +178,39 @@ class EncodedText:
         return TextEmbedding(tokens=cast(Any, tokens), mask=cast(Any, mask))
 
     @functools.cached_property
-    def _index(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """All keys in order, (shard, record) of each, and the shards."""
-        keys, places, shards = [], [], []
-        there = paths.names_in(paths.expanded(self.path))
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """All keys in order, and (part, shard, record) of each."""
+        shards, keys, places = TextShards(self.path), [], []
+        names = shards.list_names()
         for part in range(self._manifest.parts):
-            for number in range(_complete(there, part)):
-                records, table = _shard(part, number)
-                found = _keys(self.path, table)
-                keys.append(found.view(f"S{_HASH}").reshape(-1))
-                place = np.stack([np.full(len(found), len(shards)), np.arange(len(found))], 1)
-                places.append(place.astype(np.int32))
-                shards.append(path_in(self.path, records))
+            for number in range(shards.count(part, names)):
+                table = shards.keys(part, number).view(f"S{_HASH}").reshape(-1)
+                keys.append(table)
+                rows = np.arange(len(table), dtype=np.int32)
+                places.append(
+                    np.stack([np.full_like(rows, part), np.full_like(rows, number), rows], 1)
+                )
         if not keys:
-            return np.zeros(0, f"S{_HASH}"), np.zeros((0, 2), np.int32), []
+            return np.zeros(0, f"S{_HASH}"), np.zeros((0, 3), np.int32)
         flat = np.concatenate(keys)
         order = np.argsort(flat, kind="stable")
-        return flat[order], np.concatenate(places)[order], shards
+        return flat[order], np.concatenate(places)[order]
 
-    def _place(self, caption: str) -> tuple[int, int] | None:
-        """(shard, record) of a caption; None where it is not there."""
-        keys, places, _ = self._index
+    def _place(self, caption: str) -> tuple[int, int, int] | None:
+        """(part, shard, record) of a caption, or None if the table does not have it."""
+        keys, places = self._index
         key = np.frombuffer(key_of(caption), f"S{_HASH}")[0]
         at = int(np.searchsorted(keys, key))
         if at == len(keys) or keys[at] != key:
             return None
-        return int(places[at, 0]), int(places[at, 1])
+        part, shard, record = places[at].tolist()
+        return part, shard, record
 
-    def _read(self, shard: int, record: int) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
+    def _read(
+        self, part: int, shard: int, record: int
+    ) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
         """The places of the real tokens of a caption, and their states."""
-        data = read_record(self._index[2][shard], record)
+        data = TextShards(self.path).read(part, shard, record)
         count = int(np.frombuffer(data[:2], np.uint16)[0])
         where = np.frombuffer(data[2 : 2 + 2 * count], np.uint16).astype(np.int64)
         states = np.frombuffer(data[2 + 2 * count :], DTYPES[self._manifest.dtype])

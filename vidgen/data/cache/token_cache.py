@@ -1,15 +1,11 @@
 """Video tokens on disk: made once by `vidgen encode`, read while training in the place of videos.
 
-    FOLDER/manifest.json                    tokenizer (with its weights), clip, grid, examples
-           part_00003.json                  a finished part: examples, bad ones, fingerprint
-           tokens-00003-000012.array_record a record for each example of a shard
+    tokens-00003-000012.array_record    a record for each example (data/cache/cache_folders.py)
+    part_00003.json                     examples of part 3, bad ones, a fingerprint
 
 Example i of a source, cut for the d-th time, is number n = d len(source) + i; it belongs to part
-n mod parts. A record is found by its number alone, so there is no index. A shard gets its name
-when it is complete: one that was being written when a process was killed is written again, and no
-example is lost or there twice. An example that cannot be used keeps its place, with the reason.
-
-The folder may be in an object store (vidgen/paths.py).
+n mod parts. A record is found by its number alone, so there is no index. An example that cannot be
+used keeps its place, with the reason.
 """
 
 from __future__ import annotations
@@ -18,8 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -27,17 +21,10 @@ import msgpack
 import numpy as np
 from jaxtyping import Int
 
-from vidgen import paths
-from vidgen.data.cache.cache_folders import (
-    CacheError,
-    CacheManifest,
-    complete_shards,
-    done,
-    path_in,
-)
-from vidgen.data.sources.array_records import RecordsError, read_all, read_record, write_records
+from vidgen.data.cache.cache_folders import CacheError, CacheManifest, CacheShards
+from vidgen.data.source import BadExample, Source, TokenExample
+from vidgen.data.sources.array_records import RecordsError
 from vidgen.data.sources.caption_text import drawn
-from vidgen.data.sources.folder import BadExample, TokenExample
 from vidgen.types import VideoShape
 
 
@@ -46,13 +33,13 @@ class TokenCacheManifest(CacheManifest):
     """What a cache of tokens holds.
 
     Attributes:
-      tokenizer: identity of the network and its weights.
-      codes: size of its codebook; tokens are below it.
-      grid: tokens of a clip, (time, rows, columns).
-      clip: of the videos: frames, height, width, channels, fps.
-      examples: of the source.
-      draws: how often each of them was cut.
-      seed: of the cuts.
+      tokenizer: fingerprint of the weights of the tokenizer.
+      codes: size of its codebook; tokens are smaller.
+      grid: the tokens of a clip, (time, rows, columns).
+      clip: the shape of the videos: frames, height, width, channels, fps.
+      examples: how many the source has.
+      draws: how many clips were cut from each example.
+      seed: of the random places of the clips.
     """
 
     holds = "tokens"
@@ -67,39 +54,48 @@ class TokenCacheManifest(CacheManifest):
 
     @property
     def numbers(self) -> int:
-        """Records of all parts."""
+        """How many records all parts have."""
         return self.examples * self.draws
 
     def of_part(self, part: int) -> range:
-        """The numbers of a part, in order."""
+        """The numbers of the examples of a part, in order."""
         return range(part, self.numbers, self.parts)
 
     def shards(self, part: int) -> int:
-        """How many shards a part has."""
+        """How many shards a part has when it is finished."""
         return -(-len(self.of_part(part)) // self.shard_size)
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a stored token."""
+        """The type of a stored token."""
         return np.dtype("<u2" if self.codes <= 1 << 16 else "<u4")
 
 
-def written(folder: str | os.PathLike, part: int) -> int:
-    """How many complete shards a part has: 0, 1, ... without a gap."""
-    there = paths.names_in(paths.expanded(folder))
-    return complete_shards(there, lambda number: {_shard(part, number)})
+@dataclasses.dataclass(frozen=True)
+class TokenShards(CacheShards):
+    """The shards of tokens in a folder."""
 
+    name = "tokens"
 
-def write_shard(
-    folder: str | os.PathLike,
-    part: int,
-    number: int,
-    examples: Sequence[TokenExample | BadExample],
-    dtype: np.dtype,
-) -> None:
-    """Writes one complete shard."""
-    records = (_packed(example, dtype) for example in examples)
-    write_records(path_in(folder, _shard(part, number)), records)
+    def add(
+        self,
+        part: int,
+        number: int,
+        examples: Sequence[TokenExample | BadExample],
+        dtype: np.dtype,
+    ) -> None:
+        """Write one complete shard: shard `number` of a part, its tokens stored as `dtype`."""
+        self.write(part, number, (_packed(example, dtype) for example in examples))
+
+    def finish_part(self, part: int) -> dict[str, Any]:
+        """Mark a part as finished, and return its summary: examples, bad, fingerprint."""
+        count, bad, digest = 0, 0, hashlib.sha256()
+        for record in self.read_all(part):
+            count, bad = count + 1, bad + ("reason" in _unpacked(record))
+            digest.update(record)
+        summary = {"examples": count, "bad": bad, "fingerprint": digest.hexdigest()[:32]}
+        self.finish(part, summary)
+        return summary
 
 
 def _packed(example: TokenExample | BadExample, dtype: np.dtype) -> bytes:
@@ -114,38 +110,22 @@ def _packed(example: TokenExample | BadExample, dtype: np.dtype) -> bytes:
     return cast(bytes, msgpack.packb(record, unicode_errors="surrogatepass"))
 
 
-def finish_part(folder: str | os.PathLike, part: int) -> dict[str, Any]:
-    """Says that a part has all its examples; returns what it holds: examples, bad, fingerprint."""
-    count, bad, digest = 0, 0, hashlib.sha256()
-    for number in range(written(folder, part)):
-        for record in read_all(path_in(folder, _shard(part, number))):
-            count, bad = count + 1, bad + ("reason" in _unpacked(record))
-            digest.update(record)
-    found = {"examples": count, "bad": bad, "fingerprint": digest.hexdigest()[:32]}
-    paths.write(path_in(folder, done(part)), json.dumps(found).encode())
-    return found
-
-
-def _shard(part: int, number: int) -> str:
-    return f"tokens-{part:05}-{number:06}.array_record"
-
-
 def _unpacked(record: bytes) -> dict[str, Any]:
     return msgpack.unpackb(record, unicode_errors="surrogatepass")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenCache:
-    """The tokens of a folder, as a source.
+class TokenCache(Source):
+    """The tokens in a folder, as a source.
 
     Attributes:
       path: the folder that `vidgen encode` wrote.
-      shape: the clip that the model is for; that of the cache must be equal.
-      tokenizer: identity of the tokenizer that the model has (`runs.trained.fingerprint`); ""
-        takes tokens of any.
+      shape: the clip that the model is for; the cache must have the same.
+      tokenizer: fingerprint of the tokenizer that the model has (`train.frozen.fingerprint`); ""
+        takes the tokens of any.
 
     Raises:
-      CacheError: the cache is not finished, or of another tokenizer or clip.
+      CacheError: the cache is not finished, or is of another tokenizer or clip.
     """
 
     path: str
@@ -164,15 +144,7 @@ class TokenCache:
                 f"the tokens in {self.path} are of clips {manifest.clip}; this run has "
                 f"{clip_of(self.shape)} (frames, height, width, channels, fps). Encode again."
             )
-        there = paths.names_in(paths.expanded(self.path))
-        for part in range(manifest.parts):
-            wanted = [done(part), *(_shard(part, n) for n in range(manifest.shards(part)))]
-            missing = next((name for name in wanted if name not in there), None)
-            if missing is not None:
-                raise CacheError(
-                    f"{self.path} is not finished: {missing} is missing; run the same vidgen "
-                    "encode again, it goes on."
-                )
+        TokenShards(self.path).check_finished(map(manifest.shards, range(manifest.parts)))
 
     @functools.cached_property
     def _manifest(self) -> TokenCacheManifest:
@@ -183,19 +155,19 @@ class TokenCache:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """The tokens of a clip."""
+        """The tokens of a clip: (time, rows, columns)."""
         return self._manifest.grid
 
     def captions(self) -> Iterator[str]:
-        """Those of all usable examples."""
+        """List the captions of all examples that can be used."""
         for index in range(len(self)):
-            with contextlib.suppress(BadExample):  # `load` will tell of it
+            with contextlib.suppress(BadExample):  # `load` reports it
                 record = self._record(index)
                 if "caption" in record:
                     yield from record.get("captions") or (record["caption"],)
 
     def load(self, index: int, rng: np.random.Generator) -> TokenExample:
-        """Example `index`, with one of its captions.
+        """Read example `index`, with one of its captions.
 
         Raises:
           BadExample: its video could not be used.
@@ -204,7 +176,7 @@ class TokenCache:
         if "reason" in record:
             raise BadExample(record["path"], record["reason"])
         tokens: Int[np.ndarray, "n"] = np.frombuffer(record["tokens"], self._manifest.dtype)
-        captions = tuple(record.get("captions", ()))  # absent where there is one
+        captions = tuple(record.get("captions", ()))  # absent if there is only one
         return TokenExample(
             tokens=tokens.reshape(self.grid).astype(np.int32),
             caption=drawn(captions or (record["caption"],), rng),
@@ -215,14 +187,15 @@ class TokenCache:
     def _record(self, index: int) -> dict[str, Any]:
         place, part = divmod(index, self._manifest.parts)
         number, record = divmod(place, self._manifest.shard_size)
-        shard = path_in(self.path, _shard(part, number))
+        shards = TokenShards(self.path)
         try:
-            return _unpacked(read_record(shard, record))
+            return _unpacked(shards.read(part, number, record))
         except RecordsError as error:
+            shard = shards.path(part, number)
             reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
             raise BadExample(f"{shard}[{record}]", reason) from error
 
 
 def clip_of(shape: VideoShape) -> tuple[int | float, ...]:
-    """What a manifest says of a clip: frames, height, width, channels, fps."""
+    """Describe a clip as a manifest does: frames, height, width, channels, fps."""
     return (*shape.thwc, shape.fps)

@@ -28,13 +28,13 @@ _OPEN = 256  # files that a process keeps open at most
 
 
 class RecordsError(ValueError):
-    """A file of records that is missing, cut or damaged, told in one sentence."""
+    """A file of records is missing, cut or damaged; the message is one sentence."""
 
 
 def write_records(
     path: str | os.PathLike, records: Iterable[bytes], *, compressed: bool = True
 ) -> int:
-    """Writes a file of records, and returns how many they are.
+    """Write a file of records, and return how many it has.
 
     Args:
       path: of the file, which is replaced.
@@ -56,7 +56,7 @@ def write_records(
 
 @contextlib.contextmanager
 def _partial(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Where a file is written before it is whole: beside it, or on this machine."""
+    """Give the file to write before it is whole: beside the target, or on this machine."""
     if paths.is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             yield pathlib.Path(folder, "records.partial")
@@ -73,20 +73,20 @@ def _write(writer: Any, records: Iterable[bytes], path: str | os.PathLike) -> in
     count = 0
     try:
         for record in records:
-            with _told_where(path):
+            with _errors_naming(path):
                 writer.write(record)
             count += 1
     except BaseException:
         with contextlib.suppress(RuntimeError):
             writer.close()
         raise
-    with _told_where(path):
+    with _errors_naming(path):
         writer.close()
     return count
 
 
 @contextlib.contextmanager
-def _told_where(path: str | os.PathLike) -> Iterator[None]:
+def _errors_naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -94,7 +94,7 @@ def _told_where(path: str | os.PathLike) -> Iterator[None]:
 
 
 def read_all(path: str | os.PathLike) -> Sequence[bytes]:
-    """All records of a file, in order.
+    """Read all records of a file, in order.
 
     Raises:
       RecordsError: the file is damaged, or not there.
@@ -106,7 +106,7 @@ def read_all(path: str | os.PathLike) -> Sequence[bytes]:
 
 
 def count_records(path: str | os.PathLike) -> int:
-    """How many records a file has.
+    """Count the records of a file.
 
     Raises:
       RecordsError: there is no such file, it is cut, or it is of another kind.
@@ -115,7 +115,7 @@ def count_records(path: str | os.PathLike) -> int:
 
 
 def read_record(path: str | os.PathLike, number: int) -> bytes:
-    """Record `number` of a file, from 0.
+    """Read record `number` of a file, from 0.
 
     Raises:
       RecordsError: the file or the record is damaged, or not there.
@@ -135,7 +135,7 @@ def _opened(path: str) -> Any:
 
 @functools.lru_cache(maxsize=_OPEN)
 def _reader(path: str, version: tuple[str, ...]) -> Any:
-    """The reader of one version of a file."""
+    """Open one version of a file, or return the reader that is open."""
     # The reader takes a missing file, and most that are no ArrayRecord, for one without records.
     if not paths.is_file(path):
         raise RecordsError(f"there is no file of records {path}.")

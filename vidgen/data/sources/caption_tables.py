@@ -1,6 +1,7 @@
 """Tables of captions, read row by row: .csv and .jsonl, in which a mistake is refused by its line.
 
-A table with a mistake may mean any number of other rows than it says: an unquoted comma cuts a
+A bad caption text beside a clip costs one clip, and is skipped and counted. A table with a mistake
+may mean any number of other rows than it says: an unquoted comma cuts a
 caption, a quotation mark that is not closed takes in the rows below it. Neither shows in the row
 alone, so the number of fields must be that of the header, text after a closing quotation mark is an
 error, and no field may hold what looks like another row.
@@ -19,7 +20,7 @@ from vidgen.data.sources.caption_text import parsed
 
 
 class CaptionRow(NamedTuple):
-    """What a table says.
+    """One row of a table of captions.
 
     Attributes:
       line: of the file, from 1, in which the row begins.
@@ -35,7 +36,7 @@ class CaptionRow(NamedTuple):
 def csv_rows(
     table: str, name_column: str, is_name: Callable[[str], bool] = lambda text: False
 ) -> Iterator[CaptionRow]:
-    """The rows of a .csv whose header names `name_column` and "caption", but for empty ones.
+    """Read the rows of a .csv whose header has `name_column` and "caption", but for empty rows.
 
     Args:
       table: the file.
@@ -75,7 +76,7 @@ def csv_rows(
 
 
 def _next(table: str, rows: Any) -> list[str] | None:
-    """The next row, or None after the last."""
+    """Read the next row, or None after the last."""
     line = rows.line_num + 1
     try:
         return next(rows, None)
@@ -97,7 +98,7 @@ def _wrong_header(table: str, name_column: str, names: Sequence[str]) -> str:
 
 
 def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]) -> str:
-    """What another row is about that lies in a field of several lines; "" where there is none."""
+    """The name in another row that a field of several lines contains; "" if there is none."""
     for cell in row:
         lines = cell.splitlines()
         for line in lines if len(lines) > 1 else ():
@@ -111,7 +112,7 @@ def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]
 
 
 def jsonl_rows(table: str) -> Iterator[CaptionRow]:
-    """The rows of a .jsonl with "file" and "caption"; its captions may be any value of JSON.
+    """Read the rows of a .jsonl with "file" and "caption"; captions may be any JSON value.
 
     Raises:
       ValueError: a line is not as it should be; the message has its number.

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def clean(text: str) -> str:
-    """A caption in one line, cut to 10,000 characters; half of a UTF-16 pair becomes U+FFFD."""
+    """Put a caption into one line of at most 10,000 characters; half a UTF-16 pair is U+FFFD."""
     if len(text) > LIMIT:
         _warn_cut()
         text = text[:LIMIT]
@@ -44,7 +44,7 @@ def _warn_cut() -> None:
 
 
 def decoded(data: bytes) -> str:
-    """The text of bytes in UTF-8, of which only the beginning may have been read.
+    """Decode UTF-8 of which only the beginning may have been read.
 
     Raises:
       UnicodeDecodeError: it is none.
@@ -54,12 +54,12 @@ def decoded(data: bytes) -> str:
 
 
 def unique(texts: Sequence[str]) -> tuple[str, ...]:
-    """Captions as they are kept: in one line, each once, in their order, none blank."""
+    """Clean captions, and drop blank and repeated ones; the order stays."""
     return tuple(dict.fromkeys(text for text in map(clean, texts) if text))
 
 
 def captions_in(value: object) -> tuple[str, ...]:
-    """The captions that a value of JSON means: of a text one, of a list all, of null none.
+    """The captions in a JSON value: a text is one, a list has several, null is none.
 
     Raises:
       ValueError: it is no text and no list of texts; the message is a clause on what it is.
@@ -76,7 +76,7 @@ def captions_in(value: object) -> tuple[str, ...]:
 
 
 def _kind(value: object) -> str:
-    """What a value of JSON that is no text is called."""
+    """Name a JSON value that is no text, for a message."""
     if value is None:
         return "null"
     if isinstance(value, dict):
@@ -87,7 +87,7 @@ def _kind(value: object) -> str:
 
 
 def parsed(text: str | bytes) -> Any:
-    """JSON, in which no object says one thing twice.
+    """Parse JSON in which no object has a key twice.
 
     Raises:
       ValueError: it is none; the message is a clause.
@@ -101,16 +101,16 @@ def parsed(text: str | bytes) -> Any:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # Python keeps the last one without a word
+    value = dict(pairs)
+    if len(value) < len(pairs):  # Python silently keeps the last one
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"its JSON has {twice!r} twice in one object")
-    return found
+    return value
 
 
 def drawn(captions: Sequence[str], rng: np.random.Generator) -> str:
-    """One of a clip's captions, each as likely; "" of none. A single one takes nothing of `rng`."""
+    """Draw one of a clip's captions, or "" if it has none; a single one uses no randomness."""
     if len(captions) < 2:
         return captions[0] if captions else ""
     return captions[int(rng.integers(len(captions)))]

@@ -7,7 +7,7 @@
 
 Several rows for one file, or a list in JSON, are several captions of it
 (data/sources/caption_text.py). Rows are matched as in data/sources/file_names.py; those that match
-no file are counted and told of, as are files that are neither read nor captions.
+no file are counted in the log, as are files that are neither read nor captions.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 
 class FolderCaptions(NamedTuple):
-    """What a folder says of its files, all relative to it.
+    """The captions that a folder has for its files; all names are relative to the folder.
 
     Attributes:
-      captions: of each file that has some.
-      unreadable: files that should have a caption, and why it is none.
-      read: the files that captions are read from.
-      notices: what is to be told of tables.
+      captions: the captions of each file that has some.
+      unreadable: files whose caption cannot be read, and why.
+      read: the files that captions were read from.
+      notices: warnings about tables.
     """
 
     captions: dict[str, tuple[str, ...]]
@@ -56,7 +56,7 @@ class FolderCaptions(NamedTuple):
 def captioned_files(
     path: str, suffixes: Sequence[str], kind: str, missing_captions: str
 ) -> tuple[CaptionedFile, ...]:
-    """(file, captions) pairs of the files under a folder, sorted by file.
+    """Find the files under a folder and their captions, as (file, captions) pairs sorted by file.
 
     Args:
       path: the folder, here or in an object store.
@@ -82,7 +82,7 @@ def captioned_files(
 
 
 def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[CaptionedFile]:
-    """(file, captions) pairs as in `captioned_files`, no captions where there are none.
+    """Find files as `captioned_files` does, and keep those that have no caption.
 
     Raises:
       FileNotFoundError: no such folder, or no such file in it.
@@ -94,7 +94,7 @@ def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[Captione
 def _listed(
     path: str, suffixes: Sequence[str], kind: str
 ) -> tuple[list[CaptionedFile], FolderCaptions]:
-    """The pairs, without the files whose caption cannot be read, and what else is there is told."""
+    """The pairs without files whose caption cannot be read; the log names what else is there."""
     if not paths.is_folder(path):
         raise FileNotFoundError(f"the data folder {path} does not exist.")
     files = sorted(paths.files_under(path))
@@ -124,30 +124,30 @@ def _listed(
 
 
 def _is_list(file: str) -> bool:
-    """Whether a file lists the shots of a film (precompute/shots.py)."""
+    """Whether a file lists the shots of a video (precompute/shots.py)."""
     return file.endswith(".shots.json")
 
 
 def by_suffix(files: Sequence[str]) -> str:
-    """Files for a message: how many there are of the most frequent suffixes, and one of them."""
+    """Describe files for a message: counts of the most frequent suffixes, and one file."""
     counts = collections.Counter(suffix(file) or "no suffix" for file in files)
     return ", ".join(f"{n} {what}" for what, n in counts.most_common(5)) + f", e.g. {files[0]}"
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """A warning that is given once: several sources of a run may read one folder."""
+    """Warn once of a thing, although several sources of a run may read one folder."""
     log.warning("%s", text)
 
 
 def warn_passed_over(path: str, files: Sequence[str]) -> None:
-    """Tells, once, of files in a folder that nothing reads."""
+    """Warn once of the files in a folder that nothing reads."""
     if files:
         warn_once(f"{len(files)} files in {path} are passed over: {by_suffix(files)}")
 
 
 def _none(path: str, kind: str, missing: Sequence[str], found: FolderCaptions) -> str:
-    """Why no file can be used."""
+    """Say why no file can be used."""
     count = len(missing) + len(found.unreadable)
     text = f"the data folder {path} holds {count} {kind}s but no caption for any: "
     text += "".join(f"{notice}; " for notice in found.notices)
@@ -169,7 +169,7 @@ def _looked_for(missing: Sequence[str]) -> str:
 
 
 def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> FolderCaptions:
-    """The captions of some files of a folder: the first of clip.txt, clip.json and tables has them.
+    """Find the captions of files: clip.txt comes before clip.json, and that before tables.
 
     Args:
       path: the folder.
@@ -212,7 +212,7 @@ def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> F
 
 
 def _of_json(data: bytes) -> tuple[str, ...]:
-    """The captions that a clip's .json says; it may be about other things."""
+    """The captions in a clip's .json, which may hold other things."""
     if len(data) > JSON_BYTES:
         raise ValueError(f"its .json is longer than {JSON_BYTES >> 20} MB")
     value = parsed(data.decode("utf-8-sig"))
@@ -227,37 +227,37 @@ def _all_text(values: Iterable[object]) -> bool:
 
 
 def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[str, str]:
-    """Of each file that has one, the file of its name and another suffix, which may be in capitals.
+    """The file of the same name with another suffix, in any case, of each file that has one.
 
     Raises:
       ValueError: there are two.
     """
     there = {file for file in files if suffix(file) == ending}
-    found, rest = {}, []
+    beside, rest = {}, []
     for file in wanted if there else ():
         name = posixpath.splitext(file)[0] + ending
         if name in there:
-            found[file] = name
+            beside[file] = name
         else:
             rest.append(file)
     if not rest:
-        return found
+        return beside
     by_stem: dict[str, list[str]] = {}
-    for file in sorted(there - set(found.values())):
+    for file in sorted(there - set(beside.values())):
         by_stem.setdefault(stem(file), []).append(file)
     for file in rest if by_stem else ():
         candidates = by_stem.get(stem(file), ())
         if len(candidates) > 1:
             raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
         if candidates:
-            found[file] = candidates[0]
-    return found
+            beside[file] = candidates[0]
+    return beside
 
 
 def _from_tables(
     path: str, files: Sequence[str], wanted: Sequence[str], found: FolderCaptions
 ) -> dict[str, tuple[str, ...] | str]:
-    """By file the captions that tables say, .jsonl before .csv, or why what they say is none."""
+    """The captions by file in all tables (.jsonl goes before .csv), or why they are none."""
     tables = [file for file in files if posixpath.basename(file).lower() in _TABLES]
     if not tables:
         return {}
@@ -281,7 +281,7 @@ def _from_tables(
 def _rows(
     path: str, table: str, names: FileNames, notices: list[str]
 ) -> Iterator[tuple[str, tuple[str, ...] | str]]:
-    """(file, captions, or why there is none) of the rows of a table that match a file."""
+    """Match the rows of a table to files: (file, its captions or why they are none)."""
     place, beside = paths.join(path, table), posixpath.dirname(table)
     unmatched, total, example = 0, 0, ""
     for row in _TABLES[posixpath.basename(table).lower()](place, names, beside):

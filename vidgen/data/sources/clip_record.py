@@ -17,7 +17,7 @@ from vidgen.data.sources.caption_text import unique
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """One record.
+    """One captioned clip, and the file that it is.
 
     Attributes:
       key: unique within a folder.
@@ -37,11 +37,11 @@ class ClipRecord:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """All of them."""
+        """All captions of the clip, none blank."""
         return unique((self.caption, *self.other_captions))
 
     def pack(self) -> bytes:
-        """The record as bytes."""
+        """Pack the record into bytes."""
         fields = dataclasses.fields(self)
         found = {field.name: getattr(self, field.name) for field in fields}
         if not self.other_captions:
@@ -50,7 +50,7 @@ class ClipRecord:
 
     @classmethod
     def unpack(cls, data: bytes) -> ClipRecord:
-        """The inverse of `pack`; fields that are unknown here are left out.
+        """Unpack what `pack` packed; fields of later versions are left out.
 
         Raises:
           ValueError: it is no such record.

@@ -7,8 +7,9 @@
            rejected.jsonl                       {"file": ..., "reason": ...}: what gave no clips
 
 Records are those of data/sources/clip_record.py. Within a shard the clips that have no caption come
-last, so that they can be left out by counting. `vidgen prepare` writes such a folder; so do
-`write_shard`, for each shard, and then `ShardsManifest.write`.
+last, so that leaving them out is counting, and captions lie beside the shards, so that
+`vidgen encode` reads no video. `vidgen prepare` writes such a folder; so do `write_shard`, for each
+shard, and then `ShardsManifest.write`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidgen import paths
+from vidgen.data.source import BadExample, Example, Source, captioned
 from vidgen.data.sources.array_records import (
     SUFFIX,
     RecordsError,
@@ -36,7 +38,6 @@ from vidgen.data.sources.array_records import (
 from vidgen.data.sources.caption_text import unique
 from vidgen.data.sources.clip_record import ClipRecord
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example, captioned
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
 from vidgen.types import VideoShape
 
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What a manifest says of a shard.
+    """A shard as a manifest describes it.
 
     Attributes:
       file: its name.
@@ -66,7 +67,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardsManifest:
-    """What a folder holds; it is written when all shards are there.
+    """The contents of a folder; it is written when all shards are complete.
 
     Attributes:
       shards: all of them, in order.
@@ -85,7 +86,7 @@ class ShardsManifest:
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> ShardsManifest:
-        """That of a folder.
+        """Read the manifest of a folder.
 
         Raises:
           FileNotFoundError: there is none.
@@ -95,33 +96,33 @@ class ShardsManifest:
         if not paths.is_file(path):
             raise FileNotFoundError(
                 f"{folder} holds no finished records: there is no {MANIFEST} in it; name the "
-                "RECORDS of a vidgen prepare that has ended, or run it again, it goes on."
+                "RECORDS of a vidgen prepare that has ended, or run it again: it resumes."
             )
         try:
-            found = json.loads(paths.read(path))
-            if (version := found.pop("version")) == _VERSION:
-                shards = tuple(Shard(**shard) for shard in found.pop("shards"))
-                return cls(shards=shards, **found)
+            fields = json.loads(paths.read(path))
+            if (version := fields.pop("version")) == _VERSION:
+                shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+                return cls(shards=shards, **fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no manifest of clips ({error}).") from error
         raise ValueError(f"{path} is of version {version}; this vidgen reads {_VERSION}.")
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Writes it, which makes the folder one that can be read."""
-        found = {"version": _VERSION} | dataclasses.asdict(self)
-        text = json.dumps(found, indent=1, ensure_ascii=False)
+        """Write the manifest, after which the folder can be read."""
+        fields = {"version": _VERSION} | dataclasses.asdict(self)
+        text = json.dumps(fields, indent=1, ensure_ascii=False)
         paths.write(paths.join(folder, MANIFEST), text.encode())
 
 
 def shard_name(number: int, shards: int) -> str:
-    """The file of shard `number` of `shards`."""
+    """The name of the file of shard `number` of `shards`."""
     return f"clips-{number:05}-of-{shards:05}{SUFFIX}"
 
 
 def write_shard(
     folder: str | os.PathLike, number: int, shards: int, clips: Iterable[ClipRecord]
 ) -> Shard:
-    """Writes a shard and the file of its captions, and says what is in it.
+    """Write a shard and the file of its captions, and return its description.
 
     Args:
       folder: where; it must be there.
@@ -163,7 +164,7 @@ def captions_file(shard: str | os.PathLike) -> str:
 
 
 class _Part(NamedTuple):
-    """A shard as it is read: where, how many examples, how many of them have a caption."""
+    """A shard to read: its path, its examples, and how many of these, the first, have a caption."""
 
     path: str
     examples: int
@@ -171,7 +172,7 @@ class _Part(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipRecords:
+class ClipRecords(Source):
     """The clips of a folder of records, or of several, shard by shard.
 
     Attributes:
@@ -207,17 +208,22 @@ class ClipRecords:
     def _parts(self) -> tuple[_Part, ...]:
         if paths.is_folder(self.path):
             return tuple(_listed(self.path))
-        found = paths.glob(self.path)
-        if not found:
+        matches = paths.glob(self.path)
+        if not matches:
             raise FileNotFoundError(f"{self.path}: there is no folder and no shard of that name.")
-        folders = [path for path in found if paths.is_folder(path)]
+        folders = [path for path in matches if paths.is_folder(path)]
         if folders:
             return tuple(part for folder in folders for part in _listed(folder))
-        return tuple(_counted(found))
+        return tuple(_counted(matches))
+
+    @property
+    def stored_files(self) -> Sequence[str]:
+        """The files of the shards."""
+        return [part.path for part in self._parts]
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
-        """Of each shard, how many examples it and those before it have."""
+        """How many examples each shard and those before it have together."""
         skip = self.missing_captions == "skip"
         without = sum(part.examples - part.captioned for part in self._parts)
         if without:
@@ -229,13 +235,13 @@ class ClipRecords:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def captions(self) -> Iterator[str]:
-        """Those of all clips, from the files beside the shards where they are there."""
+        """List the captions of all clips, from the files beside the shards if they exist."""
         for part in self._parts:
             wanted = part.captioned if self.missing_captions == "skip" else part.examples
             yield from _captions(part.path, wanted)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of record `index`."""
+        """Read a clip from a random place of record `index`."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         record = index - (int(self._ends[number - 1]) if number else 0)
         shard = self._parts[number].path
@@ -250,13 +256,15 @@ class ClipRecords:
         if not captions and self.missing_captions == "skip":
             raise BadExample(file, "it has no caption")
         if clip.suffix not in KINDS[self.kind]:
-            raise BadExample(file, f"it is none of the {self.kind}: {' '.join(KINDS[self.kind])}")
+            raise BadExample(
+                file, f"it is not one of the {self.kind} ({' '.join(KINDS[self.kind])})"
+            )
         video = read_content(file, self.kind, self.shape, rng)
         return captioned(video, captions, rng)
 
 
 def _listed(folder: str) -> Iterator[_Part]:
-    """The shards of a folder, by its manifest."""
+    """The shards in the manifest of a folder, checked to be complete."""
     manifest = ShardsManifest.read(folder)
     _check_there(folder, [shard.file for shard in manifest.shards])
     for shard in manifest.shards:
@@ -272,7 +280,7 @@ def _listed(folder: str) -> Iterator[_Part]:
 
 
 def _counted(files: Sequence[str]) -> Iterator[_Part]:
-    """Shards without a manifest, all those that belong to them being there."""
+    """Shards that have no manifest; those of the same set must all be there."""
     wanted: dict[str, dict[str, None]] = {}
     for path in files:
         folder, _, name = path.rpartition("/")
@@ -295,7 +303,7 @@ def _check_there(folder: str, names: Sequence[str]) -> None:
 
 
 def _captions(shard: str, count: int) -> Iterator[str]:
-    """The captions of the first `count` clips of a shard."""
+    """Read the captions of the first `count` clips of a shard."""
     path = captions_file(shard)
     if not paths.is_file(path):
         for number in range(count):
@@ -308,4 +316,4 @@ def _captions(shard: str, count: int) -> Iterator[str]:
                 row = json.loads(line)
                 yield from unique((row["caption"], *row.get("other_captions", ()))) or ("",)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} line {number + 1} tells no caption.") from error
+                raise ValueError(f"{path} line {number + 1} has no caption.") from error

@@ -7,7 +7,8 @@
     videos/a.mp4                            with the folder's own name (and its parents') in front
 
 As it is written first; then with "/" for a backslash, characters composed (NFC) on either side, any
-case of the suffix; then without the suffix. A name that may mean two files is an error.
+case of the suffix; then without the suffix. A name that may mean two files is an error. A name
+never means a file by its last part alone, because a table of another split has the same last parts.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ def suffix(file: str) -> str:
 
 
 def stem(file: str) -> str:
-    """A name without its suffix, its characters composed."""
+    """A name without its suffix, in composed characters."""
     return composed(posixpath.splitext(file)[0])
 
 
 def composed(text: str) -> str:
-    """An accented letter as one character (NFC), however it is stored."""
+    """Compose accented letters into one character each (NFC)."""
     return unicodedata.normalize("NFC", text)
 
 
 class FileNames:
-    """The files of a folder, to be found by the names that tables have for them."""
+    """Finds the files of a folder by the names that tables have for them."""
 
     def __init__(self, folder: str, files: Sequence[str], wanted: Sequence[str]) -> None:
-        """Takes the names of all files, relative to the folder, and of those that are wanted."""
+        """Take the names of all files, relative to the folder, and of those that are wanted."""
         self._wanted, self._all = wanted, set(files)
         self._suffixes = {suffix(file) for file in wanted}
         roots, local = [folder.rstrip("/")], folder.removeprefix("file://")
@@ -53,7 +54,7 @@ class FileNames:
         self._roots = tuple(dict.fromkeys(composed(root.replace(os.sep, "/")) for root in roots))
 
     def find(self, name: str, table_folder: str) -> str | None:
-        """The file that a name means in a table of a folder; None where there is none.
+        """Find the file that a name in a table means; None if there is none.
 
         Args:
           name: as in the table.
@@ -68,20 +69,20 @@ class FileNames:
         if literal in self._all:
             return literal
         for places in (self._direct(name, table_folder), self._by_own_name(name, table_folder)):
-            found = dict.fromkeys(file for place in places for file in self._at(place))
-            if len(found) > 1:
-                first, second, *_ = found
+            matches = dict.fromkeys(file for place in places for file in self._at(place))
+            if len(matches) > 1:
+                first, second, *_ = matches
                 raise ValueError(f"{name!r} may mean {first} or {second}; name the file exactly")
-            if found:
-                return next(iter(found))
+            if matches:
+                return next(iter(matches))
         return None
 
     def is_called_like_one(self, text: str) -> bool:
-        """Whether a text ends like the name of a wanted file."""
+        """Whether a text has the suffix of a wanted file."""
         return suffix(text) in self._suffixes
 
     def _direct(self, name: str, table_folder: str) -> Iterator[str]:
-        """The first place of a file by the path itself."""
+        """The first place at which the path itself has a file."""
         name = _slashed(name)
         if not _is_absolute(name):
             bases = (table_folder, "") if "/" in name else (table_folder,)
@@ -97,7 +98,7 @@ class FileNames:
                 return
 
     def _by_own_name(self, name: str, table_folder: str) -> Iterator[str]:
-        """Places after a part of the path that is called like the folder."""
+        """The places that follow a part of the path that has the folder's name."""
         parts = [part for part in composed(_slashed(name)).split("/") if part not in ("", ".")]
         absolute = _is_absolute(_slashed(name))
         for base, root in itertools.product(dict.fromkeys((table_folder, "")), self._roots):
@@ -109,7 +110,7 @@ class FileNames:
                     yield posixpath.normpath(posixpath.join(base, *parts[cut:]))
 
     def _inside(self, path: str) -> str:
-        """A path relative to the folder, "" where it is not below it."""
+        """A path relative to the folder, or "" if it is not below the folder."""
         path = composed(_normal(path))
         for root in self._roots:
             if path.startswith(f"{root}/"):
@@ -117,14 +118,14 @@ class FileNames:
         return ""
 
     def _real(self, name: str) -> str:
-        """A path of this machine without symbolic links in its folder."""
+        """Resolve the symbolic links in the folder of a path of this machine."""
         if paths.is_remote(name) or paths.is_remote(self._roots[0]) or _DRIVE.match(name):
             return name
         folder, _, base = name.rpartition("/")
         return f"{_real_folder(folder or '/')}/{base}"
 
     def _at(self, place: str) -> Sequence[str]:
-        """The files that a relative path may mean."""
+        """The files that a relative path may mean, in any case of the suffix or without it."""
         if place in self._all:
             return (place,)
         return self._by_name.get(_key(place)) or self._by_stem.get(composed(place)) or ()
@@ -158,7 +159,7 @@ def _is_absolute(name: str) -> bool:
 
 
 def _normal(path: str) -> str:
-    """Without "." and "..", the scheme of a store as it is."""
+    """Remove "." and ".." from a path; the scheme of a store stays."""
     scheme, slashes, rest = path.rpartition("://")
     return scheme + slashes + posixpath.normpath(rest)
 

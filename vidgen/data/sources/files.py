@@ -1,4 +1,4 @@
-"""The file of one example: where its bytes are, and what becomes of whatever is wrong with it.
+"""The file of one example: where its bytes are, and how its defects are reported.
 
 Files come from anywhere and are read for months, so nothing in one may end a training: not a header
 that promises 65,535 x 65,535 pixels, nor a damaged table. All of it is a `BadExample`.
@@ -13,12 +13,12 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import av.error
 from PIL import Image
 
 from vidgen import paths
+from vidgen.data.source import BadExample
 
 # [guess] 8192 x 8192. A frame of 8K video has half as many; decoded, this is 200 MB.
 MAX_PIXELS = 1 << 26
@@ -48,29 +48,13 @@ _PARSER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyErr
 _PARSER_ERRORS += (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-class BadExample(Exception):
-    """One example that cannot be used; the pipeline skips it and counts it.
-
-    Attributes:
-      path: the file.
-      reason: what is wrong with it, a short clause.
-    """
-
-    def __init__(self, path: File, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
 def suffix_of(path: File) -> str:
     """ ".mp4" and the like, in lower case."""
     return pathlib.PurePath(str(path)).suffix.lower()
 
 
-def readable(path: File) -> Any:
-    """What PyAV and Pillow open: a local path, or what can be read like a file."""
+def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
+    """Give PyAV and Pillow something to open: a local path, or an object to read like a file."""
     if isinstance(path, Packed):
         return io.BytesIO(path.data)
     if not paths.is_remote(path):
@@ -83,14 +67,14 @@ def readable(path: File) -> Any:
 
 
 def check_size(path: File, height: int, width: int) -> None:
-    """Raises BadExample for a picture that is too large to be decoded in bounded memory."""
+    """Raise BadExample for a picture that is too large to be decoded in bounded memory."""
     if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:
         raise BadExample(path, f"its picture of {width} x {height} is too large")
 
 
 @contextlib.contextmanager
-def told_as_bad(path: File) -> Iterator[None]:
-    """All that a damaged or missing file can raise becomes BadExample."""
+def as_bad_example(path: File) -> Iterator[None]:
+    """Turn all that a damaged or missing file can raise into BadExample."""
     try:
         if not paths.is_remote(path):  # or else it is seen when it is opened
             size = len(path.data) if isinstance(path, Packed) else paths.stat(path).size

@@ -3,7 +3,8 @@
 Joint image-video training (Imagen Video): t unrelated images are packed into a "clip" as long as a
 video, each with its own caption, and the example says so (`independent_frames`), so that the
 network lets nothing pass between its frames. Images come in greater number and variety than
-videos; what they teach of subjects and styles carries over to videos.
+videos; what they teach of subjects and styles carries over to videos. (Batches of other data have
+one caption for a clip.)
 
     example i  =  t images, drawn at random        with probability image_rate
                   video i                          otherwise
@@ -17,25 +18,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ImageOps
 
-from vidgen import paths
-from vidgen.data.sources.captions import MISSING_CAPTIONS, CaptionedFile, captioned_files
-from vidgen.data.sources.files import File, told_as_bad
-from vidgen.data.sources.folder import (
-    BadExample,
-    Example,
-    Source,
-    TokenExample,
-    captioned,
-    captions_of,
-    captions_of_files,
-)
+from vidgen.data.source import BadExample, Example, Source, TokenExample, captioned
+from vidgen.data.sources.captions import MISSING_CAPTIONS
+from vidgen.data.sources.files import File, as_bad_example
+from vidgen.data.sources.folder import FolderSource
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
@@ -48,66 +41,43 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageFolder:
-    """The image files under a folder, sorted, with their captions (data/sources/folder.py).
+class ImageFolder(FolderSource):
+    """The image files under a folder, sorted, with their captions.
 
-    Attributes:
-      path: the folder.
-      shape: height and width of the images; its frames become 1.
-      missing_captions: "skip" leaves out files without a caption (they are counted in a
-        warning); "empty" trains on them as unconditional examples with the caption "".
-
-    Raises:
-      FileNotFoundError: no such folder, or nothing usable in it.
-      ValueError: a caption file is not as it should be.
+    Settings and errors are those of `FolderSource`; of `shape`, the number of frames becomes 1.
     """
 
-    path: str
-    shape: VideoShape
-    missing_captions: str = "skip"
+    kind: ClassVar[str] = "image"
+    suffixes: ClassVar[Sequence[str]] = IMAGE_SUFFIXES
 
     def __post_init__(self) -> None:
-        if self.shape.channels != 3:
-            raise ValueError(f"ImageFolder reads RGB; shape.channels is {self.shape.channels}.")
-        object.__setattr__(self, "path", paths.expanded(self.path))
         object.__setattr__(self, "shape", dataclasses.replace(self.shape, frames=1))
-        _ = self.files  # so that a wrong folder is reported when it is configured
-
-    @functools.cached_property
-    def files(self) -> tuple[CaptionedFile, ...]:
-        """(file, captions) pairs, sorted by file."""
-        return captioned_files(self.path, IMAGE_SUFFIXES, "image", self.missing_captions)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def captions(self) -> Iterator[str]:
-        """Those of all files."""
-        return captions_of_files(self.files)
+        super().__post_init__()
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Image `index`, cropped around its center to the wanted aspect ratio and resized."""
+        """Read image `index`, cropped around its center to the wanted aspect ratio and resized."""
         file, captions = self.files[index]
-        image = transforms.fit(read_image(file), self.shape.height, self.shape.width)
-        return captioned(image[None], captions, rng)
+        return captioned(read_content(file, "images", self.shape, rng), captions, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Joint:
+class Joint(Source):
     """Videos mixed with packs of images, for joint training.
 
-    One pass shows as many examples as there are videos.
+    One pass shows as many examples as there are videos. Evaluations take the videos alone.
 
     Attributes:
-      videos: source of clips.
-      images: source of single frames of the same height and width: an `ImageFolder`, or any other
+      videos: the source of clips.
+      images: a source of single frames of the same height and width: an `ImageFolder`, or any other
         whose shape has one frame.
-      image_rate: share of the examples that are packs of images.
+      image_rate: the share of the examples that are packs of images, in [0, 1].
+      shape: the shape of the videos.
     """
 
-    videos: Any  # a Source, which is checked below, in words for users
+    videos: Any  # a Source; the check below tells users more than a type error would
     images: Any
     image_rate: float
+    shape: VideoShape = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("videos", "images"):
@@ -118,33 +88,33 @@ class Joint:
                 raise ValueError(f"Joint.{name} is empty: {source}.")
         if not 0 <= self.image_rate <= 1:
             raise ValueError(f"Joint.image_rate is {self.image_rate}; it must be in [0, 1].")
-        found, wanted = self.images.shape, self.videos.shape
-        if found.thwc != (1, *wanted.thwc[1:]):
+        still, wanted = self.images.shape, self.videos.shape
+        if still.thwc != (1, *wanted.thwc[1:]):
             raise ValueError(
-                f"Joint.images gives {found}; beside videos of {wanted} it must give single "
+                f"Joint.images gives {still}; beside videos of {wanted} it must give single "
                 f"frames, 1x{wanted.height}x{wanted.width}."
             )
-
-    @property
-    def shape(self) -> VideoShape:
-        """That of the videos."""
-        return self.videos.shape
+        object.__setattr__(self, "shape", wanted)
 
     @property
     def captions_per_clip(self) -> int:
-        """One a frame, unless there are no packs."""
+        """One for every frame, unless there are no packs."""
         return self.shape.frames if self.image_rate else 1
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def captions(self) -> Iterator[str]:
-        """Those of the videos, then those of the images."""
-        for source in (self.videos, self.images):
-            yield from captions_of(source)
+        """List the captions of the videos, then those of the images."""
+        yield from self.videos.captions()
+        yield from self.images.captions()
+
+    def for_evaluation(self, shape: VideoShape) -> Source:
+        """Return the videos, or the images if `shape` has one frame."""
+        return (self.images if shape.frames == 1 else self.videos).for_evaluation(shape)
 
     def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
-        """Video `index`, or in its place a pack of images."""
+        """Load video `index`, or a pack of images in its place."""
         if rng.random() >= self.image_rate:
             return self.videos.load(index, rng)
         count, frames = len(self.images), self.shape.frames
@@ -157,7 +127,8 @@ class Joint:
         )
 
     def _image(self, index: int, rng: np.random.Generator) -> Example:
-        """Image `index`, or another where it cannot be read: a pack is not lost for one file."""
+        """Load image `index`, or another if it cannot be read: one bad file loses no pack."""
+        bad: BadExample | None = None
         for _ in range(_DRAWS):
             try:
                 example = self.images.load(index, rng)
@@ -168,16 +139,17 @@ class Joint:
                 bad = error
                 _warn_replaced(bad.path, bad.reason)
                 index = int(rng.integers(len(self.images)))
-        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others are no better")
+        assert bad is not None  # _DRAWS is positive
+        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others cannot be used either")
 
 
 def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture upright, as RGB over white; of an animation, the first frame.
+    """Read a picture upright, as RGB over white; of an animation, read the first frame.
 
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
-    with told_as_bad(path), pictures.opened(path) as image:
+    with as_bad_example(path), pictures.opened(path) as image:
         upright: Any = ImageOps.exif_transpose(image)
         return pictures.to_rgb(upright)
 
@@ -185,7 +157,7 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
 def read_content(
     file: File, kind: str, shape: VideoShape, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip from a random place of a video, or a picture as a clip of one frame.
+    """Read a clip from a random place of a video, or a picture as a clip of one frame.
 
     Args:
       file: of a packed data set.
@@ -204,7 +176,7 @@ def read_content(
 def packed_shape(
     name: str, shape: VideoShape, kind: str, missing_captions: str = "skip"
 ) -> VideoShape:
-    """The shape of the examples of a packed data set, whose settings are checked.
+    """Check the settings of a packed data set, and return the shape of its examples.
 
     Args:
       name: of the source, for messages.
@@ -228,5 +200,5 @@ def packed_shape(
 
 @functools.cache
 def _warn_replaced(path: str, reason: str) -> None:
-    """Says once per file and process that it is not used."""
+    """Warn once per file and process that it is not used."""
     log.warning("image %s is replaced by another: %s", path, reason)

@@ -25,12 +25,12 @@ _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def in_words(label: str) -> str:
-    """A label as words in lower case, split at capitals, underscores, hyphens and slashes."""
+    """Split a label into words in lower case, at capitals, underscores, hyphens and slashes."""
     return " ".join(re.split(r"[\s_\-/]+", _WORD_STARTS.sub(" ", label).strip())).lower()
 
 
 def check_template(template: str, setting: str) -> None:
-    """Raises ValueError unless there is exactly one {} in a template."""
+    """Raise ValueError unless there is exactly one {} in a template."""
     if template.count("{}") != 1:
         raise ValueError(f"{setting} is {template!r}; write one {{}} where the label comes in.")
 
@@ -38,7 +38,7 @@ def check_template(template: str, setting: str) -> None:
 def captions_of_labels(
     labels: Sequence[str], *, template: str = "{}", table: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """The caption of each label: from the table, or the label in words in the template.
+    """Caption each label: from the table, or in words in the template.
 
     Raises:
       ValueError: the table lacks a label.
@@ -52,7 +52,7 @@ def captions_of_labels(
 
 
 def read_table(path: str) -> dict[str, str]:
-    """Captions by label: one of `TABLES`, a .json object, or a .csv with columns label, caption.
+    """Read captions by label: one of `TABLES`, a .json object, or a .csv with label, caption.
 
     Raises:
       FileNotFoundError: no such file.
@@ -66,8 +66,8 @@ def read_table(path: str) -> dict[str, str]:
         )
     try:
         if file.suffix == ".json":
-            found = parsed(file.read_text(encoding="utf-8-sig"))
-            rows = [(label, _only(label, captions_in(text))) for label, text in found.items()]
+            labels = parsed(file.read_text(encoding="utf-8-sig"))
+            rows = [(label, _only(label, captions_in(text))) for label, text in labels.items()]
         else:
             csv = csv_rows(str(file), "label")
             rows = [(row.name, _only(row.name, captions_in(row.value))) for row in csv]
@@ -84,7 +84,7 @@ def read_table(path: str) -> dict[str, str]:
 
 
 def _only(label: str, captions: Sequence[str]) -> str:
-    """The caption of a label."""
+    """The only caption of a label."""
     if len(captions) != 1:
         raise ValueError(f"{label!r} has {len(captions)} captions, and needs one")
     return captions[0]

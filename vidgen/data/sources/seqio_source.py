@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.source import BadExample, Example, Stream
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.streams import PartsInOrder, check_lanes
 from vidgen.data.video.files import read_clip
@@ -33,7 +33,7 @@ from vidgen.types import VideoShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeqioSource:
+class SeqioSource(Stream):
     """The examples of a split of a Task or Mixture.
 
     Attributes:
@@ -77,13 +77,13 @@ class SeqioSource:
             if value is not None and not value > 0:
                 raise ValueError(f"SeqioSource.{name} is {value}; it must be positive.")
         check_lanes(self.parts, self.lanes)
-        for task, _ in self._tasks:  # wrong settings are told when configured
+        for task, _ in self._tasks:  # wrong settings are reported when they are configured
             self._check_features(task)
 
     def elements(
         self, *, seed: int, shuffle: bool, repeat: bool, process: tuple[int, int]
     ) -> PartsInOrder:
-        """What one process reads; without `repeat`, until a task of the mixture is out."""
+        """Open the elements of one process; without `repeat` they end with the shortest task."""
         return PartsInOrder(
             self._part,
             rates=[rate for _, rate in self._tasks],
@@ -96,7 +96,7 @@ class SeqioSource:
         )
 
     def captions(self) -> Iterator[str]:
-        """Those of all examples, task after task; what cannot be read `load` will tell of."""
+        """List the captions of all examples, task after task, but for those that cannot be read."""
         if not self.caption:
             yield ""
             return
@@ -109,7 +109,7 @@ class SeqioSource:
                         yield from self._captions(where, values)
 
     def load(self, element: tuple[str, dict[str, Any]], rng: np.random.Generator) -> Example:
-        """A clip from a random place of an element's video, or its image."""
+        """Cut a clip from a random place of an element's video, or take its image."""
         where, values = element
         captions = self._captions(where, values) if self.caption else ()
         if self.caption and not captions:
@@ -118,7 +118,9 @@ class SeqioSource:
         video = self._pixels(where, values[self.video], rng)
         return Example(video=video, caption=caption, captions=captions)
 
-    def _pixels(self, where: str, video: Any, rng: np.random.Generator) -> np.ndarray:
+    def _pixels(
+        self, where: str, video: bytes | np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         if self.kind == "images":
             return frame_of(where, video, self.shape)[None]
         if isinstance(video, bytes):
@@ -129,12 +131,12 @@ class SeqioSource:
         return clip_of_frames(where, video, fps=fps, shape=self.shape, rng=rng)
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All that an element has, none blank."""
-        found = values[self.caption]
-        if not isinstance(found, bytes) and np.issubdtype(found.dtype, np.integer):
+        """All captions of an element, none blank."""
+        value = values[self.caption]
+        if not isinstance(value, bytes) and np.issubdtype(value.dtype, np.integer):
             vocabulary = self._tasks[0][0].output_features[self.caption].vocabulary
-            return unique([str(vocabulary.decode(found.tolist()))])
-        texts = [found] if isinstance(found, bytes) else found.tolist()
+            return unique([str(vocabulary.decode(value.tolist()))])
+        texts = [value] if isinstance(value, bytes) else value.tolist()
         if not all(isinstance(text, bytes) for text in texts):
             raise BadExample(where, f"its {self.caption} is no text, nor several")
         return unique([text_of(where, text) for text in texts])
@@ -142,18 +144,18 @@ class SeqioSource:
     def _part(
         self, *, task: int, part: int, seed: int, shuffle: bool, skip: int
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, features) of the elements of a part."""
-        found = self._dataset(self._tasks[task][0], part, seed, shuffle)
+        """Read the elements of a part, as (name, features)."""
+        dataset = self._dataset(self._tasks[task][0], part, seed, shuffle)
         where = f"{self._tasks[task][0].name} {self.split} {part + 1}/{self.parts}"
-        elements = found.skip(skip).as_numpy_iterator()
+        elements = dataset.skip(skip).as_numpy_iterator()
         for number, values in enumerate(elements, start=skip):
             yield f"{where} [{number}]", values
 
     def _dataset(self, task: Any, part: int, seed: int, shuffle: bool) -> Any:
-        """A part as tf.data, of the two features alone."""
+        """Open a part as tf.data with no features but the two."""
         seqio, tf = import_seqio()
         try:
-            found = task.get_dataset(
+            dataset = task.get_dataset(
                 split=self.split,
                 use_cached=self.use_cached,
                 shuffle=shuffle,
@@ -169,9 +171,9 @@ class SeqioSource:
         options = tf.data.Options()
         options.deterministic = True
         wanted = {self.video, self.caption} - {""}
-        if wanted <= set(found.element_spec):
-            found = found.map(lambda values: {name: values[name] for name in wanted})
-        return found.with_options(options)
+        if wanted <= set(dataset.element_spec):
+            dataset = dataset.map(lambda values: {name: values[name] for name in wanted})
+        return dataset.with_options(options)
 
     def _check_features(self, task: Any) -> None:
         spec = self._dataset(task, 0, 0, False).element_spec
@@ -185,7 +187,7 @@ class SeqioSource:
 
     @functools.cached_property
     def _tasks(self) -> list[tuple[Any, float]]:
-        """(task, rate) of all that have the split."""
+        """The tasks that have the split, with their rates."""
         seqio, _ = import_seqio()
         for module in self.modules:
             importlib.import_module(module)
@@ -196,19 +198,19 @@ class SeqioSource:
                 f"{', '.join(known) or 'none'}); name the module that does so in "
                 "SeqioSource.modules."
             )
-        found = seqio.get_mixture_or_task(self.name)
-        tasks = [task for task in seqio.get_subtasks(found) if self.split in task.splits]
+        named = seqio.get_mixture_or_task(self.name)
+        tasks = [task for task in seqio.get_subtasks(named) if self.split in task.splits]
         if not tasks:
-            splits = ", ".join(sorted(found.splits))
+            splits = ", ".join(sorted(named.splits))
             raise ValueError(f"{self.name} has no split {self.split!r}; it has {splits}.")
-        if isinstance(found, seqio.Task):
-            return [(found, 1.0)]
-        return [(task, float(found.get_rate(task))) for task in tasks]
+        if isinstance(named, seqio.Task):
+            return [(named, 1.0)]
+        return [(task, float(named.get_rate(task))) for task in tasks]
 
 
 @functools.cache
 def import_seqio() -> tuple[Any, Any]:
-    """(seqio, tensorflow), silent, and without a claim to any accelerator.
+    """Import (seqio, tensorflow) silently, and keep TensorFlow off the accelerators.
 
     Raises:
       ValueError: seqio is not installed.
@@ -231,13 +233,13 @@ def import_seqio() -> tuple[Any, Any]:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """False for what seqio says each time that a part is opened."""
+    """Whether to keep a log record: seqio writes some whenever a part is opened."""
     return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """TensorFlow's C++ writes there before it can be told not to; exceptions come through."""
+    """Silence the stderr of TensorFlow's C++, which no setting does while it is imported."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

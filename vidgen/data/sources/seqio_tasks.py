@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.sources.folder import BadExample, Example, Source, captions_per_clip
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources.seqio_source import import_seqio
 
 log = logging.getLogger(__name__)
 
 
 def register(name: str, source: Source, *, split: str = "train") -> Any:
-    """Registers a source as a seqio Task, and returns it.
+    """Register a source as a seqio Task, and return the task.
 
     Args:
       name: of the task: letters, digits, underscores, dots and colons.
@@ -35,7 +35,7 @@ def register(name: str, source: Source, *, split: str = "train") -> Any:
         for each frame.
     """
     seqio, tf = import_seqio()
-    if (count := captions_per_clip(source)) > 1:
+    if (count := source.captions_per_clip) > 1:
         raise ValueError(
             f"the source for the seqio task {name} gives {count} captions for a clip; a task has "
             "one. Register videos and images each by itself."
@@ -57,7 +57,7 @@ def register(name: str, source: Source, *, split: str = "train") -> Any:
 
 
 def _indices(size: int) -> Callable[..., Any]:
-    """A `dataset_fn` of seqio: the indices of a source, in order or in one of `seed`."""
+    """Make a `dataset_fn` of seqio: the indices of a source, in order or shuffled by a seed."""
     _, tf = import_seqio()
 
     def dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
@@ -73,7 +73,7 @@ def _indices(size: int) -> Callable[..., Any]:
 
 
 def _loading(source: Source) -> Callable[[Any], Any]:
-    """A preprocessor of seqio: indices to examples."""
+    """Make a preprocessor of seqio that turns indices into examples."""
     seqio, tf = import_seqio()
     nothing = np.zeros(source.shape.thwc, np.uint8)
 

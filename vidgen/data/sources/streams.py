@@ -11,83 +11,36 @@ Process p of P takes the positions i with i mod P = p, as in data/pipeline.py, s
 by all of them do not depend on P. Where P divides V, a process reads the parts of its own lanes and
 no others; where V divides P, lanes are read by several processes, each of which uses its share.
 
-To go on, a part is read again up to the place in it: at most the length of a part. No buffer is
-saved.
+To resume, a part is read again up to the position in it: at most the length of a part. A position
+is a few numbers, and does not depend on the number of processes. tf.data's own checkpoints hold
+shuffle buffers, that is videos, and cannot hold Python generators; skipping from the start would
+take as long as training did.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from vidgen.data.sources.folder import Example
-from vidgen.types import VideoShape
+_OTHER_DATA = (
+    "the position in the data was saved with another number of lanes or processes, or for other "
+    "data; go on with the settings that the run began with."
+)
 
-
-@runtime_checkable
-class Elements(Protocol):
-    """The elements of one process, endless or not, with a position that JSON can hold."""
-
-    def __next__(self) -> tuple[int, Any]:
-        """(global position, element)."""
-        ...
-
-    def get_state(self) -> dict[str, Any]:
-        """The position after the last element."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
-        ...
-
-    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on from where all processes of a run were, however many they were."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of all files."""
-        ...
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """Examples of one shape that come in an order of their own (`folder.Source`: in any)."""
-
-    @property
-    def shape(self) -> VideoShape:
-        """Shape of every clip."""
-        ...
-
-    def elements(
-        self, *, seed: int, shuffle: bool, repeat: bool, process: tuple[int, int]
-    ) -> Elements:
-        """What process `process[0]` of `process[1]` reads."""
-        ...
-
-    def load(self, element: Any, rng: np.random.Generator) -> Example:
-        """The example that an element is; raises BadExample to be skipped."""
-        ...
-
-
-@runtime_checkable
-class OpenPart(Protocol):
-    """Opens a part of a task: called with keywords only."""
-
-    def __call__(
-        self, *, task: int, part: int, seed: int, shuffle: bool, skip: int
-    ) -> Iterator[Any]:
-        """Its elements, without the first `skip`; a function of the arguments.
-
-        All parts of a pass are opened with one seed.
-        """
-        ...
+# Opens a part of a task, called with the keywords task, part, seed, shuffle and skip: yields the
+# elements of the part without the first `skip`, as a function of the arguments. All parts of a pass
+# are opened with one seed.
+OpenPart = Callable[..., Iterator[Any]]
 
 
 class PartsInOrder:
-    """`Elements` of tasks that are read in parts."""
+    """Iterator over (global position, element) of one process, of tasks that are read in parts.
+
+    Its position, as `get_state` gives it, can be written as JSON.
+    """
 
     def __init__(
         self,
@@ -101,7 +54,17 @@ class PartsInOrder:
         repeat: bool = True,
         process: tuple[int, int] = (0, 1),
     ) -> None:
-        """Nothing is opened before the first element is asked for.
+        """Set the position to the beginning; parts are opened when they are needed.
+
+        Args:
+          open_part: opens a part of a task.
+          rates: how often each task is drawn from, relative to each other.
+          parts: the parts of every task.
+          lanes: how many parts are read at a time, over all processes.
+          seed: of the order.
+          shuffle: whether the order of parts differs from pass to pass.
+          repeat: whether pass follows pass for ever.
+          process: index and count of this process.
 
         Raises:
           ValueError: the parts do not divide among the lanes, or these among the processes.
@@ -131,21 +94,18 @@ class PartsInOrder:
         return position, element
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last element."""
+        """Return the position after the last element."""
         lanes = {name: lane.get_state() for name, lane in self._lanes.items()}
         return {"position": self._position, "lanes": lanes}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position of a stream with equal settings.
+        """Go to a position of a stream with equal settings.
 
         Raises:
           ValueError: it is of other lanes or tasks.
         """
         if set(state.get("lanes", ())) != set(self._start["lanes"]):
-            raise ValueError(
-                "the position in the data was saved with another number of lanes or processes, or "
-                "of other data; go on with the settings that the run began with."
-            )
+            raise ValueError(_OTHER_DATA)
         self._position = int(state["position"])
         self._lanes = {name: self._make(int(name)) for name in state["lanes"]}
         for name, lane in self._lanes.items():
@@ -153,18 +113,20 @@ class PartsInOrder:
                 lane.set_state(state["lanes"][name])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Goes on from where all processes of a run were, however many they were.
+        """Go to where the processes of a run were, however many they were.
 
-        They were at one place, but for bad examples: where some were further, all go on from there.
+        They were at one position, unless some dropped bad examples: all go on from the furthest.
 
         Raises:
           ValueError: the positions are of other lanes or tasks.
         """
+        if not all({"position", "lanes"} <= state.keys() for state in states):
+            raise ValueError(_OTHER_DATA)
         own = [s for s in states if int(s["position"]) % self._processes == self._index]
         if len(states) == self._processes and len(own) == 1:
             return self.set_state(own[0])
         lanes: dict[str, Any] = {}
-        for name, lane in (item for s in states for item in s.get("lanes", {}).items()):
+        for name, lane in (item for s in states for item in s["lanes"].items()):
             if name not in lanes or lane is None or lanes[name]["taken"] > lane["taken"]:
                 lanes[name] = lane
         first = max(int(state["position"]) // len(states) for state in states) * len(states)
@@ -173,18 +135,18 @@ class PartsInOrder:
         self.set_state({"position": first, "lanes": known})
 
     def close(self) -> None:
-        """Lets go of all open parts."""
+        """Close all open parts."""
         self.set_state(self.get_state())
 
 
 def check_lanes(parts: int, lanes: int) -> None:
-    """Raises ValueError unless every lane has equally many parts."""
+    """Raise ValueError unless every lane has equally many parts."""
     if parts < 1 or lanes < 1 or parts % lanes:
         raise ValueError(f"{parts} parts and {lanes} lanes: the parts must be a multiple of them.")
 
 
 class _Lane:
-    """One lane: the tasks, mixed."""
+    """One lane: elements of its tasks, mixed at their rates."""
 
     def __init__(
         self,
@@ -200,7 +162,7 @@ class _Lane:
         self._tasks = [_Task(open_part, k, parts, lane, order) for k in range(len(rates))]
 
     def take(self, number: int) -> Any:
-        """Element `number`; those between this and the last are read and left out."""
+        """Return element `number`; those between the last one and this are read and left out."""
         while True:
             element = self._tasks[self._drawn()].take()
             self._taken += 1
@@ -208,7 +170,7 @@ class _Lane:
                 return element
 
     def _drawn(self) -> int:
-        """The task of the next element, a function of its number."""
+        """Draw the task of the next element, as a function of its number."""
         if len(self._tasks) == 1:
             return 0
         draw = np.random.default_rng((self._seed, self._number, self._taken)).random()
@@ -245,7 +207,7 @@ class _Task:
         self.set_state([0, 0])
 
     def take(self) -> Any:
-        """The next element."""
+        """Return the next element."""
         empty = 0
         while True:
             if self._elements is None:

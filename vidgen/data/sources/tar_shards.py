@@ -5,58 +5,42 @@
                 clip.v1.mp4     clip.v1.txt
                 view.front.mp4  view.json                           (the only video of key "view")
 
-The caption is the .txt or, where that is blank or missing, a value of the .json: a text, or a list
-of texts, one of which is drawn at each visit. WebDataset's key ends at the first dot of a name: a
-key's only video, "KEY.front.mp4", may have the captions of KEY. Which of "KEY.left.mp4" and
-"KEY.mask.mp4" they describe cannot be told, so these need a caption of their own name, or else are
-passed over and counted.
+The caption is the .txt or, if that is blank or missing, a value of the .json: a text, or a list of
+texts, one of which is drawn at each visit.
 
-Tars are read in place, in any order: where each member begins is found once a shard and kept in a
-small file (`index_dir`), so memory does not grow with the number of samples. Shards and indices may
-be in an object store (vidgen/paths.py), where a member is read by its range of bytes.
+Tars are read in place, in any order, by an index (data/sources/tar_index.py). Shards and indices
+may be in an object store (vidgen/paths.py), where a member is read by its range of bytes.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import io
 import logging
-import os
-import posixpath
 import re
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from vidgen import paths
-from vidgen.data.sources.caption_text import JSON_BYTES, captions_in, parsed, unique
+from vidgen.data.source import BadExample, Example, Source, captioned
+from vidgen.data.sources.caption_text import captions_in, parsed, unique
 from vidgen.data.sources.captions import warn_once
-from vidgen.data.sources.file_names import composed
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example, captioned
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
+from vidgen.data.sources.tar_index import has_caption, read_index, samples_of
 from vidgen.types import VideoShape
 
-_PASSED_OVER = 255  # in the place of a suffix: a row of how many members (size) are not used
 _SIDE_BY_SIDE = 16  # [guess] shards in an object store that are indexed at the same time
-_ROW = np.dtype(
-    [("key", "S64"), ("suffix", "u1"), ("offset", "<i8"), ("size", "<i8")]
-    + [("text_offset", "<i8"), ("text_size", "<i4"), ("json_offset", "<i8"), ("json_size", "<i4")]
-)
-_VERSION = "2"  # of the rows above and of how they are found
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TarShards:
+class TarShards(Source):
     """The samples of some tar files, shard by shard.
 
     Attributes:
@@ -91,13 +75,18 @@ class TarShards:
         """The tar files."""
         return tuple(_expanded(paths.expanded(self.path)))
 
+    @property
+    def stored_files(self) -> Sequence[str]:
+        """The tar files."""
+        return self.shards
+
     @functools.cached_property
     def _ends(self) -> np.ndarray:
-        """Of each shard, how many samples it and those before it have."""
+        """How many samples each shard and those before it have together."""
         counts, without, passed_over, example = [], 0, 0, ""
         for number, rows in enumerate(self._all_rows()):
-            samples = _samples(rows)
-            missing = int((~_captioned(samples)).sum())
+            samples = samples_of(rows)
+            missing = int((~has_caption(samples)).sum())
             counts.append(len(samples) - (missing if self.missing_captions == "skip" else 0))
             without += missing
             if len(rows) > len(samples):
@@ -114,72 +103,72 @@ class TarShards:
             f"a sample is KEY{KINDS[self.kind][0]} beside KEY.txt or KEY.json with a "
             f"{self.caption_key!r}"
         )
-        told = f"{passed_over} files in {self.path} are passed over, e.g. {example}"
+        unused = f"{passed_over} files in {self.path} are passed over, e.g. {example}"
         if not total:
             raise FileNotFoundError(
                 f"{self.path}: {len(self.shards)} shard(s) hold no {self.kind} with a caption: "
-                f"{sample}{f'; {told}' if passed_over else ''}."
+                f"{sample}{f'; {unused}' if passed_over else ''}."
             )
         if passed_over:
-            warn_once(f"{told}; {sample}")
+            warn_once(f"{unused}; {sample}")
         return np.cumsum(counts)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def captions(self) -> Iterator[str]:
-        """Those of all samples, but for what cannot be read, which `load` will tell of."""
+        """List the captions of all samples but those that cannot be read (`load` reports them)."""
         for number, shard in enumerate(self.shards):
             for row in self._used(number):
                 with contextlib.suppress(BadExample):
                     yield from self._captions(shard, shard, row) or ("",)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of video `index`, or image `index`."""
+        """Read a clip from a random place of video `index`, or image `index`."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         shard = self.shards[number]
         name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
-        file = Packed(name, _bytes(shard, name, row["offset"], row["size"]))
+        file = Packed(name, _bytes(shard, name, int(row["offset"]), int(row["size"])))
         captions = self._captions(shard, name, row)
         return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
 
-    def _captions(self, shard: str, name: str, row: Any) -> tuple[str, ...]:
-        """Those of a sample; () where there is none and none is needed."""
-        found: tuple[str, ...] = ()
+    def _captions(self, shard: str, name: str, row: np.void) -> tuple[str, ...]:
+        """The captions of a sample; () if it has none and needs none."""
+        captions: tuple[str, ...] = ()
         try:
             if row["text_size"]:
-                data = _bytes(shard, name, row["text_offset"], row["text_size"])
-                found = unique([data.decode("utf-8-sig")])
-            if not found and row["json_size"]:
-                data = _bytes(shard, name, row["json_offset"], row["json_size"])
-                found = captions_in(self._value(parsed(data.decode("utf-8-sig"))))
+                data = _bytes(shard, name, int(row["text_offset"]), int(row["text_size"]))
+                captions = unique([data.decode("utf-8-sig")])
+            if not captions and row["json_size"]:
+                data = _bytes(shard, name, int(row["json_offset"]), int(row["json_size"]))
+                captions = captions_in(self._value(parsed(data.decode("utf-8-sig"))))
         except ValueError as error:
             raise BadExample(name, f"its caption cannot be read ({str(error)[:120]})") from error
-        if not found and self.missing_captions == "skip":
+        if not captions and self.missing_captions == "skip":
             raise BadExample(name, "its caption is blank")
-        return found
+        return captions
 
-    def _value(self, found: Any) -> Any:
-        """What the content of a .json has for a caption."""
-        if not isinstance(found, dict):
-            return found
-        if self.caption_key not in found:
+    def _value(self, content: Any) -> Any:
+        """The caption in the content of a .json."""
+        if not isinstance(content, dict):
+            return content
+        if self.caption_key not in content:
             raise ValueError(f"its .json has no {self.caption_key!r}")
-        return found[self.caption_key]
+        return content[self.caption_key]
 
     def _used(self, number: int) -> np.ndarray:
         """The samples of a shard that are examples."""
-        rows = _samples(self._rows(number))
-        return rows if self.missing_captions == "empty" else rows[_captioned(rows)]
+        rows = samples_of(self._rows(number))
+        return rows if self.missing_captions == "empty" else rows[has_caption(rows)]
 
     def _rows(self, number: int) -> np.ndarray:
-        """The index of a shard, read from its file as it is needed."""
+        """The index of a shard, read from its file when it is needed."""
         shard = self.shards[number]
-        return _index(shard, paths.version(shard), self.kind, self._folder)
+        return read_index(shard, paths.version(shard), self.kind, self._folder)
 
     def _all_rows(self) -> Iterator[np.ndarray]:
-        """Those of one shard after the other."""
+        """The indices of all shards, in order."""
         if not paths.is_remote(self.shards[0]):
             yield from map(self._rows, range(len(self.shards)))
             return
@@ -199,25 +188,25 @@ def _expanded(path: str) -> list[str]:
     if braces:
         first, last = braces.groups()
         names = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-        found = [path[: braces.start()] + name + path[braces.end() :] for name in names]
-        if missing := _missing(found):
+        shards = [path[: braces.start()] + name + path[braces.end() :] for name in names]
+        if missing := _missing(shards):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise FileNotFoundError(f"{path}: there is no shard {missing[0]}{more}.")
     elif paths.is_folder(path):
-        found = sorted(
+        shards = sorted(
             paths.join(path, name)
             for name in paths.names_in(path)
             if name.endswith(".tar") and not name.startswith(".")
         )
     else:
-        found = paths.glob(path)
-    if not found:
+        shards = paths.glob(path)
+    if not shards:
         raise FileNotFoundError(f"{path}: there is no tar of that name, and none in such a folder.")
-    return found
+    return shards
 
 
 def _missing(shards: Sequence[str]) -> list[str]:
-    """Those that are not there; of an object store by one listing, not by a question each."""
+    """The shards that do not exist; an object store is asked for one listing, not for each."""
     folder = shards[0].rpartition("/")[0]
     if not paths.is_remote(shards[0]) or any(s.rpartition("/")[0] != folder for s in shards):
         return [shard for shard in shards if not paths.is_file(shard)]
@@ -229,116 +218,10 @@ def _missing(shards: Sequence[str]) -> list[str]:
     return [shard for shard in rest if listed or not paths.is_file(shard)]
 
 
-@functools.lru_cache(maxsize=64)
-def _index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.ndarray:
-    """A row for each sample of a shard, from its file in `folder`, which is made if need be."""
-    size, changed = paths.stat(shard)
-    place = shard if paths.is_remote(shard) else os.path.abspath(shard)
-    mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
-    file = paths.join(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
-    if not paths.is_file(file):
-        rows = np.array(list(_found(shard, KINDS[kind])), _ROW)
-        stream = io.BytesIO()
-        np.save(stream, rows)
-        paths.write(file, stream.getvalue())
-    if paths.is_remote(file):
-        return np.load(io.BytesIO(paths.read(file)))
-    return np.load(file, mmap_mode="r" if os.path.getsize(file) > 4096 else None)
-
-
-def _samples(rows: np.ndarray) -> np.ndarray:
-    """An index without its last row, where that counts what is passed over."""
-    return rows[:-1] if len(rows) and rows["suffix"][-1] == _PASSED_OVER else rows
-
-
-def _captioned(rows: np.ndarray) -> np.ndarray:
-    """Which samples have a file that may hold a caption."""
-    return (rows["text_size"] > 0) | (rows["json_size"] > 0)
-
-
-def _found(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """The rows of a shard: its samples in order, then how many members are of none, if any."""
-    stems: dict[str, dict[str, tuple[int, int, str]]] = {}
-    unused: dict[str, None] = {}
-    for name, offset, size in _members(shard):
-        stem, ending = posixpath.splitext(name)
-        if posixpath.basename(name).startswith("."):
-            continue
-        unused[name] = None
-        if (ending := ending.lower()) in (*suffixes, ".txt", ".json"):
-            stems.setdefault(composed(stem), {})[ending] = (offset, size, name)
-    keys = collections.Counter(
-        _key(stem) for stem, parts in stems.items() if _content(parts, suffixes)
-    )
-    for stem, parts in stems.items():
-        if not (content := _content(parts, suffixes)):
-            continue
-        texts = {ending: parts[ending] for ending in (".txt", ".json") if ending in parts}
-        if (key := _key(stem)) != stem:
-            of_key = stems.get(key, {})
-            shared = {e: of_key[e] for e in (".txt", ".json") if e in of_key}
-            if keys[key] == 1:
-                texts = shared | texts
-            elif not texts and (shared or _content(of_key, suffixes)):
-                continue  # one of several members of a key, and none says what it is
-        for *_, name in (parts[content], *texts.values()):
-            unused.pop(name, None)
-        places = [texts.get(ending, (0, 0))[:2] for ending in (".txt", ".json")]
-        yield (
-            stem.encode(errors="backslashreplace")[-64:],
-            suffixes.index(content),
-            *parts[content][:2],
-            *(
-                number
-                for at, size in places
-                for number in ((at, size) if size <= JSON_BYTES else (0, 0))
-            ),
-        )
-    if unused:
-        example = next(iter(unused)).encode(errors="backslashreplace")[-64:]
-        yield example, _PASSED_OVER, 0, len(unused), 0, 0, 0, 0
-
-
-def _key(stem: str) -> str:
-    """What WebDataset knows a sample by: its name up to the first dot."""
-    folder, slash, base = stem.rpartition("/")
-    return folder + slash + base.partition(".")[0]
-
-
-def _content(parts: Mapping[str, Any], suffixes: Sequence[str]) -> str:
-    """The suffix of the member that is the content of a sample; "" without one."""
-    return next((suffix for suffix in suffixes if suffix in parts), "")
-
-
-def _members(shard: str) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of the files in a tar that are whole; a cut one is told of."""
-    with paths.open_binary(shard) as stream:
-        length = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for member in tar:
-                    whole = member.offset_data + member.size <= length
-                    if member.isfile() and whole and not member.issparse():
-                        yield member.name, member.offset_data, member.size
-                    tar.members = []  # type: ignore[misc]  # it would keep all of them
-        except tarfile.ReadError as error:
-            stream.seek(0)
-            packed = stream.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
-            if packed or "unexpected end" not in str(error):
-                hint = "it is compressed: unpack it first" if packed else str(error)
-                raise ValueError(
-                    f"shard {shard} is no tar that can be read in place ({hint})."
-                ) from error
-        stream.seek(max(0, length - tarfile.BLOCKSIZE))
-        if any(stream.read()):
-            log.warning("shard %s is cut: it lacks the end of a tar; what is whole is used", shard)
-
-
-def _bytes(shard: str, name: str, offset: Any, size: Any) -> bytes:
-    """A part of a shard."""
+def _bytes(shard: str, name: str, offset: int, size: int) -> bytes:
+    """Read a part of a shard."""
     try:
-        data = paths.read(shard, int(offset), int(size))
+        data = paths.read(shard, offset, size)
     except OSError as error:
         raise BadExample(name, f"its shard cannot be read ({error.strerror})") from error
     if len(data) != size:

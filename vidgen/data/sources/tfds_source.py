@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from vidgen.data.source import BadExample, Example, Source
 from vidgen.data.sources import labels, tfds_files
 from vidgen.data.sources.caption_text import drawn, unique
 from vidgen.data.sources.files import Packed
-from vidgen.data.sources.folder import BadExample, Example
 from vidgen.data.sources.images import packed_shape
 from vidgen.data.sources.tfds_files import Feature, Prepared
 from vidgen.data.video.files import read_clip
@@ -35,7 +35,7 @@ _CAPTIONS = ("text", "label", "string")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource:
+class TfdsSource(Source):
     """The examples of one split of a TFDS data set.
 
     Attributes:
@@ -75,7 +75,7 @@ class TfdsSource:
         if isinstance(self.fps, float | int) and not self.fps > 0:
             raise ValueError(f"TfdsSource.fps is {self.fps}; it must be positive.")
         labels.check_template(self.template, "TfdsSource.template")
-        _ = self._pixels, self._text, self._by_class  # wrong settings are told when configured
+        _ = self._pixels, self._text, self._by_class  # reports wrong settings early
         if isinstance(self.fps, str) and self._features[self._known(self.fps)].kind != "number":
             raise ValueError(f"TfdsSource.fps is {self.fps!r}, which is no number in {self.name}.")
 
@@ -83,18 +83,18 @@ class TfdsSource:
         return len(self._prepared.records)
 
     def captions(self) -> Iterator[str]:
-        """Those of all classes, or of all examples, read for them (but not decoded)."""
+        """List the captions of all classes, or of all examples (whose videos are not decoded)."""
         if not self._text:
             yield ""
         elif self._features[self._text].kind == "label":
             yield from self._by_class
         else:
             for index in range(len(self)):
-                with contextlib.suppress(BadExample):  # `load` tells of it
+                with contextlib.suppress(BadExample):  # `load` reports it
                     yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """A clip from a random place of example `index`, or a picture."""
+        """Read a clip from a random place of example `index`, or a picture."""
         where, values = self._read(index)
         captions = self._captions(where, values)
         caption = drawn(captions, rng)
@@ -113,7 +113,7 @@ class TfdsSource:
         return Example(video=video, caption=caption, captions=captions)
 
     def _read(self, index: int) -> tuple[str, dict[str, Any]]:
-        """(name, values by feature) of an example; what has no values is left out."""
+        """Read an example as (name, values by feature), without features that have no values."""
         where = f"{self.name} {self.split}[{index}]"
         messages = tfds_files.import_tfds("proto").tf_example_pb2
         try:
@@ -127,7 +127,7 @@ class TfdsSource:
         }
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All that an example has; () where captions are empty."""
+        """All captions of an example; () if the data set has none."""
         if not self._text:
             return ()
         found = values.get(self._text, ())
@@ -143,7 +143,7 @@ class TfdsSource:
         return unique([self._by_class[number] for number in found])
 
     def _rate(self, where: str, values: dict[str, Any]) -> float:
-        """Frames of the stored video per second."""
+        """The frame rate of the stored video, in frames per second."""
         if not isinstance(self.fps, str):
             return float(self.shape.fps if self.fps is None else self.fps)
         if not values.get(self.fps):
@@ -167,18 +167,17 @@ class TfdsSource:
             if self._known(self.feature) not in fits:
                 raise ValueError(
                     f"TfdsSource.feature is {self.feature!r}, which holds no {self.kind} in "
-                    f"{self.name}; {self._told(fits)}."
+                    f"{self.name}; {self._listing(fits)}."
                 )
             return self.feature
         first = [n for n, f in fits.items() if f.kind == kinds[0]]
-        found = first or [n for n, f in fits.items() if f.kind == "video"]
-        if len(found) != 1:
-            few = (
-                f"{self.name} has no feature that holds {self.kind}: {self._told(self._features)}."
-            )
-            many = f"several features of {self.name} hold {self.kind}: {self._told(fits)}; set "
-            raise ValueError(many + "TfdsSource.feature." if found else few)
-        return found[0]
+        candidates = first or [n for n, f in fits.items() if f.kind == "video"]
+        if len(candidates) != 1:
+            listing = self._listing(self._features)
+            few = f"{self.name} has no feature that holds {self.kind}: {listing}."
+            many = f"several features of {self.name} hold {self.kind}: {self._listing(fits)}; set "
+            raise ValueError(many + "TfdsSource.feature." if candidates else few)
+        return candidates[0]
 
     @functools.cached_property
     def _text(self) -> str:
@@ -188,28 +187,28 @@ class TfdsSource:
             if self._known(self.caption) not in fits:
                 raise ValueError(
                     f"TfdsSource.caption is {self.caption!r}, which is no text and no label in "
-                    f"{self.name}; {self._told(fits)}."
+                    f"{self.name}; {self._listing(fits)}."
                 )
             return self.caption
         for kind in ("text", "label"):
-            found = [n for n, f in fits.items() if f.kind == kind]
-            if len(found) > 1:
+            candidates = [n for n, f in fits.items() if f.kind == kind]
+            if len(candidates) > 1:
                 raise ValueError(
-                    f"several features of {self.name} may hold the caption: {self._told(fits)}; "
+                    f"several features of {self.name} may hold the caption: {self._listing(fits)}; "
                     "set TfdsSource.caption."
                 )
-            if found:
-                return found[0]
+            if candidates:
+                return candidates[0]
         return ""
 
     @functools.cached_property
     def _by_class(self) -> tuple[str, ...]:
-        """Captions by class, where they come from labels."""
+        """The captions by class, if captions come from labels."""
         if not self._text or self._features[self._text].kind != "label":
             if self.label_captions:
                 raise ValueError(
                     f"TfdsSource.label_captions is set, but the captions of {self.name} are no "
-                    f"labels; {self._told(self._features)}."
+                    f"labels; {self._listing(self._features)}."
                 )
             return ()
         table = labels.read_table(self.label_captions) if self.label_captions else None
@@ -219,11 +218,13 @@ class TfdsSource:
     def _known(self, feature: str) -> str:
         if feature not in self._features:
             raise ValueError(
-                f"{self.name} has no feature {feature!r}; {self._told(self._features)}."
+                f"{self.name} has no feature {feature!r}; {self._listing(self._features)}."
             )
         return feature
 
-    def _told(self, features: dict[str, Feature]) -> str:
-        """Features for a message."""
-        told = ", ".join(f"{name} ({feature.kind})" for name, feature in sorted(features.items()))
-        return f"there are {told}" if told else "there are none"
+    def _listing(self, features: dict[str, Feature]) -> str:
+        """Describe features for a message."""
+        listing = ", ".join(
+            f"{name} ({feature.kind})" for name, feature in sorted(features.items())
+        )
+        return f"there are {listing}" if listing else "there are none"

@@ -22,25 +22,25 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image
 
-SHORTEST = 10  # ms; players take what is not longer for a mistake
+SHORTEST = 10  # ms; players take delays up to this for a mistake
 _UNITS = {".gif": 100, ".webp": 1000}  # of delays, in a second
 _GIF_HEADER, _GIF_FRAME = "<6sHHBBB", 1 << 2  # the flags of a frame: what it shows stays
 _GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 
 
 def fastest(suffix: str) -> float:
-    """Frames a second that a ".gif" or a ".webp" can show."""
+    """The most frames per second that a ".gif" or a ".webp" can show."""
     return _UNITS[suffix] / (SHORTEST * _UNITS[suffix] // 1000 + 1)
 
 
 class _Delays:
-    """How long frame after frame is shown, in whole units."""
+    """How long one frame after the other is shown, in whole units."""
 
     def __init__(self, suffix: str, fps: float | int) -> None:
         self._step, self._frames = _UNITS[suffix] / fps, 0
 
     def next(self) -> int:
-        """Of the next frame."""
+        """The delay of the next frame."""
         self._frames += 1
         return round(self._frames * self._step) - round((self._frames - 1) * self._step)
 
@@ -49,13 +49,13 @@ class GifSink:
     """A GIF that grows: each frame has a palette of its own."""
 
     def __init__(self, file: io.BufferedIOBase, fps: float | int, size: tuple[int, int]) -> None:
-        """Begins an animation of frames of this (height, width)."""
+        """Begin an animation of frames of this (height, width)."""
         self._file, self._delays = file, _Delays(".gif", fps)
         self._before: np.ndarray | None = None
         file.write(struct.pack(_GIF_HEADER, b"GIF89a", *size[::-1], 0, 0, 0) + _GIF_LOOP)
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Adds frames."""
+        """Add frames."""
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=False)
             image = Image.fromarray(part).quantize(256)
@@ -66,22 +66,22 @@ class GifSink:
         self._file.flush()
 
     def end(self) -> None:
-        """Ends the animation."""
+        """End the animation."""
         self._file.write(b"\x3b")
 
     def close(self) -> None:
-        """Ends the animation and closes the file."""
+        """End the animation and close the file."""
         self.end()
         self._file.close()
 
 
 class WebpSink:
-    """A WebP that grows; its length stands in front of it, and is written anew each time."""
+    """A WebP that grows; the length at its beginning is written again with every addition."""
 
     def __init__(
         self, file: io.BufferedIOBase, fps: float | int, size: tuple[int, int], **options: object
     ) -> None:
-        """Begins an animation.
+        """Begin an animation.
 
         Args:
           file: can be written at any place.
@@ -97,7 +97,7 @@ class WebpSink:
         file.write(_chunk(b"ANIM", struct.pack("<IH", white, for_ever)))
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Adds frames."""
+        """Add frames."""
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=True)
             still = io.BytesIO()
@@ -114,17 +114,17 @@ class WebpSink:
         self._file.flush()
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no frame is held back."""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def _changed(
     before: np.ndarray | None, pixels: UInt8[np.ndarray, "h w 3"], even: bool
 ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], int, int]:
-    """The part of a frame that is new, at least one pixel, and its top and left (even numbers)."""
+    """The part of a frame that changed, at least a pixel, and its top and left (even if `even`)."""
     if before is None:
         return np.ascontiguousarray(pixels), 0, 0
     changed = np.any(before != pixels, axis=-1)

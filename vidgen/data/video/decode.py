@@ -5,6 +5,9 @@
     all others            read all packets once (packet_index.py), then the same; packets are known
                           again by their content, so it does not matter where a seek lands
 
+FFmpeg's seeks in MPEG streams land anywhere. A frame that is shown for long is no damage; a gap
+behind a packet that the demultiplexer calls corrupt is.
+
 A reader begins as the first kind and becomes the second where the file gives reason: its first
 packets are not plain, its times run backwards, or its frames end before its header says.
 """
@@ -21,13 +24,15 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from vidgen.data.sources.files import BadExample, File, readable
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, readable
 from vidgen.data.video.header import (
     MICROSECOND,
     decoder_of,
     is_seekable,
     stated_span,
     step_of,
+    unit_of,
     video_stream,
 )
 from vidgen.data.video.orientation import Orientation, orientation_of
@@ -60,17 +65,17 @@ class Timed:
 
     @property
     def orientation(self) -> Orientation:
-        """How it is shown."""
+        """How the frame is turned and mirrored when it is shown."""
         return orientation_of(self.image)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels as shown."""
+        """The height and width as shown, in pixels."""
         return self.orientation.size(self.image.height, round(self.image.width * self.aspect))
 
 
 class VideoReader:
-    """A video file that is open.
+    """An open video file.
 
     Attributes:
       span: how long it plays. Of a file that was cut short, how long it should.
@@ -97,16 +102,16 @@ class VideoReader:
             raise
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._container.close()
 
     @property
     def is_indexed(self) -> bool:
-        """All packets have been read."""
+        """Whether all packets have been read."""
         return self._index is not None
 
     def frames_from(self, start: float) -> Iterator[Timed]:
-        """Frames from one at or before `start` (seconds) on; the first of all for 0.
+        """Decode frames from one at or before `start` (seconds) on; 0 gives the first of all.
 
         Raises:
           NotInOrder: the times of the file are wrong; `read_index` finds better ones.
@@ -126,7 +131,7 @@ class VideoReader:
         yield from self._by_index(start)
 
     def first_frame(self) -> Timed:
-        """The frame that is shown first.
+        """Decode the frame that is shown first.
 
         Raises:
           BadExample: there is none.
@@ -138,7 +143,7 @@ class VideoReader:
         return next(self.frames_from(0.0))
 
     def check_order(self, frames: Iterator[Timed]) -> None:
-        """Decodes on until the times that were given are proven.
+        """Decode on until the times of the frames so far are proven.
 
         Times that only ever rise from packet to packet are wrong if the decoder reorders frames.
 
@@ -152,7 +157,7 @@ class VideoReader:
                 return
 
     def read_index(self, by_order: bool = False) -> None:
-        """Reads all packets, after which times no longer rest on the header or on seeking."""
+        """Read all packets; times then no longer depend on the header or on seeking."""
         if self._packets is None:
             self._open()
             self._packets = read_packets(self._container, self._stream, self._step)
@@ -188,7 +193,7 @@ class VideoReader:
         self._times_fall = False
 
     def _begins_plainly(self) -> bool:
-        """With a key frame that is also shown first, which is then the origin of times."""
+        """Whether the file begins with a key frame that is shown first, the origin of times."""
         packets = [*itertools.islice(self._demuxed(), 4)]
         if not packets or not packets[0].is_keyframe or packets[0].is_discard:
             return False
@@ -199,7 +204,7 @@ class VideoReader:
         return len(stamps) == len(packets) and all(s > stamps[0] for s in stamps[1:])
 
     def _by_seeking(self, start: float) -> Iterator[Timed]:
-        unit = self._stream.time_base
+        unit = unit_of(self._stream)
         self._seek(self._first_stamp + int(start / unit))
         self._times_fall, before, time = False, None, -np.inf
         for packet in itertools.chain(self._demuxed(), [None]):
@@ -218,7 +223,7 @@ class VideoReader:
                 yield self._timed(time, image, start)
 
     def _by_index(self, start: float) -> Iterator[Timed]:
-        """From the last key frame that gives a frame at or before `start`."""
+        """Decode from the last key frame that gives a frame at or before `start`."""
         index = self._index
         assert index is not None
         latest, first_key = start + self._origin + MICROSECOND, next(iter(index.places))
@@ -249,7 +254,7 @@ class VideoReader:
             yield self._timed(time, image, start)
 
     def _decoded(self, key: int) -> Iterator[av.VideoFrame]:
-        """Frames from a key packet on; their pts is the number of their packet."""
+        """Decode frames from a key packet on; their pts is the number of their packet."""
         index = self._index
         assert index is not None
         for number, packet in self._packets_from(index, key):
@@ -270,7 +275,7 @@ class VideoReader:
                 yield number, packet
 
     def _landed(self, index: PacketIndex, key: int) -> tuple[int, Iterator[av.Packet]]:
-        """(number of the next packet, packets) such that packet `key` is the next key packet."""
+        """Seek until packet `key` is the next key packet: (number of the next packet, packets)."""
         if key and not np.isnan(index.stamps[key]):
             with contextlib.suppress(FFmpegError):
                 self._seek(int(index.stamps[key]))
@@ -292,11 +297,11 @@ class VideoReader:
         self._decoder.flush_buffers()
 
     def _stamp_of(self, packet: av.Packet) -> int | None:
-        """When its frame is shown; AVI says only when it is decoded."""
+        """When the frame of a packet is shown; AVI says only when it is decoded."""
         return packet.dts if self._is_avi else packet.pts
 
     def _demuxed(self) -> Iterator[av.Packet]:
-        """Packets that hold something; in AVI an empty one says that the last frame stays."""
+        """Read the packets that hold data; an empty one in AVI only prolongs the last frame."""
         return (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def _timed(self, time: float, image: av.VideoFrame, start: float) -> Timed:
@@ -307,7 +312,7 @@ class VideoReader:
 
 @contextlib.contextmanager
 def opened_video(path: File) -> Iterator[VideoReader]:
-    """A reader of the first video stream of a file; inside `told_as_bad`.
+    """Open the first video stream of a file; to be used inside `as_bad_example`.
 
     Raises:
       BadExample: there is none, or none that can be shown.

@@ -46,7 +46,7 @@ def write_video(
     *,
     min_side: int = 128,
 ) -> None:
-    """Writes one clip "t h w c" or several "b t h w c", float in [-1, 1], c = 3 or 1.
+    """Write one clip "t h w c" or several "b t h w c", float in [-1, 1], c = 3 or 1.
 
     Args:
       path: the suffix chooses the format, see the module docstring.
@@ -81,7 +81,7 @@ def write_video(
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """Raises ValueError where `write_video` has no format for the name; for checks up front."""
+    """Raise ValueError if `write_video` has no format for the suffix; for early checks."""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(
@@ -92,7 +92,7 @@ def check_suffix(path: str | os.PathLike) -> None:
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with stream.told_where(path):
+        with stream.errors_naming(path):
             part.write_bytes(data)
             os.replace(part, path)
     except OSError:
@@ -102,7 +102,7 @@ def _write_whole(path: pathlib.Path, data: bytes) -> None:
 
 
 def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """All clips in one picture: a grid about as wide as high, white where none is left."""
+    """Tile all clips in one video: a grid about as wide as high, white in empty places."""
     b, t, h, w, c = clips.shape
     columns = math.ceil(math.sqrt(b * h / w)) if b > 1 else 1
     columns = min(b, columns)
@@ -125,7 +125,7 @@ def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: 
 
 
 def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options: object) -> bytes:
-    """The bytes of one animated WebP that shows all clips side by side, again and again.
+    """Encode all clips side by side as one animated WebP that repeats for ever.
 
     Args:
       clips: "b t h w 3".

@@ -14,7 +14,8 @@ import av
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vidgen.data.sources.files import BadExample, File, suffix_of, told_as_bad
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, as_bad_example, suffix_of
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.decode import NotInOrder, Timed, opened_video
 from vidgen.data.video.header import MICROSECOND
@@ -36,7 +37,7 @@ _UNKNOWN, _BT709 = 2, 1  # numbers of matrices, as in the H.264 standard
 
 
 class Probed(NamedTuple):
-    """What a file holds.
+    """The length, rate and size of a file.
 
     Attributes:
       seconds: how long it plays.
@@ -54,15 +55,15 @@ class Probed(NamedTuple):
 
 
 class _TooShort(BadExample):
-    """As far as is known how long it is."""
+    """The video is too short, as far as its length is known."""
 
 
 class _EndsEarly(Exception):
-    """Frames end before the clip does; in words."""
+    """The frames of the file end before the clip does."""
 
 
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip of `shape` from a random or a given place of a file.
+    """Read a clip of `shape` from a random or a given place of a file.
 
     The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
     slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
@@ -79,21 +80,21 @@ def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, 
     """
     if shape.channels != 3:
         raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             return _read_pillow(path, shape, start)
         return _read_av(path, shape, start)
 
 
 def probe(path: File) -> Probed:
-    """What a file that `read_clip` reads holds.
+    """Look up the length, rate and size of a file that `read_clip` can read.
 
     Of a video only the first frame is decoded, of an animated gif, webp or png all.
 
     Raises:
       BadExample: no such file, not a video, or damaged.
     """
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)
@@ -107,7 +108,7 @@ def probe(path: File) -> Probed:
 def chosen_frames(
     path: File, times: Sequence[float] | np.ndarray, step: float, shape: VideoShape, start: Start
 ) -> Int[np.ndarray, " t"]:
-    """Which frames make a clip, of those that appear at `times`, the last for `step` (seconds).
+    """Choose the frames of a clip among those shown at `times`, the last for `step` seconds.
 
     Raises:
       BadExample: too short for the clip.
@@ -117,7 +118,7 @@ def chosen_frames(
 
 
 def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
-    """A start time such that the whole clip fits."""
+    """Choose a start time, in seconds, so that the whole clip fits."""
     needed, where = (shape.frames - 1) / shape.fps, ""
     if isinstance(start, np.random.Generator):
         # the last wanted moment may fall past the last frame by half of the time it is shown
@@ -139,7 +140,7 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
 def _nearest(
     decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """The clip that begins at `start`, picked from frames as they are decoded."""
+    """Pick the clip that begins at `start` from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
     video: list[np.ndarray] = []
     previous: Timed | None = None
@@ -165,7 +166,7 @@ def _nearest(
 
 
 def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """A decoded frame upright, cropped around its center to the aspect of `shape`, resized."""
+    """Turn a frame upright, crop it around its center to the aspect of `shape`, and resize it."""
     orientation = frame.orientation
     aspect = 1 / frame.aspect if orientation.swap else frame.aspect
     return _fit(orientation.apply(_av_to_rgb(frame.image)), shape, aspect)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from vidgen.data.sources.files import BadExample
+from vidgen.data.source import BadExample
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import PILLOW_SUFFIXES, probe, read_clip
@@ -35,12 +35,12 @@ ROUNDING = 0.006
 
 
 class FootageError(ValueError):
-    """A file that cannot be used, told in one sentence."""
+    """A file cannot be used; the message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Footage:
-    """A file that has been looked at, and not yet read.
+    """A file whose size and length are known, and that is not yet read.
 
     Attributes:
       path: the file.
@@ -62,24 +62,24 @@ class Footage:
 
     @property
     def is_still(self) -> bool:
-        """True of a single picture, whatever the file."""
+        """Whether it is a single picture, whatever the kind of file."""
         return self.kind == "still" or (self.kind == "array" and self.frames == 1)
 
     def at_rate(self, fps: float) -> Footage:
-        """The same, an array counted as of this frame rate, since it has none of its own."""
+        """Return the same with this frame rate if it is an array, which has none of its own."""
         if self.kind != "array" or self.is_still:
             return self
         return dataclasses.replace(self, seconds=self.frames / fps)
 
     def frames_at(self, fps: float, start: float = 0.0) -> int:
-        """How many frames there are at this rate from `start` seconds on; one for a still."""
+        """Count the frames at this rate from `start` seconds on; a still has one."""
         if self.is_still:
             return 1
         rounding = min(0.5, SLACK if self.kind == "array" else ROUNDING * fps)  # in frames
         return max(0, math.floor((self.seconds - start) * fps + rounding))
 
     def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
-        """Frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
+        """Read the frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
 
         Raises:
           FootageError: it is too short, or damaged.
@@ -87,10 +87,10 @@ class Footage:
         if self.kind == "array":
             return self._from_array(shape, start)
         if self.is_still:
-            with _told_as_unusable():
+            with _as_footage_error():
                 frame = transforms.fit(read_image(self.path), shape.height, shape.width)
             return np.broadcast_to(transforms.to_float(frame), shape.thwc)
-        with _told_as_unusable():
+        with _as_footage_error():
             return transforms.to_float(read_clip(self.path, shape, float(start)))
 
     def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
@@ -109,7 +109,7 @@ class Footage:
 
 
 def open_footage(path: str | os.PathLike) -> Footage:
-    """Look at a file.
+    """Open a file far enough to know its size and length.
 
     Raises:
       FootageError: there is no such file, or it is none that can be read.
@@ -121,17 +121,17 @@ def open_footage(path: str | os.PathLike) -> Footage:
     if suffix in ARRAY_SUFFIXES:
         video = _array(path)
         return Footage(path, "array", *video.shape[1:3], frames=len(video))
-    with _told_as_unusable():
-        found = None if suffix in STILL_SUFFIXES else probe(path)
-        if found is None or (found.frames == 1 and suffix in PILLOW_SUFFIXES):
+    with _as_footage_error():
+        probed = None if suffix in STILL_SUFFIXES else probe(path)
+        if probed is None or (probed.frames == 1 and suffix in PILLOW_SUFFIXES):
             return Footage(path, "still", *read_image(path).shape[:2])
-        rate = found.fps if found.frames is None else found.frames / found.seconds
-        return Footage(path, "video", found.height, found.width, seconds=found.seconds, fps=rate)
+        rate = probed.fps if probed.frames is None else probed.frames / probed.seconds
+        return Footage(path, "video", probed.height, probed.width, seconds=probed.seconds, fps=rate)
 
 
 @contextlib.contextmanager
-def _told_as_unusable() -> Iterator[None]:
-    """A file that is bad for training is one that cannot be used here."""
+def _as_footage_error() -> Iterator[None]:
+    """Turn BadExample, which skips a file in training, into FootageError."""
     try:
         yield
     except BadExample as error:
@@ -139,7 +139,7 @@ def _told_as_unusable() -> Iterator[None]:
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
-    """The frames of an npy or npz file, float32 or uint8."""
+    """Load the frames of an npy or npz file, as float32 or uint8."""
     try:
         video = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(video, np.lib.npyio.NpzFile):

@@ -13,7 +13,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from vidgen.data.sources.files import BadExample, File, suffix_of, told_as_bad
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, as_bad_example, suffix_of
 from vidgen.data.video import pictures
 from vidgen.data.video.decode import LACKING, NotInOrder, Timed, opened_video
 from vidgen.data.video.files import PILLOW_SUFFIXES
@@ -23,7 +24,7 @@ from vidgen.data.video.orientation import upright
 
 @dataclasses.dataclass(frozen=True)
 class StreamedFrame:
-    """A frame of a film.
+    """A frame of a video, with its number.
 
     Attributes:
       number: from 0, in the order in which frames are shown.
@@ -37,21 +38,21 @@ class StreamedFrame:
 
     @property
     def time(self) -> float:
-        """When it is shown, in seconds from the first frame."""
+        """When the frame is shown, in seconds from the first frame."""
         return self.frame.time
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels as displayed."""
+        """The height and width as displayed, in pixels."""
         return self.frame.size
 
     def thumbnail(self, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The frame in that size, whatever its own aspect is and which way is up."""
+        """The stored frame at that size, without regard to its aspect and orientation."""
         return self.frame.image.reformat(width=width, height=height, format="rgb24").to_ndarray()
 
 
 def stream_frames(path: File) -> Iterator[StreamedFrame]:
-    """All frames of a file in order, of which only the last is kept here.
+    """Read all frames of a file in order; only the last is kept in memory.
 
     Args:
       path: what `read_clip` reads.
@@ -59,7 +60,7 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
     Raises:
       BadExample: no such file, not a video, damaged, or it ends before it says that it does.
     """
-    with told_as_bad(path):
+    with as_bad_example(path):
         if suffix_of(path) in PILLOW_SUFFIXES:
             with pictures.opened(path) as image:
                 times, span = pictures.timeline(image)
@@ -88,7 +89,7 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
 
 
 def at_rate(frames: Iterable[StreamedFrame], fps: float | int) -> Iterator[StreamedFrame]:
-    """Of successive frames, the one nearest in time to each of start + k / fps.
+    """Change the frame rate: take the frame nearest in time to each of start + k / fps.
 
     `start` is when the first is shown. Faster films lose frames, slower ones repeat some.
     """

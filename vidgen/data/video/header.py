@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import fractions
+from typing import cast
 
 import av
+from av.container import InputContainer
 from av.stream import Disposition
 
-from vidgen.data.sources.files import MAX_PIXELS, BadExample, File, check_size
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import MAX_PIXELS, File, check_size
 from vidgen.data.video.pictures import Span
 
 MICROSECOND = 1e-6
@@ -19,8 +22,8 @@ _STATING = _SEEKABLE | {"flv"}  # in which the header says how long it plays
 _LATE = 17  # frames that times of decoding and of showing may differ by, at most (H.264)
 
 
-def video_stream(path: File, container: Any) -> Any:
-    """The first that is no picture of a cover.
+def video_stream(path: File, container: InputContainer) -> av.VideoStream:
+    """The first video stream that is no cover picture.
 
     Raises:
       BadExample: there is none.
@@ -32,8 +35,8 @@ def video_stream(path: File, container: Any) -> Any:
     return (films or streams)[0]
 
 
-def decoder_of(path: File, stream: Any) -> Any:
-    """The context that decodes a stream.
+def decoder_of(path: File, stream: av.VideoStream) -> av.VideoCodecContext:
+    """Make the codec context that decodes a stream.
 
     Raises:
       BadExample: its pictures are too large, of an unknown kind or HDR.
@@ -46,19 +49,25 @@ def decoder_of(path: File, stream: Any) -> Any:
         kind = _HDR[context.color_trc]
         raise BadExample(path, f"is HDR ({kind}), whose colors would be wrong: convert it to SDR")
     if stream.metadata.get("alpha_mode") == "1" and context.name in _WITH_ALPHA:
-        context = av.CodecContext.create(_WITH_ALPHA[context.name], "r")
+        created = av.CodecContext.create(_WITH_ALPHA[context.name], "r")
+        context = cast(av.VideoCodecContext, created)
     context.options = {"max_pixels": str(MAX_PIXELS)}  # frames need not be of the stated size
     return context
 
 
-def step_of(stream: Any) -> float:
-    """Seconds of a frame, on average."""
+def unit_of(stream: av.VideoStream) -> fractions.Fraction:
+    """The unit in which a stream gives times, in seconds."""
+    return stream.time_base or fractions.Fraction(1, av.time_base)
+
+
+def step_of(stream: av.VideoStream) -> float:
+    """How long a frame is shown, in seconds on average."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return 1 / float(rate) if rate else 0.04
 
 
-def stated_span(container: Any, stream: Any) -> Span | None:
-    """How long it plays, where the header of the file is one that says it."""
+def stated_span(container: InputContainer, stream: av.VideoStream) -> Span | None:
+    """How long the stream plays, if the header says so; else None."""
     step = step_of(stream)
     if container.format.name not in _STATING:
         return None
@@ -66,7 +75,7 @@ def stated_span(container: Any, stream: Any) -> Span | None:
         return None  # in fragments, each of which says only how long it is itself
     if stream.duration and stream.time_base:
         return Span(float(stream.duration * stream.time_base) - step, step)
-    origin = float((stream.start_time or 0) * stream.time_base)
+    origin = float((stream.start_time or 0) * unit_of(stream))
     if "DURATION" in stream.metadata:  # matroska and webm, "00:00:02.000000000"
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -76,13 +85,13 @@ def stated_span(container: Any, stream: Any) -> Span | None:
     )
 
 
-def is_seekable(container: Any, stream: Any) -> bool:
-    """A seek lands before the wanted moment, and the header speaks of this stream as a whole."""
+def is_seekable(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether seeks land before the wanted moment, and the header covers the whole stream."""
     alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
     if container.format.name not in _SEEKABLE or not alone:
         return False
     entries, stated = stream.index_entries, stated_span(container, stream)
     if len(entries) < 2 or stated is None:
         return stated is not None
-    passed = (entries[len(entries) - 1].timestamp - entries[0].timestamp) * stream.time_base
+    passed = (entries[len(entries) - 1].timestamp - entries[0].timestamp) * unit_of(stream)
     return float(passed) < stated.last + _LATE * stated.step

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 
 class Orientation(NamedTuple):
-    """One of the eight: exchange the axes, then mirror.
+    """One of the eight orientations: exchange the axes, then mirror.
 
     Attributes:
       swap: rows become columns.
@@ -32,18 +32,18 @@ class Orientation(NamedTuple):
     mirror_y: bool = False
 
     def apply(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """The picture as it is shown."""
+        """Turn and mirror a stored picture as it is shown."""
         if self.swap:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width as shown, of a picture that is stored so high and wide."""
+        """The height and width as shown of a picture that is stored as (height, width)."""
         return (width, height) if self.swap else (height, width)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """As the container or the stream says; upright where neither says anything."""
+    """The orientation that the container or the stream states; upright if neither does."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return Orientation()
@@ -54,12 +54,12 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A picture, or the current frame of an animation, as its EXIF value says."""
+    """Turn a picture, or the current frame of an animation, as its EXIF value says."""
     shown: Any = ImageOps.exif_transpose(image)
     return shown
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of `upright(image)`."""
+    """The height and width of `upright(image)`."""
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)

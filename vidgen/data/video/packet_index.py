@@ -19,8 +19,11 @@ import math
 import zlib
 
 import numpy as np
-from av import Packet
+from av import Packet, VideoStream
+from av.container import InputContainer
 from jaxtyping import Bool, Float, Int
+
+from vidgen.data.video.header import unit_of
 
 # [guess] Seconds that a stamp goes back where another recording begins; less is disorder.
 _BACK = 0.25
@@ -32,7 +35,7 @@ Mark = tuple[int, int]
 
 
 def mark_of(packet: Packet) -> Mark:
-    """Size and check sum, by which a packet is known again after a seek."""
+    """The size and check sum by which a packet is recognized after a seek."""
     return packet.size, zlib.crc32(bytes(packet))
 
 
@@ -64,7 +67,7 @@ class PacketIndex:
     end: float
 
     def number_of(self, packet: Packet) -> int | None:
-        """That of a key packet; None where it cannot be told from others."""
+        """The number of a key packet, or None if it cannot be told from others."""
         numbers = self.marks.get(mark_of(packet), [])
         if len(numbers) > 1:
             numbers = [
@@ -75,7 +78,7 @@ class PacketIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Packets:
-    """What one pass over a container found.
+    """The facts about a stream that one pass over its container collects.
 
     Attributes:
       rows: pts and dts in units of the stream, NaN where there is none, size and flags.
@@ -97,8 +100,8 @@ class Packets:
     end: float
 
 
-def read_packets(container, stream, step: float) -> Packets:
-    """All packets of a video stream; the container stands at its beginning."""
+def read_packets(container: InputContainer, stream: VideoStream, step: float) -> Packets:
+    """Read all packets of a video stream; the container must be at its beginning."""
     rows, marks, leads, end, last_key = array.array("d"), {}, {}, -math.inf, -1
     for packet in container.demux():
         stamps = [p for p in (packet.pts, packet.dts) if p is not None]
@@ -121,7 +124,7 @@ def read_packets(container, stream, step: float) -> Packets:
         times = (math.nan if stamp is None else stamp for stamp in (packet.pts, packet.dts))
         rows.extend((*times, packet.size, flags))
     table = np.frombuffer(rows, np.float64).reshape(-1, 4) if rows else np.zeros((0, 4))
-    unit = float(stream.time_base)
+    unit = float(unit_of(stream))
     return Packets(table, marks, leads, unit, step, container.format.name, end)
 
 
@@ -147,7 +150,7 @@ def _kind(codec: str, packet: Packet) -> str:
 
 
 def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketIndex:
-    """When frames are shown.
+    """Work out when each frame is shown.
 
     Args:
       packets: of the stream.
@@ -188,7 +191,7 @@ def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketInde
 
 
 def _slots(clock: Float[np.ndarray, " k"], step: float, depth: int) -> Float[np.ndarray, " k"]:
-    """When frames are shown, by the times at which their packets are decoded."""
+    """Work out when frames are shown from the times at which their packets are decoded."""
     if np.isnan(clock).any():  # too few stamps: frames of one length
         return np.arange(len(clock)) * step
     depth = min(depth, len(clock) - 1)
@@ -199,7 +202,7 @@ def _slots(clock: Float[np.ndarray, " k"], step: float, depth: int) -> Float[np.
 def _broken(
     corrupt: Bool[np.ndarray, " n"], key: Bool[np.ndarray, " n"], gaps: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Where data are lost: a packet marked as corrupt, and no key frame that goes on from it.
+    """Which packets precede a loss: marked as corrupt, without a key frame right behind.
 
     Recordings joined at a key frame lose nothing, though their continuity counters do not fit. The
     mark is on the last packet before the gap or, as a parser is one late, on that before it.
@@ -213,7 +216,7 @@ def _broken(
 
 
 def _step(clock: Float[np.ndarray, " n"], packets: Packets) -> float:
-    """Seconds from one packet to the next."""
+    """The time from one packet to the next, in seconds."""
     known = np.flatnonzero(~np.isnan(clock))
     if len(known) == len(clock) > 1:
         return float(np.median(np.abs(np.diff(clock)))) * packets.unit or packets.step
@@ -225,7 +228,7 @@ def _step(clock: Float[np.ndarray, " n"], packets: Packets) -> float:
 def _shifts(
     clock: Float[np.ndarray, " n"], step: float, packets: Packets
 ) -> Float[np.ndarray, " n"]:
-    """What to add to stamps so that each recording follows the one before it."""
+    """The seconds to add to stamps so that each recording follows the one before it."""
     shifts, offset, previous = np.zeros(len(clock)), 0.0, math.nan
     ahead = _AHEAD if packets.format in _BROADCAST else math.inf
     back = max(_BACK, 20 * step if np.isnan(packets.rows[:, 1]).all() else 0.0)

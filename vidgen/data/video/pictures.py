@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vidgen.data.sources.files import BadExample, File, check_size, readable
+from vidgen.data.source import BadExample
+from vidgen.data.sources.files import File, check_size, readable
 from vidgen.data.video import transforms
 from vidgen.data.video.animated_pictures import SHORTEST
 
@@ -33,7 +34,7 @@ class Span(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: File) -> Iterator[Image.Image]:
-    """A picture or an animation; inside `told_as_bad`.
+    """Open a picture or an animation; to be used inside `as_bad_example`.
 
     Raises:
       BadExample: its size is absurd.
@@ -49,7 +50,7 @@ def opened(path: File) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a picture of any mode, over white where it is transparent."""
+    """Convert a picture of any mode to RGB, over white where it is transparent."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
         grey = np.asarray(image).astype(np.float32) / np.float32(257)
         grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
@@ -60,7 +61,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def timeline(image: Image.Image) -> tuple[list[float], Span]:
-    """When each frame of an animation appears, as browsers play it.
+    """List when each frame of an animation appears (seconds), as browsers play it.
 
     They show a frame with a delay of 10 ms or less, or with none, for a tenth of a second.
     """
@@ -76,7 +77,7 @@ def timeline(image: Image.Image) -> tuple[list[float], Span]:
 
 
 def seek(image: Image.Image, number: int) -> None:
-    """Goes to a frame of an animation."""
+    """Go to a frame of an animation."""
     image.seek(number + first_frame(image))
 
 

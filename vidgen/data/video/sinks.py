@@ -56,7 +56,7 @@ AV_KINDS = {
 
 
 class AvSink:
-    """Frames "t h w 3" into an encoder of PyAV, and its packets into a file."""
+    """Encodes frames "t h w 3" with PyAV into a file."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class AvSink:
         *,
         growing: bool = True,
     ) -> None:
-        """Opens the file.
+        """Open the file.
 
         Args:
           target: a path, or a buffer where not `growing`.
@@ -96,7 +96,7 @@ class AvSink:
             context.gop_size = max(1, round(_FRAGMENT_SECONDS * fps))
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Encodes frames; some of them are held back."""
+        """Encode frames; the encoder holds some of them back."""
         for pixels in frames:
             self._output.mux(self._stream.encode(self._frame(pixels)))
 
@@ -107,7 +107,7 @@ class AvSink:
         return frame.reformat(format="yuv420p", dst_colorspace="ITU709")
 
     def close(self) -> None:
-        """Writes what was held back."""
+        """Write the frames that are held back, and close the file."""
         try:
             self._output.mux(self._stream.encode(None))
         finally:
@@ -118,13 +118,13 @@ class NpySink:
     """An array whose first axis grows: the header is written again after each addition."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Makes the file; an array is in it once frames have come."""
+        """Make the file, which holds an array as soon as frames have come."""
         self._file = path.open("w+b")
         self._length = 0
         self._dtype: np.dtype | None = None
 
     def write(self, frames: np.ndarray) -> None:
-        """Adds frames "t h w c", all of one kind of number."""
+        """Add frames "t h w c", always of the same dtype."""
         if self._dtype is None:
             self._dtype = frames.dtype
             self._header(frames.shape[1:])
@@ -148,7 +148,7 @@ class NpySink:
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -156,23 +156,23 @@ class PngSink:
     """A folder of pictures: 000000.png, 000001.png, ..."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        """Makes the folder."""
+        """Make the folder."""
         folder.mkdir()
         self._folder, self._count = folder, 0
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Writes a picture for each frame."""
+        """Write a picture for each frame."""
         for pixels in frames:
             image = Image.fromarray(np.ascontiguousarray(pixels))
             image.save(self._folder / f"{self._count:06}.png")
             self._count += 1
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no frame is held back."""
 
 
 def defragment(path: pathlib.Path) -> None:
-    """Copies the packets of a fragmented mp4 into one with its index in front, in its place."""
+    """Replace a fragmented mp4 by one of the same packets with its index in front."""
     whole = path.with_name(f"{path.name}.whole")
     options = {"movflags": "+faststart"}
     try:

@@ -7,13 +7,13 @@ the frames of the clip are decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vidgen.data.source import BadExample
 from vidgen.data.sources.caption_text import clean
-from vidgen.data.sources.files import BadExample, Packed
+from vidgen.data.sources.files import Packed
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
 from vidgen.data.video.files import chosen_frames
@@ -22,13 +22,13 @@ from vidgen.types import VideoShape
 
 def clip_of_frames(
     name: str,
-    frames: Sequence[Any] | np.ndarray,
+    frames: Sequence[bytes | np.ndarray] | np.ndarray,
     *,
     fps: float | int,
     shape: VideoShape,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip from a random place, its frames cropped around their center and resized.
+    """Cut a clip from a random place; its frames are cropped around their center and resized.
 
     Args:
       name: of the video, for messages.
@@ -49,8 +49,8 @@ def clip_of_frames(
     return np.stack([small[i] for i in chosen])
 
 
-def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """One frame, encoded or not, at the size of `shape`.
+def frame_of(name: str, frame: bytes | np.ndarray, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
+    """Decode one frame, or take its pixels, at the size of `shape`.
 
     Raises:
       BadExample: it cannot be read.
@@ -59,7 +59,7 @@ def frame_of(name: str, frame: Any, shape: VideoShape) -> UInt8[np.ndarray, "h w
 
 
 def text_of(name: str, data: bytes) -> str:
-    """A stored text in one line, "" where it is blank.
+    """Decode a stored text into one line; a blank one becomes "".
 
     Raises:
       BadExample: it is not UTF-8.
@@ -70,7 +70,7 @@ def text_of(name: str, data: bytes) -> str:
         raise BadExample(name, "its caption is not UTF-8") from error
 
 
-def _rgb(name: str, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+def _rgb(name: str, frame: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(frame, bytes):
         return read_image(Packed(name, frame))
     pixels = np.asarray(frame)

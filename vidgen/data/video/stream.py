@@ -1,6 +1,6 @@
-"""Films that are written while they are made, in memory that does not grow with their length.
+"""Videos that are written while they are made, in memory that does not grow with their length.
 
-    .mp4   H.264 in fragments of two seconds, so that what is there plays while the rest is made;
+    .mp4   H.264 in fragments of two seconds, so that the beginning plays while the rest is made;
            an ordinary file (index in front) once it is closed
     .webm  VP9 in clusters of two seconds, likewise
     .gif   each frame with a palette of its own; at most 50 frames a second
@@ -8,8 +8,8 @@
     .npy   uint8 or float "t h w c" as given; a valid array, which `np.load` can map, all the time
     .png   a folder of the name without suffix, with one numbered picture a frame
 
-A film grows under another name and appears under its own when it is complete. An encoder holds
-back a few frames, so a growing video ends some seconds before the last frame given to it.
+A video grows under another name and appears under its own when it is complete. An encoder holds
+back a few frames, so a growing video ends some seconds before the last frame appended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import av.error
 import numpy as np
@@ -40,14 +40,14 @@ SLOWEST = 0.002  # 655 seconds are the longest delay of a GIF
 
 
 class VideoStream:
-    """A film to which frames are added; use it in a `with` block.
+    """A video to which frames are added; use it in a `with` block.
 
-    Leaving the block closes the film, unless there was an error: then nothing is left of it.
+    Leaving the block closes the video, or removes it if there was an error.
 
     Attributes:
-      path: the file that will appear; for .png the folder.
-      growing: where it grows until then.
-      frames: how many it has.
+      path: the file that will appear; for .png a folder.
+      growing: the file that grows until then.
+      frames: how many frames it has.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class VideoStream:
         growing: str | os.PathLike | None = None,
         min_side: int = 128,
     ) -> None:
-        """Begins an empty film.
+        """Begin an empty video.
 
         Args:
           path: what to write; the suffix is the format, see the module docstring.
@@ -85,7 +85,7 @@ class VideoStream:
         self.frames = 0
         self._suffix, self._size, self._factor = path.suffix.lower(), (height, width), 1
         self._channels: int | None = None
-        with told_where(path):
+        with errors_naming(path):
             remove(self.growing)
             self._sink: _Sink | None = self._open(fps, min_side)
 
@@ -105,7 +105,7 @@ class VideoStream:
         return sink(self.growing.open("wb"), fps, (height, width))
 
     def append(self, frames: UInt8[np.ndarray, "t h w c"] | Float[np.ndarray, "t h w c"]) -> None:
-        """Adds frames, uint8 or float in [-1, 1], c = 3 or 1, always the same kind and size.
+        """Add frames, uint8 or float in [-1, 1], c = 3 or 1, always of the same kind and size.
 
         Raises:
           ValueError: another size, or nothing that can be shown.
@@ -124,7 +124,7 @@ class VideoStream:
                 f"{self.path} has {self._channels} channels; frames with {frames.shape[3]} came."
             )
         self._channels = frames.shape[3]
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".npy":
                 self._sink.write(frames)
             else:
@@ -135,19 +135,19 @@ class VideoStream:
         self.frames += len(frames)
 
     def end(self) -> None:
-        """No more frames: writes what the encoder holds back, and leaves the film at `growing`."""
+        """Write the frames that the encoder holds back, and leave the video at `growing`."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            with told_where(self.path):
+            with errors_naming(self.path):
                 sink.close()
 
     def close(self) -> pathlib.Path:
-        """Ends the film and moves it to `path`, which is returned; a file there is replaced."""
+        """End the video, move it to `path`, replacing a file there, and return the path."""
         self.end()
         if not self.frames:
             self.discard()
             raise ValueError(f"{self.path} has no frame; append at least one before closing it.")
-        with told_where(self.path):
+        with errors_naming(self.path):
             if self._suffix == ".mp4":
                 defragment(self.growing)
             if self.path.is_dir() and self.growing.is_dir():
@@ -156,7 +156,7 @@ class VideoStream:
         return self.path
 
     def discard(self) -> None:
-        """Ends the film and removes it."""
+        """End the video and remove it."""
         sink, self._sink = self._sink, None
         with contextlib.suppress(*_WRITING_ERRORS):
             if sink is not None:
@@ -167,7 +167,7 @@ class VideoStream:
     def __enter__(self) -> VideoStream:
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return self.discard()
         try:
@@ -178,7 +178,7 @@ class VideoStream:
 
 
 def check_streamable(path: str | os.PathLike) -> None:
-    """Raises ValueError where a film of that name cannot grow; for checks up front."""
+    """Raise ValueError if a video with that suffix cannot be streamed; for early checks."""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in STREAM_SUFFIXES:
         choices = ", ".join(STREAM_SUFFIXES)
@@ -188,7 +188,7 @@ def check_streamable(path: str | os.PathLike) -> None:
 
 
 def check_rate(path: str | os.PathLike, fps: float | int) -> None:
-    """Raises ValueError where a file of that name cannot play so fast; for checks up front."""
+    """Raise ValueError if a file with that suffix cannot play at `fps`; for early checks."""
     if not 0 < fps < math.inf:
         raise ValueError(f"fps is {fps}; it must be positive.")
     suffix = pathlib.Path(path).suffix.lower()
@@ -202,7 +202,7 @@ def check_rate(path: str | os.PathLike, fps: float | int) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file, or a folder with all that is in it; nothing if there is neither."""
+    """Remove a file, or a folder with its content, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -210,8 +210,8 @@ def remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def told_where(path: pathlib.Path) -> Iterator[None]:
-    """Whatever goes wrong with writing becomes an OSError that names `path`."""
+def errors_naming(path: pathlib.Path) -> Iterator[None]:
+    """Turn whatever goes wrong with writing into an OSError that names `path`."""
     try:
         yield
     except _WRITING_ERRORS as error:
@@ -221,7 +221,7 @@ def told_where(path: pathlib.Path) -> Iterator[None]:
 
 
 class _Sink(Protocol):
-    """What takes the frames of one format."""
+    """A writer of one format."""
 
     def write(self, frames: np.ndarray) -> None: ...
 

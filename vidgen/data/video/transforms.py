@@ -16,12 +16,12 @@ from PIL import Image
 
 
 def to_float(video: UInt8[np.ndarray, "*x"]) -> Float32[np.ndarray, "*x"]:
-    """`video` in [-1, 1] float32."""
+    """Convert 0..255 to float32 in [-1, 1]."""
     return video.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
-    """`video` in 0..255, from [-1, 1]; values outside are clipped, NaN becomes black."""
+    """Convert [-1, 1] to 0..255; values outside are clipped, NaN becomes black."""
     scaled = np.rint((np.asarray(video, np.float32) + 1) * 127.5)
     return np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255).astype(np.uint8)
 
@@ -29,7 +29,7 @@ def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
 def resize(
     frame: UInt8[np.ndarray, "h w c"], height: int, width: int
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """`frame` at (height, width), anti-aliased.
+    """Resize a frame to (height, width), with anti-aliasing.
 
     A reduction by whole factors averages blocks exactly; other reductions use a Hamming window as
     wide as the reduction; enlargements are bilinear.
@@ -52,7 +52,7 @@ def resize(
 def crop_to_aspect(
     frame: UInt8[np.ndarray, "h w c"], height: float | int, width: float | int
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """The largest central part of `frame` whose aspect ratio is height : width."""
+    """Crop a frame to the largest central part whose aspect ratio is height : width."""
     h, w = frame.shape[:2]
     new_h, new_w = h, max(1, round(h * width / height))
     if new_w > w:
@@ -64,13 +64,13 @@ def crop_to_aspect(
 def random_crop(
     video: UInt8[np.ndarray, "t h w c"], height: int, width: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h2 w2 c"]:
-    """A window of (height, width) at a random place, the same in all frames."""
+    """Crop a window of (height, width) at a random place, the same in all frames."""
     top, left = (int(rng.integers(video.shape[i] - n + 1)) for i, n in ((1, height), (2, width)))
     return video[:, top : top + height, left : left + width]
 
 
 def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """`frame` cropped to the wanted aspect ratio around its center, then resized."""
+    """Crop a frame around its center to the wanted aspect ratio, then resize it."""
     return resize(crop_to_aspect(frame, height, width), height, width)
 
 
@@ -80,7 +80,7 @@ def frame_indices(
     fps: float | int,
     frames: int,
 ) -> Int[np.ndarray, " frames"]:
-    """For each of start + k / fps, the index of the frame nearest in time.
+    """Return, for each of start + k / fps, the index of the frame nearest in time.
 
     Args:
       times: increasing time stamps of the frames at hand, in seconds.
@@ -100,7 +100,7 @@ def frame_indices(
 def composite(
     frame: UInt8[np.ndarray, "h w 4"], background: tuple[int, int, int] = (255, 255, 255)
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A straight-alpha RGBA frame over a plain color: a c + (1 - a) g."""
+    """Put a straight-alpha RGBA frame over a plain color: a c + (1 - a) g."""
     color = np.asarray(background, np.float32)
     result = np.empty((*frame.shape[:2], 3), np.uint8)
     for row, pixels in enumerate(frame):  # a large picture need not be in memory as floats

@@ -1,8 +1,8 @@
-"""What tables and pages say of results: numbers as text, which is better, what cannot be compared.
+"""What tables and pages say of results: numbers as text, the better one, what cannot be compared.
 
 A value with a standard error is rounded to two digits of that error, one without to four digits.
-Results are comparable where they come from the same protocol, the same real clips and the same
-networks. How a model was sampled, and from which seed, is its own affair.
+Results are comparable if they come from the same protocol, the same real clips and the same
+networks. Sampling and seed may differ.
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Result = Mapping[str, Any]  # described in report.py
+Result = Mapping[str, Any]  # described in results.py
 Metric = Mapping[str, Any]
 OWN = ("sampling", "seed")  # parts of a protocol that may differ between comparable results
 _DIGITS = 6  # after the point, at most
 
 
 def metric_names(results: Sequence[Result]) -> list[str]:
-    """Names of all metrics, in the order in which they first appear."""
+    """Return the names of all metrics, in the order in which they first appear."""
     return list(dict.fromkeys(name for result in results for name in result["metrics"]))
 
 
 def metric_of(results: Sequence[Result], name: str) -> Metric:
-    """The first metric of that name, which tells what it is."""
+    """Return the first metric of that name, for what results agree on: what it is, its unit."""
     return next(result["metrics"][name] for result in results if name in result["metrics"])
 
 
+def description(metric: Metric) -> str:
+    """Return what the metric is, with the name of its network."""
+    network = metric.get("network")
+    return f"{metric['what']} ({network['name']})" if network else metric["what"]
+
+
 def value_text(metric: Metric | None) -> str:
-    """ "812 ± 20 dB", "812.3", "inf"; "-" where there is no value."""
+    """Return "812 ± 20 dB", "812.3" or "inf"; "-" where there is no value."""
     value = None if metric is None else metric["value"]
     if metric is None or value is None:
         return "-"
@@ -57,15 +63,15 @@ def _with_error(value: float, error: float) -> str:
 
 
 def count_text(metric: Metric | None) -> str:
-    """ "64", or "64 / 256" with the number of real clips; empty where there is no metric."""
+    """Return "64", or "64 / 256" with the number of real clips; "" where there is no metric."""
     if metric is None or metric.get("n") is None:
         return ""
     real = metric.get("n_real")
     return f"{metric['n']}" if real is None else f"{metric['n']} / {real}"
 
 
-def plain(value: Any) -> str:
-    """A setting as text: yes and no, lists with commas, short numbers."""
+def plain(value: object) -> str:
+    """Write a setting as text: yes and no, lists with commas, short numbers."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -78,34 +84,34 @@ def plain(value: Any) -> str:
 
 
 def settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings of any depth as texts, by names like "sampling.steps"."""
-    found = {}
+    """Flatten settings of any depth to texts, by names like "sampling.steps"."""
+    flat: dict[str, str] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found |= settings(value, f"{prefix}{name}.")
+            flat |= settings(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = plain(value)
-    return found
+            flat[f"{prefix}{name}"] = plain(value)
+    return flat
 
 
 def networks(results: Sequence[Result]) -> list[tuple[list[str], Mapping[str, Any]]]:
-    """Each feature network once, with the names of the metrics that look through it."""
-    found: list[tuple[list[str], Mapping[str, Any]]] = []
+    """Return each feature network once, with the names of the metrics that use it."""
+    users: list[tuple[list[str], Mapping[str, Any]]] = []
     for name in metric_names(results):
         for result in results:
             network = result["metrics"].get(name, {}).get("network")
             if network is None:
                 continue
-            names = next((names for names, known in found if known == network), None)
+            names = next((names for names, known in users if known == network), None)
             if names is None:
-                found.append(([name], network))
+                users.append(([name], network))
             elif name not in names:
                 names.append(name)
-    return found
+    return users
 
 
 def different_settings(results: Sequence[Result]) -> list[str]:
-    """Names of the settings that should agree between results, and do not."""
+    """Return the names of settings that should agree between results, and do not."""
     protocols = [settings(result["protocol"]) for result in results]
     names = dict.fromkeys(name for protocol in protocols for name in protocol)
     return [
@@ -116,44 +122,44 @@ def different_settings(results: Sequence[Result]) -> list[str]:
 
 
 def best(results: Sequence[Result], name: str) -> int | None:
-    """The index of the better result by one metric, the difference larger than its standard error.
+    """Return the index of the better result by one metric, if it is by more than the error.
 
-    None where there is no such result: fewer than two values, no direction, results that are not
-    comparable, or means over different clips.
+    That is the standard error of the difference, where it is known. None: there are fewer than two
+    values, no direction, results that are not comparable, or means over different clips.
     """
     if different_settings(results) or _real_differs(results) or _network_differs(results, name):
         return None
-    found = [(i, r["metrics"][name]) for i, r in enumerate(results) if name in r["metrics"]]
-    found = [(i, m) for i, m in found if m["value"] is not None and not math.isnan(m["value"])]
-    ways = {metric.get("better") for _, metric in found}
-    left_out = {m.get("identical") or 0 for _, m in found if math.isfinite(m["value"])}
-    if len(found) < 2 or len(left_out) > 1 or ways not in ({"lower"}, {"higher"}):
+    metrics = [(i, r["metrics"][name]) for i, r in enumerate(results) if name in r["metrics"]]
+    metrics = [(i, m) for i, m in metrics if m["value"] is not None and not math.isnan(m["value"])]
+    ways = {metric.get("better") for _, metric in metrics}
+    left_out = {m.get("identical") or 0 for _, m in metrics if math.isfinite(m["value"])}
+    if len(metrics) < 2 or len(left_out) > 1 or ways not in ({"lower"}, {"higher"}):
         return None
-    found.sort(key=lambda pair: pair[1]["value"], reverse=ways == {"higher"})
-    (first, a), (_, b) = found[:2]
+    metrics.sort(key=lambda pair: pair[1]["value"], reverse=ways == {"higher"})
+    (first, a), (_, b) = metrics[:2]
     error = math.hypot(*(m.get("stderr") or 0.0 for m in (a, b)))
     return first if abs(a["value"] - b["value"]) > error else None
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """Sentences for a reader: what cannot be compared, then the warnings of the metrics."""
-    said = []
+    """Return sentences for the reader: what cannot be compared, then the metrics' warnings."""
+    sentences = []
     names = different_settings(results)
     if names:
-        said.append(f"the protocols differ in {', '.join(names)}; do not compare the values.")
+        sentences.append(f"the protocols differ in {', '.join(names)}; do not compare the values.")
     if _real_differs(results):
-        said.append("the real clips are not the same; do not compare distances from them.")
+        sentences.append("the real clips are not the same; do not compare distances from them.")
     for name in metric_names(results):
         if _network_differs(results, name):
-            said.append(f"{name}: the networks are not the same; do not compare the values.")
+            sentences.append(f"{name}: the networks are not the same; do not compare the values.")
         counts = {count_text(r["metrics"][name]) for r in results if name in r["metrics"]}
         if len(counts) > 1:
-            said.append(f"{name}: measured on different numbers of clips.")
-    return said + _warnings(results)
+            sentences.append(f"{name}: measured on different numbers of clips.")
+    return sentences + _warnings(results)
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
-    """Those of the metrics; what is said of several results is said once."""
+    """The metrics' warnings; one that several results share is written once."""
     owners: dict[str, list[str]] = {}
     for name in metric_names(results):
         for result in results:
@@ -172,5 +178,5 @@ def _real_differs(results: Sequence[Result]) -> bool:
 
 
 def _network_differs(results: Sequence[Result], name: str) -> bool:
-    found = [r["metrics"][name].get("network") for r in results if name in r["metrics"]]
-    return any(network != found[0] for network in found)
+    networks = [r["metrics"][name].get("network") for r in results if name in r["metrics"]]
+    return any(network != networks[0] for network in networks)

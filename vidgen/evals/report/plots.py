@@ -1,7 +1,7 @@
-"""Pictures of results as SVG that sits inside a page: metrics with error bars, loss curves.
+"""Plots of results as SVG inside a page: metrics with error bars, and loss curves.
 
-Lines and letters have the color of the text around them, and nothing is behind them, so that they
-read on light and on dark. The same numbers give the same bytes: no date, and names of shapes from
+Lines and letters have the color of the surrounding text, on no background, so that they read on
+light and on dark. The same numbers give the same bytes: there is no date, and shapes are named by
 what they show.
 
 Needs matplotlib (extra `eval`), which is imported when something is drawn.
@@ -48,19 +48,19 @@ Number = float | int
 
 
 def color_of(index: int) -> str:
-    """The color of a result, the same in all pictures of a page."""
+    """Return the color of a result, the same in all plots of a page."""
     return COLORS[index % len(COLORS)]
 
 
 def rows(path: paths.Path) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl; the torn last line of a run that was killed is left out.
+    """Read the objects of a metrics.jsonl; an incomplete last line is left out.
 
     Raises:
       OSError: the file cannot be read.
       ValueError: a line is no object with a step.
     """
     lines = paths.read(path).decode("utf-8", "replace").splitlines()
-    found = []
+    objects = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -73,12 +73,12 @@ def rows(path: paths.Path) -> list[dict[str, Any]]:
                 f"{path}: expected the metrics.jsonl of a training run, one object with a step in "
                 f"each line; line {number} is none."
             )
-        found.append(row)
-    return found
+        objects.append(row)
+    return objects
 
 
 def draw_losses(axes: Axes, metrics: Rows, names: Mapping[str, str] = LOSSES) -> None:
-    """Losses over steps, those of `names` that there are; held-out ones with dots."""
+    """Draw losses over steps: those of `names` that are in the log; held-out ones with dots."""
     from matplotlib import ticker
 
     for name, label in names.items():
@@ -101,7 +101,7 @@ def draw_losses(axes: Axes, metrics: Rows, names: Mapping[str, str] = LOSSES) ->
 
 
 def _thinned(points: Sequence[tuple[Number, Number]]) -> list[tuple[Number, Number]]:
-    """Means of neighbors where there are more points than can be seen."""
+    """Average neighbors where there are more points than can be seen."""
     size = -(-len(points) // _POINTS)
     groups = (points[i : i + size] for i in range(0, len(points), size))
     return [
@@ -111,8 +111,8 @@ def _thinned(points: Sequence[tuple[Number, Number]]) -> list[tuple[Number, Numb
 
 
 def loss_svgs(results: Sequence[Result]) -> list[str]:
-    """A picture for each training run among the results."""
-    found = []
+    """Return a plot of the losses of each result that names its training's log."""
+    svgs = []
     for i, result in enumerate(results):
         if result.get("curves"):
             with _style(f"loss {i}"):
@@ -120,24 +120,24 @@ def loss_svgs(results: Sequence[Result]) -> list[str]:
                 axes = figure.subplots()
                 draw_losses(axes, rows(result["curves"]))
                 axes.set(title=result["title"], ylabel="loss")
-                found.append(_svg(figure, f"losses of {result['title']} over steps of training"))
-    return found
+                svgs.append(_svg(figure, f"losses of {result['title']} over steps of training"))
+    return svgs
 
 
 def metric_svgs(results: Sequence[Result]) -> list[str]:
-    """A picture for each metric, with a bar and its error for each result."""
-    found = []
+    """Return a plot of each metric, with a bar and its standard error for each result."""
+    svgs = []
     for i, name in enumerate(facts.metric_names(results)):
         values = [facts.value_text(result["metrics"].get(name)) for result in results]
         with _style(f"metric {i}"):
             figure = _figure(2.95, 0.75 + 0.34 * len(results))
             _draw_metric(figure.subplots(), results, name)
-            found.append(_svg(figure, f"{name}: {', '.join(values)}"))
-    return found
+            svgs.append(_svg(figure, f"{name}: {', '.join(values)}"))
+    return svgs
 
 
 def _draw_metric(axes: Axes, results: Sequence[Result], name: str) -> None:
-    """Bars from zero, the first result on top; what is not finite stands there as a word."""
+    """Draw bars from zero, the first result on top; a value that is not finite is a word."""
     from matplotlib import ticker
 
     ends = [0.0]
@@ -182,7 +182,7 @@ def _matplotlib() -> Any:
 
 @contextlib.contextmanager
 def _style(salt: str) -> Iterator[None]:
-    """Settings for one picture; `salt` keeps the names in two pictures apart."""
+    """Apply the settings of one plot; `salt` keeps the names inside two plots apart."""
     matplotlib = _matplotlib()
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor")
     ink += ("xtick.color", "ytick.color", "legend.labelcolor")
@@ -197,14 +197,14 @@ def _style(salt: str) -> Iterator[None]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, which no window knows."""
+    """Return an empty figure of that many inches, without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The <svg> of a figure, without what only a file of its own needs."""
+    """Return the <svg> of a figure, without what only a file of its own needs."""
     buffer = io.BytesIO()
     none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():

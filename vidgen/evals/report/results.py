@@ -1,9 +1,9 @@
-"""Results of `vidgen evaluate`: a table for the terminal, and JSON that comes back as it went.
+"""Results of `vidgen evaluate`: a table for the terminal, and JSON that reads back unchanged.
 
 A result is a plain dictionary:
 
     vidgen    the version that measured
-    title     of what was judged
+    title     what was judged
     protocol  settings of the measurement, flat or nested: name, frames, height, width, fps, stride,
               clips, seed, range of pixels, resize, sampling, ...; all that is there is shown
     made      {"what": words, "n": clips, "fingerprint": hex digits of the content}
@@ -19,7 +19,7 @@ A network is {"name", "layer", "file", "sha256", "size", "resize", "antialias", 
 features are, and how clips became its input. Two distances mean the same only if all of it agrees.
 
 JSON has no word for what is not finite. It is written as null, with a note in "not_finite": the
-place of each (a JSON pointer, RFC 6901) and "inf", "-inf" or "nan"; `load` puts them back.
+place of each (a JSON pointer, RFC 6901) and "inf", "-inf" or "nan"; `load` restores them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 
 from vidgen import paths
 from vidgen.evals.report import facts
-from vidgen.evals.report.facts import Metric, Result
+from vidgen.evals.report.facts import Result
 
 WIDTH = 96  # of the table, in characters
 _TITLE, _WHAT = 22, 40  # characters: of a title, at most; of a column of descriptions, at least
@@ -48,7 +48,7 @@ _VALUE = (int, float, type(None))
 
 
 def table(results: Sequence[Result]) -> str:
-    """Metrics of one or several results, side by side, then protocol, networks and warnings."""
+    """Return a text of metrics of results side by side, then protocol, networks, warnings."""
     names = facts.metric_names(results)
     counts = "n / real" if any(_counts(results, name).count("/") for name in names) else "n"
     head = ["metric", *(_short(result["title"]) for result in results), counts, "better", "what"]
@@ -62,25 +62,20 @@ def table(results: Sequence[Result]) -> str:
             "* the better one, by more than the standard error of the difference where it is known"
         )
     lines += ["", *_described(results)]
-    said = facts.remarks(results)
-    if said:
-        lines += ["", *(line for text in said for line in _wrapped(f"warning: {text}", "  "))]
+    if remarks := facts.remarks(results):
+        lines += ["", *(line for text in remarks for line in _wrapped(f"warning: {text}", "  "))]
     return "\n".join(lines)
 
 
 def _row(results: Sequence[Result], name: str) -> list[str]:
-    """Cells of one metric; of marked and unmarked values the digits stay below each other."""
+    """Cells of one metric, padded so that digits of marked and unmarked values align."""
     best = facts.best(results, name)
     marks = ["" if best is None else " *" if i == best else "  " for i in range(len(results))]
     values = [facts.value_text(result["metrics"].get(name)) for result in results]
     cells = [value + mark for value, mark in zip(values, marks, strict=True)]
     metric = facts.metric_of(results, name)
-    return [name, *cells, _counts(results, name), metric.get("better") or "-", _what(metric)]
-
-
-def _what(metric: Metric) -> str:
-    network = metric.get("network") or {}
-    return f"{metric['what']} ({network['name']})" if network.get("name") else metric["what"]
+    counts, better = _counts(results, name), metric.get("better") or "-"
+    return [name, *cells, counts, better, facts.description(metric)]
 
 
 def _counts(results: Sequence[Result], name: str) -> str:
@@ -89,7 +84,7 @@ def _counts(results: Sequence[Result], name: str) -> str:
 
 
 def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines under a rule; descriptions wrap, or follow below where there is no room."""
+    """Aligned lines under a rule; descriptions wrap, or stand below where there is no room."""
     *_, last = zip(*rows, strict=True)
     left = {0, len(rows[0]) - 2}
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
@@ -101,9 +96,9 @@ def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
             for i, (cell, width) in enumerate(zip(row[:-1], widths, strict=True))
         ]
         start = "  ".join(cells)
-        told = textwrap.wrap(row[-1], room) if room >= _WHAT else []
-        lines.append("  ".join([start, *told[:1]]).rstrip())
-        lines += [" " * (len(start) + 2) + part for part in told[1:]]
+        wrapped = textwrap.wrap(row[-1], room) if room >= _WHAT else []
+        lines.append("  ".join([start, *wrapped[:1]]).rstrip())
+        lines += [" " * (len(start) + 2) + part for part in wrapped[1:]]
     lines.insert(1, "-" * max(map(len, lines)))
     if room < _WHAT:
         pairs = zip(rows[1:], last[1:], strict=True)
@@ -114,24 +109,22 @@ def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _described(results: Sequence[Result]) -> list[str]:
     """What was measured, how, and through which networks."""
-    said = []
-    for result in results:
-        said.append(f"{result['title']}: {_clips(result['made'])}")
+    texts = [f"{result['title']}: {_clips(result['made'])}" for result in results]
     real = dict.fromkeys(_clips(r["real"]) for r in results if r.get("real") is not None)
-    said += [f"real: {text}" for text in real]
+    texts += [f"real: {text}" for text in real]
     protocols = [facts.settings(result["protocol"]) for result in results]
     shared = dict(set.intersection(*(set(protocol.items()) for protocol in protocols)))
-    said.append(f"protocol: {_listed({k: v for k, v in protocols[0].items() if k in shared})}")
+    texts.append(f"protocol: {_listed({k: v for k, v in protocols[0].items() if k in shared})}")
     for result, protocol in zip(results, protocols, strict=True):
         own = {name: value for name, value in protocol.items() if name not in shared}
-        said += [f"protocol of {result['title']}: {_listed(own)}"] if own else []
+        texts += [f"protocol of {result['title']}: {_listed(own)}"] if own else []
     for names, network in facts.networks(results):
-        said.append(f"network of {', '.join(names)}: {_network_text(network)}")
-    return [line for text in said for line in _wrapped(text, "  ")]
+        texts.append(f"network of {', '.join(names)}: {_network_text(network)}")
+    return [line for text in texts for line in _wrapped(text, "  ")]
 
 
 def _network_text(network: Mapping[str, Any]) -> str:
-    """Name, layer and all settings of a network, with the beginning of its hash."""
+    """The name and all settings of a network, with the first digits of its hash."""
     rest = {key: value for key, value in network.items() if key != "name"}
     if isinstance(rest.get("sha256"), str):
         rest["sha256"] = rest["sha256"][:_HASH]
@@ -143,9 +136,9 @@ def _clips(clips: Mapping[str, Any]) -> str:
     return f"{clips['what']}, fingerprint {mark}" if mark else str(clips["what"])
 
 
-def _listed(found: Mapping[str, str]) -> str:
+def _listed(settings: Mapping[str, str]) -> str:
     """Names and values; lines break only between two of them."""
-    pairs = (f"{name.replace('_', ' ')} {value}" for name, value in found.items())
+    pairs = (f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     return "; ".join(pair.replace(" ", _HARD) for pair in pairs)
 
 
@@ -163,7 +156,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def dumps(result: Result) -> str:
-    """The result as strict JSON; what is not finite is null, and noted in "not_finite".
+    """Write the result as strict JSON; what is not finite is null, and noted in "not_finite".
 
     Raises:
       ValueError: something in it is no number, text, list or mapping.
@@ -175,7 +168,7 @@ def dumps(result: Result) -> str:
 
 
 def _strict(x: Any, place: str, notes: dict[str, str]) -> Any:
-    """`x` out of plain types; adds places of what is not finite to `notes`."""
+    """Return `x` out of plain types; add places of what is not finite to `notes`."""
     if isinstance(x, np.generic):
         x = x.item()
     if isinstance(x, float) and not math.isfinite(x):
@@ -200,7 +193,7 @@ def _escaped(key: str) -> str:
 
 
 def load(path: paths.Path) -> dict[str, Any]:
-    """The result in a file that `dumps` made.
+    """Read the result in a file that `dumps` made.
 
     Raises:
       OSError: the file cannot be read.
@@ -228,7 +221,7 @@ def load(path: paths.Path) -> dict[str, Any]:
 
 
 def _put(tree: Any, place: str, value: float) -> None:
-    """Sets the number at a JSON pointer, where a null is now."""
+    """Set the number at a JSON pointer, where a null is now."""
     *outer, last = [key.replace("~1", "/").replace("~0", "~") for key in place.split("/")[1:]]
     for key in outer:
         tree = tree[int(key) if isinstance(tree, list) else key]

@@ -1,18 +1,17 @@
-"""Stories of StoryBench (Bugliarello et al., 2023), in the two forms in which it has them.
+"""The task files of StoryBench (Bugliarello et al., 2023), which hold its stories.
 
 A task file is a list of objects with `texts`, `exact_frames_per_prompt` at 8 frames per second, a
-`background`, and, where a video is continued, `npz_video` with its first and last frame. A file of
-annotations is a list of objects with `sentence_parts`, `start_times` and `end_times` in seconds.
-Lengths come from real videos, so they are no whole segments: such stories have fit = trim.
+`background`, and, where a video is continued, `npz_video` with its first and last frame. Lengths
+come from real videos, so they are no whole segments: these stories have fit = trim.
 
 Of `npz_video`, frames `npz_video_start_frame` to before `npz_video_end_frame` may be seen, and the
-film begins at the latter, E. The benchmark's films hold the frames given, so it drops the first
-`skip_frames_after_generation` of them; ours hold none. The true film begins at E in all tasks:
+story begins at the latter, E. The benchmark's videos hold the frames shown, so it drops the first
+`skip_frames_after_generation` of them; ours hold none. The true video begins at E in all tasks:
 
                          shown     npz_gt_video_start_frame     skip
     story generation     none      0                            none
-    story continuation   0 ... E   0                            E, of the true film as well
-    action execution     0 ... E   E                            E, of the generated film alone
+    story continuation   0 ... E   0                            E, of the true video as well
+    action execution     0 ... E   E                            E, of the generated video alone
 """
 
 from __future__ import annotations
@@ -40,53 +39,50 @@ _TASK_KEYS = (
     "indices_to_select",
     "comment",
 )
-_ANNOTATION_KEYS = ("sentence_parts", "start_times", "end_times")  # others are for people
-_NAMES = ("comment", "question_info", "video_name")
 
 
-def parse(text: str, entry: str = "", *, source: str = "StoryBench") -> Story:
-    """One story of a file.
+def parse(text: str, entry: str = "", source: str = "StoryBench") -> Story:
+    """Read one story of a file.
 
     Args:
-      text: the file, of either form.
-      entry: which: a number from 0, or what its `comment` (`question_info`, `video_name`) says;
-        "" where there is but one.
-      source: the name of the file, for messages.
+      text: the content of the file.
+      entry: which story: a number from 0, or its `comment`; "" is the only one.
+      source: name of the file, for messages.
+
+    Returns:
+      The story, whose `fit` is "trim".
 
     Raises:
-      StoryError: not of these forms, or no such entry; names the entry, the scene and the key.
+      StoryError: the file is no task file, or has no such entry.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_once)
+        data = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise StoryError(f"{source}: not valid JSON: {error.msg} (line {error.lineno}).") from error
-    except _Twice as error:
+    except _DuplicateKey as error:
         raise StoryError(f"{source}: the key {error} is there twice in one object.") from error
     entries = data if isinstance(data, list) else [data]
-    if not entries or not all(isinstance(found, dict) for found in entries):
+    if not entries or not all(isinstance(one, dict) for one in entries):
         raise StoryError(f"{source}: expected a list of objects, as in StoryBench's task files.")
     index = _index(entries, entry, source)
     where = source if len(entries) == 1 else f"{source}#{index}"
-    found = entries[index]
-    return _annotated(found, where) if "sentence_parts" in found else _task(found, where)
+    return _task(entries[index], where)
 
 
-class _Twice(ValueError):
-    """A key that an object has twice."""
+class _DuplicateKey(ValueError):
+    """An object has a key twice."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Twice(key)
-        found[key] = value
-    return found
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for i, (key, _) in enumerate(pairs):
+        if any(key == other for other, _ in pairs[:i]):
+            raise _DuplicateKey(key)
+    return dict(pairs)
 
 
 def _index(entries: Sequence[dict[str, Any]], entry: str, source: str) -> int:
     last = len(entries) - 1
-    names = [str(next((e[n] for n in _NAMES if e.get(n)), i)) for i, e in enumerate(entries)]
+    names = [str(one.get("comment") or i) for i, one in enumerate(entries)]
     if not entry:
         if not last:
             return 0
@@ -121,11 +117,18 @@ def _task(entry: dict[str, Any], where: str) -> Story:
                 )
         seconds = [count / TASK_FPS for count in counts]
     if entry.get("durations") is not None:
-        raise StoryError(f"{where}: durations are not known here; give exact_frames_per_prompt.")
+        raise StoryError(f"{where}: durations are not read; give exact_frames_per_prompt.")
     background = entry.get("background")
     if background is not None and not isinstance(background, str):
         raise StoryError(f"{where}: background is {background!r}; it must be text or null.")
-    return _story(texts, seconds, background, where, first=_first(entry, where))
+    scenes = []
+    for text, length in zip(texts, seconds, strict=True):
+        prompt = text.strip()
+        if background and background.strip() and prompt:
+            # [guess] At the end, because a text encoder cuts off ends.
+            prompt = f"{prompt} {background.strip()}"
+        scenes.append(Scene(prompt, seconds=length))
+    return Story(scenes, fit="trim", first=_first(entry, where), source=where)
 
 
 def _first(entry: dict[str, Any], where: str) -> FirstFrames | None:
@@ -140,7 +143,7 @@ def _first(entry: dict[str, Any], where: str) -> FirstFrames | None:
 
 
 def _frame(entry: Mapping[str, Any], key: str, where: str) -> int | None:
-    """The number of a frame, None where there is none."""
+    """The number of a frame, or None."""
     value = entry.get(key)
     if value is None:
         return None
@@ -150,69 +153,33 @@ def _frame(entry: Mapping[str, Any], key: str, where: str) -> int | None:
 
 
 def true_frames(entry: Mapping[str, Any], where: str) -> tuple[int, int | None]:
-    """Where the true film of a task begins and ends in its video, at `TASK_FPS`.
+    """Find where the true video of a task begins and ends in its file.
 
     Args:
-      entry: of a task file.
-      where: how messages name it.
+      entry: an entry of a task file.
+      where: name of the entry in messages.
 
     Returns:
-      The first frame, and the one after the last; None is the end of the video.
+      The numbers of the first frame and of the one after the last, at `TASK_FPS`; None is the end
+      of the file.
 
     Raises:
-      StoryError: the true film would not begin where the generated one does.
+      StoryError: the true video would not begin where the generated one does.
     """
     keys = ("npz_video_start_frame", "npz_video_end_frame", "npz_gt_video_start_frame")
     given, shown, begin = (_frame(entry, key, where) or 0 for key in keys)
     skip = _frame(entry, "skip_frames_after_generation", where) or 0
     if shown <= given:  # nothing is shown, as in story generation
         given = shown = 0
-    # A true film that begins with the frames shown loses them as the generated one does.
+    # A true video that begins with the frames shown loses them as the generated one does.
     start = begin if begin >= shown else begin + skip
     if start != shown or (skip and skip != shown - given):
         raise StoryError(
-            f"{where}: the film begins at frame {shown}, npz_video_end_frame, and the true one at "
+            f"{where}: the story begins at frame {shown}, npz_video_end_frame, and the true one at "
             f"frame {start}: npz_gt_video_start_frame is {begin}, and skip_frames_after_generation "
             f"is {skip}, where {shown - given} frames are given. Build the task file anew."
         )
     return start, _frame(entry, "npz_gt_video_end_frame", where)
-
-
-def _annotated(entry: dict[str, Any], where: str) -> Story:
-    for key in _ANNOTATION_KEYS:
-        if key not in entry:
-            close = difflib.get_close_matches(key, [*entry], n=1, cutoff=0.7)
-            hint = f"; {close[0]!r} is there" if close else ""
-            raise StoryError(f"{where}: the key {key} is missing{hint}.")
-    texts = _list(entry, "sentence_parts", str, "text", where)
-    kind, words, count = (int, float), "a number", len(texts)
-    starts = _list(entry, "start_times", kind, words, where, count)
-    ends = _list(entry, "end_times", kind, words, where, count)
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if not end > start:
-            raise StoryError(
-                f"{where}: scene {i + 1}: end_times is {end}, not after its start at {start}."
-            )
-    seconds = [end - start for start, end in zip(starts, ends, strict=True)]
-    background = entry.get("background_description")
-    return _story(texts, seconds, background if isinstance(background, str) else None, where)
-
-
-def _story(
-    texts: Sequence[str],
-    seconds: Sequence[float | None],
-    background: str | None,
-    where: str,
-    first: FirstFrames | None = None,
-) -> Story:
-    """Scenes whose prompts end with the background: a text encoder cuts off the end [guess]."""
-    scenes = []
-    for text, length in zip(texts, seconds, strict=True):
-        prompt = text.strip()
-        if background and background.strip() and prompt:
-            prompt = f"{prompt} {background.strip()}"
-        scenes.append(Scene(prompt, seconds=length))
-    return Story(scenes, fit="trim", first=first, source=where)
 
 
 def _list(
@@ -223,7 +190,7 @@ def _list(
     where: str,
     count: int | None = None,
 ) -> list[Any]:
-    """A list of values of one kind, `count` of them."""
+    """The list of a key, of `count` values of one kind."""
     values = entry.get(key)
     if not isinstance(values, list):
         raise StoryError(

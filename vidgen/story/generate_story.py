@@ -1,12 +1,15 @@
-"""A story to a film of any length, segment by segment, each going on from the one before.
+"""A story to a video of any length, segment by segment (Phenaki, sections 2.2 and 3.3).
 
-A segment depends on (seed, its number, its prompts, weights, settings) and on the film's last
-frames. Its key is key(seed) with its draws folded in (story_plan.py). The film grows on the disk as
-segments finish, memory does not; one that was stopped goes on with the same command, and comes out
-as if it had not been.
+A segment depends on its seed, number, prompts, weights and settings, and on the last frames of the
+video so far. Its key is key(seed) with the segment's draws folded in (`Segment.draws`). The video
+grows on the disk as segments finish, memory does not; one that was stopped goes on with the same
+command, and comes out as if it had not been stopped.
 
 In a transition the model mixes its guided predictions for both prompts (diffusion/guidance.py),
 which takes twice the time. [guess] Phenaki does not say how it passes from one prompt to the next.
+Text states are not mixed, since a layer norm over each state undoes the weight: with 0.01 of a
+second prompt `phenaki_demo` lay .38 nats from the first (guidance 2, all masked), and with mixed
+predictions .0000, then .04, .31, 2.28 and 15.62 at weights of 1/4, 1/2, 3/4 and 1.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +33,18 @@ from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
-from vidgen.story import first_frames
-from vidgen.story import segments as story_plan
-from vidgen.story.film import ResumableVideo
-from vidgen.story.film_progress import FilmProgress
+from vidgen.story.first_frames import read_first_frames
+from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.resumable_video import ResumableVideo
 from vidgen.story.script import FirstFrames, Story
-from vidgen.story.segments import Segment
+from vidgen.story.segments import Segment, plan
+from vidgen.story.sliding_window import generate_segments
 from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, TextEmbedding, TextMix
 
 log = logging.getLogger(__name__)
 
-CONTEXT_FRAMES = 5  # what Phenaki usually takes
+CONTEXT_FRAMES = 5  # what Phenaki usually takes (section 2.2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,21 +52,19 @@ class GenerateStory:
     """The run mode of `vidgen generate --story`.
 
     Attributes:
-      stage: what makes the clips; its model must keep known frames.
-      narrate: slides the context along (story/sliding_window.py).
-      story: what to tell.
+      stage: the trained model that makes the clips; it must keep known frames.
+      story: the scenes.
       output: file to write; its suffix is the format.
-      seed: of all scenes, whatever the story says; None leaves it what it says, or 0.
-      context_frames: last frames of the film that a segment knows; the model takes some numbers
-        only, and says which.
-      first: a picture or a video that the film goes on from.
-      sampling: what of the model's own sampling is replaced, and of the scenes'.
+      seed: seed of all scenes, whatever the story says; None leaves it to the story, or is 0.
+      context_frames: last frames of the video that a segment continues; the model takes 1 + a
+        multiple of its patch.
+      first: a picture or a video that the story continues, in place of `story.first`.
+      sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
-      restart: throw away an unfinished film of that name.
+      restart: remove an unfinished video of the same name.
     """
 
     stage: Stage
-    narrate: Callable[..., Any]
     story: Story
     output: str = "out.mp4"
     seed: int | None = None
@@ -76,7 +77,7 @@ class GenerateStory:
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
-        # A story that does not fit, or a format, is told before anything is loaded.
+        # Errors in the story or the format come before anything is loaded.
         stream.check_streamable(self.output)
         stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
@@ -84,39 +85,41 @@ class GenerateStory:
 
     @functools.cached_property
     def model(self) -> SampledModel:
-        """The model with the sampling asked for."""
+        """The model with the sampling that was asked for."""
         return self.sampling.apply(self.stage.model)
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
-        """The parts that are made one after the other."""
-        shape = self.model.shape
-        given = 0 if self._beginning is None else len(self._beginning)
-        return story_plan.plan(
+        """The segments of the story, in the order in which they are made."""
+        return plan(
             self.story,
-            shape.frames,
+            self.model.shape.frames,
             self.context_frames,
             self.model.patch_time,
-            shape.fps,
-            given_frames=given,
+            self.model.shape.fps,
+            given_frames=0 if self._beginning is None else len(self._beginning),
             seed=self.seed,
         )
 
     @functools.cached_property
     def _beginning(self) -> Float[np.ndarray, "k h w c"] | None:
-        """The frames that the film goes on from."""
+        """The frames that the story continues."""
         first = self.first or self.story.first
         if first is None:
             return None
         try:
-            return first_frames.read(
+            return read_first_frames(
                 first, self.model.shape, self.context_frames, self.model.patch_time
             )
         except FootageError as error:
-            raise ValueError(f"the film cannot begin with {error}") from error
+            raise ValueError(f"the video cannot begin with {error}") from error
 
     def __call__(self) -> Path:
-        """Makes the film, or the rest of it, and says where it is; returns its file."""
+        """Make the video, or the rest of it, and print where it is.
+
+        Returns:
+          The path of the video.
+        """
         path = self.write()
         print(path, flush=True)
         shape, frames = self.model.shape, self.segments[-1].end_frame
@@ -128,14 +131,14 @@ class GenerateStory:
         return path
 
     def write(self) -> Path:
-        """Makes the film, or the rest of it; returns its file."""
-        params = self.load()  # once: those that the film says it is made of
-        with self.film(self.identity(self.stage.identity(params))) as film:
-            self.fill(film, params)
-            return film.finish()
+        """Make the video, or the rest of it; return its path."""
+        params = self.load()  # once: the identity is that of these weights
+        with self.open(self.identity(self.stage.identity(params))) as video:
+            self.fill(video, params)
+            return video.finish()
 
     def load(self) -> Params:
-        """The weights of the stage."""
+        """Load the weights of the stage."""
         self.stage.check(self._step)
         return self.stage.load(self._step)
 
@@ -143,13 +146,17 @@ class GenerateStory:
     def _step(self) -> int | None:
         return per_stage.value(self.checkpoint_step, self.model.name)
 
-    def identity(self, made_by: Mapping[str, Any]) -> dict[str, Any]:
-        """What the film depends on, made by the stage with that `Stage.identity`."""
+    def identity(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the video depends on, as plain data.
+
+        Args:
+          stage: what `Stage.identity` says of the loaded weights.
+        """
         first = self.first or self.story.first
         where = {"folder": str(Path(self.stage.model_dir).resolve()), "step": self._step}
         return {
             "story": self.story.identity(),
-            "model": where | dict(made_by),
+            "model": where | dict(stage),
             "settings": {
                 "seed": self.seed,
                 "context": self.context_frames,
@@ -161,8 +168,8 @@ class GenerateStory:
             },
         }
 
-    def film(self, identity: Mapping[str, Any]) -> ResumableVideo:
-        """The film as far as it is there."""
+    def open(self, identity: Mapping[str, Any]) -> ResumableVideo:
+        """Open the video of this identity, as far as it is finished."""
         shape = self.model.shape
         return ResumableVideo(
             self.output,
@@ -173,23 +180,21 @@ class GenerateStory:
             restart=self.restart,
         )
 
-    def fill(self, film: ResumableVideo, params: Params) -> None:
-        """Makes what `film` lacks of its frames, with these weights of the stage."""
-        begin, state = film.resume()
+    def fill(self, video: ResumableVideo, params: Params) -> None:
+        """Make the segments that a video lacks.
+
+        Args:
+          video: what `open` returned.
+          params: the weights of the stage.
+        """
+        begin, context = video.resume()
         if begin == len(self.segments):
             return
         if begin:
             log.info("going on from segment %d of %d", begin + 1, len(self.segments))
-        context = self._beginning if state is None else state["context"]
-        self._make(film, params, begin, context)
+        with StoryProgress(self.segments, begin) as progress:
 
-    def _make(
-        self, film: ResumableVideo, params: Params, begin: int, context: np.ndarray | None
-    ) -> None:
-        """All segments from number `begin` on."""
-        with FilmProgress(self.segments, begin) as progress:
-
-            def make(segment: Segment, known: Known) -> Any:
+            def make_clip(segment: Segment, known: Known) -> Float[Array, "1 t h w c"]:
                 progress.begin(segment)
                 return self._model_of(segment).generate(
                     params,
@@ -200,18 +205,18 @@ class GenerateStory:
                     known=known,
                 )
 
-            for told in self.narrate(
+            for new in generate_segments(
                 self.segments[begin:],
-                make,
+                make_clip,
                 shape=self.model.shape,
                 context_frames=self.context_frames,
-                context=context,
+                context=context if begin else self._beginning,
             ):
-                film.append(told.segment.index, told.frames, {"context": told.context})
-                progress.end(told.segment)
+                video.append(new.segment.index, new.frames, new.context)
+                progress.end(new.segment)
 
     def _model_of(self, segment: Segment) -> SampledModel:
-        """The model with the sampling that the scene asks for, and the run, which wins."""
+        """The model with the sampling of the segment's scene, and of the run, which wins."""
         if segment.guidance is None and segment.steps is None:
             return self.model
         guidance = None if segment.guidance is None else float(segment.guidance)
@@ -219,7 +224,7 @@ class GenerateStory:
         return self.sampling.apply(scene.apply(self.stage.model))
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
-        """The text of a segment, of two prompts in a transition."""
+        """The encoded text of a segment, of two prompts in a transition."""
         texts = [encode_captions([prompt], self.stage.text_encoder) for prompt, _ in prompts]
         if len(texts) == 1:
             return texts[0]
@@ -228,5 +233,5 @@ class GenerateStory:
 
 
 def segment_key(segment: Segment) -> Key[Array, ""]:
-    """The random key of a segment; see the module docstring."""
+    """The random key of a segment (see the module's docstring)."""
     return functools.reduce(jax.random.fold_in, segment.draws, jax.random.key(segment.seed))

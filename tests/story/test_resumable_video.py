@@ -1,6 +1,6 @@
 """Films that are killed, continued, begun anew; what a person sees meanwhile.
 
-Tests of vidgen/story/film_progress.py too.
+Tests of vidgen/story/progress_bar.py too.
 """
 
 import json
@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 from places import HELPERS, PYTHONPATH
 
-from vidgen.story import film as film_module
-from vidgen.story import film_progress
-from vidgen.story.film import ResumableVideo, ResumeError
-from vidgen.story.film_progress import FilmProgress
+from vidgen.story import progress_bar, resumable_video
+from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
 from vidgen.story.segments import plan
 
@@ -47,7 +46,7 @@ def test_whole_film(tmp_path):
     with new_film(path) as film:
         assert film.resume() == (0, None)
         for index in range(3):
-            film.append(index, video[3 * index : 3 * index + 3], {"x": np.arange(index)})
+            film.append(index, video[3 * index : 3 * index + 3], np.full((1, 4, 6, 3), index, "f4"))
             assert film.frames == 3 * index + 3 and not path.exists()
             assert (np.load(film.growing) == video[: film.frames]).all()
         assert film.finish() == path
@@ -55,23 +54,18 @@ def test_whole_film(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["film.npy"]
 
 
-def test_goes_on_with_the_exact_state(tmp_path):
-    state = {
-        "file": np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32),
-        "allow_pickle": np.asarray([1, 2**32 - 1], np.uint32),
-        "flag": np.asarray(True),
-    }
+def test_goes_on_with_the_exact_context(tmp_path):
+    context = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
     path = tmp_path / "film.npy"
     with new_film(path) as film:
         film.resume()
         film.append(0, frames_of(1))
-        film.append(1, frames_of(2), state)
+        film.append(1, frames_of(2), context)
     assert not path.exists()
     with new_film(path) as film:
-        begin, found = film.resume()
-        assert begin == 2 and film.frames == 6 and found.keys() == state.keys()
-        for name, value in state.items():
-            assert found[name].dtype == value.dtype and (found[name] == value).all()
+        begin, resumed = film.resume()
+        assert begin == 2 and film.frames == 6
+        assert resumed.dtype == context.dtype and (resumed == context).all()
         film.append(2, frames_of(3))
         film.finish()
     assert np.load(path)[:, 0, 0, 0].tolist() == [1] * 3 + [2] * 3 + [3] * 3
@@ -126,7 +120,9 @@ def _deaths(tmp_path, monkeypatch, at):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(os, "fsync", dying(os.fsync))
-        patch.setattr(film_module.video_stream, "remove", dying(film_module.video_stream.remove))
+        patch.setattr(
+            resumable_video.video_stream, "remove", dying(resumable_video.video_stream.remove)
+        )
         patch.setattr(pathlib.Path, "rmdir", dying(pathlib.Path.rmdir))
         try:
             film_to_kill.tell(path, 3)
@@ -188,7 +184,7 @@ def test_a_folder_that_is_no_film_is_left_alone(tmp_path):
     folder.mkdir()
     (folder / "000000.npy").write_bytes(b"mine")
     for restart in (False, True):
-        with pytest.raises(ResumeError, match="is no unfinished film.*000000.npy is in it"):
+        with pytest.raises(ResumeError, match="film.mp4.partial holds 000000.npy"):
             new_film(tmp_path / "film.mp4", restart=restart)
     assert (folder / "000000.npy").read_bytes() == b"mine"
 
@@ -207,9 +203,9 @@ def test_damage_is_told(tmp_path, name):
     path = tmp_path / "film.npy"
     with new_film(path) as film:
         film.resume()
-        film.append(0, frames_of(1), {"last": frames_of(1)})
+        film.append(0, frames_of(1), np.zeros((1, 4, 6, 3), "f4"))
     (film.folder / name).write_bytes(b"x")
-    with pytest.raises(ResumeError, match=f"{name} is missing or damaged.*--restart"):
+    with pytest.raises(ResumeError, match=f"{name} .*--restart"):
         with new_film(path) as film:
             film.resume()
     with new_film(path, restart=True) as film:
@@ -218,29 +214,27 @@ def test_damage_is_told(tmp_path, name):
 
 def test_one_process_at_a_time(tmp_path):
     with new_film(tmp_path / "film.npy"):
-        with pytest.raises(ResumeError, match="another process is making this film"):
+        with pytest.raises(ResumeError, match="another process .*film.npy.partial"):
             new_film(tmp_path / "film.npy")
     new_film(tmp_path / "film.npy").close()
 
 
 def test_wrong_use(tmp_path):
-    with pytest.raises(ValueError, match="unknown suffix '.mov'"):
+    with pytest.raises(ValueError, match="'.mov'"):
         new_film(tmp_path / "film.mov")
-    with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
+    with pytest.raises(ValueError, match="60 frames a second"):
         new_film(tmp_path / "film.gif", fps=60)
     assert not list(tmp_path.iterdir())
     with new_film(tmp_path / "film.npy") as film:
-        with pytest.raises(ValueError, match="ask `resume`"):
+        with pytest.raises(ValueError, match="`resume`"):
             film.append(0, frames_of(1))
         film.resume()
-        with pytest.raises(ValueError, match="called once"):
+        with pytest.raises(ValueError, match="`resume` was called"):
             film.resume()
-        with pytest.raises(ValueError, match="no frame yet"):
+        with pytest.raises(ValueError, match="film.npy has no frame"):
             film.finish()
-        with pytest.raises(ValueError, match="segment 1 came; the film needs segment 0"):
+        with pytest.raises(ValueError, match="segment 1 .* 0"):
             film.append(1, frames_of(1))
-        with pytest.raises(ValueError, match="numbers numpy knows; key is not"):
-            film.append(0, frames_of(1), {"key": np.asarray([object()])})
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").write_bytes(b"")
     with new_film(tmp_path / "frames.png") as film:
@@ -256,7 +250,7 @@ def test_a_stopped_film_can_be_watched(tmp_path):
     with av.open(str(tmp_path / "film.mp4.partial" / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
     with new_film(tmp_path / "film.mp4") as film:
-        assert film.resume() == (1, {})
+        assert film.resume() == (1, None)
         film.append(1, frames_of(100))
         film.finish()
     with av.open(str(tmp_path / "film.mp4")) as container:
@@ -276,11 +270,11 @@ def test_memory_is_flat(tmp_path):
     frames = np.zeros((6, 64, 64, 3), np.float32)
     with new_film(tmp_path / "film.npy", height=64, width=64) as film:
         film.resume()
-        film.append(0, frames, {"last": frames[-5:]})
+        film.append(0, frames, frames[-5:])
         tracemalloc.start()
         try:
             for index in range(1, 40):
-                film.append(index, frames, {"last": frames[-5:]})
+                film.append(index, frames, frames[-5:])
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -301,9 +295,9 @@ def segments():
 
 def test_progress_shows_scene_segment_frames_and_time(segments, monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(film_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with FilmProgress(segments) as progress:
+    with StoryProgress(segments) as progress:
         for segment in segments:
             progress.begin(segment)
             progress.step(1, 2)
@@ -317,7 +311,7 @@ def test_progress_shows_scene_segment_frames_and_time(segments, monkeypatch, cap
 
 def test_progress_without_a_terminal(segments, caplog):
     caplog.set_level(logging.INFO)
-    with FilmProgress(segments, begin=1) as progress:
+    with StoryProgress(segments, begin=1) as progress:
         for segment in segments[1:]:
             progress.begin(segment)
             progress.step(1, 2)

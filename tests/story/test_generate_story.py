@@ -10,16 +10,15 @@ from counting_model import SHAPE, Counter, Ready
 
 from vidgen.data.video.encode import write_video
 from vidgen.inference.stages import Sampling
-from vidgen.story import sliding_window as narration
-from vidgen.story.film import ResumeError
+from vidgen.story.generate_story import GenerateStory, segment_key
 from vidgen.story.parse import short
+from vidgen.story.resumable_video import ResumeError
 from vidgen.story.script import FirstFrames, Scene, Story
-from vidgen.story.tell import GenerateStory, segment_key
 
 
 def run(tmp_path, told, model=None, **settings):
     stage = Ready(model=model or Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
-    given = {"narrate": narration.tell, "output": str(tmp_path / "film.npy")}
+    given = {"output": str(tmp_path / "film.npy")}
     return GenerateStory(stage=stage, story=told, **given | settings)
 
 
@@ -189,7 +188,7 @@ def test_a_film_goes_on_from_a_picture_or_a_video(tmp_path):
         ({"context_frames": 11}, "context of 11 known frames"),
         ({"seed": -1}, "--seed is -1"),
         ({"sampling": Sampling(gamma=0.5)}, "--gamma: maskgit is a kind of model that has no"),
-        ({"first": FirstFrames(path="nowhere.png")}, "the film cannot begin with"),
+        ({"first": FirstFrames(path="nowhere.png")}, "nowhere.png"),
     ],
 )
 def test_wrong_settings(tmp_path, settings, words):

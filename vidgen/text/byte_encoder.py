@@ -15,15 +15,15 @@ from vidgen.types import TextEmbedding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByteEncoder:
-    """Tests only: state of token i = table[byte i] + place[i], both fixed random tables.
+    """Encodes byte i of a prompt as table[byte i] + place[i], two fixed random tables.
 
     It knows nothing about language, so a model trained on it cannot generalise to new words. The
     empty prompt has no tokens and so equals the null prompt.
 
     Attributes:
       dim: width d of a token state.
-      length: bytes kept of a prompt (UTF-8).
-      seed: of the random tables; the same everywhere, numpy promises this for PCG64.
+      length: number of bytes (UTF-8) that are kept of a prompt.
+      seed: seed of the random tables, which are the same on every machine (PCG64).
     """
 
     dim: int = 16
@@ -37,19 +37,18 @@ class ByteEncoder:
 
     @property
     def name(self) -> str:
-        """Identity: the three settings decide every output."""
+        """The three settings, which determine every output."""
         return f"bytes-{self.dim}-{self.length}-{self.seed}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Token states of each prompt's first `length` bytes; a ValueError for no prompts."""
+        """Encode the first `length` bytes of each prompt; see `TextEncoder`."""
         encoder.require_prompts(prompts)
         texts = [prompt.encode() for prompt in prompts]
         if max(len(text) for text in texts) > self.length:
             encoder.warn_truncated(self.name, self.length)
         padded = b"".join(text[: self.length].ljust(self.length, b"\0") for text in texts)
         ids = np.frombuffer(padded, np.uint8).reshape(len(texts), self.length)
-        sizes = np.array([len(text) for text in texts])
-        mask = np.arange(self.length) < sizes[:, None]
+        mask = np.arange(self.length) < np.array([len(text) for text in texts])[:, None]
         table, place = _tables(self.dim, self.length, self.seed)
         return encoder.host_embedding((table[ids] + place) * mask[..., None], mask)
 
@@ -58,8 +57,7 @@ class ByteEncoder:
 def _tables(
     dim: int, length: int, seed: int
 ) -> tuple[Float[np.ndarray, "256 d"], Float[np.ndarray, "s d"]]:
-    """Vectors for the 256 bytes, and smaller ones for the places, so that order matters."""
+    """Vectors of the 256 bytes, and smaller ones of the places, so that order matters."""
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((256, dim), np.float32)
-    place = 0.5 * rng.standard_normal((length, dim), np.float32)
-    return table, place
+    return table, 0.5 * rng.standard_normal((length, dim), np.float32)

@@ -1,0 +1,115 @@
+"""What C-ViViT and the causal convolutional autoencoder have in common (Phenaki, section 2.1).
+
+Nothing flows back in time. The first step of the latents is the first frame alone, and every later
+step belongs to the next `strides[0]` frames: a clip of 1 + k·s frames has 1 + k steps, the latents
+of a prefix are the prefix of the latents, and an image is the first frame of a clip.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+State = Any  # what an autoencoder keeps of the chunks before; each has its own
+
+
+class CausalAutoencoder(nn.Module):
+    """A causal video autoencoder: its methods are called through `apply(..., method="encode")`.
+
+    `setup` of a subclass makes `encoder` and `decoder`, whose first result is the latents or the
+    video.
+    """
+
+    @property
+    def features(self) -> int:
+        """Size of the last axis of the latents."""
+        raise NotImplementedError
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """(frames, height, width) that one latent stands for; one frame at the first step."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Find the grid of latents of a clip.
+
+        Args:
+          frames: number of frames t.
+          height: height in pixels.
+          width: width in pixels.
+
+        Returns:
+          The number of (steps, rows, columns).
+
+        Raises:
+          ValueError: no grid fits a clip of this size; the message names the nearest sizes.
+        """
+        time, rows, columns = self.strides
+        sizes = (("frames", frames, time, 1), ("height", height, rows, 0))
+        for name, size, stride, first in (*sizes, ("width", width, columns, 0)):
+            least = first or stride
+            if size < least or (size - first) % stride:
+                below = first + (size - first) // stride * stride
+                near = " or ".join(str(n) for n in (below, below + stride) if n >= least)
+                rule = f"1 + a multiple of {stride}" if first else f"a multiple of {stride}"
+                raise ValueError(
+                    f"the tokenizer takes {name} of {rule}; got {size}, the nearest is {near}."
+                )
+        return 1 + (frames - 1) // time, height // rows, width // columns
+
+    @nn.nowrap
+    def frames_of(self, steps: int) -> int:
+        """Number of frames that this many steps of latents decode to."""
+        return 1 + (steps - 1) * self.strides[0]
+
+    def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
+        """Encode clips of any size that has a `grid`."""
+        self.grid(*video.shape[1:4])
+        return self.encoder(video)[0]
+
+    def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
+        """Decode latents to clips, float32 and not clipped."""
+        return self.decoder(latents)[0]
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        """Encode and decode."""
+        return self.decode(self.encode(video))
+
+    def encode_chunk(
+        self, video: Float[Array, "b t h w c"], state: State = None
+    ) -> tuple[Float[Array, "b gt gh gw d"], State]:
+        """Encode the next frames of a long clip, with the result of `encode` of the whole.
+
+        Args:
+          video: 1 + k·s frames at the start of a clip, a multiple of s frames after it.
+          state: what was returned with the chunk before; None at the start.
+
+        Returns:
+          The latents of these frames, and the state for the next chunk.
+
+        Raises:
+          ValueError: the chunk has another number of frames, or a size that does not fit.
+        """
+        raise NotImplementedError
+
+    def decode_chunk(
+        self, latents: Float[Array, "b gt gh gw d"], state: State = None
+    ) -> tuple[Float[Array, "b t h w c"], State]:
+        """Decode the next steps of a long clip, as `encode_chunk` encodes them."""
+        raise NotImplementedError
+
+    def _check_chunk(self, video: Float[Array, "b t h w c"], later: bool) -> None:
+        """Raise ValueError where a chunk does not fit behind the one before, if there is one."""
+        _, frames, height, width, _ = video.shape
+        stride = self.strides[0]
+        if later and (frames < 1 or frames % stride):
+            below = frames // stride * stride
+            near = " or ".join(str(n) for n in (below, below + stride) if n)
+            raise ValueError(
+                f"a later chunk of a clip takes frames of a multiple of {stride}; got {frames}, "
+                f"the nearest is {near}."
+            )
+        self.grid(frames + later, height, width)
