@@ -13,6 +13,7 @@ import logging
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
 from vidgen.data.source import Source, Stream
