@@ -1,6 +1,7 @@
 """The rules of the house, read off the source: layers, sizes, docstrings, axis names, imports."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -126,7 +128,7 @@ def test_package_files_hold_only_a_docstring(path):
 def test_sizes(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_MODULE
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             where = f"{name_of(path)}.{node.name}"
             assert node.end_lineno - node.lineno < MAX_FUNCTION, where

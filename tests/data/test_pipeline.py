@@ -1,6 +1,6 @@
 """Order, sharding, resume and bad examples of the input pipeline.
 
-Tests of vidgen/data/positions.py too.
+Tests of vidgen/data/positions.py, vidgen/data/source.py too.
 """
 
 import dataclasses

@@ -100,6 +100,7 @@ def test_a_student_is_no_teacher(vidgen, cascade, tmp_path):
 
 QUICK = [
     "--gin.TRAIN_STEPS=2",
+    "--gin.students.StudentSchedule.guidance_train_steps=2",
     "--gin.START_STEPS=2",
     "--gin.STUDENT_STEPS=1",
     "--gin.STUDENT_SAMPLER='ddim'",

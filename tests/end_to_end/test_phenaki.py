@@ -234,8 +234,8 @@ def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
         (["--story=a", "--upscale=ssr1"], "there is no trained ssr1"),
         (["--story=a", "--upscale=base"], "base makes video from text alone"),
         (["--story=a", "--upscale_model=x"], "the stages of --upscale are, which is missing"),
-        (["a tiger", "--upscale=ssr1"], "--upscale is for films"),
-        (["--story=a", "--keep_stages"], "--keep_stages is not for a film"),
+        (["a tiger", "--upscale=ssr1"], "--upscale is for"),
+        (["--story=a", "--keep_stages"], "--keep_stages is not for"),
     ],
 )
 def test_what_cannot_be_upscaled(trained, capsys, flags, words):
@@ -259,7 +259,7 @@ def test_no_checkpoint_to_upscale_with(trained, cascade, tmp_path, capsys):
 def test_what_phenaki_does_not_have(trained, capsys):
     for flags, words in (
         (["a tiger", "--gamma=0.3"], "--gamma: maskgit is a kind of model that has no such"),
-        (["a tiger", "--frames=6"], "the nearest are 5 or 7"),
+        (["a tiger", "--frames=6"], "got 6, the nearest is 5 or 7"),
         (["--story=a. then b", "--context=4"], "context of 4 known frames"),
     ):
         assert main.main(["generate", f"--model={trained}", *flags]) == 2

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from vidgen.data.pipeline import Pipeline
-from vidgen.data.source import Source
+from vidgen.data.source import Example, Source
 from vidgen.data.sources.folder import FolderSource
 from vidgen.data.sources.tar_shards import TarShards
 from vidgen.types import VideoShape
@@ -20,21 +20,17 @@ from vidgen.types import VideoShape
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leaking(Source):
-    """Another source, of which something of every clip is kept."""
+    """Black clips, of each of which something is kept."""
 
-    source: Source
+    shape: VideoShape
     kept: list = dataclasses.field(default_factory=list)
 
-    @property
-    def shape(self):
-        return self.source.shape
-
     def __len__(self):
-        return len(self.source)
+        return 6
 
     def load(self, index, rng):
         self.kept.append(np.ones(80_000, np.uint8))
-        return self.source.load(index, rng)
+        return Example(video=np.zeros(self.shape.thwc, np.uint8), caption="")
 
 
 def resident():
@@ -65,6 +61,9 @@ def growth(source):
 if __name__ == "__main__":
     path, kind = sys.argv[1:]
     shape = VideoShape(frames=4, height=16, width=16)
-    source = TarShards(path=path, shape=shape) if kind == "tar" else None
-    source = source or FolderSource(path=f"{path}/clips", shape=shape)
-    print(growth(Leaking(source=source) if kind == "leaking" else source))
+    kinds = {
+        "folder": lambda: FolderSource(path=f"{path}/clips", shape=shape),
+        "tar": lambda: TarShards(path=path, shape=shape),
+        "leaking": lambda: Leaking(shape=shape),
+    }
+    print(growth(kinds[kind]()))

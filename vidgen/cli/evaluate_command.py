@@ -110,31 +110,31 @@ def _of_model(flags: argparse.Namespace) -> Any:
     folders = stages.find(flags.model, None, flags.until)
     sessions = Sessions(["runs/evaluate.gin"], later, flags.bindings)
     try:
-        subject = stages.build_trained(sessions, setup.EvalModel, folders[-1])
+        model = stages.build_trained(sessions, setup.EvalModel, folders[-1])
     except (ValueError, OSError) as error:
         if flags.protocol is None:
             raise
         supply = sessions.build(Protocol).supply
         told = str(error).rstrip(".")
         raise ValueError(f"{told}; --protocol={flags.protocol} takes {supply}.") from error
-    protocol = _pinned(flags, subject.protocol)
-    subject = dataclasses.replace(subject, protocol=protocol, stages=len(folders))
+    protocol = _pinned(flags, model.protocol)
+    model = dataclasses.replace(model, protocol=protocol, stages=len(folders))
     trained, run = [], None
     given = generate_flags.sampling_settings(flags)
     sampling = given.get("sampling", stages.Sampling())
-    if isinstance(subject.model, SampledModel):
+    if isinstance(model.model, SampledModel):
         trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
         given |= {"seed": protocol.seed, "prompts": ("?",)}
-        if subject.task == "generate":
-            given |= {} if subject.frames is None else {"frames": subject.frames}
+        if model.task == "generate":
+            given |= {} if model.frames is None else {"frames": model.frames}
             run = sessions.build(Generate, stages=trained, **given)
     inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
     step = given.get("checkpoint_step")
-    task = setup.choose_task(subject, trained, run, str(folders[-1]), sampling, step)
+    task = setup.choose_task(model, trained, run, str(folders[-1]), sampling, step)
     reports = _reports(flags)
     title = flags.model.rstrip("/")
-    data = setup.model_data(subject, task, inputs, title, reports["folder"])
+    data = setup.model_data(model, task, inputs, title, reports["folder"])
     curves = folders[-1] / "metrics.jsonl"
     reports["curves"] = str(curves) if curves.exists() else None
     return Evaluate(data=data, protocol=protocol, title=title, **reports)

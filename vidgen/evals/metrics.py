@@ -280,6 +280,8 @@ def listing() -> str:
     width = max(map(len, METRICS))
     lines = []
     for metric in METRICS.values():
-        needs = f"; needs {', '.join(metric.needs)}" if metric.needs else ""
-        lines.append(f"{metric.name.ljust(width)}  {metric.what}{needs}")
+        words = [f"needs {', '.join(metric.needs)}"] if metric.needs else []
+        words += [f"at least {metric.frames} frames"] if metric.frames > 1 else []
+        words += [f"at least {metric.pixels} pixels a side"] if metric.pixels > 1 else []
+        lines.append("; ".join([f"{metric.name.ljust(width)}  {metric.what}", *words]))
     return "\n".join(lines)

@@ -84,17 +84,10 @@ class CriticModel(Model):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the cross-entropy of the labels.
+        """Compute the cross-entropy of the labels; see `Model`.
 
-        Args:
-          params: the parameters of the critic.
-          frozen: those of the masked model "maskgit", and of its tokenizer.
-          batch: videos or tokens, with their text.
-          key: draws the masked tokens, the dropped texts, the sampled tokens and dropout.
-          train: whether dropout acts.
-
-        Returns:
-          The loss, mean over the batch; and metrics: how often the critic is right, ...
+        `frozen` holds the parameters of the masked model, "maskgit", and of its tokenizer. The
+        metrics are how often the critic is right, and the like.
         """
         mask_key, drop_key, draw_key, dropout_key = jax.random.split(key, 4)
         tokens, valid = token_batch.tokens_of(batch, self.model.tokenizer, frozen)

@@ -139,18 +139,10 @@ class MaskedVideoModel(SampledModel):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the cross-entropy of the masked tokens (Phenaki 2.2).
+        """Compute the cross-entropy of the masked tokens (Phenaki 2.2); see `Model`.
 
-        Args:
-          params: the parameters of the network.
-          frozen: the parameters of the tokenizer, by the name "tokenizer".
-          batch: videos or tokens, with their text.
-          key: draws the masked tokens, the dropped texts and dropout.
-          train: whether dropout acts.
-
-        Returns:
-          The loss, mean over the batch; and metrics: how often the likeliest code is right, the
-          share of masked tokens, ...
+        `frozen["tokenizer"]` holds the parameters of the tokenizer. The metrics are how often the
+        likeliest code is right, the share of masked tokens, and the like.
         """
         mask_key, drop_key, dropout_key = jax.random.split(key, 3)
         tokens, valid = token_batch.tokens_of(batch, self.tokenizer, frozen)
@@ -299,18 +291,10 @@ class MaskedVideoModel(SampledModel):
         on_step: Callable[[int, int], None] | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate videos; each depends on its own text, key and known content alone.
+        """Generate videos in [-1, 1]; see `Generator`.
 
-        Args:
-          params: what `merge_params` returned.
-          text: one prompt a clip, or two whose logits are mixed.
-          low_res: None; the model starts from no smaller video.
-          keys: one random key a clip.
-          on_step: called with (steps done, steps) after every step.
-          known: content that comes out unchanged.
-
-        Returns:
-          Videos in [-1, 1].
+        Each depends on its own text, key and known content alone. Of two prompts a clip the logits
+        are mixed. `low_res` is None: the model starts from no smaller video.
         """
         if low_res is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")

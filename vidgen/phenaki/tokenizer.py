@@ -146,17 +146,11 @@ class VideoTokenizer(TokenizerModel):
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute both losses in one.
+        """Compute both losses in one, and every term by itself; see `Model`.
 
-        Args:
-          params: the parameters.
-          frozen: the weights of the perceptual networks, from `FrozenNetworks`.
-          batch: clips; their text is not read.
-          key: draws the frames that a training step judges, and whether R1 counts in it.
-          train: whether this is a training step; an evaluation judges all frames, without R1.
-
-        Returns:
-          The loss, mean over the batch, and every term by itself.
+        `frozen` holds the weights of the perceptual networks, from `FrozenNetworks`. `key` draws
+        the frames that a training step judges, and whether R1 counts in it; an evaluation judges
+        all frames, without R1.
 
         Raises:
           ValueError: a perceptual network is set, but `frozen` lacks it.
@@ -215,14 +209,9 @@ class VideoTokenizer(TokenizerModel):
     # ---- use ---------------------------------------------------------------------------------
 
     def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """Encode clips to tokens.
+        """Encode clips of any size that has a `grid`; see `TokenizerModel`.
 
-        Args:
-          params: the parameters.
-          video: clips in [-1, 1] of any size that has a `grid`.
-
-        Returns:
-          The tokens; those of a prefix of the clip are a prefix of them.
+        The tokens of a prefix of a clip are a prefix of its tokens.
         """
         latents = self._autoencode(params, video, "encode")
         return self._tokens(params, latents)
