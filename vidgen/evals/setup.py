@@ -54,7 +54,7 @@ class EvalModel:
     @property
     def is_tokenizer(self) -> bool:
         """Whether the model turns clips into tokens and back, instead of making clips."""
-        return isinstance(self.model, VideoTokenizer)
+        return isinstance(self.model, TokenizerModel)
 
     @property
     def task(self) -> str:
