@@ -19,7 +19,12 @@ from vidgen.config import gin_files
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any] | None:
-    """Builds what the flags ask for, and runs it; returns the result where there is one."""
+    """Build what the flags ask for, and run it; return the result where there is one.
+
+    Raises:
+      ValueError: flags do not fit together, or their values do not fit the model or the clips.
+      FileNotFoundError: a file or a model that is named is not there.
+    """
     jsons = [path for path in flags.inputs if path.lower().endswith(".json")]
     if flags.metrics == "help":
         _list_metrics(flags)
@@ -48,7 +53,7 @@ def _list_metrics(flags: argparse.Namespace) -> None:
 
 
 def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
-    """Results that are there, side by side."""
+    """Print results of earlier evaluations side by side."""
     from vidgen.evals.report import page
     from vidgen.evals.report import results as report
 
@@ -61,7 +66,7 @@ def _compare(flags: argparse.Namespace, paths: list[str]) -> None:
 
 
 def _of_files(flags: argparse.Namespace) -> Any:
-    """The evaluation of one or two sets of clips."""
+    """Return the evaluation of one or two sets of clips."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import stored_clips
     from vidgen.evals.evaluate import Evaluate
@@ -91,7 +96,7 @@ def _of_files(flags: argparse.Namespace) -> Any:
 
 
 def _of_model(flags: argparse.Namespace) -> Any:
-    """The evaluation of a model."""
+    """Return the evaluation of a model."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.evals import setup
     from vidgen.evals.evaluate import Evaluate
@@ -136,7 +141,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
 
 
 def _stories(flags: argparse.Namespace) -> None:
-    """The films of StoryBench, and their distance from the true ones, where these are here."""
+    """Make the videos of StoryBench, and compare them with the true ones, if these are here."""
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import stages
     from vidgen.story import storybench_task_files
@@ -184,7 +189,7 @@ def _stories(flags: argparse.Namespace) -> None:
 
 
 def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
-    """The protocol with what the flags say otherwise."""
+    """Return the protocol with what the flags change of it."""
     names = ("clips", "samples", "given", "seed")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name, default in (("frames", None), ("stride", 1), ("fps", None), ("size", None)):
@@ -208,7 +213,7 @@ def _weights(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reports(flags: argparse.Namespace) -> dict[str, Any]:
-    """Where results go, and where clips and features are kept."""
+    """Return where results go, and where clips and features are kept."""
     return {
         "folder": Path(flags.cache or paths.cache_folder("evaluations")).expanduser(),
         "metrics": tuple(filter(None, (flags.metrics or "").split(","))),
@@ -219,16 +224,16 @@ def _reports(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def protocols() -> list[str]:
-    """All names of --protocol."""
+    """Return all names of --protocol."""
     folders = (root / "evaluations" for root in gin_files.config_roots())
     return sorted({path.stem for folder in folders for path in folder.glob("*.gin")})
 
 
 def protocol_files(name: str | None) -> list[str]:
-    """The file of a protocol.
+    """Return the file of a protocol in a list; an empty list for None.
 
     Raises:
-      ValueError: there is none; names those that there are.
+      ValueError: there is no such protocol; the message lists those that there are.
     """
     if name is None:
         return []

@@ -8,11 +8,13 @@ such as ssr1/SamplerSpec.steps, and it is an error only where none does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vidgen.config import gin_utils
+
+T = TypeVar("T")
 
 
 class Sessions:
@@ -31,8 +33,12 @@ class Sessions:
         self._refused: dict[str, gin_utils.GinError] = {}
 
     def build(
-        self, cls: Any, files: Sequence[str] = (), bindings: Sequence[str] = (), **given: Any
-    ) -> Any:
+        self,
+        cls: Callable[..., T],
+        files: Sequence[str] = (),
+        bindings: Sequence[str] = (),
+        **given: Any,
+    ) -> T:
         """Return `cls` from these files and bindings and from those of all sessions.
 
         Args:
@@ -52,11 +58,11 @@ class Sessions:
         self._taken |= set(taken)
         return built
 
-    def build_trained(self, cls: Any, folder: Path) -> Any:
+    def build_trained(self, cls: Callable[..., T], folder: Path) -> T:
         """Return `cls` from the configuration that training left in `folder`, its MODEL_DIR."""
         return self.build(cls, *_of_training(folder))
 
-    def build_unchanged(self, cls: Any, folder: Path) -> Any:
+    def build_unchanged(self, cls: Callable[..., T], folder: Path) -> T:
         """Return `cls` as training left it, without the files and bindings of all sessions."""
         files, bindings = _of_training(folder)
         with gin_utils.session([*self._first, *files], bindings):

@@ -52,11 +52,6 @@ class EvalModel:
     stages: int = 1
 
     @property
-    def is_tokenizer(self) -> bool:
-        """Whether the model turns clips into tokens and back, instead of making clips."""
-        return isinstance(self.model, VideoTokenizer)
-
-    @property
     def task(self) -> str:
         """The task that the protocol names, or the one that the model is for."""
         if self.protocol.task:

@@ -37,22 +37,22 @@ _LEVELS = 2  # names of a parameter's path that make its module
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The `plan` run mode.
+    """A plan of one model or of a chain of them; calling it prints the plan.
 
     Attributes:
       trainers: one for each model to report; the model, mesh, optimizer and averaging are its.
-      text_encoder: gives the length and width of the text in a batch.
+      text_encoder: has the length and width of the text in a batch.
       batch_size: examples of a step, over all devices; one number, or one for each trainer.
-      cascade: makes a chain of the models, which checks that they fit; None where they are none.
+      cascade: makes a chain of the models, which checks that they fit; None: they are no chain.
       device_count: devices to plan for; None is what the mesh shape says, and where that leaves
         one size open, the devices at hand or the fewest that the mesh can have.
-      compile: compile the training step.
-      sampling: compile a step of sampling a whole clip.
+      compile: also compile the training step.
+      sampling: also compile a step that samples a whole clip.
       topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
       effort: of the compiler: a name of `programs.EFFORTS`; "" is its own.
-      details: tell everything about each of several models, the work of training too.
-      explain: tell only why the parameters whose path contains this lie where they do; "" tells
-        what the models cost.
+      details: also print everything about each of several models, the work of training too.
+      explain: print only why the parameters whose path contains this are sharded as they are; ""
+        prints what the models cost.
       as_json: print one JSON object instead of tables.
     """
 
@@ -92,7 +92,7 @@ class Plan:
             self.cascade([trainer.model for trainer in self.trainers])
 
     def _batch_sizes(self) -> list[int]:
-        """Examples of a step of each trainer."""
+        """Return the examples of a step of each trainer."""
         sizes = self.batch_size
         if isinstance(sizes, int):
             return [sizes] * len(self.trainers)
@@ -105,11 +105,11 @@ class Plan:
 
     @functools.cached_property
     def _devices(self) -> Sequence[Any] | None:
-        """Those of the topology; None: the devices at hand."""
+        """The devices of the topology; None: the devices at hand."""
         return programs.topology(self.topology) if self.topology else None
 
     def __call__(self) -> None:
-        """Prints the report: tables, or with `as_json` one object on standard output."""
+        """Print the report on standard output: tables, or with `as_json` one object."""
         if self.explain:
             print("\n\n".join(self.explanations()))
             return
@@ -118,28 +118,32 @@ class Plan:
         print(json.dumps(report) if self.as_json else tables.tables(report, self.details))
 
     def explanations(self) -> list[str]:
-        """A paragraph for each parameter that `explain` names, of the models that have one.
+        """Return a paragraph for each parameter that `explain` names, of all models.
 
         Raises:
-          NoSuchParameter: none has.
+          NoSuchParameter: no model has one.
         """
-        told: list[str] = []
+        texts: list[str] = []
         missing: Exception | None = None
         for trainer, size in zip(self.trainers, self._batch_sizes(), strict=True):
             boxed = trainer.boxed_params(trainer.model.batch_spec(size, *self._text))
             count = _device_count(trainer.partitioner, self.device_count)
             try:
-                told += sharding.explain(trainer.partitioner, boxed, self.explain, count)
+                texts += sharding.explain(trainer.partitioner, boxed, self.explain, count)
             except sharding.NoSuchParameter as error:
                 missing = error
-        if missing is not None and not told:
+        if missing is not None and not texts:
             raise missing
-        return told
+        return texts
 
     def report(self, *, brief: bool = False) -> Report:
-        """`models`, a list of objects, `totals` over them, `text_encoder`; sizes are in bytes.
+        """Return the report, with sizes in bytes and work in floating-point operations.
 
-        With `brief` the work of training, which takes longest to count, is None.
+        Args:
+          brief: leave out the work of training, which takes longest to count: it is None.
+
+        Returns:
+          `models`, a list of objects, `totals` over them, `chained`, and `text_encoder`.
         """
         sizes = self._batch_sizes()
         with programs.effort(self.effort):
@@ -185,7 +189,7 @@ class Plan:
         return self.text_encoder.length, self.text_encoder.dim
 
     def _sampled(self, model: Model, params: Params) -> Report:
-        """Work for one clip; None where the model does not say what sampling runs."""
+        """Return the work for one clip; None where the model is not sampled in steps."""
         names = ("sampling_steps", "evaluations", "flops_per_evaluation", "flops_per_clip")
         if not isinstance(model, SampledModel):
             return dict.fromkeys(names)
@@ -196,7 +200,7 @@ class Plan:
 
 
 def _about(model: Model, params: Params) -> Report:
-    """What a model is, whatever the mesh and the batch."""
+    """Return what a model is, whatever the mesh and the batch."""
     modules = count_by_module(params)
     before = model.input_shape
     return {
@@ -224,12 +228,12 @@ def _training_flops(model: Model, params: Params, batch: Batch, batch_size: int)
 
 
 def _sum(values: Sequence[Any]) -> Any:
-    """None where one is not known."""
+    """Return the sum, or None where one value is not known."""
     return None if None in values else sum(values)
 
 
 def count_by_module(params: Params) -> dict[str, int]:
-    """Parameters of each module, a module being the first two names of a path, in tree order."""
+    """Return the parameters of each module (the first two names of a path), in tree order."""
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]

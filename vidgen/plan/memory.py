@@ -15,12 +15,12 @@ from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
 from vidgen.train.partitioning import Partitioner, axes_of, map_optimizer_state, unbox
 from vidgen.train.trainer import Trainer
-from vidgen.types import Params, TextEncoder
+from vidgen.types import Batch, Params, TextEncoder
 
 Report = dict[str, Any]
 
 
-def bytes_per_device(trainer: Trainer, boxed: Params, batch: Any, device_count: int) -> Report:
+def bytes_per_device(trainer: Trainer, boxed: Params, batch: Batch, device_count: int) -> Report:
     """Return the bytes of the fullest device for all that a step holds but activations.
 
     Args:

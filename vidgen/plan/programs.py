@@ -27,6 +27,7 @@ from vidgen.plan import collectives
 from vidgen.train import device_mesh, frozen
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
+from vidgen.types import Batch
 
 Report = dict[str, Any]
 # XLA's effort levels, https://openxla.org/xla/effort_levels. With "O0" libtpu compiles a 3x3
@@ -116,12 +117,12 @@ class Compiled(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def training_step(trainer: Trainer, batch: Any) -> Report:
+def training_step(trainer: Trainer, batch: Batch) -> Report:
     """Return what the compiler says of the real training step for a batch of this shape."""
     return compiled_training_step(trainer, batch).report
 
 
-def compiled_training_step(trainer: Trainer, batch: Any) -> Compiled:
+def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
     """Compile the real training step for a batch of this shape."""
     model = trainer.model
     key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
@@ -224,10 +225,10 @@ def effort(level: str) -> Iterator[None]:
         config.update("jax_optimization_level", before)
 
 
-def _collectives(compiled: Any) -> dict[str, int] | None:
+def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
     """Return the bytes a device receives, by kind; None where the compiler does not tell."""
     try:
-        return collectives.received(compiled.as_text())
+        return collectives.received(compiled.as_text() or "")
     except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
         return None
 

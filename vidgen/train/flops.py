@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.sharding import Mesh
 
 from vidgen.model import Model
@@ -81,29 +82,29 @@ def forward(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
     return count(loss, params, frozen, batch, _key())
 
 
-def count_jaxpr(jaxpr: Any) -> int:
+def count_jaxpr(jaxpr: Jaxpr | ClosedJaxpr) -> int:
     """Return the operations of a jaxpr, bare or closed."""
-    return _count(getattr(jaxpr, "jaxpr", jaxpr), {})
+    return _count(jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr, {})
 
 
 def _key() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def _count(jaxpr: Any, seen: dict[int, int]) -> int:
+def _count(jaxpr: Jaxpr, seen: dict[int, int]) -> int:
     """Count a jaxpr; `seen` maps jaxprs by identity to their count, so shared ones count fast."""
     if id(jaxpr) not in seen:
         seen[id(jaxpr)] = sum(_count_equation(equation, seen) for equation in jaxpr.eqns)
     return seen[id(jaxpr)]
 
 
-def _count_equation(equation: Any, seen: dict[int, int]) -> int:
+def _count_equation(equation: JaxprEqn, seen: dict[int, int]) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         return _dot_general(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
-    bodies = [_count(body, seen) for body in _bodies(equation.params)]
+    bodies = [_count(body, seen) for body in jaxprs_in_params(equation.params)]
     if not bodies:
         return 0
     if name == "cond":
@@ -117,28 +118,24 @@ def _count_equation(equation: Any, seen: dict[int, int]) -> int:
     return sum(bodies)  # jit, remat, custom_vjp, custom_jvp, while, ...
 
 
-def _bodies(params: dict[str, Any]) -> Iterator[Any]:
-    """Yield the jaxprs among an equation's parameters."""
-    for value in params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            body = getattr(item, "jaxpr", item)
-            if hasattr(body, "eqns"):
-                yield body
-
-
-def _dot_general(equation: Any) -> int:
+def _dot_general(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs = equation.invars[0].aval.shape
+    lhs = _shape(equation.invars[0])
     return 2 * _size(equation.outvars[0]) * math.prod(lhs[axis] for axis in contracted)
 
 
-def _convolution(equation: Any) -> int:
+def _convolution(equation: JaxprEqn) -> int:
     # The kernel's axes are (output features, input features of a group, taps ...).
     _, *inputs = equation.params["dimension_numbers"].rhs_spec
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     products = _size(equation.outvars[0]) * math.prod(kernel[axis] for axis in inputs)
     return 2 * products // math.prod(equation.params["lhs_dilation"])
 
 
-def _size(variable: Any) -> int:
-    return math.prod(variable.aval.shape)
+def _size(variable: Var | Literal) -> int:
+    return math.prod(_shape(variable))
+
+
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    aval: Any = variable.aval
+    return aval.shape

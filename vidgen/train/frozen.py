@@ -43,24 +43,24 @@ class FrozenParams:
     step: int | None = None
 
     def __call__(self) -> Frozen:
-        """The weights.
+        """Return the weights, laid out over `mesh`.
 
         Raises:
-          FileNotFoundError: there is no checkpoint.
-          CheckpointError: it holds another kind or size of model.
+          FileNotFoundError: the folder has no checkpoint.
+          CheckpointError: the checkpoint holds another kind or size of model.
         """
         return {self.name: restored(self.model, self.folder, self.step, self.mesh)}
 
     @property
     def folder(self) -> epath.Path:
-        """Where the weights are."""
+        """The folder that has the weights."""
         folder = epath.Path(self.model_dir).expanduser()
         beside = epath.Path(self.reader_dir).expanduser().parent / folder.name
         return beside if self.reader_dir and not folder.exists() and beside.exists() else folder
 
 
 def over(weights: Callable[[], Frozen], mesh: Partitioner | None) -> Callable[[], Frozen]:
-    """What loads the same onto another mesh: the devices of the training need not be here."""
+    """Return what loads the same onto another mesh: devices of the training need not be here."""
     return dataclasses.replace(weights, mesh=mesh) if isinstance(weights, FrozenParams) else weights
 
 
@@ -71,7 +71,7 @@ def restored(
     mesh: Partitioner | None = None,
     text: tuple[int, int] = (1, 1),
 ) -> Params:
-    """Averaged weights of a checkpoint, checked against the model's own shapes.
+    """Return the averaged weights of a checkpoint, checked against the model's own shapes.
 
     Args:
       model: the trained model.
@@ -93,7 +93,7 @@ def restored(
 
 
 def _boxed_shapes(model: Model, text: tuple[int, int]) -> Params:
-    """The shapes of fresh parameters, boxed."""
+    """Return fresh parameters as boxed ShapeDtypeStructs."""
     try:
         hash(model)
     except TypeError:  # a setting is a list
@@ -103,12 +103,16 @@ def _boxed_shapes(model: Model, text: tuple[int, int]) -> Params:
 
 @functools.lru_cache(maxsize=32)
 def _traced(model: Model, text: tuple[int, int]) -> Params:
-    """Tracing a network takes longer than reading its weights: once for equal models."""
+    """Trace a model once for all equal ones: that takes longer than reading its weights."""
     return jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:
-    """What tells trained networks apart: a hash of the names, shapes and values of their weights.
+    """Return a hash of the names, shapes and values of weights, which tells networks apart.
+
+    What was made with some weights is resumed with the same ones only. Folder and step do not tell
+    them, since training may put other weights there; hashing takes .005 s of the .3 s of loading a
+    stage of the demo.
 
     Args:
       weights: loads them (`FrozenParams`).

@@ -121,7 +121,9 @@ def clipped(
         return tx
     limit = clip_norm
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         norm = global_norm(updates)
         # A factor, where optax divides each gradient: XLA keeps the result of a division in memory,
         # and a product is part of the kernels that read it.

@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidgen.train import device_mesh
 from vidgen.train.state import TrainState
-from vidgen.types import Params
+from vidgen.types import Batch, Params
 
 MeshAxes = str | Sequence[str] | None
 _VIDEO_AXES = ("batch", "frames", "height", "width", "channels")
@@ -60,8 +60,8 @@ def unbox(boxed: Params) -> Params:
 def map_optimizer_state(
     tx: optax.GradientTransformation,
     function: Callable[..., Any],
-    opt_state: Any,
-    *params_like: Any,
+    opt_state: optax.OptState,
+    *params_like: Params,
     transform_non_params: Callable[[Any], Any],
 ) -> Any:
     """Apply `function(leaf, *leaves of params_like)` to what the state keeps for each parameter.
@@ -274,7 +274,7 @@ class Partitioner:
         parts = sorted({tuple(sorted(held)) for held in rows.values()})
         return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
-    def to_global(self, batch: Any) -> Any:
+    def to_global(self, batch: Batch) -> Batch:
         """Turn this process's part of a batch (numpy) into global arrays on the mesh."""
         sharding = self.batch_sharding()
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -215,7 +215,7 @@ class Trainer:
         return self._whole("reconstruct", self.model.reconstruct)(params, video)
 
     def _whole(self, name: str, function: Callable[..., Array]) -> Program:
-        """The program of a method of the model, compiled once, whose result is not cut."""
+        """Return the program of a method of the model; every process gets its whole result."""
         if (name,) not in self._programs:
             whole = self.partitioner.replicated()
             self._programs[(name,)] = self.partitioner.jit(function, out_shardings=whole)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ class WarmStart:
         log.info(text)
 
 
-def _map_named(tree: Params, function: Any) -> Params:
+def _map_named(tree: Params, function: Callable[[str, Any], Any]) -> Params:
     """Return `tree` with `function(path, leaf)` for each leaf."""
     leaves = [function(name, leaf) for name, leaf in named_leaves(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
