@@ -37,7 +37,9 @@ def test_constrain_without_a_mesh_changes_nothing():
 
 
 def test_boxes_hold_the_value_and_its_names():
-    box = axes.partitioned(initializers.ones, ("embed", "mlp"))(None, (2, 3), jnp.float32)
+    box = axes.partitioned(initializers.ones, ("embed", "mlp"))(
+        jax.random.key(0), (2, 3), jnp.float32
+    )
     assert box.names == ("embed", "mlp")
     np.testing.assert_array_equal(box.unbox(), np.ones((2, 3)))
 
