@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.model import Model
+from vidgen.model import TokenizerModel
 from vidgen.phenaki import discriminator as losses
 from vidgen.phenaki import tokenizer_losses
 from vidgen.phenaki.cvivit import CViViT
 from vidgen.phenaki.discriminator import Discriminator
 from vidgen.phenaki.perceptual import ImagePerceptual, VideoPerceptual
 from vidgen.phenaki.quantizer import VectorQuantizer
-from vidgen.phenaki.token_batch import Tokenizer
 from vidgen.phenaki.tokenizer import VideoTokenizer
 from vidgen.phenaki.tokenizer_losses import (
     FrozenNetworks,
@@ -152,7 +151,7 @@ def assert_close(a, b, **tolerance):
 
 def test_parts_and_protocols(full):
     model = full.model
-    assert isinstance(model, Model) and isinstance(model, Tokenizer)
+    assert isinstance(model, TokenizerModel)
     for distance in (Weighted(), ImagePerceptual()):
         assert isinstance(distance, PerceptualDistance)
     for distance in (Weighted(), VideoPerceptual()):

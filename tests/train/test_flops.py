@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from vidgen.model import Model
 from vidgen.train import flops
+from vidgen.types import VideoShape
 
 
 def spec(*shape):
@@ -149,8 +151,8 @@ def test_shard_map_counts_all_devices():
     assert flops.count(jax.jit(function), spec(8, 5), spec(5, 7)) == 2 * 8 * 5 * 7
 
 
-class Linear:
-    """A Model: one matrix, and a frozen one that needs no gradient."""
+class Linear(Model):
+    """One matrix, and a frozen one that needs no gradient."""
 
     def init(self, key, batch):
         return {"w": jnp.zeros((5, 7))}
@@ -158,9 +160,13 @@ class Linear:
     def loss(self, params, frozen, batch, key, *, train):
         return jnp.mean((batch @ params["w"] @ frozen) ** 2), {}
 
+    def batch_spec(self, batch_size, text_length, text_dim, *, captions_per_clip=1):
+        return spec(batch_size, 5)
+
 
 def test_a_model_needs_no_gradient_of_its_data():
-    model, batch, frozen = Linear(), spec(3, 5), spec(7, 11)
+    model = Linear(name="linear", shape=VideoShape(frames=1, height=1, width=5, fps=1.0))
+    batch, frozen = spec(3, 5), spec(7, 11)
     params = {"w": spec(5, 7)}
     first, second = 2 * 3 * 5 * 7, 2 * 3 * 7 * 11
     assert flops.forward(model, params, frozen, batch) == first + second

@@ -1,4 +1,7 @@
-"""The averaged weights against their closed form, and the Model protocol."""
+"""The averaged weights against their closed form, and the Model protocol.
+
+Tests of vidgen/model.py too.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from vidgen import __version__, paths
 from vidgen.data.video.encode import write_video
@@ -30,6 +29,7 @@ from vidgen.evals.metrics import EvalData, Metric
 from vidgen.evals.protocols import Protocol
 from vidgen.evals.report import page as report_page
 from vidgen.evals.report import results
+from vidgen.progress import progress_bar
 
 SHOWN = 8  # clips on a page
 
@@ -89,16 +89,17 @@ class Evaluate:
         """Make this process's share of the missing clips; wait for the others."""
         clips = self.data.generated
         if isinstance(clips, GeneratedClips):
-            for start in tqdm(
-                clips.missing()[process::processes], desc="clips", unit="block", disable=None
-            ):
-                clips.make(start)
+            missing = clips.missing()[process::processes]
+            with progress_bar(len(missing), desc="clips", unit="block") as bar:
+                for start in missing:
+                    clips.make(start)
+                    bar.update()
         _wait("clips", processes)
 
     def _measure(self, process: int, processes: int) -> dict[str, list[np.ndarray]]:
         """Return the rows of each metric, by its name."""
         wanted = {metric.name: metric.measurements(self.data) for metric in self.chosen}
-        with tqdm(desc="features", unit="block", disable=None) as bar:
+        with progress_bar(desc="features", unit="block") as bar:
 
             def on_block(done: int, total: int) -> None:
                 bar.total = total

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vidgen.data.cache import text_cache
 from vidgen.data.source import Source, Stream
+from vidgen.progress import progress_bar
 from vidgen.text.encoder import CachedEncoder
 from vidgen.train.batches import encode_captions, this_process
 from vidgen.types import TextEmbedding, TextEncoder
@@ -73,7 +74,7 @@ class Encode:
         done = set(shards.keys_of(part))
         fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
         before = len(done)
-        with tqdm(initial=before, unit=" captions", disable=None, desc="encoding") as progress:
+        with progress_bar(initial=before, unit=" captions", desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):
                 text = self._encoded(encoder, shard, progress)
                 shards.add(part, shards.count(part), shard, text, dtype=self.dtype)

@@ -15,12 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from vidgen.data.cache import token_cache
 from vidgen.data.pipeline import in_order
 from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.data.video.transforms import to_float
+from vidgen.progress import progress_bar
 from vidgen.train.batches import this_process
 from vidgen.train.frozen import fingerprint
 from vidgen.types import Frozen, Params
@@ -95,8 +95,8 @@ class EncodeTokens:
         numbers = manifest.of_part(part)[done * self.shard_size :]
         loaded = in_order(self.source, numbers, seed=self.seed, workers=self.workers)
         total = len(manifest.of_part(part))
-        with tqdm(
-            initial=total - len(numbers), total=total, unit=" clips", disable=None, desc="encoding"
+        with progress_bar(
+            total, initial=total - len(numbers), unit=" clips", desc="encoding"
         ) as progress:
             for number in range(done, manifest.shards(part)):
                 first = (number - done) * self.shard_size

@@ -16,7 +16,7 @@ import collections
 import functools
 import logging
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from vidgen import paths
@@ -114,18 +114,15 @@ def _listed(
     for notice in found.notices:
         log.warning("%s", notice)
     read = {*wanted, *found.read}
-    warn_passed_over(path, [file for file in files if file not in read and not _is_list(file)])
+    # what lists the shots of a video is read by precompute/shots.py
+    if rest := [f for f in files if f not in read and not f.endswith(".shots.json")]:
+        warn_once(f"{len(rest)} files in {path} are passed over: {by_suffix(rest)}")
     rows = [
         (paths.join(path, file), found.captions.get(file, ()))
         for file in wanted
         if file not in found.unreadable
     ]
     return rows, found
-
-
-def _is_list(file: str) -> bool:
-    """Whether a file lists the shots of a video (precompute/shots.py)."""
-    return file.endswith(".shots.json")
 
 
 def by_suffix(files: Sequence[str]) -> str:
@@ -138,12 +135,6 @@ def by_suffix(files: Sequence[str]) -> str:
 def warn_once(text: str) -> None:
     """Warn once of a thing, although several sources of a run may read one folder."""
     log.warning("%s", text)
-
-
-def warn_passed_over(path: str, files: Sequence[str]) -> None:
-    """Warn once of the files in a folder that nothing reads."""
-    if files:
-        warn_once(f"{len(files)} files in {path} are passed over: {by_suffix(files)}")
 
 
 def _none(path: str, kind: str, missing: Sequence[str], found: FolderCaptions) -> str:
@@ -219,11 +210,9 @@ def _of_json(data: bytes) -> tuple[str, ...]:
     if isinstance(value, dict):
         return captions_in(value.get("caption"))
     texts = [value] if isinstance(value, str) else value
-    return captions_in(texts) if isinstance(texts, list) and _all_text(texts) else ()
-
-
-def _all_text(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        return captions_in(texts)
+    return ()
 
 
 def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[str, str]:
@@ -316,13 +305,8 @@ def _csv(table: str, names: FileNames, beside: str) -> Iterator[CaptionRow]:
     return csv_rows(table, "file", is_name)
 
 
-def _jsonl(table: str, names: FileNames, beside: str) -> Iterator[CaptionRow]:
-    del names, beside
-    return jsonl_rows(table)
-
-
 # What is later wins.
 _TABLES: Mapping[str, Callable[[str, FileNames, str], Iterator[CaptionRow]]] = {
     "captions.csv": _csv,
-    "captions.jsonl": _jsonl,
+    "captions.jsonl": lambda table, names, beside: jsonl_rows(table),
 }

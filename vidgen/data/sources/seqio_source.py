@@ -228,13 +228,11 @@ def import_seqio() -> tuple[Any, Any]:
         raise ValueError(
             f'seqio tasks need seqio: pip install "vidgen[seqio]" ({error}).'
         ) from error
-    logging.getLogger("absl").addFilter(_worth_telling)
+    # seqio logs something each time that a part is opened
+    logging.getLogger("absl").addFilter(
+        lambda record: record.levelno >= logging.ERROR or "seqio" not in record.pathname
+    )
     return seqio, tf
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Whether to keep a log record: seqio writes some whenever a part is opened."""
-    return record.levelno >= logging.ERROR or "seqio" not in record.pathname
 
 
 @contextlib.contextmanager

@@ -104,8 +104,7 @@ def _write_whole(path: pathlib.Path, data: bytes) -> None:
 def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
     """Tile all clips in one video: a grid about as wide as high, white in empty places."""
     b, t, h, w, c = clips.shape
-    columns = math.ceil(math.sqrt(b * h / w)) if b > 1 else 1
-    columns = min(b, columns)
+    columns = min(b, math.ceil(math.sqrt(b * h / w))) if b > 1 else 1
     rows = math.ceil(b / columns)
     grid = np.full((rows * columns, t, h, w, c), 255, np.uint8)
     grid[:b] = clips
@@ -114,11 +113,8 @@ def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3
 
 
 def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: str) -> bytes:
-    frames = _tile(clips)
-    buffer = io.BytesIO()
-    kind = AV_KINDS[suffix]
-    _, height, width, _ = frames.shape
-    sink = AvSink(buffer, kind, fps, (height, width), growing=False)
+    frames, buffer = _tile(clips), io.BytesIO()
+    sink = AvSink(buffer, AV_KINDS[suffix], fps, frames.shape[1:3], growing=False)
     sink.write(frames)
     sink.close()
     return buffer.getvalue()
@@ -133,14 +129,6 @@ def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options
       options: of Pillow for a WebP, such as `quality`.
     """
     return _grown(functools.partial(WebpSink, **options), clips, fps)
-
-
-def _encode_gif(clips: np.ndarray, fps: float | int) -> bytes:
-    return _grown(GifSink, clips, fps)
-
-
-def _encode_webp(clips: np.ndarray, fps: float | int) -> bytes:
-    return animation(clips, fps, lossless=True)
 
 
 def _grown(
@@ -165,8 +153,8 @@ def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
 _ENCODERS = {
     ".mp4": functools.partial(_encode_av, suffix=".mp4"),
     ".webm": functools.partial(_encode_av, suffix=".webm"),
-    ".gif": _encode_gif,
-    ".webp": _encode_webp,
+    ".gif": functools.partial(_grown, GifSink),
+    ".webp": functools.partial(animation, lossless=True),
     ".png": _encode_png,
 }
 SUFFIXES = (*_ENCODERS, ".npy")
