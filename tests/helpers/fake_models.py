@@ -53,5 +53,8 @@ class FakeTokenizer(TokenizerModel):
     def frames_of(self, steps):
         return 1 + (steps - 1) * 2
 
+    def encode(self, params, video):
+        raise NotImplementedError
+
     def decode(self, params, tokens):
         raise NotImplementedError

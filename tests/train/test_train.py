@@ -411,9 +411,6 @@ class Darkening(toy.ToyModel, FakeTokenizer):
     name: str = "dark"
     shape: VideoShape = toy.SHAPE
 
-    def encode(self, params, video):
-        raise NotImplementedError
-
     def reconstruct(self, params, video):
         return video - 0.1
 

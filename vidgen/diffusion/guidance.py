@@ -124,8 +124,8 @@ def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, 
       mask: True on the tokens of the examples.
       least: 0, or what a network takes that is told its weight.
     """
-    told = jnp.any(jnp.asarray(mask), axis=tuple(range(1, mask.ndim)))
-    return jnp.where(told, jnp.asarray(weights)[:, None], least)
+    has_text = jnp.any(jnp.asarray(mask), axis=tuple(range(1, mask.ndim)))
+    return jnp.where(has_text, jnp.asarray(weights)[:, None], least)
 
 
 def classifier_free_batched(

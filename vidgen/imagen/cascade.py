@@ -27,13 +27,13 @@ from jaxtyping import Array, Bool, Float, Key
 from vidgen.model import SampledModel
 from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 
-__all__ = ["STAGES", "Cascade", "Made", "stage_keys"]
+__all__ = ["STAGES", "Cascade", "StageClips", "stage_keys"]
 
 KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
 Sample = Callable[..., Array | np.ndarray]
 
 
-class Made(NamedTuple):
+class StageClips(NamedTuple):
     """Videos that a stage has just made.
 
     Attributes:
@@ -114,10 +114,10 @@ class Cascade:
         """
         shape, (time, pixels) = self.shape, self.multiples
         wanted = {"frames": frames, "height": height, "width": width}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        for name, value in given.items():
+        sizes = {name: value for name, value in wanted.items() if value is not None}
+        for name, value in sizes.items():
             _check_multiple(self.names, name, value, time if name == "frames" else pixels)
-        new = dataclasses.replace(shape, **given)
+        new = dataclasses.replace(shape, **sizes)
         stages: list[SampledModel] = []
         for stage in self.stages:
             here = dataclasses.replace(
@@ -141,7 +141,7 @@ class Cascade:
         low_res: Float[np.ndarray, "n t h w c"] | None = None,
         known: KnownAt | None = None,
         batch_size: Mapping[str, int] | None = None,
-    ) -> Iterator[Made]:
+    ) -> Iterator[StageClips]:
         """Make the videos of every stage, stage after stage, within a stage batch after batch.
 
         A last, smaller batch is filled up with copies, so that one program is compiled a stage.
@@ -174,7 +174,7 @@ class Cascade:
                 words = jax.tree.map(lambda x, rows=rows: x[rows], encoded)
                 video = sample(stage, params, words, low, own_keys[rows], content)
                 video = np.asarray(video, np.float32)[: count - start]
-                yield Made(stage.name, start, video)
+                yield StageClips(stage.name, start, video)
                 finished += list(video)
             videos = finished
             del params, content
@@ -186,8 +186,8 @@ class Cascade:
         if wanted is not None and low_res is None:
             raise ValueError(f"stage {first} starts from a video of {_words(wanted)}; give one.")
         if low_res is not None and wanted is not None and low_res.shape[1:] != wanted.thwc:
-            found = "x".join(map(str, low_res.shape[1:4]))
-            raise ValueError(f"stage {first} starts from {_words(wanted)}, not from {found}.")
+            size = "x".join(map(str, low_res.shape[1:4]))
+            raise ValueError(f"stage {first} starts from {_words(wanted)}, not from {size}.")
 
 
 def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
@@ -221,16 +221,16 @@ def _input_shape(stage: SampledModel) -> VideoShape | None:
 
 
 def _check_fit(before: SampledModel, after: SampledModel) -> None:
-    wanted, given = _input_shape(after), before.shape
+    wanted, output = _input_shape(after), before.shape
     if wanted is None:
         raise ValueError(
             f"stage {after.name} makes video from text alone; it cannot come after {before.name}."
         )
-    if wanted.thwc == given.thwc and math.isclose(wanted.fps, given.fps, rel_tol=1e-6):
+    if wanted.thwc == output.thwc and math.isclose(wanted.fps, output.fps, rel_tol=1e-6):
         return
     sentence = (
         f"stage {after.name} takes clips of {_words(wanted)}, but {before.name} gives "
-        f"{_words(given)}"
+        f"{_words(output)}"
     )
     if before.name in STAGES and after.name in STAGES:
         between = STAGES[STAGES.index(before.name) + 1 : STAGES.index(after.name)]

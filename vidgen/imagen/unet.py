@@ -7,7 +7,20 @@ The conditioning vector e is computed once,
     e = MLP( logsnr + pooled text + augmentation level + guidance weight + place in the clip ),
 and modulates every residual block (FiLM); the text tokens enter the levels that attend to them.
 All blocks of a level have the same shapes, so a level is one scan: its parameters are stacked
-along "layers" whether the scan is unrolled or not (Imagen Video, video diffusion architectures).
+along "layers" whether the scan is unrolled or not (Imagen Video, video diffusion architectures),
+and both options share checkpoints. On a CPU a loop over two blocks saves no time of compiling
+(imagen-S base: 4,554 fusions against 5,048 unrolled), and holds all that its backward pass reads.
+
+A frame's place enters through the conditioning vector and a pixel's place through the stem. With
+these, training times that lean to noise and queries of unit variance in the attention pooling, the
+tiny model reads the direction of motion from the text after about 1,250 steps of 16 clips (0.96 of
+clips right by the sprite probe); before them it stood at chance (0.09) after 826. They were not
+measured one by one.
+
+`pixel_skip`: with v, 500 steps of the demo's `ssr1` (patches of 4 x 4, width 64) left noise all
+over the clips, as v at low noise is the noise itself, 48 values a patch. Predicting the clean video
+up to SNR e^20, the last of 32 steps still left its grain: 26.6 dB on held-out clips, and 28.3 dB of
+the same weights with the ladder cut at log-SNR 3 (4: 28.0, 5: 27.6, 6: 27.2; bilinear: 28.1).
 """
 
 from __future__ import annotations

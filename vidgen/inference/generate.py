@@ -20,7 +20,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ from vidgen.model import SampledModel
 from vidgen.progress import progress_bar
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
-from vidgen.types import Params, TextEmbedding
+from vidgen.types import Known, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +227,7 @@ class Generate:
 
         Each prompt is encoded alone, so that it cannot depend on the others.
         """
-        seen: list[tuple[Any, TextEmbedding]] = []
+        seen: list[tuple[TextEncoder, TextEmbedding]] = []
 
         def encode(name: str) -> TextEmbedding:
             (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
@@ -252,12 +251,11 @@ class Generate:
         model: SampledModel,
         params: Params,
         text: TextEmbedding,
-        low_res: Any,
+        low_res: Float[np.ndarray, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
-        known: Any,
+        known: Known | None,
     ) -> Float[np.ndarray, "b t h w c"]:
         """Sample one batch, on the mesh if there is one."""
-        options = {} if known is None else {"known": jax.tree.map(self._placed, known)}
         with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
             video = for_text(model, text).generate(
                 params,
@@ -265,11 +263,11 @@ class Generate:
                 None if low_res is None else self._placed(low_res),
                 self._placed(keys),
                 on_step=progress.step,
-                **options,
+                known=None if known is None else jax.tree.map(self._placed, known),
             )
             return np.asarray(video, np.float32)
 
-    def _placed(self, x: Any) -> Array:
+    def _placed(self, x: Array | np.ndarray) -> Array:
         """Put an array of a batch on the device, or lay it out over the mesh."""
         if self.mesh is None:
             # Committed to it, as the weights are: then all steps are one program.
@@ -308,7 +306,7 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Generic, TypeVar
 
 from vidgen.types import STAGES
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
-class PerStage:
+class PerStage(Generic[T]):
     """One setting, which may differ from stage to stage.
 
     Attributes:
@@ -23,15 +25,15 @@ class PerStage:
       by_stage: for those that are.
     """
 
-    default: Any = None
-    by_stage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    default: T | None = None
+    by_stage: Mapping[str, T] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, stage: str) -> Any:
+    def __call__(self, stage: str) -> T | None:
         """Return the value for a stage, or None."""
         return self.by_stage.get(stage, self.default)
 
 
-def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
+def parse(flag: str, text: str, read: Callable[[str], T]) -> PerStage[T]:
     """Parse the text of a flag.
 
     Args:
@@ -42,8 +44,8 @@ def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
     Raises:
       ValueError: a stage that there is none of, one that is named twice, or a wrong value.
     """
-    default: Any = None
-    named: dict[str, Any] = {}
+    default: T | None = None
+    named: dict[str, T] = {}
     for item in text.split(","):
         stage, equals, value = (part.strip() for part in item.rpartition("="))
         if equals and stage not in STAGES:
@@ -65,7 +67,7 @@ def parse(flag: str, text: str, read: Callable[[str], Any]) -> PerStage:
     return PerStage(default, named)
 
 
-def value(setting: Any, stage: str) -> Any:
+def value(setting: T | PerStage[T] | None, stage: str) -> T | None:
     """Return what a setting, or one value for all stages, is for a stage; None: unset."""
     return setting(stage) if isinstance(setting, PerStage) else setting
 

@@ -128,16 +128,16 @@ class Sampling:
             "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
         }
         parts["sampler"]["kind"], parts["guidance"]["weight"] = asked["sampler"], pair[0]
-        given = {
+        settings = {
             name: {n: v for n, v in values.items() if v is not None}
             for name, values in parts.items()
         }
-        if "weight" in given["guidance"]:
-            given["guidance"]["low"] = pair[1]  # None makes it constant
+        if "weight" in settings["guidance"]:
+            settings["guidance"]["low"] = pair[1]  # None makes it constant
         changed = dataclasses.replace(
             model,
-            sampler=_replaced(model.name, model.sampler, given["sampler"]),
-            guidance=_replaced(model.name, model.guidance, given["guidance"]),
+            sampler=_replaced(model.name, model.sampler, settings["sampler"]),
+            guidance=_replaced(model.name, model.guidance, settings["guidance"]),
         )
         if isinstance(changed, DiffusionStage):
             kind = changed.sampler.name
@@ -189,14 +189,14 @@ def for_text(model: SampledModel, text: TextEmbedding) -> SampledModel:
     return model if np.any(text.mask) else model.without_guidance()
 
 
-def _replaced(stage: str, part: Any, given: dict[str, Any]) -> Any:
+def _replaced(stage: str, part: Any, settings: dict[str, Any]) -> Any:
     """Replace values of a dataclass in fields that it must have."""
-    if not given:
+    if not settings:
         return part
-    for name in given.keys() - {field.name for field in dataclasses.fields(part)}:
+    for name in settings.keys() - {field.name for field in dataclasses.fields(part)}:
         flag = {"kind": "sampler", "weight": "guidance", "low": "guidance"}.get(name, name)
         raise ValueError(f"--{flag}: {stage} is a kind of model that has no such setting.")
-    return dataclasses.replace(part, **given)
+    return dataclasses.replace(part, **settings)
 
 
 def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:

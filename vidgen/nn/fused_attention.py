@@ -5,6 +5,8 @@
     CPU      exp(q·kᵀ - max)·v / sum, head by head, and once more in the backward pass
     any      the same of blocks of queries, where even one head has many logits
 
+`jax.nn.dot_product_attention` alone chooses no kernel and holds all logits on every platform. The
+mesh in which a program is traced says for which platform, so a plan for TPUs has their kernel.
 Small attention runs as plain products, which are as fast then. All are the same up to rounding,
 with the softmax in float32. A kernel sees one device's share of the examples and of the heads, and
 all their tokens: what a mesh cuts of those is gathered before it.

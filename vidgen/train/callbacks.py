@@ -8,6 +8,7 @@ import functools
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -144,7 +145,7 @@ class SampleUpsampled(_OfHeldOutClips):
         assert isinstance(model, Generator)
         batch = self._batch(encoder)
         keys = jax.random.split(jax.random.key(self.seed), batch.video.shape[0])
-        low = model.degrade(batch.video)
+        low = model.degrade(jnp.asarray(batch.video))
         output = np.asarray(trainer.sample(params, batch.text, keys, low), np.float32)
         # In the size of the output, by repeating frames and pixels.
         enlarged = np.asarray(low)
