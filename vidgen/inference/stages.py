@@ -262,12 +262,13 @@ def build_trained(sessions: Sessions, cls: type[T], folder: Path) -> T:
     Raises:
       ValueError: a flag makes a distilled student believe that it has learned more than it has.
     """
-    built = sessions.build_trained(cls, folder)
+    built: Any = sessions.build_trained(cls, folder)
     model = built.model
     if not isinstance(model, DiffusionStage):
         return built
     if model.learned and cls is Stage and sessions.has_changes:
-        _check_learned(folder, sessions.build_unchanged(cls, folder).model, model)
+        unchanged: Any = sessions.build_unchanged(cls, folder)
+        _check_learned(folder, unchanged.model, model)
     if _trained_jointly(folder / "config.gin"):
         built = dataclasses.replace(built, model=dataclasses.replace(model, joint=True))
     return built
