@@ -44,7 +44,17 @@ ALLOWED = {
     "evals": CONTRACT | {"inference", "phenaki", "train", "data", "pretrained", "assets"},
     "display": BASE | {"evals", "data"},
     "cli": CONTRACT
-    | {"config", "assets", "train", "inference", "story", "plan", "precompute", "evals"},
+    | {
+        "diffusion",
+        "config",
+        "assets",
+        "train",
+        "inference",
+        "story",
+        "plan",
+        "precompute",
+        "evals",
+    },
     "notebook": CONTRACT | MODELS | {"cli", "config", "data", "display", "inference", "story"},
     "__main__": {"cli"},
 }
