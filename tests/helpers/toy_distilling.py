@@ -11,6 +11,7 @@ import toy_training as toy
 
 from vidgen.imagen.student_training import Distill
 from vidgen.imagen.students import StudentPhase, StudentSchedule
+from vidgen.model import Student
 from vidgen.train import optimizers
 from vidgen.train.checkpoints import CheckpointSettings
 from vidgen.train.train import Train
@@ -21,7 +22,7 @@ STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyStudent(toy.ToyModel):
+class ToyStudent(toy.ToyModel, Student):
     """The toy with one more parameter; it learns 0.9 times what its teacher says."""
 
     first: bool = False
