@@ -58,11 +58,11 @@ CASCADES = sorted((ROOT / "gin_configs" / "experiments").glob("*cascade*.gin")) 
         (["generate", "a cat", "--model=nowhere", "--steps=many"], ["--steps", "many"]),
         (
             ["generate", "a cat", "--model=nowhere", "--story=a. then b"],
-            ["PROMPT is not for a film"],
+            ["PROMPT is not for a story"],
         ),
         (["generate", "--model=nowhere", "--story=a. then b", "--last=x"], ["--last is not for"]),
         (["generate", "--model=nowhere", "--story=nowhere.yaml"], ["nowhere.yaml"]),
-        (["generate", "a cat", "--model=nowhere", "--restart"], ["--restart is for films"]),
+        (["generate", "a cat", "--model=nowhere", "--restart"], ["--restart is for stories"]),
         (
             ["train", "--gin_file=experiments/phenaki_maskgit_tiny.gin", "--gin.MODEL_DIR=m"],
             ["TOKENIZER_DIR is not set"],

@@ -51,7 +51,7 @@ def _own_index(tmp_path, monkeypatch):
 
 def test_tar_shards(shards):
     run = built("data/tar_shards.gin", SHARDS=str(shards / "videos.tar"))
-    assert isinstance(run.dataset.source, TarShards) and run.held_out is run.sampler is None
+    assert isinstance(run.dataset.source, TarShards) and run.held_out is run.sample_writer is None
     batch = next(run.dataset.iterator())
     assert batch["video"].shape == (16, 8, 16, 16, 3) and set(batch["caption"]) == {"of videos"}
 

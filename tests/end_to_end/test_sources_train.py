@@ -78,7 +78,7 @@ def build(videos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_stage_trains(name, build, tmp_path):
     run = build(name)
-    assert run.held_out is None and run.sampler is None
+    assert run.held_out is None and run.sample_writer is None
     state = run()
     assert int(state.step) == STEPS
     lines = (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()

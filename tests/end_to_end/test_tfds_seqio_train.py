@@ -34,7 +34,7 @@ def losses(folder):
 def test_tfds(name, tfds_sets, tmp_path):
     run = built(tmp_path, f"data/{name}.gin", f"TFDS_DIR='{tfds_sets}'")
     source = run.dataset.source
-    assert isinstance(source, TfdsSource) and run.held_out is run.sampler is None
+    assert isinstance(source, TfdsSource) and run.held_out is run.sample_writer is None
     if name == "ucf101":
         assert set(source.captions()) > UCF101
     assert int(run().step) == 20

@@ -15,7 +15,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, no_type_check
 
 import numpy as np
 
@@ -39,6 +39,7 @@ T = TypeVar("T")
 MODELS = ("maskgit", *STAGES)  # that make video, in the order in which they may follow each other
 
 
+@no_type_check  # gin may name any model here: the check below says it in words
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """A trained model.

@@ -72,8 +72,8 @@ class Named(nn.LogicallyPartitioned):
 
     distribution: Distribution | None = struct.field(default=None, pytree_node=False)
 
-    def unbox(self, apply_constraint: bool = True) -> Array:
-        """Return the bare array."""
+    def unbox(self, apply_constraint: bool = True) -> Any:
+        """Return the bare array, or the ShapeDtypeStruct that stands for it."""
         return self.value
 
 
