@@ -169,7 +169,7 @@ def a_story(name: str, size: str, tell: Tell, deadline: Deadline) -> None:
     known_frames = min(CONTEXT_FRAMES, shape.frames - model.patch_time)
     new_frames = shape.frames - known_frames
     frozen, text = on_device.drawn((trained.spec(model), spec.text))
-    params = trained.merge_params(model, fresh_params(run.trainer, spec), frozen)
+    params = model.merge_params(fresh_params(run.trainer, spec), frozen)
 
     def make(segment: Segment, known: Any) -> Any:
         key = jax.random.split(jax.random.key(0), 1)

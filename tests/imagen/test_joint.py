@@ -188,9 +188,9 @@ def told_of(frames, joint, conditioner=None):
     more = {} if conditioner is None else {"conditioner": conditioner}
     model = DiffusionStage(shape=shape, network=network, joint=joint, **more)
     keys = jax.random.split(jax.random.key(0), B)
-    x0_fn, run = model._start(None, tiny.text(B), low, keys, None)
+    x0_fn, z, _ = model._start(None, tiny.text(B), low, keys, None)
     (cond,) = [x for x in x0_fn.args if hasattr(x, "independent_frames")]
-    return cond, run["z"]
+    return cond, z
 
 
 @pytest.mark.parametrize("conditioner", [None, SpatialUpsample(factor=2)], ids=["base", "ssr"])

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fake_models import FakeSampled
 from PIL import Image
 
 from vidgen.data.video.encode import write_video
+from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.cascade import Cascade
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.types import VideoShape
@@ -16,20 +18,19 @@ LONG = VideoShape(frames=16, height=8, width=8, fps=8.0)  # the same two seconds
 LEVELS = np.linspace(-1, 1, 52)  # a gray for each of 52 frames, five steps of 255 apart
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    stride: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Upsampler:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upsampler(FakeSampled):
     """A stage of 8 frames of 8 x 8 at 4 fps by its sizes alone."""
 
     time: int = 1
     space: int = 2
-    network: Network = Network(1)
+    stride: int = 1
+    sampler: SamplerSpec = SamplerSpec(steps=1)
     shape: VideoShape = VideoShape(frames=8, height=8, width=8, fps=4.0)
     name: str = "up"
+
+    def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
+        raise NotImplementedError
 
     @property
     def input_shape(self):
@@ -93,7 +94,7 @@ def test_its_own_size_and_length(film):
     assert sized(init, chain(time=2)) == ("5x6x10", "10x12x20")
     assert sized(init, frames=3) == ("3x6x10", "3x12x20")
     # A stride of 8 pixels where it comes out is one of 4 where it goes in: 6 x 10 is cropped.
-    assert sized(init, chain(network=Network(8))) == ("10x4x8", "10x8x16")
+    assert sized(init, chain(stride=8)) == ("10x4x8", "10x8x16")
 
 
 def test_a_later_start(film):
@@ -143,7 +144,7 @@ def test_sizes_that_contradict(film, picture):
     with pytest.raises(ValueError, match="contradict each other"):
         sized(Init(path=film, size="own"), height=8, width=8)
     with pytest.raises(ValueError, match="is 6x10; frames must have 8 pixels"):
-        sized(Init(path=picture, size="own"), chain(network=Network(16)))
+        sized(Init(path=picture, size="own"), chain(stride=16))
 
 
 # ---- known content -------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_a_partitioner_elsewhere_takes_all_devices_or_as_many_as_it_says():
     ],
 )
 def test_a_compiler_out_of_memory_says_how_much_it_wanted(error, needed):
-    found = programs._said(f"RESOURCE_EXHAUSTED: {error}")
+    found = programs._sizes_in(f"RESOURCE_EXHAUSTED: {error}")
     assert found == (int(needed * 2**30), int(31.25 * 2**30))
 
 
@@ -191,4 +191,4 @@ def test_what_does_not_fit_is_reported(monkeypatch):
     trainer = plan(stage()).trainers[0]
     found = programs.sampling_step(trainer, 3, 8)
     assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
-    assert programs._said("RESOURCE_EXHAUSTED: something else") == (None, None)
+    assert programs._sizes_in("RESOURCE_EXHAUSTED: something else") == (None, None)

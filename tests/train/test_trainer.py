@@ -12,6 +12,7 @@ import toy_training as toy
 from vidgen.train import flops, optimizers
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.partitioning import unbox
+from vidgen.train.state import TrainState
 
 RATE = optimizers.LearningRate(peak=1e-2, warmup_steps=2)
 
@@ -196,7 +197,7 @@ def test_eight_devices_give_the_losses_of_one(on_devices):
 def test_state_survives_flattening():
     state = toy.make_trainer().init_state(jax.random.key(0), toy.spec())
     leaves_, structure = jax.tree.flatten(state)
-    assert isinstance(jax.tree.unflatten(structure, leaves_), state.TrainState)
+    assert isinstance(jax.tree.unflatten(structure, leaves_), TrainState)
 
 
 class Infinite(toy.ToyModel):

@@ -82,7 +82,7 @@ def test_small_and_large_values(tmp_path):
     weights.write(tmp_path, {"kernel": jnp.zeros((64, 64))}, 1)
     assert not np.any(weights.open_weights(tmp_path).restore_params()["kernel"])
     for bad in (1e5, np.nan):
-        with pytest.raises(ValueError, match="kernel holds values that half precision cannot"):
+        with pytest.raises(ValueError, match="kernel contains"):
             weights.write(tmp_path, {"kernel": jnp.full((64, 64), bad)}, 2)
     assert weights.open_weights(tmp_path).latest_step() == 1
 

@@ -16,6 +16,7 @@ afterwards what the layer kept of the chunk before.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ from vidgen.nn import axes
 from vidgen.nn.conv import depth_to_space, spatial_conv
 
 KERNELS = ("full", "factorized")
-State = tuple[Array | None, ...]  # what layers keep, in the order in which they run
+# What layers keep, in the order in which they run: an array, None, or the state of inner layers.
+State = tuple[Any, ...]
 
 
 class CausalConv(nn.Module):
