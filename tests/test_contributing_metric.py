@@ -10,7 +10,7 @@ import pytest
 
 from vidgen.evals.metrics import METRICS
 
-SECTION = "## A metric of your own"
+SECTION = "## Adding a metric"
 
 
 @pytest.fixture

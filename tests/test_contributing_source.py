@@ -12,7 +12,7 @@ from vidgen.config import gin_utils
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.video import transforms
 
-SECTION = "## A data source of your own"
+SECTION = "## Adding a data source"
 VIDEO = np.random.default_rng(0).integers(0, 256, (5, 6, 12, 16, 3), np.uint8)
 CAPTIONS = [f"clip {number}" for number in range(5)]
 

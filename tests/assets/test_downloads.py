@@ -291,6 +291,21 @@ def test_a_source_archive_is_read_too(toy, tmp_path):
     assert {p.name: p.read_bytes() for p in paths} == CONTENT
 
 
+def test_nothing_is_unpacked_outside_of_the_folder(tmp_path):
+    path, folder = tmp_path / "bad.tar.gz", tmp_path / "in" / "here"
+    with tarfile.open(path, "w:gz") as bundle:
+        for name in ("../up", str(tmp_path / "absolute"), "a/good"):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            bundle.addfile(info, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        bundle.addfile(link)
+    folder.mkdir(parents=True)
+    downloads._untar(path, folder)
+    assert sorted(p for p in tmp_path.rglob("*") if not p.is_dir()) == [path, folder / "a" / "good"]
+
+
 BUILD_SCRIPT = """
 import os, pathlib
 

