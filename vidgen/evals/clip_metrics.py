@@ -63,7 +63,7 @@ class PSNR(PairMetric):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PerceptualDistance(Metric):
+class PerceptualMetric(Metric):
     """The distance of a pair in features of a network.
 
     Attributes:
@@ -237,14 +237,14 @@ register(
         pixels=pictures.MIN_PIXELS,
         per_pair=pictures.ms_ssim,
     ),
-    PerceptualDistance(
+    PerceptualMetric(
         name="squeezenet_distance",
         what="distance from the truth in SqueezeNet features; not LPIPS",
         distance=ImagePerceptual(),
         network_name="SqueezeNet 1.1",
         asset="squeezenet",
     ),
-    PerceptualDistance(
+    PerceptualMetric(
         name="i3d_distance",
         what="distance from the truth in I3D features",
         distance=VideoPerceptual(),
