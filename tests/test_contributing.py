@@ -1,6 +1,5 @@
 """The examples of CONTRIBUTING.md, run as they stand there."""
 
-import re
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contributing import write_example
 from places import ROOT
 
 from vidgen.config import gin_utils
@@ -22,13 +22,7 @@ from vidgen.train.partitioning import unbox
 from vidgen.train.train import Train
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SHAPE = VideoShape(frames=2, height=4, width=4)
-
-
-def blocks(title, language):
-    section = TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
-    return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -36,12 +30,8 @@ def written(tmp_path, monkeypatch):
     """Writes the Python block of a section as a module, and its gin block as a file beside it."""
 
     def write(title, module):
-        (code,), (gin,) = blocks(title, "python"), blocks(title, "gin")
-        assert len(code.splitlines()) < 40
-        (tmp_path / f"{module}.py").write_text(code)
-        (tmp_path / f"{module}.gin").write_text(gin)
         monkeypatch.syspath_prepend(tmp_path)
-        return str(tmp_path / f"{module}.gin")
+        return write_example(tmp_path, title, module)
 
     yield write
     samplers.SAMPLERS.pop("heun", None)

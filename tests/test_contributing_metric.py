@@ -1,27 +1,19 @@
 """The metric that CONTRIBUTING.md shows: as it stands, by the command, in its help."""
 
 import json
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from contributing import write_example
 
 from vidgen.evals.metrics import METRICS
-
-SECTION = "## Adding a metric"
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """Both files of the section in a folder that Python and gin look in."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.split(SECTION)[1].split("\n## ")[0]
-    python, gin = re.findall(r"^```(?:python)?\n(.+?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert len(python.splitlines()) < 40
-    (tmp_path / "brightness.py").write_text(python)
-    (tmp_path / "brightness.gin").write_text(gin)
+    write_example(tmp_path, "Adding a metric", "brightness")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield

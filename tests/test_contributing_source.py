@@ -1,18 +1,16 @@
 """The data source that CONTRIBUTING.md shows: as it stands, in a configuration, in batches."""
 
 import importlib
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from contributing import write_example
 
 from vidgen.config import gin_utils
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.video import transforms
 
-SECTION = "## Adding a data source"
 VIDEO = np.random.default_rng(0).integers(0, 256, (5, 6, 12, 16, 3), np.uint8)
 CAPTIONS = [f"clip {number}" for number in range(5)]
 
@@ -20,12 +18,7 @@ CAPTIONS = [f"clip {number}" for number in range(5)]
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """Both files of the section in a folder that Python and gin look in, beside some clips."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.split(SECTION)[1].split("\n## ")[0]
-    python, gin = re.findall(r"^```(?:python)?\n(.+?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert len(python.splitlines()) < 40
-    (tmp_path / "npz_clips.py").write_text(python)
-    (tmp_path / "npz_clips.gin").write_text(gin)
+    write_example(tmp_path, "Adding a data source", "npz_clips")
     np.savez(tmp_path / "clips.npz", video=VIDEO, caption=CAPTIONS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,12 @@ def keep_freed_memory() -> None:
     At most 2 GiB that are free stay with the process. Whatever the user has set in the environment
     (MALLOC_ARENA_MAX and its like) stays as well, and nothing happens without glibc.
     """
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if chosen or platform.libc_ver()[0] != "glibc":
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt is not None:
-        for parameter, value in _MALLOPT.values():
-            mallopt(parameter, value)
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, value in _MALLOPT.values():
+        mallopt(parameter, value)
 
 
 def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
