@@ -29,6 +29,9 @@ FIELDS = {
         {"beta_min": 1e-3, "beta_max": 0.1, "steps": 9, "zero_terminal_snr": True,
          "logsnr_min": -9.0},
     ),
+    schedules.RectifiedFlow: (
+        "schedule", {"shift": 3.0, "logsnr_min": -9.0, "logsnr_max": 8.0},
+    ),
     schedules.UniformTimes: ("times", {"low": 0.1, "high": 0.9, "stratified": False}),
     schedules.LogitNormalTimes: ("times", {"mean": 0.3, "std": 0.7}),
     schedules.LogNormalSigmas: ("times", {"mean": -0.4, "std": 1.1}),
@@ -36,6 +39,7 @@ FIELDS = {
     parameterization.X0Output: ("parameterization", {}),
     parameterization.Velocity: ("parameterization", {}),
     parameterization.Edm: ("parameterization", {"sigma_data": 0.3}),
+    parameterization.FlowVelocity: ("parameterization", {}),
     parameterization.MseIn: ("loss_weight", {"space": "eps"}),
     parameterization.MinSnr: ("loss_weight", {"gamma": 3.0}),
     parameterization.TruncatedSnr: ("loss_weight", {}),
@@ -45,6 +49,7 @@ SAMPLERS = {
     samplers.Ancestral: ({"kind": "ancestral", "gamma": 0.7}, {"gamma": 0.7}),
     samplers.StochasticNStep: ({"kind": "stochastic"}, {}),
     samplers.DpmSolverPP2M: ({"kind": "dpmpp_2m"}, {}),
+    samplers.Euler: ({"kind": "euler"}, {}),
     samplers.Corrected: (
         {"kind": "ddim", "corrector_steps": 2, "corrector_delta": 0.3},
         {"sampler": samplers.Ddim(), "steps": 2, "delta": 0.3},
@@ -134,6 +139,64 @@ def loss(**settings):
         video=jnp.ones((4096, 1, 1, 1, 3)), text=text, independent_frames=jnp.zeros(4096, bool)
     )
     return float(model.loss({}, {}, batch, jax.random.key(0), train=False)[0])
+
+
+def test_the_flow_layer_makes_the_base_a_rectified_flow():
+    files = ["runs/train.gin", "experiments/imagen_base_tiny.gin", "models/imagen/flow.gin"]
+    with gin_utils.session(files, ["MODEL_DIR='m'", "base/schedules.RectifiedFlow.shift=3.0"]):
+        model = gin_utils.build(Train).trainer.model
+    assert model.schedule == schedules.RectifiedFlow(shift=3.0)
+    assert model.times == schedules.LogitNormalTimes()
+    assert (model.parameterization, model.loss_weight) == ("flow", "flow_mse")
+    assert model.sampler == SamplerSpec(kind="euler", steps=64, gamma=0.3)
+
+
+def loss_by_gin(folder, *bindings):
+    """The loss of what these bindings make of the base, with clean video of 1 and answer 0."""
+    model, _ = stage(folder, *bindings)
+    names = ("parameterization", "loss_weight", "times", "schedule")
+    return loss(**{name: getattr(model, name) for name in names})
+
+
+def test_gin_reaches_the_loss(tmp_path):
+    """γ of minimum-SNR, and the σ_data of EDM's output, by the closed forms of the loss."""
+    uniform = f"{_STAGE}.times = @base/schedules.UniformTimes()"
+    snr = np.exp(np.asarray(schedules.Cosine()(jnp.linspace(0, 1, 100_001))))
+    for gamma in (0.5, 5.0):
+        found = loss_by_gin(
+            tmp_path,
+            *(uniform, f"{_STAGE}.parameterization = 'x0'"),
+            f"{_STAGE}.loss_weight = @parameterization.MinSnr()",
+            f"parameterization.MinSnr.gamma = {gamma}",
+        )
+        assert found == pytest.approx(np.minimum(snr, gamma).mean(), rel=0.01)
+    narrow = ("base/schedules.UniformTimes.low = 0.49", "base/schedules.UniformTimes.high = 0.51")
+    for d in (0.3, 1.0):
+        share = d**2 / (1 + d**2)
+        found = loss_by_gin(
+            tmp_path,
+            *(uniform, *narrow, f"{_STAGE}.loss_weight = 'x_mse'"),
+            f"{_STAGE}.parameterization = @parameterization.Edm()",
+            f"parameterization.Edm.sigma_data = {d}",
+        )
+        assert found == pytest.approx((1 - share) ** 2 + share**2, rel=0.05)
+
+
+def test_gin_reaches_the_loss_of_a_flow(tmp_path):
+    """Of ε - x with x = 1 it is E ε² + 1 = 2 at every level; as an error of x it is t² of that."""
+    flow = (
+        f"{_STAGE}.parameterization = 'flow'",
+        f"{_STAGE}.schedule = @base/schedules.RectifiedFlow()",
+        f"{_STAGE}.times = @base/schedules.UniformTimes()",
+    )
+    found = loss_by_gin(tmp_path, *flow, f"{_STAGE}.loss_weight = 'flow_mse'")
+    assert found == pytest.approx(2, rel=0.02)
+    for shift in (1.0, 3.0):
+        u = np.linspace(0, 1, 100_001)
+        t = shift * u / (1 + (shift - 1) * u)
+        shifted = f"base/schedules.RectifiedFlow.shift = {shift}"
+        found = loss_by_gin(tmp_path, *flow, f"{_STAGE}.loss_weight = 'x_mse'", shifted)
+        assert found == pytest.approx(2 * np.mean(t**2), rel=0.03)
 
 
 def test_settings_change_the_loss():

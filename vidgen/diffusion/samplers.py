@@ -7,6 +7,7 @@ Imagen Video; VDM sec. 3; progressive distillation; DPM-Solver++ (2211.01095). W
     stochastic  z_k = ddim to the level k beyond s;  z_s = (α_s/α_k) z_k + σ_{s|k} n
     dpmpp_2m    ddim with D in place of x̂:  D = x̂ + (h/2h') (x̂ - x̂'),
                 h = (λ_s - λ_t)/2 the length of this step, h' and x̂' of the one before
+    euler       x_s = x_t + (s - t) (ε̂ - x̂)   of the flow x_t = z/(α + σ), t = σ/(α + σ)
 
     Langevin corrector (VDM sec. 3):  z <- z - (δ/2) σ ε̂(z) + √δ σ n, at one level
 
@@ -190,6 +191,24 @@ class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
         extrapolation = 0.5 * (levels.s - levels.t) / (levels.t - levels.before)
         corrected = x0 + extrapolation * (x0 - x0_before)
         return ddim_step(z, corrected, levels.t, levels.s), x0
+
+
+@dataclasses.dataclass(frozen=True)
+class Euler(Sampler, name="euler"):
+    """Euler's step of a rectified flow, along dx/dt = ε̂ - x̂ = (x_t - x̂)/t.
+
+    The path of one x̂ and ε̂ is straight in x_t and an arc in z: for the same levels this is the step
+    of `Ddim`, and what differs are the levels. Even times of `schedules.RectifiedFlow` are those
+    of flow models.
+    """
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        x0 = denoise(z, levels.t)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(levels.t), alpha_sigma(levels.s)
+        total_t, total_s = alpha_t + sigma_t, alpha_s + sigma_s
+        x, t, s = z / total_t, sigma_t / total_t, sigma_s / total_s
+        return total_s * (x + (s - t) * (x - x0) / t), x0
 
 
 def langevin_step(

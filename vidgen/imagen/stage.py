@@ -57,8 +57,8 @@ class DiffusionStage(SampledModel):
       network: a `VideoUNet`.
       schedule: log-SNR as a function of u.
       times: distribution of u in training, or of the noise level itself.
-      parameterization: what the network's output means: "v", "eps", "x0", "edm", or an object of
-        diffusion/parameterization.py with settings of its own, such as `Edm(sigma_data=0.3)`.
+      parameterization: what the network's output means: "v", "eps", "x0", "edm", "flow", or an
+        object of diffusion/parameterization.py with settings, such as `Edm(sigma_data=0.3)`.
       loss_weight: of the squared error, as a function of log-SNR: a name in
         `parameterization.LOSS_WEIGHTS`, or an object with settings, such as `MinSnr(gamma=3)`.
       conditioner: what the network is told besides the text.
