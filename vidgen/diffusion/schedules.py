@@ -151,8 +151,8 @@ class RectifiedFlow:
     """The straight path x_t = (1 - t) x + t ε, where SNR = ((1 - t)/t)²: λ = -2 logit(t).
 
     Its time is u = t without a shift. Where a resolution of m pixels is to see noise as one of n
-    pixels did, t = s u/(1 + (s - 1) u) with s = √(m/n), so that λ = -2 logit(u) - 2 log s: a shift of
-    λ by as much as `Cosine.shift` (2403.03206, sec. 5.3.2).
+    pixels did, t = s u/(1 + (s - 1) u) with s = √(m/n), so that λ = -2 logit(u) - 2 log s: as
+    much as `Cosine.shift` of the same resolutions (2403.03206, sec. 5.3.2).
 
     Attributes:
       shift: s; more than 1 leans to noise, in training and in sampling. 2403.03206 takes 3 at 1024
