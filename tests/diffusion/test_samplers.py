@@ -473,8 +473,8 @@ def test_ladder_can_be_made_while_tracing():
     ("settings", "message"),
     [
         (
-            {"kind": "euler"},
-            "sampler kind 'euler'; choose one of ddim, ancestral, stochastic, dpmpp_2m",
+            {"kind": "leap"},
+            "sampler kind 'leap'; choose one of ddim, ancestral, stochastic, dpmpp_2m, euler",
         ),
         ({"spacing": "karras"}, "sampler spacing 'karras'; choose one of time, logsnr, edm"),
         ({"steps": 0}, "steps is 0; it must be >= 1"),
