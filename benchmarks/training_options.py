@@ -1,151 +1,199 @@
 """What an option of training changes: small models with and without it, of several seeds.
 
-    python benchmarks/training_options.py flow --seeds=2 -o options.jsonl
+    python benchmarks/training_options.py flow --seeds=3 -o options.jsonl
 
-Each variant of an experiment below is the tiny base model with a narrower network, trained on the
-sprite videos by `vidgen train` of the same gin files, seed by seed. It then makes clips of prompts
-whose subject, motion and background are known, which the sprite probe reads; `error` is that of
-the nearest true clip, relative to an empty background (true clips: about .03). A Markdown table
-goes to standard output, with the number of clips and seeds; one JSON line a model to --output.
+The world is small enough that every true clip can be listed: a white square of 3 x 3 pixels moves
+left or right over a plain color, around a frame of 8 x 8 whose left and right edges meet, at one of
+two heights. The text says color and direction; 96 clips are true. A model learns from them, makes
+clips of drawn texts, and is read by the nearest true clip (least squared error):
+
+    right     share whose nearest true clip has the color and direction of the text
+    error     mean squared error to the nearest true clip, pixels in [-1, 1]
+
+A Markdown table goes to standard output, means over seeds and each seed's error; one JSON line a
+model and sampling to --output. A variant takes a minute or two of one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import itertools
 import json
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import sprite_probe as probing  # beside this file
+import optax
+from flax import linen as nn
 
-from vidgen.config import gin_utils
-from vidgen.config.gin_sessions import Sessions
-from vidgen.inference import stages
-from vidgen.inference.generate import Generate
-from vidgen.sprites import probe as sprite_probe
-from vidgen.sprites.sprites import Sprites
-from vidgen.train.saved_config import saved_config
-from vidgen.train.train import Train
+from vidgen.diffusion import schedules
+from vidgen.diffusion.samplers import SamplerSpec
+from vidgen.imagen.blocks import LevelSpec
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.imagen.unet import VideoUNet
+from vidgen.types import Params, TextEmbedding, VideoBatch, VideoShape
 
-# A network that takes a minute or two of one core, and a world that it can learn in that time.
-SMALL = (
-    "base/level0/blocks.LevelSpec.width=32",
-    "base/level1/blocks.LevelSpec.width=64",
-    "base/level1/blocks.LevelSpec.blocks=1",
-    "base/unet.VideoUNet.cond_width=128",
-    "Sprites.subjects=('tiger', 'octopus', 'frog', 'star')",
-    "Sprites.backgrounds=('green', 'yellow', 'blue', 'black')",
-    "Sprites.motions=('moving right', 'moving left', 'moving up', 'moving down')",
-    "SAMPLE_VIDEOS=None",
-    "HELD_OUT_LOSS=None",
-    "CHECKPOINT_EVERY=100000",
-    "Train.log_every=100",
-    "Trainer.ema_decay=0.99",
-    "LearningRate.warmup_steps=50",
-    "LEARNING_RATE=2e-3",
-    "BATCH_SIZE=16",
+SIDE, FRAMES, BATCH, HEIGHTS = 8, 4, 16, (1, 4)
+COLORS = np.array([[0.8, -0.8, -0.8], [-0.8, 0.6, -0.8], [-0.8, -0.8, 0.8]], np.float32)
+WAYS = (1, -1)
+LEVEL = LevelSpec(width=32, blocks=1, text="attention", temporal="attention+conv", head_dim=16)
+NETWORK = VideoUNet(
+    levels=(LEVEL,), patch=2, cond_width=64, frame_positions=4, pixel_positions=8, unroll=True
 )
+BASE = DiffusionStage(
+    shape=VideoShape(frames=FRAMES, height=SIDE, width=SIDE),
+    network=NETWORK,
+    times=schedules.LogitNormalTimes(mean=0.5, std=1.2),
+    sampler=SamplerSpec(kind="ddim", steps=16),
+)
+
+
+class World(NamedTuple):
+    """All true clips, and what the text of each says."""
+
+    clips: np.ndarray  # n t h w c
+    color: np.ndarray
+    way: np.ndarray
+
+
+@functools.cache
+def world(frames: int = FRAMES, speed: int = 1) -> World:
+    """Draw every clip of so many frames, the square moving `speed` pixels from frame to frame."""
+    places = list(itertools.product(range(len(COLORS)), range(2), HEIGHTS, range(SIDE)))
+    clips = np.empty((len(places), frames, SIDE, SIDE, 3), np.float32)
+    for clip, (color, way, y, x) in zip(clips, places, strict=True):
+        clip[:] = COLORS[color]
+        for i, frame in enumerate(clip):
+            left = x + WAYS[way] * speed * i
+            rows, columns = np.arange(3) + y, (np.arange(3) + left) % SIDE
+            frame[np.ix_(rows, columns)] = 1.0
+    color, way = (np.array([place[i] for place in places]) for i in range(2))
+    return World(clips, color, way)
+
+
+def prompts(color: Any, way: Any) -> TextEmbedding:
+    """Two tokens: one-hot color, one-hot direction."""
+    first, second = 3 * jax.nn.one_hot(color, 8), 3 * jax.nn.one_hot(4 + way, 8)
+    tokens = jnp.stack([first, second], axis=1)
+    return TextEmbedding(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool))
+
+
+def draw(key: Any, shown: World) -> VideoBatch:
+    """Draw a batch; the clips of the world stay on the device."""
+    which = jax.random.randint(key, (BATCH,), 0, len(shown.clips))
+    clips, color, way = (jnp.asarray(array)[which] for array in shown)
+    return VideoBatch(
+        video=clips, text=prompts(color, way), independent_frames=jnp.zeros(BATCH, bool)
+    )
+
+
+def training(
+    stage: DiffusionStage, steps: int, batches: Callable[..., VideoBatch]
+) -> Callable[[Any], Params]:
+    """Build the compiled training of a stage: from a key to the average of its last weights."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, 4e-3, 50, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+
+    def step(key, state, number):
+        params, average, moments = state
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, number))
+        gradient = jax.grad(
+            lambda p: stage.loss(p, None, batches(batch_key), loss_key, train=True)[0]
+        )(params)
+        change, moments = optimizer.update(gradient, moments, params)
+        params = optax.apply_updates(params, change)
+        average = jax.tree.map(lambda a, p: 0.98 * a + 0.02 * p, average, params)
+        return (params, average, moments), None
+
+    def train(key):
+        init_key, key = jax.random.split(key)
+        params = nn.meta.unbox(stage.init(init_key, batches(init_key)))
+        state = (params, params, optimizer.init(params))
+        return jax.lax.scan(functools.partial(step, key), state, jnp.arange(steps))[0][1]
+
+    return jax.jit(train)
+
+
+def read(made: np.ndarray, color: np.ndarray, way: np.ndarray, true: World) -> dict[str, float]:
+    """Read clips by the nearest true ones."""
+    flat, clips = (np.reshape(x, (len(x), -1)).astype(np.float64) for x in (made, true.clips))
+    square = (flat**2).sum(1)[:, None] - 2 * flat @ clips.T + (clips**2).sum(1)
+    nearest = square.argmin(1)
+    right = (true.color[nearest] == color) & (true.way[nearest] == way)
+    return {"right": float(right.mean()), "error": float(square.min(1).mean() / clips.shape[1])}
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How one of the compared models is trained, and the samplings that are read.
+    """One of the compared models.
 
     Attributes:
-      files: gin files after the experiment's.
-      bindings: after those of `SMALL`.
-      samplings: by their names in the table.
+      changes: of the fields of `BASE`.
+      samplers: by which it is read.
     """
 
-    files: tuple[str, ...] = ()
-    bindings: tuple[str, ...] = ()
-    samplings: Mapping[str, stages.Sampling] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    samplers: Sequence[SamplerSpec] = (SamplerSpec(kind="ddim", steps=16),)
+
+    def rows(self, flags: argparse.Namespace) -> list[dict[str, Any]]:
+        """Train a model of each seed, and read what it makes by every sampler."""
+        stage, rows = dataclasses.replace(BASE, **self.changes), []
+        train = training(stage, flags.steps, functools.partial(draw, shown=world()))
+        made = {}
+        for spec in self.samplers:
+            sampled = dataclasses.replace(stage, sampler=spec)
+            made[f"{spec.name}, {spec.steps} steps"] = jax.jit(sampled.generate)
+        for seed in range(flags.seeds):
+            params, rng = train(jax.random.key(seed)), np.random.default_rng(seed)
+            color, way = (
+                rng.integers(len(COLORS), size=flags.clips),
+                rng.integers(2, size=flags.clips),
+            )
+            keys = jax.random.split(jax.random.key(1000 + seed), flags.clips)
+            for name, generate in made.items():
+                clips = np.asarray(generate(params, prompts(color, way), None, keys))
+                rows.append({"sampling": name, "seed": seed} | read(clips, color, way, world()))
+        return rows
 
 
-def ladders(kind: str, *steps: int) -> dict[str, stages.Sampling]:
-    """Samplings by one kind of sampler in so many steps."""
-    return {f"{kind}, {n} steps": stages.Sampling(sampler=kind, steps=n) for n in steps}
+def ladders(kind: str, *steps: int) -> list[SamplerSpec]:
+    """The same sampler with several numbers of steps."""
+    return [SamplerSpec(kind=kind, steps=n) for n in steps]
 
 
-UNIFORM = ("base/stage.DiffusionStage.times=@schedules.UniformTimes()",)
-FLOW = ("models/imagen/flow.gin",)
+FLOW = {
+    "parameterization": "flow",
+    "loss_weight": "flow_mse",
+    "schedule": schedules.RectifiedFlow(),
+    "times": schedules.LogitNormalTimes(),
+}
 EXPERIMENTS: dict[str, dict[str, Variant]] = {
     "flow": {
-        "v, cosine, logit-normal times": Variant(samplings=ladders("ddim", 4, 8, 32)),
+        "v, cosine": Variant({}, ladders("ddim", 4, 16)),
         "flow, uniform times": Variant(
-            FLOW, ("base/stage.DiffusionStage.times=@schedules.UniformTimes()",),
-            ladders("euler", 4, 8, 32),
+            FLOW | {"times": schedules.UniformTimes()}, ladders("euler", 4, 16)
         ),
-        "flow, logit-normal times": Variant(FLOW, (), ladders("euler", 4, 8, 32)),
-        "flow, logit-normal times, shift 2": Variant(
-            FLOW, ("base/schedules.RectifiedFlow.shift=2.0",), ladders("euler", 4, 8, 32)
-        ),
+        "flow, logit-normal times": Variant(FLOW, ladders("euler", 4, 16)),
     },
-}  # fmt: skip
-
-
-def train(variant: Variant, folder: Path, steps: int, seed: int) -> float:
-    """Train a variant into a folder; returns the seconds that it took."""
-    files = ["runs/train.gin", "experiments/imagen_base_tiny.gin", *variant.files]
-    own = [f"MODEL_DIR={str(folder)!r}", f"TRAIN_STEPS={steps}", f"SEED={seed}"]
-    with gin_utils.session(files, [*SMALL, *variant.bindings, *own]):
-        run, config = gin_utils.build(Train), gin_utils.operative_config()
-    began = time.perf_counter()
-    with saved_config(run.model_dir, config):
-        run()
-    return time.perf_counter() - began
-
-
-def scores(folder: Path, sampling: stages.Sampling, clips: int, seed: int) -> dict[str, float]:
-    """Make clips of true captions, half of triples that training never showed, and read them."""
-    sessions = Sessions(["runs/generate.gin"], [], [])
-    stage = stages.build_trained(sessions, stages.Stage, folder)
-    readings, truth = [], []
-    for split in ("train", "held_out"):
-        with gin_utils.session(["runs/train.gin", str(folder / "config.gin")]):
-            sprites = gin_utils.build(Sprites, split=split, templates=1)
-        asked = probing.scenes(sprites, clips // 2)
-        fields: dict[str, Any] = {"stages": [stage], "sampling": sampling, "seed": seed}
-        captions = [sprites.caption(scene) for scene in asked]
-        run = Generate(prompts=captions, samples=tuple(range(len(asked))), batch_size=32, **fields)
-        readings += [sprite_probe.read(video, sprites) for _, video in run.videos()]
-        truth += probing.triples_of(asked)
-    errors = [reading.error for reading in readings]
-    return sprite_probe.accuracy(readings, truth) | {"error": float(np.mean(errors))}
-
-
-def compare(flags: argparse.Namespace, variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
-    """Train and read every variant with every seed; one row a model and sampling."""
-    rows = []
-    for seed in range(flags.seeds):
-        for name, variant in variants.items():
-            with tempfile.TemporaryDirectory() as folder:
-                seconds = train(variant, Path(folder), flags.steps, seed)
-                for how, sampling in variant.samplings.items():
-                    found = scores(Path(folder), sampling, flags.clips, seed)
-                    row = {"variant": name, "sampling": how, "seed": seed, **found}
-                    rows.append(row | {"train_seconds": round(seconds, 1)})
-                    print(rows[-1], flush=True)
-    return rows
+}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table: means over seeds, with the range of the seeds' errors."""
-    lines = [
-        "| model | sampling | subject | motion | all three | error (seeds) |",
-        "|---" * 6 + "|",
-    ]
-    for key in dict.fromkeys((row["variant"], row["sampling"]) for row in rows):
-        own = [row for row in rows if (row["variant"], row["sampling"]) == key]
-        means = [np.mean([row[n] for row in own]) for n in ("subject", "motion", "all", "error")]
-        spread = ", ".join(f"{row['error']:.2f}" for row in own)
-        cells = [*key, *(f"{mean:.2f}" for mean in means[:3]), f"{means[3]:.2f} ({spread})"]
-        lines.append(f"| {' | '.join(cells)} |")
+    """A Markdown table: means over seeds, and each seed's error."""
+    numbers = [n for n in rows[0] if n not in ("model", "sampling", "seed", "error")]
+    head = ["model", "sampling", *numbers, "error", "of each seed"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key in dict.fromkeys((row["model"], row["sampling"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["sampling"]) == key]
+        means = [f"{np.mean([row[n] for row in own]):.2f}" for n in numbers]
+        errors = [row["error"] for row in own]
+        spread = ", ".join(f"{error:.4f}" for error in errors)
+        lines.append(f"| {' | '.join([*key, *means, f'{np.mean(errors):.4f}', spread])} |")
     return "\n".join(lines)
 
 
@@ -153,16 +201,20 @@ def main() -> None:
     """Run one experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--seeds", type=int, default=2, help="models of each variant; default: 2")
+    parser.add_argument("--seeds", type=int, default=3, help="models of each variant; default: 3")
     parser.add_argument("--steps", type=int, default=600, help="of training; default: 600")
-    parser.add_argument("--clips", type=int, default=64, help="read of each model; default: 64")
-    parser.add_argument("-o", "--output", default="options.jsonl", help="a JSON line a model")
+    parser.add_argument("--clips", type=int, default=128, help="read of each model; default: 128")
+    parser.add_argument("-o", "--output", default="options.jsonl", help="a JSON line a row")
     flags = parser.parse_args()
-    rows = compare(flags, EXPERIMENTS[flags.experiment])
-    with open(flags.output, "a") as log:
-        for row in rows:
-            settings = {name: getattr(flags, name) for name in ("experiment", "steps", "clips")}
-            log.write(json.dumps(settings | row) + "\n")
+    settings = {name: getattr(flags, name) for name in ("experiment", "steps", "clips")}
+    rows: list[dict[str, Any]] = []
+    for name, variant in EXPERIMENTS[flags.experiment].items():
+        began = time.process_time()
+        found = [{"model": name} | row for row in variant.rows(flags)]
+        print(f"{name}: {time.process_time() - began:.0f} s of processor time", flush=True)
+        rows += found
+        with open(flags.output, "a") as log:
+            log.writelines(json.dumps(settings | row) + "\n" for row in found)
     print(table(rows))
 
 

@@ -198,6 +198,11 @@ class SampledModel(Generator):
         return 1
 
     @property
+    def continues(self) -> int | None:
+        """The most frames that it was trained to go on from; None: it was not trained to."""
+        return None
+
+    @property
     def lacks_single_frames(self) -> bool:
         """Whether the model has never learned to make one frame by itself."""
         return False

@@ -89,7 +89,10 @@ _STORY: tuple[Row, ...] = (
     ("--story", FILE | {"metavar": "STORY"}, "a .yaml file of scenes (prompt, frames or seconds, "
      "seed, guidance, steps, transition), StoryBench's .json, or \"scene one. then scene two.\"; "
      "--frames, --seed, --steps and --guidance override what it says"),
-    ("--context", COUNT, "last frames of the video that the next part continues; default: 5"),
+    ("--long", SWITCH, "make the video of the PROMPT, of any number of --frames, chunk by chunk, "
+     "each going on from the frames before it, in the memory of one chunk"),
+    ("--context", COUNT, "last frames of the video that the next part continues; default: 5, or "
+     "what the base of a cascade has learned"),
     ("--restart", SWITCH, "discard an unfinished video of that name and start again"),
     ("--upscale", {"metavar": "STAGES"}, "super-resolution stages that the video passes through, "
      "such as ssr1,ssr2"),
@@ -99,8 +102,8 @@ _STORY: tuple[Row, ...] = (
 
 # Flags that a story has no use for, and those that only a story has.
 _NOT_OF_STORIES = (
-    "prompts", "prompts_file", "num_samples", "size", "batch_size", "until", "first_stage", "init",
-    "keep_stages", "last", "overlap", "inpaint", "mask",
+    "prompts", "prompts_file", "num_samples", "size", "batch_size", "first_stage", "init", "last",
+    "overlap", "inpaint", "mask",
 )  # fmt: skip
 _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
 
@@ -132,7 +135,7 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
     """Return the model that makes the video, and the one whose stages up-sample a story's."""
     if flags.model is not None:
         return flags.model, flags.upscale_model
-    if flags.story is None:
+    if flags.story is None:  # also where it is --long
         return zoo.DEFAULT, None
     return zoo.STORIES, flags.upscale_model or zoo.DEFAULT
 
@@ -150,9 +153,13 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             "--upscale_model says where the stages of --upscale are, which is missing."
         )
+    if flags.long:
+        _check_long(flags)
     for name in _NOT_OF_STORIES:
-        if _is_given(flags, name) and not (name == "keep_stages" and flags.upscale):
+        if _is_given(flags, name) and not (name.startswith("prompts") and flags.long):
             flag = {"prompts": "PROMPT", "first_stage": "--from"}.get(name, f"--{name}")
+            if flags.long:
+                raise ValueError(f"{flag} is not for --long, which makes one video of one prompt.")
             raise ValueError(f"{flag} is not for a story; the --story says what is shown.")
     optional = {
         "output": flags.output,
@@ -161,8 +168,36 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         "context_frames": flags.context,
         "first": None if flags.first is None else FirstFrames(path=flags.first),
     }
-    story = parse.load(flags.story, frames=flags.frames)
-    return sampling_settings(flags) | _without_none(optional) | {"story": story}
+    fields = sampling_settings(flags) | _without_none(optional)
+    if flags.long:  # its length is known with the stages: see `long_prompt`
+        return fields
+    return fields | {"story": parse.load(flags.story, frames=flags.frames)}
+
+
+def long_prompt(flags: argparse.Namespace) -> str:
+    """Return the one prompt of a video that is --long.
+
+    Raises:
+      ValueError: there are several.
+    """
+    prompts = read_prompts(flags.prompts, flags.prompts_file)
+    if len(prompts) > 1:
+        raise ValueError(
+            f"--long makes one video, and there are {len(prompts)} prompts; give one, or a --story "
+            "of scenes."
+        )
+    (prompt,) = prompts
+    return prompt
+
+
+def _check_long(flags: argparse.Namespace) -> None:
+    for name in ("story", "upscale"):
+        if getattr(flags, name) is not None:
+            raise ValueError(
+                f"--long and --{name} do not go together: a --story is as long as its scenes, and "
+                "--long goes through the stages of --model up to --until."
+            )
+    long_prompt(flags)
 
 
 def settings(flags: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
+from vidgen.imagen.earlier_frames import EarlierFrames
 from vidgen.imagen.learned import Learned
 from vidgen.model import OnStep, SampledModel
 from vidgen.nn import axes
@@ -113,6 +114,12 @@ class DiffusionStage(SampledModel):
         return self.network.operators
 
     @property
+    def continues(self) -> int | None:
+        """The most frames that it was trained to go on from; None: it was not trained to."""
+        own = self.conditioner
+        return own.frames if isinstance(own, EarlierFrames) else None
+
+    @property
     def lacks_single_frames(self) -> bool:
         """Whether it works over time, and was trained on clips of several frames alone."""
         temporal = any(self.operators.get(f"temporal {name}") for name in ("conv", "attention"))
@@ -173,6 +180,8 @@ class DiffusionStage(SampledModel):
         head = parameterization.by_name(self.parameterization)
         weight = parameterization.loss_weight_by_name(self.loss_weight)(head, logsnr)
         square = (out.astype(jnp.float32) - head.target(x, eps, logsnr)) ** 2
+        if isinstance(self.conditioner, EarlierFrames):
+            square = self.conditioner.of_new_frames(square, cond)
         error = weight * jnp.mean(square, axis=(1, 2, 3, 4))
         return jnp.mean(error), {"text_dropped": Mean.of(dropped), **by_noise(error, logsnr)}
 
@@ -253,6 +262,8 @@ class DiffusionStage(SampledModel):
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
+        if isinstance(self.conditioner, EarlierFrames):
+            cond = self.conditioner.with_known(cond, known, self.shape.thwc)
         if cond.low_res is not None:
             cond = cond.replace(low_res=_laid_out(cond.low_res))
         if self.joint and self._size(cond)[0] == 1:

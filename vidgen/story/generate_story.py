@@ -57,7 +57,7 @@ class GenerateStory:
       output: file to write; its suffix is the format.
       seed: seed of all scenes, whatever the story says; None leaves it to the story, or is 0.
       context_frames: last frames of the video that a segment continues; the model takes 1 + a
-        multiple of its patch.
+        multiple of its patch. None: as many as the model was trained to go on from, or 5.
       first: a picture or a video that the story continues, in place of `story.first`.
       sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
@@ -68,7 +68,7 @@ class GenerateStory:
     story: Story
     output: str = "out.mp4"
     seed: int | None = None
-    context_frames: int = CONTEXT_FRAMES
+    context_frames: int | None = None
     first: FirstFrames | None = None
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
@@ -78,6 +78,12 @@ class GenerateStory:
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
         # Errors in the story or the format come before anything is loaded.
+        learned = self.model.continues
+        if learned is not None and self.context > learned:
+            raise ValueError(
+                f"the context is {self.context} frames, and {self.model.name} was trained to go on "
+                f"from at most {learned}; give --context={learned} or less."
+            )
         stream.check_streamable(self.output)
         stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
@@ -88,13 +94,20 @@ class GenerateStory:
         """The model with the sampling that was asked for."""
         return self.sampling.apply(self.stage.model)
 
+    @property
+    def context(self) -> int:
+        """The number of frames that a segment continues."""
+        if self.context_frames is not None:
+            return self.context_frames
+        return self.model.continues or CONTEXT_FRAMES
+
     @functools.cached_property
     def segments(self) -> list[Segment]:
         """The segments of the story, in the order in which they are made."""
         return plan(
             self.story,
             self.model.shape.frames,
-            self.context_frames,
+            self.context,
             self.model.patch_time,
             self.model.shape.fps,
             given_frames=0 if self._beginning is None else len(self._beginning),
@@ -108,9 +121,7 @@ class GenerateStory:
         if first is None:
             return None
         try:
-            return read_first_frames(
-                first, self.model.shape, self.context_frames, self.model.patch_time
-            )
+            return read_first_frames(first, self.model.shape, self.context, self.model.patch_time)
         except FootageError as error:
             raise ValueError(f"the video cannot begin with {error}") from error
 
@@ -159,7 +170,7 @@ class GenerateStory:
             "model": where | dict(stage),
             "settings": {
                 "seed": self.seed,
-                "context": self.context_frames,
+                "context": self.context,
                 "first": first and dataclasses.asdict(first),
                 "content of first": first and content_hash(first.path),
                 "sampling": repr(self.sampling),
@@ -209,7 +220,7 @@ class GenerateStory:
                 self.segments[begin:],
                 make_clip,
                 shape=self.model.shape,
-                context_frames=self.context_frames,
+                context_frames=self.context,
                 context=context if begin else self._beginning,
             ):
                 video.append(new.segment.index, new.frames, new.context)
