@@ -135,6 +135,16 @@ class TokenBatch(PyTreeNode):
 
 
 @no_type_check
+class Estimate(PyTreeNode):
+    """The x̂ of the step before, in what a self-conditioned denoiser is told.
+
+    A class of its own, so that the loop of sampling finds it in any denoiser, and renews it.
+    """
+
+    video: Float[Array, "b t h w c"]
+
+
+@no_type_check
 class Conditioning(PyTreeNode):
     """Everything a denoiser is told besides the noisy video and its noise level."""
 
@@ -144,6 +154,7 @@ class Conditioning(PyTreeNode):
     aug_logsnr: Float[Array, "b"] | None = None
     known_frames: Bool[Array, "b t"] | None = None
     guidance_weight: Float[Array, "b"] | None = None
+    estimate: Estimate | None = None
 
 
 @no_type_check

@@ -1,6 +1,7 @@
 """The loss and the sampling of a stage against closed forms, with networks known exactly.
 
 Tests of vidgen/imagen/denoiser.py too.
+Tests of vidgen/imagen/error_by_noise.py too.
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from vidgen.diffusion.guidance import X0Fn, as_tree
 from vidgen.diffusion.samplers import Sampler, StepLevels, fold
 from vidgen.diffusion.schedules import Data
+from vidgen.types import Estimate
 
 Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
 
@@ -91,8 +92,24 @@ def _plan(
     return number, (before, ladder[:-1], ladder[1:], beyond), is_last
 
 
+def told_before(x0_fn: X0Fn, x0_before: Data) -> X0Fn:
+    """Renew the estimate of a self-conditioned denoiser; any other stays as it is.
+
+    A denoiser of more examples, such as the pairs of guidance, has those of a clip side by side.
+    """
+
+    def renewed(leaf):
+        if not isinstance(leaf, Estimate):
+            return leaf
+        copies = leaf.video.shape[0] // x0_before.shape[0]
+        return Estimate(video=jnp.repeat(x0_before, copies, axis=0))
+
+    return jax.tree.map(renewed, x0_fn, is_leaf=lambda leaf: isinstance(leaf, Estimate))
+
+
 def _step(x0_fn, sampler, keys, carry, number, levels, is_last):
     z, x0_before = carry
+    x0_fn = told_before(x0_fn, x0_before)
 
     def denoise(z, logsnr):
         return x0_fn(z, jnp.broadcast_to(logsnr, z.shape[:1]), number)

@@ -44,8 +44,9 @@ from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
+from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import checked_range
-from vidgen.imagen.stage import DiffusionStage, by_noise
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import OnStep, Student
 from vidgen.types import (
     Conditioning,

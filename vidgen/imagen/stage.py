@@ -25,10 +25,11 @@ from jaxtyping import Array, Float, Key
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen import conditioning
+from vidgen.imagen import conditioning, self_conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.earlier_frames import EarlierFrames
+from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import Learned
 from vidgen.model import OnStep, SampledModel
 from vidgen.nn import axes
@@ -69,6 +70,8 @@ class DiffusionStage(SampledModel):
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
       learned: what a student may be asked for; None of a stage that is none, or is not known.
+      self_conditioning: share of the batches whose network is told its own estimate in training
+        (imagen/self_conditioning.py); 0 is a network without such an input. 2208.04202: 0.5.
       joint: whether packs of images were among its training examples (data/sources/images.py); one
         frame by itself is then an image, and its temporal operators are passed over as theirs were.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
@@ -86,15 +89,17 @@ class DiffusionStage(SampledModel):
     text_drop_rate: float = 0.1
     guidance_input: bool = False
     learned: Learned | None = None
+    self_conditioning: float = 0.0
     joint: bool = False
 
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
         parameterization.loss_weight_by_name(self.loss_weight)
-        if not 0 <= self.text_drop_rate <= 1:
-            raise ValueError(
-                f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
-            )
+        for name in ("text_drop_rate", "self_conditioning"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"DiffusionStage.{name} is {getattr(self, name)}; it must be in [0, 1]."
+                )
         if self.learned is not None:
             self.learned.check(self.name, self.guidance, self.sampler)
 
@@ -156,6 +161,8 @@ class DiffusionStage(SampledModel):
         x, cond = self.conditioner.for_training(batch, cond_key)
         if self.guidance_input:
             cond = cond.replace(guidance_weight=jnp.zeros(x.shape[0]))
+        if self.self_conditioning:
+            cond = self_conditioning.without_estimate(cond, x.shape)
         return self.network.init(init_key, x, jnp.zeros(x.shape[0]), cond, train=False)
 
     def loss(
@@ -169,14 +176,12 @@ class DiffusionStage(SampledModel):
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
         cond = cond.replace(text=drop_text(cond.text, dropped))
-        out = self.network.apply(
-            params,
-            schedules.diffuse(x, eps, logsnr),
-            logsnr,
-            cond,
-            train=train,
-            rngs={"dropout": dropout_key} if train else None,
-        )
+        z = schedules.diffuse(x, eps, logsnr)
+        if rate := self.self_conditioning:
+            draw = {"key": jax.random.fold_in(drop_key, 1), "rate": rate}
+            cond = self_conditioning.in_training(self._denoiser, params, cond, z, logsnr, **draw)
+        rngs = {"dropout": dropout_key} if train else None
+        out = self.network.apply(params, z, logsnr, cond, train=train, rngs=rngs)
         head = parameterization.by_name(self.parameterization)
         weight = parameterization.loss_weight_by_name(self.loss_weight)(head, logsnr)
         square = (out.astype(jnp.float32) - head.target(x, eps, logsnr)) ** 2
@@ -268,8 +273,10 @@ class DiffusionStage(SampledModel):
             cond = cond.replace(low_res=_laid_out(cond.low_res))
         if self.joint and self._size(cond)[0] == 1:
             cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
-        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
         z = _initial_noise(split[:, 1], self._size(cond))
+        if self.self_conditioning:
+            cond = self_conditioning.without_estimate(cond, z.shape)
+        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
         return x0_fn, z, split[:, 1]
@@ -315,6 +322,8 @@ class DiffusionStage(SampledModel):
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
         """Compute x̂ by one evaluation of the network: neither guided nor thresholded."""
+        if self.self_conditioning and cond.estimate is None:
+            cond = self_conditioning.without_estimate(cond, z.shape)
         return self._denoiser(params, cond, z, logsnr)
 
     @property
@@ -333,13 +342,3 @@ def _initial_noise(
 ) -> Float[Array, "b t h w c"]:
     """Draw the z to start from, laid out over the mesh as activations are."""
     return axes.constrain_video(sampling.initial_noise(keys, shape))
-
-
-def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
-    """Average the error over three ranges of log-SNR: below -2, to 2, above."""
-    noisy, clean = logsnr < -2, logsnr > 2
-    return {
-        "loss_noisy": Mean.of(error, noisy),
-        "loss_middle": Mean.of(error, ~(noisy | clean)),
-        "loss_clean": Mean.of(error, clean),
-    }

@@ -272,6 +272,8 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         if cond.known_frames is not None:
             known = cond.known_frames[:, :, None, None, None].astype(z.dtype)
             parts.append(jnp.broadcast_to(known, (*z.shape[:-1], 1)))
+        if cond.estimate is not None:
+            parts.append(cond.estimate.video)
         return jnp.concatenate(parts, axis=-1).astype(self.dtype)
 
     def _check(self, z: Array) -> None:
