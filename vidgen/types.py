@@ -117,12 +117,14 @@ class VideoBatch(PyTreeNode):
     """What a video model trains on.
 
     `independent_frames` is True where the "clip" is t unrelated images packed together (joint
-    image-video training, Imagen Video): nothing may then flow between frames.
+    image-video training, Imagen Video): nothing may then flow between frames. `fps` has the frame
+    rates of data with several; None: the one rate of the model's clip.
     """
 
     video: Float[Array, "b t h w c"]
     text: TextEmbedding
     independent_frames: Bool[Array, "b"]
+    fps: Float[Array, "b"] | None = None
 
 
 @no_type_check
@@ -155,6 +157,7 @@ class Conditioning(PyTreeNode):
     known_frames: Bool[Array, "b t"] | None = None
     guidance_weight: Float[Array, "b"] | None = None
     estimate: Estimate | None = None
+    fps: Float[Array, "b"] | None = None
 
 
 @no_type_check

@@ -52,6 +52,8 @@ _GENERAL: tuple[Row, ...] = (
     ("--num_samples", COUNT, "clips to make for each prompt; default: 1"),
     ("--frames", COUNT, "frames of the resulting clip"),
     ("--size", {"metavar": "HxW"}, "height and width of the resulting clip, such as 96x160"),
+    ("--fps", {"type": float, "metavar": "FPS"}, "frames per second of the resulting clip, of a "
+     "model that was trained on several rates"),
     ("--batch_size", EACH, "clips to make at a time; default: 8"),
     ("--step", EACH, "training step of the checkpoint to use; default: the last"),
 )  # fmt: skip
@@ -102,8 +104,8 @@ _STORY: tuple[Row, ...] = (
 
 # Flags that a story has no use for, and those that only a story has.
 _NOT_OF_STORIES = (
-    "prompts", "prompts_file", "num_samples", "size", "batch_size", "first_stage", "init", "last",
-    "overlap", "inpaint", "mask",
+    "prompts", "prompts_file", "num_samples", "size", "fps", "batch_size", "first_stage", "init",
+    "last", "overlap", "inpaint", "mask",
 )  # fmt: skip
 _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
 
@@ -218,6 +220,7 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     optional = {
         "frames": flags.frames,
         "size": None if flags.size is None else read_size(flags.size),
+        "fps": flags.fps,
         "init": _init(flags),
         "known": known or None,
         "output": flags.output,

@@ -145,7 +145,7 @@ class Distillation(Student):
         del train
         stage, size = self.stage, batch.video.shape[0]
         cond_key, time_key, noise_key, weight_key = jax.random.split(key, 4)
-        x, cond = stage.conditioner.for_training(batch, cond_key)
+        x, cond = stage.conditioned(batch, cond_key)
         levels = self.levels(time_key, size)
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         z = schedules.diffuse(x, eps, levels.t)

@@ -14,7 +14,6 @@ network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,14 +24,13 @@ from jaxtyping import Array, Float, Key
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen import conditioning, self_conditioning
+from vidgen.imagen import conditioning, layout, self_conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.earlier_frames import EarlierFrames
 from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import Learned
 from vidgen.model import OnStep, SampledModel
-from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
     Frozen,
@@ -72,6 +70,8 @@ class DiffusionStage(SampledModel):
       learned: what a student may be asked for; None of a stage that is none, or is not known.
       self_conditioning: share of the batches whose network is told its own estimate in training
         (imagen/self_conditioning.py); 0 is a network without such an input. 2208.04202: 0.5.
+      fps_condition: whether the network is told the frame rate of its clips, as data of several
+        rates gives it (data/sources/rates.py); in sampling it is that of `shape`.
       joint: whether packs of images were among its training examples (data/sources/images.py); one
         frame by itself is then an image, and its temporal operators are passed over as theirs were.
       published_parameters: size in the paper, for `vidgen plan`; None where there is none.
@@ -90,6 +90,7 @@ class DiffusionStage(SampledModel):
     guidance_input: bool = False
     learned: Learned | None = None
     self_conditioning: float = 0.0
+    fps_condition: bool = False
     joint: bool = False
 
     def __post_init__(self) -> None:
@@ -151,14 +152,29 @@ class DiffusionStage(SampledModel):
                 mask=spec((*texts, text_length), jnp.bool_),
             ),
             independent_frames=spec((batch_size,), jnp.bool_),
+            fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
         )
 
     # ---- training ----------------------------------------------------------------------------
 
+    def conditioned(
+        self, batch: VideoBatch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
+        """Make the clean video to learn and what the network is told, as `Conditioner` does."""
+        x, cond = self.conditioner.for_training(batch, key)
+        return x, self._at_rate(cond, batch.fps)
+
+    def _at_rate(self, cond: Conditioning, fps: Float[Array, "b"] | None) -> Conditioning:
+        """Tell the network frame rates, those of `shape` where there are none, if it is told."""
+        if not self.fps_condition:
+            return cond
+        own = jnp.full(cond.independent_frames.shape, self.shape.fps, jnp.float32)
+        return cond.replace(fps=own if fps is None else fps)
+
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
         """Draw fresh parameters, boxed with the logical names of their axes."""
         cond_key, init_key = jax.random.split(key)
-        x, cond = self.conditioner.for_training(batch, cond_key)
+        x, cond = self.conditioned(batch, cond_key)
         if self.guidance_input:
             cond = cond.replace(guidance_weight=jnp.zeros(x.shape[0]))
         if self.self_conditioning:
@@ -171,7 +187,7 @@ class DiffusionStage(SampledModel):
         """Compute the weighted denoising error, mean over the batch, and by noise level."""
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
-        x, cond = self.conditioner.for_training(batch, cond_key)
+        x, cond = self.conditioned(batch, cond_key)
         logsnr = schedules.draw_logsnrs(self.times, self.schedule, time_key, x.shape[0])
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
@@ -266,14 +282,14 @@ class DiffusionStage(SampledModel):
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
-        cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
+        cond = self._at_rate(self.conditioner.for_sampling(low_res, first, split[:, 0]), None)
         if isinstance(self.conditioner, EarlierFrames):
             cond = self.conditioner.with_known(cond, known, self.shape.thwc)
         if cond.low_res is not None:
-            cond = cond.replace(low_res=_laid_out(cond.low_res))
+            cond = cond.replace(low_res=layout.laid_out(cond.low_res))
         if self.joint and self._size(cond)[0] == 1:
             cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
-        z = _initial_noise(split[:, 1], self._size(cond))
+        z = layout.initial_noise(split[:, 1], self._size(cond))
         if self.self_conditioning:
             cond = self_conditioning.without_estimate(cond, z.shape)
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
@@ -329,16 +345,3 @@ class DiffusionStage(SampledModel):
     @property
     def _denoiser(self) -> Denoiser:
         return Denoiser(self.network, self.parameterization)
-
-
-# Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device
-# makes its own part of the noise.
-_laid_out = jax.jit(axes.constrain_video)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _initial_noise(
-    keys: Key[Array, "b"], shape: tuple[int, int, int, int]
-) -> Float[Array, "b t h w c"]:
-    """Draw the z to start from, laid out over the mesh as activations are."""
-    return axes.constrain_video(sampling.initial_noise(keys, shape))

@@ -76,6 +76,7 @@ class Generate:
       known: content that every clip must have.
       frames: of the clips that come out, None: what the last stage was trained for.
       size: their height and width; None: likewise.
+      fps: frames per second of the clips, of models that are told it; None: as they were trained.
       keep_stages: write the video of every stage.
       mesh: devices to use, and the layout over them; None is the first device alone.
     """
@@ -93,6 +94,7 @@ class Generate:
     known: KnownFiles | None = None
     frames: int | None = None
     size: tuple[int, int] | None = None
+    fps: float | None = None
     keep_stages: bool = False
     mesh: Partitioner | None = None
 
@@ -116,6 +118,7 @@ class Generate:
     def chain(self) -> Cascade:
         """The cascade of the models, with the sampling and for the size asked for."""
         chain = Cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        chain = chain if self.fps is None else chain.at_rate(self.fps)
         height, width = self.size or (None, None)
         wanted = {"frames": self.frames, "height": height, "width": width}
         if chain.input_shape is None and self.init is not None:
