@@ -1,14 +1,19 @@
 """What an option of training changes: small models with and without it, of several seeds.
 
-    python benchmarks/training_options.py flow --seeds=3 -o options.jsonl
+    python benchmarks/training_options.py flow --seeds=2 -o options.jsonl
 
 The world is small enough that every true clip can be listed: a white square of 2 x 2 pixels moves
 left or right over a plain color, around a frame of 4 x 8 whose left and right edges meet, at one of
 two heights. The text says color and direction; 96 clips are true. A model learns from them, makes
 clips of drawn texts, and is read by the nearest true clip (least squared error):
 
-    right     share whose nearest true clip has the color and direction of the text
+    right     share whose nearest true clip has the color and direction of the text, and moves as
+              far in a frame as the frame rate says
     error     mean squared error to the nearest true clip, pixels in [-1, 1]
+
+Experiments: `flow` (rectified flow), `self_conditioning`, `long` (videos of 12 frames in 5 chunks
+of 4 that share 2, by a base that is shown earlier frames and by one that is not), `fps` (clips at
+4 and 8 frames a second, the rate told or not).
 
 A Markdown table goes to standard output, means over seeds and each seed's error; one JSON line a
 model and sampling to --output. The network has three dense layers, so that a model takes some ten
@@ -34,14 +39,17 @@ import optax
 from flax import linen as nn
 
 from vidgen.diffusion import schedules
+from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.diffusion.schedules import expand
 from vidgen.imagen.denoiser import DenoisingNetwork
+from vidgen.imagen.earlier_frames import EarlierFrames
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.nn import embeddings
-from vidgen.types import Params, TextEmbedding, VideoBatch, VideoShape
+from vidgen.types import Known, Params, TextEmbedding, VideoBatch, VideoShape
 
 HEIGHT, WIDTH, FRAMES, BATCH = 4, 8, 4, 32
+FPS, CONTEXT = 8.0, 2  # a rate at which a square moves one pixel a frame; frames that chunks share
 COLORS = np.array([[0.8, -0.8, -0.8], [-0.8, 0.6, -0.8], [-0.8, -0.8, 0.8]], np.float32)
 WAYS, TOPS, SQUARE = (1, -1), (0, 2), 2
 
@@ -60,6 +68,8 @@ class DenseNetwork(nn.Module, DenoisingNetwork):
         level = embeddings.logsnr_features(logsnr, 32)
         parts = [z, cond.text.tokens, level]
         parts += [x for x in (cond.low_res, cond.known_frames) if x is not None]
+        parts += [] if cond.estimate is None else [cond.estimate.video]
+        parts += [] if cond.fps is None else [embeddings.rate_features(cond.fps, 16)]
         x = jnp.concatenate([jnp.reshape(part, (len(z), -1)) for part in parts], axis=1)
         for _ in range(2):
             x = nn.silu(nn.Dense(self.width)(x))
@@ -69,7 +79,7 @@ class DenseNetwork(nn.Module, DenoisingNetwork):
 
 
 BASE = DiffusionStage(
-    shape=VideoShape(frames=FRAMES, height=HEIGHT, width=WIDTH),
+    shape=VideoShape(frames=FRAMES, height=HEIGHT, width=WIDTH, fps=FPS),
     network=DenseNetwork(),
     times=schedules.LogitNormalTimes(mean=0.5, std=1.2),
     sampler=SamplerSpec(kind="ddim", steps=16),
@@ -77,25 +87,26 @@ BASE = DiffusionStage(
 
 
 class World(NamedTuple):
-    """All true clips, and what the text of each says."""
+    """All true clips, and what each shows."""
 
     clips: np.ndarray  # n t h w c
     color: np.ndarray
     way: np.ndarray
+    speed: np.ndarray
 
 
 @functools.cache
-def world(frames: int = FRAMES, speed: int = 1) -> World:
-    """Draw every clip of so many frames, the square moving `speed` pixels from frame to frame."""
-    places = list(itertools.product(range(len(COLORS)), range(2), TOPS, range(WIDTH)))
+def world(frames: int = FRAMES, speeds: Sequence[int] = (1,)) -> World:
+    """Draw every clip of so many frames; a speed is in pixels from frame to frame."""
+    places = list(itertools.product(speeds, range(len(COLORS)), range(2), TOPS, range(WIDTH)))
     clips = np.empty((len(places), frames, HEIGHT, WIDTH, 3), np.float32)
-    for clip, (color, way, y, x) in zip(clips, places, strict=True):
+    for clip, (speed, color, way, y, x) in zip(clips, places, strict=True):
         clip[:] = COLORS[color]
         for i, frame in enumerate(clip):
             columns = (np.arange(SQUARE) + x + WAYS[way] * speed * i) % WIDTH
             frame[y : y + SQUARE, columns] = 1.0
-    color, way = (np.array([place[i] for place in places]) for i in range(2))
-    return World(clips, color, way)
+    speed, color, way = (np.array([place[i] for place in places]) for i in range(3))
+    return World(clips, color, way, speed)
 
 
 def prompts(color: Any, way: Any) -> TextEmbedding:
@@ -105,12 +116,15 @@ def prompts(color: Any, way: Any) -> TextEmbedding:
     return TextEmbedding(tokens=tokens, mask=jnp.ones(tokens.shape[:2], bool))
 
 
-def draw(key: Any, shown: World) -> VideoBatch:
-    """Draw a batch; the clips of the world stay on the device."""
+def draw(key: Any, shown: World, told: bool) -> VideoBatch:
+    """Draw a batch, with frame rates if the model is told; the clips stay on the device."""
     which = jax.random.randint(key, (BATCH,), 0, len(shown.clips))
-    clips, color, way = (jnp.asarray(array)[which] for array in shown)
+    clips, color, way, speed = (jnp.asarray(array)[which] for array in shown)
     return VideoBatch(
-        video=clips, text=prompts(color, way), independent_frames=jnp.zeros(BATCH, bool)
+        video=clips,
+        text=prompts(color, way),
+        independent_frames=jnp.zeros(BATCH, bool),
+        fps=FPS / speed if told else None,
     )
 
 
@@ -141,51 +155,81 @@ def training(
     return jax.jit(train)
 
 
-def read(made: np.ndarray, color: np.ndarray, way: np.ndarray, true: World) -> dict[str, float]:
+def clips_of(stage: DiffusionStage, chunks: int) -> Callable[..., Any]:
+    """Build the compiled sampling of clips, each going on `chunks` times from its last frames."""
+
+    def generate(params, text, keys):
+        video = stage.generate(params, text, None, keys)
+        for chunk in range(chunks):
+            beginning = jnp.pad(
+                video[:, -CONTEXT:], ((0, 0), (0, FRAMES - CONTEXT)) + 3 * ((0, 0),)
+            )
+            mask = jnp.broadcast_to(jnp.arange(FRAMES) < CONTEXT, (len(video), FRAMES))
+            known = Known(video=beginning, mask=mask[:, :, None, None, None])
+            own = jax.vmap(jax.random.fold_in, (0, None))(keys, chunk)
+            clip = stage.generate(params, text, None, own, known=known)
+            video = jnp.concatenate([video, clip[:, CONTEXT:]], axis=1)
+        return video
+
+    return jax.jit(generate)
+
+
+def read(made: np.ndarray, color: Any, way: Any, speed: float, true: World) -> dict[str, float]:
     """Read clips by the nearest true ones."""
     flat, clips = (np.reshape(x, (len(x), -1)).astype(np.float64) for x in (made, true.clips))
     square = (flat**2).sum(1)[:, None] - 2 * flat @ clips.T + (clips**2).sum(1)
     nearest = square.argmin(1)
     right = (true.color[nearest] == color) & (true.way[nearest] == way)
+    right &= true.speed[nearest] == speed
     return {"right": float(right.mean()), "error": float(square.min(1).mean() / clips.shape[1])}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
     """One of the compared models.
 
     Attributes:
       changes: of the fields of `BASE`.
-      samplers: by which it is read.
+      samplings: what is changed to make clips, by the name in the table.
+      speeds: of the squares that it learns from.
+      chunks: how often a clip goes on.
     """
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    samplers: Sequence[SamplerSpec] = (SamplerSpec(kind="ddim", steps=16),)
+    samplings: Mapping[str, Mapping[str, Any]]
+    speeds: Sequence[int] = (1,)
+    chunks: int = 0
 
     def rows(self, flags: argparse.Namespace) -> list[dict[str, Any]]:
-        """Train a model of each seed, and read what it makes by every sampler."""
+        """Train a model of each seed, and read what it makes by every sampling."""
         stage, rows = dataclasses.replace(BASE, **self.changes), []
-        train = training(stage, flags.steps, functools.partial(draw, shown=world()))
+        shown = world(speeds=self.speeds)
+        train = training(
+            stage, flags.steps, functools.partial(draw, shown=shown, told=stage.fps_condition)
+        )
         made = {}
-        for spec in self.samplers:
-            sampled = dataclasses.replace(stage, sampler=spec)
-            made[f"{spec.name}, {spec.steps} steps"] = jax.jit(sampled.generate)
+        for name, changes in self.samplings.items():
+            sampled = dataclasses.replace(stage, **changes)
+            made[name] = (clips_of(sampled, self.chunks), FPS / sampled.shape.fps)
+        true = world(FRAMES + self.chunks * (FRAMES - CONTEXT), self.speeds)
         for seed in range(flags.seeds):
             params, rng = train(jax.random.key(seed)), np.random.default_rng(seed)
-            color, way = (
-                rng.integers(len(COLORS), size=flags.clips),
-                rng.integers(2, size=flags.clips),
-            )
+            color, way = (rng.integers(count, size=flags.clips) for count in (len(COLORS), 2))
             keys = jax.random.split(jax.random.key(1000 + seed), flags.clips)
-            for name, generate in made.items():
-                clips = np.asarray(generate(params, prompts(color, way), None, keys))
-                rows.append({"sampling": name, "seed": seed} | read(clips, color, way, world()))
+            for name, (generate, speed) in made.items():
+                clips = np.asarray(generate(params, prompts(color, way), keys))
+                rows.append({"sampling": name, "seed": seed} | read(clips, color, way, speed, true))
         return rows
 
 
-def ladders(kind: str, *steps: int) -> list[SamplerSpec]:
+def ladders(kind: str, *steps: int) -> dict[str, dict[str, Any]]:
     """The same sampler with several numbers of steps."""
-    return [SamplerSpec(kind=kind, steps=n) for n in steps]
+    return {f"{kind}, {n} steps": {"sampler": SamplerSpec(kind=kind, steps=n)} for n in steps}
+
+
+def at_rate(fps: float) -> dict[str, Any]:
+    """Ask for a frame rate."""
+    return {"shape": dataclasses.replace(BASE.shape, fps=fps)}
 
 
 FLOW = {
@@ -194,13 +238,33 @@ FLOW = {
     "schedule": schedules.RectifiedFlow(),
     "times": schedules.LogitNormalTimes(),
 }
+UNIFORM = FLOW | {"times": schedules.UniformTimes()}
+DRAWN = {"guidance": GuidanceSpec(reconstruction=5.0)}
 EXPERIMENTS: dict[str, dict[str, Variant]] = {
     "flow": {
-        "v, cosine": Variant({}, ladders("ddim", 4, 16)),
-        "flow, uniform times": Variant(
-            FLOW | {"times": schedules.UniformTimes()}, ladders("euler", 4, 16)
+        "v, cosine": Variant(samplings=ladders("ddim", 4, 16)),
+        "flow, uniform times": Variant(changes=UNIFORM, samplings=ladders("euler", 4, 16)),
+        "flow, logit-normal times": Variant(changes=FLOW, samplings=ladders("euler", 4, 16)),
+    },
+    "self_conditioning": {
+        "off": Variant(samplings=ladders("ddim", 4, 16)),
+        "on": Variant(changes={"self_conditioning": 0.5}, samplings=ladders("ddim", 4, 16)),
+    },
+    "long": {
+        "shown nothing": Variant(samplings={"replaced": {}, "drawn, 5": DRAWN}, chunks=4),
+        "shown frames": Variant(
+            changes={"conditioner": EarlierFrames(frames=CONTEXT)},
+            samplings={"shown": {}},
+            chunks=4,
         ),
-        "flow, logit-normal times": Variant(FLOW, ladders("euler", 4, 16)),
+    },
+    "fps": {
+        "not told": Variant(samplings={"8 fps": {}, "4 fps": at_rate(4.0)}, speeds=(1, 2)),
+        "told": Variant(
+            changes={"fps_condition": True},
+            samplings={"8 fps": {}, "4 fps": at_rate(4.0)},
+            speeds=(1, 2),
+        ),
     },
 }
 
@@ -223,9 +287,9 @@ def main() -> None:
     """Run one experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--seeds", type=int, default=3, help="models of each variant; default: 3")
-    parser.add_argument("--steps", type=int, default=2000, help="of training; default: 2000")
-    parser.add_argument("--clips", type=int, default=128, help="read of each model; default: 128")
+    parser.add_argument("--seeds", type=int, default=2, help="models of each variant; default: 2")
+    parser.add_argument("--steps", type=int, default=1500, help="of training; default: 1500")
+    parser.add_argument("--clips", type=int, default=192, help="read of each model; default: 192")
     parser.add_argument("-o", "--output", default="options.jsonl", help="a JSON line a row")
     flags = parser.parse_args()
     settings = {name: getattr(flags, name) for name in ("experiment", "steps", "clips")}
