@@ -213,7 +213,7 @@ def test_the_suffix_is_the_format(run, model_dir, tmp_path, suffix):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296"),
-        ({"sampler": "euler"}, "'euler'; choose one of .*ddim.*dpmpp_2m"),
+        ({"sampler": "leap"}, "'leap'; choose one of .*ddim.*dpmpp_2m"),
         ({"steps": 0}, "steps is 0"),
         ({"guidance": -1.0}, "weight is -1"),
         ({"output": "clip.avi"}, "'.avi'; choose .*.mp4"),
