@@ -287,6 +287,7 @@ def main() -> None:
     """Run one experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--model", help="one row's model; default: all")
     parser.add_argument("--seeds", type=int, default=2, help="models of each variant; default: 2")
     parser.add_argument("--steps", type=int, default=1500, help="of training; default: 1500")
     parser.add_argument("--clips", type=int, default=192, help="read of each model; default: 192")
@@ -295,6 +296,8 @@ def main() -> None:
     settings = {name: getattr(flags, name) for name in ("experiment", "steps", "clips")}
     rows: list[dict[str, Any]] = []
     for name, variant in EXPERIMENTS[flags.experiment].items():
+        if flags.model not in (None, name):
+            continue
         began = time.process_time()
         found = [{"model": name} | row for row in variant.rows(flags)]
         print(f"{name}: {time.process_time() - began:.0f} s of processor time", flush=True)
