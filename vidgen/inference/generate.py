@@ -20,6 +20,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ from vidgen.inference import per_stage
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
+from vidgen.inference.sampling_settings import at_strength, check_negative, takes_negative
 from vidgen.inference.stage_progress import StageProgress
 from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
@@ -74,6 +76,9 @@ class Generate:
       checkpoint_step: which checkpoint; None is the last.
       init: the video that the first stage starts from, if it starts from one.
       known: content that every clip must have.
+      negative: a prompt that guidance leads away from, of all clips; None is no text.
+      strength: begin in the middle of the first stage's schedule, from `init`, with this share of
+        its steps, in (0, 1); None is from noise.
       frames: of the clips that come out, None: what the last stage was trained for.
       size: their height and width; None: likewise.
       keep_stages: write the video of every stage.
@@ -93,6 +98,8 @@ class Generate:
     checkpoint_step: int | PerStage | None = None
     init: Init | None = None
     known: KnownFiles | None = None
+    negative: str | None = None
+    strength: float | None = None
     frames: int | None = None
     size: tuple[int, int] | None = None
     keep_stages: bool = False
@@ -111,6 +118,15 @@ class Generate:
         video_writer.check_suffix(self.output)
         if Path(self.output).is_dir():
             raise ValueError(f"--output {self.output} is a folder; name a file in it.")
+        if self.sampling.resample is not None and not self.known:
+            raise ValueError(
+                "--resample makes new content agree with known content, and there is none: give "
+                "--inpaint, --first or --last."
+            )
+        if self.negative is not None and is_empty(self.negative):
+            object.__setattr__(self, "negative", None)
+        if self.negative is not None:
+            check_negative(self.chain.stages)
         # What does not fit is told before anything is loaded.
         for model in self.chain.stages if self.keep_stages else self.chain.stages[-1:]:
             video_writer.check_rate(self.output, model.shape.fps)
@@ -118,13 +134,18 @@ class Generate:
     @functools.cached_property
     def chain(self) -> Cascade:
         """The cascade of the models, with the sampling and for the size asked for."""
-        chain = Cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        models = [self.sampling.apply(stage.model) for stage in self.stages]
+        if self.strength is not None:
+            models[0] = at_strength(models[0], self.strength)
+        chain = Cascade(models)
         height, width = self.size or (None, None)
         wanted = {"frames": self.frames, "height": height, "width": width}
-        if chain.input_shape is None and self.init is not None:
+        if chain.input_shape is None and (self.init is None) != (self.strength is None):
             raise ValueError(
-                f"--init needs a stage that starts from a video: give --from=STAGE, since "
-                f"{chain.names[0]} starts from text alone."
+                "--strength says how far to change the video of --init=FILE, which is missing."
+                if self.init is None
+                else f"--init needs a stage that starts from a video: give --from=STAGE, since "
+                f"{chain.names[0]} starts from text alone, or --strength=0.6 to change the video."
             )
         if chain.input_shape is not None and self.init is None:
             raise ValueError(
@@ -189,8 +210,7 @@ class Generate:
         sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
         tell_of_images(self.stages, chain.stages)
         low_res, known = None, None
-        if self.init is not None:
-            assert chain.input_shape is not None
+        if self.init is not None and chain.input_shape is not None:
             video = self.init.read(chain.input_shape)
             low_res = np.broadcast_to(video, (len(clips), *video.shape))
         if self.known:
@@ -260,16 +280,35 @@ class Generate:
         known: Known | None,
     ) -> Float[np.ndarray, "b t h w c"]:
         """Sample one batch, on the mesh if there is one."""
+        more = self._more(model, len(keys))
         with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
-            video = for_text(model, text).generate(
+            video = for_text(model, text, more.get("negative")).generate(
                 params,
                 jax.tree.map(self._placed, text),
                 None if low_res is None else self._placed(low_res),
                 self._placed(keys),
                 on_step=progress.steps_of(model),
                 known=None if known is None else jax.tree.map(self._placed, known),
+                **{name: jax.tree.map(self._placed, value) for name, value in more.items()},
             )
             return np.asarray(video, np.float32)
+
+    def _more(self, model: SampledModel, clips: int) -> dict[str, Any]:
+        """Return the negative prompt and the video to begin with, of a model that takes them."""
+        more: dict[str, Any] = {}
+        if self.negative is not None and takes_negative(model):
+            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == model.name)
+            more["negative"] = encode_captions([self.negative] * clips, encoder)
+        if self.strength is not None and model is self.chain.stages[0]:
+            video = self._init_video
+            more["init"] = np.broadcast_to(video, (clips, *video.shape))
+        return more
+
+    @functools.cached_property
+    def _init_video(self) -> Float[np.ndarray, "t h w c"]:
+        """The video that the first stage begins with in the middle of its schedule."""
+        assert self.init is not None
+        return self.init.read(self.chain.stages[0].shape)
 
     def _placed(self, x: Array | np.ndarray) -> Array:
         """Put an array of a batch on the device, or lay it out over the mesh."""
