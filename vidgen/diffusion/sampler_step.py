@@ -12,7 +12,6 @@ is then `SamplerSpec.kind = "midpoint"` and `--sampler=midpoint`; with settings 
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -57,14 +56,14 @@ class StepLevels(NamedTuple):
       t: level of z.
       s: level to go to.
       beyond: the level after s, or s in the last step.
-      earlier: level of the x̂ before the previous one, for samplers with a `memory` of 2; else -inf.
+      earlier: level of the x̂ before the previous one, for samplers with a `memory` of 2.
     """
 
     before: Float[Array, "*steps"]
     t: Float[Array, "*steps"]
     s: Float[Array, "*steps"]
     beyond: Float[Array, "*steps"]
-    earlier: Float[Array, "*steps"] | float = -math.inf
+    earlier: Float[Array, "*steps"] | None = None
 
 
 class Sampler(abc.ABC):
