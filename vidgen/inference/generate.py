@@ -1,13 +1,7 @@
 """Prompts to video files, through one stage or a chain of them.
 
-A clip depends on (seed, prompt, number of the sample, models, settings, given video) and on
-nothing else: its key
-
-    key = fold_in(fold_in(fold_in(key(seed), h₀), h₁), sample),   h₀ h₁ = SHA-256(prompt)[:8]
-
-is the same alone or among others, and samplers draw noise for each example by itself. Every stage
-makes all clips, `batch_size` at a time, before the next is loaded; a last, smaller batch is filled
-up, so that one program is compiled a stage.
+What a clip depends on is in `clips`. Every stage makes all clips, `batch_size` at a time, before
+the next is loaded; a last, smaller batch is filled up, so that one program is compiled a stage.
 """
 
 from __future__ import annotations
@@ -15,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +22,7 @@ from jaxtyping import Array, Float, Key
 from vidgen.data.video import encode as video_writer
 from vidgen.imagen.cascade import Cascade
 from vidgen.inference import per_stage
+from vidgen.inference.clips import Clip, check_finite, check_folder, clip_key
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
@@ -43,20 +36,9 @@ from vidgen.types import Known, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
+__all__ = ["BATCH_SIZE", "Clip", "Generate", "clip_key"]
+
 BATCH_SIZE = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One clip to make: its prompt, the number of the sample, and its file."""
-
-    prompt: str
-    sample: int
-    path: Path
-
-    def path_of(self, stage: str) -> Path:
-        """Name the file of an intermediate video: out.mp4 becomes out.base.mp4."""
-        return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +143,7 @@ class Generate:
         silent = self.init is not None or self.known  # a prompt was not asked for
         if not silent and any(is_empty(clip.prompt) for clip in clips):
             log.info("an empty prompt is video without text")
-        _check_folder(clips[0].path.parent)
+        check_folder(clips[0].path.parent)
         for stage in self.stages:
             stage.check(self._step_of(stage))
         last = self.chain.stages[-1]
@@ -228,7 +210,7 @@ class Generate:
                 sample=functools.partial(self._sample, progress),
             ):
                 for clip, video in zip(clips[start:], videos, strict=False):
-                    _check_finite(name, clip, video)
+                    check_finite(name, clip, video)
                     yield models[name], clip, video
 
     def _batch_size(self, stage: str, clips: int) -> int:
@@ -297,12 +279,23 @@ class Generate:
         """Return the negative prompt and the video to begin with, of a model that takes them."""
         more: dict[str, Any] = {}
         if self.negative is not None and takes_negative(model):
-            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == model.name)
-            more["negative"] = encode_captions([self.negative] * clips, encoder)
+            row = self._negative_text(model.name)
+            more["negative"] = jax.tree.map(lambda x: np.repeat(x, clips, axis=0), row)
         if self.strength is not None and model is self.chain.stages[0]:
             video = self._init_video
             more["init"] = np.broadcast_to(video, (clips, *video.shape))
         return more
+
+    def _negative_text(self, name: str) -> TextEmbedding:
+        """Encode the negative prompt by the encoder of a stage, once."""
+        if name not in self._negative_texts:
+            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
+            self._negative_texts[name] = encode_captions([self.negative or ""], encoder)
+        return self._negative_texts[name]
+
+    @functools.cached_property
+    def _negative_texts(self) -> dict[str, TextEmbedding]:
+        return {}
 
     @functools.cached_property
     def _init_video(self) -> Float[np.ndarray, "t h w c"]:
@@ -316,32 +309,3 @@ class Generate:
             # Committed to it, as the weights are: then all steps are one program.
             return jax.device_put(x, jax.local_devices()[0])
         return jax.device_put(x, self.mesh.sampling_sharding(x.shape))
-
-
-def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
-    if not np.isfinite(video).all():
-        raise ValueError(
-            f"stage {stage}: the clip for {clip.prompt!r} contains NaN or inf: the "
-            f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
-        )
-
-
-def _check_folder(folder: Path) -> None:
-    """Make the folder and try to write there, before anything long begins."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write there ({error.strerror}); choose another --output", folder
-        ) from error
-
-
-def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
-    """Derive the random key of one clip; see the module docstring."""
-    digest = hashlib.sha256(prompt.encode()).digest()
-    key = jax.random.key(seed)
-    for part in (digest[:4], digest[4:8]):
-        key = jax.random.fold_in(key, np.uint32(int.from_bytes(part, "little")))
-    return jax.random.fold_in(key, sample)
