@@ -5,8 +5,8 @@ denoiser x̂ and moves z to the next, cleaner level (`samplers`); the last step 
 
 Randomness: every example has its own key and draws its own noise, so a sample does not depend on
 the size of its batch or its place in it. A key is folded with 0 for the initial noise and with
-step + 1 for each step, so the same keys serve both; where steps are made again, with the
-number of the visit + 1 (`walk_of`). Use JAX's default (threefry) keys: other families do not keep vmapped
+step + 1 for each step, so the same keys serve both; where steps are made again (`walk_of`), with
+the number of the visit + 1. Use JAX's default (threefry) keys: other families do not keep vmapped
 streams apart.
 """
 
