@@ -47,12 +47,13 @@ from vidgen.diffusion.schedules import LogSnr, expand
 from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import checked_range
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.model import OnStep, Student
+from vidgen.model import Student
 from vidgen.types import (
     Conditioning,
     Frozen,
     Known,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,
@@ -186,9 +187,12 @@ class Distillation(Student):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make clips with the student as it is now."""
-        return self.stage.generate(params, text, low_res, keys, on_step=on_step, known=known)
+        more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
+        return self.stage.generate(params, text, low_res, keys, **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,15 +31,17 @@ from vidgen.data.video import stream
 from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.preview import Look
+from vidgen.inference.sampling_settings import check_negative
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
-from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.progress_bar import StoryProgress, shown_to
 from vidgen.story.resumable_video import ResumableVideo
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment, plan
 from vidgen.story.sliding_window import generate_segments
-from vidgen.train.batches import encode_captions
+from vidgen.train.batches import encode_captions, is_empty
 from vidgen.types import Known, Params, TextEmbedding, TextMix
 
 log = logging.getLogger(__name__)
@@ -59,9 +61,12 @@ class GenerateStory:
       context_frames: last frames of the video that a segment continues; the model takes 1 + a
         multiple of its patch. None: as many as the model was trained to go on from, or 5.
       first: a picture or a video that the story continues, in place of `story.first`.
+      negative: a prompt that guidance leads away from in all scenes, whatever the story says.
       sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
       restart: remove an unfinished video of the same name.
+      on_step: is called after every sampling step with a `preview.StepPreview`, and may raise
+        `preview.StopGenerating`: the film then goes on from its last whole segment.
     """
 
     stage: Stage
@@ -70,9 +75,11 @@ class GenerateStory:
     seed: int | None = None
     context_frames: int | None = None
     first: FirstFrames | None = None
+    negative: str | None = None
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
     restart: bool = False
+    on_step: Look | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 2**32:
@@ -87,7 +94,9 @@ class GenerateStory:
         stream.check_streamable(self.output)
         stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
-            self._model_of(segment)
+            model = self._model_of(segment)
+            if self.negative_of(segment) is not None:
+                check_negative([model])
 
     @functools.cached_property
     def model(self) -> SampledModel:
@@ -170,6 +179,7 @@ class GenerateStory:
             "model": where | dict(stage),
             "settings": {
                 "seed": self.seed,
+                "negative": self.negative,
                 "context": self.context,
                 "first": first and dataclasses.asdict(first),
                 "content of first": first and content_hash(first.path),
@@ -191,19 +201,23 @@ class GenerateStory:
             restart=self.restart,
         )
 
-    def fill(self, video: ResumableVideo, params: Params) -> None:
+    def fill(
+        self, video: ResumableVideo, params: Params, stages: Sequence[str] | None = None
+    ) -> None:
         """Make the segments that a video lacks.
 
         Args:
           video: what `open` returned.
           params: the weights of the stage.
+          stages: names of those that the video passes through, this one first; None is this alone.
         """
         begin, context = video.resume()
         if begin == len(self.segments):
             return
         if begin:
             log.info("going on from segment %d of %d", begin + 1, len(self.segments))
-        with StoryProgress(self.segments, begin) as progress:
+        look = shown_to(self.on_step, self.model, self.segments, stages or (self.model.name,))
+        with StoryProgress(self.segments, begin, look=look) as progress:
 
             def make_clip(segment: Segment, known: Known) -> Float[Array, "1 t h w c"]:
                 progress.begin(segment)
@@ -214,6 +228,7 @@ class GenerateStory:
                     segment_key(segment)[None],
                     on_step=progress.step,
                     known=known,
+                    **self._away(segment),
                 )
 
             for new in generate_segments(
@@ -233,6 +248,17 @@ class GenerateStory:
         guidance = None if segment.guidance is None else float(segment.guidance)
         scene = Sampling(guidance=guidance, steps=segment.steps)
         return self.sampling.apply(scene.apply(self.stage.model))
+
+    def negative_of(self, segment: Segment) -> str | None:
+        """The prompt that guidance leads away from in a segment; None is none."""
+        negative = segment.negative if self.negative is None else self.negative
+        return None if negative is None or is_empty(negative) else negative
+
+    def _away(self, segment: Segment) -> dict[str, Any]:
+        negative = self.negative_of(segment)
+        if negative is None:
+            return {}
+        return {"negative": encode_captions([negative], self.stage.text_encoder)}
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
         """The encoded text of a segment, of two prompts in a transition."""
