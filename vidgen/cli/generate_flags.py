@@ -197,17 +197,11 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def long_prompt(flags: argparse.Namespace) -> str:
-    """Return the one prompt of a video that is --long.
-
-    Raises:
-      ValueError: there are several.
-    """
+    """Return the one prompt of a video that is --long; a ValueError where there are several."""
     prompts = read_prompts(flags.prompts, flags.prompts_file)
     if len(prompts) > 1:
-        raise ValueError(
-            f"--long makes one video, and there are {len(prompts)} prompts; give one, or a --story "
-            "of scenes."
-        )
+        count = f"there are {len(prompts)} prompts"
+        raise ValueError(f"--long makes one video, and {count}; give one, or a --story of scenes.")
     (prompt,) = prompts
     return prompt
 
@@ -230,6 +224,8 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     """
     from vidgen.inference.conditioning_inputs import KnownFiles
 
+    if flags.long:
+        raise ValueError("--long makes a story of one scene: tell it by the command or as a story.")
     for name in _OF_STORIES:
         if _is_given(flags, name):
             raise ValueError(

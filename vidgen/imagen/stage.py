@@ -73,11 +73,9 @@ class DiffusionStage(SampledModel):
       learned: what a student may be asked for; None of a stage that is none, or is not known.
       self_conditioning: share of the batches whose network is told its own estimate in training
         (imagen/self_conditioning.py); 0 is a network without such an input. 2208.04202: 0.5.
-      fps_condition: whether the network is told the frame rate of its clips, as data of several
-        rates gives it (data/sources/rates.py); in sampling it is that of `shape`.
+      fps_condition: whether the network is told the rate of its clips (data/sources/rates.py).
       joint: whether packs of images were among its training examples (data/sources/images.py); one
         frame by itself is then an image, and its temporal operators are passed over as theirs were.
-      published_parameters: size in the paper, for `vidgen plan`; None where there is none.
     """
 
     name: str = "base"
@@ -100,10 +98,8 @@ class DiffusionStage(SampledModel):
         parameterization.by_name(self.parameterization)
         parameterization.loss_weight_by_name(self.loss_weight)
         for name in ("text_drop_rate", "self_conditioning"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"DiffusionStage.{name} is {getattr(self, name)}; it must be in [0, 1]."
-                )
+            if not 0 <= (rate := getattr(self, name)) <= 1:
+                raise ValueError(f"DiffusionStage.{name} is {rate}; it must be in [0, 1].")
         if self.guidance_input:
             check_student(self.name, self.guidance, self._least)
         if self.learned is not None:
