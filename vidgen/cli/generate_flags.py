@@ -199,7 +199,7 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
 def long_prompt(flags: argparse.Namespace) -> str:
     """Return the one prompt of a video that is --long; a ValueError where there are several."""
     prompts = read_prompts(flags.prompts, flags.prompts_file)
-    if len(prompts) > 1:
+    if len(prompts) != 1:
         count = f"there are {len(prompts)} prompts"
         raise ValueError(f"--long makes one video, and {count}; give one, or a --story of scenes.")
     (prompt,) = prompts
