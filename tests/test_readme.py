@@ -78,9 +78,12 @@ CHEAPER = (
     ),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),
     Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
+    Cheaper(r"--resample=5", "--resample=2 --resample_jump=1", "minutes"),
     Cheaper(r"--model=imagen_teachers", "--until=ssr1 --steps=1", "minutes"),
     Cheaper(r"--steps=64,base=256", "--steps=2,base=3", "minutes"),
     Cheaper(r"--frames=256", "--frames=72 --size=64x96", "longer and wider than the tiny clip too"),
+    Cheaper(r"--long --frames=512", "--frames=24 --until=tsr1", "three chunks instead of hundreds"),
+    Cheaper(r"training_options.py", "--steps=2 --seeds=1 --clips=4", "minutes"),
     Cheaper(r"--init=holiday", "--until=ssr2", "the last stages run in the two commands beside it"),
     Cheaper(r"--context=5", "--context=3", "the tiny transformer sees five frames at a time"),
     Cheaper(
@@ -150,6 +153,7 @@ MAKES = {
     "Scale": {"local_multiprocess.sh": says("MODEL_DIR = 'runs/two'")},
     "One model": resolved("demo"),
     "A tokenizer and its transformer": trained("phenaki/cvivit", "phenaki/maskgit"),
+    "Flow matching, and what else a model can be told": trained("flow"),
     "Text encoder": trained("t5", "encoded", "tokens")
     | {
         "base_demo.gin --gin_file=data/folder.gin --gin.DATA_DIR": files("captions/manifest.json"),
@@ -176,6 +180,18 @@ MAKES = {
         "--until=ssr1": video("out.mp4", 16),
         "--from=ssr1 --init=holiday.mp4": video("larger.mp4", 19),
         "--frames=256 --size=128x192": video("out.mp4", 72),
+    },
+    "Longer than a clip": {"--long": video("long.mp4", 24)},
+    "Control what is made": {
+        "--negative": files("away.gif"),
+        "--guidance_rescale": files("rescaled.gif"),
+        "--guidance_interval": files("some.gif"),
+        "--guidance_parallel": files("projected.gif"),
+        "--strength": files("changed.gif"),
+        "--resample": files("on.gif"),
+        "--sampler=dpmpp_3m": files("third.gif"),
+        "--sampler=heun": files("heun.gif"),
+        "--preview": files("now.png", "tiger.gif"),
     },
     "Stories, scene by scene": {"--story=story.yaml": video("film.mp4", 39)},
     "Distill": trained("cascade8/ssr1", steps=1),
@@ -209,6 +225,7 @@ MAKES = {
         "tokenizer.py": says("bunny", "bunny_per_frame"),
     },
     "Evaluated": {"evaluations.py": says("C-ViViT", "MaskGIT", "teachers")},
+    "Options of training": {"training_options.py": says("not told", "8 fps")},
     "Loading": {
         "--clips=320": says("PyAV", "folder", "tar"),
         "--clips=10000": says("tar | 0", "tar | 2"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
@@ -26,13 +26,12 @@ from vidgen.types import (
     Frozen,
     Known,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,
     VideoShape,
 )
-
-OnStep = Callable[[int, int], None]  # is called with (steps done, steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +122,8 @@ class Generator(Model):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make one clip for each row of `text` and key, each independent of the others.
 
@@ -131,8 +132,12 @@ class Generator(Model):
           text: one prompt a clip; a model that tells stories also takes two (`TextMix`).
           low_res: clips of `input_shape` in [-1, 1], or None.
           keys: one random key a clip.
-          on_step: is called after every step.
+          on_step: is called after every step with (steps done, steps, a function that returns the
+            clips "b t h w c" as the step predicts them).
           known: content that comes out unchanged.
+          negative: a prompt a clip that guidance leads away from; None is no text.
+          init: clips in [-1, 1] to begin with, in the middle of the schedule, where the sampler has
+            a `strength` below 1.
 
         Returns:
           Clips, about in [-1, 1].
@@ -196,6 +201,11 @@ class SampledModel(Generator):
     def patch_time(self) -> int:
         """Frames of a time step after the first; known beginnings have 1 + a multiple of them."""
         return 1
+
+    @property
+    def continues(self) -> int | None:
+        """The most frames that it was trained to go on from; None: it was not trained to."""
+        return None
 
     @property
     def lacks_single_frames(self) -> bool:

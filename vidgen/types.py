@@ -10,7 +10,7 @@ writer. Noise levels cross borders as log-SNR, λ = log(α²/σ²), never as a b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
@@ -117,12 +117,14 @@ class VideoBatch(PyTreeNode):
     """What a video model trains on.
 
     `independent_frames` is True where the "clip" is t unrelated images packed together (joint
-    image-video training, Imagen Video): nothing may then flow between frames.
+    image-video training, Imagen Video): nothing may then flow between frames. `fps` has the frame
+    rates of data with several; None: the one rate of the model's clip.
     """
 
     video: Float[Array, "b t h w c"]
     text: TextEmbedding
     independent_frames: Bool[Array, "b"]
+    fps: Float[Array, "b"] | None = None
 
 
 @no_type_check
@@ -132,6 +134,16 @@ class TokenBatch(PyTreeNode):
     tokens: Int[Array, "b gt gh gw"]
     text: TextEmbedding
     independent_frames: Bool[Array, "b"]
+
+
+@no_type_check
+class Estimate(PyTreeNode):
+    """The x̂ of the step before, in what a self-conditioned denoiser is told.
+
+    A class of its own, so that the loop of sampling finds it in any denoiser, and renews it.
+    """
+
+    video: Float[Array, "b t h w c"]
 
 
 @no_type_check
@@ -150,6 +162,8 @@ class Conditioning(PyTreeNode):
     low_res_variance: Float[Array, "b t"] | None = None
     known_frames: Bool[Array, "b t"] | None = None
     guidance_weight: Float[Array, "b"] | None = None
+    estimate: Estimate | None = None
+    fps: Float[Array, "b"] | None = None
 
 
 @no_type_check
@@ -187,6 +201,11 @@ class Mean(PyTreeNode):
 
 
 Metrics = Mapping[str, Mean]
+
+# The prediction of a sampling step, which is computed where it is asked for.
+Predict = Callable[[], Array]
+# Is called after every sampling step with (steps done, steps, the current prediction).
+OnStep = Callable[[int, int, Predict], None]
 
 
 def null_text(text: TextEmbedding) -> TextEmbedding:

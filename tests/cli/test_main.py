@@ -111,7 +111,7 @@ def trained(vidgen, tmp_path):
         ([], ["no prompt given"]),
         (["--prompts_file=empty.txt"], ["empty.txt holds no prompt"]),
         (["--prompts_file=none.txt"], ["none.txt"]),
-        (["a cat", "--sampler=euler"], ["'euler'", "ddim", "dpmpp_2m"]),
+        (["a cat", "--sampler=leap"], ["'leap'", "ddim", "dpmpp_2m"]),
         (["a cat", "--steps=0"], ["steps is 0"]),
         (["a cat", "--guidance=-1"], ["weight is -1"]),
         (["a cat", "--num_samples=0"], ["num_samples is 0"]),

@@ -9,6 +9,8 @@ from vidgen.diffusion.parameterization import (
     EDM_MSE,
     EPS,
     EPS_MSE,
+    FLOW,
+    FLOW_MSE,
     V_MSE,
     X0,
     X_MSE,
@@ -21,7 +23,14 @@ from vidgen.diffusion.parameterization import (
 )
 from vidgen.diffusion.schedules import Cosine, alpha_sigma, diffuse
 
-EVERY = {"eps": EPS, "x0": X0, "v": V, "edm": EDM, "edm1": Edm(sigma_data=1.0)}
+EVERY = {
+    "eps": EPS,
+    "x0": X0,
+    "v": V,
+    "edm": EDM,
+    "edm1": Edm(sigma_data=1.0),
+    "flow": FLOW,
+}
 each = pytest.mark.parametrize("param", EVERY.values(), ids=EVERY.keys())
 
 
@@ -58,7 +67,7 @@ def test_outputs_invert(x64, param):
     np.testing.assert_allclose(param.to_eps(out, z, logsnr), eps, atol=1e-9)
 
 
-@pytest.mark.parametrize("param", [X0, V, EDM], ids=["x0", "v", "edm"])
+@pytest.mark.parametrize("param", [X0, V, EDM, FLOW], ids=["x0", "v", "edm", "flow"])
 def test_float32_is_safe_at_every_level(param):
     x0, eps = batch((9, 4))
     logsnr = jnp.linspace(-20, 20, 9)
@@ -122,7 +131,7 @@ def test_min_snr(x64, snr, x, eps, v):
 
 
 @pytest.mark.parametrize(
-    ("weight", "param"), [(V_MSE, V), (EPS_MSE, EPS), (X_MSE, X0), (EDM_MSE, EDM)]
+    ("weight", "param"), [(V_MSE, V), (EPS_MSE, EPS), (X_MSE, X0), (EDM_MSE, EDM), (FLOW_MSE, FLOW)]
 )
 def test_native_error_is_weighted_by_exactly_one(weight, param):
     np.testing.assert_array_equal(weight(param, jnp.linspace(-20, 20, 401)), 1)
@@ -172,9 +181,47 @@ def test_edm_output_has_unit_variance(x64):
     np.testing.assert_allclose(target.std(1), 1, atol=0.02)
 
 
+def test_flow_is_the_derivative_of_the_straight_path(x64):
+    """x_t = z/(α + σ) moves by ε - x a unit of t = σ/(α + σ), at t = .3 and by differences."""
+    x0, eps, h = jnp.array([0.7]), jnp.array([-1.2]), 1e-5
+    path = []
+    for t in (0.3 - h, 0.3 + h):
+        logsnr = 2 * jnp.log(jnp.array([(1 - t) / t]))
+        alpha, sigma = alpha_sigma(logsnr)
+        assert (sigma / (alpha + sigma)).item() == pytest.approx(t, rel=1e-12)
+        path.append(diffuse(x0, eps, logsnr).item() / (alpha + sigma).item())
+    assert sum(path) / 2 == pytest.approx(0.7 * 0.7 + 0.3 * -1.2, rel=1e-9)
+    assert FLOW.target(x0, eps, jnp.zeros(1)).item() == pytest.approx(-1.9, rel=1e-12)
+    assert (path[1] - path[0]) / (2 * h) == pytest.approx(-1.9, rel=1e-8)
+
+
+def test_flow_of_gaussian_data_is_its_exact_velocity(x64, gaussian):
+    """E(ε - x | x_t) = -m + (t - (1 - t) d²) (x_t - (1 - t) m)/((1 - t)² d² + t²)."""
+    for t in (0.05, 0.4, 0.9, 0.999):
+        logsnr = 2 * jnp.log(jnp.array([(1 - t) / t]))
+        total = sum(alpha_sigma(logsnr))
+        x_t = jnp.array([0.8])
+        m, variance = gaussian.mean, gaussian.std**2
+        away = x_t - (1 - t) * m
+        velocity = -m + (t - (1 - t) * variance) * away / ((1 - t) ** 2 * variance + t**2)
+        z = total * x_t
+        exact = gaussian(z, logsnr, 0)
+        np.testing.assert_allclose(FLOW.to_x0(velocity, z, logsnr), exact, rtol=1e-9)
+        eps = FLOW.to_eps(velocity, z, logsnr)
+        np.testing.assert_allclose(FLOW.target(exact, eps, logsnr), velocity, rtol=1e-9)
+
+
+def test_flow_mse_is_the_loss_of_sd3(x64):
+    """An error of x counts 1/t² times in ε - x, one of ε 1/(1 - t)² times (2403.03206, sec. 2)."""
+    t = jnp.array([0.1, 0.5, 0.8])
+    logsnr = 2 * jnp.log((1 - t) / t)
+    np.testing.assert_allclose(FLOW_MSE(X0, logsnr), t**-2, rtol=1e-9)
+    np.testing.assert_allclose(FLOW_MSE(EPS, logsnr), (1 - t) ** -2, rtol=1e-9)
+
+
 def test_unknown_names_list_the_choices():
     assert parameterization.by_name("v") is V
-    with pytest.raises(ValueError, match="'velocity'; choose one of eps, x0, v, edm"):
+    with pytest.raises(ValueError, match="'velocity'; choose one of eps, x0, v, edm, flow"):
         parameterization.by_name("velocity")
     with pytest.raises(ValueError, match="loss weight 'mse'; choose one of v_mse, eps_mse"):
         parameterization.loss_weight_by_name("mse")

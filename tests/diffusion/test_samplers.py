@@ -14,15 +14,16 @@ from vidgen.diffusion.samplers import (
     Ancestral,
     Ddim,
     DpmSolverPP2M,
+    Euler,
     Sampler,
     SamplerSpec,
     StepLevels,
     StochasticNStep,
 )
 from vidgen.diffusion.sampling import sample
-from vidgen.diffusion.schedules import Cosine, LinearBetas, alpha_sigma, expand
+from vidgen.diffusion.schedules import Cosine, LinearBetas, RectifiedFlow, alpha_sigma, expand
 
-KINDS = ("ddim", "ancestral", "stochastic", "dpmpp_2m")
+KINDS = ("ddim", "ancestral", "stochastic", "dpmpp_2m", "euler")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -127,6 +128,31 @@ def test_first_2m_step_is_ddim():
 def test_ddim_table(x64, gaussian, steps, expected):
     got = sample(gaussian, Ddim(), logsnrs=ladder(steps), z=jnp.array([1.3]), keys=some_keys(1))
     assert got.item() == pytest.approx(expected, abs=6e-8)
+
+
+def test_euler_steps_of_a_flow_by_hand(x64):
+    """x = z/(α + σ) goes from .8 at t = .6 by a velocity of (.8 - .2)/.6 to .6 at t = .4."""
+    levels = RectifiedFlow()(jnp.array([0.6, 0.4]))
+    total_t, total_s = (sum(alpha_sigma(level)) for level in levels)
+    z, x0 = jnp.array([[0.8]]) * total_t, jnp.array([[0.2]])
+    at = StepLevels(jnp.array(-jnp.inf), levels[0], levels[1], levels[1])
+    got = step(Euler(), some_keys(1), z, x0, at)
+    assert (got / total_s).item() == pytest.approx(0.6, rel=1e-12)
+    ddim = step(Ddim(), some_keys(1), z, x0, at)
+    np.testing.assert_allclose(got, ddim, rtol=1e-12)  # an arc in z, straight in x
+
+
+def test_euler_steps_of_a_flow_bring_gaussian_data_to_its_exact_samples(x64, gaussian):
+    """The error of the whole way halves with the step; `gaussian.flow` is the exact end."""
+    z, keys = jnp.array([1.3]), some_keys(1)
+    levels = [SamplerSpec(kind="euler", steps=n).logsnrs(RectifiedFlow()) for n in (64, 128, 256)]
+    exact = gaussian.flow(1.3, jnp.array(-20.0), jnp.array(20.0))
+    errors = [
+        abs(sample(gaussian, Euler(), logsnrs=x, z=z, keys=keys) - exact).item() for x in levels
+    ]
+    assert errors[0] < 0.02
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
+    assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
 
 
 def test_exact_flow_of_the_gaussian(x64, gaussian):
@@ -347,7 +373,9 @@ def test_stepwise_is_the_scan_bit_for_bit(kind):
     np.testing.assert_array_equal(stepwise, sample(x0_fn, spec.sampler(), **settings))
     compiled = jax.jit(sample, static_argnums=1)(x0_fn, spec.sampler(), **settings)
     np.testing.assert_array_equal(stepwise, compiled)
-    assert seen == [(i, 7) for i in range(1, 8)]
+    assert [args[:2] for args in seen] == [(i, 7) for i in range(1, 8)]
+    np.testing.assert_array_equal(seen[-1][2](), stepwise)  # the last step returns its x̂
+    assert np.abs(seen[0][2]() - stepwise).max() > 0.01
 
 
 def test_stepwise_compiles_once_for_new_parameters():
@@ -365,7 +393,7 @@ def test_stepwise_compiles_once_for_new_parameters():
             logsnrs=ladder(3),
             z=jnp.ones((1, 2)),
             keys=some_keys(1),
-            on_step=lambda done, steps: None,
+            on_step=lambda *_: None,
         )
 
     first, second = run(0.5), run(0.25)
@@ -377,7 +405,7 @@ def test_stepwise_compiles_once_for_new_parameters():
 def test_noise_levels_at_the_ends_are_safe_in_float32(kind, gaussian):
     """A ladder of tiny and of huge steps, up to ±20, and pure signal or noise beyond."""
     spec = SamplerSpec(kind=kind, steps=500)
-    for schedule in (Cosine(), LinearBetas(zero_terminal_snr=True)):
+    for schedule in (Cosine(), LinearBetas(zero_terminal_snr=True), RectifiedFlow(shift=3.0)):
         got = sample(
             *(gaussian, spec.sampler()),
             logsnrs=spec.logsnrs(schedule),
@@ -447,8 +475,8 @@ def test_ladder_can_be_made_while_tracing():
     ("settings", "message"),
     [
         (
-            {"kind": "euler"},
-            "sampler kind 'euler'; choose one of ddim, ancestral, stochastic, dpmpp_2m",
+            {"kind": "leap"},
+            "sampler kind 'leap'; choose one of dpmpp_2m, .*heun, ddim, ancestral, stoch",
         ),
         ({"spacing": "karras"}, "sampler spacing 'karras'; choose one of time, logsnr, edm"),
         ({"steps": 0}, "steps is 0; it must be >= 1"),

@@ -13,6 +13,7 @@ from vidgen.diffusion.schedules import (
     LinearBetas,
     LogitNormalTimes,
     LogSnrSchedule,
+    RectifiedFlow,
     TimeSampler,
     UniformTimes,
     alpha_sigma,
@@ -32,6 +33,7 @@ COSINE = np.array(
     ]
 )
 ALL = [Cosine(), Cosine(shift=-2.0), ImprovedCosine(), LinearBetas(), LinearBetas(steps=10)]
+ALL += [RectifiedFlow(), RectifiedFlow(shift=3.0)]
 
 
 def alpha_bar(schedule, u):
@@ -108,6 +110,26 @@ def test_zero_terminal_snr(x64):
     assert float(schedule(jnp.array(1.0))) == -20
 
 
+def test_the_time_of_a_rectified_flow_is_the_share_of_noise(x64):
+    u = jnp.array([0.0, 0.1, 0.5, 0.9, 1.0])
+    logsnr = RectifiedFlow()(u)
+    np.testing.assert_allclose(logsnr, [20, 4.394449155, 0, -4.394449155, -20], rtol=1e-9)
+    alpha, sigma = alpha_sigma(logsnr)
+    np.testing.assert_allclose((sigma / (alpha + sigma))[1:-1], u[1:-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [1 / 3, 3.0])
+def test_the_shift_of_a_rectified_flow_is_that_of_time(x64, shift):
+    """t = s u/(1 + (s - 1) u); the median of times is s/(1 + s), .75 for s = 3."""
+    u = jnp.linspace(0.01, 0.99, 9)
+    alpha, sigma = alpha_sigma(RectifiedFlow(shift=shift)(u))
+    t = np.asarray(sigma / (alpha + sigma))
+    np.testing.assert_allclose(t, shift * u / (1 + (shift - 1) * u), rtol=1e-9)
+    assert t[4] == pytest.approx(shift / (1 + shift), rel=1e-9)
+    difference = RectifiedFlow(shift=shift)(u) - RectifiedFlow()(u)
+    np.testing.assert_allclose(difference, -2 * math.log(shift), rtol=1e-9)
+
+
 def test_scaled_linear_betas_leave_signal_at_the_end():
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     last = schedules.cumulative_alpha(betas)[-1]
@@ -131,6 +153,8 @@ def test_schedules_decrease_and_stay_finite_in_float32(schedule):
         (lambda: LinearBetas(steps=1), "steps is 1"),
         (lambda: LinearBetas(beta_min=0.5, beta_max=0.1), "0 < beta_min <= beta_max < 1"),
         (lambda: LogitNormalTimes(std=0.0), "must be positive"),
+        (lambda: RectifiedFlow(shift=0.0), "shift is 0.0; it must be positive"),
+        (lambda: RectifiedFlow(logsnr_min=3.0, logsnr_max=-3.0), "min must be below max"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, message):

@@ -217,7 +217,7 @@ def test_the_resolved_configuration_of_every_stage(cascade, capsys, tmp_path, mo
         (["a", "--steps=bass=3"], ["no stage 'bass'", "base, tsr1"]),
         (["a", "--steps=3,4"], ["--steps=3,4 says twice what all stages should have"]),
         (["a", "--guidance=1:2:3"], ["HIGH:LOW"]),
-        (["a", "--sampler=tsr1=euler"], ["'euler'", "ddim"]),
+        (["a", "--sampler=tsr1=leap"], ["'leap'", "ddim"]),
         (["a", "--batch_size=base=0"], ["batch_size is 0"]),
         (["a", "--step=base=77"], ["no checkpoint of step 77", "there are [3]"]),
         (["a", "--first=none.png"], ["--first: there is no file none.png"]),

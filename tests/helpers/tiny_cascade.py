@@ -43,14 +43,14 @@ NETWORK = """
 SMALL = SETTINGS + ENCODER + NETWORK
 
 
-def write(folder, stages=STAGES, steps=2):
-    """A folder for each stage, with random weights in its checkpoint."""
+def write(folder, stages=STAGES, steps=2, layers=()):
+    """A folder for each stage, with random weights in its checkpoint; `layers` are more files."""
     for seed, stage in enumerate(stages):
         own = folder / stage
         own.mkdir(parents=True)
         small = folder / f"{stage}_small.gin"
         small.write_text(SMALL.format(stage=stage))
-        files = ["runs/train.gin", f"experiments/imagen_{stage}_tiny.gin", str(small)]
+        files = ["runs/train.gin", f"experiments/imagen_{stage}_tiny.gin", str(small), *layers]
         bindings = [f"MODEL_DIR='{own}'", f"{stage}/SamplerSpec.steps={steps}"]
         with gin_utils.session(files, bindings):
             train = gin_utils.build(Train)

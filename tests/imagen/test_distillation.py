@@ -266,7 +266,7 @@ def by_weight(cond):
     return (1 + cond.guidance_weight.reshape(-1, *[1] * 4)) * prompt_value(cond)
 
 
-@pytest.mark.parametrize("name", ["v", "x0", "edm", "eps"])
+@pytest.mark.parametrize("name", ["v", "x0", "edm", "flow", "eps"])
 def test_guidance_loss_of_the_guided_model_is_zero(name):
     """The unconditional half of this teacher is 0, so the guided one is (1 + w) times the text."""
     model = GuidanceDistillation(
@@ -340,7 +340,7 @@ def test_both_see_the_same_augmented_video_and_the_student_keeps_its_text():
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("name", ["v", "x0", "edm"])
+@pytest.mark.parametrize("name", ["v", "x0", "edm", "flow"])
 def test_progressive_target_in_any_output_space(name, stochastic):
     """A step of what the student should output lands where the teacher's two steps land."""
     head = parameterization.by_name(name)

@@ -16,6 +16,7 @@ from vidgen.assets import zoo
 
 if TYPE_CHECKING:
     from vidgen.inference.conditioning_inputs import Init
+    from vidgen.inference.preview import Look
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -48,10 +49,15 @@ _GENERAL: tuple[Row, ...] = (
      f"comes with vidgen: {', '.join(zoo.names())}; default: {zoo.DEFAULT}, or {zoo.STORIES} for a "
      "--story"),
     ("-o --output", FILE, "file to write; default: out.mp4"),
+    ("--preview", FILE, "draw the clips as they are after each step into this file, at most once a "
+     "second; .png is a sheet of some frames"),
+    ("--negative", {"metavar": "PROMPT"}, "what guidance leads away from, in place of no text"),
     ("--seed", COUNT, "seed of all noise; default: the story's own, or 0"),
     ("--num_samples", COUNT, "clips to make for each prompt; default: 1"),
     ("--frames", COUNT, "frames of the resulting clip"),
     ("--size", {"metavar": "HxW"}, "height and width of the resulting clip, such as 96x160"),
+    ("--fps", {"type": float, "metavar": "FPS"}, "frames per second of the resulting clip, of a "
+     "model that was trained on several rates"),
     ("--batch_size", EACH, "clips to make at a time; default: 8"),
     ("--step", EACH, "training step of the checkpoint to use; default: the last"),
 )  # fmt: skip
@@ -62,6 +68,8 @@ _STAGES: tuple[Row, ...] = (
     ("--init_size", {"metavar": "SIZE", "default": "model"}, "model: crop and resize it to what "
      "the stage was trained for (default); own: keep the file's size and length"),
     ("--init_start", SECONDS | {"default": 0.0}, "skip the beginning of the file"),
+    ("--strength", {"type": float, "metavar": "S"}, "with --init, where the first stage starts "
+     "from text: change that video or picture by the last part S of the steps, 0 to 1"),
     ("--keep_stages", SWITCH, "also write the video of every stage: out.base.mp4, "
      "out.tsr1.mp4, ..."),
 )  # fmt: skip
@@ -72,6 +80,15 @@ _SAMPLING: tuple[Row, ...] = (
     ("--guidance", EACH, "weight W of classifier-free guidance, (1 + W) * with text - W * without; "
      "0 is unguided, HIGH:LOW alternates between two weights"),
     ("--temperature", EACH, "for Phenaki: randomness in the choice of the tokens to keep"),
+    ("--guidance_rescale", EACH, "bring the spread of guided predictions back to that without "
+     "guidance: 0 not at all, 1 wholly; .7 is usual"),
+    ("--guidance_interval", {"metavar": "LOW:HIGH"}, "guide only at noise levels σ/α in LOW:HIGH, "
+     "and take half the time elsewhere; of Phenaki, shares of the steps still to be made, 1 to 0"),
+    ("--guidance_parallel", EACH, "how much of guidance along the prediction is left, 0 to 1: 0 is "
+     "projected guidance (APG), 1 the usual"),
+    ("--guidance_norm", EACH, "the largest root mean square that guidance of weight 1 may change a "
+     "prediction by (APG), such as .1"),
+    ("--churn", EACH, "noise that the sampler heun adds, over all steps, such as 40"),
     ("--threshold", EACH, "thresholding of the predicted video: none, static or dynamic"),
 )  # fmt: skip
 _KNOWN: tuple[Row, ...] = (
@@ -84,12 +101,18 @@ _KNOWN: tuple[Row, ...] = (
     ("--reconstruction", EACH, "weight of reconstruction guidance, which makes the rest agree with "
      "the known part, such as 5; a step then takes about twice as long; default: the model's own, "
      "mostly 0"),
+    ("--resample", EACH, "make every run of steps so many times, noised back in between, so that "
+     "the rest comes to agree with the known part (RePaint); so many times slower; default: 1"),
+    ("--resample_jump", EACH, "steps of such a run; default: 10"),
 )  # fmt: skip
 _STORY: tuple[Row, ...] = (
     ("--story", FILE | {"metavar": "STORY"}, "a .yaml file of scenes (prompt, frames or seconds, "
      "seed, guidance, steps, transition), StoryBench's .json, or \"scene one. then scene two.\"; "
      "--frames, --seed, --steps and --guidance override what it says"),
-    ("--context", COUNT, "last frames of the video that the next part continues; default: 5"),
+    ("--long", SWITCH, "make the video of the PROMPT, of any number of --frames, chunk by chunk, "
+     "each going on from the frames before it, in the memory of one chunk"),
+    ("--context", COUNT, "last frames of the video that the next part continues; default: 5, or "
+     "what the base of a cascade has learned"),
     ("--restart", SWITCH, "discard an unfinished video of that name and start again"),
     ("--upscale", {"metavar": "STAGES"}, "super-resolution stages that the video passes through, "
      "such as ssr1,ssr2"),
@@ -99,8 +122,8 @@ _STORY: tuple[Row, ...] = (
 
 # Flags that a story has no use for, and those that only a story has.
 _NOT_OF_STORIES = (
-    "prompts", "prompts_file", "num_samples", "size", "batch_size", "until", "first_stage", "init",
-    "keep_stages", "last", "overlap", "inpaint", "mask",
+    "prompts", "prompts_file", "num_samples", "size", "fps", "batch_size", "first_stage", "init",
+    "strength", "last", "overlap", "inpaint", "mask",
 )  # fmt: skip
 _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
 
@@ -132,7 +155,7 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
     """Return the model that makes the video, and the one whose stages up-sample a story's."""
     if flags.model is not None:
         return flags.model, flags.upscale_model
-    if flags.story is None:
+    if flags.story is None:  # also where it is --long
         return zoo.DEFAULT, None
     return zoo.STORIES, flags.upscale_model or zoo.DEFAULT
 
@@ -150,19 +173,47 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             "--upscale_model says where the stages of --upscale are, which is missing."
         )
+    if flags.long:
+        _check_long(flags)
     for name in _NOT_OF_STORIES:
-        if _is_given(flags, name) and not (name == "keep_stages" and flags.upscale):
+        if _is_given(flags, name) and not (name.startswith("prompts") and flags.long):
             flag = {"prompts": "PROMPT", "first_stage": "--from"}.get(name, f"--{name}")
+            if flags.long:
+                raise ValueError(f"{flag} is not for --long, which makes one video of one prompt.")
             raise ValueError(f"{flag} is not for a story; the --story says what is shown.")
     optional = {
         "output": flags.output,
+        "on_step": _preview(flags),
         "seed": flags.seed,
         "restart": flags.restart or None,
         "context_frames": flags.context,
+        "negative": flags.negative,
         "first": None if flags.first is None else FirstFrames(path=flags.first),
     }
-    story = parse.load(flags.story, frames=flags.frames)
-    return sampling_settings(flags) | _without_none(optional) | {"story": story}
+    fields = sampling_settings(flags) | _without_none(optional)
+    if flags.long:  # its length is known with the stages: see `long_prompt`
+        return fields
+    return fields | {"story": parse.load(flags.story, frames=flags.frames)}
+
+
+def long_prompt(flags: argparse.Namespace) -> str:
+    """Return the one prompt of a video that is --long; a ValueError where there are several."""
+    prompts = read_prompts(flags.prompts, flags.prompts_file)
+    if len(prompts) != 1:
+        count = f"there are {len(prompts)} prompts"
+        raise ValueError(f"--long makes one video, and {count}; give one, or a --story of scenes.")
+    (prompt,) = prompts
+    return prompt
+
+
+def _check_long(flags: argparse.Namespace) -> None:
+    for name in ("story", "upscale"):
+        if getattr(flags, name) is not None:
+            raise ValueError(
+                f"--long and --{name} do not go together: a --story is as long as its scenes, and "
+                "--long goes through the stages of --model up to --until."
+            )
+    long_prompt(flags)
 
 
 def settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -173,6 +224,8 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     """
     from vidgen.inference.conditioning_inputs import KnownFiles
 
+    if flags.long:
+        raise ValueError("--long makes a story of one scene: tell it by the command or as a story.")
     for name in _OF_STORIES:
         if _is_given(flags, name):
             raise ValueError(
@@ -183,9 +236,13 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     optional = {
         "frames": flags.frames,
         "size": None if flags.size is None else read_size(flags.size),
+        "fps": flags.fps,
         "init": _init(flags),
+        "negative": flags.negative,
+        "strength": flags.strength,
         "known": known or None,
         "output": flags.output,
+        "on_step": _preview(flags),
         "seed": flags.seed,
         "num_samples": flags.num_samples,
         "keep_stages": flags.keep_stages or None,
@@ -213,6 +270,9 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
     readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
     readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
+    readers |= {"guidance_interval": per_stage.interval, "resample": per_stage.whole}
+    readers |= {"resample_jump": per_stage.whole, "churn": per_stage.number}
+    readers |= {f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm")}
     readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)
@@ -221,6 +281,16 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     }
     fields = {"batch_size": each.pop("batch_size", None), "checkpoint_step": each.pop("step", None)}
     return _without_none(fields | {"sampling": Sampling(**each) if each else None})
+
+
+def _preview(flags: argparse.Namespace) -> Look | None:
+    """Return what draws --preview, or the callback of a call from Python, or both."""
+    from vidgen.inference.preview import DrawPreview, each
+
+    if flags.preview is not None and flags.preview == (flags.output or "out.mp4"):
+        raise ValueError(f"--preview and --output are both {flags.preview}; name two files.")
+    looks = (getattr(flags, "on_step", None), flags.preview and DrawPreview(flags.preview))
+    return each(*filter(None, looks))
 
 
 def _init(flags: argparse.Namespace) -> Init | None:

@@ -232,10 +232,10 @@ def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import generate_story, upscale
+    from vidgen.story import upscale
 
-    read = generate_flags.settings if flags.story is None else generate_flags.story_settings
-    fields = read(flags)
+    told = flags.story is not None or flags.long
+    fields = (generate_flags.story_settings if told else generate_flags.settings)(flags)
     model, cascade = generate_flags.models(flags)
     folders = stages.find(model, flags.first_stage, flags.until)
     later = upscale_stages.find(flags.upscale, model, cascade)
@@ -245,12 +245,13 @@ def _generate(flags: argparse.Namespace) -> None:
     trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
     raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
-    if flags.story is None:
-        run = sessions.build(generate.Generate, stages=trained, **fields)
+    if told:
+        run, raising = _story(flags, sessions, trained, raising, fields)
     else:
-        run = sessions.build(generate_story.GenerateStory, stage=stages.single(trained), **fields)
+        run = sessions.build(generate.Generate, stages=trained, **fields)
     if raising:
-        upscale_stages.check_names(raising, later, flags.upscale)
+        if flags.upscale is not None:
+            upscale_stages.check_names(raising, later, flags.upscale)
         options = {"stages": raising, "keep_stages": flags.keep_stages}
         run = sessions.build(upscale.Upscale, generate=run, **options)
     sessions.check_bindings()
@@ -260,6 +261,23 @@ def _generate(flags: argparse.Namespace) -> None:
     titles = [*map(str, (*folders, *later)), "the run", "the upscaling"][: len(sessions.configs)]
     for title, config in zip(titles, sessions.configs, strict=True):
         print(f"#### {title}\n\n{config}")
+
+
+def _story(
+    flags: argparse.Namespace, sessions: Any, trained: list, raising: list, fields: dict[str, Any]
+) -> tuple[Any, list]:
+    """Build the run that tells a story, and list the stages that up-sample what it makes."""
+    from vidgen.story import generate_story, long_video
+
+    teller, others = long_video.split(trained)
+    raising = raising or others
+    if flags.keep_stages and not raising:
+        raise ValueError("--keep_stages is not for a story that one stage alone makes.")
+    if flags.long:
+        prompt = generate_flags.long_prompt(flags)
+        fields["story"] = long_video.story(prompt, flags.frames, trained)
+    run = sessions.build(generate_story.GenerateStory, stage=teller, **fields)
+    return run, raising
 
 
 def _evaluate(flags: argparse.Namespace) -> None:

@@ -48,12 +48,14 @@ class Example:
       caption: the caption of the whole clip, or one for each frame if they are unrelated images.
       independent_frames: whether the frames are unrelated images.
       captions: all captions of the clip, of which `caption` was drawn; () if it has only one.
+      fps: its frame rate, where the data has several; None: the one rate of the source.
     """
 
     video: UInt8[np.ndarray, "t h w c"]
     caption: str | tuple[str, ...]
     independent_frames: bool = False
     captions: tuple[str, ...] = ()
+    fps: float | None = None
 
     @property
     def first_caption(self) -> str:
@@ -65,7 +67,8 @@ class Example:
     @property
     def content(self) -> dict[str, np.ndarray]:
         """The arrays that a batch stacks, by name."""
-        return {"video": self.video}
+        rate = {} if self.fps is None else {"fps": np.asarray(self.fps, np.float32)}
+        return {"video": self.video} | rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

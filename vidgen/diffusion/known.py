@@ -56,21 +56,26 @@ def replace_known(x0_fn: X0Fn, known: Known, noise: Data) -> X0Fn:
     Raises:
       ValueError: if the known data is of another size, or the mask does not fit it.
     """
-    if known.video.shape != noise.shape:
+    check(known, noise.shape)
+    return Partial(_impose, as_tree(x0_fn), known, noise)
+
+
+def check(known: Known, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where known content does not fit the shape that is sampled."""
+    if known.video.shape != shape:
         raise ValueError(
-            f"the known content has the shape {known.video.shape}, but {noise.shape} is sampled; "
+            f"the known content has the shape {known.video.shape}, but {shape} is sampled; "
             "resize it first."
         )
     try:
-        fits = jnp.broadcast_shapes(known.mask.shape, noise.shape) == noise.shape
+        fits = jnp.broadcast_shapes(known.mask.shape, shape) == shape
     except ValueError:
         fits = False
     if not fits:
         raise ValueError(
             f"the mask of the known content has the shape {known.mask.shape}, which does not "
-            f"broadcast to {noise.shape}."
+            f"broadcast to {shape}."
         )
-    return Partial(_impose, as_tree(x0_fn), known, noise)
 
 
 def _visible(mask, x0):

@@ -7,14 +7,19 @@ Imagen Video, progressive distillation sec. 4. With z = α x + σ ε:
     x0     x                            out                        1
     v      v = α ε - σ x                α z - σ out                σ² = 1/(1 + SNR)
     edm    (σ x - d² α ε)/(d √D)        (d² α/D) z + (σ d/√D) out  1/(d⁻² + SNR)
+    flow   ε - x                        (z - σ out)/(α + σ)        t² = 1/(1 + √SNR)²
 
 where D = σ² + α² d² and d is the standard deviation of the data; edm is EDM's c_skip and c_out
-written for z = z_edm α, and d = 1 gives -v. v and edm are safe at every noise level; eps amplifies
-the network's error by 1/α (22026 at λ = -20) and should not be sampled from pure noise.
+written for z = z_edm α, and d = 1 gives -v. flow is the velocity of a rectified flow, dx_t/dt on
+the straight path x_t = (1 - t) x + t ε (2209.03003; 2403.03206): z and x_t differ by a factor, so
+that one level is both, t = σ/(α + σ) and x_t = z/(α + σ). v, edm and flow are safe at every noise
+level; eps amplifies the network's error by 1/α (22026 at λ = -20) and should not be sampled from
+pure noise.
 
 A loss weight is a function w_x(λ) on the squared error of x0:
 
     v_mse 1 + SNR · eps_mse SNR · x_mse 1 · min_snr min(SNR, γ) · truncated_snr max(SNR, 1)
+    flow_mse (1 + √SNR)²
 
 A configuration names them, or gives objects with settings: `@parameterization.Edm()` for
 `Edm.sigma_data`, `@parameterization.MinSnr()` for `MinSnr.gamma`.
@@ -161,6 +166,33 @@ class Edm:
         return -jnp.logaddexp(logsnr, -2 * math.log(self.sigma_data))
 
 
+@dataclasses.dataclass(frozen=True)
+class FlowVelocity:
+    """The network outputs ε - x, the velocity of a rectified flow (2403.03206, sec. 2).
+
+    It goes with `schedules.RectifiedFlow`, whose times are those of the flow, and the loss weight
+    "flow_mse", which is 1 for it.
+    """
+
+    def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
+        """The target is ε - x, whatever the level."""
+        return eps - x0
+
+    def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return x0 = x_t - t out = (z - σ out)/(α + σ)."""
+        alpha, sigma = alpha_sigma(expand(logsnr, z))
+        return (z - sigma * out) / (alpha + sigma)
+
+    def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
+        """Return ε = x_t + (1 - t) out = (z + α out)/(α + σ)."""
+        alpha, sigma = alpha_sigma(expand(logsnr, z))
+        return (z + alpha * out) / (alpha + sigma)
+
+    def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """Return log t² = -2 log(1 + √SNR)."""
+        return -2 * jnp.logaddexp(0.5 * logsnr, 0.0)
+
+
 T = TypeVar("T")
 
 
@@ -170,12 +202,18 @@ def _lookup(kind: str, name: str, choices: Mapping[str, T]) -> T:
     return choices[name]
 
 
-EPS, X0, V, EDM = Eps(), X0Output(), Velocity(), Edm()
-PARAMETERIZATIONS: Mapping[str, Parameterization] = {"eps": EPS, "x0": X0, "v": V, "edm": EDM}
+EPS, X0, V, EDM, FLOW = Eps(), X0Output(), Velocity(), Edm(), FlowVelocity()
+PARAMETERIZATIONS: Mapping[str, Parameterization] = {
+    "eps": EPS,
+    "x0": X0,
+    "v": V,
+    "edm": EDM,
+    "flow": FLOW,
+}
 
 
 def by_name(choice: str | Parameterization) -> Parameterization:
-    """Look up a parameterization by name: eps, x0, v or edm (d = 0.5); an object is returned.
+    """Look up a parameterization by name: eps, x0, v, edm (d = 0.5) or flow; an object is returned.
 
     Raises:
       ValueError: for any other name.
@@ -254,11 +292,13 @@ class TruncatedSnr:
 
 V_MSE, EPS_MSE = MseIn(space="v"), MseIn(space="eps")
 X_MSE, EDM_MSE = MseIn(space="x0"), MseIn(space="edm")
+FLOW_MSE = MseIn(space="flow")
 LOSS_WEIGHTS: Mapping[str, LossWeight] = {
     "v_mse": V_MSE,
     "eps_mse": EPS_MSE,
     "x_mse": X_MSE,
     "edm_mse": EDM_MSE,
+    "flow_mse": FLOW_MSE,
     "min_snr": MinSnr(),
     "truncated_snr": TruncatedSnr(),
 }

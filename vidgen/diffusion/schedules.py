@@ -146,6 +146,39 @@ class LinearBetas:
         return jnp.interp(position, jnp.arange(self.steps, dtype=position.dtype), table)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RectifiedFlow:
+    """The straight path x_t = (1 - t) x + t ε, where SNR = ((1 - t)/t)²: λ = -2 logit(t).
+
+    Its time is u = t without a shift. Where a resolution of m pixels is to see noise as one of n
+    pixels did, t = s u/(1 + (s - 1) u) with s = √(m/n), so that λ = -2 logit(u) - 2 log s: as
+    much as `Cosine.shift` of the same resolutions (2403.03206, sec. 5.3.2).
+
+    Attributes:
+      shift: s; more than 1 leans to noise, in training and in sampling. 2403.03206 takes 3 at 1024
+        pixels a side. 1: none.
+      logsnr_min: smallest λ, reached before u = 1.
+      logsnr_max: largest λ, reached before u = 0.
+    """
+
+    shift: float = 1.0
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+
+    def __post_init__(self) -> None:
+        _check_range(self.logsnr_min, self.logsnr_max)
+        if not 0 < self.shift < math.inf:
+            raise ValueError(
+                f"RectifiedFlow.shift is {self.shift}; it must be positive: the side of a frame by "
+                "that of the resolution whose noise it is to look like (1: no shift)."
+            )
+
+    def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        """Compute λ(u); the ends, where the logarithms are infinite, are cut."""
+        logsnr = 2 * (jnp.log1p(-u) - jnp.log(u)) - 2 * math.log(self.shift)
+        return jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
+
+
 def _check_range(low: float, high: float) -> None:
     if not low < high:
         raise ValueError(f"logsnr_min is {low} and logsnr_max is {high}; min must be below max.")

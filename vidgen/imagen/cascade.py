@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import SampledModel
 from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 
@@ -127,6 +128,26 @@ class Cascade:
                 width=new.width * stage.shape.width // shape.width,
             )
             stages.append(dataclasses.replace(stage, shape=here))
+        return Cascade(stages)
+
+    def at_rate(self, fps: float) -> Cascade:
+        """Change the frame rate of the clips that come out, and of all stages by the same factor.
+
+        Raises:
+          ValueError: no stage is told the rate of its clips, or it is not positive.
+        """
+        if not any(isinstance(s, DiffusionStage) and s.fps_condition for s in self.stages):
+            raise ValueError(
+                f"--fps={fps:g}: {' '.join(self.names)} makes clips of one frame rate, "
+                f"{self.shape.fps:g}; train with several (models/imagen/fps.gin)."
+            )
+        if not 0 < fps < math.inf:
+            raise ValueError(f"--fps is {fps:g}; it must be positive.")
+        stages: list[SampledModel] = []
+        for stage in self.stages:
+            rate = stage.shape.fps * fps / self.shape.fps
+            shape = dataclasses.replace(stage.shape, fps=rate)
+            stages.append(dataclasses.replace(stage, shape=shape))
         return Cascade(stages)
 
     # ---- sampling ----------------------------------------------------------------------------

@@ -158,14 +158,6 @@ class Upsample(abc.ABC):
                 f"{type(self).__name__}.residual_std is {self.residual_std}; it must be positive."
             )
 
-    def check_parameterization(self, choice: str | Parameterization) -> None:
-        """Raise ValueError where a network that learns a residual is to put out anything but x0."""
-        if self.residual_std is not None and by_name(choice) != X0:
-            raise ValueError(
-                f"DiffusionStage.parameterization is {choice!r}, but with "
-                f"{type(self).__name__}.residual_std a network gives x0; set 'x0'."
-            )
-
     @property
     @abc.abstractmethod
     def factors(self) -> tuple[int, int]:
@@ -315,6 +307,16 @@ class TemporalUpsample(Upsample):
         """Mark every factor-th frame."""
         known = jnp.arange(low.shape[1] * self.factor) % self.factor == 0
         return jnp.broadcast_to(known, (low.shape[0], known.size))
+
+
+def check_parameterization(conditioner: Conditioner, choice: str | Parameterization) -> None:
+    """Raise ValueError where a network that learns a residual is to give anything but x0."""
+    residual = isinstance(conditioner, Upsample) and conditioner.residual_std is not None
+    if residual and by_name(choice) != X0:
+        raise ValueError(
+            f"DiffusionStage.parameterization is {choice!r}, but with "
+            f"{type(conditioner).__name__}.residual_std a network gives x0; set 'x0'."
+        )
 
 
 def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | None:

@@ -44,14 +44,16 @@ from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
+from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import checked_range
-from vidgen.imagen.stage import DiffusionStage, by_noise
-from vidgen.model import OnStep, Student
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.model import Student
 from vidgen.types import (
     Conditioning,
     Frozen,
     Known,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,
@@ -144,7 +146,7 @@ class Distillation(Student):
         del train
         stage, size = self.stage, batch.video.shape[0]
         cond_key, time_key, noise_key, weight_key = jax.random.split(key, 4)
-        x, cond = stage.conditioner.for_training(batch, cond_key)
+        x, cond = stage.conditioned(batch, cond_key)
         levels = self.levels(time_key, size)
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         z = schedules.diffuse(x, eps, levels.t)
@@ -185,9 +187,12 @@ class Distillation(Student):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make clips with the student as it is now."""
-        return self.stage.generate(params, text, low_res, keys, on_step=on_step, known=known)
+        more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
+        return self.stage.generate(params, text, low_res, keys, **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

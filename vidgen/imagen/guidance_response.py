@@ -111,7 +111,7 @@ def _products(
 ) -> Float[Array, "3"]:
     """Average d_S d_T, d_S² and d_T² over a batch."""
     cond_key, noise_key = jax.random.split(key)
-    x, cond = student.conditioner.for_training(batch, cond_key)
+    x, cond = student.conditioned(batch, cond_key)
     level = jnp.full(x.shape[:1], logsnr)
     z = schedules.diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
 

@@ -14,35 +14,38 @@ network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen import conditioning
+from vidgen.imagen import conditioning, layout, self_conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes
-from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
-from vidgen.imagen.learned import Learned
-from vidgen.model import OnStep, SampledModel
-from vidgen.nn import axes
+from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork
+from vidgen.imagen.earlier_frames import EarlierFrames
+from vidgen.imagen.error_by_noise import by_noise
+from vidgen.imagen.frame_rate import at_rate
+from vidgen.imagen.guided import guided, guided_student
+from vidgen.imagen.learned import Learned, check_no_negative, check_student
+from vidgen.model import SampledModel
 from vidgen.types import (
     Conditioning,
     Frozen,
     Known,
     Mean,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,
     VideoBatch,
     VideoShape,
-    null_text,
     null_text_where,
 )
 
@@ -58,8 +61,8 @@ class DiffusionStage(SampledModel):
       network: a `VideoUNet`.
       schedule: log-SNR as a function of u.
       times: distribution of u in training, or of the noise level itself.
-      parameterization: what the network's output means: "v", "eps", "x0", "edm", or an object of
-        diffusion/parameterization.py with settings of its own, such as `Edm(sigma_data=0.3)`.
+      parameterization: what the network's output means: "v", "eps", "x0", "edm", "flow", or an
+        object of diffusion/parameterization.py with settings, such as `Edm(sigma_data=0.3)`.
       loss_weight: of the squared error, as a function of log-SNR: a name in
         `parameterization.LOSS_WEIGHTS`, or an object with settings, such as `MinSnr(gamma=3)`.
       conditioner: what the network is told besides the text.
@@ -69,9 +72,11 @@ class DiffusionStage(SampledModel):
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
       learned: what a student may be asked for; None of a stage that is none, or is not known.
-      joint: whether packs of images were among its training examples (data/sources/images.py); one
-        frame by itself is then an image, and its temporal operators are passed over as theirs were.
-      published_parameters: size in the paper, for `vidgen plan`; None where there is none.
+      self_conditioning: share of the batches whose network is told its own estimate in training
+        (imagen/self_conditioning.py); 0 is a network without such an input. 2208.04202: 0.5.
+      fps_condition: whether the network is told the rate of its clips (data/sources/rates.py).
+      joint: whether it was trained on packs of images, too (data/sources/images.py); one frame by
+        itself is then an image, and its temporal operators are passed over as theirs were.
     """
 
     name: str = "base"
@@ -86,19 +91,26 @@ class DiffusionStage(SampledModel):
     text_drop_rate: float = 0.1
     guidance_input: bool = False
     learned: Learned | None = None
+    self_conditioning: float = 0.0
+    fps_condition: bool = False
     joint: bool = False
 
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
         parameterization.loss_weight_by_name(self.loss_weight)
-        if not 0 <= self.text_drop_rate <= 1:
-            raise ValueError(
-                f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
-            )
-        if isinstance(self.conditioner, conditioning.Upsample):
-            self.conditioner.check_parameterization(self.parameterization)
+        for name in ("text_drop_rate", "self_conditioning"):
+            if not 0 <= (rate := getattr(self, name)) <= 1:
+                raise ValueError(f"DiffusionStage.{name} is {rate}; it must be in [0, 1].")
+        if self.guidance_input:
+            check_student(self.name, self.guidance, self._least)
+        conditioning.check_parameterization(self.conditioner, self.parameterization)
         if self.learned is not None:
             self.learned.check(self.name, self.guidance, self.sampler)
+
+    @property
+    def _least(self) -> float:
+        """The guidance weight of a student that is nearest to none."""
+        return 0.0 if self.learned is None else self.learned.least_weight
 
     @property
     def input_shape(self) -> VideoShape | None:
@@ -114,6 +126,12 @@ class DiffusionStage(SampledModel):
     def operators(self) -> Mapping[str, tuple[int, ...]]:
         """The levels of the network that use each operator."""
         return self.network.operators
+
+    @property
+    def continues(self) -> int | None:
+        """The most frames that it was trained to go on from; None: it was not trained to."""
+        own = self.conditioner
+        return own.frames if isinstance(own, EarlierFrames) else None
 
     @property
     def lacks_single_frames(self) -> bool:
@@ -142,16 +160,26 @@ class DiffusionStage(SampledModel):
                 mask=spec((*texts, text_length), jnp.bool_),
             ),
             independent_frames=spec((batch_size,), jnp.bool_),
+            fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
         )
 
     # ---- training ----------------------------------------------------------------------------
 
+    def conditioned(
+        self, batch: VideoBatch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
+        """Make the clean video to learn and what the network is told, as `Conditioner` does."""
+        x, cond = self.conditioner.for_training(batch, key)
+        return x, at_rate(cond, batch.fps, self.shape.fps) if self.fps_condition else cond
+
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
         """Draw fresh parameters, boxed with the logical names of their axes."""
         cond_key, init_key = jax.random.split(key)
-        x, cond = self.conditioner.for_training(batch, cond_key)
+        x, cond = self.conditioned(batch, cond_key)
         if self.guidance_input:
             cond = cond.replace(guidance_weight=jnp.zeros(x.shape[0]))
+        if self.self_conditioning:
+            cond = self_conditioning.without_estimate(cond, x.shape)
         return self.network.init(init_key, x, jnp.zeros(x.shape[0]), cond, train=False)
 
     def loss(
@@ -160,22 +188,22 @@ class DiffusionStage(SampledModel):
         """Compute the weighted denoising error, mean over the batch, and by noise level."""
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
-        x, cond = self.conditioner.for_training(batch, cond_key)
+        x, cond = self.conditioned(batch, cond_key)
         logsnr = schedules.draw_logsnrs(self.times, self.schedule, time_key, x.shape[0])
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
         cond = cond.replace(text=null_text_where(dropped, cond.text))
-        out = self.network.apply(
-            params,
-            schedules.diffuse(x, eps, logsnr),
-            logsnr,
-            cond,
-            train=train,
-            rngs={"dropout": dropout_key} if train else None,
-        )
+        z = schedules.diffuse(x, eps, logsnr)
+        if rate := self.self_conditioning:
+            draw = {"key": jax.random.fold_in(drop_key, 1), "rate": rate}
+            cond = self_conditioning.in_training(self._denoiser, params, cond, z, logsnr, **draw)
+        rngs = {"dropout": dropout_key} if train else None
+        out = self.network.apply(params, z, logsnr, cond, train=train, rngs=rngs)
         head = parameterization.by_name(self.parameterization)
         weight = parameterization.loss_weight_by_name(self.loss_weight)(head, logsnr)
         square = (out.astype(jnp.float32) - head.target(x, eps, logsnr)) ** 2
+        if isinstance(self.conditioner, EarlierFrames):
+            square = self.conditioner.of_new_frames(square, cond)
         error = weight * jnp.mean(square, axis=(1, 2, 3, 4))
         return jnp.mean(error), {"text_dropped": Mean.of(dropped), **by_noise(error, logsnr)}
 
@@ -188,39 +216,27 @@ class DiffusionStage(SampledModel):
         steps: int,
         known: Known | None = None,
         mix: TextMix | None = None,
+        negative: TextEmbedding | None = None,
     ) -> guidance.X0Fn:
         """Build the denoiser of the sampler: guided (towards `known` too) and thresholded.
 
         Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
         """
         spec = self.guidance
-        if mix is None:
-            x0_fn = self._guided(params, cond, steps)
+        if mix is not None:
+            cond = guidance.pair(cond, cond.replace(text=mix.second))
+            negative = None if negative is None else guidance.pair(negative, negative)
+        given = (self._denoiser, params, cond, spec)
+        if self.guidance_input:
+            check_no_negative(self.name, negative)
+            x0_fn = guided_student(*given, steps=steps, least=self._least)
         else:
-            both = guidance.pair(cond, cond.replace(text=mix.second))
-            x0_fn = guidance.mixed(self._guided(params, both, steps), mix.weight)
+            x0_fn = guided(*given, steps=steps, negative=negative)
+        if mix is not None:
+            x0_fn = guidance.mixed(x0_fn, mix.weight)
         if known is not None:
             x0_fn = known_content.reconstruction_guidance(x0_fn, known, spec.reconstruction)
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
-
-    def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
-        """Build the denoiser with classifier-free guidance.
-
-        Guidance evaluates both halves in one batch of twice the size; without guidance the network
-        is evaluated once, and its conditional prediction is returned bit for bit. A clip without
-        text is not guided, as there is nothing to guide it by.
-        """
-        if self.guidance_input:
-            least = 0.0 if self.learned is None else self.learned.least_weight
-            weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
-            denoise = jax.tree_util.Partial(self._denoiser, params)
-            return jax.tree_util.Partial(at_weight, denoise, cond, weights)
-        if self.guidance.is_unguided:
-            return jax.tree_util.Partial(self._denoiser, params, cond)
-        weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
-        both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
-        denoise = jax.tree_util.Partial(self._denoiser, params, both)
-        return guidance.classifier_free_batched(denoise, weights)
 
     def generate(
         self,
@@ -231,6 +247,8 @@ class DiffusionStage(SampledModel):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make videos; see `Generator.generate`.
 
@@ -238,10 +256,19 @@ class DiffusionStage(SampledModel):
         content, that comes out unchanged, and the rest is made to go with it. With `on_step` the
         steps are run one by one, with the same result as the single compiled scan.
         """
-        x0_fn, z, keys = self._start(params, text, low_res, keys, known)
-        levels = self.sampler.logsnrs(self.schedule)
+        x0_fn, z, keys = self._start(params, text, low_res, keys, known, negative)
+        spec, levels = self.sampler, self.sampler.logsnrs(self.schedule)
+        if (init is None) != (spec.strength == 1):
+            raise ValueError(
+                f"stage {self.name}: a video to begin with and a strength below 1 go together; "
+                f"strength is {spec.strength}."
+            )
+        if init is not None:
+            z = schedules.diffuse(init, z, jnp.asarray(levels[spec.first]))
+        times = 1 if known is None else spec.resample
+        walk = sampling.walk_of(spec.steps, first=spec.first, times=times, jump=spec.resample_jump)
         return sampling.sample(
-            x0_fn, self.sampler.sampler(), logsnrs=levels, z=z, keys=keys, on_step=on_step
+            x0_fn, spec.sampler(), logsnrs=levels, z=z, keys=keys, walk=walk, on_step=on_step
         )
 
     def _start(
@@ -251,17 +278,24 @@ class DiffusionStage(SampledModel):
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         known: Known | None,
+        negative: TextEmbedding | None = None,
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
         cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
+        if self.fps_condition:
+            cond = at_rate(cond, None, self.shape.fps)
+        if isinstance(self.conditioner, EarlierFrames):
+            cond = self.conditioner.with_known(cond, known, self.shape.thwc)
         if cond.low_res is not None:
-            cond = cond.replace(low_res=_laid_out(cond.low_res))
+            cond = cond.replace(low_res=layout.laid_out(cond.low_res))
         if self.joint and self._size(cond)[0] == 1:
             cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
-        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
-        z = _initial_noise(split[:, 1], self._size(cond))
+        z = layout.initial_noise(split[:, 1], self._size(cond))
+        if self.self_conditioning:
+            cond = self_conditioning.without_estimate(cond, z.shape)
+        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix, negative)
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
         return x0_fn, z, split[:, 1]
@@ -269,35 +303,35 @@ class DiffusionStage(SampledModel):
     @property
     def evaluations(self) -> int:
         """Evaluations of the network for one clip."""
-        twice = not (self.guidance.is_unguided or self.guidance_input)
-        return self.sampler.evaluations * (2 if twice else 1)
+        once = self.sampler.evaluations
+        if self.guidance.is_unguided or self.guidance_input:
+            return once
+        levels = np.exp(-0.5 * self.sampler.logsnrs(self.schedule)[self.sampler.first : -1])
+        return round(once * (1 + self.guidance.share_inside(levels)))
 
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
         """Describe the program that `generate` runs at every step; see `SampledModel`."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
-        text = TextEmbedding(
-            tokens=spec((batch_size, text_length, text_dim), jnp.float32),
-            mask=spec((batch_size, text_length), jnp.bool_),
-        )
-        before = self.input_shape
-        low_res = None if before is None else spec((batch_size, *before.thwc), jnp.float32)
+        text = self.batch_spec(batch_size, text_length, text_dim).text
+        small = self.input_shape
+        low_res = None if small is None else spec((batch_size, *small.thwc), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
         x0_fn, z, keys = jax.eval_shape(self._start, params, text, low_res, keys, None)
         leaves, tree = jax.tree.flatten(x0_fn)
         own = jax.tree.leaves(params)  # the first of what the denoiser holds
         x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
         level = spec((), z.dtype)
-        step = (spec((), jnp.int32), (level,) * 4, spec((), jnp.bool_))
-        return sampling.compiled_step, (x0_fn, self.sampler.sampler(), keys, (z, z), *step)
+        sampler = self.sampler.sampler()
+        step = (spec((), jnp.int32), (level,) * (3 + sampler.memory), spec((), jnp.bool_))
+        before = z if sampler.memory == 1 else (z,) * sampler.memory
+        return sampling.compiled_step, (x0_fn, sampler, keys, (z, before), *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
         """Return (t, h, w, c) of the clips to generate."""
-        if cond.low_res is None:
-            return self.shape.thwc
-        _, t, h, w, _ = cond.low_res.shape
-        return (t, h, w, self.shape.channels)
+        frames = self.shape.thwc[:3] if cond.low_res is None else cond.low_res.shape[1:4]
+        return (*frames, self.shape.channels)
 
     def denoise(
         self,
@@ -307,31 +341,10 @@ class DiffusionStage(SampledModel):
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
         """Compute x̂ by one evaluation of the network: neither guided nor thresholded."""
+        if self.self_conditioning and cond.estimate is None:
+            cond = self_conditioning.without_estimate(cond, z.shape)
         return self._denoiser(params, cond, z, logsnr)
 
     @property
     def _denoiser(self) -> Denoiser:
         return Denoiser(self.network, self.parameterization)
-
-
-# Compiled, so that a mesh whose devices do not divide an axis is no error, and so that every device
-# makes its own part of the noise.
-_laid_out = jax.jit(axes.constrain_video)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _initial_noise(
-    keys: Key[Array, "b"], shape: tuple[int, int, int, int]
-) -> Float[Array, "b t h w c"]:
-    """Draw the z to start from, laid out over the mesh as activations are."""
-    return axes.constrain_video(sampling.initial_noise(keys, shape))
-
-
-def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
-    """Average the error over three ranges of log-SNR: below -2, to 2, above."""
-    noisy, clean = logsnr < -2, logsnr > 2
-    return {
-        "loss_noisy": Mean.of(error, noisy),
-        "loss_middle": Mean.of(error, ~(noisy | clean)),
-        "loss_clean": Mean.of(error, clean),
-    }

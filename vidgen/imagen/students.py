@@ -46,6 +46,11 @@ def student(
     """
     if stage.guidance_input:
         raise ValueError(f"the stage {stage.name} is a distilled student; it cannot be a teacher.")
+    if stage.self_conditioning:
+        raise ValueError(
+            f"the stage {stage.name} is self-conditioned, which no student learns; train a teacher "
+            "with DiffusionStage.self_conditioning = 0."
+        )
     if kind not in KINDS:
         raise ValueError(f"a student cannot learn the sampler {kind!r}; choose one of {KINDS}.")
     sampler = dataclasses.replace(stage.sampler, kind=kind, steps=steps, spacing="time")

@@ -4,7 +4,7 @@
                      └──────────── skips ────────────────────────────┘
 
 The conditioning vector e is computed once,
-    e = MLP( logsnr + pooled text + augmentation level + guidance weight + place in the clip ),
+    e = MLP( logsnr + pooled text + augmentation level + guidance weight + fps + place in clip ),
 and modulates every residual block (FiLM); the text tokens enter the levels that attend to them.
 All blocks of a level have the same shapes, so a level is one scan: its parameters are stacked
 along "layers" whether the scan is unrolled or not (Imagen Video, video diffusion architectures),
@@ -251,6 +251,9 @@ class VideoUNet(nn.Module, DenoisingNetwork):
             # [guess] 1000·w/100 sinusoids cover the weights in use, 0 to about 15.
             features = embeddings.sinusoids(cond.guidance_weight, width, max_time=100.0)
             e += self._scalar(features, "guidance_weight", scale=0.0)
+        if cond.fps is not None:  # unrelated images have no rate
+            rates = self._scalar(embeddings.rate_features(cond.fps, width), "fps", scale=0.0)
+            e += jnp.where(cond.independent_frames[:, None], 0, rates)
         # One caption for all frames, or one for each.
         e = e[:, None] + (pooled[:, None] if pooled.ndim == 2 else pooled)
         if self.frame_positions:
@@ -280,6 +283,8 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         if cond.known_frames is not None:
             known = cond.known_frames[:, :, None, None, None].astype(z.dtype)
             parts.append(jnp.broadcast_to(known, (*z.shape[:-1], 1)))
+        if cond.estimate is not None:
+            parts.append(cond.estimate.video)
         return jnp.concatenate(parts, axis=-1)
 
     def _check(self, z: Array) -> None:

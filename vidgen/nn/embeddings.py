@@ -34,6 +34,14 @@ def logsnr_features(logsnr: Float[Array, "*x"], dim: int) -> Float[Array, "*x {d
     return sinusoids(unit, dim)
 
 
+def rate_features(fps: Float[Array, "*x"], dim: int) -> Float[Array, "*x {dim}"]:
+    """Compute sinusoids of log2 of frame rates: equal ratios are equal steps.
+
+    [guess] 0 to 10 octaves, 1 to 1,024 a second; 24 and 25 a second are 6 radians apart at most.
+    """
+    return sinusoids(jnp.log2(fps), dim, max_time=10.0)
+
+
 def frame_features(frames: int, dim: int) -> Float[Array, "t {dim}"]:
     """Compute Fourier features of each frame's place in the clip, τ ∈ [0, 1].
 

@@ -31,15 +31,17 @@ from vidgen.data.video import stream
 from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.preview import Look
+from vidgen.inference.sampling_settings import check_negative
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
-from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.progress_bar import StoryProgress, shown_to
 from vidgen.story.resumable_video import ResumableVideo
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment, plan
 from vidgen.story.sliding_window import generate_segments
-from vidgen.train.batches import encode_captions
+from vidgen.train.batches import encode_captions, is_empty
 from vidgen.types import Known, Params, TextEmbedding, TextMix
 
 log = logging.getLogger(__name__)
@@ -57,36 +59,56 @@ class GenerateStory:
       output: file to write; its suffix is the format.
       seed: seed of all scenes, whatever the story says; None leaves it to the story, or is 0.
       context_frames: last frames of the video that a segment continues; the model takes 1 + a
-        multiple of its patch.
+        multiple of its patch. None: as many as the model was trained to go on from, or 5.
       first: a picture or a video that the story continues, in place of `story.first`.
+      negative: a prompt that guidance leads away from in all scenes, whatever the story says.
       sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
       restart: remove an unfinished video of the same name.
+      on_step: is called after every sampling step with a `preview.StepPreview`, and may raise
+        `preview.StopGenerating`: the film then goes on from its last whole segment.
     """
 
     stage: Stage
     story: Story
     output: str = "out.mp4"
     seed: int | None = None
-    context_frames: int = CONTEXT_FRAMES
+    context_frames: int | None = None
     first: FirstFrames | None = None
+    negative: str | None = None
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
     restart: bool = False
+    on_step: Look | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed is {self.seed}; it must be in 0 ... {2**32 - 1}.")
         # Errors in the story or the format come before anything is loaded.
+        learned = self.model.continues
+        if learned is not None and self.context > learned:
+            raise ValueError(
+                f"the context is {self.context} frames, and {self.model.name} was trained to go on "
+                f"from at most {learned}; give --context={learned} or less."
+            )
         stream.check_streamable(self.output)
         stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
-            self._model_of(segment)
+            model = self._model_of(segment)
+            if self.negative_of(segment) is not None:
+                check_negative([model])
 
     @functools.cached_property
     def model(self) -> SampledModel:
         """The model with the sampling that was asked for."""
         return self.sampling.apply(self.stage.model)
+
+    @property
+    def context(self) -> int:
+        """The number of frames that a segment continues."""
+        if self.context_frames is not None:
+            return self.context_frames
+        return self.model.continues or CONTEXT_FRAMES
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
@@ -94,7 +116,7 @@ class GenerateStory:
         return plan(
             self.story,
             self.model.shape.frames,
-            self.context_frames,
+            self.context,
             self.model.patch_time,
             self.model.shape.fps,
             given_frames=0 if self._beginning is None else len(self._beginning),
@@ -108,9 +130,7 @@ class GenerateStory:
         if first is None:
             return None
         try:
-            return read_first_frames(
-                first, self.model.shape, self.context_frames, self.model.patch_time
-            )
+            return read_first_frames(first, self.model.shape, self.context, self.model.patch_time)
         except FootageError as error:
             raise ValueError(f"the video cannot begin with {error}") from error
 
@@ -159,7 +179,8 @@ class GenerateStory:
             "model": where | dict(stage),
             "settings": {
                 "seed": self.seed,
-                "context": self.context_frames,
+                "negative": self.negative,
+                "context": self.context,
                 "first": first and dataclasses.asdict(first),
                 "content of first": first and content_hash(first.path),
                 "sampling": repr(self.sampling),
@@ -180,19 +201,23 @@ class GenerateStory:
             restart=self.restart,
         )
 
-    def fill(self, video: ResumableVideo, params: Params) -> None:
+    def fill(
+        self, video: ResumableVideo, params: Params, stages: Sequence[str] | None = None
+    ) -> None:
         """Make the segments that a video lacks.
 
         Args:
           video: what `open` returned.
           params: the weights of the stage.
+          stages: names of those that the video passes through, this one first; None is this alone.
         """
         begin, context = video.resume()
         if begin == len(self.segments):
             return
         if begin:
             log.info("going on from segment %d of %d", begin + 1, len(self.segments))
-        with StoryProgress(self.segments, begin) as progress:
+        look = shown_to(self.on_step, self.model, self.segments, stages or (self.model.name,))
+        with StoryProgress(self.segments, begin, look=look) as progress:
 
             def make_clip(segment: Segment, known: Known) -> Float[Array, "1 t h w c"]:
                 progress.begin(segment)
@@ -203,13 +228,14 @@ class GenerateStory:
                     segment_key(segment)[None],
                     on_step=progress.step,
                     known=known,
+                    **self._away(segment),
                 )
 
             for new in generate_segments(
                 self.segments[begin:],
                 make_clip,
                 shape=self.model.shape,
-                context_frames=self.context_frames,
+                context_frames=self.context,
                 context=context if begin else self._beginning,
             ):
                 video.append(new.segment.index, new.frames, new.context)
@@ -222,6 +248,17 @@ class GenerateStory:
         guidance = None if segment.guidance is None else float(segment.guidance)
         scene = Sampling(guidance=guidance, steps=segment.steps)
         return self.sampling.apply(scene.apply(self.stage.model))
+
+    def negative_of(self, segment: Segment) -> str | None:
+        """The prompt that guidance leads away from in a segment; None is none."""
+        negative = segment.negative if self.negative is None else self.negative
+        return None if negative is None or is_empty(negative) else negative
+
+    def _away(self, segment: Segment) -> dict[str, Any]:
+        negative = self.negative_of(segment)
+        if negative is None:
+            return {}
+        return {"negative": encode_captions([negative], self.stage.text_encoder)}
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
         """The encoded text of a segment, of two prompts in a transition."""

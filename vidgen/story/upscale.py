@@ -35,10 +35,11 @@ from jaxtyping import Array, Key
 from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.sampling_settings import takes_negative
 from vidgen.inference.stages import Stage
 from vidgen.model import SampledModel
 from vidgen.story.generate_story import GenerateStory, segment_key
-from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.progress_bar import SegmentLook, StoryProgress, shown_to
 from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.segments import Segment
 from vidgen.story.sliding_window import known_beginning
@@ -126,10 +127,11 @@ class Upscale:
                 stages = {name: identities[name] for name in names[1 : i + 2]}
                 video = one.open(path, {"told": told, "stages": stages}, generate.restart)
                 videos.append(stack.enter_context(video))
-            generate.fill(videos[0], params)
+            generate.fill(videos[0], params, names)
             del params  # one stage at a time is on the device
             for one, before, video in zip(self.passes, videos[:-1], videos[1:], strict=True):
-                one.fill(video, before, identities[one.model.name])
+                look = shown_to(generate.on_step, one.model, one.segments, names)
+                one.fill(video, before, identities[one.model.name], look)
             path = videos[-1].finish()
             for video in videos[:-1]:
                 video.finish() if self.keep_stages else video.discard()
@@ -198,7 +200,11 @@ class Pass:
         )
 
     def fill(
-        self, video: ResumableVideo, before: ResumableVideo, identity: Mapping[str, Any]
+        self,
+        video: ResumableVideo,
+        before: ResumableVideo,
+        identity: Mapping[str, Any],
+        look: SegmentLook | None = None,
     ) -> None:
         """Make the chunks that `video` lacks from the frames of `before`.
 
@@ -211,18 +217,20 @@ class Pass:
         name = self.model.name
         if begin:
             log.info("%s goes on from chunk %d of %d", name, begin + 1, len(self.segments))
-        params, text = self.stage.load(self.step), functools.lru_cache(1)(self._text)
+        params, text = self.stage.load(self.step), functools.lru_cache(2)(self._text)
         if self.identity(params) != identity:
             raise ResumeError(
                 f"the weights of {name} in {self.stage.model_dir} have changed since this video "
                 f"was begun; choose the checkpoint with --step={name}=N, or begin anew with "
                 "--restart."
             )
-        with StoryProgress(self.segments, begin, name) as progress:
+        with StoryProgress(self.segments, begin, name, look) as progress:
             for segment in self.segments[begin:]:
                 progress.begin(segment)
                 ((prompt, _),) = segment.prompts
                 inputs = self._inputs(segment, video, before)
+                if segment.negative is not None and takes_negative(self.model):
+                    inputs["negative"] = text(segment.negative)
                 clip = self.model.generate(params, text(prompt), **inputs, on_step=progress.step)
                 frames = np.asarray(clip, np.float32)[0, segment.context :][: segment.frames]
                 if not np.isfinite(frames).all():
@@ -268,6 +276,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
     ends = [0, *range(min(clip, frames), frames, clip - known), frames]
     begins = [segment.first_frame for segment in told]
     scenes = [told[bisect.bisect_right(begins, end // slower) - 1].scene for end in ends[:-1]]
+    scene_of = {segment.scene: segment for segment in told}
     return [
         Segment(
             index=i,
@@ -282,6 +291,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
             context=known if i else 0,
             frames=ends[i + 1] - ends[i],
             first_frame=ends[i],
+            negative=generate.negative_of(scene_of[scene]),
         )
         for i, scene in enumerate(scenes)
     ]

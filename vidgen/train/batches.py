@@ -30,8 +30,9 @@ def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | Toke
     """Make the batch of a model, in numpy, out of the dict of a data pipeline.
 
     Args:
-      raw: `video`, uint8 or float in [-1, 1], or `tokens`; `independent_frames`; and `caption`, all
-        of them strings, or all of them sequences of strings, one for each frame.
+      raw: `video`, uint8 or float in [-1, 1], or `tokens`; `independent_frames`; `fps` where the
+        data has several rates; and `caption`, all of them strings, or all of them sequences of
+        strings, one for each frame.
       encoder: of the captions.
     """
     independent: Any = np.asarray(raw["independent_frames"], bool)
@@ -40,7 +41,8 @@ def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | Toke
         tokens: Any = np.asarray(raw["tokens"], np.int32)
         return TokenBatch(tokens=tokens, text=text, independent_frames=independent)
     video: Any = to_float(np.asarray(raw["video"]))
-    return VideoBatch(video=video, text=text, independent_frames=independent)
+    rates: Any = raw.get("fps")
+    return VideoBatch(video=video, text=text, independent_frames=independent, fps=rates)
 
 
 def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncoder) -> TextEmbedding:

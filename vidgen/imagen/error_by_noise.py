@@ -1,0 +1,17 @@
+"""The error of a denoiser at noisy, middle and clean levels, for the log of a training run."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Float
+
+from vidgen.types import Mean
+
+
+def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, Mean]:
+    """Average the error over three ranges of log-SNR: below -2, to 2, above."""
+    noisy, clean = logsnr < -2, logsnr > 2
+    return {
+        "loss_noisy": Mean.of(error, noisy),
+        "loss_middle": Mean.of(error, ~(noisy | clean)),
+        "loss_clean": Mean.of(error, clean),
+    }

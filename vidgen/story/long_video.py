@@ -1,0 +1,71 @@
+"""Videos longer than the clips of a cascade, in the memory of one chunk (`--long`).
+
+    base     chunk 0 makes T frames; chunk n goes on from the last K of the video so far
+    tsr, ssr pass over the whole video, chunk by chunk, with frames that they go on from (`upscale`)
+
+So a cascade tells a story as a transformer does: its base is the model that tells, and its other
+stages are those that up-sample. A base that was trained on earlier frames
+(imagen/earlier_frames.py) is shown the K frames; any other hears of them through noisy z alone
+(diffusion/known.py), which `--reconstruction` helps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from vidgen.imagen.cascade import Cascade
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.inference.stages import Stage
+from vidgen.story.script import Scene, Story
+
+log = logging.getLogger(__name__)
+
+
+def split(stages: Sequence[Stage]) -> tuple[Stage, list[Stage]]:
+    """Return the stage that tells a story and those that up-sample it, which fit each other.
+
+    Raises:
+      ValueError: the first one up-samples too, or two neighbors do not fit.
+    """
+    first = stages[0].model
+    if isinstance(first, DiffusionStage):
+        chain = Cascade([stage.model for stage in stages])
+        if chain.input_shape is not None:
+            raise ValueError(
+                f"a story begins with a model that makes video from text, and {first.name} "
+                "up-samples one; name the folder of a cascade with its base."
+            )
+        if first.continues is None:
+            log.warning(
+                "%s was not trained on earlier frames (models/imagen/earlier_frames.gin): its "
+                "chunks may not go on from one another; --reconstruction=W draws them together",
+                first.name,
+            )
+    return stages[0], list(stages[1:])
+
+
+def story(prompt: str, frames: int | None, stages: Sequence[Stage]) -> Story:
+    """Make a story of one scene.
+
+    Args:
+      prompt: what it shows.
+      frames: of the video that the last stage makes; None is one clip of it.
+      stages: that it goes through, the one that tells it first.
+
+    Raises:
+      ValueError: the stages cannot make that number; names the nearest that they can.
+    """
+    models = [stage.model for stage in stages]
+    time = 1
+    if len(models) > 1:
+        chain = Cascade(models)
+        time, _ = chain.factors
+        frames = chain.sized(frames=frames).shape.frames
+    elif frames is not None and frames < 1:
+        raise ValueError(f"--frames is {frames}; it must be 1 or more.")
+    return Story(
+        [Scene(prompt, frames=(frames or models[0].shape.frames) // time)],
+        fit="trim",
+        source="--long",
+    )
