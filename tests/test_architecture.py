@@ -54,7 +54,9 @@ ALLOWED = {
         "plan",
         "precompute",
         "evals",
+        "web",
     },
+    "web": BASE | {"assets", "data", "inference", "story"},
     "notebook": CONTRACT | MODELS | {"cli", "config", "data", "display", "inference", "story"},
     "__main__": {"cli"},
 }

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.cli import evaluate_flags, generate_flags, startup, xla_flags
+from vidgen.cli import evaluate_flags, generate_flags, startup, web_command, xla_flags
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -100,8 +100,11 @@ def call(argv: Sequence[str]) -> None:
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    flags = _parser().parse_args([a for a in argv if not a.startswith("--gin.")])
-    flags.bindings = [a.removeprefix("--gin.") for a in argv if a.startswith("--gin.")]
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it are no flags
+    bindings = [word for word in argv[:end] if word.startswith("--gin.")]
+    words = [word for word in argv[:end] if not word.startswith("--gin.")]
+    flags = _parser().parse_args([*words, *argv[end:]])
+    flags.bindings = [binding.removeprefix("--gin.") for binding in bindings]
     return flags
 
 
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
+        ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(
@@ -230,36 +234,19 @@ def _build(
 
 def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
-    from vidgen.config.gin_sessions import Sessions
-    from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import generate_story, upscale
+    from vidgen.cli import generate_command
 
-    read = generate_flags.settings if flags.story is None else generate_flags.story_settings
-    fields = read(flags)
-    model, cascade = generate_flags.models(flags)
-    folders = stages.find(model, flags.first_stage, flags.until)
-    later = upscale_stages.find(flags.upscale, model, cascade)
-    folders = folders[:1] if later else folders
-    # Every stage has a configuration of its own, and all of them bind the same names.
-    sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
-    trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
-    raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
-    stages.check_names(trained, flags.first_stage, flags.until)
-    if flags.story is None:
-        run = sessions.build(generate.Generate, stages=trained, **fields)
-    else:
-        run = sessions.build(generate_story.GenerateStory, stage=stages.single(trained), **fields)
-    if raising:
-        upscale_stages.check_names(raising, later, flags.upscale)
-        options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, generate=run, **options)
-    sessions.check_bindings()
+    run, configs = generate_command.build(flags)
     if not flags.dry_run:
         run()
         return
-    titles = [*map(str, (*folders, *later)), "the run", "the upscaling"][: len(sessions.configs)]
-    for title, config in zip(titles, sessions.configs, strict=True):
+    for title, config in configs.items():
         print(f"#### {title}\n\n{config}")
+
+
+def _web(flags: argparse.Namespace) -> None:
+    _start_jax(flags)
+    web_command.run(flags, lambda words: _parsed(["generate", *words]))
 
 
 def _evaluate(flags: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 
+from vidgen.assets import zoo
 from vidgen.web import commands, views
 from vidgen.web.commands import MAX_SCENES, MAX_TEXT, Command
 from vidgen.web.jobs import Job, Worker
@@ -65,9 +66,9 @@ class Result:
     """What shows a generation."""
 
     picture: gr.HTML
+    video: gr.Video
     progress: gr.HTML
     stop: gr.Button
-    video: gr.Video
     download: gr.DownloadButton
     command: gr.Textbox
 
@@ -87,7 +88,7 @@ class Page:
         self._worker, self._clips, self._stories, self._more = worker, clips, stories, more
         self._jobs: dict[str, Job] = {}  # by the session of a browser's page
         with gr.Blocks(title="vidgen", analytics_enabled=False, delete_cache=(600, 7200)) as blocks:
-            gr.HTML(views.HEADER)
+            gr.HTML(views.header(clips.name, stories.name), elem_id="vg-header")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=5, min_width=320):
                     parts = self._inputs()
@@ -122,8 +123,9 @@ class Page:
 
     def _clip_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
         prompt = gr.Textbox(
-            PROMPT, label="Prompt", lines=3, max_length=MAX_TEXT, elem_id="vg-prompt"
-        )
+            PROMPT, label="Prompt", info=_hint(self._clips), lines=3, max_length=MAX_TEXT,
+            elem_id="vg-prompt",
+        )  # fmt: skip
         sampling = _sampling("clip")
         stages = self._clips.stages
         until = gr.Dropdown(
@@ -171,9 +173,7 @@ class Page:
             )
         sampling = _sampling("story")
 
-        def read(
-            count: int, guidance: str, steps: str, seed: int | None, *scenes: str
-        ) -> Command:
+        def read(count: int, guidance: str, steps: str, seed: int | None, *scenes: str) -> Command:
             flags = Sampling.flags(guidance, steps, seed)
             return self._with_more(
                 commands.story(scenes[:count], model=self._stories.name, **flags)
@@ -264,32 +264,36 @@ class Page:
 
 def _sampling(part: str) -> Sampling:
     """Lay out the fields that say how to sample."""
+    own: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
     with gr.Row():
-        own = "the model's own"
-        guidance = gr.Textbox(
-            "", label="Guidance", placeholder=own, min_width=100, elem_id=f"vg-{part}-guidance"
-        )
-        steps = gr.Textbox(
-            "", label="Steps", placeholder=own, min_width=100, elem_id=f"vg-{part}-steps"
-        )
+        guidance = gr.Textbox("", label="Guidance", elem_id=f"vg-{part}-guidance", **own)
+        steps = gr.Textbox("", label="Steps", elem_id=f"vg-{part}-steps", **own)
         seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=120,
+            0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90,
             elem_id=f"vg-{part}-seed",
         )  # fmt: skip
-    random = gr.Button("Another seed", size="sm", elem_id=f"vg-{part}-random")
+    with gr.Row(elem_classes="vg-seed"):
+        random = gr.Button("Another seed", size="sm", scale=0, min_width=130)
     random.click(None, None, seed, js=_RANDOM)
     return Sampling(guidance, steps, seed)
+
+
+def _hint(model: Offer) -> str | None:
+    """What the models that come with vidgen know."""
+    if model.name not in zoo.names():
+        return None
+    return "The demo knows animated emoji that move, grow or shrink on a background of a color."
 
 
 def _result() -> Result:
     return Result(
         picture=gr.HTML(views.EMPTY, elem_id="vg-picture"),
-        progress=gr.HTML("", elem_id="vg-progress"),
-        stop=gr.Button("Stop", variant="stop", visible=False, elem_id="vg-stop"),
         video=gr.Video(
             label="Video", show_label=False, autoplay=True, loop=True, buttons=[], visible=False,
             interactive=False, elem_id="vg-video",
         ),
+        progress=gr.HTML("", elem_id="vg-progress"),
+        stop=gr.Button("Stop", variant="stop", visible=False, elem_id="vg-stop"),
         download=gr.DownloadButton("Download", visible=False, elem_id="vg-download"),
         command=gr.Textbox(
             label="The command that makes it again", lines=2, interactive=False, visible=False,

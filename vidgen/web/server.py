@@ -76,9 +76,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def serving(
-    settings: Settings, build: Build, explain: Callable[[Exception], str]
-) -> Iterator[str]:
+def serving(settings: Settings, build: Build, explain: Callable[[Exception], str]) -> Iterator[str]:
     """Serve the page in the block; gives its address.
 
     Args:
