@@ -165,10 +165,7 @@ class LoadedModel:
         Raises:
           ValueError: an unknown flag, a story that does not fit, or a model that tells none.
         """
-        stage, given = (
-            stages.single(self._makers()),
-            {} if on_step is None else {"on_step": on_step},
-        )
+        stage = stages.single(self._makers())
         with tempfile.TemporaryDirectory() as folder:
             wanted = flags | {"story": os.fspath(story)}
             parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
