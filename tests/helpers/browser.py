@@ -22,8 +22,8 @@ def _executable(chromium):
         install = [sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"]
         done = subprocess.run(install, capture_output=True, text=True)
         assert done.returncode == 0, (
-            "the tests of the page need a Chromium: apt-get install chromium-headless-shell, or one "
-            f"of {', '.join(NAMES)} on PATH.\n{done.stderr}"
+            "the tests of the page need a Chromium: apt-get install chromium-headless-shell, or "
+            f"another of {', '.join(NAMES)}.\n{done.stderr}"
         )
     return None  # its own
 

@@ -4,14 +4,23 @@ Tests of vidgen/web/page.py, vidgen/web/server.py, vidgen/web/views.py, vidgen/w
 vidgen/cli/web_command.py, vidgen/cli/generate_command.py too.
 """
 
+import contextlib
 import gc
+import os
+import pathlib
+import re
 import shlex
+import signal
+import socket
+import subprocess
 import sys
 import threading
+import urllib.request
 
 import browser as chromium
 import jax
 import made_videos
+import places
 import pytest
 import tiny_cascade
 
@@ -21,6 +30,7 @@ from vidgen.data.video.footage import open_footage
 from vidgen.web import server
 
 WAIT = 120_000  # milliseconds: a busy machine compiles for long
+STEPS = "#vg-clip-steps input, #vg-clip-steps textarea"
 PLAYS = "video => video.readyState >= 3 && video.currentTime > 0.1"
 
 _elsewhere = []  # addresses that this process connected to
@@ -73,6 +83,12 @@ def browser():
 @pytest.fixture
 def page(browser, served):
     """A page that asks no one else, and complains of nothing."""
+    with opened(browser, served) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser, served):
     context = browser.new_context(viewport={"width": 1180, "height": 860})
     context.set_default_timeout(WAIT)
     page = context.new_page()
@@ -85,6 +101,11 @@ def page(browser, served):
     context.close()
     assert not [url for url in asked if not url.startswith((served, "data:", "blob:"))]
     assert wrong == []
+
+
+def progress(page, words):
+    """Waits until the progress says it."""
+    page.locator("#vg-progress", has_text=words).wait_for()
 
 
 def choose(page, where, option):
@@ -118,7 +139,7 @@ def live_bytes():
 def test_a_prompt_becomes_a_video_that_plays(page, vidgen, served):
     page.fill("#vg-prompt textarea", " a tiger\nmoving `left` ")
     page.fill("#vg-clip-guidance input, #vg-clip-guidance textarea", "1.5")
-    page.fill("#vg-clip-steps input, #vg-clip-steps textarea", "2,base=3")
+    page.fill(STEPS, "2,base=3")
     page.fill("#vg-clip-seed input", "7")
     page.click("#vg-generate")
     page.wait_for_selector("#vg-picture img[src^='data:image/webp']")
@@ -166,15 +187,130 @@ def test_an_uploaded_clip_is_made_larger(page, vidgen, tmp_path):
     assert_made_again(vidgen, words, path)
 
 
-def test_a_cancel_ends_it_and_gives_the_memory_back(page, served):
+def test_a_cancel_ends_it_and_gives_the_memory_back(page):
     before = live_bytes()
-    page.fill("#vg-clip-steps input, #vg-clip-steps textarea", "5000")
+    page.fill(STEPS, "5000")
     page.click("#vg-generate")
-    page.wait_for_function("document.querySelector('#vg-progress').innerText.includes('step ')")
+    progress(page, "step ")
     assert live_bytes() > before
     assert page.locator("#vg-generate").is_disabled()
     page.click("#vg-stop")
-    page.wait_for_function("document.querySelector('#vg-progress').innerText.includes('Stopped')")
+    progress(page, "Stopped. Nothing was written.")
     assert live_bytes() <= before
     assert page.locator("#vg-generate").is_enabled()
     assert not page.locator("#vg-video").is_visible()
+    assert not page.locator("#vg-stop").is_visible()
+
+
+def test_one_at_a_time_and_a_page_that_closes_ends_its_own(page, browser, served):
+    with opened(browser, served) as first:
+        first.fill(STEPS, "5000")
+        first.click("#vg-generate")
+        progress(first, "step ")
+        page.click("#vg-generate")
+        progress(page, "Waiting for 1 generation before this one")
+        page.click("#vg-stop")
+        progress(page, "Stopped")
+        page.click("#vg-generate")
+        progress(page, "Waiting for 1 generation before this one")
+    download(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("broken.mp4", b"no video" * 100, "broken.mp4"),
+        ("cut.gif", b"GIF89a", "cut.gif"),
+    ],
+)
+def test_a_broken_upload(page, name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    page.get_by_role("tab", name="Upscale").click()
+    page.set_input_files("#vg-upload input[type=file]", str(tmp_path / name))
+    page.wait_for_selector("#vg-upload .file-preview")
+    page.click("#vg-upscale")
+    message = page.get_by_role("alert").filter(has_text=words).inner_text()
+    assert message.startswith(f"--init: {name}") or message.startswith(f"--init {name}"), message
+    assert "/" not in message and "\n" not in message
+    assert page.locator("#vg-upscale").is_enabled()
+
+
+def test_uploads_that_are_too_large_or_of_another_kind(page, served, tmp_path):
+    page.get_by_role("tab", name="Upscale").click()
+    page.click("#vg-upscale")
+    page.get_by_role("alert").filter(has_text="There is no clip: choose or drop a file").wait_for()
+    (tmp_path / "large.mp4").write_bytes(bytes(2**20 + 1))
+    page.set_input_files("#vg-upload input[type=file]", str(tmp_path / "large.mp4"))
+    page.get_by_text(re.compile("exceeds|exceeded|too large|maximum", re.IGNORECASE)).wait_for()
+    large = {"files": {"name": "large.mp4", "mimeType": "video/mp4", "buffer": bytes(2**20 + 1)}}
+    answer = page.request.post(f"{served}gradio_api/upload", multipart=large)
+    assert answer.status == 413  # also where the page was passed by
+    assert not list(pathlib.Path(os.environ["GRADIO_TEMP_DIR"]).rglob("large*"))
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("#vg-clip-steps", "many", "--steps=many"),
+        ("#vg-clip-guidance", "-1", "weight is -1"),
+        ("#vg-prompt", " ", "The prompt is empty: say what to show."),
+    ],
+)
+def test_wrong_settings_are_a_sentence(page, where, value, words):
+    page.fill(f"{where} input, {where} textarea", value)
+    page.click("#vg-generate")
+    page.get_by_role("alert").filter(has_text=words).wait_for()
+    assert page.locator("#vg-generate").is_enabled()
+
+
+def test_it_fits_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for tab in ("Clip", "Story", "Upscale"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("#vg-upscale").bounding_box()
+    assert box["width"] > 300
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model=nowhere"], ["nowhere/config.gin", "vidgen train"]),
+        (["--story_model=nowhere"], ["nowhere/config.gin"]),
+        (["--port=70000"], ["--port is 70000"]),
+        (["--upload_mb=0"], ["--upload_mb is 0"]),
+        (["--host=no.such.host.invalid"], ["cannot serve on no.such.host.invalid:7860", "--host"]),
+        (["--dry_run"], ["no --dry_run"]),
+    ],
+)
+def test_wrong_flags_of_the_command(vidgen, arguments, words):
+    vidgen("web", *arguments).assert_sentence(*words)
+
+
+def test_a_port_that_is_taken(vidgen):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        vidgen("web", f"--port={port}").assert_sentence(f"127.0.0.1:{port}", "--port")
+
+
+def test_without_gradio(vidgen, monkeypatch):
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
+    vidgen("web").assert_sentence('the page needs gradio: pip install -e ".[web]"')
+
+
+@pytest.mark.cli
+def test_the_command_serves_until_it_is_told_to_stop(cascade, tmp_path):
+    command = [sys.executable, "-m", "vidgen", "web", f"--model={cascade}", "--port=0"]
+    environment = os.environ | {"PYTHONPATH": places.PYTHONPATH, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    line = process.stderr.readline()
+    address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert b"vidgen" in answer.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err and list(tmp_path.glob("vidgen-*")) == []

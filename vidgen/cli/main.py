@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.cli import evaluate_flags, generate_flags, startup, web_command, xla_flags
+from vidgen.cli import evaluate_flags, generate_flags, startup, web_command
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -67,18 +67,24 @@ _ASSETS: tuple[Row, ...] = (
 )
 
 
+class _UsageError(ValueError):
+    """A command line that cannot be read."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the sentence and leave with status 2."""
-        sys.stderr.write(f"vidgen: error: {message} (see {self.prog} --help).\n")
-        raise SystemExit(2)
+        """Raise what is wrong, as one sentence."""
+        raise _UsageError(f"{message} (see {self.prog} --help).")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `vidgen` command line and return its exit status."""
-    flags = _parsed(sys.argv[1:] if argv is None else argv)
+    try:
+        flags = _parsed(sys.argv[1:] if argv is None else argv)
+    except _UsageError as error:
+        return fail(str(error))
     try:
         _call(flags)
         sys.stdout.flush()
@@ -94,9 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
 
 
-def call(argv: Sequence[str]) -> None:
-    """Run one `vidgen` command line, and raise what goes wrong: for calls from Python."""
-    _call(_parsed(argv))
+def call(argv: Sequence[str]) -> Any:
+    """Run one `vidgen` command line, and return its result, if it has one: for Python.
+
+    Raises:
+      ValueError: the command line, or what it asks for, is wrong.
+    """
+    return _call(_parsed(argv))
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -108,10 +118,9 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _call(flags: argparse.Namespace) -> None:
-    xla_flags.set_defaults()
+def _call(flags: argparse.Namespace) -> Any:
     with gin_files.searching(getattr(flags, "gin_search_paths", ())):
-        flags.command(flags)
+        return flags.command(flags)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,14 +182,13 @@ def _prepare(flags: argparse.Namespace) -> None:
         run()
 
 
-def _plan(flags: argparse.Namespace) -> None:
+def _plan(flags: argparse.Namespace) -> Any:
     if flags.topology:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = ("compile", "sampling", "topology", "effort", "details", "explain")
     fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
     run, config = _build(flags, "plan", "plan.estimate.Plan", **fields)
-    if not _is_dry(flags, config):
-        run()
+    return None if _is_dry(flags, config) else run()
 
 
 def _is_dry(flags: argparse.Namespace, config: str) -> bool:

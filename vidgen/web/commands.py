@@ -128,6 +128,9 @@ def cleaned(what: str, text: str | None) -> str:
 
 def _flags(values: dict[str, str | None]) -> tuple[str, ...]:
     texts = {name: cleaned(f"--{name}", value) for name, value in values.items()}
+    for name, text in texts.items():
+        if text == "--":  # of which Python's parser makes nothing
+            raise ValueError(f"--{name} is --; it must be a value.")
     return tuple(f"--{name}={text}" for name, text in texts.items() if text)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import gc
 import io
+import re
 import shutil
 import tempfile
 import threading
@@ -193,10 +194,12 @@ class Worker:
 
     def _sentence(self, job: Job, error: Exception) -> str:
         """Say what went wrong, without where files lie."""
-        text = self._explain(error)
-        if job.command.upload is not None:
-            text = text.replace(str(job.command.upload), job.command.upload.name)
-        return text.replace(f"{self._folder}/", "")
+        text, upload = self._explain(error), job.command.upload
+        if upload is not None:
+            text = text.replace(str(upload), upload.name)
+            # A library's message may hold a part of the path: FOLDER/HASH/NAME, cut anywhere.
+            text = re.sub(rf"{re.escape(str(upload.parent.parent))}[^\s'\")]*", upload.name, text)
+        return re.sub(rf"{re.escape(str(self._folder))}[^\s'\")]*/", "", text)
 
 
 def step_of(preview: StepPreview) -> Step:

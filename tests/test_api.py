@@ -1,10 +1,13 @@
-"""The calls for notebooks make what the commands make."""
+"""The calls of Python make what the commands make.
+
+Tests of vidgen/loaded_model.py too.
+"""
 
 import jax
 import numpy as np
 import pytest
 
-from vidgen import notebook
+import vidgen as face
 from vidgen.cli import main
 from vidgen.data.video import transforms
 from vidgen.display.sheets import SceneRow
@@ -17,12 +20,12 @@ STORY = "a frog moving up on a blue background. then a frog moving down on a blu
 
 @pytest.fixture(scope="module")
 def base():
-    return notebook.load("imagen_demo", until="base")
+    return face.load("imagen_demo", until="base")
 
 
 @pytest.fixture(scope="module")
 def phenaki():
-    return notebook.load("phenaki_demo")
+    return face.load("phenaki_demo")
 
 
 def test_clips_are_those_of_the_command(vidgen, base, tmp_path):
@@ -41,7 +44,7 @@ def test_clips_are_those_of_the_command(vidgen, base, tmp_path):
 def test_films_are_those_of_the_command(vidgen, phenaki, tmp_path):
     done = vidgen("generate", f"--story={STORY}", "--frames=17", "--steps=2", "-o", "film.npy")
     assert done.status == 0, done.err
-    film = phenaki.tell(STORY, frames=17, steps=2)
+    film = phenaki.story(STORY, frames=17, steps=2)
     np.testing.assert_array_equal(film.video, transforms.to_float(np.load(tmp_path / "film.npy")))
     first, second = STORY.split(". then ")
     assert film.scenes == (SceneRow(first, 0, 11), SceneRow(second, 11, 17))
@@ -53,7 +56,7 @@ def test_films_are_those_of_the_command(vidgen, phenaki, tmp_path):
 
 def test_results_are_those_of_the_command(vidgen, tmp_path):
     said = {"clips": 2, "metrics": "flicker", "cache": str(tmp_path / "kept")} | FEWEST
-    found = notebook.evaluate(model="imagen_demo", until="base", **said)
+    found = face.evaluate(model="imagen_demo", until="base", **said)
     flags = [f"--{name}={value}" for name, value in said.items()]
     done = vidgen("evaluate", "--model=imagen_demo", "--until=base", *flags, "-o", "told.json")
     assert done.status == 0, done.err
@@ -75,26 +78,26 @@ def test_a_later_stage_starts_from_what_was_saved(base, tmp_path):
     np.testing.assert_array_equal(np.load(path), made.video[0])
     with pytest.raises(ValueError, match="no stage 'ssr9'; choose from base"):
         made.save(path, stage="ssr9")
-    later = notebook.load("imagen_demo", first="tsr1", until="tsr1")
+    later = face.load("imagen_demo", first="tsr1", until="tsr1")
     assert later.generate(PROMPT, init=str(path), **FEWEST).video.shape == (1, 32, 16, 16, 3)
 
 
 def test_what_a_stage_is_told_has_the_noise_that_was_asked_for():
-    ssr1 = notebook.load("imagen_demo/ssr1")
+    ssr1 = face.load("imagen_demo/ssr1")
     small = np.zeros((64, 1, 16, 16, 3), np.float32) + 0.5
     for logsnr in (0.0, 3.0):
-        told = ssr1.told(small, logsnr=logsnr)
+        told = ssr1.augmented(small, logsnr=logsnr)
         assert told.shape == (64, 1, 32, 32, 3)
         alpha = float(jax.nn.sigmoid(logsnr)) ** 0.5
         assert told.mean() == pytest.approx(0.5 * alpha, abs=0.01)
-    quiet = ssr1.told(small)  # at the demo's own level, 7
+    quiet = ssr1.augmented(small)  # at the demo's own level, 7
     assert 0 < np.std(quiet) < np.std(told) / 4
 
 
 def test_training_is_the_command(monkeypatch, tmp_path):
     said = []
     monkeypatch.setattr(main, "call", said.extend)
-    folder = notebook.train(["a.gin", "b.gin"], MODEL_DIR="runs/a", **{"Trainer.ema_decay": 0.9})
+    folder = face.train(["a.gin", "b.gin"], MODEL_DIR="runs/a", **{"Trainer.ema_decay": 0.9})
     assert str(folder) == "runs/a"
     assert said == [
         "train",
@@ -107,13 +110,13 @@ def test_training_is_the_command(monkeypatch, tmp_path):
 
 def test_errors_are_raised_and_not_printed(tmp_path):
     with pytest.raises(ValueError, match="MODEL_DIR"):
-        notebook.train(["experiments/imagen_base_tiny.gin"])
+        face.train(["experiments/imagen_base_tiny.gin"])
     with pytest.raises(ValueError, match="no_such.gin"):
-        notebook.train(["no_such.gin"], MODEL_DIR=str(tmp_path / "a"))
+        face.train(["no_such.gin"], MODEL_DIR=str(tmp_path / "a"))
     with pytest.raises(FileNotFoundError, match="no_such_model"):
-        notebook.load("no_such_model")
+        face.load("no_such_model")
     with pytest.raises(ValueError, match="no flag 'clip_count'.*clips"):
-        notebook.evaluate(model="imagen_demo", clip_count=3)
+        face.evaluate(model="imagen_demo", clip_count=3)
 
 
 @pytest.mark.parametrize("flags", [{"stepps": 3}, {"until": "base"}, {"output": "a.mp4"}])
@@ -126,6 +129,6 @@ def test_each_kind_of_model_says_what_it_lacks(base, phenaki):
     with pytest.raises(ValueError, match="base: no model with a tokenizer"):
         base.tokens(np.zeros((11, 32, 32, 3), np.float32))
     with pytest.raises(ValueError, match="base starts from text alone"):
-        base.told(np.zeros((1, 4, 8, 8, 3), np.float32))
+        base.augmented(np.zeros((1, 4, 8, 8, 3), np.float32))
     with pytest.raises(ValueError, match="maskgit starts from text alone"):
-        phenaki.told(np.zeros((1, 4, 8, 8, 3), np.float32))
+        phenaki.augmented(np.zeros((1, 4, 8, 8, 3), np.float32))
