@@ -34,8 +34,8 @@ def written(tmp_path, monkeypatch):
         return write_example(tmp_path, title, module)
 
     yield write
-    samplers.SAMPLERS.pop("heun", None)
-    for module in ("heun", "flat_network"):
+    samplers.SAMPLERS.pop("midpoint", None)
+    for module in ("midpoint", "flat_network"):
         sys.modules.pop(module, None)
 
 
@@ -48,8 +48,8 @@ def training(*files):
 
 def test_a_sampler_of_second_order(written):
     """On Gaussian data, where x̂ is known, twice the steps leave a quarter of the error."""
-    spec = training(written("Adding a sampler", "heun")).sampler
-    assert spec.name == "heun" and spec.evaluations == 2 * spec.steps
+    spec = training(written("Adding a sampler", "midpoint")).sampler
+    assert spec.name == "midpoint" and spec.evaluations == 2 * spec.steps
 
     def x0_fn(z, logsnr, step):  # of x ~ N(0, 1/4)
         alpha, sigma = alpha_sigma(logsnr)
@@ -65,10 +65,10 @@ def test_a_sampler_of_second_order(written):
         jnp.sqrt(a**2 / 4 + s**2) for a, s in map(alpha_sigma, Cosine()(jnp.array([0.8, 0.2])))
     ]
     exact = float(scale[1] / scale[0])
-    errors = {kind: [abs(end(kind, n) - exact) for n in (16, 32)] for kind in ("ddim", "heun")}
+    errors = {kind: [abs(end(kind, n) - exact) for n in (16, 32)] for kind in ("ddim", "midpoint")}
     assert errors["ddim"][0] / errors["ddim"][1] == pytest.approx(2, rel=0.15)
-    assert errors["heun"][0] / errors["heun"][1] == pytest.approx(4, rel=0.15)
-    assert errors["heun"][1] < errors["ddim"][1] / 4
+    assert errors["midpoint"][0] / errors["midpoint"][1] == pytest.approx(4, rel=0.15)
+    assert errors["midpoint"][1] < errors["ddim"][1] / 4
 
 
 def test_a_network_trains_and_generates(written):

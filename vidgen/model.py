@@ -122,6 +122,8 @@ class Generator(Model):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make one clip for each row of `text` and key, each independent of the others.
 
@@ -133,6 +135,9 @@ class Generator(Model):
           on_step: is called after every step with (steps done, steps, a function that returns the
             clips "b t h w c" as the step predicts them).
           known: content that comes out unchanged.
+          negative: a prompt a clip that guidance leads away from; None is no text.
+          init: clips in [-1, 1] to begin with, in the middle of the schedule, where the sampler has
+            a `strength` below 1.
 
         Returns:
           Clips, about in [-1, 1].

@@ -1,6 +1,7 @@
 """The flags of `vidgen generate` as fields of the run."""
 
 import argparse
+import math
 
 import pytest
 
@@ -143,3 +144,35 @@ def test_a_preview_is_drawn_into_its_file(read, start, tmp_path):
         read(start, "--preview=now.txt")
     with pytest.raises(ValueError, match="--preview and --output are both out.mp4; name two"):
         read(start, "--preview=out.mp4")
+
+
+CONTROLS = {  # by flag, its text, and the value in `Sampling`
+    "guidance_rescale": ("0.7", PerStage(0.7)),
+    "guidance_interval": ("0.2:1.6,base=0:inf", PerStage((0.2, 1.6), {"base": (0.0, math.inf)})),
+    "guidance_parallel": ("base=0", PerStage(None, {"base": 0.0})),
+    "guidance_norm": ("0.1", PerStage(0.1)),
+    "churn": ("40", PerStage(40.0)),
+    "resample": ("10", PerStage(10)),
+    "resample_jump": ("base=5", PerStage(None, {"base": 5})),
+}
+
+
+@pytest.mark.parametrize("read, start", [(settings, "a cat"), (story_settings, "--story=a")])
+@pytest.mark.parametrize("flag", CONTROLS)
+def test_controls_of_sampling(read, start, flag):
+    text, value = CONTROLS[flag]
+    assert read(start, f"--{flag}={text}")["sampling"] == Sampling(**{flag: value})
+
+
+@pytest.mark.parametrize("text", ["1", "a:b", "1:", "base=1"])
+def test_an_interval_is_two_numbers(text):
+    with pytest.raises(ValueError, match="--guidance_interval=.*is not two numbers as LOW:HIGH"):
+        settings("a", f"--guidance_interval={text}")
+
+
+def test_a_negative_prompt_and_a_strength():
+    assert settings("a", "--negative=blurred")["negative"] == "blurred"
+    assert story_settings("--story=a", "--negative=blurred")["negative"] == "blurred"
+    assert settings("a", "--strength=0.6")["strength"] == 0.6
+    with pytest.raises(ValueError, match="--strength is not for a story"):
+        story_settings("--story=a", "--strength=0.6")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidgen.config import gin_utils
-from vidgen.diffusion import guidance, parameterization, samplers, schedules
+from vidgen.diffusion import guidance, parameterization, samplers, schedules, solvers
 from vidgen.diffusion.parameterization import Edm, MinSnr
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.denoiser import DenoisingNetwork
@@ -45,13 +45,22 @@ SAMPLERS = {
     samplers.Ancestral: ({"kind": "ancestral", "gamma": 0.7}, {"gamma": 0.7}),
     samplers.StochasticNStep: ({"kind": "stochastic"}, {}),
     samplers.DpmSolverPP2M: ({"kind": "dpmpp_2m"}, {}),
+    samplers.DpmSolverPP2S: ({"kind": "dpmpp_2s"}, {}),
+    samplers.DpmSolverPP3M: ({"kind": "dpmpp_3m"}, {}),
+    samplers.Heun: (
+        {"kind": "heun", "steps": 16, "churn": 4.0},
+        {"gamma": 0.25, "low": 0.05, "high": 50.0, "noise": 1.003},
+    ),
     samplers.Corrected: (
         {"kind": "ddim", "corrector_steps": 2, "corrector_delta": 0.3},
         {"sampler": samplers.Ddim(), "steps": 2, "delta": 0.3},
     ),
 }
 BUILT = {guidance.GuidanceSpec, samplers.SamplerSpec}  # of which a stage has one
-INSIDE = {guidance._Thresholded}  # GuidanceSpec.threshold and .percentile
+INSIDE = {  # GuidanceSpec.threshold and .percentile, and its rule
+    guidance._Thresholded,
+    guidance._GuidePairs,
+}
 
 
 HEADER = """from __gin__ import dynamic_registration
@@ -83,7 +92,7 @@ def of(module):
 
 
 def test_no_class_is_forgotten():
-    modules = (guidance, parameterization, samplers, schedules)
+    modules = (guidance, parameterization, samplers, schedules, solvers)
     assert set().union(*map(of, modules)) == {*FIELDS, *SAMPLERS, *BUILT, *INSIDE}
 
 
@@ -105,6 +114,26 @@ def test_a_binding_makes_the_sampler(cls, tmp_path):
     model, _ = stage(tmp_path, *(f"{_SAMPLER}.{key} = {value!r}" for key, value in asked.items()))
     assert model.sampler.sampler() == cls(**values)
     assert {f.name for f in dataclasses.fields(cls)} == values.keys()
+
+
+CONTROLS = {"rescale": 0.7, "interval": (0.2, 1.6), "parallel": 0.0, "norm": 0.1}
+AGAIN = {"resample": 5, "resample_jump": 4, "churn": 3.0}
+
+
+def test_controls_are_settings(tmp_path):
+    bound = [f"base/guidance.GuidanceSpec.{key} = {value!r}" for key, value in CONTROLS.items()]
+    bound += [f"{_SAMPLER}.{key} = {value!r}" for key, value in AGAIN.items()]
+    model, unused = stage(tmp_path, "from vidgen.diffusion import guidance", *bound)
+    assert {key: getattr(model.guidance, key) for key in CONTROLS} == CONTROLS
+    assert {key: getattr(model.sampler, key) for key in AGAIN} == AGAIN
+    assert not {name for name in unused if any(key in name for key in (*CONTROLS, *AGAIN))}
+
+
+def test_a_sampler_with_settings_of_its_own(tmp_path):
+    bound = ["from vidgen.diffusion import solvers", "solvers.Heun.gamma = 0.2"]
+    bound += ["solvers.Heun.noise = 1.007", f"{_SAMPLER}.kind = @solvers.Heun()"]
+    model, _ = stage(tmp_path, *bound)
+    assert model.sampler.sampler() == solvers.Heun(gamma=0.2, noise=1.007)
 
 
 def test_every_name_that_is_listed_is_a_setting():

@@ -86,7 +86,7 @@ def test_known_tokens_are_those_of_the_known_frames(setup, monkeypatch):
     model, params, text = setup
     seen = {}
 
-    def sample_tokens(self, params, text, tokens, known, keys, *, on_step=None):
+    def sample_tokens(self, params, text, tokens, known, keys, *, on_step=None, negative=None):
         seen.update(tokens=np.asarray(tokens), known=np.asarray(known))
         return tokens
 

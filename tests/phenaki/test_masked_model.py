@@ -401,8 +401,8 @@ def test_the_program_of_a_sampling_step(guidance):
     )
     params = jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(2, *tiny.TEXT))
     program, arguments = model.step_spec(params, 2, *tiny.TEXT)
-    tokens, masked = program.trace(*arguments).out_info
-    assert tokens.shape == masked.shape == (2, 12) and masked.dtype == bool
+    (tokens, masked), filled = program.trace(*arguments).out_info
+    assert tokens.shape == masked.shape == filled.shape == (2, 12) and masked.dtype == bool
     assert model.sampler.steps == 5
 
 

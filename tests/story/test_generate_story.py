@@ -200,3 +200,47 @@ def test_wrong_length_names_the_scene_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match="scene 2: frames is 13"):
         run(tmp_path, Story([Scene("a", frames=11), Scene("b", frames=13)]))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- negative prompts ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Away(Counter):
+    """Keeps the negative prompts too."""
+
+    away: list = dataclasses.field(default_factory=list, compare=False, repr=False)
+
+    def generate(self, params, text, low_res, keys, *, negative=None, **more):
+        self.away.append(None if negative is None else np.asarray(negative.tokens))
+        return super().generate(params, text, low_res, keys, **more)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(None, ["d", "e", "e"]), ("f", ["f", "f", "f"]), (" ", [None, None, None])],
+)
+def test_the_run_says_what_to_get_away_from_then_the_scene_then_the_story(
+    tmp_path, asked, expected
+):
+    story = Story([Scene("a", frames=11, negative="d"), Scene("b", frames=12)], negative="e")
+    model = Away()
+    run(tmp_path, story, model, negative=asked)()
+    for found, prompt in zip(model.away, expected, strict=True):
+        if prompt is None:
+            assert found is None
+        else:
+            np.testing.assert_array_equal(found, toy.ToyEncoder()([prompt]).tokens)
+
+
+def test_without_guidance_a_negative_prompt_is_refused(tmp_path):
+    story = Story([Scene("a", frames=11, negative="d")], guidance=0.0)
+    with pytest.raises(ValueError, match="--negative .* maskgit samples without guidance"):
+        run(tmp_path, story)
+
+
+def test_another_negative_prompt_is_another_film(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, THREE, Counter(stop_at=2))()
+    with pytest.raises(ResumeError, match="negative"):
+        run(tmp_path, THREE, Away(), negative="d")()

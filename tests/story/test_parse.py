@@ -267,3 +267,15 @@ def test_choice_among_storybench_entries(tmp_path):
 
 def test_unknown_key_without_a_near_one():
     assert parse.unknown_key("q", ["a", "b"]) == "unknown key 'q'. The keys are a, b."
+
+
+def test_a_negative_prompt_of_a_story_and_of_a_scene(tmp_path):
+    text = "negative: blurred\nscenes:\n  - a\n  - {prompt: b, negative: dark}\n"
+    story = load(write(tmp_path, text))
+    assert (story.negative, [scene.negative for scene in story.scenes]) == (
+        "blurred",
+        [None, "dark"],
+    )
+    assert [s.negative for s in plan(story, 11, 5, 2, 8)] == 3 * ["blurred"] + 3 * ["dark"]
+    message = refused(tmp_path, "scenes: [{prompt: a, negative: 3}]")
+    assert "negative (line 1) is '3'; it must be text" in message

@@ -26,6 +26,8 @@ Re-running the same command resumes from the last checkpoint in MODEL_DIR.""",
   vidgen generate --prompts_file=prompts.txt --model=runs/cascade -o clips.webm \\
       --num_samples=4 --steps=base=256,tsr1=64 --guidance=3,base=15:1
   vidgen generate --model=runs/cascade --from=ssr1 --init=holiday.mp4 --init_size=own
+  vidgen generate "a tiger moving right" --model=runs/a --negative="a frog" --preview=now.png
+  vidgen generate "a tiger moving right" --model=runs/a --init=holiday.mp4 --strength=0.6
   vidgen generate "the tiger moves on" --model=runs/cascade --first=tiger.mp4
   vidgen generate --story="a tiger moving right. then a tiger growing" -o video.mp4
   vidgen generate --story=story.yaml --model=runs/phenaki -o video.mp4 \\

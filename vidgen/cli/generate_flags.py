@@ -51,6 +51,7 @@ _GENERAL: tuple[Row, ...] = (
     ("-o --output", FILE, "file to write; default: out.mp4"),
     ("--preview", FILE, "draw the clips as they are after each step into this file, at most once a "
      "second; .png is a sheet of some frames"),
+    ("--negative", {"metavar": "PROMPT"}, "what guidance leads away from, in place of no text"),
     ("--seed", COUNT, "seed of all noise; default: the story's own, or 0"),
     ("--num_samples", COUNT, "clips to make for each prompt; default: 1"),
     ("--frames", COUNT, "frames of the resulting clip"),
@@ -65,6 +66,8 @@ _STAGES: tuple[Row, ...] = (
     ("--init_size", {"metavar": "SIZE", "default": "model"}, "model: crop and resize it to what "
      "the stage was trained for (default); own: keep the file's size and length"),
     ("--init_start", SECONDS | {"default": 0.0}, "skip the beginning of the file"),
+    ("--strength", {"type": float, "metavar": "S"}, "with --init, where the first stage starts "
+     "from text: change that video or picture by the last part S of the steps, 0 to 1"),
     ("--keep_stages", SWITCH, "also write the video of every stage: out.base.mp4, "
      "out.tsr1.mp4, ..."),
 )  # fmt: skip
@@ -75,6 +78,15 @@ _SAMPLING: tuple[Row, ...] = (
     ("--guidance", EACH, "weight W of classifier-free guidance, (1 + W) * with text - W * without; "
      "0 is unguided, HIGH:LOW alternates between two weights"),
     ("--temperature", EACH, "for Phenaki: randomness in the choice of the tokens to keep"),
+    ("--guidance_rescale", EACH, "bring the spread of guided predictions back to that without "
+     "guidance: 0 not at all, 1 wholly; .7 is usual"),
+    ("--guidance_interval", {"metavar": "LOW:HIGH"}, "guide only at noise levels σ/α in LOW:HIGH, "
+     "and take half the time elsewhere; of Phenaki, shares of the steps still to be made, 1 to 0"),
+    ("--guidance_parallel", EACH, "how much of guidance along the prediction is left, 0 to 1: 0 is "
+     "projected guidance (APG), 1 the usual"),
+    ("--guidance_norm", EACH, "the largest root mean square that guidance of weight 1 may change a "
+     "prediction by (APG), such as .1"),
+    ("--churn", EACH, "noise that the sampler heun adds, over all steps, such as 40"),
     ("--threshold", EACH, "thresholding of the predicted video: none, static or dynamic"),
 )  # fmt: skip
 _KNOWN: tuple[Row, ...] = (
@@ -87,6 +99,9 @@ _KNOWN: tuple[Row, ...] = (
     ("--reconstruction", EACH, "weight of reconstruction guidance, which makes the rest agree with "
      "the known part, such as 5; a step then takes about twice as long; default: the model's own, "
      "mostly 0"),
+    ("--resample", EACH, "make every run of steps so many times, noised back in between, so that "
+     "the rest comes to agree with the known part (RePaint); so many times slower; default: 1"),
+    ("--resample_jump", EACH, "steps of such a run; default: 10"),
 )  # fmt: skip
 _STORY: tuple[Row, ...] = (
     ("--story", FILE | {"metavar": "STORY"}, "a .yaml file of scenes (prompt, frames or seconds, "
@@ -103,7 +118,7 @@ _STORY: tuple[Row, ...] = (
 # Flags that a story has no use for, and those that only a story has.
 _NOT_OF_STORIES = (
     "prompts", "prompts_file", "num_samples", "size", "batch_size", "until", "first_stage", "init",
-    "keep_stages", "last", "overlap", "inpaint", "mask",
+    "strength", "keep_stages", "last", "overlap", "inpaint", "mask",
 )  # fmt: skip
 _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
 
@@ -163,6 +178,7 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
         "seed": flags.seed,
         "restart": flags.restart or None,
         "context_frames": flags.context,
+        "negative": flags.negative,
         "first": None if flags.first is None else FirstFrames(path=flags.first),
     }
     story = parse.load(flags.story, frames=flags.frames)
@@ -188,6 +204,8 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
         "frames": flags.frames,
         "size": None if flags.size is None else read_size(flags.size),
         "init": _init(flags),
+        "negative": flags.negative,
+        "strength": flags.strength,
         "known": known or None,
         "output": flags.output,
         "on_step": _preview(flags),
@@ -218,6 +236,9 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
     readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
     readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
+    readers |= {"guidance_interval": per_stage.interval, "resample": per_stage.whole}
+    readers |= {"resample_jump": per_stage.whole, "churn": per_stage.number}
+    readers |= {f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm")}
     readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)

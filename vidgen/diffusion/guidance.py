@@ -7,6 +7,7 @@ weight w (w = 0: unguided; Imagen prints w_I = 1 + w):
     static threshold:   clip(x̃, -1, 1)
     dynamic threshold:  clip(x̃, -s, s)/s,  s = max(1, p-th percentile of |x̃| over the example)
     oscillating w:      high for the first steps, then low and high in turn, low in the last step
+    rescaled, projected, in an interval of noise levels:  `guidance_rules`
     two prompts:        (1 - m) x̃(z, a) + m x̃(z, b),   m from 0 to 1 on the way from a to b
 
 x0, ε and v are affine in each other with weights that add to one, so guidance may be done in any of
@@ -23,7 +24,8 @@ baked into it (`sampling.sample`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -32,13 +34,15 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.diffusion.schedules import Data, LogSnr, alpha_sigma, expand
+from vidgen.diffusion.guidance_rules import Projected, Rescaled, checked_interval, guide
+from vidgen.diffusion.schedules import Data, alpha_sigma, expand
 
 T = TypeVar("T")  # a PyTree
 THRESHOLDS = ("none", "static", "dynamic")
 Weights = Float[Array, "steps"] | Float[np.ndarray, "steps"]
 Mask = Bool[Array, "b *t s"] | Bool[np.ndarray, "b *t s"]
 EachWeights = Float[Array, "steps b"]
+Rule = Callable[[Array, Array, Array], Array]  # of (x̂ with text, x̂ without, w)
 
 
 @runtime_checkable
@@ -61,6 +65,15 @@ class GuidanceSpec:
         the oscillation begins. [guess] Imagen Video does not publish it; a tenth is usual.
       threshold: none, static or dynamic, applied after guidance.
       percentile: of the dynamic threshold, in percent (Imagen's figures use 99.5).
+      rescale: φ in [0, 1], how far the spread of a guided prediction is brought back to that of the
+        prediction with text (2305.08891, which takes 0.7). 0: not at all.
+      interval: (low, high): guided only at noise levels low < σ/α <= high, and evaluated once
+        elsewhere (2404.07724); of Phenaki low < u <= high, u from 1 to 0 being the share of the
+        steps still to be made. None: everywhere.
+      parallel: η in [0, 1], how much is left of the guidance along the prediction, which saturates
+        (APG, 2410.02416, which takes 0). 1: all of it.
+      norm: r, the largest root mean square that guidance with w = 1 may change a value by (APG);
+        None: any.
       reconstruction: w_r, how strongly what is not known is drawn to agree with what is
         (diffusion/known.py); without known content it has no effect. 0 saves the backward pass.
     """
@@ -70,6 +83,10 @@ class GuidanceSpec:
     constant_fraction: float = 0.1
     threshold: str = "none"
     percentile: float = 99.5
+    rescale: float = 0.0
+    interval: Sequence[float] | None = None
+    parallel: float = 1.0
+    norm: float | None = None
     reconstruction: float = 0.0
 
     def __post_init__(self) -> None:
@@ -79,10 +96,14 @@ class GuidanceSpec:
                 raise ValueError(
                     f"GuidanceSpec.{name} is {value}; it must be a number >= 0 (0: unguided)."
                 )
-        if not 0 <= self.constant_fraction <= 1:
-            raise ValueError(
-                f"GuidanceSpec.constant_fraction is {self.constant_fraction}; it must be in [0, 1]."
-            )
+        for name in ("constant_fraction", "rescale", "parallel"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"GuidanceSpec.{name} is {value}; it must be in [0, 1].")
+        if self.norm is not None and not self.norm > 0:
+            raise ValueError(f"GuidanceSpec.norm is {self.norm}; it must be more than 0.")
+        if self.interval is not None:
+            object.__setattr__(self, "interval", checked_interval(self.interval))
         if not 0 <= self.reconstruction < float("inf"):
             raise ValueError(
                 f"GuidanceSpec.reconstruction is {self.reconstruction}; it must be >= 0 (0: none)."
@@ -107,11 +128,20 @@ class GuidanceSpec:
         """Whether every weight is 0, so that the unconditional model is never needed."""
         return self.weight == 0 and not self.low
 
+    def share_inside(self, levels: Float[np.ndarray, "steps"]) -> float:
+        """Compute the share of the levels, in the unit of the interval, that are in it."""
+        if self.interval is None:
+            return 1.0
+        low, high = self.interval
+        return float(np.mean((low < levels) & (levels <= high)))
 
-def guide(cond: Data, uncond: Data, w: LogSnr) -> Data:
-    """Guide: (1 + w) cond - w uncond, one w or one an example; w = 0 gives `cond` to the bit."""
-    w = expand(w, cond).astype(cond.dtype)
-    return (1 + w) * cond - w * uncond
+    @property
+    def rule(self) -> Rule:
+        """How the predictions with and without text are put together (`guidance_rules`)."""
+        rule = None
+        if self.parallel != 1 or self.norm is not None:
+            rule = Projected(parallel=self.parallel, norm=self.norm or math.inf)
+        return Rescaled(share=self.rescale, rule=rule) if self.rescale else rule or guide
 
 
 def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, "steps b"]:
@@ -129,7 +159,7 @@ def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, 
 
 
 def classifier_free_batched(
-    both_fn: Callable[..., Array], weights: Weights | EachWeights
+    both_fn: Callable[..., Array], weights: Weights | EachWeights, rule: Rule = guide
 ) -> Partial:
     """Guide x0, or logits, by one evaluation of twice the batch.
 
@@ -141,8 +171,9 @@ def classifier_free_batched(
       both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
         example 0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
       weights: one w per sampling step, or one for every example too.
+      rule: makes one of both predictions and w.
     """
-    return Partial(_guide_pairs, as_tree(both_fn), jnp.asarray(weights))
+    return Partial(_GuidePairs(rule), as_tree(both_fn), jnp.asarray(weights))
 
 
 def mixed(both_fn: Callable[..., Array], weight: Float[Array, "b"]) -> Partial:
@@ -217,9 +248,15 @@ def as_tree(function: Callable[..., Any]) -> Partial:
     return function if isinstance(function, Partial) else Partial(function)
 
 
-def _guide_pairs(both_fn, weights, *arrays_and_step):
-    with_text, without = _in_pairs(both_fn, *arrays_and_step)
-    return guide(with_text, without, weights[arrays_and_step[-1]])
+@dataclasses.dataclass(frozen=True)
+class _GuidePairs:
+    """A dataclass, not a closure: equal rules compare equal, so compiled steps are reused."""
+
+    rule: Rule
+
+    def __call__(self, both_fn, weights, *arrays_and_step):
+        with_text, without = _in_pairs(both_fn, *arrays_and_step)
+        return self.rule(with_text, without, weights[arrays_and_step[-1]])
 
 
 def _mix(both_fn, weight, *arrays_and_step):

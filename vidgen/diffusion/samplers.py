@@ -1,30 +1,19 @@
 """Samplers: how z moves from one noise level t to the next, cleaner level s.
 
-Imagen Video; VDM sec. 3; progressive distillation; DPM-Solver++ (2211.01095). With x̂ = x̂(z_t):
+Imagen Video; VDM sec. 3; progressive distillation. With x̂ = x̂(z_t):
 
     ddim        z_s = α_s x̂ + σ_s ε̂ = (σ_s/σ_t) z_t + (1 - e^{(λ_t-λ_s)/2}) α_s x̂
     ancestral   z_s = μ̃(z_t, x̂) + √((σ̃²)^{1-γ} (σ²_{t|s})^γ) n       (see `schedules`)
     stochastic  z_k = ddim to the level k beyond s;  z_s = (α_s/α_k) z_k + σ_{s|k} n
-    dpmpp_2m    ddim with D in place of x̂:  D = x̂ + (h/2h') (x̂ - x̂'),
-                h = (λ_s - λ_t)/2 the length of this step, h' and x̂' of the one before
 
     Langevin corrector (VDM sec. 3):  z <- z - (δ/2) σ ε̂(z) + √δ σ n, at one level
 
-A sampler is a frozen dataclass that is called once a step (`sampling.sample`) with the denoiser, so
-that it may evaluate x̂ at more levels than t. Its class registers itself under a name:
-
-    class Heun(Sampler, name="heun", evaluations=2):
-
-is then `SamplerSpec.kind = "heun"` and `--sampler=heun`; with settings of its own it is
-`SamplerSpec.kind = @heun.Heun()`. CONTRIBUTING.md has the whole of this example.
+Those of higher order are in `solvers`, what a sampler is in `sampler_step`.
 """
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +21,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vidgen.diffusion.parameterization import eps_from_x0
+from vidgen.diffusion.sampler_step import (
+    SAMPLERS,
+    Denoise,
+    Sampler,
+    Spec,
+    StepLevels,
+    ddim_step,
+    fold,
+    normal_like,
+)
 from vidgen.diffusion.schedules import (
     Data,
     LogSnr,
@@ -42,83 +41,30 @@ from vidgen.diffusion.schedules import (
     posterior_mean,
     renoise,
 )
+from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun
+
+__all__ = [
+    "SAMPLERS",
+    "SPACINGS",
+    "Ancestral",
+    "Corrected",
+    "Ddim",
+    "Denoise",
+    "DpmSolverPP2M",
+    "DpmSolverPP2S",
+    "DpmSolverPP3M",
+    "Heun",
+    "Sampler",
+    "SamplerSpec",
+    "StepLevels",
+    "StochasticNStep",
+    "ddim_step",
+    "fold",
+    "langevin_step",
+    "normal_like",
+]
 
 SPACINGS = ("time", "logsnr", "edm")
-SAMPLERS: dict[str, type[Sampler]] = {}  # by name; `Sampler` fills it
-
-# x̂ of (z, log-SNR), guided and thresholded.
-Denoise = Callable[[Data, LogSnr], Data]
-
-
-class StepLevels(NamedTuple):
-    """The log-SNRs that one step may look at, noisiest first (stacked: those of all steps).
-
-    Attributes:
-      before: level of the previous x̂; -inf in the first step, which has none.
-      t: level of z.
-      s: level to go to.
-      beyond: the level after s, or s in the last step.
-    """
-
-    before: Float[Array, "*steps"]
-    t: Float[Array, "*steps"]
-    s: Float[Array, "*steps"]
-    beyond: Float[Array, "*steps"]
-
-
-class Sampler(abc.ABC):
-    """One step of sampling, from level t to the cleaner level s.
-
-    A subclass is a frozen dataclass: compiled steps are kept by equal samplers.
-
-    Attributes:
-      name: of the class, for `SamplerSpec.kind` and `--sampler`; "" is not registered.
-      evaluations: of the denoiser in a step.
-    """
-
-    name: ClassVar[str] = ""
-    evaluations: ClassVar[int] = 1
-
-    def __init_subclass__(cls, *, name: str = "", evaluations: int = 1) -> None:
-        super().__init_subclass__()
-        cls.name, cls.evaluations = name, evaluations
-        if name:
-            SAMPLERS[name] = cls
-
-    @classmethod
-    def from_spec(cls, spec: SamplerSpec) -> Sampler:
-        """Make the sampler that `SamplerSpec.kind` names, with the settings that the spec has."""
-        del spec
-        return cls()
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        denoise: Denoise,
-        keys: Key[Array, "b"],
-        z: Data,
-        x0_before: Data,
-        levels: StepLevels,
-    ) -> tuple[Data, Data]:
-        """Take one step.
-
-        Args:
-          denoise: x̂ at any z and level.
-          keys: of the noise of this step, one an example.
-          z: z_t.
-          x0_before: the x̂ that the step before returned; 0 in the first.
-          levels: of this step.
-
-        Returns:
-          z_s, and x̂(z_t), which the last step of all returns as the data.
-        """
-
-
-def ddim_step(z: Data, x0: Data, logsnr_t: LogSnr, logsnr_s: LogSnr) -> Data:
-    """Step from t to s, in either direction: z_s = α_s x0 + σ_s (z - α_t x0)/σ_t."""
-    t, s = expand(logsnr_t, z), expand(logsnr_s, z)
-    (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
-    return (sigma_s / sigma_t) * z - jnp.expm1(0.5 * (t - s)) * alpha_s * x0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +93,7 @@ class Ancestral(Sampler, name="ancestral"):
             raise ValueError(f"Ancestral.gamma is {self.gamma}; it must be in [0, 1].")
 
     @classmethod
-    def from_spec(cls, spec: SamplerSpec) -> Ancestral:
+    def from_spec(cls, spec: Spec) -> Ancestral:
         """Make it with the gamma of the spec."""
         return cls(gamma=spec.gamma)
 
@@ -175,21 +121,6 @@ class StochasticNStep(Sampler, name="stochastic"):
         x0 = denoise(z, levels.t)
         beyond = ddim_step(z, x0, levels.t, levels.beyond)
         return renoise(beyond, normal_like(keys, z), levels.beyond, levels.s), x0
-
-
-@dataclasses.dataclass(frozen=True)
-class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
-    """Deterministic, of second order in the step length, by the x̂ of the step before.
-
-    The first step is of order 1: its `before` is -inf, h' is infinite and h/2h' is 0.
-    """
-
-    def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
-        x0 = denoise(z, levels.t)
-        extrapolation = 0.5 * (levels.s - levels.t) / (levels.t - levels.before)
-        corrected = x0 + extrapolation * (x0 - x0_before)
-        return ddim_step(z, corrected, levels.t, levels.s), x0
 
 
 def langevin_step(
@@ -220,6 +151,11 @@ class Corrected(Sampler):
     steps: int
     delta: float
 
+    @property
+    def memory(self) -> int:
+        """That of the other sampler."""
+        return self.sampler.memory
+
     def __call__(self, denoise, keys, z, x0_before, levels):
         """Take one step; the first z of all is pure noise, and is not corrected."""
 
@@ -248,6 +184,14 @@ class SamplerSpec:
       corrector_steps: Langevin steps at each level, with as many more evaluations; VDM takes 1 with
         the ancestral sampler where a video is continued.
       corrector_delta: δ, the size of these steps (VDM: 0.1).
+      churn: S_churn of Heun's sampler, where `kind` is its name: how much noise all steps together
+        add (EDM algorithm 2; the paper takes 10 to 80 for 18 to 256 steps). 0 is deterministic.
+      strength: share of the steps that is made, the last ones, in (0, 1]: less than 1 begins in the
+        middle of the schedule, from a video that is noised to that level (SDEdit, 2108.01073).
+      resample: how many times every run of steps is made where content is known: z is noised back
+        to where the run began, and so the new content comes to agree with the known (RePaint,
+        2201.09865, which takes 10). 1 is once, as without.
+      resample_jump: steps of such a run; RePaint has 10 of 250.
     """
 
     kind: str | Sampler = "ancestral"
@@ -257,6 +201,10 @@ class SamplerSpec:
     rho: float = 7.0
     corrector_steps: int = 0
     corrector_delta: float = 0.1
+    churn: float = 0.0
+    strength: float = 1.0
+    resample: int = 1
+    resample_jump: int = 10
 
     def __post_init__(self) -> None:
         if isinstance(self.kind, str) and self.kind not in SAMPLERS:
@@ -275,6 +223,15 @@ class SamplerSpec:
             raise ValueError(
                 f"SamplerSpec.corrector_steps is {self.corrector_steps}; it must be >= 0 (0: none)."
             )
+        if not 0 <= self.churn < float("inf"):
+            raise ValueError(f"SamplerSpec.churn is {self.churn}; it must be >= 0 (0: none).")
+        if not 0 < self.strength <= 1:
+            raise ValueError(
+                f"SamplerSpec.strength is {self.strength}; it must be more than 0, and at most 1."
+            )
+        for name, value in (("resample", self.resample), ("resample_jump", self.resample_jump)):
+            if value < 1:
+                raise ValueError(f"SamplerSpec.{name} is {value}; it must be >= 1.")
         for name, value in (("rho", self.rho), ("corrector_delta", self.corrector_delta)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"SamplerSpec.{name} is {value}; it must be positive.")
@@ -296,8 +253,13 @@ class SamplerSpec:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the denoiser for one sample."""
-        return self.steps * (self._uncorrected().evaluations + self.corrector_steps)
+        """Evaluations of the denoiser for one sample, without resampling."""
+        return (self.steps - self.first) * (self._uncorrected().evaluations + self.corrector_steps)
+
+    @property
+    def first(self) -> int:
+        """The number of the first step that is made; 0 with all of the strength."""
+        return min(round((1 - self.strength) * self.steps), self.steps - 1)
 
     def logsnrs(self, schedule: LogSnrSchedule) -> Float[np.ndarray, "levels"]:
         """Compute the ladder of steps + 1 levels, from the schedule's noise to its data."""
@@ -316,13 +278,3 @@ class SamplerSpec:
         low, high = max(0.002, np.exp(-data / 2)), min(80.0, np.exp(-noise / 2))
         sigmas = edm_sigmas(self.steps, rho=self.rho, sigma_min=float(low), sigma_max=float(high))
         return -2 * np.log(sigmas)
-
-
-def normal_like(keys: Key[Array, "b"], z: Data) -> Data:
-    """Draw standard normal noise in the shape of z, each example from its own key."""
-    return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, z)
-
-
-def fold(keys: Key[Array, "b"], data: int | Int[Array, ""]) -> Key[Array, "b"]:
-    """Fold each key with the same number."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

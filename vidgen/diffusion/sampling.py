@@ -5,23 +5,25 @@ denoiser x̂ and moves z to the next, cleaner level (`samplers`); the last step 
 
 Randomness: every example has its own key and draws its own noise, so a sample does not depend on
 the size of its batch or its place in it. A key is folded with 0 for the initial noise and with
-step + 1 for each step, so the same keys serve both. Use JAX's default (threefry) keys: other
+step + 1 for each step, so the same keys serve both; where steps are made again, with the number of
+the visit + 1. Use JAX's default (threefry) keys: other
 families do not keep vmapped streams apart.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion.guidance import X0Fn, as_tree
-from vidgen.diffusion.samplers import Sampler, StepLevels, fold
-from vidgen.diffusion.schedules import Data
+from vidgen.diffusion.sampler_step import Sampler, StepLevels, fold, normal_like
+from vidgen.diffusion.schedules import Data, renoise
 from vidgen.types import OnStep
 
 Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
@@ -40,6 +42,7 @@ def sample(
     z: Data,
     keys: Key[Array, "b"],
     to_data: bool = True,
+    walk: Walk | None = None,
     on_step: OnStep | None = None,
 ) -> Data:
     """Draw data.
@@ -51,10 +54,12 @@ def sample(
         program of its own.
       sampler: takes the steps.
       logsnrs: the ladder of N + 1 levels, increasing.
-      z: noise at the first level, as from `initial_noise(keys, ...)`.
+      z: noise at the first level, as from `initial_noise(keys, ...)`, or a z at the level where the
+        walk begins.
       keys: one an example.
       to_data: True: the last step returns x̂. False: it moves to the last level like the others,
         and the result is a z at that level.
+      walk: the order of the steps; None makes each of them once (`walk_of`).
       on_step: is called after every step, once its result is there, with (steps done, steps, a
         function that returns the step's x̂). The steps are then a compiled one that Python drives;
         without, they are one `lax.scan`, with the same result.
@@ -62,46 +67,118 @@ def sample(
     Returns:
       The samples, in the shape of z.
     """
-    plan, before = _plan(logsnrs, z, to_data), jnp.zeros_like(z)
+    if len(logsnrs) < 2:
+        raise ValueError(f"A sampler needs at least 2 log-SNR levels, got {len(logsnrs)}.")
+    walk = walk_of(len(logsnrs) - 1) if walk is None else walk
+    plan = _plan(logsnrs, z, to_data, walk, sampler.memory)
+    before = jnp.zeros_like(z)
     if on_step is None:
 
         def step(carry, xs):
             return _step(x0_fn, sampler, keys, carry, *xs), None
 
-        return jax.lax.scan(step, (z, before), plan)[0][0]
+        return jax.lax.scan(step, (z, _remembered(before, sampler)), plan)[0][0]
     # Laid out as z is, or the second step, whose x̂ before is a result, would be compiled anew.
-    carry, steps = (z, jax.device_put(before, z.sharding)), len(logsnrs) - 1
+    carry = (z, _remembered(jax.device_put(before, z.sharding), sampler))
+    steps = len(walk)
     for i in range(steps):
         xs = jax.tree.map(lambda a, i=i: a[i], plan)
         carry = jax.block_until_ready(compiled_step(as_tree(x0_fn), sampler, keys, carry, *xs))
-        on_step(i + 1, steps, functools.partial(operator.getitem, carry, 1))
+        x0 = carry[1][0] if sampler.memory > 1 else carry[1]
+        on_step(i + 1, steps, functools.partial(jnp.asarray, x0))
     return carry[0]
 
 
-def _plan(
-    logsnrs: Ladder, z: Data, to_data: bool
-) -> tuple[Int[Array, "steps"] | np.ndarray, tuple, Bool[Array, "steps"] | np.ndarray]:
-    """Stack (step number, StepLevels, whether to return x̂) of all steps."""
-    if len(logsnrs) < 2:
-        raise ValueError(f"A sampler needs at least 2 log-SNR levels, got {len(logsnrs)}.")
+class Visit(NamedTuple):
+    """One step of a walk.
+
+    Attributes:
+      step: its number: it goes from level `step` to level `step + 1`.
+      at: the number of the level at which z is: `step`, or a cleaner one, from which z is noised
+        back to level `step` first.
+    """
+
+    step: int
+    at: int
+
+
+Walk = Sequence[Visit]
+
+
+def walk_of(steps: int, *, first: int = 0, times: int = 1, jump: int = 1) -> Walk:
+    """List the steps in the order in which they are made.
+
+    Runs of `jump` steps are made several times, each but the first after z is noised back to where
+    the run began (RePaint, algorithm 1 and appendix). The last step, which returns x̂, is in no run:
+    there is no noise left to change. The first run is the shorter one.
+
+    Args:
+      steps: N.
+      first: the number of the first step.
+      times: how many times a run is made.
+      jump: steps of a run.
+    """
+    last = steps - 1
+    ends = sorted({last - k for k in range(0, last - first, jump)}) if times > 1 else []
+    visits, begin = [Visit(i, i) for i in range(first, last if times == 1 else first)], first
+    for end in ends:
+        run = [Visit(i, i) for i in range(begin, end)]
+        again = [Visit(begin, end), *run[1:]]
+        visits += run + (times - 1) * again
+        begin = end
+    return [*visits, Visit(last, last)]
+
+
+def _remembered(before: Data, sampler: Sampler) -> Data | tuple[Data, ...]:
+    """Return what a sampler reads of earlier x̂, before there are any."""
+    return before if sampler.memory == 1 else (before,) * sampler.memory
+
+
+def _plan(logsnrs: Ladder, z: Data, to_data: bool, walk: Walk, memory: int) -> tuple:
+    """Stack (step number, levels, whether to return x̂) of all steps.
+
+    Where steps are made again, also (level at which z is, number of the visit).
+    """
     xp = np if isinstance(logsnrs, np.ndarray) else jnp  # numpy compiles nothing
-    ladder = logsnrs.astype(z.dtype)
-    before = xp.concatenate([xp.full(1, -xp.inf, z.dtype), ladder[:-2]])
-    beyond = xp.concatenate([ladder[2:], ladder[-1:]])
-    number = xp.arange(len(ladder) - 1, dtype=np.int32)
-    is_last = (number == len(ladder) - 2) & to_data
-    return number, (before, ladder[:-1], ladder[1:], beyond), is_last
+    ladder, last = logsnrs.astype(z.dtype), len(logsnrs) - 2
+    steps = np.array([visit.step for visit in walk])
+    at = np.array([visit.at for visit in walk])
+    known = np.ones((memory, len(walk)), bool)  # whether the x̂ of the steps before is of this way
+    for back in range(memory):
+        known[back, : back + 1] = False
+        for i in range(back + 1, len(walk)):
+            known[back, i] = all(
+                at[j] == steps[j] == steps[j - 1] + 1 for j in range(i - back, i + 1)
+            )
+    earlier = [
+        xp.where(known[back], ladder[np.maximum(steps - back - 1, 0)], -np.inf).astype(z.dtype)
+        for back in range(memory)
+    ]
+    levels = (earlier[0], ladder[steps], ladder[steps + 1], ladder[np.minimum(steps + 2, last + 1)])
+    plan = (
+        xp.asarray(steps, np.int32),
+        (*levels, *earlier[1:]),
+        xp.asarray(steps == last) & to_data,
+    )
+    if (at == steps).all():
+        return plan
+    return (*plan, ladder[at], xp.arange(len(walk), dtype=np.int32))
 
 
-def _step(x0_fn, sampler, keys, carry, number, levels, is_last):
+def _step(x0_fn, sampler, keys, carry, number, levels, is_last, at=None, visit=None):
     z, x0_before = carry
 
     def denoise(z, logsnr):
         return x0_fn(z, jnp.broadcast_to(logsnr, z.shape[:1]), number)
 
-    keys = fold(keys, number + 1)
-    moved, x0 = sampler(denoise, keys, z, x0_before, StepLevels(*levels))
-    return jnp.where(is_last, x0, moved), x0
+    keys = fold(keys, (number if visit is None else visit) + 1)
+    levels = StepLevels(*levels)
+    if at is not None:
+        noisier = renoise(z, normal_like(fold(keys, 0), z), at, levels.t)
+        z = jnp.where(at > levels.t, noisier, z)
+    moved, x0 = sampler(denoise, keys, z, x0_before, levels)
+    remembered = x0 if sampler.memory == 1 else (x0, *x0_before[:-1])
+    return jnp.where(is_last, x0, moved), remembered
 
 
 compiled_step = jax.jit(_step, static_argnums=1)

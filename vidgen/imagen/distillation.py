@@ -186,9 +186,12 @@ class Distillation(Student):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make clips with the student as it is now."""
-        return self.stage.generate(params, text, low_res, keys, on_step=on_step, known=known)
+        more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
+        return self.stage.generate(params, text, low_res, keys, **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

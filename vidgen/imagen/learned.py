@@ -103,3 +103,39 @@ def checked_range(weight_range: Sequence[float]) -> tuple[float, float]:
             "with 0 <= low <= high."
         )
     return ends[0], ends[1]
+
+
+def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
+    """Raise ValueError where guidance takes more than a weight that a network is told.
+
+    Args:
+      stage: its name, for the message.
+      guidance: how it is to be sampled.
+      least: the weight that it has learned and that is nearest to none.
+    """
+    asked = {
+        "guidance_rescale": guidance.rescale != 0,
+        "guidance_parallel": guidance.parallel != 1,
+        "guidance_norm": guidance.norm is not None,
+    }
+    for flag in (flag for flag, given in asked.items() if given):
+        raise ValueError(
+            f"--{flag}: the stage {stage} is a distilled student, whose guidance is an input of "
+            "its network and no difference of two predictions; take the model that it was "
+            "distilled from."
+        )
+    if guidance.interval is not None and least > 0:
+        raise ValueError(
+            f"--guidance_interval: the stage {stage} is a distilled student, which has learned no "
+            f"weight below {least:g} to take outside of the interval; take the model that it was "
+            "distilled from."
+        )
+
+
+def check_no_negative(stage: str, negative: object) -> None:
+    """Raise ValueError where a student is to be guided away from a prompt."""
+    if negative is not None:
+        raise ValueError(
+            f"--negative: the stage {stage} is a distilled student, which has learned to guide "
+            "away from no text only; take the model that it was distilled from."
+        )

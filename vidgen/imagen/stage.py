@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
@@ -27,8 +28,9 @@ from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
-from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
-from vidgen.imagen.learned import Learned
+from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork
+from vidgen.imagen.guided import guided, guided_student
+from vidgen.imagen.learned import Learned, check_no_negative, check_student
 from vidgen.model import SampledModel
 from vidgen.nn import axes
 from vidgen.types import (
@@ -43,7 +45,6 @@ from vidgen.types import (
     TextMix,
     VideoBatch,
     VideoShape,
-    null_text,
 )
 
 
@@ -95,8 +96,15 @@ class DiffusionStage(SampledModel):
             raise ValueError(
                 f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
             )
+        if self.guidance_input:
+            check_student(self.name, self.guidance, self._least)
         if self.learned is not None:
             self.learned.check(self.name, self.guidance, self.sampler)
+
+    @property
+    def _least(self) -> float:
+        """The guidance weight of a student that is nearest to none."""
+        return 0.0 if self.learned is None else self.learned.least_weight
 
     @property
     def input_shape(self) -> VideoShape | None:
@@ -186,39 +194,27 @@ class DiffusionStage(SampledModel):
         steps: int,
         known: Known | None = None,
         mix: TextMix | None = None,
+        negative: TextEmbedding | None = None,
     ) -> guidance.X0Fn:
         """Build the denoiser of the sampler: guided (towards `known` too) and thresholded.
 
         Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
         """
         spec = self.guidance
-        if mix is None:
-            x0_fn = self._guided(params, cond, steps)
+        if mix is not None:
+            cond = guidance.pair(cond, cond.replace(text=mix.second))
+            negative = None if negative is None else guidance.pair(negative, negative)
+        given = (self._denoiser, params, cond, spec)
+        if self.guidance_input:
+            check_no_negative(self.name, negative)
+            x0_fn = guided_student(*given, steps=steps, least=self._least)
         else:
-            both = guidance.pair(cond, cond.replace(text=mix.second))
-            x0_fn = guidance.mixed(self._guided(params, both, steps), mix.weight)
+            x0_fn = guided(*given, steps=steps, negative=negative)
+        if mix is not None:
+            x0_fn = guidance.mixed(x0_fn, mix.weight)
         if known is not None:
             x0_fn = known_content.reconstruction_guidance(x0_fn, known, spec.reconstruction)
         return guidance.thresholded(x0_fn, method=spec.threshold, percentile=spec.percentile)
-
-    def _guided(self, params: Params, cond: Conditioning, steps: int) -> guidance.X0Fn:
-        """Build the denoiser with classifier-free guidance.
-
-        Guidance evaluates both halves in one batch of twice the size; without guidance the network
-        is evaluated once, and its conditional prediction is returned bit for bit. A clip without
-        text is not guided, as there is nothing to guide it by.
-        """
-        if self.guidance_input:
-            least = 0.0 if self.learned is None else self.learned.least_weight
-            weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask, least)
-            denoise = jax.tree_util.Partial(self._denoiser, params)
-            return jax.tree_util.Partial(at_weight, denoise, cond, weights)
-        if self.guidance.is_unguided:
-            return jax.tree_util.Partial(self._denoiser, params, cond)
-        weights = guidance.with_text(self.guidance.weights(steps), cond.text.mask)
-        both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
-        denoise = jax.tree_util.Partial(self._denoiser, params, both)
-        return guidance.classifier_free_batched(denoise, weights)
 
     def generate(
         self,
@@ -229,6 +225,8 @@ class DiffusionStage(SampledModel):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Make videos; see `Generator.generate`.
 
@@ -236,10 +234,19 @@ class DiffusionStage(SampledModel):
         content, that comes out unchanged, and the rest is made to go with it. With `on_step` the
         steps are run one by one, with the same result as the single compiled scan.
         """
-        x0_fn, z, keys = self._start(params, text, low_res, keys, known)
-        levels = self.sampler.logsnrs(self.schedule)
+        x0_fn, z, keys = self._start(params, text, low_res, keys, known, negative)
+        spec, levels = self.sampler, self.sampler.logsnrs(self.schedule)
+        if (init is None) != (spec.strength == 1):
+            raise ValueError(
+                f"stage {self.name}: a video to begin with and a strength below 1 go together; "
+                f"strength is {spec.strength}."
+            )
+        if init is not None:
+            z = schedules.diffuse(init, z, jnp.asarray(levels[spec.first]))
+        times = 1 if known is None else spec.resample
+        walk = sampling.walk_of(spec.steps, first=spec.first, times=times, jump=spec.resample_jump)
         return sampling.sample(
-            x0_fn, self.sampler.sampler(), logsnrs=levels, z=z, keys=keys, on_step=on_step
+            x0_fn, spec.sampler(), logsnrs=levels, z=z, keys=keys, walk=walk, on_step=on_step
         )
 
     def _start(
@@ -249,6 +256,7 @@ class DiffusionStage(SampledModel):
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         known: Known | None,
+        negative: TextEmbedding | None = None,
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         split = jax.vmap(jax.random.split)(keys)
@@ -258,7 +266,7 @@ class DiffusionStage(SampledModel):
             cond = cond.replace(low_res=_laid_out(cond.low_res))
         if self.joint and self._size(cond)[0] == 1:
             cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
-        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix)
+        x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix, negative)
         z = _initial_noise(split[:, 1], self._size(cond))
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
@@ -267,8 +275,11 @@ class DiffusionStage(SampledModel):
     @property
     def evaluations(self) -> int:
         """Evaluations of the network for one clip."""
-        twice = not (self.guidance.is_unguided or self.guidance_input)
-        return self.sampler.evaluations * (2 if twice else 1)
+        once = self.sampler.evaluations
+        if self.guidance.is_unguided or self.guidance_input:
+            return once
+        levels = np.exp(-0.5 * self.sampler.logsnrs(self.schedule)[self.sampler.first : -1])
+        return round(once * (1 + self.guidance.share_inside(levels)))
 
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
@@ -279,16 +290,18 @@ class DiffusionStage(SampledModel):
             tokens=spec((batch_size, text_length, text_dim), jnp.float32),
             mask=spec((batch_size, text_length), jnp.bool_),
         )
-        before = self.input_shape
-        low_res = None if before is None else spec((batch_size, *before.thwc), jnp.float32)
+        small = self.input_shape
+        low_res = None if small is None else spec((batch_size, *small.thwc), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
         x0_fn, z, keys = jax.eval_shape(self._start, params, text, low_res, keys, None)
         leaves, tree = jax.tree.flatten(x0_fn)
         own = jax.tree.leaves(params)  # the first of what the denoiser holds
         x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
         level = spec((), z.dtype)
-        step = (spec((), jnp.int32), (level,) * 4, spec((), jnp.bool_))
-        return sampling.compiled_step, (x0_fn, self.sampler.sampler(), keys, (z, z), *step)
+        sampler = self.sampler.sampler()
+        step = (spec((), jnp.int32), (level,) * (3 + sampler.memory), spec((), jnp.bool_))
+        before = z if sampler.memory == 1 else (z,) * sampler.memory
+        return sampling.compiled_step, (x0_fn, sampler, keys, (z, before), *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
         """Return (t, h, w, c) of the clips to generate."""

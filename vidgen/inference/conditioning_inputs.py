@@ -33,7 +33,7 @@ _HOLE = -0.8  # a mask pixel that is a tenth white, where -1 is black and 1 is w
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init:
-    """The video that the first stage starts from.
+    """The video that the first stage starts from, or that it changes (`Generate.strength`).
 
     Attributes:
       path: a video, a picture, or an array that an earlier run wrote.
@@ -66,15 +66,16 @@ class Init:
         Raises:
           ValueError: its stages cannot make that of it.
         """
-        wanted, (time, space) = chain.input_shape, chain.factors
-        assert wanted is not None
+        wanted, (time, space) = chain.input_shape or chain.stages[0].shape, chain.factors
         footage = self.footage.at_rate(wanted.fps)
-        if footage.is_still and time > 1:
+        # A stage that starts from text (--strength) shows a picture in all of its frames.
+        is_picture = footage.is_still and chain.input_shape is not None
+        if is_picture and time > 1:
             raise ValueError(
                 f"--init {self.path} is one picture, and {' '.join(chain.names)} put frames "
                 "between frames; stop before (--until), or give a video."
             )
-        if footage.is_still and frames is None:
+        if is_picture and frames is None:
             frames = 1
         if self.size == "model":
             return chain.sized(frames=frames, height=height, width=width)
@@ -89,7 +90,7 @@ class Init:
             )
         if own != [footage.height, footage.width]:
             log.info("%s is cropped to %dx%d, multiples of %d", self.path, *own, multiple)
-        if frames is None:
+        if frames is None and not footage.is_still:
             frames = footage.frames_at(wanted.fps, self.start) * time
         return chain.sized(frames=frames, height=own[0] * space, width=own[1] * space)
 

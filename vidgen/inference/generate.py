@@ -1,13 +1,7 @@
 """Prompts to video files, through one stage or a chain of them.
 
-A clip depends on (seed, prompt, number of the sample, models, settings, given video) and on
-nothing else: its key
-
-    key = fold_in(fold_in(fold_in(key(seed), h₀), h₁), sample),   h₀ h₁ = SHA-256(prompt)[:8]
-
-is the same alone or among others, and samplers draw noise for each example by itself. Every stage
-makes all clips, `batch_size` at a time, before the next is loaded; a last, smaller batch is filled
-up, so that one program is compiled a stage.
+What a clip depends on is in `clips`. Every stage makes all clips, `batch_size` at a time, before
+the next is loaded; a last, smaller batch is filled up, so that one program is compiled a stage.
 """
 
 from __future__ import annotations
@@ -15,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +22,11 @@ from jaxtyping import Array, Float, Key
 from vidgen.data.video import encode as video_writer
 from vidgen.imagen.cascade import Cascade
 from vidgen.inference import per_stage
+from vidgen.inference.clips import Clip, check_finite, check_folder, clip_key
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
+from vidgen.inference.sampling_settings import at_strength, check_negative, takes_negative
 from vidgen.inference.stage_progress import StageProgress
 from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
@@ -41,20 +36,9 @@ from vidgen.types import Known, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
 
+__all__ = ["BATCH_SIZE", "Clip", "Generate", "clip_key"]
+
 BATCH_SIZE = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One clip to make: its prompt, the number of the sample, and its file."""
-
-    prompt: str
-    sample: int
-    path: Path
-
-    def path_of(self, stage: str) -> Path:
-        """Name the file of an intermediate video: out.mp4 becomes out.base.mp4."""
-        return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +58,9 @@ class Generate:
       checkpoint_step: which checkpoint; None is the last.
       init: the video that the first stage starts from, if it starts from one.
       known: content that every clip must have.
+      negative: a prompt that guidance leads away from, of all clips; None is no text.
+      strength: begin in the middle of the first stage's schedule, from `init`, with this share of
+        its steps, in (0, 1); None is from noise.
       frames: of the clips that come out, None: what the last stage was trained for.
       size: their height and width; None: likewise.
       keep_stages: write the video of every stage.
@@ -93,6 +80,8 @@ class Generate:
     checkpoint_step: int | PerStage | None = None
     init: Init | None = None
     known: KnownFiles | None = None
+    negative: str | None = None
+    strength: float | None = None
     frames: int | None = None
     size: tuple[int, int] | None = None
     keep_stages: bool = False
@@ -111,6 +100,15 @@ class Generate:
         video_writer.check_suffix(self.output)
         if Path(self.output).is_dir():
             raise ValueError(f"--output {self.output} is a folder; name a file in it.")
+        if self.sampling.resample is not None and not self.known:
+            raise ValueError(
+                "--resample makes new content agree with known content, and there is none: give "
+                "--inpaint, --first or --last."
+            )
+        if self.negative is not None and is_empty(self.negative):
+            object.__setattr__(self, "negative", None)
+        if self.negative is not None:
+            check_negative(self.chain.stages)
         # What does not fit is told before anything is loaded.
         for model in self.chain.stages if self.keep_stages else self.chain.stages[-1:]:
             video_writer.check_rate(self.output, model.shape.fps)
@@ -118,13 +116,18 @@ class Generate:
     @functools.cached_property
     def chain(self) -> Cascade:
         """The cascade of the models, with the sampling and for the size asked for."""
-        chain = Cascade([self.sampling.apply(stage.model) for stage in self.stages])
+        models = [self.sampling.apply(stage.model) for stage in self.stages]
+        if self.strength is not None:
+            models[0] = at_strength(models[0], self.strength)
+        chain = Cascade(models)
         height, width = self.size or (None, None)
         wanted = {"frames": self.frames, "height": height, "width": width}
-        if chain.input_shape is None and self.init is not None:
+        if chain.input_shape is None and (self.init is None) != (self.strength is None):
             raise ValueError(
-                f"--init needs a stage that starts from a video: give --from=STAGE, since "
-                f"{chain.names[0]} starts from text alone."
+                "--strength says how far to change the video of --init=FILE, which is missing."
+                if self.init is None
+                else f"--init needs a stage that starts from a video: give --from=STAGE, since "
+                f"{chain.names[0]} starts from text alone, or --strength=0.6 to change the video."
             )
         if chain.input_shape is not None and self.init is None:
             raise ValueError(
@@ -140,7 +143,7 @@ class Generate:
         silent = self.init is not None or self.known  # a prompt was not asked for
         if not silent and any(is_empty(clip.prompt) for clip in clips):
             log.info("an empty prompt is video without text")
-        _check_folder(clips[0].path.parent)
+        check_folder(clips[0].path.parent)
         for stage in self.stages:
             stage.check(self._step_of(stage))
         last = self.chain.stages[-1]
@@ -189,8 +192,7 @@ class Generate:
         sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}
         tell_of_images(self.stages, chain.stages)
         low_res, known = None, None
-        if self.init is not None:
-            assert chain.input_shape is not None
+        if self.init is not None and chain.input_shape is not None:
             video = self.init.read(chain.input_shape)
             low_res = np.broadcast_to(video, (len(clips), *video.shape))
         if self.known:
@@ -208,7 +210,7 @@ class Generate:
                 sample=functools.partial(self._sample, progress),
             ):
                 for clip, video in zip(clips[start:], videos, strict=False):
-                    _check_finite(name, clip, video)
+                    check_finite(name, clip, video)
                     yield models[name], clip, video
 
     def _batch_size(self, stage: str, clips: int) -> int:
@@ -260,16 +262,46 @@ class Generate:
         known: Known | None,
     ) -> Float[np.ndarray, "b t h w c"]:
         """Sample one batch, on the mesh if there is one."""
+        more = self._more(model, len(keys))
         with contextlib.nullcontext() if self.mesh is None else self.mesh.context():
-            video = for_text(model, text).generate(
+            video = for_text(model, text, more.get("negative")).generate(
                 params,
                 jax.tree.map(self._placed, text),
                 None if low_res is None else self._placed(low_res),
                 self._placed(keys),
                 on_step=progress.steps_of(model),
                 known=None if known is None else jax.tree.map(self._placed, known),
+                **{name: jax.tree.map(self._placed, value) for name, value in more.items()},
             )
             return np.asarray(video, np.float32)
+
+    def _more(self, model: SampledModel, clips: int) -> dict[str, Any]:
+        """Return the negative prompt and the video to begin with, of a model that takes them."""
+        more: dict[str, Any] = {}
+        if self.negative is not None and takes_negative(model):
+            row = self._negative_text(model.name)
+            more["negative"] = jax.tree.map(lambda x: np.repeat(x, clips, axis=0), row)
+        if self.strength is not None and model is self.chain.stages[0]:
+            video = self._init_video
+            more["init"] = np.broadcast_to(video, (clips, *video.shape))
+        return more
+
+    def _negative_text(self, name: str) -> TextEmbedding:
+        """Encode the negative prompt by the encoder of a stage, once."""
+        if name not in self._negative_texts:
+            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
+            self._negative_texts[name] = encode_captions([self.negative or ""], encoder)
+        return self._negative_texts[name]
+
+    @functools.cached_property
+    def _negative_texts(self) -> dict[str, TextEmbedding]:
+        return {}
+
+    @functools.cached_property
+    def _init_video(self) -> Float[np.ndarray, "t h w c"]:
+        """The video that the first stage begins with in the middle of its schedule."""
+        assert self.init is not None
+        return self.init.read(self.chain.stages[0].shape)
 
     def _placed(self, x: Array | np.ndarray) -> Array:
         """Put an array of a batch on the device, or lay it out over the mesh."""
@@ -277,32 +309,3 @@ class Generate:
             # Committed to it, as the weights are: then all steps are one program.
             return jax.device_put(x, jax.local_devices()[0])
         return jax.device_put(x, self.mesh.sampling_sharding(x.shape))
-
-
-def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
-    if not np.isfinite(video).all():
-        raise ValueError(
-            f"stage {stage}: the clip for {clip.prompt!r} contains NaN or inf: the "
-            f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
-        )
-
-
-def _check_folder(folder: Path) -> None:
-    """Make the folder and try to write there, before anything long begins."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write there ({error.strerror}); choose another --output", folder
-        ) from error
-
-
-def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
-    """Derive the random key of one clip; see the module docstring."""
-    digest = hashlib.sha256(prompt.encode()).digest()
-    key = jax.random.key(seed)
-    for part in (digest[:4], digest[4:8]):
-        key = jax.random.fold_in(key, np.uint32(int.from_bytes(part, "little")))
-    return jax.random.fold_in(key, sample)

@@ -95,6 +95,17 @@ def word(text: str) -> str:
     return text
 
 
+def interval(text: str) -> tuple[float, float]:
+    """Parse two numbers as LOW:HIGH."""
+    low, colon, high = text.partition(":")
+    try:
+        if colon:
+            return float(low), float(high)
+    except ValueError:
+        pass
+    raise ValueError("two numbers as LOW:HIGH")
+
+
 def weights(text: str) -> tuple[float, float | None]:
     """Parse a guidance weight (and None), or HIGH:LOW, between which guidance alternates."""
     high, colon, low = text.partition(":")

@@ -65,7 +65,7 @@ class StepPreview:
     @functools.cached_property
     def video(self) -> Float[np.ndarray, "b t h w c"]:
         """The current prediction in [-1, 1], in the size of the stage; the known frames too."""
-        rows = np.asarray(self.predict(), np.float32)[: len(self.prompts)]
+        rows = np.asarray(self.predict(), np.float32)[: len(self.prompts)]  # a batch is filled up
         return np.clip(rows, -1, 1)
 
 

@@ -10,7 +10,6 @@ The models that come with the package lie likewise, with a weight file in the pl
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -23,15 +22,25 @@ from vidgen import __version__
 from vidgen.assets import zoo
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
-from vidgen.diffusion.samplers import Ancestral
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.inference import per_stage
-from vidgen.inference.per_stage import PerStage
+from vidgen.inference.sampling_settings import Sampling
 from vidgen.model import SampledModel
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.weights import open_weights
 from vidgen.types import STAGES, Frozen, Params, TextEmbedding, TextEncoder
+
+__all__ = [
+    "MODELS",
+    "Sampling",
+    "Stage",
+    "build_trained",
+    "check_names",
+    "find",
+    "for_text",
+    "single",
+    "tell_of_images",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,83 +98,6 @@ class Stage:
         }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """What of a stage's own sampling is replaced; None leaves it.
-
-    Attributes:
-      steps: sampling steps.
-      sampler: kind of sampler.
-      gamma: noise of the ancestral sampler.
-      temperature: of a masked transformer: randomness in which tokens are kept.
-      guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
-        where a low of None is constant as well.
-      threshold: none, static or dynamic.
-      reconstruction: weight with which new content is drawn to agree with known content.
-    """
-
-    steps: int | PerStage | None = None
-    sampler: str | PerStage | None = None
-    gamma: float | PerStage | None = None
-    temperature: float | PerStage | None = None
-    guidance: float | tuple[float, float | None] | PerStage | None = None
-    threshold: str | PerStage | None = None
-    reconstruction: float | PerStage | None = None
-
-    def apply(self, model: SampledModel) -> SampledModel:
-        """Replace the sampling of a model.
-
-        Raises:
-          ValueError: a value is out of its range, or this kind of model has no such setting.
-        """
-        asked = {
-            field.name: per_stage.value(getattr(self, field.name), model.name)
-            for field in dataclasses.fields(self)
-        }
-        weight = asked["guidance"]
-        pair = weight if isinstance(weight, tuple) else (weight, None)
-        parts: dict[str, dict[str, Any]] = {
-            "sampler": {n: asked[n] for n in ("steps", "gamma", "temperature")},
-            "guidance": {n: asked[n] for n in ("threshold", "reconstruction")},
-        }
-        parts["sampler"]["kind"], parts["guidance"]["weight"] = asked["sampler"], pair[0]
-        settings = {
-            name: {n: v for n, v in values.items() if v is not None}
-            for name, values in parts.items()
-        }
-        if "weight" in settings["guidance"]:
-            settings["guidance"]["low"] = pair[1]  # None makes it constant
-        changed = dataclasses.replace(
-            model,
-            sampler=_replaced(model.name, model.sampler, settings["sampler"]),
-            guidance=_replaced(model.name, model.guidance, settings["guidance"]),
-        )
-        if isinstance(changed, DiffusionStage):
-            kind = changed.sampler.name
-            if asked["gamma"] is not None and kind != Ancestral.name:
-                _tell_of_gamma(model.name, kind)
-            learned = changed.learned
-            if pair[0] is not None and learned is not None and learned.weight_range is None:
-                _tell_of_range(model.name)
-        return changed
-
-
-@functools.cache
-def _tell_of_gamma(stage: str, kind: str) -> None:
-    """Warn once a process."""
-    log.warning("--gamma has no effect on %s, whose sampler is %s, not ancestral", stage, kind)
-
-
-@functools.cache
-def _tell_of_range(stage: str) -> None:
-    """Warn once a process."""
-    log.warning(
-        "%s is a distilled student whose configuration does not say which guidance weights it has "
-        "learned; others than those have no known effect (students.student.weight_range)",
-        stage,
-    )
-
-
 def tell_of_images(stages: Sequence[Stage], models: Sequence[SampledModel]) -> None:
     """Warn of models that are to make one frame, and were trained on clips alone.
 
@@ -182,22 +114,16 @@ def tell_of_images(stages: Sequence[Stage], models: Sequence[SampledModel]) -> N
             )
 
 
-def for_text(model: SampledModel, text: TextEmbedding) -> SampledModel:
+def for_text(
+    model: SampledModel, text: TextEmbedding, negative: TextEmbedding | None = None
+) -> SampledModel:
     """Return the model as it samples these prompts, which are on the host.
 
-    Where none of them has a token, both halves of guidance are the same, and one is enough.
+    Where none of them has a token, nor what guidance leads away from, both halves of guidance are
+    the same, and one is enough.
     """
-    return model if np.any(text.mask) else model.without_guidance()
-
-
-def _replaced(stage: str, part: Any, settings: dict[str, Any]) -> Any:
-    """Replace values of a dataclass in fields that it must have."""
-    if not settings:
-        return part
-    for name in settings.keys() - {field.name for field in dataclasses.fields(part)}:
-        flag = {"kind": "sampler", "weight": "guidance", "low": "guidance"}.get(name, name)
-        raise ValueError(f"--{flag}: {stage} is a kind of model that has no such setting.")
-    return dataclasses.replace(part, **settings)
+    some = np.any(text.mask) or (negative is not None and np.any(negative.mask))
+    return model if some else model.without_guidance()
 
 
 def find(model: str, first: str | None = None, last: str | None = None) -> tuple[Path, ...]:

@@ -13,13 +13,14 @@ with the known one that is nearest in time, the earlier if there is one.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vidgen.model import TokenizerModel
-from vidgen.types import Known, Params, VideoShape
+from vidgen.types import Known, OnStep, Params, Predict, VideoShape
 
 
 def known_content(
@@ -102,3 +103,16 @@ def known_tokens(
         return inside[:, :1]
     rest = inside[:, 1:].reshape(b, steps - 1, (t - 1) // (steps - 1), rows, columns).all(2)
     return jnp.concatenate([inside[:, :1], rest], axis=1)
+
+
+def decoded_steps(
+    on_step: OnStep | None, decode: Callable[[Int[Array, "b *n"]], Array]
+) -> OnStep | None:
+    """Show a callback the clips of every step, decoded where it asks for them; None for None."""
+    if on_step is None:
+        return None
+
+    def step(done: int, steps: int, predict: Predict) -> None:
+        on_step(done, steps, lambda: decode(predict()))
+
+    return step

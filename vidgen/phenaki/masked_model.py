@@ -21,14 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, mixed, pair, with_text
+from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.model import Model, SampledModel, TokenizerModel
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, generation, token_batch
 from vidgen.phenaki.decoding import DecodingSpec, LogitsFn, ScoresFn
-from vidgen.phenaki.maskgit import FlatNetwork, TokenNetwork
+from vidgen.phenaki.guided_logits import check_guidance, guided_logits
+from vidgen.phenaki.maskgit import TokenNetwork
 from vidgen.phenaki.token_batch import BATCHES, clip_text, mean_where
 from vidgen.types import (
     Frozen,
@@ -37,12 +39,10 @@ from vidgen.types import (
     Metrics,
     OnStep,
     Params,
-    Predict,
     TextEmbedding,
     TextMix,
     TokenBatch,
     VideoBatch,
-    null_text,
 )
 
 
@@ -94,6 +94,7 @@ class MaskedVideoModel(SampledModel):
                 f"the network has {self.network.codes} codes and the tokenizer "
                 f"{self.tokenizer.codes}; set network.codes to the latter."
             )
+        check_guidance(self.name, self.guidance)
         if not self.network.cross and not self.guidance.is_unguided:
             raise ValueError(
                 f"GuidanceSpec.weight is {self.guidance.weight}, but the network reads no text "
@@ -196,32 +197,24 @@ class MaskedVideoModel(SampledModel):
         grid: tuple[int, ...],
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
+        negative: TextEmbedding | None = None,
     ) -> LogitsFn:
         """Make the guided logits of flat tokens, of two prompts their mixture, for decoding.
 
-        Guidance evaluates both halves in one batch of twice the size, as two prompts do; without
-        guidance the network is evaluated once, and its conditional logits are returned bit for bit.
+        See `guided_logits`.
 
         Args:
           params: the parameters of the network.
           text: one prompt a clip, or two.
           grid: the grid of tokens, (time, rows, columns).
           valid: False on positions that do not exist.
+          negative: what to guide away from, one prompt a clip; None is no text.
 
         Returns:
           A function of (flat tokens, step).
         """
-        twice = None if valid is None else pair(valid, valid)
-        if isinstance(text, TextMix):
-            both = pair(clip_text(text.first), clip_text(text.second))
-            return mixed(self.logits_fn(params, both, grid, valid=twice), text.weight)
-        text = clip_text(text)
-        if self.guidance.is_unguided:
-            return jax.tree_util.Partial(FlatNetwork(self.network, grid), params, text, valid)
-        weights = with_text(self.guidance.weights(self.sampler.steps), text.mask)
-        text = pair(text, null_text(text))
-        logits = jax.tree_util.Partial(FlatNetwork(self.network, grid), params, text, twice)
-        return classifier_free_batched(logits, weights)
+        settings = (self.network, self.guidance, self.sampler.steps)
+        return guided_logits(*settings, params, text, grid, valid=valid, negative=negative)
 
     def sample_tokens(
         self,
@@ -232,6 +225,7 @@ class MaskedVideoModel(SampledModel):
         keys: Key[Array, "b"],
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
+        negative: TextEmbedding | None = None,
         scores_fn: ScoresFn | None = None,
         on_step: OnStep | None = None,
     ) -> Int[Array, "b gt gh gw"]:
@@ -247,6 +241,7 @@ class MaskedVideoModel(SampledModel):
           known: True on tokens that stay.
           keys: one random key a clip.
           valid: False on positions that do not exist; they come out as they went in.
+          negative: what to guide away from, one prompt a clip; None is no text.
           scores_fn: a critic (phenaki/critic.py).
           on_step: called after every step; see `decoding.parallel_decode`.
 
@@ -256,7 +251,7 @@ class MaskedVideoModel(SampledModel):
         grid, b = tokens.shape[1:], len(tokens)
         known = known if valid is None else known | ~valid
         sampled = decoding.parallel_decode(
-            self.logits_fn(params, text, grid, valid=valid),
+            self.logits_fn(params, text, grid, valid=valid, negative=negative),
             tokens=tokens.reshape(b, -1),
             known=known.reshape(b, -1),
             mask_id=self.mask_id,
@@ -291,28 +286,25 @@ class MaskedVideoModel(SampledModel):
         *,
         on_step: OnStep | None = None,
         known: Known | None = None,
+        negative: TextEmbedding | None = None,
+        init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Generate videos in [-1, 1]; see `Generator`.
 
         Each depends on its own text, key and known content alone. Of two prompts a clip the logits
-        are mixed. `low_res` is None: the model starts from no smaller video.
+        are mixed. `low_res` and `init` are None: tokens start from no other video.
         """
-        if low_res is not None:
+        if low_res is not None or init is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
         video, mask = generation.known_content(known, self.shape, len(keys))
         tokenizer, own = self.tokenizer, params["tokenizer"]
         tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
 
-        def decoded(tokens: Array) -> Array:
+        def decoded(tokens: Int[Array, "b *n"]) -> Float[Array, "b t h w c"]:
             return generation.decode_known(tokenizer, own, tokens.reshape(kept.shape), video, mask)
 
-        def step(done: int, steps: int, filled: Predict) -> None:
-            assert on_step is not None
-            on_step(done, steps, lambda: decoded(filled()))
-
-        told = None if on_step is None else step
-        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=told)
-        return decoded(tokens)
+        more = {"negative": negative, "on_step": generation.decoded_steps(on_step, decoded)}
+        return decoded(self.sample_tokens(params["maskgit"], text, tokens, kept, keys, **more))
 
     @property
     def patch_time(self) -> int:
@@ -322,7 +314,10 @@ class MaskedVideoModel(SampledModel):
     @property
     def evaluations(self) -> int:
         """Number of evaluations of the network for one clip."""
-        return self.sampler.steps * (1 if self.guidance.is_unguided else 2)
+        steps = self.sampler.steps
+        left = 1 - np.arange(steps) / steps
+        twice = 0 if self.guidance.is_unguided else self.guidance.share_inside(left)
+        return round(steps * (1 + twice))
 
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int

@@ -32,6 +32,7 @@ from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
+from vidgen.inference.sampling_settings import check_negative
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
@@ -40,7 +41,7 @@ from vidgen.story.resumable_video import ResumableVideo
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment, plan
 from vidgen.story.sliding_window import generate_segments
-from vidgen.train.batches import encode_captions
+from vidgen.train.batches import encode_captions, is_empty
 from vidgen.types import Known, Params, TextEmbedding, TextMix
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class GenerateStory:
       context_frames: last frames of the video that a segment continues; the model takes 1 + a
         multiple of its patch.
       first: a picture or a video that the story continues, in place of `story.first`.
+      negative: a prompt that guidance leads away from in all scenes, whatever the story says.
       sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
       restart: remove an unfinished video of the same name.
@@ -73,6 +75,7 @@ class GenerateStory:
     seed: int | None = None
     context_frames: int = CONTEXT_FRAMES
     first: FirstFrames | None = None
+    negative: str | None = None
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
     restart: bool = False
@@ -85,7 +88,9 @@ class GenerateStory:
         stream.check_streamable(self.output)
         stream.check_rate(self.output, self.model.shape.fps)
         for segment in self.segments:
-            self._model_of(segment)
+            model = self._model_of(segment)
+            if self.negative_of(segment) is not None:
+                check_negative([model])
 
     @functools.cached_property
     def model(self) -> SampledModel:
@@ -163,6 +168,7 @@ class GenerateStory:
             "model": where | dict(stage),
             "settings": {
                 "seed": self.seed,
+                "negative": self.negative,
                 "context": self.context_frames,
                 "first": first and dataclasses.asdict(first),
                 "content of first": first and content_hash(first.path),
@@ -211,6 +217,7 @@ class GenerateStory:
                     segment_key(segment)[None],
                     on_step=progress.step,
                     known=known,
+                    **self._away(segment),
                 )
 
             for new in generate_segments(
@@ -230,6 +237,17 @@ class GenerateStory:
         guidance = None if segment.guidance is None else float(segment.guidance)
         scene = Sampling(guidance=guidance, steps=segment.steps)
         return self.sampling.apply(scene.apply(self.stage.model))
+
+    def negative_of(self, segment: Segment) -> str | None:
+        """The prompt that guidance leads away from in a segment; None is none."""
+        negative = segment.negative if self.negative is None else self.negative
+        return None if negative is None or is_empty(negative) else negative
+
+    def _away(self, segment: Segment) -> dict[str, TextEmbedding]:
+        negative = self.negative_of(segment)
+        if negative is None:
+            return {}
+        return {"negative": encode_captions([negative], self.stage.text_encoder)}
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
         """The encoded text of a segment, of two prompts in a transition."""

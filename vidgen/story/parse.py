@@ -2,12 +2,12 @@
 
     a cat sits on a wall. then it jumps down. then it runs away      the short form
 
-    frames: 71            # YAML: of the video; seed, guidance, steps and fit are for all scenes
+    frames: 71            # YAML: of the video; seed, guidance, steps, negative, fit: of all scenes
     scenes:
       - prompt: a cat sits on a wall
         frames: 23        # or seconds: 2.875
       - prompt: it jumps down
-        transition: 1     # seed, guidance, steps and overlap as well
+        transition: 1     # seed, guidance, steps, negative, overlap too
       - it runs away      # a scene that is only a prompt
 
 A key that is unknown or there twice, and a value of the wrong kind, are errors that name the file,
@@ -39,10 +39,11 @@ _SCENE_KEYS = {
     "seed": "a whole number",
     "guidance": "a number",
     "steps": "a whole number",
+    "negative": "text",
     "transition": "a whole number",
     "overlap": "a whole number",
 }
-_STORY_KEYS = ("scenes", "frames", "seed", "guidance", "steps", "fit")
+_STORY_KEYS = ("scenes", "frames", "seed", "guidance", "steps", "negative", "fit")
 
 
 def load(story: str, *, frames: int | None = None) -> Story:

@@ -31,6 +31,7 @@ class Scene:
         have the same seed, from which it differs.
       guidance: guidance weight; None is the story's, then the model's.
       steps: sampling steps; None is the story's, then the model's.
+      negative: a prompt that guidance leads away from; None is the story's, then none.
       transition: number n of segments over which the prompt passes from that of the scene before to
         this one: the j-th (from 1) mixes the two with weights 1 - j / (n + 1) and j / (n + 1).
       overlap: number of frames of the scene before that this one continues: 0 is a cut, None is the
@@ -43,6 +44,7 @@ class Scene:
     seed: int | None = None
     guidance: float | int | None = None
     steps: int | None = None
+    negative: str | None = None
     transition: int = 0
     overlap: int | None = None
 
@@ -75,6 +77,7 @@ class Story:
       seed: seed of the scenes without one; None is the seed of the run.
       guidance: guidance weight of the scenes without one; None is the model's.
       steps: sampling steps of the scenes without such; None is the model's.
+      negative: that of the scenes without one.
       fit: what happens to a length that is no whole number of segments: "exact" refuses it,
         "nearest" takes the nearest that is one, "trim" cuts the last segment of the scene.
       first: a video that the story continues, for StoryBench's tasks.
@@ -89,6 +92,7 @@ class Story:
     seed: int | None = None
     guidance: float | int | None = None
     steps: int | None = None
+    negative: str | None = None
     fit: str = "exact"
     first: FirstFrames | None = None
     source: str = "story"

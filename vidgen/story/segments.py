@@ -44,6 +44,7 @@ class Segment:
       context: number of known frames at its beginning, the last ones of the video so far.
       frames: number of new frames that are kept; the model makes more where a scene is trimmed.
       first_frame: number of the first new frame in the video, from 0.
+      negative: a prompt that guidance leads away from; None is none.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Segment:
     context: int
     frames: int
     first_frame: int
+    negative: str | None = None
 
     @property
     def end_frame(self) -> int:
@@ -136,6 +138,7 @@ def _settings(story: Story, scene: int, part: int, index: int, seed: int | None)
         "prompts": _prompts(story.scenes, scene, part),
         "guidance": story.guidance if own.guidance is None else own.guidance,
         "steps": story.steps if own.steps is None else own.steps,
+        "negative": story.negative if own.negative is None else own.negative,
     }
 
 

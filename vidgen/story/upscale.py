@@ -35,6 +35,7 @@ from jaxtyping import Array, Key
 from vidgen.data.video import stream, transforms
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.sampling_settings import takes_negative
 from vidgen.inference.stages import Stage
 from vidgen.model import SampledModel
 from vidgen.story.generate_story import GenerateStory, segment_key
@@ -221,7 +222,7 @@ class Pass:
         name = self.model.name
         if begin:
             log.info("%s goes on from chunk %d of %d", name, begin + 1, len(self.segments))
-        params, text = self.stage.load(self.step), functools.lru_cache(1)(self._text)
+        params, text = self.stage.load(self.step), functools.lru_cache(2)(self._text)
         if self.identity(params) != identity:
             raise ResumeError(
                 f"the weights of {name} in {self.stage.model_dir} have changed since this video "
@@ -233,6 +234,8 @@ class Pass:
                 progress.begin(segment)
                 ((prompt, _),) = segment.prompts
                 inputs = self._inputs(segment, video, before)
+                if segment.negative is not None and takes_negative(self.model):
+                    inputs["negative"] = text(segment.negative)
                 clip = self.model.generate(params, text(prompt), **inputs, on_step=progress.step)
                 frames = np.asarray(clip, np.float32)[0, segment.context :][: segment.frames]
                 if not np.isfinite(frames).all():
@@ -278,6 +281,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
     ends = [0, *range(min(clip, frames), frames, clip - known), frames]
     begins = [segment.first_frame for segment in told]
     scenes = [told[bisect.bisect_right(begins, end // slower) - 1].scene for end in ends[:-1]]
+    scene_of = {segment.scene: segment for segment in told}
     return [
         Segment(
             index=i,
@@ -292,6 +296,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
             context=known if i else 0,
             frames=ends[i + 1] - ends[i],
             first_frame=ends[i],
+            negative=generate.negative_of(scene_of[scene]),
         )
         for i, scene in enumerate(scenes)
     ]

@@ -1,0 +1,148 @@
+"""Samplers of higher order in the length of a step.
+
+DPM-Solver++ (2211.01095), EDM (2206.00364, algorithm 2). With the noise level σ̃ = σ/α = e^{-λ/2} of
+y = z/α, whose path is dy/dσ̃ = (y - x̂)/σ̃ = ε̂, and h = (λ_s - λ_t)/2 > 0 the length of a step:
+
+    dpmpp_2m    ddim with D in place of x̂:  D = x̂ + (h/2h') (x̂ - x̂'),
+                h' the length of the step before and x̂' its prediction
+    dpmpp_2s    ddim with x̂ of the middle, (λ_t + λ_s)/2, where a first half step by ddim leads
+    dpmpp_3m    z_s = ddim(x̂) + α_s [(1 + φ) D₁ - ((1 + φ)/h - 1/2) D₂],   φ = (e^{-h} - 1)/h
+                D₁ = h x̂', D₂ = h² x̂'' of the parabola through the last three x̂
+    heun        up from σ̃_t to σ̂ = (1 + γ) σ̃_t by new noise, then down to s by the mean of the
+                slopes ε̂ at both ends:  z_s = ddim(x̂) + (α_s/2) (σ̃_s - σ̂) (ε̂_s - ε̂)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vidgen.diffusion.parameterization import eps_from_x0
+from vidgen.diffusion.sampler_step import Sampler, Spec, ddim_step, normal_like
+from vidgen.diffusion.schedules import alpha_sigma
+
+_MOST_CHURN = math.sqrt(2) - 1  # no step adds more noise than there is (EDM algorithm 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
+    """Deterministic, of second order in the step length, by the x̂ of the step before.
+
+    The first step is of order 1: its `before` is -inf, h' is infinite and h/2h' is 0.
+    """
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        assert not isinstance(x0_before, tuple)
+        x0 = denoise(z, levels.t)
+        extrapolation = 0.5 * (levels.s - levels.t) / (levels.t - levels.before)
+        corrected = x0 + extrapolation * (x0 - x0_before)
+        return ddim_step(z, corrected, levels.t, levels.s), x0
+
+
+@dataclasses.dataclass(frozen=True)
+class DpmSolverPP2S(Sampler, name="dpmpp_2s", evaluations=2):
+    """Deterministic, of second order, by a step to the middle: needs no step before it.
+
+    It is algorithm 1 of the paper with r = 1/2, its own choice. So a step that noise came before
+    (`sampling.Resampling`) is as good as any other.
+    """
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        x0, middle = denoise(z, levels.t), 0.5 * (levels.t + levels.s)
+        halfway = denoise(ddim_step(z, x0, levels.t, middle), middle)
+        return ddim_step(z, halfway, levels.t, levels.s), x0
+
+
+@dataclasses.dataclass(frozen=True)
+class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
+    """Deterministic, of third order, by the x̂ of the two steps before.
+
+    Where there is one before, it is of second order; where there is none, it is ddim. (The first
+    x̂ that is missing has the level -inf, and so an infinite distance.)
+    """
+
+    @property
+    def memory(self) -> int:
+        """It reads two earlier x̂."""
+        return 2
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        x0, (first, second) = denoise(z, levels.t), x0_before
+        h = 0.5 * (levels.s - levels.t)
+        near = _inverse(0.5 * (levels.t - levels.before), h)  # h over the lengths of steps before
+        far = jnp.where(near == 0, 0, _inverse(0.5 * (levels.before - levels.earlier), h))
+        both = jnp.where(near + far == 0, 1, near + far)
+        slope, earlier_slope = near * (x0 - first), far * (first - second)
+        bend = slope - earlier_slope
+        curvature = 2 * (near * far / both) * bend  # h² x̂''; the paper's code lacks the 2
+        slope = slope + jnp.where(far == 0, 0, far / both) * bend
+        phi = jnp.expm1(-h) / h
+        step = (1 + phi) * slope - ((phi + 1) / h - 0.5) * curvature
+        return ddim_step(z, x0, levels.t, levels.s) + alpha_sigma(levels.s)[0] * step, x0
+
+
+def _inverse(length: Float[Array, "*steps"], h: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
+    """h / length; 0 where the length is infinite or not a number, as of a step that was not."""
+    return jnp.where(jnp.isfinite(length), h / length, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heun(Sampler, name="heun", evaluations=2):
+    """EDM's sampler: second order, with as much new noise as is asked for (algorithm 2).
+
+    The last step of all returns x̂, as the paper's does, whose second evaluation would be at pure
+    data. "edm" is the paper's spacing of levels.
+
+    Attributes:
+      gamma: γ, how much higher the noise level is brought before a step: min(S_churn/N, √2 - 1); 0
+        is deterministic.
+      low: S_min, the least noise level σ/α that is brought higher.
+      high: S_max, the highest. The paper's values for ImageNet-64 are .05 and 50.
+      noise: S_noise, the standard deviation of the new noise; the paper has 1.003 to 1.007.
+    """
+
+    gamma: float = 0.0
+    low: float = 0.05
+    high: float = 50.0
+    noise: float = 1.003
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= _MOST_CHURN + 1e-9:
+            raise ValueError(f"Heun.gamma is {self.gamma}; it must be in [0, √2 - 1 = 0.4142].")
+        if not 0 <= self.low <= self.high or not self.noise > 0:
+            raise ValueError(
+                f"Heun.low, high and noise are {self.low}, {self.high} and {self.noise}; they must "
+                "satisfy 0 <= low <= high and noise > 0."
+            )
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Heun:
+        """Make it with the churn of the spec, S_churn, spread over its steps."""
+        return cls(gamma=min(spec.churn / spec.steps, _MOST_CHURN))
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        t = levels.t
+        if self.gamma:
+            z, t = self._churned(keys, z, t)
+        x0 = denoise(z, t)
+        ahead = ddim_step(z, x0, t, levels.s)  # Euler's step
+        turn = eps_from_x0(denoise(ahead, levels.s), ahead, levels.s) - eps_from_x0(x0, z, t)
+        length = jnp.exp(-0.5 * levels.s) - jnp.exp(-0.5 * t)
+        return ahead + 0.5 * alpha_sigma(levels.s)[0] * length * turn, x0
+
+    def _churned(self, keys, z, t):
+        """Bring z up to the level σ̂ = (1 + γ) σ̃, where σ̃ is within the bounds."""
+        level = jnp.exp(-0.5 * t)
+        gamma = jnp.where((self.low <= level) & (level <= self.high), self.gamma, 0)
+        higher = t - 2 * jnp.log1p(gamma)
+        alpha = alpha_sigma(higher)[0]
+        added = self.noise * level * jnp.sqrt(gamma * (2 + gamma))
+        y = z / alpha_sigma(t)[0] + added * normal_like(keys, z)
+        return alpha * y, higher

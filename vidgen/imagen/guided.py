@@ -1,0 +1,80 @@
+"""The denoiser of a stage with classifier-free guidance, of two halves in one batch.
+
+Without guidance the network is evaluated once, and its conditional prediction is returned bit for
+bit. A clip without text is not guided, as there is nothing to guide it by, unless it is to be
+guided away from a negative prompt, which then stands in the place of no text.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from vidgen.diffusion import guidance
+from vidgen.diffusion.guidance import GuidanceSpec, X0Fn
+from vidgen.diffusion.guidance_rules import NoiseInterval, within
+from vidgen.imagen.denoiser import Denoiser, at_weight
+from vidgen.types import Conditioning, Params, TextEmbedding, null_text
+
+Partial = jax.tree_util.Partial
+
+
+def guided(
+    denoiser: Denoiser,
+    params: Params,
+    cond: Conditioning,
+    spec: GuidanceSpec,
+    *,
+    steps: int,
+    negative: TextEmbedding | None = None,
+) -> X0Fn:
+    """Build the guided denoiser of a network that is told text and nothing of its guidance.
+
+    Args:
+      denoiser: x̂ by one evaluation.
+      params: of its network.
+      cond: what it is told, for b clips.
+      spec: how it is guided.
+      steps: sampling steps.
+      negative: what to guide away from, one prompt a clip; None is the prediction without text.
+    """
+    alone = Partial(denoiser, params, cond)
+    if spec.is_unguided:
+        return alone
+    without, mask = null_text(cond.text), cond.text.mask
+    if negative is not None:
+        without, mask = negative, mask | negative.mask
+    weights = guidance.with_text(spec.weights(steps), mask)
+    both = guidance.pair(cond, cond.replace(text=without))
+    denoise = Partial(denoiser, params, both)
+    return _inside(spec, guidance.classifier_free_batched(denoise, weights, spec.rule), alone)
+
+
+def guided_student(
+    denoiser: Denoiser,
+    params: Params,
+    cond: Conditioning,
+    spec: GuidanceSpec,
+    *,
+    steps: int,
+    least: float,
+) -> X0Fn:
+    """Build the denoiser of a student, which has the guidance weight as an input.
+
+    Args:
+      denoiser: x̂ by one evaluation.
+      params: of its network.
+      cond: what it is told, for b clips.
+      spec: how it is guided; it is told the weights and may be told less outside of an interval.
+      steps: sampling steps.
+      least: the weight that is nearest to none.
+    """
+    denoise = Partial(denoiser, params)
+    weights = guidance.with_text(spec.weights(steps), cond.text.mask, least)
+    alone = Partial(at_weight, denoise, cond, jax.numpy.full_like(weights, least))
+    return _inside(spec, Partial(at_weight, denoise, cond, weights), alone)
+
+
+def _inside(spec: GuidanceSpec, guided: Partial, alone: Partial) -> X0Fn:
+    if spec.interval is None:
+        return guided
+    return within(NoiseInterval(*spec.interval), guided, alone)
