@@ -118,6 +118,8 @@ NOT_RUN = {
     ". .venv/bin/activate": ".ci/run does",
     "pip install -e .": ".ci/run does, with extras, from the package index",
     "pip install -e .[test]": ".ci/run does, from the package index",
+    "pip install -e .[web]": "the tests' packages hold those of the page",
+    "vidgen web": "it serves until it is stopped; tests/web/test_page.py opens it in a browser",
     "pytest": "this is it",
     "tfds build ucf101/ucf101_1 --data_dir=tfds --file_format=array_record": "fetches 6.5 GB; "
     "tests/helpers/tfds_sets.py writes its files with TFDS itself, and these are trained on",

@@ -1,6 +1,6 @@
 """The page in a real browser: what is typed becomes a video, and whatever is wrong a sentence.
 
-Tests of vidgen/web/page.py, vidgen/web/server.py, vidgen/web/views.py, vidgen/web/models.py,
+Tests of vidgen/web/parts.py, vidgen/web/server.py, vidgen/web/views.py, vidgen/web/models.py,
 vidgen/cli/web_command.py, vidgen/cli/generate_command.py too.
 """
 
@@ -24,10 +24,12 @@ import places
 import pytest
 import tiny_cascade
 
+from vidgen.assets import zoo
 from vidgen.cli import errors, main, web_command
 from vidgen.data.video.encode import write_video
 from vidgen.data.video.footage import open_footage
-from vidgen.web import server
+from vidgen.types import STAGES
+from vidgen.web import models, server
 
 WAIT = 120_000  # milliseconds: a busy machine compiles for long
 STEPS = "#vg-clip-steps input, #vg-clip-steps textarea"
@@ -66,7 +68,8 @@ def served(cascade):
     def parse(words):
         return main._parsed(["generate", *words])
 
-    settings = server.Settings(model=str(cascade), port=0, upload_mb=1)
+    given = {"model": str(cascade), "story_model": "phenaki_demo"}
+    settings = server.Settings(**given, port=0, upload_mb=1)
     explain = lambda error: errors.sentence(error)[0]  # noqa: E731
     with server.serving(settings, web_command.builder(parse), explain) as address:
         yield address
@@ -140,18 +143,23 @@ def test_a_prompt_becomes_a_video_that_plays(page, vidgen, served):
     page.fill("#vg-prompt textarea", " a tiger\nmoving `left` ")
     page.fill("#vg-clip-guidance input, #vg-clip-guidance textarea", "1.5")
     page.fill(STEPS, "2,base=3")
+    page.fill("#vg-clip-negative textarea", "a frog")
     page.fill("#vg-clip-seed input", "7")
     page.click("#vg-generate")
     page.wait_for_selector("#vg-picture img[src^='data:image/webp']")
     path, words = download(page)
     assert words[2] == "a tiger moving `left`"
-    assert {"--guidance=1.5", "--steps=2,base=3", "--seed=7"} < set(words)
+    assert {"--guidance=1.5", "--steps=2,base=3", "--negative=a frog", "--seed=7"} < set(words)
     assert_made_again(vidgen, words, path)
     assert open_footage(str(path)).seconds == pytest.approx(1.0)
     assert page.locator("#vg-progress").inner_text().startswith("Done in ")
 
 
-def test_an_earlier_stage_and_another_seed(page):
+def test_an_earlier_stage_and_another_seed(page, cascade):
+    choose(page, "#vg-model", "phenaki_demo")
+    page.locator("#vg-until").wait_for(state="hidden")  # it is one stage
+    choose(page, "#vg-model", str(cascade))
+    page.locator("#vg-until").wait_for()
     choose(page, "#vg-until", "base")
     page.get_by_role("button", name="Another seed").first.click()
     page.click("#vg-generate")
@@ -270,6 +278,19 @@ def test_it_fits_a_phone(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.locator("#vg-upscale").bounding_box()
     assert box["width"] > 300
+
+
+def test_models_to_choose_from():
+    """Without flags all that come with vidgen; those of the flags otherwise."""
+    own = models.offers(None, None)
+    assert [offer.name for offer in own.clips] == [zoo.DEFAULT, zoo.STORIES, "imagen_teachers"]
+    assert own.named(zoo.DEFAULT).upscaling == STAGES[1:] and own.named(zoo.STORIES).stages == ()
+    given = models.offers("imagen_demo/base", "phenaki_demo")
+    assert [offer.name for offer in given.clips] == ["imagen_demo/base", "phenaki_demo"]
+    assert given.clips[0].upscaling == () and given.stories.name == "phenaki_demo"
+    assert [offer.name for offer in models.offers("imagen_teachers", None).clips] == [
+        "imagen_teachers"
+    ]
 
 
 # The command ------------------------------------------------------------------------------------

@@ -97,6 +97,12 @@ resumes.""",
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
   vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
+    "web": """examples:
+  vidgen web
+  vidgen web --model=runs/cascade --story_model=runs/phenaki --port=8000
+
+The page runs one generation at a time; others wait. What it writes is removed when it is stopped:
+download what is to stay. With another --host whoever reaches this machine can use it.""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm

@@ -37,6 +37,36 @@ def offer(model: str) -> Offer:
     return Offer(model, tuple(folder.name for folder in folders) if len(folders) > 1 else ())
 
 
-def offers(model: str | None, story_model: str | None) -> tuple[Offer, Offer]:
-    """The model of clips and of upscaling, and the one of stories, by the flags of `vidgen web`."""
-    return offer(model or zoo.DEFAULT), offer(story_model or zoo.STORIES)
+@dataclasses.dataclass(frozen=True)
+class Offers:
+    """The models of a page.
+
+    Attributes:
+      clips: that make clips; the first one also makes uploaded clips larger.
+      stories: that tells stories.
+    """
+
+    clips: tuple[Offer, ...]
+    stories: Offer
+
+    def named(self, name: str) -> Offer:
+        """Return the model of clips of that name."""
+        return next(offer for offer in self.clips if offer.name == name)
+
+
+def offers(model: str | None, story_model: str | None) -> Offers:
+    """Find the models that the flags of `vidgen web` name.
+
+    Args:
+      model: makes clips; None: every one that comes with vidgen does, from the default on.
+      story_model: tells stories, and makes clips as well; None: the one that comes with vidgen.
+
+    Raises:
+      FileNotFoundError: there is none of that name.
+    """
+    stories = offer(story_model or zoo.STORIES)
+    if model is None:
+        names = dict.fromkeys([zoo.DEFAULT, stories.name, *zoo.names()])
+    else:
+        names = dict.fromkeys([model] if story_model is None else [model, story_model])
+    return Offers(tuple(map(offer, names)), stories)

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Default
 
-from vidgen.assets import zoo
 from vidgen.web import commands, views
 from vidgen.web.commands import MAX_SCENES, MAX_TEXT, Command
 from vidgen.web.jobs import Job, Worker
-from vidgen.web.models import Offer
+from vidgen.web.models import Offers
+from vidgen.web.parts import Result, Sampling, hint, result_parts, sampling_fields, stages_of
 
 CSS = Path(__file__).with_name("page.css")
-THEME = gr.themes.Default(
+THEME = Default(
     primary_hue="indigo",
     secondary_hue="indigo",
     neutral_hue="slate",
@@ -32,68 +33,31 @@ THEME = gr.themes.Default(
 
 _LOOK_EVERY = 0.1  # seconds between two looks at a generation
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_RANDOM = "() => Math.floor(Math.random() * 4294967296)"
 
 PROMPT = "a tiger moving right on a green background"
 SCENES = ("a tiger moving right on a green background", "a tiger growing on a green background")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """The fields that say how to sample."""
-
-    guidance: gr.Textbox
-    steps: gr.Textbox
-    seed: gr.Number
-
-    @property
-    def fields(self) -> list[Any]:
-        """In the order in which `flags` takes their values."""
-        return [self.guidance, self.steps, self.seed]
-
-    @staticmethod
-    def flags(guidance: str, steps: str, seed: int | None) -> dict[str, str | None]:
-        """The flags of these values; an empty one is left to the model."""
-        return {
-            "guidance": guidance,
-            "steps": steps,
-            "seed": None if seed is None else str(int(seed)),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What shows a generation."""
-
-    picture: gr.HTML
-    video: gr.Video
-    progress: gr.HTML
-    stop: gr.Button
-    download: gr.DownloadButton
-    command: gr.Textbox
-
-
 class Page:
     """The page of one worker."""
 
-    def __init__(self, worker: Worker, clips: Offer, stories: Offer, more: tuple[str, ...]) -> None:
+    def __init__(self, worker: Worker, offers: Offers, more: tuple[str, ...]) -> None:
         """Lay it out.
 
         Args:
           worker: runs what is asked for.
-          clips: the model of clips and of upscaling.
-          stories: the model of stories.
+          offers: the models to choose from.
           more: flags of every command.
         """
-        self._worker, self._clips, self._stories, self._more = worker, clips, stories, more
+        self._worker, self._offers, self._more = worker, offers, more
         self._jobs: dict[str, Job] = {}  # by the session of a browser's page
         with gr.Blocks(title="vidgen", analytics_enabled=False, delete_cache=(600, 7200)) as blocks:
-            gr.HTML(views.header(clips.name, stories.name), elem_id="vg-header")
+            gr.HTML(views.HEADER, elem_id="vg-header")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=5, min_width=320):
                     parts = self._inputs()
                 with gr.Column(scale=6, min_width=320):
-                    result = _result()
+                    result = result_parts()
             starts = [button for button, *_ in parts]
             for button, inputs, read in parts:
                 button.click(
@@ -116,36 +80,40 @@ class Page:
                 parts = [self._clip_inputs()]
             with gr.Tab("Story", id="story"):
                 parts.append(self._story_inputs())
-            if self._clips.upscaling:
+            if self._offers.clips[0].upscaling:
                 with gr.Tab("Upscale", id="upscale"):
                     parts.append(self._upscale_inputs())
         return parts
 
     def _clip_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
+        first, *others = self._offers.clips
         prompt = gr.Textbox(
-            PROMPT, label="Prompt", info=_hint(self._clips), lines=3, max_length=MAX_TEXT,
+            PROMPT, label="Prompt", info=hint(first), lines=3, max_length=MAX_TEXT,
             elem_id="vg-prompt",
         )  # fmt: skip
-        sampling = _sampling("clip")
-        stages = self._clips.stages
-        until = gr.Dropdown(
-            list(stages),
-            value=stages[-1] if stages else None,
-            label="Up to stage",
-            info="An earlier stage is smaller, and quicker.",
-            visible=bool(stages),
-            elem_id="vg-until",
-        )
+        sampling = sampling_fields("clip")
+        with gr.Row():
+            model = gr.Dropdown(
+                [offer.name for offer in self._offers.clips], value=first.name, label="Model",
+                visible=bool(others), min_width=170, elem_id="vg-model",
+            )  # fmt: skip
+            until = gr.Dropdown(
+                label="Up to stage", min_width=130, elem_id="vg-until", **stages_of(first)
+            )
+        model.change(
+            lambda name: gr.update(**stages_of(self._offers.named(name))), model, until,
+            queue=False, **_PRIVATE,
+        )  # fmt: skip
 
-        def read(prompt: str, guidance: str, steps: str, seed: int | None, until: str) -> Command:
-            last = None if not stages or until == stages[-1] else until
-            flags = Sampling.flags(guidance, steps, seed)
+        def read(prompt: str, model: str, until: str | None, *sampled: Any) -> Command:
+            stages = self._offers.named(model).stages
+            last = until if until in stages[:-1] else None
             return self._with_more(
-                commands.clip(prompt, model=self._clips.name, until=last, **flags)
+                commands.clip(prompt, model=model, until=last, **Sampling.flags(*sampled))
             )
 
         go = gr.Button("Generate", variant="primary", elem_id="vg-generate")
-        return go, [prompt, *sampling.fields, until], read
+        return go, [prompt, model, until, *sampling.fields], read
 
     def _story_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
         count = gr.State(len(SCENES))
@@ -171,19 +139,20 @@ class Page:
                 queue=False,
                 **_PRIVATE,
             )
-        sampling = _sampling("story")
+        sampling = sampling_fields("story")
 
-        def read(count: int, guidance: str, steps: str, seed: int | None, *scenes: str) -> Command:
-            flags = Sampling.flags(guidance, steps, seed)
-            return self._with_more(
-                commands.story(scenes[:count], model=self._stories.name, **flags)
-            )
+        def read(count: int, *values: Any) -> Command:
+            told, sampled = values[:MAX_SCENES], values[MAX_SCENES:]
+            flags = Sampling.flags(*sampled)
+            model = self._offers.stories.name
+            return self._with_more(commands.story(told[:count], model=model, **flags))
 
         go = gr.Button("Tell the story", variant="primary", elem_id="vg-tell")
-        return go, [count, *sampling.fields, *scenes], read
+        return go, [count, *scenes, *sampling.fields], read
 
     def _upscale_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
-        stages = list(self._clips.upscaling)
+        model = self._offers.clips[0]
+        stages = list(model.upscaling)
         upload = gr.File(
             label="A clip or a picture", height=140, elem_id="vg-upload",
             file_types=list(commands.UPLOADS),
@@ -192,14 +161,11 @@ class Page:
         with gr.Row():
             first = gr.Dropdown(stages, value=stages[0], label="From stage", elem_id="vg-from")
             last = gr.Dropdown(stages, value=stages[0], label="Up to stage", elem_id="vg-to")
-        sampling = _sampling("upscale")
+        sampling = sampling_fields("upscale")
 
-        def read(
-            upload: str | None, prompt: str, first: str, last: str,
-            guidance: str, steps: str, seed: int | None,
-        ) -> Command:  # fmt: skip
-            flags = {"model": self._clips.name, "from": first, "until": last}
-            flags |= Sampling.flags(guidance, steps, seed)
+        def read(upload: str | None, prompt: str, first: str, last: str, *sampled: Any) -> Command:
+            flags = {"model": model.name, "from": first, "until": last}
+            flags |= Sampling.flags(*sampled)
             return self._with_more(commands.upscaling(upload, prompt, **flags))
 
         go = gr.Button("Upscale", variant="primary", elem_id="vg-upscale")
@@ -260,46 +226,6 @@ class Page:
     def _leave(self, request: gr.Request) -> None:
         """End the generation of a page that was closed."""
         self._stop(request)
-
-
-def _sampling(part: str) -> Sampling:
-    """Lay out the fields that say how to sample."""
-    own: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
-    with gr.Row():
-        guidance = gr.Textbox("", label="Guidance", elem_id=f"vg-{part}-guidance", **own)
-        steps = gr.Textbox("", label="Steps", elem_id=f"vg-{part}-steps", **own)
-        seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90,
-            elem_id=f"vg-{part}-seed",
-        )  # fmt: skip
-    with gr.Row(elem_classes="vg-seed"):
-        random = gr.Button("Another seed", size="sm", scale=0, min_width=130)
-    random.click(None, None, seed, js=_RANDOM)
-    return Sampling(guidance, steps, seed)
-
-
-def _hint(model: Offer) -> str | None:
-    """What the models that come with vidgen know."""
-    if model.name not in zoo.names():
-        return None
-    return "The demo knows animated emoji that move, grow or shrink on a background of a color."
-
-
-def _result() -> Result:
-    return Result(
-        picture=gr.HTML(views.EMPTY, elem_id="vg-picture"),
-        video=gr.Video(
-            label="Video", show_label=False, autoplay=True, loop=True, buttons=[], visible=False,
-            interactive=False, elem_id="vg-video",
-        ),
-        progress=gr.HTML("", elem_id="vg-progress"),
-        stop=gr.Button("Stop", variant="stop", visible=False, elem_id="vg-stop"),
-        download=gr.DownloadButton("Download", visible=False, elem_id="vg-download"),
-        command=gr.Textbox(
-            label="The command that makes it again", lines=2, interactive=False, visible=False,
-            buttons=["copy"], elem_id="vg-command",
-        ),
-    )  # fmt: skip
 
 
 def _scenes_shown(count: int) -> list[Any]:

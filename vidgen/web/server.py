@@ -31,7 +31,7 @@ class Settings:
     """What `vidgen web` serves, and where.
 
     Attributes:
-      model: makes clips, and makes uploaded ones larger; None: the one that comes with vidgen.
+      model: makes clips, and makes uploaded ones larger; None: see `models.offers`.
       story_model: tells stories; None: likewise.
       host: address to bind.
       port: of the page; 0 takes a free one.
@@ -86,7 +86,7 @@ def serving(settings: Settings, build: Build, explain: Callable[[Exception], str
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('the page needs gradio: pip install -e ".[web]" (or vidgen[web]).')
-    clips, stories = models.offers(settings.model, settings.story_model)
+    offers = models.offers(settings.model, settings.story_model)
     port = _free_port(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vidgen-uploads-"))
@@ -95,7 +95,7 @@ def serving(settings: Settings, build: Build, explain: Callable[[Exception], str
 
         worker = Worker(build, explain)
         stack.callback(worker.close)
-        blocks = page.Page(worker, clips, stories, settings.more).blocks
+        blocks = page.Page(worker, offers, settings.more).blocks
         stack.callback(blocks.close, verbose=False)
         _, address, _ = blocks.launch(
             server_name=settings.host,

@@ -9,16 +9,9 @@ import time
 from vidgen.progress import duration
 from vidgen.web.jobs import Job
 
+HEADER = """<header class="vg-header"><h1>vidgen</h1>
+<p>Videos from sentences, made on this machine.</p></header>"""
 EMPTY = '<div class="vg-screen"><p>The video appears here.</p></div>'
-
-
-def header(clips: str, stories: str) -> str:
-    """Name the page, and the models of clips and of stories."""
-    models = f"Clips by {html.escape(clips)}, stories by {html.escape(stories)}."
-    return (
-        '<header class="vg-header"><h1>vidgen</h1>'
-        f"<p>Videos from sentences, made on this machine. {models}</p></header>"
-    )
 
 
 def picture(job: Job) -> str:
