@@ -100,6 +100,8 @@ def test_one_after_the_other_in_the_order_in_which_they_came(worker, runs, capsy
     assert [job.video.read_text() for job in asked] == ["a", "b", "c"]
     assert [job.state for job in asked] == ["done"] * 3
     assert all(job.picture is None and job.pictures >= 1 for job in asked)
+    worker.remove(asked[0])
+    assert [job.video.exists() for job in asked] == [False, True, True]
     assert capsys.readouterr().out == ""
 
 

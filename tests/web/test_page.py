@@ -322,6 +322,21 @@ def test_without_gradio(vidgen, monkeypatch):
     vidgen("web").assert_sentence('the page needs gradio: pip install -e ".[web]"')
 
 
+def never(*_):
+    raise AssertionError("nothing is asked for")
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_other_addresses_and_a_proxy_that_is_not_asked(cascade, monkeypatch, host):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where no one listens
+    settings = server.Settings(model=str(cascade), host=host, port=0)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with server.serving(settings, never, never) as address:
+        with direct.open(address, timeout=60) as answer:
+            assert b"vidgen" in answer.read()
+    assert "no_proxy" not in os.environ
+
+
 @pytest.mark.cli
 def test_the_command_serves_until_it_is_told_to_stop(cascade, tmp_path):
     command = [sys.executable, "-m", "vidgen", "web", f"--model={cascade}", "--port=0"]

@@ -57,7 +57,7 @@ class Job:
       picture: the current prediction, as an animated WebP; None before the first step.
       pictures: how many there were.
       error: the sentence that says why it failed.
-      video: the file that it wrote; the worker removes it when it closes.
+      video: the file that it wrote; `Worker.remove` and `Worker.close` remove it.
       seconds: that it took.
     """
 
@@ -147,6 +147,12 @@ class Worker:
             if job.state == "waiting" and job in self._jobs:
                 self._jobs.remove(job)
                 job.state = "stopped"
+
+    def remove(self, job: Job) -> None:
+        """Stop it if it has not ended, and remove the file that it wrote."""
+        self.stop(job)
+        if job.video is not None:
+            shutil.rmtree(job.video.parent, ignore_errors=True)
 
     def close(self) -> None:
         """Stop all, wait for the step that runs, and remove all files."""

@@ -195,8 +195,8 @@ class Page:
                 async for update in self._updates(job, result):
                     yield update
                 yield _at_the_end(job, result, starts)
-            finally:  # the page may be gone
-                self._worker.stop(job)
+            finally:  # gradio has its own copy of the video, or the page is gone
+                self._worker.remove(job)
                 if self._jobs.get(session) is job:
                     del self._jobs[session]
 

@@ -87,18 +87,26 @@ def serving(settings: Settings, build: Build, explain: Callable[[Exception], str
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('the page needs gradio: pip install -e ".[web]" (or vidgen[web]).')
     offers = models.offers(settings.model, settings.story_model)
-    port = _free_port(settings.host, settings.port)
+    address = settings.host.strip("[]")
+    port = _free_port(address, settings.port)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vidgen-uploads-"))
-        stack.enter_context(_environment(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False"))
+        direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", address]
+        stack.enter_context(
+            _environment(
+                GRADIO_TEMP_DIR=folder,
+                GRADIO_ANALYTICS_ENABLED="False",
+                no_proxy=",".join(filter(None, direct)),  # gradio asks its own server at the start
+            )
+        )
         from vidgen.web import page
 
         worker = Worker(build, explain)
         stack.callback(worker.close)
         blocks = page.Page(worker, offers, settings.more).blocks
         stack.callback(blocks.close, verbose=False)
-        _, address, _ = blocks.launch(
-            server_name=settings.host,
+        _, url, _ = blocks.launch(
+            server_name=f"[{address}]" if ":" in address else address,
             server_port=port,
             prevent_thread_lock=True,
             inline=False,
@@ -113,7 +121,7 @@ def serving(settings: Settings, build: Build, explain: Callable[[Exception], str
             theme=page.THEME,
             css_paths=[page.CSS],
         )
-        yield address
+        yield url
 
 
 def _free_port(host: str, port: int) -> int:
@@ -126,7 +134,7 @@ def _free_port(host: str, port: int) -> int:
     try:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.strip("[]"), port))
+            probe.bind((host, port))
             return probe.getsockname()[1]
     except OSError as error:
         reason = error.strerror or error
