@@ -329,6 +329,7 @@ def never(*_):
 @pytest.mark.parametrize("host", ["::1", "localhost"])
 def test_other_addresses_and_a_proxy_that_is_not_asked(cascade, monkeypatch, host):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where no one listens
+    monkeypatch.delenv("no_proxy", raising=False)  # of the page that is served beside
     settings = server.Settings(model=str(cascade), host=host, port=0)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with server.serving(settings, never, never) as address:
