@@ -16,7 +16,6 @@ from vidgen.imagen.conditioning import SpatialUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.conditioning_inputs import Init
 from vidgen.inference.generate import Generate
-from vidgen.inference.per_stage import PerStage
 from vidgen.inference.sampling_settings import at_strength, takes_negative
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
@@ -175,7 +174,6 @@ def test_a_cascade_starts_at_its_base_alone(tmp_path):
             {"sampling": Sampling(resample=3)},
             "--resample makes new content agree .* give --inpaint",
         ),
-        ({"sampling": Sampling(resample=PerStage(0))}, "SamplerSpec.resample is 0"),
     ],
 )
 def test_wrong_settings_stop_before_anything_is_loaded(tmp_path, settings, words):

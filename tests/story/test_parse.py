@@ -107,7 +107,7 @@ def test_list_alone_byte_order_mark_and_json(tmp_path):
         (
             "scenes:\n- prompt: a\n- promt: b\n",
             ": scene 2 (line 3): unknown key 'promt'; did you mean prompt? The keys are prompt, "
-            "frames, seconds, seed, guidance, steps, transition, overlap.",
+            "frames, seconds, seed, guidance, steps, negative, transition, overlap.",
         ),
         ("scenes: [a]\nsceens: 3", " (line 2): unknown key 'sceens'; did you mean scenes? "),
         ("- {prompt: a, xyz: 1}", ": scene 1 (line 1): unknown key 'xyz'. The keys are "),

@@ -5,9 +5,9 @@ denoiser x̂ and moves z to the next, cleaner level (`samplers`); the last step 
 
 Randomness: every example has its own key and draws its own noise, so a sample does not depend on
 the size of its batch or its place in it. A key is folded with 0 for the initial noise and with
-step + 1 for each step, so the same keys serve both; where steps are made again, with the number of
-the visit + 1. Use JAX's default (threefry) keys: other
-families do not keep vmapped streams apart.
+step + 1 for each step, so the same keys serve both; where steps are made again (`walk_of`), with
+the number of the visit + 1. Use JAX's default (threefry) keys: other families do not keep vmapped
+streams apart.
 """
 
 from __future__ import annotations
@@ -111,6 +111,10 @@ def walk_of(steps: int, *, first: int = 0, times: int = 1, jump: int = 1) -> Wal
     Runs of `jump` steps are made several times, each but the first after z is noised back to where
     the run began (RePaint, algorithm 1 and appendix). The last step, which returns x̂, is in no run:
     there is no noise left to change. The first run is the shorter one.
+
+    RePaint draws the noise of the known part anew at every step; here it stays that of the sample
+    (`known`). With it fixed, runs of one step with an exact chain are Gibbs sampling of the rest
+    given the known part as it is at that level, whose limit is the exact conditional distribution.
 
     Args:
       steps: N.

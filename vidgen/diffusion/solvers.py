@@ -73,6 +73,7 @@ class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
 
     def __call__(self, denoise, keys, z, x0_before, levels):
         """Take one step; see `Sampler`."""
+        assert levels.earlier is not None
         x0, (first, second) = denoise(z, levels.t), x0_before
         h = 0.5 * (levels.s - levels.t)
         near = _inverse(0.5 * (levels.t - levels.before), h)  # h over the lengths of steps before

@@ -59,7 +59,8 @@ def guided_logits(
     guided = classifier_free_batched(logits, weights)
     if spec.interval is None:
         return guided
-    return within(StepInterval(*spec.interval, steps), guided, alone)
+    low, high = spec.interval
+    return within(StepInterval(low, high, steps), guided, alone)
 
 
 def check_guidance(name: str, guidance: GuidanceSpec) -> None:

@@ -243,7 +243,7 @@ class GenerateStory:
         negative = segment.negative if self.negative is None else self.negative
         return None if negative is None or is_empty(negative) else negative
 
-    def _away(self, segment: Segment) -> dict[str, TextEmbedding]:
+    def _away(self, segment: Segment) -> dict[str, Any]:
         negative = self.negative_of(segment)
         if negative is None:
             return {}
