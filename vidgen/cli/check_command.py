@@ -140,7 +140,7 @@ def _drawn(check: CheckData, sheet: str, suffix: str) -> str | None:
     from vidgen.display import sheets
 
     buffer = io.BytesIO()
-    picture = sheets.contacts([tuple(one) for one in check.shown()])
+    picture = sheets.contacts([(one.caption, one.video) for one in check.shown()])
     picture.image.save(buffer, _PICTURES[suffix])
     paths.write(sheet, buffer.getvalue())
     return sheet
