@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
@@ -26,13 +26,12 @@ from vidgen.types import (
     Frozen,
     Known,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,
     VideoShape,
 )
-
-OnStep = Callable[[int, int], None]  # is called with (steps done, steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,8 @@ class Generator(Model):
           text: one prompt a clip; a model that tells stories also takes two (`TextMix`).
           low_res: clips of `input_shape` in [-1, 1], or None.
           keys: one random key a clip.
-          on_step: is called after every step.
+          on_step: is called after every step with (steps done, steps, a function that returns the
+            clips "b t h w c" as the step predicts them).
           known: content that comes out unchanged.
 
         Returns:

@@ -10,7 +10,7 @@ writer. Noise levels cross borders as log-SNR, λ = log(α²/σ²), never as a b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import jax
@@ -181,6 +181,11 @@ class Mean(PyTreeNode):
 
 
 Metrics = Mapping[str, Mean]
+
+# The prediction of a sampling step, which is computed where it is asked for.
+Predict = Callable[[], Array]
+# Is called after every sampling step with (steps done, steps, the current prediction).
+OnStep = Callable[[int, int, Predict], None]
 
 
 def null_text(text: TextEmbedding) -> TextEmbedding:

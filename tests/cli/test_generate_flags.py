@@ -133,3 +133,13 @@ def test_prompt_files_that_are_wrong(tmp_path):
         read_prompts([], str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match="no prompt given"):
         read_prompts([], None)
+
+
+@pytest.mark.parametrize("read, start", [(settings, "a cat"), (story_settings, "--story=a")])
+def test_a_preview_is_drawn_into_its_file(read, start, tmp_path):
+    look = read(start, f"--preview={tmp_path / 'now.png'}")["on_step"]
+    assert look is not None
+    with pytest.raises(ValueError, match="unknown suffix '.txt'"):
+        read(start, "--preview=now.txt")
+    with pytest.raises(ValueError, match="--preview and --output are both out.mp4; name two"):
+        read(start, "--preview=out.mp4")

@@ -347,7 +347,9 @@ def test_stepwise_is_the_scan_bit_for_bit(kind):
     np.testing.assert_array_equal(stepwise, sample(x0_fn, spec.sampler(), **settings))
     compiled = jax.jit(sample, static_argnums=1)(x0_fn, spec.sampler(), **settings)
     np.testing.assert_array_equal(stepwise, compiled)
-    assert seen == [(i, 7) for i in range(1, 8)]
+    assert [args[:2] for args in seen] == [(i, 7) for i in range(1, 8)]
+    np.testing.assert_array_equal(seen[-1][2](), stepwise)  # the last step returns its x̂
+    assert np.abs(seen[0][2]() - stepwise).max() > 0.01
 
 
 def test_stepwise_compiles_once_for_new_parameters():
@@ -365,7 +367,7 @@ def test_stepwise_compiles_once_for_new_parameters():
             logsnrs=ladder(3),
             z=jnp.ones((1, 2)),
             keys=some_keys(1),
-            on_step=lambda done, steps: None,
+            on_step=lambda *_: None,
         )
 
     first, second = run(0.5), run(0.25)

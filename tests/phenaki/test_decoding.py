@@ -224,7 +224,11 @@ def test_stepwise_equals_scanned():
         Partial(own_logits, table), given, known, steps=4, on_step=lambda *s: said.append(s)
     )
     np.testing.assert_array_equal(stepwise, scanned)
-    assert said == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [now[:2] for now in said] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    np.testing.assert_array_equal(said[-1][2](), scanned)
+    first = np.asarray(said[0][2]())
+    np.testing.assert_array_equal(first[known], given[known])
+    assert (first != MASK).all()  # filled, where the state of the decoding has masks
 
 
 def test_an_example_does_not_depend_on_its_batch():
@@ -420,7 +424,7 @@ def test_a_second_call_makes_no_program(caplog):
             mask_id=3,
             keys=keys,
             spec=DecodingSpec(steps=3),
-            on_step=lambda done, steps: None,
+            on_step=lambda *_: None,
         )
 
     call(0)

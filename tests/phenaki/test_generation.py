@@ -131,8 +131,13 @@ def test_steps_are_told(setup):
     model, params, text = setup
     told = []
     keys = jax.random.split(jax.random.key(5))
-    one_by_one = model.generate(
-        params, text, None, keys, on_step=lambda done, total: told.append((done, total))
-    )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    known = content((np.arange(5) < 3)[None, :, None, None, None])
+    one_by_one = model.generate(params, text, None, keys, on_step=lambda *now: told.append(now))
+    assert [now[:2] for now in told] == [(1, 3), (2, 3), (3, 3)]
+    np.testing.assert_array_equal(told[-1][2](), one_by_one)  # the prediction is a clip
+    told.clear()
+    given = {"known": known, "on_step": lambda *now: told.append(now[2]())}
+    model.generate(params, text, None, keys, **given)
+    for predicted in told:
+        np.testing.assert_array_equal(predicted[:, :3], known.video[:, :3])
     np.testing.assert_array_equal(one_by_one, model.generate(params, text, None, keys))

@@ -368,7 +368,7 @@ def test_a_clip_does_not_depend_on_its_neighbors_nor_on_how_it_is_run():
     said = []
     stepwise = sample(model, params, batch, known, keys, on_step=lambda *s: said.append(s))
     np.testing.assert_array_equal(stepwise, whole)
-    assert said == [(1, 3), (2, 3), (3, 3)]
+    assert [now[:2] for now in said] == [(1, 3), (2, 3), (3, 3)]
 
 
 # ---- as others see it ----------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_the_step_that_is_planned_is_the_one_that_runs(monkeypatch):
 
     monkeypatch.setattr(sampling, "compiled_step", called)
     keys = jax.random.split(jax.random.key(0), 1)
-    model.generate(params, text, low_res, keys, on_step=lambda done, total: None)
+    model.generate(params, text, low_res, keys, on_step=lambda *_: None)
     assert len(calls) == 3
     real = jax.tree.map(lambda x: (x.shape, x.dtype) if hasattr(x, "shape") else x, calls[0])
     mine = jax.tree.map(lambda x: (x.shape, x.dtype) if hasattr(x, "shape") else x, planned)

@@ -16,6 +16,7 @@ from vidgen.assets import zoo
 
 if TYPE_CHECKING:
     from vidgen.inference.conditioning_inputs import Init
+    from vidgen.inference.preview import Look
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -48,6 +49,8 @@ _GENERAL: tuple[Row, ...] = (
      f"comes with vidgen: {', '.join(zoo.names())}; default: {zoo.DEFAULT}, or {zoo.STORIES} for a "
      "--story"),
     ("-o --output", FILE, "file to write; default: out.mp4"),
+    ("--preview", FILE, "draw the clips as they are after each step into this file, at most once a "
+     "second; .png is a sheet of some frames"),
     ("--seed", COUNT, "seed of all noise; default: the story's own, or 0"),
     ("--num_samples", COUNT, "clips to make for each prompt; default: 1"),
     ("--frames", COUNT, "frames of the resulting clip"),
@@ -156,6 +159,7 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{flag} is not for a story; the --story says what is shown.")
     optional = {
         "output": flags.output,
+        "on_step": _preview(flags),
         "seed": flags.seed,
         "restart": flags.restart or None,
         "context_frames": flags.context,
@@ -186,6 +190,7 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
         "init": _init(flags),
         "known": known or None,
         "output": flags.output,
+        "on_step": _preview(flags),
         "seed": flags.seed,
         "num_samples": flags.num_samples,
         "keep_stages": flags.keep_stages or None,
@@ -221,6 +226,16 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     }
     fields = {"batch_size": each.pop("batch_size", None), "checkpoint_step": each.pop("step", None)}
     return _without_none(fields | {"sampling": Sampling(**each) if each else None})
+
+
+def _preview(flags: argparse.Namespace) -> Look | None:
+    """Return what draws --preview, or the callback of a call from Python, or both."""
+    from vidgen.inference.preview import DrawPreview, each
+
+    if flags.preview is not None and flags.preview == (flags.output or "out.mp4"):
+        raise ValueError(f"--preview and --output are both {flags.preview}; name two files.")
+    looks = (getattr(flags, "on_step", None), flags.preview and DrawPreview(flags.preview))
+    return each(*filter(None, looks))
 
 
 def _init(flags: argparse.Namespace) -> Init | None:

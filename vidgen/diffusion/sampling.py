@@ -11,7 +11,8 @@ families do not keep vmapped streams apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from vidgen.diffusion.guidance import X0Fn, as_tree
 from vidgen.diffusion.samplers import Sampler, StepLevels, fold
 from vidgen.diffusion.schedules import Data
+from vidgen.types import OnStep
 
 Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
 
@@ -38,7 +40,7 @@ def sample(
     z: Data,
     keys: Key[Array, "b"],
     to_data: bool = True,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Data:
     """Draw data.
 
@@ -53,9 +55,9 @@ def sample(
       keys: one an example.
       to_data: True: the last step returns x̂. False: it moves to the last level like the others,
         and the result is a z at that level.
-      on_step: is called after every step, once its result is there, with (steps done, steps). The
-        steps are then a compiled one that Python drives; without, they are one `lax.scan`, with
-        the same result.
+      on_step: is called after every step, once its result is there, with (steps done, steps, a
+        function that returns the step's x̂). The steps are then a compiled one that Python drives;
+        without, they are one `lax.scan`, with the same result.
 
     Returns:
       The samples, in the shape of z.
@@ -72,7 +74,7 @@ def sample(
     for i in range(steps):
         xs = jax.tree.map(lambda a, i=i: a[i], plan)
         carry = jax.block_until_ready(compiled_step(as_tree(x0_fn), sampler, keys, carry, *xs))
-        on_step(i + 1, steps)
+        on_step(i + 1, steps, functools.partial(operator.getitem, carry, 1))
     return carry[0]
 
 

@@ -46,12 +46,13 @@ from vidgen.diffusion import guidance, parameterization, samplers, schedules
 from vidgen.diffusion.schedules import LogSnr, expand
 from vidgen.imagen.learned import checked_range
 from vidgen.imagen.stage import DiffusionStage, by_noise
-from vidgen.model import OnStep, Student
+from vidgen.model import Student
 from vidgen.types import (
     Conditioning,
     Frozen,
     Known,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,

@@ -29,7 +29,7 @@ from vidgen.imagen import conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.learned import Learned
-from vidgen.model import OnStep, SampledModel
+from vidgen.model import SampledModel
 from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
@@ -37,6 +37,7 @@ from vidgen.types import (
     Known,
     Mean,
     Metrics,
+    OnStep,
     Params,
     TextEmbedding,
     TextMix,

@@ -25,16 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from tqdm import tqdm
 
 from vidgen.data.video import encode as video_writer
 from vidgen.imagen.cascade import Cascade
 from vidgen.inference import per_stage
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.preview import Look
+from vidgen.inference.stage_progress import StageProgress
 from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
-from vidgen.progress import progress_bar
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
 from vidgen.types import Known, Params, TextEmbedding, TextEncoder
@@ -78,6 +78,8 @@ class Generate:
       size: their height and width; None: likewise.
       keep_stages: write the video of every stage.
       mesh: devices to use, and the layout over them; None is the first device alone.
+      on_step: is called after every sampling step with a `preview.StepPreview`, and may raise
+        `preview.StopGenerating`.
     """
 
     stages: Sequence[Stage]
@@ -95,6 +97,7 @@ class Generate:
     size: tuple[int, int] | None = None
     keep_stages: bool = False
     mesh: Partitioner | None = None
+    on_step: Look | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -193,7 +196,8 @@ class Generate:
         if self.known:
             rates = {"coarse_fps": chain.stages[0].shape.fps, "array_fps": chain.shape.fps}
             known = functools.partial(self.known.at, **rates)
-        with _Progress(models, sizes, len(clips)) as progress:
+        prompts = [clip.prompt for clip in clips]
+        with StageProgress(models, sizes, prompts, self.on_step) as progress:
             for name, start, videos in chain.generate(
                 functools.partial(self._load, progress),
                 self._encoded(clips),
@@ -216,7 +220,7 @@ class Generate:
     def _step_of(self, stage: Stage) -> int | None:
         return per_stage.value(self.checkpoint_step, stage.model.name)
 
-    def _load(self, progress: _Progress, name: str) -> Params:
+    def _load(self, progress: StageProgress, name: str) -> Params:
         """Load the weights of a stage."""
         progress.begin(name)
         (stage,) = (stage for stage in self.stages if stage.model.name == name)
@@ -247,7 +251,7 @@ class Generate:
 
     def _sample(
         self,
-        progress: _Progress,
+        progress: StageProgress,
         model: SampledModel,
         params: Params,
         text: TextEmbedding,
@@ -262,7 +266,7 @@ class Generate:
                 jax.tree.map(self._placed, text),
                 None if low_res is None else self._placed(low_res),
                 self._placed(keys),
-                on_step=progress.step,
+                on_step=progress.steps_of(model),
                 known=None if known is None else jax.tree.map(self._placed, known),
             )
             return np.asarray(video, np.float32)
@@ -273,41 +277,6 @@ class Generate:
             # Committed to it, as the weights are: then all steps are one program.
             return jax.device_put(x, jax.local_devices()[0])
         return jax.device_put(x, self.mesh.sampling_sharding(x.shape))
-
-
-class _Progress:
-    """A bar for each stage: its steps over all batches, and the time left."""
-
-    def __init__(self, models: dict[str, SampledModel], sizes: dict[str, int], clips: int) -> None:
-        """Show nothing before the first stage begins."""
-        self._totals = {
-            name: -(-clips // sizes[name]) * model.sampler.steps for name, model in models.items()
-        }
-        self._order = list(models)
-        self._bar: tqdm | None = None
-
-    def begin(self, stage: str) -> None:
-        """Show the bar of the next stage, which is being loaded."""
-        self.close()
-        place = f"{self._order.index(stage) + 1}/{len(self._order)} {stage}"
-        self._bar = progress_bar(self._totals[stage], desc=place, unit="step")
-
-    def step(self, done: int, total: int) -> None:
-        """Count one more step."""
-        del done, total
-        if self._bar is not None:
-            self._bar.update(1)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import as_tree
+from vidgen.types import OnStep
 
 _RUN = 128  # codes of a run, in `at_quantiles`
 
@@ -182,7 +183,7 @@ def parallel_decode(
     keys: Key[Array, "b"],
     spec: DecodingSpec,
     scores_fn: ScoresFn | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Int[Array, "b n"]:
     """Sample the unknown tokens (Phenaki 2.2, MaskGIT's parallel decoding).
 
@@ -196,7 +197,8 @@ def parallel_decode(
       spec: the steps.
       scores_fn: a critic whose scores are the confidence in place of log p. It also may take back
         tokens that earlier steps kept (Token-Critic, 2209.04439).
-      on_step: called after every step with (steps done, steps). The steps then run one by one,
+      on_step: called after every step with (steps done, steps, a function that returns the tokens
+        with all positions filled, before some are masked again). The steps then run one by one,
         with the same result as the single compiled scan.
 
     Returns:
@@ -209,14 +211,15 @@ def parallel_decode(
         return _scan(functions, spec, mask_id, known, keys, counts, masked)
     for i in range(spec.steps):
         now = jnp.asarray(i, jnp.int32)
-        masked = compiled_step(functions, spec, mask_id, known, keys, masked, now, counts[:, i])
-        jax.block_until_ready(masked)
-        on_step(i + 1, spec.steps)
+        masked, filled = jax.block_until_ready(
+            compiled_step(functions, spec, mask_id, known, keys, masked, now, counts[:, i])
+        )
+        on_step(i + 1, spec.steps, functools.partial(jnp.asarray, filled))
     return masked[0]
 
 
 def _step(functions, spec, mask_id, known, keys, state, i, count):
-    """One step: the tokens after it, with the mask id in them, and where that is."""
+    """One step: the tokens after it with the mask id in them, and where; and all tokens filled."""
     logits_fn, scores_fn = functions
     tokens, masked = state
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
@@ -233,7 +236,7 @@ def _step(functions, spec, mask_id, known, keys, state, i, count):
     noise = jax.vmap(lambda key: jax.random.gumbel(key, tokens.shape[1:]))(pairs[:, 1])
     confidence += spec.temperature * (1 - (i + 1) / spec.steps) * noise
     again = _lowest(jnp.where(free, confidence, jnp.inf), count) & free & (i < spec.steps - 1)
-    return jnp.where(again, mask_id, filled), again
+    return (jnp.where(again, mask_id, filled), again), filled
 
 
 compiled_step = jax.jit(_step, static_argnums=(1, 2))
@@ -265,7 +268,7 @@ def step_spec(
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _scan(functions, spec, mask_id, known, keys, counts, state):
     def step(state, xs):
-        return _step(functions, spec, mask_id, known, keys, state, *xs), None
+        return _step(functions, spec, mask_id, known, keys, state, *xs)[0], None
 
     numbers = jnp.arange(spec.steps, dtype=jnp.int32)
     return jax.lax.scan(step, state, (numbers, counts.T))[0][0]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,7 +35,9 @@ from vidgen.types import (
     Known,
     Mean,
     Metrics,
+    OnStep,
     Params,
+    Predict,
     TextEmbedding,
     TextMix,
     TokenBatch,
@@ -232,7 +233,7 @@ class MaskedVideoModel(SampledModel):
         *,
         valid: Bool[Array, "b gt gh gw"] | None = None,
         scores_fn: ScoresFn | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Int[Array, "b gt gh gw"]:
         """Sample tokens for `text`.
 
@@ -288,7 +289,7 @@ class MaskedVideoModel(SampledModel):
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
         *,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
         known: Known | None = None,
     ) -> Float[Array, "b t h w c"]:
         """Generate videos in [-1, 1]; see `Generator`.
@@ -301,8 +302,17 @@ class MaskedVideoModel(SampledModel):
         video, mask = generation.known_content(known, self.shape, len(keys))
         tokenizer, own = self.tokenizer, params["tokenizer"]
         tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
-        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=on_step)
-        return generation.decode_known(tokenizer, own, tokens, video, mask)
+
+        def decoded(tokens: Array) -> Array:
+            return generation.decode_known(tokenizer, own, tokens.reshape(kept.shape), video, mask)
+
+        def step(done: int, steps: int, filled: Predict) -> None:
+            assert on_step is not None
+            on_step(done, steps, lambda: decoded(filled()))
+
+        told = None if on_step is None else step
+        tokens = self.sample_tokens(params["maskgit"], text, tokens, kept, keys, on_step=told)
+        return decoded(tokens)
 
     @property
     def patch_time(self) -> int:

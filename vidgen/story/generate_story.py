@@ -31,10 +31,11 @@ from vidgen.data.video import stream
 from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
+from vidgen.inference.preview import Look
 from vidgen.inference.stages import Sampling, Stage
 from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
-from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.progress_bar import StoryProgress, shown_to
 from vidgen.story.resumable_video import ResumableVideo
 from vidgen.story.script import FirstFrames, Story
 from vidgen.story.segments import Segment, plan
@@ -62,6 +63,8 @@ class GenerateStory:
       sampling: settings that replace the model's own and the scenes'.
       checkpoint_step: which checkpoint; None is the last.
       restart: remove an unfinished video of the same name.
+      on_step: is called after every sampling step with a `preview.StepPreview`, and may raise
+        `preview.StopGenerating`: the film then goes on from its last whole segment.
     """
 
     stage: Stage
@@ -73,6 +76,7 @@ class GenerateStory:
     sampling: Sampling = Sampling()
     checkpoint_step: int | PerStage | None = None
     restart: bool = False
+    on_step: Look | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 2**32:
@@ -180,19 +184,23 @@ class GenerateStory:
             restart=self.restart,
         )
 
-    def fill(self, video: ResumableVideo, params: Params) -> None:
+    def fill(
+        self, video: ResumableVideo, params: Params, stages: Sequence[str] | None = None
+    ) -> None:
         """Make the segments that a video lacks.
 
         Args:
           video: what `open` returned.
           params: the weights of the stage.
+          stages: names of those that the video passes through, this one first; None is this alone.
         """
         begin, context = video.resume()
         if begin == len(self.segments):
             return
         if begin:
             log.info("going on from segment %d of %d", begin + 1, len(self.segments))
-        with StoryProgress(self.segments, begin) as progress:
+        look = shown_to(self.on_step, self.model, self.segments, stages or (self.model.name,))
+        with StoryProgress(self.segments, begin, look=look) as progress:
 
             def make_clip(segment: Segment, known: Known) -> Float[Array, "1 t h w c"]:
                 progress.begin(segment)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from vidgen.inference.preview import Look, StepPreview
+from vidgen.model import SampledModel
 from vidgen.progress import duration, progress_bar
 from vidgen.story.segments import Segment
+from vidgen.types import Predict
 
 log = logging.getLogger(__name__)
+
+# Is called after every step with (segment, steps done, steps, the prediction).
+SegmentLook = Callable[[Segment, int, int, Predict], None]
 
 _LOG_EVERY = 60.0  # seconds between two lines where there is no terminal
 
@@ -21,16 +27,23 @@ class StoryProgress:
     is another. Where there is no terminal, a line is logged at each scene and once a minute.
     """
 
-    def __init__(self, segments: Sequence[Segment], begin: int = 0, label: str = "") -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        begin: int = 0,
+        label: str = "",
+        look: SegmentLook | None = None,
+    ) -> None:
         """Open the bar.
 
         Args:
           segments: all segments of the video.
           begin: how many of them are finished already.
           label: what the video comes from; "" shows nothing.
+          look: is called after every step; None is nobody (`shown_to`).
         """
         self._label = f"{label}: " if label else ""
-        self._segments = segments
+        self._segments, self._look = segments, look
         self._scenes = 1 + max(s.scene for s in segments)
         self._total = segments[-1].end_frame
         self._last_line = 0.0
@@ -57,11 +70,13 @@ class StoryProgress:
             left = self._time_left(segment.first_frame)
             log.info("%s, %s/%s frames%s", place, segment.first_frame, self._total, left)
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, done: int, total: int, predict: Predict | None = None) -> None:
         """Show that `done` of the `total` sampling steps of the segment are finished."""
         if self._current is not None and not self._bar.disable:
             self._bar.n = self._current.first_frame + self._current.frames * done / total
             self._bar.refresh()
+        if self._look is not None and self._current is not None and predict is not None:
+            self._look(self._current, done, total, predict)
 
     def end(self, segment: Segment) -> None:
         """Show that a segment is finished."""
@@ -84,3 +99,36 @@ class StoryProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def shown_to(
+    look: Look | None, model: SampledModel, segments: Sequence[Segment], stages: Sequence[str]
+) -> SegmentLook | None:
+    """Return what shows each step of a segment to who looks; None where nobody does.
+
+    Args:
+      look: who looks.
+      model: makes the segments.
+      segments: all of the video.
+      stages: names of those that the video passes through.
+    """
+    if look is None:
+        return None
+
+    def show(segment: Segment, done: int, steps: int, predict: Predict) -> None:
+        look(
+            StepPreview(
+                stage=model.name,
+                stages=tuple(stages),
+                step=done,
+                steps=steps,
+                window=segment.index,
+                windows=len(segments),
+                scene=segment.scene,
+                prompts=(segment.prompts[-1][0],),
+                fps=model.shape.fps,
+                predict=predict,
+            )
+        )
+
+    return show

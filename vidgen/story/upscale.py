@@ -38,7 +38,7 @@ from vidgen.inference.per_stage import PerStage
 from vidgen.inference.stages import Stage
 from vidgen.model import SampledModel
 from vidgen.story.generate_story import GenerateStory, segment_key
-from vidgen.story.progress_bar import StoryProgress
+from vidgen.story.progress_bar import SegmentLook, StoryProgress, shown_to
 from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.segments import Segment
 from vidgen.story.sliding_window import known_beginning
@@ -137,10 +137,11 @@ class Upscale:
                 stages = {name: identities[name] for name in names[1 : i + 2]}
                 video = one.open(path, {"told": told, "stages": stages}, generate.restart)
                 videos.append(stack.enter_context(video))
-            generate.fill(videos[0], params)
+            generate.fill(videos[0], params, names)
             del params  # one stage at a time is on the device
             for one, before, video in zip(self.passes, videos[:-1], videos[1:], strict=True):
-                one.fill(video, before, identities[one.model.name])
+                look = shown_to(generate.on_step, one.model, one.segments, names)
+                one.fill(video, before, identities[one.model.name], look)
             path = videos[-1].finish()
             for video in videos[:-1]:
                 video.finish() if self.keep_stages else video.discard()
@@ -203,7 +204,11 @@ class Pass:
         )
 
     def fill(
-        self, video: ResumableVideo, before: ResumableVideo, identity: Mapping[str, Any]
+        self,
+        video: ResumableVideo,
+        before: ResumableVideo,
+        identity: Mapping[str, Any],
+        look: SegmentLook | None = None,
     ) -> None:
         """Make the chunks that `video` lacks from the frames of `before`.
 
@@ -223,7 +228,7 @@ class Pass:
                 f"was begun; choose the checkpoint with --step={name}=N, or begin anew with "
                 "--restart."
             )
-        with StoryProgress(self.segments, begin, name) as progress:
+        with StoryProgress(self.segments, begin, name, look) as progress:
             for segment in self.segments[begin:]:
                 progress.begin(segment)
                 ((prompt, _),) = segment.prompts
