@@ -10,7 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from made_videos import squares
 from places import ROOT
+from readme_commands import blocks, text_of
 
 import vidgen as face
 from vidgen.assets import zoo
@@ -313,3 +315,39 @@ def test_a_model_says_what_it_is(base):
     assert repr(face.load("imagen_demo", until="ssr1")) == (
         "LoadedModel('imagen_demo': base -> tsr1 -> ssr1)"
     )
+
+
+# ---- the documents -------------------------------------------------------------------------------
+
+# What makes an example quick: the demo's first stage, and few steps.
+_CHEAPER = {
+    'until="ssr1"': 'until="base"',
+    "seed=1": 'seed=1, sampler="ddim", steps=4',
+    "frames=17": "frames=17, steps=2",
+    'init_size="own"': 'init_size="own", sampler="ddim", steps=4',
+}
+
+
+@pytest.mark.parametrize("document", ["README.md", "notebooks/README.md"])
+def test_the_examples_of_the_documents_run(document, monkeypatch, tmp_path):
+    (example,) = (block for *_, block in blocks(text_of(document), "python"))
+    for said, instead in _CHEAPER.items():
+        example = example.replace(said, instead)
+    monkeypatch.chdir(tmp_path)
+    squares(tmp_path / "my_videos")
+    trained = []
+    # tests/end_to_end trains; these are the command's words, which the test above has.
+    monkeypatch.setattr("vidgen.api.train", lambda *a, **k: trained.append((a, k)))
+    left = {}
+    exec(compile(example, document, "exec"), left)  # noqa: S102
+    if document == "README.md":
+        assert (tmp_path / "tiger.mp4").is_file() and (tmp_path / "check.png").is_file()
+        files = ["experiments/imagen_base_tiny.gin", "data/folder.gin"]
+        assert trained == [((files,), {"DATA_DIR": "my_videos", "MODEL_DIR": "runs/mine"})]
+    else:
+        assert left["made"].video.shape == (1, 16, 16, 16, 3)
+        assert (tmp_path / "a tiger.mp4").is_file()
+        assert left["film"].scenes[-1].end == 17
+        assert left["again"].video.shape == (11, 32, 32, 3)
+        assert left["large"].video.shape == (1, 17, 64, 64, 3)
+        assert left["report"]["totals"]["parameters"] > 1e6
