@@ -124,6 +124,8 @@ def test_errors_are_raised_and_not_printed(tmp_path):
         face.train(["no_such.gin"], MODEL_DIR=str(tmp_path / "a"))
     with pytest.raises(FileNotFoundError, match="no_such_model"):
         face.load("no_such_model")
+    with pytest.raises(ValueError, match="load takes no 'steps'; it takes first, until"):
+        face.load("imagen_demo", steps=4)
     with pytest.raises(ValueError, match="no flag 'clip_count'.*clips"):
         face.evaluate(model="imagen_demo", clip_count=3)
 

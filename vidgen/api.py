@@ -54,8 +54,13 @@ def load(
 
     Raises:
       FileNotFoundError: there is no such model.
-      ValueError: there is no such stage.
+      ValueError: there is no such stage, or a keyword is a flag that `generate` takes.
     """
+    for name in filter(keywords.is_flag, bindings):
+        raise ValueError(
+            f"load takes no {name!r}; it takes first, until, gin_files and settings of gin. Flags "
+            "of `vidgen generate` go to the calls of what it returns."
+        )
     startup.setup_process()
     files = keywords.listed(gin_files)
     source = Origin(
