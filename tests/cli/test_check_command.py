@@ -75,6 +75,14 @@ def test_wide_videos_get_a_wide_clip(vidgen, tmp_path):
         assert sheet.format == "JPEG"
 
 
+def test_captions_whose_end_is_cut_are_counted(vidgen, videos):
+    (videos / "0.txt").write_text("word " * 15)
+    (videos / "1.txt").write_text("word " * 14)
+    told = vidgen("check", "my videos", "--sheet=")
+    assert "of 1 or more the end is cut: 16 tokens of a text are read" in told.out
+    assert "captions  5, 5 of them different; 2 to 15 words, median 3" in told.out
+
+
 def test_an_experiment_of_the_user_says_what_a_clip_is(vidgen, videos):
     told = vidgen(
         "check", "my videos", "--gin_file=experiments/phenaki_cvivit_tiny.gin", "--sheet=",
@@ -178,6 +186,7 @@ def command_of(*arguments):
     [
         ("videos", "\"'videos'\"", "videos"),
         ("gs://bucket/my-clips/", "\"'gs://bucket/my-clips/'\"", "my-clips"),
+        ("my/shards/{00000..00009}.tar", "\"'my/shards/{00000..00009}.tar'\"", "shards"),
         ("it's", "'\"it'\"'\"'s\"'", "it_s"),
         ("a $b", "''\"'\"'a $b'\"'\"''", "a_b"),
     ],

@@ -115,7 +115,9 @@ def command(
     bindings = [f"{macro}={flags.data!r}" for _, macro in layer]
     bindings += [*changes, *flags.bindings]
     if not any(binding.startswith("MODEL_DIR=") for binding in bindings):
-        name = re.sub(r"[^\w-]+", "_", PurePath(flags.data or "data").stem).strip("_") or "data"
+        place = PurePath(flags.data or "data")
+        place = place.parent if place.suffix in (".tar", ".array_record") else place
+        name = re.sub(r"[^\w-]+", "_", place.stem).strip("_") or "data"
         bindings.append(f"MODEL_DIR='runs/{name}'")
     words = [f"--gin_file={_quoted(file)}" for file in files]
     words += [f"--gin.{name}={_quoted(value)}" for name, _, value in map(_parts, bindings)]
@@ -205,10 +207,8 @@ def _captions(facts: Facts) -> str:
         lines[0] += f"; {_span(facts['words'], 'words')}"
     lines += [f"{n} x {text!r}" for text, n in facts["most_frequent"].items() if n > 1]
     if facts["cut"]:
-        lines.append(
-            f"{facts['cut']} are longer than the {facts['tokens_read']} tokens that the text "
-            "encoder reads: their end is cut"
-        )
+        read = facts["tokens_read"]
+        lines.append(f"of {facts['cut']} or more the end is cut: {read} tokens of a text are read")
     if facts["empty"]:
         lines.append(f"{facts['empty']} examples have none, and are video without text")
     return "\n".join(lines)
