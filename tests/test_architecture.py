@@ -48,6 +48,7 @@ ALLOWED = {
         "config",
         "assets",
         "diffusion",
+        "display",
         "train",
         "inference",
         "story",

@@ -162,7 +162,8 @@ MAKES = {
         "imagen_cascade_paper.gin": plan_of_the_paper,
         "--topology=v5p:2x2x1": says("GiB"),
     },
-    "Your own videos": trained("mine"),
+    "Your own videos": trained("mine")
+    | {"vidgen check": all_of(files("check.png"), says("5 can be used", "data/folder.gin"))},
     "Tar shards and object stores": trained("shards"),
     "Films": trained("films") | {"vidgen prepare": files("prepared/manifest.json")},
     "TFDS and seqio": trained("ucf101"),

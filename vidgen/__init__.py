@@ -7,6 +7,7 @@
     clips.video                                        # "b t h w c" in [-1, 1]
     clips.save("tiger.mp4")                            # as the value of a cell, it plays
     film = vidgen.load("phenaki_demo").story("story.yaml", seed=7)
+    vidgen.check("my_videos")                          # what training would make of a folder
     vidgen.train(["experiments/imagen_base_tiny.gin"], MODEL_DIR="runs/a", TRAIN_STEPS=100)
     vidgen.plan(["experiments/imagen_cascade_paper.gin"])
 
@@ -20,10 +21,10 @@ import types
 import typing
 
 if typing.TYPE_CHECKING:
-    from vidgen.api import LoadedModel, evaluate, load, plan, train
+    from vidgen.api import LoadedModel, check, evaluate, load, plan, train
 
 __version__ = "0.1.0"
-__all__ = ["LoadedModel", "evaluate", "load", "plan", "train"]
+__all__ = ["LoadedModel", "check", "evaluate", "load", "plan", "train"]
 
 
 class _Called(types.ModuleType):

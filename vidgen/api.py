@@ -31,7 +31,7 @@ from vidgen.inference.stages import Stage
 from vidgen.loaded_model import LoadedModel, Origin, evaluated
 from vidgen.model import TokenizerModel
 
-__all__ = ["Clip", "Clips", "Film", "LoadedModel", "evaluate", "load", "plan", "train"]
+__all__ = ["Clip", "Clips", "Film", "LoadedModel", "check", "evaluate", "load", "plan", "train"]
 
 
 def load(
@@ -54,8 +54,13 @@ def load(
 
     Raises:
       FileNotFoundError: there is no such model.
-      ValueError: there is no such stage.
+      ValueError: there is no such stage, or a keyword is a flag that `generate` takes.
     """
+    for name in filter(keywords.is_flag, bindings):
+        raise ValueError(
+            f"load takes no {name!r}; it takes first, until, gin_files and settings of gin. Flags "
+            "of `vidgen generate` go to the calls of what it returns."
+        )
     startup.setup_process()
     files = keywords.listed(gin_files)
     source = Origin(
@@ -106,6 +111,28 @@ def plan(gin_files: GinFiles, **settings: Any) -> dict[str, Any] | None:
       ValueError: a configuration or a flag is wrong.
     """
     return main.call(keywords.command_line("plan", gin_files, settings))
+
+
+def check(
+    data: str | os.PathLike | None = None, gin_files: GinFiles = (), **settings: Any
+) -> dict[str, Any] | None:
+    """Read a data set as training would, and print what it holds, by `vidgen check`.
+
+    Args:
+      data: a folder of videos, of tar shards or of records, or a pattern of shards; None where the
+        files name the data.
+      gin_files: an experiment and others; with none, one that suits is chosen.
+      **settings: flags of the command, and settings of gin.
+
+    Returns:
+      What --json prints; `command` in it trains on the data.
+
+    Raises:
+      ValueError: a flag is wrong, or no clip can be used.
+      FileNotFoundError: there are no such data.
+    """
+    place = [] if data is None else [os.fspath(data)]
+    return main.call([*keywords.command_line("check", gin_files, settings), *place])
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference import stages, upscale_stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.loaded import Tokenizer
+from vidgen.inference.preview import Look
 from vidgen.inference.stages import Stage
 from vidgen.model import TokenizerModel
 from vidgen.story.generate_story import GenerateStory
@@ -86,14 +87,15 @@ class LoadedModel:
         self,
         prompts: str | Sequence[str] = (),
         *,
-        on_step: Callable[..., None] | None = None,
+        on_step: Look | None = None,
         **flags: Any,
     ) -> Clips:
         """Make clips of these prompts; nothing is written.
 
         Args:
           prompts: one, or several.
-          on_step: is called with what every step of sampling has made, `Generate.on_step`.
+          on_step: is called after every sampling step with a `StepPreview`
+            (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
           **flags: of `vidgen generate`.
 
         Raises:
@@ -108,7 +110,7 @@ class LoadedModel:
         *,
         first: str | None = None,
         until: str | None = None,
-        on_step: Callable[..., None] | None = None,
+        on_step: Look | None = None,
         **flags: Any,
     ) -> Clips:
         """Send a video through the super-resolution stages, as --from=STAGE --init=FILE.
@@ -152,7 +154,7 @@ class LoadedModel:
         self,
         story: str | os.PathLike,
         *,
-        on_step: Callable[..., None] | None = None,
+        on_step: Look | None = None,
         **flags: Any,
     ) -> Film:
         """Make a film of a story; nothing is written.
@@ -169,8 +171,8 @@ class LoadedModel:
         with tempfile.TemporaryDirectory() as folder:
             wanted = flags | {"story": os.fspath(story)}
             parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
-            parsed.output = os.path.join(folder, "film.npy")
-            fields = generate_flags.story_settings(parsed) | _hook(on_step)
+            parsed.output, parsed.on_step = os.path.join(folder, "film.npy"), on_step
+            fields = generate_flags.story_settings(parsed)
             run = self._sessions.build(GenerateStory, stage=stage, **fields)
             upscaled = self._upscaled(run, parsed)
             self._sessions.check_bindings()
@@ -207,8 +209,11 @@ class LoadedModel:
         prompt = video.prompt if isinstance(video, Clip) else ""
         return Clip(video=made, fps=float(shape.fps), prompt=prompt)
 
-    def tokens(self, film: Clip | Float[np.ndarray, "t h w c"]) -> Int[np.ndarray, "gt gh gw"]:
+    def tokens(self, film: Clip | np.ndarray) -> Int[np.ndarray, "gt gh gw"]:
         """Return the codes that Phenaki's tokenizer gives a clip of 1 + k patches of frames.
+
+        Args:
+          film: as in `reconstruct`.
 
         Raises:
           ValueError: the model has no tokenizer, or the film does not fit its patches.
@@ -264,13 +269,14 @@ class LoadedModel:
         self,
         trained: Sequence[Stage],
         prompts: str | Sequence[str],
-        on_step: Callable[..., None] | None,
+        on_step: Look | None,
         flags: Mapping[str, Any],
     ) -> Clips:
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         wanted = {**flags, "prompts": asked}
         parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES | {"story"})
-        given = generate_flags.settings(parsed) | _hook(on_step)
+        parsed.on_step = on_step
+        given = generate_flags.settings(parsed)
         run = self._sessions.build(Generate, stages=list(trained), **given)
         self._sessions.check_bindings()
         made: dict[str, list[np.ndarray]] = {}
@@ -301,11 +307,6 @@ class LoadedModel:
         if self._tokenizer is None:
             raise ValueError(f"{', '.join(self.names)}: no model with a tokenizer; Phenaki's has.")
         return self._tokenizer
-
-
-def _hook(on_step: Callable[..., None] | None) -> dict[str, Any]:
-    """The field of a run that is called after every step, where there is one."""
-    return {} if on_step is None else {"on_step": on_step}
 
 
 def evaluated(

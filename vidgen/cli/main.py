@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.cli import evaluate_flags, generate_flags, startup, web_command
+from vidgen.cli import check_command, evaluate_flags, generate_flags, startup, web_command
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         ("generate", "generate videos from prompts", _generate, none),
         ("encode", "encode the captions or the videos of a data set, once", _encode, processes),
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
+        ("check", "read a folder as training would, and say what it holds", _check, none),
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
         ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
@@ -149,8 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
         sub.set_defaults(command=command)
-        if name in ("generate", "evaluate"):
-            (generate_flags if name == "generate" else evaluate_flags).add(sub)
+        if own := {
+            "generate": generate_flags,
+            "check": check_command,
+            "evaluate": evaluate_flags,
+        }.get(name):
+            own.add(sub)
         for group in rows:
             title = "configuration" if group is _GIN else None
             add_rows(sub.add_argument_group(title) if title else sub, group)
@@ -180,6 +185,11 @@ def _prepare(flags: argparse.Namespace) -> None:
     run, config = _build(flags, "prepare", "precompute.prepare.Prepare")
     if not _is_dry(flags, config):
         run()
+
+
+def _check(flags: argparse.Namespace) -> Any:
+    _start_jax(flags)
+    return check_command.run(flags)
 
 
 def _plan(flags: argparse.Namespace) -> Any:
