@@ -27,7 +27,7 @@ CHEAPER = {
     r"(?<!ddim\", )\bsteps=\d+": "steps=2",  # a student takes the steps that it learned
     r'"steps", \(1, 2, 8.*?\)': '"steps", (1, 2)',
     # A transformer takes any number of steps.
-    r"\.tell\((?![^()]*\bsteps=)([^()]*?),?\s*\)": r".tell(\1, steps=2)",
+    r"\.story\((?![^()]*\bsteps=)([^()]*?),?\s*\)": r".story(\1, steps=2)",
     r"phenaki\.generate\(([^()\n]*)\)": r"phenaki.generate(\1, steps=2)",
     r'model="phenaki_demo", ': 'model="phenaki_demo", steps=2, ',
     r"\bBATCH_SIZE=\d+": "BATCH_SIZE=2",
@@ -97,7 +97,7 @@ def test_flags_that_make_a_cell_cheaper():
     assert cheaper("a.generate(X, steps=32).b(c)") == "a.generate(X, steps=2).b(c)"
     student = 'a.generate(X, sampler="ddim", steps=4)'
     assert cheaper(student) == student
-    assert cheaper("a.tell(\n    x,\n)\nSTEPS = 9") == "a.tell(\n    x, steps=2)\nSTEPS = 5"
+    assert cheaper("a.story(\n    x,\n)\nSTEPS = 9") == "a.story(\n    x, steps=2)\nSTEPS = 5"
 
 
 @pytest.mark.cli

@@ -120,6 +120,8 @@ NOT_RUN = {
     ". .venv/bin/activate": ".ci/run does",
     "pip install -e .": ".ci/run does, with extras, from the package index",
     "pip install -e .[test]": ".ci/run does, from the package index",
+    "pip install -e .[web]": "the tests' packages hold those of the page",
+    "vidgen web": "it serves until it is stopped; tests/web/test_page.py opens it in a browser",
     "pytest": "this is it",
     "tfds build ucf101/ucf101_1 --data_dir=tfds --file_format=array_record": "fetches 6.5 GB; "
     "tests/helpers/tfds_sets.py writes its files with TFDS itself, and these are trained on",
@@ -163,7 +165,8 @@ MAKES = {
         "imagen_cascade_paper.gin": plan_of_the_paper,
         "--topology=v5p:2x2x1": says("GiB"),
     },
-    "Your own videos": trained("mine"),
+    "Your own videos": trained("mine")
+    | {"vidgen check": all_of(files("check.png"), says("5 can be used", "data/folder.gin"))},
     "Tar shards and object stores": trained("shards"),
     "Films": trained("films") | {"vidgen prepare": files("prepared/manifest.json")},
     "TFDS and seqio": trained("ucf101"),

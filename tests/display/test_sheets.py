@@ -70,6 +70,39 @@ def test_scenes_lie_within_their_film(told):
         sheets.scenes(shades(20, 8), told)
 
 
+def test_contacts_have_their_captions_above_and_frames_evenly():
+    clips = [("a cat", shades(8, 64)), ("word " * 40, shades(8, 64)), ("", shades(8, 64))]
+    picture = sheets.contacts(clips)
+    width, height = 4 * 66 + 12, 3 * 14 + 64 + 10  # the longest caption has three lines
+    assert picture.image.size == (2 * width, 2 * height)
+    middles = [4 + 66 * i + 32 for i in range(4)]
+    for left, top in ((0, 0), (width, 0), (0, height)):
+        assert grays(picture, top + 42 + 32, [left + x for x in middles]) == [0, 2, 4, 6]
+    drawn = np.asarray(picture.image).min(-1) < 200
+    lines = [drawn[14 * i : 14 * i + 14, :width].any() for i in range(3)]
+    assert lines == [False, False, True]  # one line, next to its frames
+    assert all(drawn[14 * i : 14 * i + 14, width:].any() for i in range(3))
+    assert not drawn[height:, width:].any()  # an empty place
+
+
+def test_contacts_of_clips_with_fewer_frames_than_moments():
+    picture = sheets.contacts([("a", shades(2, 64))], columns=1)
+    assert picture.image.size == (4 * 66 + 12, 14 + 64 + 10)
+    assert grays(picture, 14 + 32, [4 + 32, 70 + 32, 136 + 32]) == [0, 1, 255]
+
+
+def test_long_captions_end_with_a_mark():
+    lines = sheets._wrapped("word " * 40, 20)
+    assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 20
+    assert sheets._wrapped("two words", 20) == ["two words"]
+    assert sheets._wrapped("", 20) == ["(no caption)"]
+
+
+def test_no_contacts_are_told():
+    with pytest.raises(ValueError, match="no clip to show"):
+        sheets.contacts([])
+
+
 def test_a_token_is_pale_where_nothing_changed():
     ids = np.array([[[1, 2]], [[1, 3]], [[1, 2]]])
     colors = sheets._colors(ids).astype(int)

@@ -8,20 +8,25 @@ import sys
 
 def report(error: Exception) -> int:
     """Tell the user in one sentence, and return the exit status."""
+    return fail(*sentence(error))
+
+
+def sentence(error: Exception) -> tuple[str, int]:
+    """Return what is wrong in one sentence, and the exit status."""
     chain = [error, *filter(None, (error.__cause__, error.__context__))]
     text = " ".join(str(error).split()) or type(error).__name__
     full = any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain)
     if full or ("No space left on device" in text and not isinstance(error, ValueError)):
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return fail(f"the disk is full{where}; free some space and run the same command again.")
+        return f"the disk is full{where}; free some space and run the same command again.", 2
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return fail("out of memory; lower BATCH_SIZE (or --batch_size), or use more devices.")
+        return "out of memory; lower BATCH_SIZE (or --batch_size), or use more devices.", 2
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return fail(f"{error.filename}: {error.strerror}.")
+        return f"{error.filename}: {error.strerror}.", 2
     if isinstance(error, (ValueError, OSError)):
-        return fail(text)
+        return text, 2
     kind = type(error).__name__
-    return fail(f"internal fault, {kind}: {text} (--debug shows where; please report it).", 1)
+    return f"internal fault, {kind}: {text} (--debug shows where; please report it).", 1
 
 
 def fail(sentence: str, status: int = 2) -> int:

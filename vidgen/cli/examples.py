@@ -94,10 +94,26 @@ Re-running the same command resumes, and adds new captions.""",
 
 Cuts are detected, or read from clip.shots.json beside clip.mp4. Re-running the same command
 resumes.""",
+    "check": """examples:
+  vidgen check my_videos
+  vidgen check my_videos --gin_file=experiments/phenaki_cvivit_demo.gin --sheet=clips.png
+  vidgen check "shards/{00000..00199}.tar" --clips=0 --json
+  vidgen check --gin_file=experiments/imagen_base_tiny.gin --gin_file=data/tfds.gin \\
+      --gin.TFDS_DIR="'data'" --gin.TFDS_NAME="'ucf101/ucf101_1'"
+
+Captions and files are read by what training reads them with, so what is refused here is skipped
+there. Without an experiment one is chosen, with a clip that suits the length, the rate and the
+shape of the videos.""",
     "plan": """examples:
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
   vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
+    "web": """examples:
+  vidgen web
+  vidgen web --model=runs/cascade --story_model=runs/phenaki --port=8000
+
+The page runs one generation at a time; others wait. What it writes is removed when it is stopped:
+download what is to stay. With another --host whoever reaches this machine can use it.""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm

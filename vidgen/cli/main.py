@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
-from vidgen.cli import evaluate_flags, generate_flags, startup, xla_flags
+from vidgen.cli import check_command, evaluate_flags, generate_flags, startup, web_command
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -67,18 +67,24 @@ _ASSETS: tuple[Row, ...] = (
 )
 
 
+class _UsageError(ValueError):
+    """A command line that cannot be read."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the sentence and leave with status 2."""
-        sys.stderr.write(f"vidgen: error: {message} (see {self.prog} --help).\n")
-        raise SystemExit(2)
+        """Raise what is wrong, as one sentence."""
+        raise _UsageError(f"{message} (see {self.prog} --help).")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `vidgen` command line and return its exit status."""
-    flags = _parsed(sys.argv[1:] if argv is None else argv)
+    try:
+        flags = _parsed(sys.argv[1:] if argv is None else argv)
+    except _UsageError as error:
+        return fail(str(error))
     try:
         _call(flags)
         sys.stdout.flush()
@@ -94,21 +100,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
 
 
-def call(argv: Sequence[str]) -> None:
-    """Run one `vidgen` command line, and raise what goes wrong: for calls from Python."""
-    _call(_parsed(argv))
+def call(argv: Sequence[str]) -> Any:
+    """Run one `vidgen` command line, and return its result, if it has one: for Python.
+
+    Raises:
+      ValueError: the command line, or what it asks for, is wrong.
+    """
+    return _call(_parsed(argv))
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    flags = _parser().parse_args([a for a in argv if not a.startswith("--gin.")])
-    flags.bindings = [a.removeprefix("--gin.") for a in argv if a.startswith("--gin.")]
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it are no flags
+    bindings = [word for word in argv[:end] if word.startswith("--gin.")]
+    words = [word for word in argv[:end] if not word.startswith("--gin.")]
+    flags = _parser().parse_args([*words, *argv[end:]])
+    flags.bindings = [binding.removeprefix("--gin.") for binding in bindings]
     return flags
 
 
-def _call(flags: argparse.Namespace) -> None:
-    xla_flags.set_defaults()
+def _call(flags: argparse.Namespace) -> Any:
     with gin_files.searching(getattr(flags, "gin_search_paths", ())):
-        flags.command(flags)
+        return flags.command(flags)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,8 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         ("generate", "generate videos from prompts", _generate, none),
         ("encode", "encode the captions or the videos of a data set, once", _encode, processes),
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
+        ("check", "read a folder as training would, and say what it holds", _check, none),
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
+        ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(
@@ -136,8 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
         sub.set_defaults(command=command)
-        if name in ("generate", "evaluate"):
-            (generate_flags if name == "generate" else evaluate_flags).add(sub)
+        if own := {
+            "generate": generate_flags,
+            "check": check_command,
+            "evaluate": evaluate_flags,
+        }.get(name):
+            own.add(sub)
         for group in rows:
             title = "configuration" if group is _GIN else None
             add_rows(sub.add_argument_group(title) if title else sub, group)
@@ -169,14 +187,18 @@ def _prepare(flags: argparse.Namespace) -> None:
         run()
 
 
-def _plan(flags: argparse.Namespace) -> None:
+def _check(flags: argparse.Namespace) -> Any:
+    _start_jax(flags)
+    return check_command.run(flags)
+
+
+def _plan(flags: argparse.Namespace) -> Any:
     if flags.topology:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = ("compile", "sampling", "topology", "effort", "details", "explain")
     fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
     run, config = _build(flags, "plan", "plan.estimate.Plan", **fields)
-    if not _is_dry(flags, config):
-        run()
+    return None if _is_dry(flags, config) else run()
 
 
 def _is_dry(flags: argparse.Namespace, config: str) -> bool:
@@ -230,54 +252,19 @@ def _build(
 
 def _generate(flags: argparse.Namespace) -> None:
     _start_jax(flags)
-    from vidgen.config.gin_sessions import Sessions
-    from vidgen.inference import generate, stages, upscale_stages
-    from vidgen.story import upscale
+    from vidgen.cli import generate_command
 
-    told = flags.story is not None or flags.long
-    fields = (generate_flags.story_settings if told else generate_flags.settings)(flags)
-    model, cascade = generate_flags.models(flags)
-    folders = stages.find(model, flags.first_stage, flags.until)
-    later = upscale_stages.find(flags.upscale, model, cascade)
-    folders = folders[:1] if later else folders
-    # Every stage has a configuration of its own, and all of them bind the same names.
-    sessions = Sessions(["runs/generate.gin"], flags.gin_file, flags.bindings)
-    trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
-    raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
-    stages.check_names(trained, flags.first_stage, flags.until)
-    if told:
-        run, raising = _story(flags, sessions, trained, raising, fields)
-    else:
-        run = sessions.build(generate.Generate, stages=trained, **fields)
-    if raising:
-        if flags.upscale is not None:
-            upscale_stages.check_names(raising, later, flags.upscale)
-        options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, generate=run, **options)
-    sessions.check_bindings()
+    run, configs = generate_command.build(flags)
     if not flags.dry_run:
         run()
         return
-    titles = [*map(str, (*folders, *later)), "the run", "the upscaling"][: len(sessions.configs)]
-    for title, config in zip(titles, sessions.configs, strict=True):
+    for title, config in configs.items():
         print(f"#### {title}\n\n{config}")
 
 
-def _story(
-    flags: argparse.Namespace, sessions: Any, trained: list, raising: list, fields: dict[str, Any]
-) -> tuple[Any, list]:
-    """Build the run that tells a story, and list the stages that up-sample what it makes."""
-    from vidgen.story import generate_story, long_video
-
-    teller, others = long_video.split(trained)
-    raising = raising or others
-    if flags.keep_stages and not raising:
-        raise ValueError("--keep_stages is not for a story that one stage alone makes.")
-    if flags.long:
-        prompt = generate_flags.long_prompt(flags)
-        fields["story"] = long_video.story(prompt, flags.frames, trained)
-    run = sessions.build(generate_story.GenerateStory, stage=teller, **fields)
-    return run, raising
+def _web(flags: argparse.Namespace) -> None:
+    _start_jax(flags)
+    web_command.run(flags, lambda words: _parsed(["generate", *words]))
 
 
 def _evaluate(flags: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgen import paths
+from vidgen.cli import xla_flags
 
 # Objects made and kept between two searches for garbage. Tracing a network makes a million that
 # stay, and looking through them after each 700, as Python does, is a tenth of the time to the first
@@ -34,11 +35,12 @@ _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of
 
 
 def setup_process(debug: bool = False) -> None:
-    """Set up logging, platform and cache of programs, before JAX is imported or after.
+    """Set up compiler, logging, platform and cache of programs, before JAX is imported or after.
 
     Args:
       debug: show the log messages of libraries, too.
     """
+    xla_flags.set_defaults()
     search_for_garbage_less_often()
     keep_freed_memory()
     handler = logging.StreamHandler()

@@ -156,6 +156,18 @@ class Source(_Data):
           BadExample: the example cannot be used, and is to be skipped.
         """
 
+    def file(self, index: int) -> Any:
+        """Return the file of example `index` as `data.video.files.probe` takes it; None: no file.
+
+        Raises:
+          BadExample: it cannot be read.
+        """
+        del index
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """List what the data hold that is no example, as (name, why); `load` refuses others."""
+        return iter(())
+
     def for_evaluation(self, shape: VideoShape) -> Source:
         """Return the same data as clips of another shape, with captions that can be compared."""
         data: Any = self

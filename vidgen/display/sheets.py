@@ -20,6 +20,7 @@ from vidgen.display import shown
 MARGIN = 150  # pixels for the names of rows
 _LETTERS = 23  # of a name in a line of it
 _GAP = 2
+_LINES = 3  # of a caption on a sheet of contacts
 _GOLDEN = 0.61803398875  # steps of hue that do not come close to one another soon
 
 
@@ -112,6 +113,63 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
     for i, picture in enumerate(rows):
         sheet.paste(picture, (0, sum(r.height for r in rows[:i])))
     return sheet
+
+
+def contacts(
+    clips: Sequence[tuple[str, np.ndarray]], *, columns: int = 2, moments: int = 4
+) -> shown.Picture:
+    """Draw clips like contact prints: frames of each side by side, its caption above.
+
+    Args:
+      clips: (caption, frames "t h w c" in [-1, 1]), all of one size.
+      columns: of clips on the sheet.
+      moments: frames of a clip that are drawn, evenly over it.
+
+    Raises:
+      ValueError: there is no clip.
+    """
+    if not clips:
+        raise ValueError("there is no clip to show.")
+    width = max(240, moments * (clips[0][1].shape[2] + _GAP)) + 12
+    texts = [_wrapped(caption, width // 7) for caption, _ in clips]
+    room = 14 * max(len(lines) for lines in texts)
+    cells = [
+        _contact(lines, shown.checked(video)[0], moments, (width, room))
+        for lines, (_, video) in zip(texts, clips, strict=True)
+    ]
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    return shown.Picture(_stacked([_beside(row, columns) for row in rows]))
+
+
+def _wrapped(caption: str, letters: int) -> list[str]:
+    """The lines of a caption, with a mark where its end does not fit."""
+    lines = textwrap.wrap(caption, letters) or ["(no caption)"]
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], lines[_LINES - 1][: letters - 1] + "…"]
+    return lines
+
+
+def _contact(
+    lines: Sequence[str], video: np.ndarray, moments: int, room: tuple[int, int]
+) -> Image.Image:
+    """Draw one clip of a sheet, `room[0]` pixels wide, below `room[1]` pixels for its caption."""
+    t, h, w, _ = video.shape
+    width, top = room
+    picture = Image.new("RGB", (width, top + h + 10), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.multiline_text((4, top - 2), "\n".join(lines), fill="black", anchor="ld", spacing=2)
+    for i, number in enumerate(sorted({k * t // moments for k in range(moments)})):
+        picture.paste(_enlarged(video[number], h), (4 + i * (w + _GAP), top))
+    return picture
+
+
+def _beside(pictures: Sequence[Image.Image], places: int) -> Image.Image:
+    """Pictures of one size side by side; places that none takes stay white."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (places * width, height), "white")
+    for i, picture in enumerate(pictures):
+        row.paste(picture, (i * width, 0))
+    return row
 
 
 # ---- stories -------------------------------------------------------------------------------------

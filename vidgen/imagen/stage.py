@@ -330,8 +330,8 @@ class DiffusionStage(SampledModel):
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
         """Return (t, h, w, c) of the clips to generate."""
-        frames = self.shape.thwc[:3] if cond.low_res is None else cond.low_res.shape[1:4]
-        return (*frames, self.shape.channels)
+        t, h, w = self.shape.thwc[:3] if cond.low_res is None else cond.low_res.shape[1:4]
+        return (t, h, w, self.shape.channels)
 
     def denoise(
         self,

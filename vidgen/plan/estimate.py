@@ -108,14 +108,19 @@ class Plan:
         """The devices of the topology; None: the devices at hand."""
         return programs.topology(self.topology) if self.topology else None
 
-    def __call__(self) -> None:
-        """Print the report on standard output: tables, or with `as_json` one object."""
+    def __call__(self) -> Report | None:
+        """Print the report on standard output: tables, or with `as_json` one object.
+
+        Returns:
+          The report; None with `explain`.
+        """
         if self.explain:
             print("\n\n".join(self.explanations()))
-            return
+            return None
         brief = len(self.trainers) > 1 and not self.details
         report = self.report(brief=brief)
         print(json.dumps(report) if self.as_json else tables.tables(report, self.details))
+        return report
 
     def explanations(self) -> list[str]:
         """Return a paragraph for each parameter that `explain` names, of all models.

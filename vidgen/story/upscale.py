@@ -111,6 +111,17 @@ class Upscale:
         Returns:
           The path of the video.
         """
+        path = self.write()
+        print(path, flush=True)
+        made = self.passes[-1].upscaled
+        log.info(
+            "%d frames of %dx%d at %g fps, %.2f s",
+            *(made.frames, made.height, made.width, made.fps, made.frames / made.fps),
+        )
+        return path
+
+    def write(self) -> Path:
+        """Make the video, or the rest of it; return its path."""
         output, names = Path(self.generate.output), [self.generate.model.name]
         names += [one.model.name for one in self.passes]
         paths = [output.with_name(f"{output.stem}.{name}{output.suffix}") for name in names[:-1]]
@@ -135,12 +146,6 @@ class Upscale:
             path = videos[-1].finish()
             for video in videos[:-1]:
                 video.finish() if self.keep_stages else video.discard()
-        print(path, flush=True)
-        made = self.passes[-1].upscaled
-        log.info(
-            "%d frames of %dx%d at %g fps, %.2f s",
-            *(made.frames, made.height, made.width, made.fps, made.frames / made.fps),
-        )
         return path
 
 

@@ -91,10 +91,29 @@ def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[Captione
     return _listed(path, suffixes, kind)[0]
 
 
-def _listed(
+def left_out(path: str, suffixes: Sequence[str], kind: str) -> Iterator[tuple[str, str]]:
+    """List what a folder holds that is no example with a caption, as (name, why).
+
+    Raises:
+      FileNotFoundError: no such folder, or no such file in it.
+      ValueError: a table of captions is not as described above.
+    """
+    wanted, found, rest = _contents(path, suffixes, kind)
+    for file in wanted:
+        if file in found.unreadable:
+            yield file, f"its caption cannot be read: {found.unreadable[file]}"
+        elif file not in found.captions:
+            yield file, "it has no caption"
+    for notice in found.notices:
+        yield path, notice
+    for file in rest:
+        yield file, f"it is no {kind} and no caption of one"
+
+
+def _contents(
     path: str, suffixes: Sequence[str], kind: str
-) -> tuple[list[CaptionedFile], FolderCaptions]:
-    """The pairs without files whose caption cannot be read; the log names what else is there."""
+) -> tuple[list[str], FolderCaptions, list[str]]:
+    """The files that are wanted, their captions, and the files that nothing reads."""
     if not paths.is_folder(path):
         raise FileNotFoundError(f"the data folder {path} does not exist.")
     files = sorted(paths.files_under(path))
@@ -106,6 +125,17 @@ def _listed(
             f"{' '.join(suffixes)} here and in all sub-folders, among {len(files)} files{others}."
         )
     found = folder_captions(path, files, wanted)
+    read = {*wanted, *found.read}
+    # what lists the shots of a video is read by precompute/shots.py
+    rest = [f for f in files if f not in read and not f.endswith(".shots.json")]
+    return wanted, found, rest
+
+
+def _listed(
+    path: str, suffixes: Sequence[str], kind: str
+) -> tuple[list[CaptionedFile], FolderCaptions]:
+    """The pairs without files whose caption cannot be read; the log names what else is there."""
+    wanted, found, rest = _contents(path, suffixes, kind)
     if found.unreadable:
         bad, reason = next(iter(found.unreadable.items()))
         counts = f"{len(found.unreadable)} of {len(wanted)} {kind}s in {path}"
@@ -113,9 +143,7 @@ def _listed(
         log.warning(text, counts, bad, reason)
     for notice in found.notices:
         log.warning("%s", notice)
-    read = {*wanted, *found.read}
-    # what lists the shots of a video is read by precompute/shots.py
-    if rest := [f for f in files if f not in read and not f.endswith(".shots.json")]:
+    if rest:
         warn_once(f"{len(rest)} files in {path} are passed over: {by_suffix(rest)}")
     rows = [
         (paths.join(path, file), found.captions.get(file, ()))

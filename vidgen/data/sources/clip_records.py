@@ -240,18 +240,19 @@ class ClipRecords(Source):
             wanted = part.captioned if self.missing_captions == "skip" else part.examples
             yield from _captions(part.path, wanted)
 
+    def file(self, index: int) -> Packed:
+        """Read the video or image of record `index` out of its shard."""
+        return self._record(index)[0]
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """List the records that have no caption."""
+        for part in self._parts if self.missing_captions == "skip" else ():
+            for number in range(part.captioned, part.examples):
+                yield f"{part.path}[{number}]", "it has no caption"
+
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Read a clip from a random place of record `index`."""
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        record = index - (int(self._ends[number - 1]) if number else 0)
-        shard = self._parts[number].path
-        name = f"{shard}[{record}]"
-        try:
-            clip = ClipRecord.unpack(read_record(shard, record))
-        except (RecordsError, ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
-            raise BadExample(name, reason) from error
-        file = Packed(f"{name}/{clip.key}{clip.suffix}", clip.content)
+        file, clip = self._record(index)
         captions = clip.captions
         if not captions and self.missing_captions == "skip":
             raise BadExample(file, "it has no caption")
@@ -261,6 +262,19 @@ class ClipRecords(Source):
             )
         video = read_content(file, self.kind, self.shape, rng)
         return captioned(video, captions, rng)
+
+    def _record(self, index: int) -> tuple[Packed, ClipRecord]:
+        """The content of a record as a file, and the record."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        record = index - (int(self._ends[number - 1]) if number else 0)
+        shard = self._parts[number].path
+        name = f"{shard}[{record}]"
+        try:
+            clip = ClipRecord.unpack(read_record(shard, record))
+        except (RecordsError, ValueError, OSError) as error:
+            reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
+            raise BadExample(name, reason) from error
+        return Packed(f"{name}/{clip.key}{clip.suffix}", clip.content), clip
 
 
 def _listed(folder: str) -> Iterator[_Part]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from vidgen import paths
 from vidgen.data.source import Example, Source, captioned
-from vidgen.data.sources.captions import CaptionedFile, captioned_files
+from vidgen.data.sources.captions import CaptionedFile, captioned_files, left_out
 from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
 from vidgen.types import VideoShape
 
@@ -75,6 +75,17 @@ class FolderSource(Source):
         """List the captions of all files, "" for a file that has none."""
         for _, captions in self.files:
             yield from captions or ("",)
+
+    def file(self, index: int) -> str:
+        """Return the path of file `index`."""
+        return self.files[index][0]
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """List the files that are not used, and what tables of captions name in vain."""
+        uncaptioned = {file for file, captions in self.files if not captions}
+        for name, why in left_out(self.path, self.suffixes, self.kind):
+            if paths.join(self.path, name) not in uncaptioned:
+                yield name, why
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Read a clip from a random place of file `index`, with one of its captions."""

@@ -109,6 +109,15 @@ class Joint(Source):
         yield from self.videos.captions()
         yield from self.images.captions()
 
+    def file(self, index: int) -> Any:
+        """Return the file of video `index`."""
+        return self.videos.file(index)
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """List what is left out of the videos, then of the images."""
+        yield from self.videos.left_out()
+        yield from self.images.left_out()
+
     def for_evaluation(self, shape: VideoShape) -> Source:
         """Return the videos, or the images if `shape` has one frame."""
         return (self.images if shape.frames == 1 else self.videos).for_evaluation(shape)

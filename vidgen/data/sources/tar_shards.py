@@ -123,15 +123,43 @@ class TarShards(Source):
                 with contextlib.suppress(BadExample):
                     yield from self._captions(shard, shard, row) or ("",)
 
+    def file(self, index: int) -> Packed:
+        """Read the video or image of sample `index` out of its shard."""
+        shard, row = self._sample(index)
+        name = self._name(shard, row)
+        return Packed(name, _bytes(shard, name, int(row["offset"]), int(row["size"])))
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """List the samples that have no caption, and an example of what is no part of a sample."""
+        for number, shard in enumerate(self.shards):
+            rows = self._rows(number)
+            samples = samples_of(rows)
+            if self.missing_captions == "skip":
+                for row in samples[~has_caption(samples)]:
+                    yield self._name(shard, row), "it has no caption"
+            if len(rows) > len(samples):
+                example = rows["key"][-1].decode(errors="replace")
+                yield (
+                    f"{shard}/{example}",
+                    f"no part of a sample, as {rows['size'][-1]} file(s) here",
+                )
+
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Read a clip from a random place of video `index`, or image `index`."""
+        file = self.file(index)
+        shard, row = self._sample(index)
+        captions = self._captions(shard, file.name, row)
+        return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
+
+    def _sample(self, index: int) -> tuple[str, np.void]:
+        """The shard of a sample, and its row in the index of it."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
-        shard = self.shards[number]
-        name = f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
-        file = Packed(name, _bytes(shard, name, int(row["offset"]), int(row["size"])))
-        captions = self._captions(shard, name, row)
-        return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
+        return self.shards[number], row
+
+    def _name(self, shard: str, row: np.void) -> str:
+        """The name of a sample's content, for messages."""
+        return f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
 
     def _captions(self, shard: str, name: str, row: np.void) -> tuple[str, ...]:
         """The captions of a sample; () if it has none and needs none."""

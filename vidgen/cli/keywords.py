@@ -1,0 +1,97 @@
+"""Keywords of a call in Python as the flags of a command, which says what they mean.
+
+steps=64, guidance="2,base=6:1"       --steps=64 --guidance=2,base=6:1
+MODEL_DIR="runs/a", TRAIN_STEPS=100   --gin.MODEL_DIR='runs/a' --gin.TRAIN_STEPS=100
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from vidgen.cli.generate_flags import as_path
+
+GinFiles = str | os.PathLike | Sequence[str | os.PathLike]
+
+
+def as_flags(
+    add: Callable[[argparse.ArgumentParser], None],
+    given: Mapping[str, Any],
+    without: Collection[str] = (),
+) -> argparse.Namespace:
+    """Return the flags that a command line would give.
+
+    Args:
+      add: adds them to a parser.
+      given: those that are not at their default; a number stands for its text.
+      without: those that a call has no use for.
+
+    Raises:
+      ValueError: there is no such flag.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add(parser)
+    flags = vars(parser.parse_args([]))
+    known = sorted(flags.keys() - set(without))
+    for name in given:
+        if name not in known:
+            raise ValueError(f"there is no flag {name!r} here; choose from {', '.join(known)}.")
+    kinds = {action.dest: action.type for action in parser._actions}
+    return argparse.Namespace(
+        **flags | {name: _value(value, kinds[name]) for name, value in given.items()}
+    )
+
+
+def _value(value: Any, kind: Any) -> Any:
+    """A value as its flag gives it: most flags are text, also where they are to be read as 64."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if kind is as_path and isinstance(value, str):
+        return as_path(value)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if plain and kind not in (int, float) else value
+
+
+def command_line(command: str, gin_files: GinFiles, given: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `vidgen COMMAND`.
+
+    Args:
+      command: its name.
+      gin_files: as --gin_file.
+      given: flags by their names, which are in small letters; everything else is a gin macro or,
+        with a dot in its name, a parameter.
+    """
+    flags = {name: value for name, value in given.items() if is_flag(name)}
+    arguments = [f"--gin_file={file}" for file in listed(gin_files)]
+    for name, value in flags.items():
+        if value is not False and value is not None:
+            arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return [command, *arguments, *(f"--gin.{b}" for b in bindings(given, without=flags))]
+
+
+def listed(gin_files: GinFiles) -> list[str]:
+    """Return the names of configuration files, of which one need not be in a list."""
+    one = isinstance(gin_files, (str, os.PathLike))
+    return [os.fspath(file) for file in ([gin_files] if one else gin_files)]
+
+
+def is_flag(name: str) -> bool:
+    """Whether a keyword is a flag: macros of gin are in capitals, and parameters have a dot."""
+    return name.islower() and "." not in name
+
+
+def bindings(given: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
+    """Return NAME=VALUE as gin reads it, of values that Python holds.
+
+    Text that begins with @ or % refers to what gin knows by this name: "@Sprites()", "%CLIP_SHAPE".
+    """
+    return [f"{name}={_literal(value)}" for name, value in given.items() if name not in without]
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
+    is_reference = isinstance(value, str) and value.startswith(("@", "%"))
+    return value if is_reference else repr(value)

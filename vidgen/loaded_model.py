@@ -1,0 +1,335 @@
+"""A trained model as an object: clips, films, up-sampling, reconstruction and metrics of it.
+
+Its keywords are flags of the command, which says what they mean, and its results are the command's.
+Weights are read at the first call and stay in memory as long as the object does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from vidgen.cli import evaluate_command, evaluate_flags, generate_flags, keywords, startup
+from vidgen.config.gin_sessions import Sessions
+from vidgen.data.video import transforms
+from vidgen.data.video.footage import open_footage
+from vidgen.display.generated import Clip, Clips, Film
+from vidgen.display.sheets import SceneRow
+from vidgen.imagen.conditioning import Upsample
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.inference import stages, upscale_stages
+from vidgen.inference.generate import Generate
+from vidgen.inference.loaded import Tokenizer
+from vidgen.inference.preview import Look
+from vidgen.inference.stages import Stage
+from vidgen.model import TokenizerModel
+from vidgen.story.generate_story import GenerateStory
+from vidgen.story.upscale import Upscale
+from vidgen.types import TextEmbedding
+
+Video = Clip | np.ndarray | str | os.PathLike  # frames "t h w c", float in [-1, 1] or uint8; a file
+# Flags that say where things lie, which a call says itself.
+_NOT_HERE = frozenset(
+    ("model", "until", "first_stage", "prompts_file", "output", "keep_stages", "restart")
+)
+_OF_STORIES = frozenset(("context", "upscale", "upscale_model"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a loaded model comes from: what `vidgen.load` was called with.
+
+    Attributes:
+      model: folder or name.
+      first: the first stage.
+      until: the last.
+      gin_files: as --gin_file.
+      bindings: NAME=VALUE, as --gin.NAME=VALUE.
+    """
+
+    model: str
+    first: str | None
+    until: str | None
+    gin_files: list[str]
+    bindings: list[str]
+
+
+class LoadedModel:
+    """Trained stages that run one after the other, and keep their weights in memory; see `load`."""
+
+    def __init__(
+        self, source: Origin, trained: Sequence[Stage], sessions: Sessions, tokenizer: Any = None
+    ) -> None:
+        """Takes what `load` builds: stages as `vidgen generate` has them, or a tokenizer alone."""
+        self._source, self._stages, self._sessions = source, tuple(trained), sessions
+        self._tokenizer: Tokenizer | None = tokenizer
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({self._source.model!r}: {' -> '.join(self.names)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages, in order."""
+        if not self._stages and self._tokenizer is not None:
+            return (self._tokenizer.model.name,)
+        return tuple(stage.model.name for stage in self._stages)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] = (),
+        *,
+        on_step: Look | None = None,
+        **flags: Any,
+    ) -> Clips:
+        """Make clips of these prompts; nothing is written.
+
+        Args:
+          prompts: one, or several.
+          on_step: is called after every sampling step with a `StepPreview`
+            (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
+          **flags: of `vidgen generate`.
+
+        Raises:
+          ValueError: an unknown flag, or a value that does not fit.
+        """
+        return self._generated(self._makers(), prompts, on_step, flags)
+
+    def upscale(
+        self,
+        video: Video,
+        prompts: str | Sequence[str] = (),
+        *,
+        first: str | None = None,
+        until: str | None = None,
+        on_step: Look | None = None,
+        **flags: Any,
+    ) -> Clips:
+        """Send a video through the super-resolution stages, as --from=STAGE --init=FILE.
+
+        Args:
+          video: a file, a clip, or frames "t h w c", float in [-1, 1] or uint8.
+          prompts: what it shows; nothing is video without text.
+          first: the first of these stages; None: the first that starts from a video.
+          until: the last; None: the last that the model has.
+          on_step: as in `generate`.
+          **flags: of `vidgen generate`, such as init_size="own", which keeps the video's own size.
+
+        Raises:
+          ValueError: there is no such stage, an unknown flag, or a value that does not fit.
+        """
+        wanted = [stage for stage in self._makers() if stage.model.input_shape is not None]
+        names = [stage.model.name for stage in wanted]
+        if not names:
+            raise ValueError(f"{', '.join(self.names)}: no stage that starts from a video.")
+        for name in (first, until):
+            if name is not None and name not in names:
+                raise ValueError(f"no stage {name!r} up-samples here; choose {', '.join(names)}.")
+        begin = 0 if first is None else names.index(first)
+        end = len(names) if until is None else names.index(until) + 1
+        if end <= begin:
+            raise ValueError(f"until={until!r} comes before first={first!r}; swap them.")
+        with tempfile.TemporaryDirectory() as folder:
+            init = _as_file(video, Path(folder, "video.npy"))
+            return self._generated(wanted[begin:end], prompts, on_step, flags | {"init": init})
+
+    def compare(
+        self, prompt: str, flag: str, values: Sequence[Any], **flags: Any
+    ) -> dict[str, Float[np.ndarray, "t h w c"]]:
+        """Make a clip for each value of one flag, all from the same noise, by "flag value"."""
+        return {
+            f"{flag} {value}": self.generate(prompt, **{flag: value}, **flags).video[0]
+            for value in values
+        }
+
+    def story(
+        self,
+        story: str | os.PathLike,
+        *,
+        on_step: Look | None = None,
+        **flags: Any,
+    ) -> Film:
+        """Make a film of a story; nothing is written.
+
+        Args:
+          story: a file, or "scene one. then scene two.".
+          on_step: as in `generate`.
+          **flags: of `vidgen generate --story`.
+
+        Raises:
+          ValueError: an unknown flag, a story that does not fit, or a model that tells none.
+        """
+        stage = stages.single(self._makers())
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = flags | {"story": os.fspath(story)}
+            parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
+            parsed.output, parsed.on_step = os.path.join(folder, "film.npy"), on_step
+            fields = generate_flags.story_settings(parsed)
+            run = self._sessions.build(GenerateStory, stage=stage, **fields)
+            upscaled = self._upscaled(run, parsed)
+            self._sessions.check_bindings()
+            path = run.write() if upscaled is None else upscaled.write()
+            video = transforms.to_float(np.load(path))
+        begins = [part.first_frame for part in run.segments if part.part == 0]
+        slower = len(video) // run.segments[-1].end_frame
+        ends = [*begins[1:], run.segments[-1].end_frame]
+        told = zip((scene.prompt for scene in run.story.scenes), begins, ends, strict=True)
+        return Film(
+            video=video,
+            fps=float(run.model.shape.fps * slower),
+            prompt=". then ".join(scene.prompt for scene in run.story.scenes),
+            scenes=tuple(SceneRow(text, begin * slower, end * slower) for text, begin, end in told),
+        )
+
+    def reconstruct(self, video: Video) -> Clip:
+        """Encode a video with the model's tokenizer, and decode its tokens.
+
+        Args:
+          video: a clip, or frames "t h w c" of 1 + k patches, float in [-1, 1] or uint8; of a file,
+            as many frames as the model has, cropped and resized.
+
+        Raises:
+          ValueError: the model has no tokenizer, or the video does not fit its patches.
+        """
+        tokenizer = self._encoder()
+        shape = tokenizer.model.shape
+        if isinstance(video, (str, os.PathLike)):
+            frames = open_footage(video).at_rate(shape.fps).read(shape)
+        else:
+            frames = _as_float(video)
+        (made,) = tokenizer.reconstruct(frames[None])
+        prompt = video.prompt if isinstance(video, Clip) else ""
+        return Clip(video=made, fps=float(shape.fps), prompt=prompt)
+
+    def tokens(self, film: Clip | np.ndarray) -> Int[np.ndarray, "gt gh gw"]:
+        """Return the codes that Phenaki's tokenizer gives a clip of 1 + k patches of frames.
+
+        Args:
+          film: as in `reconstruct`.
+
+        Raises:
+          ValueError: the model has no tokenizer, or the film does not fit its patches.
+        """
+        return self._encoder().encode(_as_float(film)[None])[0]
+
+    def augmented(
+        self, video: Float[np.ndarray, "b t h w c"], *, logsnr: float | None = None, seed: int = 0
+    ) -> Float[np.ndarray, "b t2 h2 w2 c"]:
+        """Noise and up-sample small videos, as the first stage is given them.
+
+        Args:
+          video: what the stage before made.
+          logsnr: level of the noise; None is the stage's own.
+          seed: of the noise.
+
+        Raises:
+          ValueError: the stage starts from text alone.
+        """
+        stage = self._makers()[0].model
+        conditioner = stage.conditioner if isinstance(stage, DiffusionStage) else None
+        if not isinstance(conditioner, Upsample):
+            raise ValueError(f"{stage.name} starts from text alone; load a later stage.")
+        if logsnr is not None:
+            level = dataclasses.replace(conditioner.augmentation, sampling_logsnr=logsnr)
+            conditioner = dataclasses.replace(conditioner, augmentation=level)
+        count = len(video)
+        nothing = TextEmbedding(tokens=jnp.zeros((count, 1, 1)), mask=jnp.zeros((count, 1), bool))
+        keys = jax.random.split(jax.random.key(seed), count)
+        return np.asarray(conditioner.for_sampling(jnp.asarray(video), nothing, keys).low_res)
+
+    def evaluate(self, **flags: Any) -> dict[str, Any] | None:
+        """Compute metrics of the model, and print them; see `vidgen.evaluate`."""
+        source, folders = self._source, [Path(stage.model_dir) for stage in self._stages]
+        if source.first is not None and len(folders) != 1:
+            raise ValueError(
+                f"an evaluation of several stages begins at the first, not at {source.first}: "
+                "load the model without first=, or one stage of it."
+            )
+        where = {"model": source.model, "until": source.until}
+        where = {"model": str(folders[0])} if source.first is not None else where
+        return evaluated(flags | where, source.gin_files, source.bindings)
+
+    def _makers(self) -> tuple[Stage, ...]:
+        """The stages that make video."""
+        if not self._stages:
+            raise ValueError(
+                f"{self._source.model} is a tokenizer, which makes no video from text."
+            )
+        return self._stages
+
+    def _generated(
+        self,
+        trained: Sequence[Stage],
+        prompts: str | Sequence[str],
+        on_step: Look | None,
+        flags: Mapping[str, Any],
+    ) -> Clips:
+        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        wanted = {**flags, "prompts": asked}
+        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES | {"story"})
+        parsed.on_step = on_step
+        given = generate_flags.settings(parsed)
+        run = self._sessions.build(Generate, stages=list(trained), **given)
+        self._sessions.check_bindings()
+        made: dict[str, list[np.ndarray]] = {}
+        for model, _, video in run.stage_videos():
+            made.setdefault(model.name, []).append(video)
+        return Clips(
+            prompts=tuple(clip.prompt for clip in run.clips()),
+            stages={name: np.stack(videos) for name, videos in made.items()},
+            rates={model.name: model.shape.fps for model in run.chain.stages},
+        )
+
+    def _upscaled(self, run: GenerateStory, parsed: Any) -> Upscale | None:
+        """The run that sends a story's video through other stages, if the flags ask for it."""
+        elsewhere = parsed.upscale_model
+        later = upscale_stages.find(parsed.upscale, self._source.model, elsewhere)
+        raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
+        if not raising:
+            return None
+        upscale_stages.check_names(raising, later, parsed.upscale)
+        return self._sessions.build(Upscale, generate=run, stages=raising)
+
+    def _encoder(self) -> Tokenizer:
+        """The tokenizer, by itself or of the stage that reads it."""
+        for stage in self._stages if self._tokenizer is None else ():
+            model = stage.model.frozen_networks.get("tokenizer")
+            if isinstance(model, TokenizerModel):
+                self._tokenizer = Tokenizer(model, lambda stage=stage: stage.load()["tokenizer"])
+        if self._tokenizer is None:
+            raise ValueError(f"{', '.join(self.names)}: no model with a tokenizer; Phenaki's has.")
+        return self._tokenizer
+
+
+def evaluated(
+    flags: Mapping[str, Any], gin_files: Sequence[str], bindings: Sequence[str]
+) -> dict[str, Any] | None:
+    """Run `vidgen evaluate` with these flags, files and NAME=VALUE; return its result."""
+    startup.setup_process()
+    parsed = keywords.as_flags(evaluate_flags.add, flags)
+    parsed.gin_file, parsed.bindings, parsed.dry_run = list(gin_files), list(bindings), False
+    return evaluate_command.run(parsed)
+
+
+def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
+    """Frames in [-1, 1], of a clip or of an array, also of one in 8 bits."""
+    frames = np.asarray(video)
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"a video of shape {frames.shape}; expected (frames, height, width, 3).")
+    return transforms.to_float(frames) if frames.dtype == np.uint8 else frames.astype(np.float32)
+
+
+def _as_file(video: Video, place: Path) -> str:
+    """The file that a video lies in; frames are written to `place`."""
+    if isinstance(video, (str, os.PathLike)):
+        return os.fspath(video)
+    np.save(place, _as_float(video))
+    return str(place)

@@ -1,0 +1,72 @@
+"""The models that the page offers, and the stages that they have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vidgen.assets import zoo
+from vidgen.inference import stages
+from vidgen.types import STAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """A model that can be chosen.
+
+    Attributes:
+      name: what --model takes.
+      stages: of a cascade, in order; none where the model is one stage, whose folder is named.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+
+    @property
+    def upscaling(self) -> tuple[str, ...]:
+        """The stages that start from a video."""
+        return tuple(stage for stage in self.stages if stage in STAGES[1:])
+
+
+def offer(model: str) -> Offer:
+    """Look at a model.
+
+    Raises:
+      FileNotFoundError: there is none of that name.
+    """
+    folders = stages.find(model)
+    return Offer(model, tuple(folder.name for folder in folders) if len(folders) > 1 else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Offers:
+    """The models of a page.
+
+    Attributes:
+      clips: that make clips; the first one also makes uploaded clips larger.
+      stories: that tells stories.
+    """
+
+    clips: tuple[Offer, ...]
+    stories: Offer
+
+    def named(self, name: str) -> Offer:
+        """Return the model of clips of that name."""
+        return next(offer for offer in self.clips if offer.name == name)
+
+
+def offers(model: str | None, story_model: str | None) -> Offers:
+    """Find the models that the flags of `vidgen web` name.
+
+    Args:
+      model: makes clips; None: every one that comes with vidgen does, from the default on.
+      story_model: tells stories, and makes clips as well; None: the one that comes with vidgen.
+
+    Raises:
+      FileNotFoundError: there is none of that name.
+    """
+    stories = offer(story_model or zoo.STORIES)
+    if model is None:
+        names = dict.fromkeys([zoo.DEFAULT, stories.name, *zoo.names()])
+    else:
+        names = dict.fromkeys([model] if story_model is None else [model, story_model])
+    return Offers(tuple(map(offer, names)), stories)

@@ -1,0 +1,103 @@
+"""Parts of the page that stand in several places: how to sample, and what shows a generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gradio as gr
+
+from vidgen.assets import zoo
+from vidgen.web import views
+from vidgen.web.commands import MAX_TEXT
+from vidgen.web.models import Offer
+
+_RANDOM = "() => Math.floor(Math.random() * 4294967296)"  # a seed, made in the browser
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The fields that say how to sample."""
+
+    negative: gr.Textbox
+    guidance: gr.Textbox
+    steps: gr.Textbox
+    seed: gr.Number
+
+    @property
+    def fields(self) -> list[Any]:
+        """In the order in which `flags` takes their values."""
+        return [self.negative, self.guidance, self.steps, self.seed]
+
+    @staticmethod
+    def flags(negative: str, guidance: str, steps: str, seed: int | None) -> dict[str, str | None]:
+        """The flags of these values; an empty one is left to the model."""
+        return {
+            "negative": negative,
+            "guidance": guidance,
+            "steps": steps,
+            "seed": None if seed is None else str(int(seed)),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What shows a generation."""
+
+    picture: gr.HTML
+    video: gr.Video
+    progress: gr.HTML
+    stop: gr.Button
+    download: gr.DownloadButton
+    command: gr.Textbox
+
+
+def sampling_fields(part: str) -> Sampling:
+    """Lay out the fields that say how to sample."""
+    own: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
+    negative = gr.Textbox(
+        "", label="Negative prompt", placeholder="what guidance leads away from", max_lines=2,
+        max_length=MAX_TEXT, elem_id=f"vg-{part}-negative",
+    )  # fmt: skip
+    with gr.Row():
+        guidance = gr.Textbox("", label="Guidance", elem_id=f"vg-{part}-guidance", **own)
+        steps = gr.Textbox("", label="Steps", elem_id=f"vg-{part}-steps", **own)
+        seed = gr.Number(
+            0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90,
+            elem_id=f"vg-{part}-seed",
+        )  # fmt: skip
+    with gr.Row(elem_classes="vg-seed"):
+        random = gr.Button("Another seed", size="sm", scale=0, min_width=130)
+    random.click(None, None, seed, js=_RANDOM)
+    return Sampling(negative, guidance, steps, seed)
+
+
+def stages_of(model: Offer) -> dict[str, Any]:
+    """What the choice of a last stage shows for a model."""
+    stages = list(model.stages)
+    return {"choices": stages, "value": stages[-1] if stages else None, "visible": bool(stages)}
+
+
+def hint(model: Offer) -> str | None:
+    """What the models that come with vidgen know."""
+    if model.name not in zoo.names():
+        return None
+    return "The demo knows animated emoji that move, grow or shrink on a background of a color."
+
+
+def result_parts() -> Result:
+    """Lay out what shows a generation, empty."""
+    return Result(
+        picture=gr.HTML(views.EMPTY, elem_id="vg-picture"),
+        video=gr.Video(
+            label="Video", show_label=False, autoplay=True, loop=True, buttons=[], visible=False,
+            interactive=False, elem_id="vg-video",
+        ),
+        progress=gr.HTML("", elem_id="vg-progress"),
+        stop=gr.Button("Stop", variant="stop", visible=False, elem_id="vg-stop"),
+        download=gr.DownloadButton("Download", visible=False, elem_id="vg-download"),
+        command=gr.Textbox(
+            label="The command that makes it again", lines=3, interactive=False, visible=False,
+            buttons=["copy"], elem_id="vg-command",
+        ),
+    )  # fmt: skip
