@@ -95,6 +95,15 @@ resumes.""",
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
   vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
+    "export": """examples:
+  vidgen export runs/a -o tiger_model
+  vidgen export runs/cascade -o hf://OWNER/cascade --weights=8bit --license=apache-2.0 \\
+      --data="sprite videos" --metrics=cascade.json
+  vidgen generate "a tiger moving right on a green background" --model=tiger_model -o tiger.mp4
+
+The folder has the layout of the Hugging Face Hub: a model card (README.md), safetensors weights,
+the configuration and samples. --model, INIT_FROM, TEACHER_DIR and TOKENIZER_DIR take it, also as
+gs://... or hf://..., and nothing in it can run code.""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm
