@@ -13,9 +13,10 @@ import yaml
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import stages
+from vidgen.train import named_arrays
 from vidgen.train.state import named_leaves
 from vidgen.train.train import Train
-from vidgen.train.weights import _nested, open_weights
+from vidgen.train.weights import open_weights
 
 PROMPT = "a tiger moving right on a green background"
 
@@ -132,7 +133,7 @@ def test_as_tokenizer_and_as_beginning_from_a_store(address, folder, tmp_path):
     tokenizer = named_leaves(train.frozen()["tokenizer"])
     assert same({n: np.asarray(x) for n, x in tokenizer.items()}, leaves(folder / "cvivit"))
     stored = leaves(folder / "maskgit")
-    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _nested(stored))
+    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), named_arrays.nested(stored))
     begun = named_leaves(train.initial(fresh))
     assert same({n: np.asarray(x) for n, x in begun.items()}, stored)
 

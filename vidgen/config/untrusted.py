@@ -57,7 +57,7 @@ def checked(name: str, trusted: Collection[str] = ()) -> Path:
     """Return the path of a configuration file; where it is `Untrusted`, after `check`."""
     path = gin_files.find_file(name)
     if isinstance(name, Untrusted):
-        check(path.read_text(encoding="utf-8"), str(path), trusted)
+        check(gin_files.read(path), str(path), trusted)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from vidgen.config.old_names import with_new_names
+from vidgen.config.t5x_configs import without_t5x
 
 # Macros that hold a path; "" is the default of those that tell of the past.
 _PLACE = re.compile(r"\w+_(?:DIR|CACHE|SHARDS)|SHARDS|RECORDS|RAW_VIDEOS|INIT_FROM")
@@ -25,7 +26,7 @@ def portable(config: str, tokenizer: str | None = None) -> str:
       config: what training wrote.
       tokenizer: the name of the tokenizer's folder beside that of the model, if it has one.
     """
-    config = with_new_names(config)
+    config = with_new_names(without_t5x(config))
     if encoder := _ENCODED.search(config):
         config = re.sub(r"(?m)^TEXT_ENCODER = .*$", f"TEXT_ENCODER = {encoder[1]}", config)
     config = _MODULES.sub(r"\1 = ()", config)

@@ -23,17 +23,17 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
 
 from vidgen.assets import model_folders
-from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
-from vidgen.train.checkpoints import Checkpointer, placed
+from vidgen.train import named_arrays, t5x_weights
+from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.state import named_leaves
+from vidgen.train.t5x_weights import T5xWeights
 from vidgen.types import Params
 
 FILE = "model.safetensors"
@@ -45,8 +45,8 @@ _TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
-def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
-    """Return a reader of the weights in a folder: its checkpoints, or its weight file.
+def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
+    """Return a reader of the weights in a folder: its checkpoints, ours or t5x's, or its file.
 
     Args:
       model_dir: the folder, also of a store ("hf://owner/model"), or the name of a model of the
@@ -61,6 +61,8 @@ def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
         for name in (FILE, NPZ_FILE):
             if (folder / name).is_file():
                 return WeightsFile(folder / name)
+        if t5x_weights.steps(folder):
+            return T5xWeights(folder)
     return Checkpointer(folder, read_only=True)
 
 
@@ -144,8 +146,8 @@ class WeightsFile:
         try:
             opened = _open_npz if self.path.suffix == ".npz" else _open_safetensors
             self._shapes, self._read, self._step = opened(self.path)
-            names = (name for name in self._shapes if not name.endswith(_LARGEST))
-            self._tree = _nested({name: _spec(self._shapes[name]) for name in names})
+            own = {n: shape for n, shape in self._shapes.items() if not n.endswith(_LARGEST)}
+            self._tree = named_arrays.spec(own)
         except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise self._error(error) from error
         except (KeyError, TypeError, ValueError) as error:
@@ -176,15 +178,7 @@ class WeightsFile:
     ) -> Params:
         """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
         stored = self.stored_params(step, averaged=averaged)
-        wanted = stored if abstract is None else abstract
-        check_shapes(str(self.path), stored, wanted)
-        names = iter(named_leaves(wanted))
-
-        def load(spec: Any) -> jax.Array:
-            value = jnp.asarray(self._value(next(names)), spec.dtype)
-            return jax.device_put(value, placed(spec).sharding)
-
-        return jax.tree.map(load, wanted)
+        return named_arrays.restored(str(self.path), stored, self._value, abstract)
 
     @property
     def in_eight_bits(self) -> bool:
@@ -224,21 +218,3 @@ def _open_npz(path: epath.Path) -> _Opened:
         arrays = dict(file)
     step = int(arrays.pop(_STEP))
     return {name: value.shape for name, value in arrays.items()}, arrays.__getitem__, step
-
-
-def _spec(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _nested(leaves: dict[str, Any]) -> Params:
-    """Return the tree whose `named_leaves` these are; a TypeError where a name is in another."""
-    tree: Params = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise TypeError(f"{name} is inside of another tensor")
-        node[last] = leaf
-    return tree
