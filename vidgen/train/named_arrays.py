@@ -25,7 +25,8 @@ def nested(leaves: Mapping[str, Any]) -> Params:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise TypeError(f"{name} is inside of another tensor")
-        node[last] = leaf
+        if isinstance(node.setdefault(last, leaf), dict):
+            raise TypeError(f"{name} has another tensor inside")
     return tree
 
 

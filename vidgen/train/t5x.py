@@ -35,6 +35,7 @@ import numpy as np
 from vidgen.data.source import Source
 from vidgen.data.sources import seqio_tasks
 from vidgen.data.sources.seqio_source import import_seqio
+from vidgen.data.video.transforms import to_float
 from vidgen.model import Generator, Model, TokenizerModel
 from vidgen.nn.axes import AXES
 from vidgen.train.batches import encode_captions
@@ -310,8 +311,9 @@ def to_batch(features: Mapping[str, jax.Array]) -> Batch:
     rest = {"text": text, "independent_frames": features["independent_frames"]}
     if "tokens" in features:
         return TokenBatch(tokens=features["tokens"], **rest)
-    video = features["video"].astype(jnp.float32) / np.float32(127.5) - np.float32(1)
-    return VideoBatch(video=video, **rest)
+    # A table, since XLA divides by multiplying, which is not to the bit what the host does.
+    levels = jnp.asarray(to_float(np.arange(256, dtype=np.uint8)))
+    return VideoBatch(video=levels[features["video"]], **rest)
 
 
 def _base_model() -> Any:

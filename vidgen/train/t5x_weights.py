@@ -1,7 +1,7 @@
 """The weights of a training run of t5x (train/t5x.py), read without t5x.
 
-    MODEL_DIR/checkpoint_N/.../target.params.stem.kernel    a zarr array, in a folder of its own or in
-                                                            a store of OCDBT
+    MODEL_DIR/checkpoint_N/.../target.params.stem.kernel    a zarr array, in a folder of its own or
+                                                            in a store of OCDBT
 
 A checkpoint holds the optimizer's state beside them, which is left alone. t5x keeps no averages.
 """
