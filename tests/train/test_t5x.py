@@ -150,11 +150,16 @@ def test_the_loss_is_that_of_the_model(adapted, train):
     params = variables(model)["params"]
     key = jax.random.PRNGKey(5) if train else None
     loss, metrics = model.loss_fn(params, batch, key) if train else model.eval_fn(params, batch)
-    typed = jax.random.key(5 if train else 0)
+    typed = jax.random.key(5) if train else t5x.evaluation_key(batch)
     expected, means = model.model.loss(params, None, t5x.to_batch(batch), typed, train=train)
     assert loss == expected
     assert metrics["loss"].compute() == expected
     assert means and all(metrics[name].compute() == mean.value() for name, mean in means.items())
+
+
+def test_batches_of_an_evaluation_have_keys_of_their_own():
+    keys = [t5x.evaluation_key(features(seed=seed)) for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_sums_of_gradients_of_microbatches_are_means(adapted):
@@ -214,7 +219,9 @@ def test_predictions_and_scores(adapted):
     clips = model.predict_batch(params, batch, jax.random.PRNGKey(2))
     assert clips.shape == batch["video"].shape and np.isfinite(clips).all()
     scores = model.score_batch(params, batch)
-    alone = [model.eval_fn(params, {n: x[i : i + 1] for n, x in batch.items()})[0] for i in (0, 3)]
+    rows = [t5x.to_batch({n: x[i : i + 1] for n, x in batch.items()}) for i in (0, 3)]
+    key = jax.random.key(0)
+    alone = [model.model.loss(params, None, row, key, train=False)[0] for row in rows]
     np.testing.assert_allclose(scores[jnp.array([0, 3])], -np.asarray(alone), rtol=1e-6)
     with pytest.raises(ValueError, match="no intermediates"):
         model.score_batch(params, batch, return_intermediates=True)

@@ -240,11 +240,11 @@ class T5xModel:
         Args:
           params: those of `get_initial_variables`.
           batch: features.
-          dropout_rng: key of all randomness; None in an evaluation, which then has one key and no
-            dropout.
+          dropout_rng: key of all randomness; None in an evaluation, without dropout and with a key
+            of the batch's own: other noise levels in each batch, and always the same.
         """
         train = dropout_rng is not None
-        key = _typed(dropout_rng) if train else jax.random.key(0)
+        key = _typed(dropout_rng) if train else evaluation_key(batch)
         loss, metrics = self.model.loss(params, self._frozen, to_batch(batch), key, train=train)
         return loss / (self._microbatches if train else 1), self._metrics(loss, metrics)
 
@@ -314,6 +314,12 @@ def to_batch(features: Mapping[str, jax.Array]) -> Batch:
     # A table, since XLA divides by multiplying, which is not to the bit what the host does.
     levels = jnp.asarray(to_float(np.arange(256, dtype=np.uint8)))
     return VideoBatch(video=levels[features["video"]], **rest)
+
+
+def evaluation_key(features: Mapping[str, jax.Array]) -> jax.Array:
+    """Return a random key that is a function of the pixels or the tokens of a batch."""
+    pixels = features["tokens" if "tokens" in features else "video"]
+    return jax.random.fold_in(jax.random.key(0), jnp.sum(pixels.astype(jnp.uint32)))
 
 
 def _base_model() -> Any:
