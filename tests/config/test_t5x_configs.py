@@ -14,7 +14,7 @@ def test_what_is_left_is_of_vidgen_and_harmless():
     text = (RUN / "config.gin").read_text()
     left = without_t5x(text)
     lines = [line for line in left.splitlines() if not line.startswith("#")]
-    for name in ("t5x", "train_script", "utils.", "PjitPartitioner", "MIXTURE_OR_TASK_NAME"):
+    for name in ("vidgen_t5x", "train_script", "utils.", "PjitPartitioner", "MIXTURE_OR_TASK_NAME"):
         assert any(name in line for line in text.splitlines()), name
         assert not any(name in line for line in lines), name
     assert "MODEL = @base/stage.DiffusionStage()" in lines

@@ -5,10 +5,11 @@ import sys
 import pytest
 from places import FILES, ROOT
 
-from vidgen.config import gin_utils, untrusted
+from vidgen.config import gin_files, gin_utils, untrusted
+from vidgen.config.gin_files import Untrusted
 from vidgen.config.gin_sessions import Sessions
 from vidgen.config.gin_utils import GinError
-from vidgen.config.untrusted import Untrusted, check
+from vidgen.config.untrusted import check
 from vidgen.inference.stages import Stage
 
 HEAD = "from __gin__ import dynamic_registration\n"
@@ -65,7 +66,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: "/".join(path.parts[-3:-1]))
 def test_what_training_saves_is_read(path):
-    text = path.read_text(encoding="utf-8")
+    text = gin_files.read(path)
     assert check(text, str(path)) == text
 
 

@@ -1,5 +1,8 @@
-"""`vidgen export`, and its folders in all places that take a model. Tests of
-vidgen/cli/export_command.py and vidgen/inference/model_card.py too."""
+"""`vidgen export`, and its folders in all places that take a model.
+
+Tests of vidgen/cli/export_command.py too.
+Tests of vidgen/inference/model_card.py too.
+"""
 
 import json
 import shutil

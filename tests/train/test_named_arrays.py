@@ -1,4 +1,7 @@
-"""Trees from names. Tests of vidgen/train/t5x_weights.py too: checkpoints as t5x lays them out."""
+"""Trees from names, and checkpoints as t5x lays them out.
+
+Tests of vidgen/train/t5x_weights.py too.
+"""
 
 import jax
 import jax.numpy as jnp

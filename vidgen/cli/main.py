@@ -25,7 +25,7 @@ from vidgen.cli import evaluate_flags, export_command, generate_flags, startup, 
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
-from vidgen.config import gin_files, untrusted
+from vidgen.config import gin_files
 
 
 def _paths(text: str) -> list[str]:
@@ -208,7 +208,7 @@ def _build(
       **fields: of the run, which win over gin's.
     """
     _start_jax(flags)
-    from vidgen.config import gin_sessions, gin_utils
+    from vidgen.config import gin_sessions, gin_utils, untrusted
 
     teacher = _trained_configs(flags.bindings, "TEACHER_DIR")
     renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
@@ -296,7 +296,7 @@ def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
             raise FileNotFoundError(
                 f"{macro}: there is no {config}; name a folder that vidgen train or export wrote."
             )
-    return [untrusted.Untrusted(config) for config in configs]
+    return [gin_files.Untrusted(config) for config in configs]
 
 
 def _start_jax(flags: argparse.Namespace) -> None:

@@ -23,6 +23,10 @@ class GinError(ValueError):
     """A mistake in a configuration file or in a --gin flag, told in one sentence."""
 
 
+class Untrusted(str):
+    """Path of a configuration that came with weights, from whoever trained them."""
+
+
 _search_paths: list[Path] = []  # folders of the user's own, looked into first
 
 

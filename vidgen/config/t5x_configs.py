@@ -19,7 +19,7 @@ def without_t5x(text: str) -> str:
         return text
     others: set[str] = set()  # names that modules outside vidgen, and the adapter, are bound to
     kept: list[str] = []
-    for statement in re.split(r"\n(?=\w|#|\n|$)", text):
+    for statement in re.split(r"\n(?=\w|#)", text):
         if imported := _IMPORT.match(statement):
             package, name, alias = imported.groups()
             module = f"{package}.{name}" if package else name
@@ -28,7 +28,7 @@ def without_t5x(text: str) -> str:
                 continue
         if not _names(statement) & others:
             kept.append(statement)
-    return "\n".join(kept)
+    return "\n".join(kept) + "\n" * text.endswith("\n") * (not kept[-1].endswith("\n"))
 
 
 def _names(statement: str) -> set[str]:

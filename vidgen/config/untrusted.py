@@ -27,7 +27,7 @@ from typing import Any
 from gin import config_parser
 
 from vidgen.config import gin_files
-from vidgen.config.gin_files import GinError, plain
+from vidgen.config.gin_files import GinError, Untrusted, plain
 from vidgen.config.old_names import with_new_names
 
 PACKAGE = "vidgen"
@@ -37,10 +37,6 @@ ROOMS = frozenset(
 FUNCTIONS = {("vidgen.imagen.students", "student"), ("vidgen.train.frozen", "fingerprint")}
 IMPORTING = {"SeqioSource": "modules"}  # fields that hold names of modules, by class
 _GIN = "__gin__."
-
-
-class Untrusted(str):
-    """Path of a configuration that came with weights, from whoever trained them."""
 
 
 def packages_of(files: Sequence[str]) -> frozenset[str]:

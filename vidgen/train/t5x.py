@@ -67,10 +67,8 @@ def axis_rules(cut: Mapping[str, str] | None = None) -> list[tuple[str, str | No
     """Return rules for vidgen's axis names, for `standard_logical_axis_rules.additional_rules`.
 
     Args:
-      cut: the mesh axis ("data" or "model") of a name; all others are replicated.
-
-    Raises:
-      ValueError: a name is none of vidgen's (nn/axes.py).
+      cut: the mesh axis ("data" or "model") of a name; all others are replicated. A name that is
+        none of vidgen's (nn/axes.py) is a ValueError.
     """
     cut = dict(cut or {})
     if unknown := sorted(cut.keys() - AXES.keys()):
@@ -139,9 +137,6 @@ def task(name: str, source: Source, encoder: TextEncoder, *, split: str = "train
       source: of videos, or of tokens.
       encoder: of the captions, best with a table of them (text/encoded.gin).
       split: what the task calls it.
-
-    Raises:
-      ValueError: see `seqio_tasks.register`.
     """
     return seqio_tasks.register(name, source, split=split, encoder=_Captions(encoder))
 
@@ -186,7 +181,7 @@ class T5xModel:
         initial: WarmStart | None = None,
         frozen: Callable[[], Frozen] | None = None,
     ) -> None:
-        """Take a model, and be a `t5x.models.BaseModel` from then on.
+        """Take a model, and be a `t5x.models.BaseModel`; a ValueError where t5x is not installed.
 
         Args:
           model: of vidgen, built by gin.
@@ -194,9 +189,6 @@ class T5xModel:
           microbatches: the trainer's `num_microbatches`.
           initial: begins with the weights of a run of vidgen, or of an exported folder.
           frozen: loads networks that the loss reads and does not change.
-
-        Raises:
-          ValueError: t5x is not installed.
         """
         _base_model().register(type(self))
         self.model, self.optimizer_def = model, optimizer_def
