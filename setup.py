@@ -21,6 +21,7 @@ EXTRAS = {
     "gcs": ["gcsfs>=2024.6"],
     "s3": ["s3fs>=2024.6"],
     "http": ["fsspec[http]"],
+    "hub": ["huggingface_hub>=0.30"],  # hf:// paths
     "beam": ["apache-beam>=2.77"],
     "eval": ["scipy>=1.11", "matplotlib>=3.8"],
     "seqio": SEQIO,
@@ -107,9 +108,11 @@ setup(
         "vidgen": [
             "data/sources/label_captions/*",
             "evals/report/*.html",
+            "inference/model_card.md",
             "sprites/fluent_emoji/*",
             "text/t5_vocabulary/*",
             "web/*.css",
+            "zoo_models/*/*",
             "zoo_models/*/*/*",
         ]
     },

@@ -8,7 +8,7 @@ Nothing stays open and nothing is remembered here, so whoever holds a path can b
 process. MODEL_DIR, films and T5's weights do not come through here: orbax reads those with epath.
 
 Whatever cannot be read or written is an OSError whose `strerror` is a clause for users; a scheme
-without its package is an ImportError that names the package.
+without its package is a MissingPackage that names it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ Path = str | os.PathLike
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PACKAGES = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
+_PACKAGES |= {"hf": "hub"}
 # [guess] Seconds before the second, third and fourth try: stores ask for exponential pauses.
 _WAITS = (0.5, 1.0, 2.0)
 _WHOLE = 8 << 20  # [guess] an object of at most so many bytes is read in one request
@@ -41,7 +42,7 @@ _BLOCK = 1 << 20  # [guess] bytes asked for at a time of a larger one
 _MANY = 256  # objects asked for at the same time
 # What distinguishes a new object from the old one; each store has some of them.
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified")
-_MARKS += ("updated", "created")
+_MARKS += ("updated", "created", "blob_id")
 _ANSWERS = (
     (FileNotFoundError, errno.ENOENT),
     (PermissionError, errno.EACCES),
@@ -51,6 +52,10 @@ _ANSWERS = (
 
 T = TypeVar("T")
 FileSystem = Any  # one of fsspec, whose own annotations are wider than what it returns
+
+
+class MissingPackage(ImportError, ValueError):
+    """A scheme needs a package that is not installed; the message says how to install it."""
 
 
 class Stat(NamedTuple):
@@ -324,7 +329,7 @@ def _system(path: Path) -> tuple[FileSystem, str]:
     except ImportError as error:
         extra = _PACKAGES.get(scheme)
         hint = f'pip install "vidgen[{extra}]"' if extra else f"{error}"
-        raise ImportError(
+        raise MissingPackage(
             f"{path}: paths with {scheme}:// need another package: {hint}."
         ) from error
     except ValueError as error:

@@ -1,16 +1,22 @@
 """The models that come with the package: each is whole, small, and found by its name."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from vidgen.assets import zoo
 from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import stages
 from vidgen.train import weights
 
-LIMIT = 30e6  # bytes of all of them together
-FOLDERS = {f"{path.parent.name}/{path.name}": path for path in sorted(zoo.FOLDER.glob("*/*"))}
+LIMIT = 32e6  # bytes of all of them together
+FOLDERS = {
+    f"{path.parent.parent.name}/{path.parent.name}": path.parent
+    for path in sorted(zoo.FOLDER.glob("*/*/config.gin"))
+}
 
 
 def test_all_are_small():
@@ -21,8 +27,22 @@ def test_all_are_small():
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_configuration_names_no_path_of_another_machine(name):
     config = (FOLDERS[name] / "config.gin").read_text(encoding="utf-8")
-    assert "'/" not in config
-    assert f"MODEL_DIR = 'vidgen/zoo_models/{name}'" in config
+    assert "'/" not in config and "zoo_models" not in config
+    assert "MODEL_DIR = %gin.REQUIRED" in config
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_they_are_exported_folders(name):
+    folder = zoo.FOLDER / name
+    front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    assert front["library_name"] == "vidgen" and front["license"] == "apache-2.0"
+    about = json.loads((folder / "config.json").read_text())
+    stages = {key.partition("/")[2] for key in FOLDERS if key.startswith(f"{name}/")}
+    assert set(about["models"]) == stages
+    for clip in front.get("widget", []):
+        assert (folder / clip["output"]["url"]).is_file()
+    for stage in stages:
+        assert (folder / stage / weights.FILE).is_file()
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -50,7 +70,6 @@ def test_the_defaults_are_there():
 
 
 def test_every_tokenizer_is_beside_its_reader():
-    """Though the configuration names the place where it was when it was released."""
     (folder,) = stages.find(zoo.STORIES)
     assert (folder.parent / "cvivit" / weights.FILE).is_file()
 

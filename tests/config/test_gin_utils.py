@@ -338,5 +338,8 @@ def test_a_given_field_is_not_built_from_gin(tmp_path):
 def test_an_excerpt_wins_over_files_and_loses_to_bindings(file):
     text = "from __gin__ import dynamic_registration\nimport gadgets\ngadgets.Job.steps = 7\n"
     for bindings, steps in ((["FOLDER='a'"], 7), (["FOLDER='a'", "Job.steps=9"], 9)):
-        with gin_utils.session([file], bindings, excerpts=[text]):
+        with gin_utils.session([file], bindings, excerpts=[text], trusted=["gadgets"]):
             assert gin_utils.build(Job).steps == steps
+    with pytest.raises(GinError, match="the tokenizer's configuration imports gadgets"):
+        with gin_utils.session([file], excerpts=[text]):
+            pass

@@ -26,6 +26,13 @@ def test_none_is_a_name_for_axes_that_are_never_split():
     axes.check_names((None, "mlp"))
 
 
+@pytest.mark.parametrize("names", [("cond", "cond"), ("kernel", "kernel", "conv_in", "conv_out")])
+def test_no_name_comes_twice(names):
+    """Rules of flax and t5x refuse it."""
+    with pytest.raises(ValueError, match=f"have the name '{names[0]}' twice"):
+        axes.partitioned(initializers.zeros, names)
+
+
 def test_parameter_and_activation_names_are_apart():
     assert not set(axes.PARAMETER_AXES) & set(axes.ACTIVATION_AXES)
     assert set(axes.AXES) == set(axes.PARAMETER_AXES) | set(axes.ACTIVATION_AXES)
@@ -95,8 +102,13 @@ def test_every_axis_of_every_parameter_has_a_name(norm):
         assert len(box.names) == box.value.ndim, where
         assert box.value.dtype == jnp.float32, where
         axes.check_names(box.names)
-        # only sinusoids and Fourier features, our own numbers, enter over an unnamed axis
+        # Unnamed are the axes of sinusoids and Fourier features, which are our own numbers, and
+        # those whose name another axis of the array has.
         scalars = ("logsnr", "aug_logsnr", "guidance_weight", "frame_position", "pixel_position")
-        assert None not in box.names or path[1].key in scalars, where
+        scalars += ("cond0", "cond1")  # from the conditioning vector to itself
+        taps = [None, "kernel"]
+        is_square = any([*box.names[i : i + 2]] == taps for i in (0, 1))
+        assert None not in box.names or path[1].key in scalars or is_square, where
+        assert len({*box.names} - {None}) == len(box.names) - box.names.count(None), where
         stacked = path[1].key[:-1] in ("down", "up")
         assert (box.names[0] == "layers") == stacked, where

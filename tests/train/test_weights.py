@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import toy_training as toy
 
 from vidgen.train import weights
@@ -43,6 +44,55 @@ def test_large_kernels_keep_eight_bits_and_the_rest_half(tmp_path):
     assert (error <= step * 0.501).all()
     assert error.max() > 0.4 * step.max()  # it is not stored in full
     assert (tmp_path / weights.FILE).stat().st_size < 0.95 * (1.3 * kernel.size + 2 * 5000)
+
+
+def test_in_full_all_is_kept_to_the_bit(tmp_path):
+    given = params()
+    path = weights.write(tmp_path, given, 7, eight_bits=False)
+    with weights.open_weights(tmp_path) as file:
+        assert not file.in_eight_bits and file.latest_step() == 7
+        jax.tree.map(np.testing.assert_array_equal, file.restore_params(), given)
+    assert oct(path.stat().mode & 0o777) == oct(0o666 & ~weights._umask())
+    with pytest.raises(ValueError, match="single precision cannot hold"):
+        weights.write(tmp_path, {"kernel": jnp.array([jnp.inf])}, 2, eight_bits=False)
+    assert [p.name for p in tmp_path.iterdir()] == [weights.FILE]  # nothing half-written
+
+
+def test_the_file_is_one_of_safetensors(tmp_path):
+    path = weights.write(tmp_path, params(), 7)
+    tensors = safetensors.numpy.load_file(path)
+    assert tensors["params/conv/kernel"].dtype == np.int8
+    assert tensors["params/conv/kernel:largest"].shape == (3, 3, 1, 64)
+    assert tensors["params/conv/bias"].dtype == np.float16
+
+
+def test_eight_bits_are_copied_as_they_are(tmp_path):
+    """Also where a rule of before chose other axes for them."""
+    files = [weights.write(tmp_path / "one", params(), 7)]
+    with weights.open_weights(tmp_path / "one") as file:
+        assert file.in_eight_bits
+        files.append(file.copy_to(tmp_path / "two"))
+    one, two = map(safetensors.numpy.load_file, files)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert {x.dtype for x in two.values()} == {np.dtype("int8"), np.dtype("float16")}
+
+
+def test_the_deflated_file_of_before_is_read(tmp_path):
+    value = {"a/kernel": np.full((2, 2), 127, np.int8), "a/kernel:largest": np.full((1, 2), 0.5)}
+    np.savez_compressed(tmp_path / weights.NPZ_FILE, step=np.asarray(3), **value)
+    with weights.open_weights(tmp_path) as file:
+        assert file.latest_step() == 3
+        np.testing.assert_array_equal(file.restore_params()["a"]["kernel"], np.full((2, 2), 0.5))
+    weights.write(tmp_path, {"b": jnp.ones(1)}, 4)
+    assert weights.open_weights(tmp_path).latest_step() == 4  # the new one comes first
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_names_that_are_no_tree(tmp_path, names):
+    arrays = {name: np.ones(1, np.float32) for name in names}
+    safetensors.numpy.save_file(arrays, tmp_path / weights.FILE, {"step": "1"})
+    with pytest.raises(CheckpointError, match="not a whole weight file"):
+        weights.open_weights(tmp_path)
 
 
 def test_a_kernel_on_the_grid_is_exact(tmp_path):

@@ -1,9 +1,9 @@
 """The trained models that come with the package, by name.
 
-    vidgen/zoo_models/NAME/STAGE/{config.gin, weights.npz}
+    vidgen/zoo_models/NAME/STAGE/{config.gin, model.safetensors}
 
 Commands take NAME, or NAME/STAGE, in the place of the folder of a trained model. The models are
-small, and trained on the sprite videos; `benchmarks/release.py` writes them from training runs.
+small, and trained on the sprite videos; `vidgen export --weights=8bit` wrote them.
 """
 
 from __future__ import annotations

@@ -114,6 +114,15 @@ shape of the videos.""",
 
 The page runs one generation at a time; others wait. What it writes is removed when it is stopped:
 download what is to stay. With another --host whoever reaches this machine can use it.""",
+    "export": """examples:
+  vidgen export runs/a -o tiger_model
+  vidgen export runs/cascade -o hf://OWNER/cascade --weights=8bit --license=apache-2.0 \\
+      --data="sprite videos" --metrics=cascade.json
+  vidgen generate "a tiger moving right on a green background" --model=tiger_model -o tiger.mp4
+
+The folder has the layout of the Hugging Face Hub: a model card (README.md), safetensors weights,
+the configuration and samples. --model, INIT_FROM, TEACHER_DIR and TOKENIZER_DIR take it, also as
+gs://... or hf://..., and nothing in it can run code.""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm

@@ -20,8 +20,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vidgen import __version__
-from vidgen.assets import zoo
-from vidgen.cli import check_command, evaluate_flags, generate_flags, startup, web_command
+from vidgen.assets import model_folders
+from vidgen.cli import (
+    check_command,
+    evaluate_flags,
+    export_command,
+    generate_flags,
+    startup,
+    web_command,
+)
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -138,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
         ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
+        ("export", "write a trained model to a folder to hand on", _export, [export_command.ROWS]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(
@@ -229,7 +237,7 @@ def _build(
       **fields: of the run, which win over gin's.
     """
     _start_jax(flags)
-    from vidgen.config import gin_sessions, gin_utils
+    from vidgen.config import gin_sessions, gin_utils, untrusted
 
     teacher = _trained_configs(flags.bindings, "TEACHER_DIR")
     renamed = {file: {"MODEL": "TEACHER"} for file in teacher}
@@ -237,7 +245,9 @@ def _build(
     configs = map(Path, _trained_configs(flags.bindings, "TOKENIZER_DIR"))
     excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
     files = [f"runs/{mode}.gin", *teacher, *flags.gin_file]
-    with gin_utils.session(files, [*flags.bindings, *bindings], renamed, excerpts):
+    given = [*flags.bindings, *bindings]
+    trusted = untrusted.packages_of(flags.gin_file) if teacher or excerpts else ()
+    with gin_utils.session(files, given, renamed, excerpts, trusted):
         if class_path is None:
             run_class = gin_utils.named_by(macro)
         else:
@@ -274,6 +284,11 @@ def _evaluate(flags: argparse.Namespace) -> None:
     evaluate_command.run(flags)
 
 
+def _export(flags: argparse.Namespace) -> None:
+    _start_jax(flags)
+    export_command.run(flags)
+
+
 def _assets(flags: argparse.Namespace) -> None:
     from vidgen.assets import downloads
 
@@ -285,14 +300,15 @@ def _assets(flags: argparse.Namespace) -> None:
 def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
     """Return the config.gin in the folder that --gin.MACRO names; none without that flag."""
     values = [b.split("=", 1)[1] for b in bindings if b.replace(" ", "").startswith(f"{macro}=")]
-    folders = [zoo.find(text.strip(" '\"")) for text in values[-1:]]
-    configs = [Path(folder).expanduser() / "config.gin" for folder in folders]
+    named = [text.strip(" '\"") for text in values[-1:]]
+    folders = [model_folders.check_local(macro, model_folders.find(name)) for name in named]
+    configs = [folder / "config.gin" for folder in folders]
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(
-                f"{macro}: there is no {config}; name a folder that vidgen train wrote."
+                f"{macro}: there is no {config}; name a folder that vidgen train or export wrote."
             )
-    return [str(config) for config in configs]
+    return [gin_files.Untrusted(config) for config in configs]
 
 
 def _start_jax(flags: argparse.Namespace) -> None:

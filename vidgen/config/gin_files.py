@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgen.config.old_names import with_new_names
+from vidgen.config.t5x_configs import without_t5x
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,6 +21,10 @@ _INCLUDE = re.compile(r"""include\s+(['"])(.+?)\1\s*(?:#.*)?$""")
 
 class GinError(ValueError):
     """A mistake in a configuration file or in a --gin flag, told in one sentence."""
+
+
+class Untrusted(str):
+    """Path of a configuration that came with weights, from whoever trained them."""
 
 
 _search_paths: list[Path] = []  # folders of the user's own, looked into first
@@ -65,6 +70,11 @@ def find_file(name: str) -> Path:
     raise GinError(f"there is no configuration file {name!r}{searched}{nearest(name, known)}")
 
 
+def read(path: Path) -> str:
+    """Read a file as it is to be understood today: in new names, and without what is t5x's own."""
+    return with_new_names(without_t5x(path.read_text(encoding="utf-8")))
+
+
 def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
     """Yield (text, file included after it, line of the include) for the parts of a file.
 
@@ -72,7 +82,7 @@ def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
     are blank unless they import: gin then says the right line of a mistake. The last part includes
     nothing.
     """
-    lines = with_new_names(path.read_text(encoding="utf-8")).split("\n")
+    lines = read(path).split("\n")
     before: list[str] = []  # of the parts before
     start = 0
     for number, line in enumerate(lines):
@@ -107,7 +117,7 @@ def excerpt(config: Path, scope: str, macro: str) -> str:
       GinError: it sets no such macro.
     """
     kept, keeps = [], False
-    for line in with_new_names(config.read_text(encoding="utf-8")).splitlines():
+    for line in read(config).splitlines():
         begins = line[:1].isidentifier()
         if begins:
             keeps = line.startswith(("import ", "from ", f"{scope}/", f"{macro} ="))

@@ -7,14 +7,18 @@ such as ssr1/SamplerSpec.steps, and it is an error only where none does.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vidgen.config import gin_utils
+from vidgen.config import gin_utils, untrusted
 
 T = TypeVar("T")
+
+# What `vidgen export` writes (inference/export.py); training writes a path of its machine.
+_BESIDE = re.compile(r"^TOKENIZER_DIR = '\.\./(\w+)'$", re.MULTILINE)
 
 
 class Sessions:
@@ -28,6 +32,7 @@ class Sessions:
         """Let every session read the files `first`, its own, `last`, and then `bindings`."""
         self.configs: list[str] = []
         self._first, self._last, self._bindings = first, last, bindings
+        self._trusted = untrusted.packages_of(last)
         self._taken: set[str] = set()
         self._used: set[str] = set()
         self._refused: dict[str, gin_utils.GinError] = {}
@@ -50,7 +55,8 @@ class Sessions:
         Raises:
           GinError: a file or a binding is wrong, or the object refuses its settings.
         """
-        with gin_utils.session([*self._first, *files, *self._last], bindings):
+        read = [*self._first, *files, *self._last]
+        with gin_utils.session(read, bindings, trusted=self._trusted):
             taken = [binding for binding in self._bindings if self._bind(binding)]
             built = gin_utils.build(cls, **given)
             self.configs.append(gin_utils.operative_config())
@@ -65,8 +71,14 @@ class Sessions:
     def build_unchanged(self, cls: Callable[..., T], folder: Path) -> T:
         """Return `cls` as training left it, without the files and bindings of all sessions."""
         files, bindings = _of_training(folder)
-        with gin_utils.session([*self._first, *files], bindings):
+        with gin_utils.session([*self._first, *files], bindings, trusted=self._trusted):
             return gin_utils.build(cls)
+
+    def trained_values(self, folder: Path, macro: str, parameter: str) -> list[Any]:
+        """Return `gin_utils.reached_values` of the configuration that training left in `folder`."""
+        files, _ = _of_training(folder)
+        with gin_utils.session(files, trusted=self._trusted):
+            return gin_utils.reached_values(macro, parameter)
 
     @property
     def has_changes(self) -> bool:
@@ -91,8 +103,15 @@ class Sessions:
 
 
 def _of_training(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the file that training left in a folder, and the binding that says where it is."""
-    return [str(folder / "config.gin")], [f"MODEL_DIR={str(folder)!r}"]
+    """Return the file that training left in a folder, and bindings that say where things are.
+
+    A tokenizer that was exported together with its reader is named by its folder beside it.
+    """
+    config = folder / "config.gin"
+    where = [f"MODEL_DIR={str(folder)!r}"]
+    if config.is_file() and (name := _BESIDE.search(config.read_text(encoding="utf-8"))):
+        where.append(f"TOKENIZER_DIR={str(folder.parent / name[1])!r}")
+    return [untrusted.Untrusted(config)], where
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:

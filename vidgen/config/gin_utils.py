@@ -1,4 +1,4 @@
-"""The only module that imports gin: it reads files, builds runs, and says what they used.
+"""Gin, which no other module runs: it reads files, builds runs, and says what they used.
 
     with session(files, bindings):      # parses; forgets everything on leaving
         run = build(Train)              # gin supplies the fields, nested objects included
@@ -6,16 +6,15 @@
 
 Gin accepts three mistakes in silence or answers them obscurely; here each is a `GinError`: a macro
 that no file mentions, a required macro that is reached but not set, and a value of another kind
-than the one it replaces. Required macros are checked when they are reached, and not when a file is
-read (`gin.finalize` wants every macro of every file), so that `vidgen plan` needs no MODEL_DIR.
-Bindings that a run never used are listed by `unused_bindings`: a binding on an object that Python
-code builds would have no effect.
+than the one it replaces. Required macros are checked when they are reached (`gin.finalize` wants
+every macro of every file), so that `vidgen plan` needs no MODEL_DIR. Bindings that a run never used
+are listed by `unused_bindings`: one on an object that Python code builds would have no effect.
 
 Private names of gin 0.5 that have no public equal:
 
     _CONFIG              all bindings; `query_parameter` reads one of a known name
     _OPERATIVE_CONFIG    which of them were read, and in which scope
-    _REGISTRY, _INVERSE_REGISTRY    all that files registered, which nothing public forgets
+    _REGISTRY, _INVERSE_REGISTRY    all that files registered
     _config_str          `operative_config_str` takes no edited configuration
 """
 
@@ -25,7 +24,8 @@ import contextlib
 import inspect
 import io
 import tokenize
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from gin import config as gin_config
 from gin import config_parser
 from gin.selector_map import SelectorMap
 
-from vidgen.config import gin_files, old_names
+from vidgen.config import gin_files, old_names, untrusted
 from vidgen.config.gin_files import GinError, nearest, plain
 
 T = TypeVar("T")
@@ -50,23 +50,24 @@ _operative: dict[Key, dict[str, Any]] = gin_config._OPERATIVE_CONFIG
 def session(
     files: Sequence[str],
     bindings: Sequence[str] = (),
-    renamed: Mapping[str, Mapping[str, str]] | None = None,
+    renamed: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
     excerpts: Sequence[str] = (),
+    trusted: Collection[str] = (),
 ) -> Iterator[None]:
     """Let gin hold exactly these files and then these `NAME=VALUE` bindings inside the block.
 
     Args:
-      files: read in this order.
+      files: read in this order, each `untrusted.Untrusted` one after a check.
       bindings: applied last.
       renamed: for a file, new names of macros that it sets; a later file may bind the old name.
-      excerpts: text of saved configurations (`gin_files.excerpt`), read after the files.
+      excerpts: text of saved configurations (`gin_files.excerpt`), checked, read after the files.
+      trusted: packages outside vidgen that these may import.
 
     Raises:
       GinError: a file or a binding is wrong.
     """
     gin.clear_config()
-    # What files register by importing it is forgotten after the block: gin would keep the name that
-    # the first file of a process gave a module, and refuse that of a later session's files.
+    # What files register is forgotten after the block: gin would keep a module's first name.
     registered = gin_config._REGISTRY, gin_config._INVERSE_REGISTRY
     own_names = SelectorMap()
     for selector, configurable in registered[0].items():
@@ -74,11 +75,12 @@ def session(
     gin_config._REGISTRY, gin_config._INVERSE_REGISTRY = own_names, dict(registered[1])
     try:
         for name in files:
-            _parse_file(path := gin_files.find_file(name))
-            for old, new in (renamed or {}).get(name, {}).items():
-                _rename_macro(path, old, new)
+            _parse_file(path := untrusted.checked(name, trusted))
+            untrusted.drop(name, _bindings)
+            for names in renamed.get(name, {}).items():
+                _rename_macro(path, *names)
         for text in excerpts:
-            gin.parse_config(text)
+            gin.parse_config(untrusted.check(text, "the tokenizer's configuration", trusted))
         for binding in bindings:
             bind(binding)
         yield
@@ -88,7 +90,7 @@ def session(
 
 
 def _parse_file(path: Path) -> None:
-    """Parse a file, with the files that it includes in their places and in the names of today."""
+    """Parse a file, with those that it includes, in the names of today."""
     for text, included, line in gin_files.parts(path):
         stream = io.StringIO(text)
         stream.name = str(path)  # gin says it where a line is wrong

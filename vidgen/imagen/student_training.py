@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from vidgen import paths
 from vidgen.imagen.students import StudentPhase, StudentSchedule
 from vidgen.model import Student
 from vidgen.train.checkpoints import Checkpointer
@@ -167,8 +168,7 @@ class Distill:
 
 
 def _resolved(folder: str) -> str:
-    path = epath.Path(folder).expanduser()
-    return str(path) if "://" in str(path) else str(path.resolve())
+    return folder if paths.is_remote(folder) else str(epath.Path(folder).expanduser().resolve())
 
 
 def _trained_steps(model_dir: str) -> int:

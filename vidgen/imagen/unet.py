@@ -259,7 +259,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         if self.frame_positions:
             e = e + self._places(frames, cond.independent_frames)
         for i in range(self.cond_layers):
-            e = axes.dense(width, ("cond", "cond"), name=f"cond{i}", dtype=dtype)(swish(e))
+            e = axes.dense(width, (None, "cond"), name=f"cond{i}", dtype=dtype)(swish(e))
         return BlockInputs(swish(e), text, cond.text.mask, cond.independent_frames)
 
     def _scalar(self, features: Float[Array, "b e"], name: str, scale: float = 1.0) -> Array:

@@ -4,7 +4,8 @@ runs/a/{config.gin, checkpoints}                one stage
 runs/c/{base,tsr1,...}/{config.gin, checkpoints}  a cascade
 runs/p/{cvivit,maskgit}/{config.gin, checkpoints}  Phenaki: a tokenizer and a transformer
 
-The models that come with the package lie likewise, with a weight file in the place of checkpoints.
+What `vidgen export` writes, and the models that come with the package, lie likewise, with a weight
+file in the place of checkpoints, here or in a store (vidgen/assets/model_folders.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from typing import Any, TypeVar, no_type_check
 import numpy as np
 
 from vidgen import __version__
-from vidgen.assets import zoo
-from vidgen.config import gin_utils
+from vidgen.assets import model_folders, zoo
 from vidgen.config.gin_sessions import Sessions
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.sampling_settings import Sampling
@@ -130,23 +130,25 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
     """List the training folders that are needed, in the order in which they run.
 
     Args:
-      model: the folder of one stage, or of a cascade, or a name of the zoo.
+      model: the folder of one stage, or of a cascade, also an exported one of a store, or a name of
+        the zoo.
       first: name of the first stage to run; None is the first that is there.
       last: name of the last.
 
     Raises:
       FileNotFoundError: there is no trained model.
-      ValueError: a stage that is asked for is not there.
+      ValueError: a stage that is asked for is not there, or a training run is in a store.
+      OSError: the store cannot be read.
     """
-    folder = Path(zoo.find(model)).expanduser()
+    folder = model_folders.check_local("--model", model_folders.find(model))
     if (folder / "config.gin").is_file():
         return (folder,)
     here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
     if not here:
         raise FileNotFoundError(
             f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
-            f"({', '.join(MODELS)}) in it; name a folder that vidgen train wrote, or a model that "
-            f"comes with vidgen ({', '.join(zoo.names())})."
+            f"({', '.join(MODELS)}) in it; name a folder that vidgen train or export wrote, or a "
+            f"model that comes with vidgen ({', '.join(zoo.names())})."
         )
     for flag, name in (("from", first), ("until", last)):
         if name is not None and name not in here:
@@ -196,7 +198,8 @@ def build_trained(sessions: Sessions, cls: type[T], folder: Path) -> T:
     if model.learned and cls is Stage and sessions.has_changes:
         unchanged: Any = sessions.build_unchanged(cls, folder)
         _check_learned(folder, unchanged.model, model)
-    if _trained_jointly(folder / "config.gin"):
+    # Packs of images were among the examples that it trained on.
+    if any(sessions.trained_values(folder, "DATASET", "images.Joint.image_rate")):
         built = dataclasses.replace(built, model=dataclasses.replace(model, joint=True))
     return built
 
@@ -212,9 +215,3 @@ def _check_learned(folder: Path, trained: DiffusionStage, asked: DiffusionStage)
             f"--gin flag or file makes it {after[name]}, which changes nothing of what the student "
             "has learned: leave it out (--guidance, --steps and --sampler say what can be asked)."
         )
-
-
-def _trained_jointly(config: Path) -> bool:
-    """Whether packs of images were among the examples that a saved configuration trained on."""
-    with gin_utils.session([str(config)]):
-        return any(gin_utils.reached_values("DATASET", "images.Joint.image_rate"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidgen.assets import zoo
+from vidgen.assets import model_folders
 from vidgen.inference.stages import MODELS, Stage
 from vidgen.types import STAGES
 
@@ -25,7 +25,8 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
     if names is None:
         return ()
     wanted = _names(names)
-    folder = Path(zoo.find(elsewhere or model)).expanduser()
+    flag = "--upscale_model" if elsewhere else "--model"
+    folder = model_folders.check_local(flag, model_folders.find(elsewhere or model))
     if (folder / "config.gin").is_file():
         if elsewhere and len(wanted) == 1:
             return (folder,)

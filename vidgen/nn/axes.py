@@ -78,8 +78,15 @@ class Named(nn.LogicallyPartitioned):
 
 
 def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..., Any]:
-    """Wrap an initializer for Linen: its result is boxed with the logical names of its axes."""
+    """Wrap an initializer for Linen: its result is boxed with the logical names of its axes.
+
+    A mesh axis cuts at most one axis of an array, so no name may come twice: flax's own rules and
+    t5x's refuse that, and ours would look at the first alone. Further axes have None.
+    """
     check_names(names)
+    twice = [name for name in names if name is not None and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the parameter axes {names} have the name {twice[0]!r} twice; use None.")
     return functools.partial(_boxed, init, names)
 
 

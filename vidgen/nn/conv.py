@@ -43,7 +43,7 @@ def spatial_conv(
         (3, 3),
         (stride, stride),
         dtype=dtype,
-        kernel_init=axes.partitioned(initializers.fan_in(scale), ("kernel", "kernel", *names)),
+        kernel_init=axes.partitioned(initializers.fan_in(scale), (None, "kernel", *names)),
         bias_init=axes.partitioned(initializers.zeros, names[1:]),
         conv_general_dilated=conv_general_dilated,
         name=name,

@@ -115,7 +115,7 @@ class Discriminator(nn.Module):
 
     def _conv(self, x: Array, channels: int, name: str) -> Array:
         taps = (1, 3, 3) if self.dims == "2d" else (3, 3, 3)
-        names = ("kernel", "kernel", "kernel", "conv_in", "conv_out")
+        names = (None, None, "kernel", "conv_in", "conv_out")
         if self.dims == "2d":  # a plain convolution of images, which all platforms have fast
             x, taps, names = x[:, 0], taps[1:], names[1:]
         x = nn.Conv(

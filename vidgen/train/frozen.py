@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from vidgen.assets import model_folders
 from vidgen.model import Model
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.state import named_leaves
@@ -28,8 +29,8 @@ class FrozenParams:
     Attributes:
       name: what the model that reads them calls them.
       model: the trained model; its shapes are checked.
-      model_dir: the folder of its training run. Where it is gone, a folder of the same name beside
-        `reader_dir` is tried, so that both can be moved together.
+      model_dir: the folder of its training run, or an exported one. Where it is gone, a folder of
+        the same name beside `reader_dir` is tried, so that both can be moved together.
       reader_dir: the folder of the run that reads it.
       mesh: devices to lay the weights out over; None is the first device.
       step: which checkpoint; None is the newest.
@@ -54,7 +55,7 @@ class FrozenParams:
     @property
     def folder(self) -> epath.Path:
         """The folder that has the weights."""
-        folder = epath.Path(self.model_dir).expanduser()
+        folder = epath.Path(model_folders.find(self.model_dir)).expanduser()
         beside = epath.Path(self.reader_dir).expanduser().parent / folder.name
         return beside if self.reader_dir and not folder.exists() and beside.exists() else folder
 

@@ -1,82 +1,123 @@
-"""Trained weights in one small file, and where the weights of a model are read from.
+"""Trained weights in one file, and where the weights of a model are read from.
 
-    MODEL_DIR/weights.npz       "params/stem/kernel": float16, or int8 beside
-                                "params/stem/kernel:largest"; "step"
+    MODEL_DIR/model.safetensors   "params/stem/kernel": as it was trained, or int8 beside
+                                  "params/stem/kernel:largest"; "step" in the header
 
-A file to hand on holds no optimizer, no history and no program. Large kernels keep 8 bits a value:
+A file to hand on holds no optimizer, no history and no program: a safetensors file is a table of
+names, shapes and numbers. In full it holds the weights to the bit. In 8 bits, large kernels keep 8
+bits a value:
 
     q = round(127 w / m),  m = max |w| over the inputs of an output channel,
     |w − q m / 127| ≤ m / 254
 
-and everything else, m too, is in half precision. All is deflated: most weights lie close to zero,
-so that a value of 8 bits takes 7.
-
-The models of the package come as such files; whatever reads weights takes either these or
-checkpoints.
+and everything else, m too, is in half precision. `vidgen export` writes such files, and the models
+of the package are some. Whatever reads weights takes them, or checkpoints, or `weights.npz`, the
+deflated form of the same that was written before.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 from etils import epath
 
-from vidgen import paths
-from vidgen.assets import zoo
-from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
-from vidgen.train.checkpoints import Checkpointer, placed
+from vidgen.assets import model_folders
+from vidgen.train import named_arrays, t5x_weights
+from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.state import named_leaves
+from vidgen.train.t5x_weights import T5xWeights
 from vidgen.types import Params
 
-FILE = "weights.npz"
+FILE = "model.safetensors"
+NPZ_FILE = "weights.npz"
+_FORMAT = {"format": "vidgen"}
 _LARGEST = ":largest"
 _STEP = "step"
 _TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
-def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
-    """Return a reader of the weights in a folder: its checkpoints, or its weight file.
+def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
+    """Return a reader of the weights in a folder: its checkpoints, ours or t5x's, or its file.
 
     Args:
-      model_dir: the folder, or the name of a model of the package (`vidgen.assets.zoo`).
+      model_dir: the folder, also of a store ("hf://owner/model"), or the name of a model of the
+        package (`vidgen.assets.model_folders`).
 
     Raises:
       FileNotFoundError: the folder has neither.
+      CheckpointError: the file is no weight file, or only a part of one.
     """
-    folder = epath.Path(zoo.find(os.fspath(model_dir))).expanduser()
-    if (folder / FILE).is_file() and not (folder / "checkpoints").is_dir():
-        return WeightsFile(folder)
+    folder = epath.Path(model_folders.find(os.fspath(model_dir))).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        for name in (FILE, NPZ_FILE):
+            if (folder / name).is_file():
+                return WeightsFile(folder / name)
+        if t5x_weights.steps(folder):
+            return T5xWeights(folder)
     return Checkpointer(folder, read_only=True)
 
 
-def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
+def write(
+    model_dir: epath.PathLike, params: Params, step: int, *, eight_bits: bool = True
+) -> epath.Path:
     """Write the weight file of `params`, trained for `step` steps, and return its path.
 
+    Args:
+      model_dir: a folder of this machine, which is made if need be.
+      params: the weights.
+      step: that they were trained for.
+      eight_bits: large kernels in 8 bits and the rest in half precision; False: all as it is.
+
     Raises:
-      ValueError: a weight is too large for half precision, or not finite.
+      ValueError: a weight is not finite, or too large for half precision.
     """
-    arrays: dict[str, np.ndarray] = {_STEP: np.asarray(step)}
+    arrays: dict[str, np.ndarray] = {}
     for name, leaf in named_leaves(params).items():
         value = np.asarray(leaf, np.float32)
-        if not (np.abs(value) < np.finfo(np.float16).max).all():
-            raise ValueError(f"{name} contains NaN, inf or values that half precision cannot hold.")
-        if name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
+        limit = np.finfo(np.float16 if eight_bits else np.float32).max
+        if not (np.abs(value) <= limit).all():
+            size = "half" if eight_bits else "single"
+            raise ValueError(
+                f"{name} contains NaN, inf or values that {size} precision cannot hold."
+            )
+        if not eight_bits:
+            arrays[name] = value
+        elif name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
             arrays[name], arrays[name + _LARGEST] = _eight_bits(value)
         else:
             arrays[name] = value.astype(np.float16)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return _save(model_dir, arrays, step)
+
+
+def _save(model_dir: epath.PathLike, arrays: dict[str, np.ndarray], step: int) -> epath.Path:
+    """Write the weight file whole or not at all."""
     path = epath.Path(model_dir).expanduser() / FILE
-    paths.write(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{FILE}.{os.getpid()}.partial"
+    try:
+        # The library writes the memory of an array, whatever its strides.
+        whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        safetensors.numpy.save_file(whole, os.fspath(partial), _FORMAT | {_STEP: f"{step}"})
+        os.chmod(partial, 0o666 & ~_umask())  # the library lets nobody else read it
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
+
+
+def _umask() -> int:
+    """Return which permissions new files of this process lack."""
+    os.umask(mask := os.umask(0o022))
+    return mask
 
 
 def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,30 +134,35 @@ def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class WeightsFile:
-    """The weight file of a folder, with the reading methods of `Checkpointer`."""
+    """A weight file, with the reading methods of `Checkpointer`."""
 
-    def __init__(self, model_dir: epath.PathLike) -> None:
-        """Read the whole file.
+    def __init__(self, path: epath.PathLike) -> None:
+        """Open a .safetensors file, whose tensors are read when they are asked for, or an .npz.
 
         Raises:
           CheckpointError: the file is no weight file, or only a part of one.
         """
-        self.path = epath.Path(model_dir).expanduser() / FILE
+        self.path = epath.Path(path)
         try:
-            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = dict(file)
-            self._step = int(arrays.pop(_STEP))
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path} is not a whole weight file of vidgen ({error}); fetch it again."
-            ) from error
-        self._values = {n: _value(arrays, n) for n in arrays if not n.endswith(_LARGEST)}
+            opened = _open_npz if self.path.suffix == ".npz" else _open_safetensors
+            self._shapes, self._read, self._step = opened(self.path)
+            own = {n: shape for n, shape in self._shapes.items() if not n.endswith(_LARGEST)}
+            self._tree = named_arrays.spec(own)
+        except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise self._error(error) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error(error) from error
+
+    def _error(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} is not a whole weight file of vidgen ({error}); fetch it again."
+        )
 
     def __enter__(self) -> WeightsFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is open."""
+        """Nothing is open but a mapping of the file, which goes with this object."""
 
     def latest_step(self) -> int:
         """Return the step that the weights were trained to."""
@@ -125,21 +171,30 @@ class WeightsFile:
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
         """Return shapes and dtypes of the weights; `averaged` makes no difference."""
         self._check(step)
-        return _nested({n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in self._values.items()})
+        return self._tree
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
         """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
-        wanted = self.stored_params(step, averaged=averaged) if abstract is None else abstract
-        check_shapes(str(self.path), _nested(self._values), wanted)
-        names = iter(named_leaves(wanted))
+        stored = self.stored_params(step, averaged=averaged)
+        return named_arrays.restored(str(self.path), stored, self._value, abstract)
 
-        def load(spec: Any) -> jax.Array:
-            value = jnp.asarray(self._values[next(names)], spec.dtype)
-            return jax.device_put(value, placed(spec).sharding)
+    @property
+    def in_eight_bits(self) -> bool:
+        """Whether large kernels are in 8 bits."""
+        return any(name.endswith(_LARGEST) for name in self._shapes)
 
-        return jax.tree.map(load, wanted)
+    def copy_to(self, model_dir: epath.PathLike) -> epath.Path:
+        """Write the same numbers to another folder: in 8 bits, nothing is rounded again."""
+        return _save(model_dir, {name: self._read(name) for name in self._shapes}, self._step)
+
+    def _value(self, name: str) -> np.ndarray:
+        """Return an array in float32."""
+        value = self._read(name).astype(np.float32)
+        if name + _LARGEST not in self._shapes:
+            return value
+        return value * (self._read(name + _LARGEST).astype(np.float32) / 127)
 
     def _check(self, step: int | None) -> None:
         if step not in (None, self._step):
@@ -148,19 +203,18 @@ class WeightsFile:
             )
 
 
-def _value(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Return an array in float32."""
-    value, largest = arrays[name].astype(np.float32), arrays.get(name + _LARGEST)
-    return value if largest is None else value * (largest.astype(np.float32) / 127)
+# The shapes in a file, what reads an array of it, and the step.
+_Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], int]
 
 
-def _nested(leaves: dict[str, Any]) -> Params:
-    """Return the tree whose `named_leaves` these are."""
-    tree: Params = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+def _open_safetensors(path: epath.Path) -> _Opened:
+    file = safetensors.safe_open(os.fspath(path), framework="np")
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    return shapes, file.get_tensor, int((file.metadata() or {})[_STEP])
+
+
+def _open_npz(path: epath.Path) -> _Opened:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays = dict(file)
+    step = int(arrays.pop(_STEP))
+    return {name: value.shape for name, value in arrays.items()}, arrays.__getitem__, step

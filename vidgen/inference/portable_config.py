@@ -1,0 +1,65 @@
+"""A saved configuration without what only its own machine has, for a folder to hand on."""
+
+from __future__ import annotations
+
+import re
+
+from vidgen.config.old_names import with_new_names
+from vidgen.config.t5x_configs import without_t5x
+
+# Macros that hold a path; "" is the default of those that tell of the past.
+_PLACE = re.compile(r"\w+_(?:DIR|CACHE|SHARDS)|SHARDS|RECORDS|RAW_VIDEOS|INIT_FROM")
+_PAST = ("INIT_FROM", "TEACHER_DIR")
+_MACRO = re.compile(r"^([A-Z][A-Z0-9_]*) = (?:\\\n +)?(['\"])(.*)\2$", re.MULTILINE)
+_PATH = re.compile(r"(['\"])(?:/|~/|[a-z0-9]+://)(?:[^'\"\n]*/)?([^'\"/\n]*)\1")
+_ENCODED = re.compile(r"^(?:\w+/)?text_cache\.EncodedText\.encoder = (@.*)$", re.MULTILINE)
+_MODULES = re.compile(r"^((?:\w+/)?seqio_source\.SeqioSource\.modules) = .*$", re.MULTILINE)
+
+
+def portable(config: str, tokenizer: str | None = None) -> str:
+    """Return a saved configuration for another machine, in today's names.
+
+    Places of this machine have to be said anew there (`--gin.DATA_DIR=...`), and only by whoever
+    uses them; captions are encoded by the encoder itself, and not looked up in a cache.
+
+    Args:
+      config: what training wrote.
+      tokenizer: the name of the tokenizer's folder beside that of the model, if it has one.
+    """
+    config = with_new_names(without_t5x(config))
+    if encoder := _ENCODED.search(config):
+        config = re.sub(r"(?m)^TEXT_ENCODER = .*$", f"TEXT_ENCODER = {encoder[1]}", config)
+    config = _MODULES.sub(r"\1 = ()", config)
+
+    def elsewhere(macro: re.Match[str]) -> str:
+        name, quote, value = macro.groups()
+        if name == "TOKENIZER_DIR" and tokenizer is not None:
+            return f"{name} = '../{tokenizer}'"
+        if name in _PAST:
+            return f"{name} = ''"
+        if _PLACE.fullmatch(name) and value:
+            return f"{name} = %gin.REQUIRED"
+        return f"{name} = {quote}{value}{quote}"
+
+    return _PATH.sub(r"\1\2\1", _MACRO.sub(elsewhere, config))
+
+
+def dataset(config: str) -> tuple[str, dict[str, str]] | None:
+    """Return the class of the data set that a configuration names, and its settings of one line."""
+    named = re.search(r"^DATASET = @([\w./]+)\(\)$", config, re.MULTILINE)
+    if named is None:
+        return None
+    lines = re.findall(rf"^{re.escape(named[1])}\.(\w+) = ([^\\\n@%]+)$", config, re.MULTILINE)
+    return named[1], dict(lines)
+
+
+def number(config: str, macro: str) -> int | None:
+    """Return a macro that is a whole number, if the configuration sets it to one."""
+    value = re.search(rf"^{macro} = (\d+)$", config, re.MULTILINE)
+    return None if value is None else int(value[1])
+
+
+def prompts(config: str) -> tuple[str, ...]:
+    """Return SAMPLE_PROMPTS, or nothing where the configuration has none."""
+    values = re.search(r"^SAMPLE_PROMPTS = \\?\s*\(([^)]*)\)", config, re.MULTILINE)
+    return () if values is None else tuple(re.findall(r"'([^']+)'", values[1]))

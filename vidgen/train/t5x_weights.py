@@ -1,0 +1,100 @@
+"""The weights of a training run of t5x (train/t5x.py), read without t5x.
+
+    MODEL_DIR/checkpoint_N/.../target.params.stem.kernel    a zarr array, in a folder of its own or
+                                                            in a store of OCDBT
+
+A checkpoint holds the optimizer's state beside them, which is left alone. t5x keeps no averages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+from etils import epath
+
+from vidgen.train import named_arrays
+from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.types import Params
+
+_STEP = re.compile(r"checkpoint_(\d+)")
+_TARGET = re.compile(r"(?:.*[./])?target[./]")  # what stands before the name of a parameter
+
+
+def steps(folder: epath.PathLike) -> list[int]:
+    """Return the steps of the checkpoints of t5x in a folder, oldest first; [] where none is."""
+    path = Path(folder)
+    found = path.iterdir() if path.is_dir() else ()
+    return sorted(int(m[1]) for p in found if p.is_dir() and (m := _STEP.fullmatch(p.name)))
+
+
+class T5xWeights:
+    """The checkpoints of a folder, with the reading methods of `Checkpointer`."""
+
+    def __init__(self, model_dir: epath.PathLike) -> None:
+        """Take a folder of this machine in which `steps` finds some."""
+        self.folder = Path(model_dir)
+
+    def __enter__(self) -> T5xWeights:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Nothing is open."""
+
+    def latest_step(self) -> int:
+        """Return the step of the newest checkpoint."""
+        return steps(self.folder)[-1]
+
+    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
+        """Return shapes and dtypes of the weights; `averaged` makes no difference."""
+        arrays, read = self._open(step)
+        return named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
+
+    def restore_params(
+        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
+    ) -> Params:
+        """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
+        arrays, read = self._open(step)
+        stored = named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
+
+        def value(name: str) -> np.ndarray:
+            return np.asarray(read(arrays[name]).read().result(), np.float32)
+
+        return named_arrays.restored(str(self.folder), stored, value, abstract)
+
+    def _open(self, step: int | None) -> tuple[dict[str, str], Callable[[str], Any]]:
+        """Return the places of the parameters by name, and what opens a place.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          CheckpointError: no weights are in it.
+        """
+        there = steps(self.folder)
+        if step is not None and step not in there:
+            raise FileNotFoundError(
+                f"no checkpoint of step {step} in {self.folder}; there are {there}."
+            )
+        folder = self.folder / f"checkpoint_{there[-1] if step is None else step}"
+        store = {"driver": "file", "path": f"{folder.resolve()}/"}
+        for manifest in sorted(folder.rglob("manifest.ocdbt"), key=lambda path: len(path.parts)):
+            store = {"driver": "ocdbt", "base": f"file://{manifest.parent.resolve()}/", "path": ""}
+            break
+        keys = [key.decode() for key in tensorstore.KvStore.open(store).result().list().result()]
+        places = (key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
+        arrays = {
+            _TARGET.sub("", place, count=1).replace(".", "/"): place
+            for place in places
+            if _TARGET.match(place)
+        }
+        if not arrays:
+            raise CheckpointError(f"{folder} holds no weights that t5x wrote with orbax.")
+
+        def read(place: str) -> Any:
+            spec = {"driver": "zarr", "kvstore": store | {"path": store["path"] + place}}
+            return tensorstore.open(spec).result()
+
+        return arrays, read
