@@ -36,7 +36,7 @@ ALLOWED = {
     "phenaki": CONTRACT | {"nn", "diffusion", "pretrained", "assets"},
     "data": BASE,
     "sprites": BASE | {"data", "evals"},
-    "train": CONTRACT | {"data", "assets"},
+    "train": CONTRACT | {"data", "assets", "nn.axes", "nn.initializers"},  # of LoRA's matrices
     "inference": CONTRACT | MODELS | {"config", "train", "data", "assets"},
     "story": CONTRACT | MODELS | {"inference", "train", "data"},
     "plan": CONTRACT | MODELS | {"nn", "train", "data"},

@@ -1,6 +1,6 @@
 """Trained weights in one small file, and where the weights of a model are read from.
 
-    MODEL_DIR/weights.npz       "params/stem/kernel": float16, or int8 beside
+    MODEL_DIR/weights.npz       "params/stem/kernel": float16 (or float32), or int8 beside
                                 "params/stem/kernel:largest"; "step"
 
 A file to hand on holds no optimizer, no history and no program. Large kernels keep 8 bits a value:
@@ -12,7 +12,7 @@ and everything else, m too, is in half precision. All is deflated: most weights 
 so that a value of 8 bits takes 7.
 
 The models of the package come as such files; whatever reads weights takes either these or
-checkpoints.
+checkpoints, and of a LoRA run (`lora_weights.py`) gets its base's weights with what it has learned.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from etils import epath
 
 from vidgen import paths
 from vidgen.assets import zoo
+from vidgen.train import lora_weights
 from vidgen.train.checkpoint_errors import CheckpointError, check_shapes
 from vidgen.train.checkpoints import Checkpointer, placed
+from vidgen.train.lora_weights import LoraWeights
 from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
@@ -42,30 +44,52 @@ _TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
-def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
+def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | LoraWeights:
     """Return a reader of the weights in a folder: its checkpoints, or its weight file.
 
     Args:
       model_dir: the folder, or the name of a model of the package (`vidgen.assets.zoo`).
 
     Raises:
-      FileNotFoundError: the folder has neither.
+      FileNotFoundError: the folder has neither, or the base of a LoRA run is gone.
     """
     folder = epath.Path(zoo.find(os.fspath(model_dir))).expanduser()
+    own = open_own_weights(folder)
+    record = lora_weights.read_record(folder)
+    if record is None:
+        return own
+    base = open_weights(lora_weights.base_folder(record, folder))
+    return LoraWeights(folder, record, adapters=own, base=base)
+
+
+def open_own_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile:
+    """Return a reader of what a folder itself holds: of a LoRA run the thin matrices alone."""
+    folder = epath.Path(model_dir)
     if (folder / FILE).is_file() and not (folder / "checkpoints").is_dir():
         return WeightsFile(folder)
     return Checkpointer(folder, read_only=True)
 
 
-def write(model_dir: epath.PathLike, params: Params, step: int) -> epath.Path:
+def write(
+    model_dir: epath.PathLike, params: Params, step: int, *, exact: bool = False
+) -> epath.Path:
     """Write the weight file of `params`, trained for `step` steps, and return its path.
 
+    Args:
+      model_dir: the folder; made if absent.
+      params: the weights.
+      step: of the training.
+      exact: write every value in float32, and nothing in 8 or 16 bits.
+
     Raises:
-      ValueError: a weight is too large for half precision, or not finite.
+      ValueError: a weight is not finite, or too large for half precision.
     """
     arrays: dict[str, np.ndarray] = {_STEP: np.asarray(step)}
     for name, leaf in named_leaves(params).items():
         value = np.asarray(leaf, np.float32)
+        if exact and np.isfinite(value).all():
+            arrays[name] = value
+            continue
         if not (np.abs(value) < np.finfo(np.float16).max).all():
             raise ValueError(f"{name} contains NaN, inf or values that half precision cannot hold.")
         if name.rpartition("/")[2] in ("kernel", "embedding") and value.size >= _LEAST:
