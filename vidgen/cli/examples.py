@@ -95,6 +95,14 @@ resumes.""",
   vidgen plan --gin_file=experiments/imagen_cascade_paper.gin
   vidgen plan --gin_file=experiments/imagen_ssr3_paper.gin --sampling --topology=v5p:2x2x1
   vidgen plan --gin_file=experiments/imagen_base_demo.gin --gin.BATCH_SIZE=64 --compile --json""",
+    "merge": """examples:
+  vidgen merge runs/lora -o runs/merged
+  vidgen generate "a tiger moving right in negative" --model=runs/merged -o tiger.mp4
+
+`vidgen generate --model=runs/lora` makes the same clips, as long as the base is there.""",
+    "average": """examples:
+  vidgen average runs/a --length=0.1 -o runs/a10
+  vidgen generate "a tiger moving right on a green background" --model=runs/a10 -o tiger.mp4""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import zoo
+from vidgen.cli import derive_command as derive
 from vidgen.cli import evaluate_flags, generate_flags, startup, xla_flags
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
@@ -124,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
+        ("merge", "write a LoRA run and its base as one model", derive.run, [derive.MERGE]),
+        ("average", "average the weights of a run over any length", derive.run, [derive.AVERAGE]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(
