@@ -10,11 +10,15 @@ A power-function average of the weights θ has the profile p over the time τ of
 the initial weights have no share. A run keeps two such averages and stores them as snapshots. Any
 other profile p is then made of the stored ones p_i, by the coefficients x of least squares,
 
-    min_x ∫ (Σ_i x_i p_i − p)² dτ   <=>   A x = b,   A_ij = ⟨p_i, p_j⟩,   b_i = ⟨p_i, p⟩
+    min_x ∫ (Σ_i x_i p_i − p)² dτ  with Σ_i x_i = 1   <=>   A x + μ 1 = b,   1·x = 1
+    A_ij = ⟨p_i, p_j⟩,   b_i = ⟨p_i, p⟩
     ⟨p_{γ,s}, p_{δ,t}⟩ = (γ+1)(δ+1) / ((γ+δ+1) t) · (s/t)^δ     for s <= t
 
-and the same x combine the weights: the average itself is never tracked. One update puts exactly
-∫ p over its step [t−1, t] on θ(t), so the continuous profiles are those of the discrete averages.
+and the same x combine the weights: the average itself is never tracked. The paper does without the
+condition Σ x = 1. It keeps weights that do not move as they are, which is most of what weights are:
+of 24 steps with 8 snapshots, the average of length 0.04 is within .020 % with it and .285 % without
+(tests/train/test_power_ema.py). One update puts exactly ∫ p over its step [t−1, t] on θ(t), so the
+continuous profiles are those of the discrete averages.
 """
 
 from __future__ import annotations
@@ -92,7 +96,7 @@ class Combination(NamedTuple):
 
 
 def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
-    """Solve the least squares of profiles, in float64.
+    """Solve the least squares of profiles with coefficients whose sum is 1, in float64.
 
     Args:
       stored: those of the averages at hand.
@@ -101,7 +105,9 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
     norms = np.sqrt([p.inner(p) for p in stored])  # scaled, so that early and late ones compare
     matrix = np.array([[p.inner(q) for q in stored] for p in stored]) / np.outer(norms, norms)
     products = np.array([p.inner(wanted) for p in stored]) / norms
-    x = np.linalg.lstsq(matrix, products, rcond=1e-12)[0]
+    ones = 1 / norms
+    system = np.block([[matrix, ones[:, None]], [ones[None, :], np.zeros((1, 1))]])
+    x = np.linalg.lstsq(system, np.append(products, 1.0), rcond=1e-12)[0][:-1]
     square = wanted.inner(wanted)
     left = square - 2 * x @ products + x @ matrix @ x
     return Combination(coefficients=x / norms, error=math.sqrt(max(left, 0.0) / square))

@@ -34,8 +34,8 @@ from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import LossMonitor
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model_dir import check_model_dir
-from vidgen.train.signals import Preempted, stop_requests
 from vidgen.train.power_ema import PowerEma
+from vidgen.train.signals import Preempted, stop_requests
 from vidgen.train.snapshots import Snapshots, with_retries
 from vidgen.train.state import TrainState
 from vidgen.train.throughput import say
