@@ -1,20 +1,22 @@
 """The training loss of models on clips that they were not trained on, with its standard error.
 
-    python benchmarks/held_out_loss.py runs/a runs/average --clips=64
-    python benchmarks/held_out_loss.py imagen_teachers/base runs/lora --data=negatives/held_out
+    python benchmarks/held_out_loss.py --models=runs/a,runs/average --clips=64
+    python benchmarks/held_out_loss.py --models=imagen_teachers/base,runs/lora --data=my_videos
 
-For each clip the loss is the mean over `draws` of noise (of a masked transformer: of masks), which
-are the same for every model, so that a difference between two models has a smaller error than
-either loss: it is given with the first model. Clips are those of the models' own held-out data, or
-of the videos in --data with their captions. Prints a Markdown table, and writes a JSON line a model
-to --output.
+The loss, with its weights and noise levels, is that of the first model's configuration, and so are
+the clips: its held-out data, or the videos in --data with their captions. For each clip the loss is
+the mean over `draws` of noise (of a masked transformer: of masks), which are the same for every
+model, so that a difference between two models has a smaller error than either loss: it is given
+with the first model. Prints a Markdown table, and writes a JSON line a model to --output.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +35,46 @@ from vidgen.train.weights import open_weights
 HEAD = ("model", "step", "clips", "loss", "minus the first model's")
 
 
-def clips(evaluated: setup.EvalModel, data: str | None, count: int) -> list[tuple[Any, str]]:
-    """Return (video, caption) of `count` clips."""
-    if data is not None:
-        source = FolderSource(path=data, shape=evaluated.model.shape)
+def clips(evaluated: setup.EvalModel, flags: argparse.Namespace) -> Iterator[tuple[Any, str]]:
+    """Yield (video, caption) of the clips."""
+    if flags.data is not None:
+        source = FolderSource(path=flags.data, shape=evaluated.model.shape)
         evaluated = dataclasses.replace(evaluated, source=source, held_out=None)
-    protocol = dataclasses.replace(evaluated.protocol, clips=count)
+    protocol = dataclasses.replace(evaluated.protocol, clips=flags.clips)
     real = dataclasses.replace(evaluated, protocol=protocol).real_clips(evaluated.model.shape)
-    return [real.read(number) for number in range(count)]
+    yield from map(real.read, range(flags.clips))
 
 
-def losses(name: str, flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the loss of each clip, and the step of the model."""
-    (folder,) = stages.find(name)
-    sessions = Sessions(["runs/evaluate.gin"], [], [])
-    stage = stages.build_trained(sessions, stages.Stage, folder)
-    evaluated = stages.build_trained(sessions, setup.EvalModel, folder)
-    model, encoder = stage.model, stage.text_encoder
-    params = frozen.restored(model, folder, text=(encoder.length, encoder.dim))
-    read = None if stage.frozen is None else stage.frozen()
+class Losses:
+    """The loss of one configuration on a number of clips, for any weights that fit it."""
 
-    @jax.jit
-    def loss(params: Any, read: Any, batch: Any, key: Any) -> Any:
-        return model.loss(params, read, batch, key, train=False)[0]
+    def __init__(self, folder: Path, flags: argparse.Namespace) -> None:
+        """Read the configuration, the clips and what the loss reads besides."""
+        sessions = Sessions(["runs/evaluate.gin"], [], [])
+        stage = stages.build_trained(sessions, stages.Stage, folder)
+        self.model, self.encoder = stage.model, stage.text_encoder
+        evaluated = stages.build_trained(sessions, setup.EvalModel, folder)
+        self.batches = [self._batch(*clip, flags.draws) for clip in clips(evaluated, flags)]
+        self.frozen = None if stage.frozen is None else stage.frozen()
+        self.key = jax.random.key(flags.seed)
+        self.loss = jax.jit(functools.partial(self.model.loss, train=False))
 
-    found = []
-    for number, (video, caption) in enumerate(clips(evaluated, flags.data, flags.clips)):
+    def _batch(self, video: Any, caption: str, draws: int) -> Any:
+        """Return a clip as a batch, once for each draw of noise."""
         raw = {
-            "video": np.stack([video] * flags.draws),
-            "caption": [caption] * flags.draws,
-            "independent_frames": np.zeros(flags.draws, bool),
+            "video": np.stack([video] * draws),
+            "caption": [caption] * draws,
+            "independent_frames": np.zeros(draws, bool),
         }
-        batch = encode_batch(raw, encoder)
-        key = jax.random.fold_in(jax.random.key(flags.seed), number)
-        found.append(float(loss(params, read, batch, key)))
-    with open_weights(folder) as weights:
-        return {"model": name, "step": weights.latest_step(), "losses": found}
+        return encode_batch(raw, self.encoder)
+
+    def __call__(self, folder: Path) -> list[float]:
+        """Return the loss of each clip with the weights in a folder."""
+        text = (self.encoder.length, self.encoder.dim)
+        params = frozen.restored(self.model, folder, text=text)
+        keys = [jax.random.fold_in(self.key, number) for number in range(len(self.batches))]
+        pairs = zip(self.batches, keys, strict=True)
+        return [float(self.loss(params, self.frozen, batch, key)[0]) for batch, key in pairs]
 
 
 def cell(values: Any, digits: int = 4) -> str:
@@ -80,7 +86,7 @@ def cell(values: Any, digits: int = 4) -> str:
 def main() -> None:
     """Print a row for each model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("models", nargs="+", help="folders of one stage, or names of the package's")
+    parser.add_argument("--models", required=True, help="folders of one stage, by commas")
     parser.add_argument("--data", help="a folder of videos with captions; default: their own")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--draws", type=int, default=16, help="of noise, for each clip")
@@ -89,17 +95,20 @@ def main() -> None:
     flags = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.ERROR)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
-    first = None
-    for name in flags.models:
-        row = losses(name, flags)
-        values = np.asarray(row["losses"])
-        first = values if first is None else first
-        gap = "" if first is values else cell(values - first)
-        print(f"| {name} | {row['step']} | {len(values)} | {cell(values)} | {gap} |", flush=True)
+    folders = {name: stages.find(name)[0] for name in flags.models.split(",")}
+    losses, first = Losses(next(iter(folders.values())), flags), None
+    for name, folder in folders.items():
+        found = losses(folder)
+        with open_weights(folder) as weights:
+            step = weights.latest_step()
+        first = found if first is None else first
+        gap = "" if first is found else cell(np.subtract(found, first))
+        print(f"| {name} | {step} | {len(found)} | {cell(found)} | {gap} |", flush=True)
         if flags.output is not None:
-            settings = {"data": flags.data, "draws": flags.draws, "seed": flags.seed}
+            row = {"model": name, "step": step, "losses": found}
+            row |= {"data": flags.data, "draws": flags.draws, "seed": flags.seed}
             with flags.output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row | settings) + "\n")
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ CHEAPER = (
     ),
     Cheaper(r"experiments/lora.gin", "--gin.INIT_FROM='runs/a'", "it has the small network"),
     Cheaper(r"held_out_loss.py", "--clips=2 --draws=1", "minutes"),
+    Cheaper(r"held_out_loss.py .*imagen_teachers", "--models=runs/a,runs/lora", "as above"),
     Cheaper(r"negatives.py", "--clips=3", "twenty"),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),
     Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
@@ -159,6 +160,7 @@ MAKES = {
         "negatives.py": files("negatives/train/clip_000.mp4", "negatives/held_out/clip_002.txt"),
         "-o negative.mp4": video("negative.mp4", 8),
         "vidgen merge": files("runs/merged/weights.npz", "runs/merged/config.gin"),
+        "runs/lora --clips": says("| runs/a | 2 | 2 |", "| runs/lora | 2 | 2 |"),
         "--data=negatives/held_out": says(
             "| imagen_teachers/base | 1000 | 2 |", "| runs/lora | 2 |"
         ),
