@@ -7,7 +7,8 @@ The loss, with its weights and noise levels, is that of the first model's config
 the clips: its held-out data, or the videos in --data with their captions. For each clip the loss is
 the mean over `draws` of noise (of a masked transformer: of masks), which are the same for every
 model, so that a difference between two models has a smaller error than either loss: it is given
-with the first model. Prints a Markdown table, and writes a JSON line a model to --output.
+with the first model. The parts of a loss are means by noise level (log-SNR below -2, to 2, above)
+or by how much is masked. Prints a Markdown table, and writes a JSON line a model to --output.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from vidgen.evals import setup
 from vidgen.inference import stages
 from vidgen.train import frozen
 from vidgen.train.batches import encode_batch
+from vidgen.train.metrics import Accumulator
 from vidgen.train.weights import open_weights
 
-HEAD = ("model", "step", "clips", "loss", "minus the first model's")
+HEAD = ("model", "step", "clips", "loss", "minus the first model's", "its parts")
 
 
 def clips(evaluated: setup.EvalModel, flags: argparse.Namespace) -> Iterator[tuple[Any, str]]:
@@ -68,13 +70,18 @@ class Losses:
         }
         return encode_batch(raw, self.encoder)
 
-    def __call__(self, folder: Path) -> list[float]:
-        """Return the loss of each clip with the weights in a folder."""
+    def __call__(self, folder: Path) -> tuple[list[float], dict[str, float]]:
+        """Return the loss of each clip with the weights in a folder, and means of its parts."""
         text = (self.encoder.length, self.encoder.dim)
         params = frozen.restored(self.model, folder, text=text)
         keys = [jax.random.fold_in(self.key, number) for number in range(len(self.batches))]
         pairs = zip(self.batches, keys, strict=True)
-        return [float(self.loss(params, self.frozen, batch, key)[0]) for batch, key in pairs]
+        losses, total = [], Accumulator()
+        for batch, key in pairs:
+            loss, metrics = self.loss(params, self.frozen, batch, key)
+            losses.append(float(loss))
+            total.add({name: mean for name, mean in metrics.items() if name.startswith("loss_")})
+        return losses, total.result()
 
 
 def cell(values: Any, digits: int = 4) -> str:
@@ -98,15 +105,16 @@ def main() -> None:
     folders = {name: stages.find(name)[0] for name in flags.models.split(",")}
     losses, first = Losses(next(iter(folders.values())), flags), None
     for name, folder in folders.items():
-        found = losses(folder)
+        found, parts = losses(folder)
         with open_weights(folder) as weights:
             step = weights.latest_step()
         first = found if first is None else first
         gap = "" if first is found else cell(np.subtract(found, first))
-        print(f"| {name} | {step} | {len(found)} | {cell(found)} | {gap} |", flush=True)
+        shown = ", ".join(f"{part[5:]} {value:.3f}" for part, value in parts.items())
+        print(f"| {name} | {step} | {len(found)} | {cell(found)} | {gap} | {shown} |", flush=True)
         if flags.output is not None:
             row = {"model": name, "step": step, "losses": found}
-            row |= {"data": flags.data, "draws": flags.draws, "seed": flags.seed}
+            row |= parts | {"data": flags.data, "draws": flags.draws, "seed": flags.seed}
             with flags.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

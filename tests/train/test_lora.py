@@ -20,6 +20,7 @@ from vidgen.train import lora, lora_weights, optimizers, weights
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 from vidgen.train.lora import LoRA, LoraBase, LoraModel
 from vidgen.train.state import named_leaves
+from vidgen.train.warm_start import WarmStart
 
 
 def boxed(seed=0):
@@ -257,6 +258,14 @@ def test_a_run_of_a_run(run, tmp_path):
         checkpointer.save(0, state)
     read = weights.open_weights(tmp_path / "second").restore_params()
     jax.tree.map(np.testing.assert_array_equal, read, run[1])
+
+
+def test_training_begins_with_a_run(run):
+    """All weights of it, as with any other INIT_FROM."""
+    trainer = toy.make_trainer(Affine())
+    fresh = trainer.init_state(jax.random.key(9), toy.spec()).params
+    found = WarmStart(model_dir=str(run[0]))(fresh)
+    jax.tree.map(np.testing.assert_array_equal, found, run[1])
 
 
 def test_both_moved_together(run, base, tmp_path):

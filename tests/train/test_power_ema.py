@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy_training as toy
 
+from vidgen.plan import memory
 from vidgen.train import derived_models
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
 from vidgen.train.guard import DivergencePolicy
@@ -354,3 +355,15 @@ def test_averages_lie_like_the_weights(on_devices):
     four = on_devices(4, "power_ema_on_devices.py", "1,2,2")
     np.testing.assert_allclose(four["sums"], one["sums"], rtol=1e-5)
     assert four["average"] == four["weights"] and "'tensor'" in four["average"]["mid_kernel"]
+
+
+def test_a_plan_counts_every_average():
+    trainer = toy.make_trainer(power_ema=PowerEma(every=1))
+    state = trainer.abstract_state(toy.spec())
+    averages = jax.tree.leaves((state.ema, state.power_ema))
+    weights = jax.tree.leaves(state.params)
+    assert trainer.averages == 3
+    assert sum(x.size for x in averages) == 3 * sum(x.size for x in weights)
+    boxed = trainer.boxed_params(toy.spec())
+    held = memory.bytes_per_device(trainer, boxed, toy.spec(), 1)["bytes_per_device"]
+    assert held["averaged_parameters"] == 3 * held["parameters"]

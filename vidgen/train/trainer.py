@@ -84,6 +84,12 @@ class Trainer:
         """The gradient transformation; it is built once, as it is part of the compiled program."""
         return self.optimizer.build()
 
+    @property
+    def averages(self) -> int:
+        """How many averages of the weights a state holds."""
+        own = 0 if self.power_ema is None else len(self.power_ema.lengths)
+        return own + (self.ema_decay is not None)
+
     @functools.cached_property
     def _programs(self) -> dict[Any, Program]:
         return {}
