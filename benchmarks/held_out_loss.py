@@ -30,9 +30,10 @@ from vidgen.data.sources.folder import FolderSource
 from vidgen.evals import setup
 from vidgen.inference import stages
 from vidgen.train import frozen
-from vidgen.train.batches import encode_batch
+from vidgen.train.batches import encode_captions
 from vidgen.train.metrics import Accumulator
 from vidgen.train.weights import open_weights
+from vidgen.types import VideoBatch
 
 HEAD = ("model", "step", "clips", "loss", "minus the first model's", "its parts")
 
@@ -63,12 +64,10 @@ class Losses:
 
     def _batch(self, video: Any, caption: str, draws: int) -> Any:
         """Return a clip as a batch, once for each draw of noise."""
-        raw = {
-            "video": np.stack([video] * draws),
-            "caption": [caption] * draws,
-            "independent_frames": np.zeros(draws, bool),
-        }
-        return encode_batch(raw, self.encoder)
+        shown: Any = np.stack([video] * draws)  # in [-1, 1] already
+        text = encode_captions([caption] * draws, self.encoder)
+        alone: Any = np.zeros(draws, bool)
+        return VideoBatch(video=shown, text=text, independent_frames=alone)
 
     def __call__(self, folder: Path) -> tuple[list[float], dict[str, float]]:
         """Return the loss of each clip with the weights in a folder, and means of its parts."""
