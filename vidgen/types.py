@@ -136,12 +136,18 @@ class TokenBatch(PyTreeNode):
 
 @no_type_check
 class Conditioning(PyTreeNode):
-    """Everything a denoiser is told besides the noisy video and its noise level."""
+    """Everything a denoiser is told besides the noisy video and its noise level.
+
+    `low_res_variance` is the mean square of low_res / α - x in each frame, infinite in a frame of
+    which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z and
+    the low-resolution video do not say already (imagen/preconditioning.py).
+    """
 
     text: TextEmbedding
     independent_frames: Bool[Array, "b"]
     low_res: Float[Array, "b t h w c"] | None = None
     aug_logsnr: Float[Array, "b"] | None = None
+    low_res_variance: Float[Array, "b t"] | None = None
     known_frames: Bool[Array, "b t"] | None = None
     guidance_weight: Float[Array, "b"] | None = None
 
@@ -186,3 +192,9 @@ Metrics = Mapping[str, Mean]
 def null_text(text: TextEmbedding) -> TextEmbedding:
     """The unconditional prompt in the shape of `text`: zero tokens, nothing attended to."""
     return jax.tree.map(jnp.zeros_like, text)
+
+
+def null_text_where(dropped: Bool[Array, "b"], text: TextEmbedding) -> TextEmbedding:
+    """Replace the prompts by the null prompt where `dropped`."""
+    drop = jax.vmap(lambda flag, kept: jnp.where(flag, jnp.zeros_like(kept), kept))
+    return jax.tree.map(lambda kept: drop(dropped, kept), text)

@@ -259,7 +259,7 @@ def test_bad_examples_are_skipped_counted_and_named_once(caplog):
 @pytest.mark.parametrize("repeat", [True, False])
 def test_a_source_without_one_good_example_is_an_error(repeat):
     pipeline = Pipeline(source=Numbers(bad=tuple(range(10))), batch_size=4, repeat=repeat)
-    with pytest.raises(ValueError, match="none of the 10 examples of Numbers.* too short"):
+    with pytest.raises(ValueError, match="none of the first 10 examples of Numbers.* too short"):
         next(pipeline.iterator())
 
 
@@ -294,7 +294,7 @@ def test_a_crop_is_one_window_over_all_frames():
     )
     assert {tuple(c[1:]) for c in corners} <= set(np.ndindex(7, 7))
     assert corners[:, 1].max() == 6 and corners[:, 2].max() == 6 and corners[:, 1:].min() == 0
-    with pytest.raises(ValueError, match="no window of the same frames"):
+    with pytest.raises(ValueError, match="3x10x12.*3x4x6"):
         Pipeline(source=Coordinates(shape=crop), batch_size=1, crop=shape)
 
 

@@ -7,12 +7,12 @@ import pytest
 import tiny_unet as tiny
 
 from vidgen.imagen import conditioning
-from vidgen.types import VideoBatch
+from vidgen.types import VideoBatch, null_text_where
 
 
 def test_drop_text_is_exact():
     text = tiny.text(3)
-    found = conditioning.drop_text(text, jnp.array([False, True, False]))
+    found = null_text_where(jnp.array([False, True, False]), text)
     kept = np.array([0, 2])
     np.testing.assert_array_equal(found.tokens[kept], text.tokens[kept])
     np.testing.assert_array_equal(found.mask[kept], text.mask[kept])
@@ -24,7 +24,7 @@ def test_dropping_lets_no_gradient_through():
     text = tiny.text(2)
 
     def read(tokens):
-        dropped = conditioning.drop_text(text.replace(tokens=tokens), jnp.array([True, False]))
+        dropped = null_text_where(jnp.array([True, False]), text.replace(tokens=tokens))
         return dropped.tokens.sum()
 
     gradient = jax.grad(read)(text.tokens)

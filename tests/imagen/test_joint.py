@@ -7,9 +7,9 @@ import pytest
 import tiny_unet as tiny
 
 from vidgen.imagen.blocks import LevelSpec
-from vidgen.imagen.conditioning import NoLowRes, SpatialUpsample, TemporalUpsample, drop_text
+from vidgen.imagen.conditioning import NoLowRes, SpatialUpsample, TemporalUpsample
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.types import TextEmbedding, VideoBatch, VideoShape
+from vidgen.types import TextEmbedding, VideoBatch, VideoShape, null_text_where
 
 B, T = 2, 3
 ORDER = jnp.array([2, 0, 1])
@@ -143,7 +143,7 @@ def test_before_training_videos_are_images_too(unet):
 
 def test_all_captions_of_a_pack_are_dropped_together():
     text = framed_text()
-    found = drop_text(text, jnp.array([True, False]))
+    found = null_text_where(jnp.array([True, False]), text)
     assert not found.tokens[0].any() and not found.mask[0].any()
     np.testing.assert_array_equal(found.tokens[1], text.tokens[1])
     np.testing.assert_array_equal(found.mask[1], text.mask[1])

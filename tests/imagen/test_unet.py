@@ -12,9 +12,8 @@ import tiny_unet as tiny
 from flax import linen as nn
 
 from vidgen.imagen.blocks import LevelSpec
-from vidgen.imagen.conditioning import drop_text
 from vidgen.imagen.unet import VideoUNet
-from vidgen.types import null_text
+from vidgen.types import null_text, null_text_where
 
 ORDER = np.array([2, 0, 3, 1])
 
@@ -158,7 +157,7 @@ def test_null_prompt_drops_every_path_of_the_text(unet):
     z, logsnr, cond = tiny.inputs()
     unread = cond.replace(text=cond.text.replace(mask=jnp.zeros_like(cond.text.mask)))
     null = cond.replace(text=null_text(cond.text))
-    dropped = cond.replace(text=drop_text(cond.text, jnp.ones(2, bool)))
+    dropped = cond.replace(text=null_text_where(jnp.ones(2, bool), cond.text))
     found = unet(z, logsnr, null)
     np.testing.assert_array_equal(unet(z, logsnr, unread), found)
     np.testing.assert_array_equal(unet(z, logsnr, dropped), found)

@@ -53,6 +53,8 @@ class Pipeline(Dataset):
       prefetch: batches to have ready ahead of time.
       crop: train on a random window of this height and width, the same in all frames of a clip;
         None, or the source's own size, keeps whole frames.
+      crop_attempts: of so many windows the one whose pixels differ most is taken, for videos with
+        many windows of one color.
     """
 
     source: Source | Stream
@@ -63,13 +65,13 @@ class Pipeline(Dataset):
     repeat: bool = True
     prefetch: int = 2
     crop: VideoShape | None = None
+    crop_attempts: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("workers", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"Pipeline.{name} is {getattr(self, name)}; it must be >= {least}."
-                )
+        for name in ("batch_size", "workers", "prefetch", "crop_attempts"):
+            value, least = getattr(self, name), int(name != "workers")
+            if value < least:
+                raise ValueError(f"Pipeline.{name} is {value}; it must be >= {least}.")
         if isinstance(self.source, Stream):
             if self.workers:
                 raise ValueError(
@@ -87,12 +89,12 @@ class Pipeline(Dataset):
 
     def _check_crop(self) -> None:
         crop, shape = self.crop, self.source.shape
-        if crop is None:
-            return
-        if crop.frames != shape.frames or crop.height > shape.height or crop.width > shape.width:
+        if crop and (
+            crop.frames != shape.frames or crop.height > shape.height or crop.width > shape.width
+        ):
             raise ValueError(
-                f"Pipeline.crop is {crop}, which is no window of the same frames of the source's "
-                f"{shape}; a crop is at most as high and wide, and as long."
+                f"Pipeline.crop is {crop}; expected a window of the source's {shape}: as many "
+                "frames, at most as high and wide."
             )
 
     @property
@@ -122,7 +124,9 @@ class Pipeline(Dataset):
             elements = self.source.elements(
                 seed=self.seed, shuffle=self.shuffle, repeat=self.repeat, process=process
             )
-            examples = _Streamed(elements, _Load(self.source, self.crop), self.seed)
+            examples = _Streamed(
+                elements, _Load(self.source, self.crop, self.crop_attempts), self.seed
+            )
             return BatchIterator(examples, batch_size=local, source=self.source, hopeless=_HOPELESS)
         blocks = Blocks(batch=self.batch_size, index=index, count=count)
         examples = Indexed(blocks, functools.partial(self._reader, blocks))
@@ -137,12 +141,14 @@ class Pipeline(Dataset):
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
             positions = positions.repeat()
-        loaded = positions.random_map(_Load(source, self.crop), seed=self.seed % 2**32)
+        loaded = positions.random_map(
+            _Load(source, self.crop, self.crop_attempts), seed=self.seed % 2**32
+        )
         # Of an incomplete last batch some processes would have their part, and wait for the others.
         end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
         own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
         ahead = blocks.local * self.prefetch
-        dataset = own.map(functools.partial(_example_at, loaded, blocks)).to_iter_dataset(
+        dataset = own.map(functools.partial(blocks.example, loaded)).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         )
         return iter(_by_workers(dataset, self.workers, ahead=ahead))
@@ -238,15 +244,13 @@ class BatchIterator:
 
     def _skip(self, bad: _Bad) -> None:
         if bad.path not in self.skipped:
-            log.warning(
-                "skipped %s: %s (%d bad so far)", bad.path, bad.reason, len(self.skipped) + 1
-            )
+            count = len(self.skipped) + 1
+            log.warning("skipped %s: %s (%d bad so far)", bad.path, bad.reason, count)
         self.skipped[bad.path] += 1
         self._bad_indices.add(bad.index)
         if not self._good and len(self._bad_indices) >= self._hopeless:
-            which = "first " if isinstance(self._source, Stream) else ""
             raise ValueError(
-                f"none of the {which}{self._hopeless} examples of {self._source} can be used; "
+                f"none of the first {self._hopeless} examples of {self._source} can be used; "
                 f"the last one was {bad.path}: {bad.reason}."
             )
 
@@ -260,17 +264,13 @@ class _Bad:
     reason: str
 
 
-def _example_at(loaded: grain.MapDataset, blocks: Blocks, number: int) -> Any:
-    """Return example `number` of one process."""
-    return loaded[blocks.position(int(number))]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Load:
     """A function from (index, rng) to an example, or to the reason why there is none."""
 
     source: Source | Stream
     crop: VideoShape | None = None
+    crop_attempts: int = 1
 
     def __call__(self, index: int, rng: np.random.Generator) -> Example | TokenExample | _Bad:
         return self.loaded(int(index), int(index), rng)
@@ -283,10 +283,12 @@ class _Load:
             example = self.source.load(what, rng)
         except BadExample as bad:
             return _Bad(index=index, path=bad.path, reason=bad.reason)
-        if self.crop is None or isinstance(example, TokenExample):
+        crop = self.crop
+        if crop is None or isinstance(example, TokenExample):
             return example
-        video = random_crop(example.video, self.crop.height, self.crop.width, rng)
-        return dataclasses.replace(example, video=video)
+        size = crop.height, crop.width
+        window = random_crop(example.video, *size, rng, attempts=self.crop_attempts)
+        return dataclasses.replace(example, video=window)
 
 
 class _Streamed:

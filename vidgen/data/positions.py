@@ -33,6 +33,10 @@ class Blocks:
         step, row = divmod(number, self.local)
         return step * self.batch + self.index * self.local + row
 
+    def example(self, examples: Any, number: int) -> Any:
+        """Example `number` of this process, in a grain.MapDataset of all."""
+        return examples[self.position(int(number))]
+
     def reached(self, number: int) -> int:
         """The position before which nothing is left to do once `number` examples are done."""
         step, row = divmod(number, self.local)

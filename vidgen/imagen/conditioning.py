@@ -24,10 +24,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from vidgen.diffusion import samplers, schedules
+from vidgen.diffusion.parameterization import X0, Parameterization, by_name
 from vidgen.diffusion.schedules import expand
-from vidgen.types import Conditioning, TextEmbedding, VideoBatch, VideoShape, null_text
+from vidgen.imagen.preconditioning import residual_variance
+from vidgen.types import Conditioning, TextEmbedding, VideoBatch, VideoShape
 
-FILLS = ("repeat", "blank")
+FILLS = ("repeat", "blank", "interpolate")
 NOISED = ("input", "upsampled")
 
 
@@ -138,14 +140,31 @@ class Upsample(abc.ABC):
     Attributes:
       factor: how many frames, or pixels along each side, come out for one that goes in.
       augmentation: the noise on what goes in.
+      residual_std: standard deviation of the difference between a video and what `up` makes of its
+        small copy, in the frames that are not in it (all of them in space). With it the network
+        learns that difference alone (imagen/preconditioning.py), and "x0" is its parameterization;
+        None, as in the paper, has it learn the whole video.
     """
 
     factor: int = 2
     augmentation: Augmentation = Augmentation()
+    residual_std: float | None = None
 
     def __post_init__(self) -> None:
         if self.factor < 2:
             raise ValueError(f"{type(self).__name__}.factor is {self.factor}; it must be >= 2.")
+        if self.residual_std is not None and not self.residual_std > 0:
+            raise ValueError(
+                f"{type(self).__name__}.residual_std is {self.residual_std}; it must be positive."
+            )
+
+    def check_parameterization(self, choice: str | Parameterization) -> None:
+        """Raise ValueError where a network that learns a residual is to put out anything but x0."""
+        if self.residual_std is not None and by_name(choice) != X0:
+            raise ValueError(
+                f"DiffusionStage.parameterization is {choice!r}, but with "
+                f"{type(self).__name__}.residual_std a network gives x0; set 'x0'."
+            )
 
     @property
     @abc.abstractmethod
@@ -206,15 +225,18 @@ class Upsample(abc.ABC):
         if not noise_first:
             low_res = _noised(low_res, logsnr, keys)
         known = self.known_frames(low)
+        shown = jnp.ones(low_res.shape[:2], bool)
         if known is not None:
-            # An unrelated image tells nothing of its neighbour.
-            shown = expand(known, low_res) | ~expand(independent, low_res)
-            low_res = jnp.where(shown, low_res, 0)
+            # An unrelated image tells nothing of its neighbour, nor does a blank.
+            filled = self.up(jnp.ones_like(low))[:, :, 0, 0, 0] > 0
+            shown = known | (filled & ~independent[:, None])
+            low_res = jnp.where(expand(shown, low_res), low_res, 0)
         return Conditioning(
             text=text,
             independent_frames=independent,
             low_res=low_res,
             aug_logsnr=logsnr,
+            low_res_variance=residual_variance(self.residual_std, logsnr, known, shown),
             known_frames=known,
         )
 
@@ -249,11 +271,12 @@ class SpatialUpsample(Upsample):
 class TemporalUpsample(Upsample):
     """Temporal super-resolution: `factor` times as many frames of the same size.
 
-    Frame i of the input is frame factor * i of the output. Both ways of filling the gaps are in
-    the paper, which does not say where it takes which; the network is told by a mask.
+    Frame i of the input is frame factor * i of the output. Repeating and blanks are both in the
+    paper, which does not say where it takes which; the network is told by a mask.
 
     Attributes:
-      fill: "repeat" shows the frame before in a gap, "blank" shows zeros.
+      fill: what stands in a gap: "repeat" the frame before, "blank" zeros, "interpolate" the frames
+        before and after in proportion (the last frame is repeated), which is not in the paper.
     """
 
     fill: str = "repeat"
@@ -278,8 +301,12 @@ class TemporalUpsample(Upsample):
         return video[:, :: self.factor]
 
     def up(self, low: Float[Array, "b t0 h w c"]) -> Float[Array, "b t h w c"]:
-        """Show each frame `factor` times, or once and then blanks."""
+        """Show each frame once, and fill the gap after it."""
         video = jnp.repeat(low, self.factor, axis=1)
+        if self.fill == "interpolate":
+            after = jnp.repeat(jnp.concatenate([low[:, 1:], low[:, -1:]], 1), self.factor, axis=1)
+            share = jnp.arange(video.shape[1]) % self.factor / self.factor
+            return video + share[:, None, None, None] * (after - video)
         if self.fill == "repeat":
             return video
         return jnp.where(expand(self.known_frames(low), video), video, 0)
@@ -310,13 +337,6 @@ def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | Non
         height=shape.height // space,
         width=shape.width // space,
         fps=shape.fps / time,
-    )
-
-
-def drop_text(text: TextEmbedding, dropped: Bool[Array, "b"]) -> TextEmbedding:
-    """Replace prompts by the null prompt where `dropped`."""
-    return jax.tree.map(
-        lambda null, kept: jnp.where(expand(dropped, kept), null, kept), null_text(text), text
     )
 
 

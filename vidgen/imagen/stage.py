@@ -26,7 +26,7 @@ from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen import conditioning
-from vidgen.imagen.conditioning import Conditioner, NoLowRes, drop_text
+from vidgen.imagen.conditioning import Conditioner, NoLowRes
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork, at_weight
 from vidgen.imagen.learned import Learned
 from vidgen.model import OnStep, SampledModel
@@ -43,6 +43,7 @@ from vidgen.types import (
     VideoBatch,
     VideoShape,
     null_text,
+    null_text_where,
 )
 
 
@@ -94,6 +95,8 @@ class DiffusionStage(SampledModel):
             raise ValueError(
                 f"DiffusionStage.text_drop_rate is {self.text_drop_rate}; it must be in [0, 1]."
             )
+        if isinstance(self.conditioner, conditioning.Upsample):
+            self.conditioner.check_parameterization(self.parameterization)
         if self.learned is not None:
             self.learned.check(self.name, self.guidance, self.sampler)
 
@@ -161,7 +164,7 @@ class DiffusionStage(SampledModel):
         logsnr = schedules.draw_logsnrs(self.times, self.schedule, time_key, x.shape[0])
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
-        cond = cond.replace(text=drop_text(cond.text, dropped))
+        cond = cond.replace(text=null_text_where(dropped, cond.text))
         out = self.network.apply(
             params,
             schedules.diffuse(x, eps, logsnr),

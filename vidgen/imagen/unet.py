@@ -33,6 +33,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vidgen.imagen import preconditioning
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
 from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.nn import attention, axes, embeddings, initializers, remat
@@ -140,7 +141,11 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         """Compute the raw output for noisy video `z` at noise level `logsnr`."""
         self._check(z)
         inputs = self._conditioning(z.shape[1], logsnr, cond)
-        stem = x = self._stem(z, cond)
+        posterior, pixels = None, self._pixels(z, cond)
+        if cond.low_res_variance is not None:
+            *posterior, difference = preconditioning.posterior(z, logsnr, cond)
+            pixels = self._pixels(difference, cond.replace(low_res=posterior[0]))
+        stem = x = self._stem(pixels)
 
         skips = []
         for i, level in enumerate(self.levels):
@@ -163,6 +168,9 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         if self.levels[0].stride > 1:  # full resolution has met no block: show the head the stem
             x = jnp.concatenate([x, stem], axis=-1)
         out = self._head(x, cond.guidance_weight)
+        if posterior is not None:
+            mean, std = posterior
+            return mean + std * out
         return out + (self._pixel_skip(z, inputs, cond) if self.pixel_skip else 0)
 
     def _pixel_skip(
@@ -176,9 +184,9 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         out = shares[..., :c] * z
         return out if cond.low_res is None else out + shares[..., c:] * cond.low_res
 
-    def _stem(self, z: Float[Array, "b t H W c"], cond: Conditioning) -> Array:
+    def _stem(self, pixels: Float[Array, "b t H W c"]) -> Array:
         """Map the video, and all that conditions it pixel by pixel, to features."""
-        x = space_to_depth(self._stack(z, cond), self.patch)
+        x = space_to_depth(pixels.astype(self.dtype), self.patch)
         width = self.levels[0].width
         x = spatial_conv(width, ("pixels", "conv_out"), name="stem", dtype=self.dtype)(x)
         if self.pixel_positions:
@@ -264,7 +272,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         places = self._scalar(features, "frame_position")[None]
         return jnp.where(independent[:, None, None], 0, places)
 
-    def _stack(self, z: Float[Array, "b t h w c"], cond: Conditioning) -> Array:
+    def _pixels(self, z: Float[Array, "b t h w c"], cond: Conditioning) -> Array:
         """Concatenate z on channels with all that conditions it pixel by pixel."""
         parts = [z]
         if cond.low_res is not None:
@@ -272,7 +280,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         if cond.known_frames is not None:
             known = cond.known_frames[:, :, None, None, None].astype(z.dtype)
             parts.append(jnp.broadcast_to(known, (*z.shape[:-1], 1)))
-        return jnp.concatenate(parts, axis=-1).astype(self.dtype)
+        return jnp.concatenate(parts, axis=-1)
 
     def _check(self, z: Array) -> None:
         h, w = z.shape[2:4]

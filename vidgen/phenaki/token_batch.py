@@ -20,7 +20,7 @@ from vidgen.types import (
     TokenBatch,
     VideoBatch,
     VideoShape,
-    null_text,
+    null_text_where,
 )
 
 BATCHES = ("videos", "tokens")
@@ -112,10 +112,7 @@ def drop_text(
     """
     text = clip_text(text)
     dropped = jax.random.bernoulli(key, rate, text.mask.shape[:1])
-    kept = jax.tree.map(
-        lambda null, x: jnp.where(expand(dropped, x), null, x), null_text(text), text
-    )
-    return kept, dropped
+    return null_text_where(dropped, text), dropped
 
 
 def mean_where(

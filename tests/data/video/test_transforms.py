@@ -105,3 +105,19 @@ def test_a_random_window_is_a_part_of_every_frame(h, w, data):
     rows, columns = np.arange(height)[:, None] * w, np.arange(width)
     expected = first + rows + columns + np.arange(3)[:, None, None] * h * w
     np.testing.assert_array_equal(numbers, expected)
+
+
+def test_of_several_windows_the_one_with_most_to_see_is_taken():
+    video = np.full((2, 32, 32, 3), (250, 0, 250), np.uint8)
+    video[:, 24:, 24:] = 125  # gray: over space and channels together it would differ less
+    one, many = (
+        [
+            transforms.random_crop(video, 8, 8, np.random.default_rng(seed), attempts=attempts)
+            for seed in range(40)
+        ]
+        for attempts in (1, 40)
+    )
+    assert sum((window == 125).any() for window in one) <= 20
+    assert sum((window == 125).any() for window in many) >= 38
+    with_one = transforms.random_crop(video, 8, 8, np.random.default_rng(3))
+    np.testing.assert_array_equal(with_one, one[3])

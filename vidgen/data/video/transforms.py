@@ -62,11 +62,35 @@ def crop_to_aspect(
 
 
 def random_crop(
-    video: UInt8[np.ndarray, "t h w c"], height: int, width: int, rng: np.random.Generator
+    video: UInt8[np.ndarray, "t h w c"],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    attempts: int = 1,
 ) -> UInt8[np.ndarray, "t h2 w2 c"]:
-    """Crop a window of (height, width) at a random place, the same in all frames."""
-    top, left = (int(rng.integers(video.shape[i] - n + 1)) for i, n in ((1, height), (2, width)))
-    return video[:, top : top + height, left : left + width]
+    """Crop a window of (height, width) at a random place, the same in all frames.
+
+    Args:
+      video: a clip, at least as high and wide as the window.
+      height: of the window, in pixels.
+      width: of the window, in pixels.
+      rng: source of the places.
+      attempts: windows that are drawn; the one whose pixels differ most is returned (standard
+        deviation over a frame, mean over frames and channels).
+
+    Returns:
+      A view of the window.
+    """
+    windows = []
+    for _ in range(attempts):
+        top, left = (
+            int(rng.integers(video.shape[i] - n + 1)) for i, n in ((1, height), (2, width))
+        )
+        windows.append(video[:, top : top + height, left : left + width])
+    if attempts == 1:
+        return windows[0]
+    return max(windows, key=lambda window: window.std(axis=(1, 2)).mean())
 
 
 def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
