@@ -76,6 +76,10 @@ CHEAPER = (
         "--gin.students.StudentSchedule.guidance_train_steps=1",
         "no halving: two phases to compile instead of five",
     ),
+    Cheaper(r"experiments/lora.gin", "--gin.INIT_FROM='runs/a'", "it has the small network"),
+    Cheaper(r"held_out_loss.py", "--clips=2 --draws=1", "minutes"),
+    Cheaper(r"held_out_loss.py .*imagen_teachers", "--models=runs/a,runs/lora", "as above"),
+    Cheaper(r"negatives.py", "--clips=3", "twenty"),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),
     Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
     Cheaper(r"--resample=5", "--resample=2 --resample_jump=1", "minutes"),
@@ -142,6 +146,7 @@ COMMANDS = readme_commands.commands()
 SECTIONS = list(dict.fromkeys(command.section for command in COMMANDS))
 
 
+LENGTHS = ("0.02", "0.05", "0.1 ", "0.15", "0.25")  # of averages
 # By section of a document and a part of the command that no other command of the section has.
 MAKES = {
     "Sixty seconds": trained("a")
@@ -158,6 +163,19 @@ MAKES = {
     "One model": resolved("demo"),
     "A tokenizer and its transformer": trained("phenaki/cvivit", "phenaki/maskgit"),
     "Flow matching, and what else a model can be told": trained("flow"),
+    "Fine-tune on your own folder": trained("lora")
+    | {
+        "negatives.py": files("negatives/train/clip_000.mp4", "negatives/held_out/clip_002.txt"),
+        "-o negative.mp4": video("negative.mp4", 8),
+        "vidgen merge": files("runs/merged/model.safetensors", "runs/merged/config.gin"),
+        "runs/lora --clips": says("| runs/a | 2 | 2 |", "| runs/lora | 2 | 2 |"),
+        "--data=negatives/held_out": says(
+            "| imagen_teachers/base | 1000 | 2 |", "| runs/lora | 2 |"
+        ),
+    },
+    "Averages of any length": trained("averaged")
+    | {f"--length={n}": files(f"runs/averaged_{n.strip()}/model.safetensors") for n in LENGTHS}
+    | {"held_out_loss.py": says("| runs/averaged_0.1 | 2 | 2 |")},
     "Text encoder": trained("t5", "encoded", "tokens")
     | {
         "base_demo.gin --gin_file=data/folder.gin --gin.DATA_DIR": files("captions/manifest.json"),

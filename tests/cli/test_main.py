@@ -23,10 +23,10 @@ from vidgen.train.train import Train
 from vidgen.types import STAGES
 
 TINY = "--gin_file=experiments/imagen_base_tiny.gin"
-EXPERIMENTS = sorted(  # those that stand alone; a distillation reads its teacher's configuration
-    path
-    for path in (ROOT / "gin_configs" / "experiments").glob("*.gin")
-    if "distill" not in path.stem and "cascade" not in path.stem
+EXPERIMENTS = sorted(  # those that stand alone; a distillation reads its teacher's configuration,
+    path  # and `lora` and `post_hoc_ema` come after another file
+    for path in (ROOT / "gin_configs" / "experiments").glob("*_*_*.gin")
+    if "distill" not in path.stem and "cascade" not in path.stem and path.stem != "post_hoc_ema"
 )
 CASCADES = sorted((ROOT / "gin_configs" / "experiments").glob("*cascade*.gin"))  # to be planned
 

@@ -123,6 +123,14 @@ download what is to stay. With another --host whoever reaches this machine can u
 The folder has the layout of the Hugging Face Hub: a model card (README.md), safetensors weights,
 the configuration and samples. --model, INIT_FROM, TEACHER_DIR and TOKENIZER_DIR take it, also as
 gs://... or hf://..., and nothing in it can run code.""",
+    "merge": """examples:
+  vidgen merge runs/lora -o runs/merged
+  vidgen generate "a tiger moving right in negative" --model=runs/merged -o tiger.mp4
+
+`vidgen generate --model=runs/lora` makes the same clips, as long as the base is there.""",
+    "average": """examples:
+  vidgen average runs/a --length=0.1 -o runs/a10
+  vidgen generate "a tiger moving right on a green background" --model=runs/a10 -o tiger.mp4""",
     "assets": """examples:
   vidgen assets list
   vidgen assets fetch minilm

@@ -29,6 +29,7 @@ from vidgen.cli import (
     startup,
     web_command,
 )
+from vidgen.cli import derive_command as derive
 from vidgen.cli.errors import fail, report
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
@@ -146,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
         ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
         ("export", "write a trained model to a folder to hand on", _export, [export_command.ROWS]),
+        ("merge", "write a LoRA run and its base as one model", derive.run, [derive.MERGE]),
+        ("average", "average the weights of a run over any length", derive.run, [derive.AVERAGE]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
     ):
         sub = commands.add_parser(

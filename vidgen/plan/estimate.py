@@ -180,7 +180,7 @@ class Plan:
         work = ("flops_per_step", "flops_per_step_per_example", "flops_forward_per_example")
         report |= dict.fromkeys(work)
         if not brief:
-            report |= _training_flops(model, params, batch, batch_size)
+            report |= _training_flops(model, params, batch, self._text)
         report |= self._sampled(model, params)
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
@@ -222,8 +222,8 @@ def _about(model: Model, params: Params) -> Report:
     }
 
 
-def _training_flops(model: Model, params: Params, batch: Batch, batch_size: int) -> Report:
-    frozen = trained.spec(model)
+def _training_flops(model: Model, params: Params, batch: Batch, text: tuple[int, int]) -> Report:
+    frozen, batch_size = trained.spec(model, text), jax.tree.leaves(batch)[0].shape[0]
     step = flops.loss_and_gradient(model, params, frozen, batch)
     return {
         "flops_per_step": step,

@@ -56,7 +56,7 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Batch, device_count
     held = {
         "parameters": own,
         "optimizer_state": sum(jax.tree.leaves(state_bytes)),
-        "averaged_parameters": 0 if trainer.ema_decay is None else own,
+        "averaged_parameters": own * trainer.averages,
         "gradients": own,
         "batch": sum(shard_bytes(x, spread, sizes) for x in jax.tree.leaves(batch)),
     }

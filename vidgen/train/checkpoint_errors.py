@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -34,6 +35,22 @@ def check_shapes(where: str, stored: Params, wanted: Params) -> None:
                 f"and {_shape_words(here.get(name))} here; use the configuration it was trained "
                 "with (MODEL_DIR/config.gin), or another MODEL_DIR."
             )
+
+
+def check_lengths(where: str, stored: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise CheckpointError unless two sets of power-function averages have the same lengths.
+
+    Args:
+      where: what is read, for the message.
+      stored: lengths there.
+      wanted: those of the run.
+    """
+    if set(stored) != set(wanted):
+        raise CheckpointError(
+            f"{where} has power-function averages of the lengths {sorted(stored)}, not "
+            f"{sorted(wanted)} (PowerEma.lengths): they begin with the first step; name another "
+            "MODEL_DIR."
+        )
 
 
 def no_folder(directory: epath.Path) -> str:

@@ -2,6 +2,7 @@
 
     MODEL_DIR/checkpoints/<step>/params     weights
                                  ema        averaged weights, where they are kept
+                                 power_ema  averages for `vidgen average`, likewise
                                  optimizer  optimizer state and step number
                                  data       position of each process in the data
 
@@ -28,6 +29,7 @@ from vidgen.train import positions
 from vidgen.train.checkpoint_errors import (
     CheckpointError,
     DamagedCheckpoint,
+    check_lengths,
     check_shapes,
     first_line,
     no_folder,
@@ -59,13 +61,9 @@ class CheckpointSettings:
     retry_seconds: float | int = 10
 
     def __post_init__(self) -> None:
-        for name in ("retries", "retry_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"CheckpointSettings.{name} is {getattr(self, name)}; it must be >= 0."
-                )
-        if self.keep < 1:
-            raise ValueError(f"CheckpointSettings.keep is {self.keep}; it must be >= 1.")
+        for name, least in (("keep", 1), ("retries", 0), ("retry_seconds", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"CheckpointSettings.{name} is {value}; it must be >= {least}.")
         if self.keep_every is not None and self.keep_every < 1:
             raise ValueError(
                 f"CheckpointSettings.keep_every is {self.keep_every}; it must be >= 1, or None."
@@ -94,13 +92,14 @@ class Checkpointer:
         settings: CheckpointSettings | None = None,
         *,
         read_only: bool = False,
+        name: str = "checkpoints",
     ) -> None:
         """Open `MODEL_DIR/checkpoints`; with `read_only` it must exist and is not changed.
 
         Raises:
           FileNotFoundError: it is `read_only`, and there is no such folder.
         """
-        self.directory = _absolute(model_dir) / "checkpoints"
+        self.directory = _absolute(model_dir) / name
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(no_folder(self.directory))
         options = (settings or CheckpointSettings()).options(read_only=read_only)
@@ -138,8 +137,8 @@ class Checkpointer:
             "optimizer": ocp.args.StandardSave(_optimizer_item(state)),
             "data": ocp.args.JsonSave({"processes": positions.gathered(data_state)}),
         }
-        if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
+        averages = {"ema": state.ema, "power_ema": state.power_ema}
+        items |= {n: ocp.args.StandardSave(x) for n, x in averages.items() if x is not None}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax lets those of tensorstore and of the system through
@@ -168,6 +167,11 @@ class Checkpointer:
         if abstract.ema is not None:
             # Averaging that begins later begins at the weights of that moment.
             trees["ema"] = abstract.ema
+        if abstract.power_ema is not None:
+            with self._reading(step):
+                stored = self._metadata(step, "power_ema") if "power_ema" in kept else {}
+            check_lengths(f"checkpoint {self.directory / str(step)}", stored, abstract.power_ema)
+            trees["power_ema"] = abstract.power_ema
         sources = {n: n if n in kept else "params" for n in trees}
         items = {n: ocp.args.StandardRestore(trees[n]) for n in trees if sources[n] == n}
         with self._reading(step):
@@ -179,6 +183,7 @@ class Checkpointer:
             params=restored["params"],
             opt_state=restored["optimizer"]["opt_state"],
             ema=None if abstract.ema is None else restored[sources["ema"]],
+            power_ema=None if abstract.power_ema is None else restored["power_ema"],
         )
         if abstract.ema is not None and sources["ema"] == "params":
             state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
@@ -224,6 +229,11 @@ class Checkpointer:
         step = self._existing(step)
         stored = dict(self._metadata(step, self._weights_item(step, averaged)))
         return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored)
+
+    def delete_after(self, step: int) -> None:
+        """Delete all checkpoints of later steps, which a run that goes on from `step` rewrites."""
+        for later in [n for n in self.steps() if n > step]:
+            self._manager.delete(later)
 
     def wait(self) -> None:
         """Wait until everything is written.

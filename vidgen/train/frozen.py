@@ -126,9 +126,14 @@ def fingerprint(weights: Callable[[], Frozen]) -> str:
     return digest.hexdigest()[:16]
 
 
-def spec(model: Model) -> Frozen:
-    """Describe what the loss of a model reads in `frozen` by shapes, for a plan; None: nothing."""
+def spec(model: Model, text: tuple[int, int] = (1, 1)) -> Frozen:
+    """Describe what the loss of a model reads in `frozen` by shapes, for a plan; None: nothing.
+
+    Args:
+      model: that is trained.
+      text: length and width of an encoded prompt.
+    """
     networks = model.frozen_networks
     return {
-        name: other and unbox(_boxed_shapes(other, (1, 1))) for name, other in networks.items()
+        name: other and unbox(_boxed_shapes(other, text)) for name, other in networks.items()
     } or None

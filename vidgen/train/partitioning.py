@@ -217,8 +217,9 @@ class Partitioner:
             transform_non_params=lambda _: self.replicated(),
         )
         ema = None if abstract.ema is None else params
-        everywhere: Any = self.replicated()
-        return TrainState(step=everywhere, params=params, opt_state=opt_state, ema=ema)
+        power = abstract.power_ema and dict.fromkeys(abstract.power_ema, params)
+        step: Any = self.replicated()
+        return TrainState(step=step, params=params, opt_state=opt_state, ema=ema, power_ema=power)
 
     def replicated(self) -> NamedSharding:
         """Return the sharding of a value that every device holds."""

@@ -10,6 +10,7 @@ with n the number of updates made before this one. d reaches 0.9999 after about 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, no_type_check
 
 import jax
@@ -28,6 +29,7 @@ class TrainState(PyTreeNode):
     params: Params
     opt_state: Any
     ema: Params | None = None
+    power_ema: Mapping[str, Params] | None = None  # by their lengths (`power_ema.py`)
 
     def inference_params(self) -> Params:
         """The averaged weights where they are kept, otherwise the weights."""

@@ -1,6 +1,6 @@
 """The training loop: from a model, data and a folder to checkpoints, metrics and sample clips.
 
-    MODEL_DIR/metrics.jsonl, tensorboard/, checkpoints/, samples/
+    MODEL_DIR/metrics.jsonl, tensorboard/, checkpoints/, samples/, snapshots/ (`power_ema.py`)
 
 Running the same command again resumes from the newest checkpoint, and gives the same numbers, to
 the last bit, as a run that was never interrupted: randomness is a function of the step, and a
@@ -30,12 +30,13 @@ from vidgen.progress import duration, engineering, progress_bar
 from vidgen.train import flops, profiler, throughput
 from vidgen.train.batches import BatchPrefetcher, EncodedBatch
 from vidgen.train.callbacks import HeldOutLoss, SampleWriter
-from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import LossMonitor
 from vidgen.train.metrics import Accumulator, MetricsWriter, to_floats
 from vidgen.train.model_dir import check_model_dir
+from vidgen.train.power_ema import PowerEma
 from vidgen.train.signals import Preempted, stop_requests
+from vidgen.train.snapshots import Snapshots, with_retries
 from vidgen.train.state import TrainState
 from vidgen.train.throughput import say
 from vidgen.train.trainer import Trainer, copied
@@ -136,8 +137,16 @@ class _Session:
         iterator = run.dataset.iterator(process=run.trainer.partitioner.batch_part())
         self.state, self.step = self._first_state(iterator)
         self.first = self.step
+        self.every_so_often = (run.sample_writer, run.held_out, run.trainer.power_ema)
         self.saved = self.checkpointer.latest_step()
         self.position: Any = iterator.get_state()
+        self.snapshots = Snapshots.opened(
+            run.trainer.power_ema,
+            self.folder,
+            run.checkpoints,
+            resume_step=self.step,
+            stack=stack,
+        )
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
         self.frozen: Frozen = None if run.frozen is None else run.frozen()
@@ -197,7 +206,7 @@ class _Session:
             # The step before is checked while this one runs: the device never waits for the host.
             self._check(unchecked)
             unchecked = (self.step, metrics)
-            if self._is_due(run.log_every, run.checkpoint_every, run.sample_writer, run.held_out):
+            if self._is_due(run.log_every, run.checkpoint_every, *self.every_so_often):
                 self._check(unchecked)
                 unchecked = None
                 self._report()
@@ -242,7 +251,7 @@ class _Session:
             values = to_floats({name: metrics[name] for name in ("loss", "grad_norm")})
             self.monitor.update(step, **values, saved=self.saved)
 
-    def _is_due(self, *events: int | SampleWriter | HeldOutLoss | None) -> bool:
+    def _is_due(self, *events: int | SampleWriter | HeldOutLoss | PowerEma | None) -> bool:
         """Whether one of the events, each given by its period or with one, is now."""
         periods = [e if isinstance(e, int) else e.every for e in events if e is not None]
         last = self.step == self.run.train_steps
@@ -264,6 +273,8 @@ class _Session:
             self.writer.write(self.step, values)
             if "loss" in values:
                 say(throughput.log_line(self.step, run.train_steps, values))
+        if self.snapshots is not None and self._is_due(run.trainer.power_ema):
+            self.snapshots.save(self.state)  # whole before any checkpoint of this step
         if self._is_due(run.checkpoint_every):
             self._save()
         if run.sample_writer is not None and self._is_due(run.sample_writer):
@@ -279,19 +290,13 @@ class _Session:
         that is tried again is still this one.
         """
         position = {"data": self.position, "log": self.log.state(), "watch": self.monitor.state()}
-        settings = self.run.checkpoints
-        for number in range(settings.retries + 1):
-            try:
-                self.checkpointer.save(self.step, self.state, position)
-                if last or number:
-                    self.checkpointer.wait()
-                break
-            except CheckpointError as error:
-                if number == settings.retries:
-                    raise
-                pause = settings.retry_seconds * 2**number
-                say(f"{error} Trying again in {pause:g} s.")
-                time.sleep(pause)
+
+        def write(again: bool) -> None:
+            self.checkpointer.save(self.step, self.state, position)
+            if last or again:
+                self.checkpointer.wait()
+
+        with_retries(write, self.run.checkpoints)
         self.saved = self.step
 
     def finish(self) -> None:

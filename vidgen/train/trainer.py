@@ -27,6 +27,7 @@ from vidgen.train import fresh
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.optimizers import global_norm
 from vidgen.train.partitioning import Partitioner, Program, unbox
+from vidgen.train.power_ema import PowerEma
 from vidgen.train.state import TrainState, ema_update
 from vidgen.types import Batch, Frozen, Mean, Metrics, Params, TextEmbedding
 
@@ -54,6 +55,7 @@ class Trainer:
       partitioner: the mesh and the layout of every array.
       optimizer: `optimizers.AdamW` or `optimizers.Adafactor`.
       ema_decay: decay of the averaged weights; None keeps none.
+      power_ema: averages of which any other length is made after training; None keeps none.
       microbatches: parts a batch is cut into to save memory; the loss must be a mean over examples.
         They are a scan inside one compiled step: `optax.MultiSteps` takes a step of its own for
         each part, and keeps their sum in the state between them.
@@ -64,6 +66,7 @@ class Trainer:
     partitioner: Partitioner
     optimizer: Optimizer
     ema_decay: float | None = 0.9999
+    power_ema: PowerEma | None = None
     microbatches: int = 1
     guard: DivergencePolicy = dataclasses.field(default_factory=DivergencePolicy)
 
@@ -80,6 +83,12 @@ class Trainer:
     def tx(self) -> optax.GradientTransformation:
         """The gradient transformation; it is built once, as it is part of the compiled program."""
         return self.optimizer.build()
+
+    @property
+    def averages(self) -> int:
+        """How many averages of the weights a state holds."""
+        own = 0 if self.power_ema is None else len(self.power_ema.lengths)
+        return own + (self.ema_decay is not None)
 
     @functools.cached_property
     def _programs(self) -> dict[Any, Program]:
@@ -108,6 +117,7 @@ class Trainer:
             # Unboxed: factored moments have fewer axes than the names in a box.
             opt_state=jax.eval_shape(self.tx.init, params),
             ema=None if self.ema_decay is None else params,
+            power_ema=self.power_ema and dict.fromkeys(self.power_ema.names, params),
         )
         shardings = self.partitioner.state_shardings(shapes, boxed, self.tx)
         return jax.tree.map(
@@ -144,7 +154,12 @@ class Trainer:
             opt_state=jax.jit(self.tx.init, out_shardings=shardings.opt_state)(params),
             # A copy, since state buffers are donated one by one.
             ema=None if self.ema_decay is None else copied(params),
+            power_ema=self._first_averages(params),
         )
+
+    def _first_averages(self, params: Params) -> dict[str, Params] | None:
+        """Return what the power-function averages begin with, which gets no share in them."""
+        return self.power_ema and {name: copied(params) for name in self.power_ema.names}
 
     def train_step(
         self,
@@ -251,13 +266,16 @@ class Trainer:
             "update_norm": Mean.of(global_norm(updates)),
             "learning_rate": Mean.of(_rate(self.optimizer, state.step)),
         }
-        new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
+        new = state.replace(params=params, opt_state=opt_state, ema=ema)
         if self.guard.skips:
             loss, norm = metrics["loss"].value(), metrics["grad_norm"].value()
             # An infinite loss is not over the limit of a run that has none.
             good = (loss <= limit) & jnp.isfinite(loss) & jnp.isfinite(norm)
             new = jax.tree.map(lambda x, old: jnp.where(good, x, old), new, state)
             metrics["skipped"] = Mean.of(1.0 - good.astype(jnp.float32))
+        if self.power_ema is not None and state.power_ema is not None:  # of skipped steps too
+            power = self.power_ema.update(state.power_ema, new.params, state.step)
+            new = new.replace(power_ema=power)
         return new.replace(step=state.step + 1), metrics
 
     def _eval_step(

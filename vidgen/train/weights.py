@@ -12,7 +12,8 @@ bits a value:
 
 and everything else, m too, is in half precision. `vidgen export` writes such files, and the models
 of the package are some. Whatever reads weights takes them, or checkpoints, or `weights.npz`, the
-deflated form of the same that was written before.
+deflated form of the same that was written before; and of a LoRA run (`lora_weights.py`) it gets its
+base's weights with what the run has learned.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ import safetensors.numpy
 from etils import epath
 
 from vidgen.assets import model_folders
-from vidgen.train import named_arrays, t5x_weights
+from vidgen.train import lora_weights, named_arrays, t5x_weights
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.lora_weights import LoraWeights
 from vidgen.train.state import named_leaves
 from vidgen.train.t5x_weights import T5xWeights
 from vidgen.types import Params
@@ -45,7 +47,9 @@ _TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
 
 
-def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
+def open_weights(
+    model_dir: epath.PathLike,
+) -> Checkpointer | WeightsFile | T5xWeights | LoraWeights:
     """Return a reader of the weights in a folder: its checkpoints, ours or t5x's, or its file.
 
     Args:
@@ -53,10 +57,21 @@ def open_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xW
         package (`vidgen.assets.model_folders`).
 
     Raises:
-      FileNotFoundError: the folder has neither.
+      FileNotFoundError: the folder has neither, or the base of a LoRA run is gone.
       CheckpointError: the file is no weight file, or only a part of one.
     """
     folder = epath.Path(model_folders.find(os.fspath(model_dir))).expanduser()
+    own = open_own_weights(folder)
+    record = lora_weights.read_record(folder)
+    if record is None:
+        return own
+    base = open_weights(lora_weights.base_folder(record, folder))
+    return LoraWeights(folder, record, adapters=own, base=base)
+
+
+def open_own_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
+    """Return a reader of what a folder itself holds: of a LoRA run the thin matrices alone."""
+    folder = epath.Path(model_dir)
     if not (folder / "checkpoints").is_dir():
         for name in (FILE, NPZ_FILE):
             if (folder / name).is_file():
