@@ -23,7 +23,7 @@ FLAGS = {
     "assets": set(),
     "generate": GIN
     | {"prompts_file", "model", "output", "init", "first", "last", "inpaint", "mask", "story"}
-    | {"upscale_model"},
+    | {"upscale_model", "preview"},
     "evaluate": GIN
     | {"inputs", "model", "stories", "inception", "clip", "output", "html", "cache"},
 }
