@@ -12,7 +12,7 @@ from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import stages
 from vidgen.train import weights
 
-LIMIT = 32e6  # bytes of all of them together
+LIMIT = 45e6  # bytes of all of them together
 FOLDERS = {
     f"{path.parent.parent.name}/{path.parent.name}": path.parent
     for path in sorted(zoo.FOLDER.glob("*/*/config.gin"))

@@ -128,6 +128,8 @@ def test_wrong_generate_input(vidgen, trained, flags, words, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+STUDENTS = "--model=imagen_distilled"
+UPSCALE = "--upscale_model=imagen_distilled"
 LEARNED = "8 steps of stochastic or 4 steps of ddim"
 RANGE = "not in GUIDANCE_RANGE, 0 to 2"
 
@@ -135,26 +137,32 @@ RANGE = "not in GUIDANCE_RANGE, 0 to 2"
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["a cat", "--guidance=3"], ["base", "guidance 3.0", RANGE]),
-        (["a cat", "--guidance=ssr2=2.5"], ["ssr2", "guidance 2.5", RANGE]),
-        (["a cat", "--guidance=15:1"], ["guidance 15.0", RANGE]),
-        (["a cat", "--guidance=2:5", "--until=base"], ["guidance 5.0", RANGE]),
-        (["a cat", "--steps=4"], [LEARNED, "not 4 steps of stochastic"]),
-        (["a cat", "--steps=tsr1=64"], ["tsr1", LEARNED, "not 64"]),
-        (["a cat", "--sampler=dpmpp_2m"], [LEARNED, "of dpmpp_2m"]),
-        (["a cat", "--sampler=ddim"], [LEARNED, "not 8 steps of ddim"]),
-        (["a cat", "--gin.STUDENT_STEPS=4"], ["student whose steps was 8"]),
-        (["a cat", "--gin.STUDENT_SAMPLER='ddim'"], ["student whose sampler was stochastic"]),
-        (["a cat", "--gin.GUIDANCE_RANGE=(0.0, 9.0)", "--guidance=8"], ["weight_range was (0.0,"]),
-        (["a cat", "--gin.base/SamplerSpec.steps=16"], ["student whose teacher_sampler"]),
-        (["a cat", "--gin.base/Cosine.shift=1.0"], ["student whose schedule"]),
-        (["a cat", "--gin.base/GuidanceSpec.weight=3.0"], ["guidance 3.0", RANGE]),
-        (["a cat", "--gin_file=steps.gin"], ["student whose steps was 8"]),
+        (["a cat", STUDENTS, "--guidance=3"], ["base", "guidance 3.0", RANGE]),
+        (["a cat", STUDENTS, "--guidance=ssr2=2.5"], ["ssr2", "guidance 2.5", RANGE]),
+        (["a cat", STUDENTS, "--guidance=15:1"], ["guidance 15.0", RANGE]),
+        (["a cat", STUDENTS, "--guidance=2:5", "--until=base"], ["guidance 5.0", RANGE]),
+        (["a cat", STUDENTS, "--steps=4"], [LEARNED, "not 4 steps of stochastic"]),
+        (["a cat", STUDENTS, "--steps=tsr1=64"], ["tsr1", LEARNED, "not 64"]),
+        (["a cat", STUDENTS, "--sampler=dpmpp_2m"], [LEARNED, "of dpmpp_2m"]),
+        (["a cat", STUDENTS, "--sampler=ddim"], [LEARNED, "not 8 steps of ddim"]),
+        (["a cat", STUDENTS, "--gin.STUDENT_STEPS=4"], ["student whose steps was 8"]),
         (
-            ["--story=a cat. then a dog", "--upscale=ssr1", "--guidance=6"],
+            ["a cat", STUDENTS, "--gin.STUDENT_SAMPLER='ddim'"],
+            ["student whose sampler was stochastic"],
+        ),
+        (
+            ["a cat", STUDENTS, "--gin.GUIDANCE_RANGE=(0.0, 9.0)", "--guidance=8"],
+            ["weight_range was (0.0,"],
+        ),
+        (["a cat", STUDENTS, "--gin.base/SamplerSpec.steps=16"], ["student whose teacher_sampler"]),
+        (["a cat", STUDENTS, "--gin.base/Cosine.shift=1.0"], ["student whose schedule"]),
+        (["a cat", STUDENTS, "--gin.base/GuidanceSpec.weight=3.0"], ["guidance 3.0", RANGE]),
+        (["a cat", STUDENTS, "--gin_file=steps.gin"], ["student whose steps was 8"]),
+        (
+            ["--story=a cat. then a dog", "--upscale=ssr1", UPSCALE, "--guidance=6"],
             ["ssr1", "guidance 6.0", RANGE],
         ),
-        (["--story=a cat. then a dog", "--upscale=ssr1", "--steps=24"], ["ssr1", LEARNED]),
+        (["--story=a cat. then a dog", "--upscale=ssr1", UPSCALE, "--steps=24"], ["ssr1", LEARNED]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -170,9 +178,9 @@ def test_the_students_that_come_with_vidgen_refuse_what_they_have_not_learned(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model=imagen_demo", "--until=base", "--guidance=3"], [RANGE]),
-        (["--model=imagen_demo/ssr1", "--steps=64"], ["ssr1", LEARNED]),
-        (["--model=imagen_demo/ssr1", "--gin.STUDENT_STEPS=4"], ["student whose steps was 8"]),
+        (["--model=imagen_distilled", "--until=base", "--guidance=3"], [RANGE]),
+        (["--model=imagen_distilled/ssr1", "--steps=64"], ["ssr1", LEARNED]),
+        (["--model=imagen_distilled/ssr1", "--gin.STUDENT_STEPS=4"], ["student whose steps was 8"]),
     ],
 )
 def test_evaluations_of_students_refuse_it_too(vidgen, flags, words, tmp_path):
@@ -182,13 +190,13 @@ def test_evaluations_of_students_refuse_it_too(vidgen, flags, words, tmp_path):
 
 def test_students_take_what_they_have_learned(vidgen):
     for flags in (["--guidance=2:0"], ["--sampler=ddim", "--steps=4"], ["--steps=8"]):
-        status, _, err = vidgen("generate", "a cat", "--until=tsr1", *flags, "--dry_run")
+        status, _, err = vidgen("generate", "a cat", STUDENTS, "--until=tsr1", *flags, "--dry_run")
         assert (status, err) == (0, "")
 
 
 def test_a_student_of_before_finds_its_range_in_its_own_macro(vidgen, tmp_path):
     """Configurations did not bind the range of `students.student`; the macro was always there."""
-    here = Path(zoo.find("imagen_demo/base")) / "config.gin"
+    here = Path(zoo.find("imagen_distilled/base")) / "config.gin"
     line = "students.student.weight_range = %GUIDANCE_RANGE\n"
     text = here.read_text()
     assert line in text

@@ -43,9 +43,9 @@ existing file of that name is replaced. The same seed, prompt, models and settin
 clip, alone or among others, and whether its stages run at once or one after the other with --until
 and --from.
 
-The default, imagen_demo, is a cascade of distilled students: they accept guidance weights from 0
-to 2, and 8 steps of the stochastic sampler or 4 of ddim, which is what they learned. Their
-teachers, imagen_teachers, accept any.""",
+The default, imagen_demo, accepts any guidance weight, sampler and number of steps. The students of
+an earlier cascade, imagen_distilled, accept weights from 0 to 2, and 8 steps of the stochastic
+sampler or 4 of ddim, which is what they learned; their teachers, imagen_teachers, accept any.""",
     "evaluate": """examples:
   vidgen evaluate --model=imagen_demo --clips=64            a text-to-video model, or a cascade
   vidgen evaluate --model=runs/phenaki/cvivit               a tokenizer: does it reconstruct clips
