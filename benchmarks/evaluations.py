@@ -22,8 +22,9 @@ TOKENIZER = {"C-ViViT": ["--model=phenaki_demo/cvivit", "--clips=64"]}
 TOKENIZER_METRICS = ("psnr", "ssim", "squeezenet_distance", "codes_used", "perplexity", "kvd")
 VIDEO = {
     "MaskGIT, 24 steps": ["--model=phenaki_demo/maskgit"],
-    "cascade to ssr1, 3 x 8 steps": ["--model=imagen_demo", "--until=ssr1"],
-    "its teachers, 3 x 32 steps": ["--model=imagen_teachers", "--until=ssr1", "--steps=32"],
+    "cascade to ssr1": ["--model=imagen_demo", "--until=ssr1"],
+    "an earlier one's students, 3 x 8 steps": ["--model=imagen_distilled", "--until=ssr1"],
+    "their teachers, 3 x 32 steps": ["--model=imagen_teachers", "--until=ssr1", "--steps=32"],
 }
 VIDEO_METRICS = (
     "probe_subject", "probe_motion", "probe_background", "probe_all",

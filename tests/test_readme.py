@@ -235,7 +235,8 @@ MAKES = {
         "--model=runs/a --steps=32 --all_steps": files("runs/a/probe.jsonl", "runs/a/probe_2.png"),
         "plot_run.py": files("curves.png"),
     },
-    "The demo cascade": trained("cascade/base")
+    "The demo cascade": resolved("demo"),
+    "An earlier cascade and its students": trained("cascade/base")
     | resolved("tiny", "cascade/tsr1", "cascade8/tsr1")
     | {
         "-o strip/panda.npy": array("strip/panda.npy", 32, 32, 32, 3),

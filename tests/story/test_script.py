@@ -51,6 +51,7 @@ def test_identity_is_plain_and_complete():
         "steps": None,
         "transition": 0,
         "overlap": None,
+        "negative": None,
     }
     assert found["seed"] == 3 and found["first"]["path"] == "x.npy"
     moved = Story([Scene("a", 11)], seed=3, first=FirstFrames(path="x.npy"), source="two.yaml")

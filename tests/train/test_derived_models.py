@@ -105,7 +105,7 @@ def test_both_commands(vidgen, runs, tmp_path):
     root = runs[0]
     status, out, err = vidgen("merge", str(root / "lora"), "-o", "merged")
     assert (status, err) == (0, "")
-    assert out.startswith("merged/weights.npz: the weights of") and out.count("\n") == 1
+    assert out.startswith("merged/model.safetensors: the weights of") and out.count("\n") == 1
     status, out, err = vidgen("average", str(root / "lora"), "--length=0.1", "-o", "averaged")
     assert (status, err) == (0, "") and "relative length 0.1" in out
     arguments = ("average", str(root / "lora"), "--length=0.25", "--step=2", "-o", "poor")

@@ -30,7 +30,7 @@ def boxed(seed=0):
         "out": {"kernel": ((2, 3, 6), ("heads", "head_dim", "embed"))},
         "mlp": {"kernel": ((6, 8), ("embed", "mlp")), "bias": ((8,), ("mlp",))},
         "blocks": {"key": {"kernel": ((4, 6, 2, 3), ("layers", "embed", "heads", "head_dim"))}},
-        "conv": {"kernel": ((3, 3, 6, 8), ("kernel", "kernel", "conv_in", "conv_out"))},
+        "conv": {"kernel": ((3, 3, 6, 8), (None, "kernel", "conv_in", "conv_out"))},
         "norm": {"scale": ((6,), ("norm",))},
     }
     rng = np.random.default_rng(seed)

@@ -12,14 +12,14 @@ _OUTPUT = FILE | {"required": True, "metavar": "FOLDER"}
 _STEP: Row = ("--step", {"type": int, "metavar": "N"}, "use this checkpoint; default: the newest")
 MERGE: tuple[Row, ...] = (
     ("model", {"metavar": "MODEL_DIR"}, "the folder of a LoRA run (experiments/lora.gin)"),
-    ("-o --output", _OUTPUT, "write config.gin and weights.npz there"),
+    ("-o --output", _OUTPUT, "write config.gin and model.safetensors there"),
     _STEP,
 )  # fmt: skip
 AVERAGE: tuple[Row, ...] = (
     ("model", {"metavar": "MODEL_DIR"}, "a run with snapshots (experiments/post_hoc_ema.gin)"),
     ("--length", {"type": float, "required": True, "metavar": "SIGMA"}, "relative length of the "
      "average, its standard deviation over the steps of the run: 0.1; at most 0.2887, their mean"),
-    ("-o --output", _OUTPUT, "write config.gin and weights.npz there"),
+    ("-o --output", _OUTPUT, "write config.gin and model.safetensors there"),
     _STEP,
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Models made of a training run without training: LoRA merged, and averages of any length.
 
-    OUTPUT/config.gin     the run's, with a line on top that says what the weights are
-           weights.npz    all of them, in float32
+    OUTPUT/config.gin          the run's, with a line on top that says what the weights are
+           model.safetensors   all of them, in float32
 
 The folder is a model like any other: `--model`, `INIT_FROM` and whatever else names one take it.
 """
