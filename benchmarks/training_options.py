@@ -132,7 +132,7 @@ def training(
     stage: DiffusionStage, steps: int, batches: Callable[..., VideoBatch]
 ) -> Callable[[Any], Params]:
     """Build the compiled training of a stage: from a key to the average of its last weights."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 2), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
 
     def step(key, state, number):

@@ -283,7 +283,8 @@ def test_it_fits_a_phone(page):
 def test_models_to_choose_from():
     """Without flags all that come with vidgen; those of the flags otherwise."""
     own = models.offers(None, None)
-    assert [offer.name for offer in own.clips] == [zoo.DEFAULT, zoo.STORIES, "imagen_teachers"]
+    others = ["imagen_distilled", "imagen_teachers"]
+    assert [offer.name for offer in own.clips] == [zoo.DEFAULT, zoo.STORIES, *others]
     assert own.named(zoo.DEFAULT).upscaling == STAGES[1:] and own.named(zoo.STORIES).stages == ()
     given = models.offers("imagen_demo/base", "phenaki_demo")
     assert [offer.name for offer in given.clips] == ["imagen_demo/base", "phenaki_demo"]
