@@ -2,39 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_unet as tiny
+from constant_clips import Fake
 
 from vidgen.diffusion import sampling
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.diffusion.schedules import alpha_sigma, diffuse, expand
-from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.learned import Learned
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.types import Known, TextEmbedding, TextMix, VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
 MEAN, STD = 0.2, 0.3
-
-
-@dataclasses.dataclass(frozen=True)
-class Fake(DenoisingNetwork):
-    """A network that is one Python function of (z, logsnr, cond)."""
-
-    function: Callable[..., Any]
-
-    def init(self, rngs, *args, **kwargs):
-        return {}
-
-    def apply(self, variables, z, logsnr, cond, *, train, rngs=None):
-        return self.function(z, logsnr, cond)
 
 
 def prompts(*values):

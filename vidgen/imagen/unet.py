@@ -141,8 +141,9 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         """Compute the raw output for noisy video `z` at noise level `logsnr`."""
         self._check(z)
         inputs = self._conditioning(z.shape[1], logsnr, cond)
-        posterior, pixels = None, self._pixels(z, cond)
-        if cond.low_res_variance is not None:
+        if cond.low_res_variance is None:
+            posterior, pixels = None, self._pixels(z, cond)
+        else:
             *posterior, difference = preconditioning.posterior(z, logsnr, cond)
             pixels = self._pixels(difference, cond.replace(low_res=posterior[0]))
         stem = x = self._stem(pixels)
