@@ -95,13 +95,22 @@ class Ancestral(Sampler, name="ancestral"):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Ancestral:
-        """Make it with the gamma of the spec."""
+        """Take over `SamplerSpec.gamma`; see `Sampler.from_spec`."""
         return cls(gamma=spec.gamma)
 
     def noise_std(
         self, logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
     ) -> Float[Array, "*x"]:
-        """Compute √(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ."""
+        """Compute the standard deviation of a step's noise: √(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ.
+
+        Args:
+          logsnr_t: λ of the noisier level t.
+          logsnr_s: λ of the cleaner level s, at least that of t.
+
+        Returns:
+          √((σ̃²)^{1-γ} (σ²_{t|s})^γ), between the lower bound (γ = 0) and the upper (γ = 1) of VDM
+          sec. 3.
+        """
         (_, sigma_t), (_, sigma_s) = alpha_sigma(logsnr_t), alpha_sigma(logsnr_s)
         mixed = sigma_s ** (1 - self.gamma) * sigma_t**self.gamma
         return jnp.sqrt(-jnp.expm1(logsnr_t - logsnr_s)) * mixed
@@ -150,7 +159,18 @@ def langevin_step(
     *,
     delta: float = 0.1,
 ) -> Data:
-    """Move z towards its marginal at the same level; `x0` is x̂(z), δ = 0.1 as in VDM."""
+    """Move z towards its distribution at the same noise level by a Langevin step (VDM sec. 3).
+
+    Args:
+      keys: of the noise, one an example.
+      z: noisy data.
+      x0: x̂(z).
+      logsnr: λ of z.
+      delta: δ, the size of the step; VDM takes 0.1.
+
+    Returns:
+      z - (δ/2) σ ε̂ + √δ σ n, at the same level.
+    """
     sigma = alpha_sigma(expand(logsnr, z))[1]
     drift = 0.5 * delta * sigma * eps_from_x0(x0, z, logsnr)
     return z - drift + delta**0.5 * sigma * normal_like(keys, z)
@@ -281,7 +301,15 @@ class SamplerSpec:
         return min(round((1 - self.strength) * self.steps), self.steps - 1)
 
     def logsnrs(self, schedule: LogSnrSchedule) -> Float[np.ndarray, "levels"]:
-        """Compute the ladder of steps + 1 levels, from the schedule's noise to its data."""
+        """Compute the ladder of noise levels that is sampled along.
+
+        Args:
+          schedule: gives the noisiest level, u = 1, the cleanest, u = 0, and with the spacing
+            "time" all between.
+
+        Returns:
+          steps + 1 values of λ, increasing: from noise to data.
+        """
         with jax.ensure_compile_time_eval():
             u = jnp.asarray(np.linspace(1.0, 0.0, self.steps + 1))
             levels = np.asarray(jax.jit(lambda u: schedule(u))(u))

@@ -47,8 +47,8 @@ class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
 class DpmSolverPP2S(Sampler, name="dpmpp_2s", evaluations=2):
     """Deterministic, of second order, by a step to the middle: needs no step before it.
 
-    It is algorithm 1 of the paper with r = 1/2, its own choice. So a step that noise came before
-    (`sampling.Resampling`) is as good as any other.
+    It is algorithm 1 of the paper with r = 1/2, its own choice. A step after z was noised back
+    (RePaint, `sampling.walk_of`) is therefore as good as any other.
     """
 
     def __call__(self, denoise, keys, z, x0_before, levels):
@@ -124,7 +124,7 @@ class Heun(Sampler, name="heun", evaluations=2):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Heun:
-        """Make it with the churn of the spec, S_churn, spread over its steps."""
+        """Spread `SamplerSpec.churn` (S_churn) over its steps; see `Sampler.from_spec`."""
         return cls(gamma=min(spec.churn / spec.steps, _MOST_CHURN))
 
     def __call__(self, denoise, keys, z, x0_before, levels):
