@@ -138,7 +138,7 @@ class TokenBatch(PyTreeNode):
 
 @no_type_check
 class Estimate(PyTreeNode):
-    """The x̂ of the step before, in what a self-conditioned denoiser is told.
+    """The x̂ of the step before, which a self-conditioned denoiser reads.
 
     A class of its own, so that the loop of sampling finds it in any denoiser, and renews it.
     """
@@ -148,7 +148,7 @@ class Estimate(PyTreeNode):
 
 @no_type_check
 class Conditioning(PyTreeNode):
-    """Everything a denoiser is told besides the noisy video and its noise level.
+    """Everything a denoiser reads besides the noisy video and its noise level.
 
     `low_res_variance` is the mean square of low_res / α - x in each frame, infinite in a frame of
     which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z and

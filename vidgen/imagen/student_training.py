@@ -52,12 +52,12 @@ class Teacher:
     batch_spec: Batch
 
     def __call__(self) -> Frozen:
-        """Return {"teacher": parameters}."""
+        """Read the teacher's parameters, laid out as the student's: {"teacher": parameters}."""
         model = self.trainer.model
         assert isinstance(model, Student)
-        own = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
+        trainer = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
         with open_weights(self.weights.model_dir) as checkpointer:
-            abstract = own.abstract_state(self.batch_spec).params
+            abstract = trainer.abstract_state(self.batch_spec).params
             return {"teacher": checkpointer.restore_params(abstract, self.weights.step)}
 
 
