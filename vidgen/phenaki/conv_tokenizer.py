@@ -148,7 +148,15 @@ class ConvDecoder(ConvSettings):
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
+        """Decode a clip, or a chunk of one.
+
+        Args:
+          latents: one or more steps.
+          past: the state that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          The video, float32 and not clipped, and the state for the next chunk.
+        """
         run, starts = Chain(past), past is None
         latents = latents.astype(self.dtype)
         x = run(self._conv(self.widths[-1], "stem"), latents)
@@ -168,7 +176,7 @@ class ConvDecoder(ConvSettings):
 
 
 class CausalConv3D(CausalAutoencoder, ConvSettings):
-    """The autoencoder.
+    """The causal convolutional autoencoder of MAGVIT-v2, encoder and decoder.
 
     Attributes:
       widths: channels of each level, from full resolution down; the last are the latents' own.
@@ -178,8 +186,8 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
       pixel_patch: side of the squares of pixels that are folded into channels before the first
         level; 1 folds none. Most of the work is at full resolution, which small machines spare.
       channels: channels of the video.
-      kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for
-        half of the work.
+      kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for half
+        of the work.
       norm: kind of normalisation: "group" is over the pixels of a frame, "channel" is not.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       dtype: dtype of the computation; parameters and the decoded video are float32.
@@ -217,9 +225,11 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
     def setup(self) -> None:
         """Make the encoder and the decoder."""
         fields = dataclasses.fields(ConvSettings)
-        own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = ConvEncoder(**own)
-        self.decoder = ConvDecoder(**own)
+        settings = {
+            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
+        }
+        self.encoder = ConvEncoder(**settings)
+        self.decoder = ConvDecoder(**settings)
 
     @property
     def features(self) -> int:
@@ -235,12 +245,12 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: State | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], State]:
-        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
+        """Encode by convolutions with kept frames; see `CausalAutoencoder.encode_chunk`."""
         self._check_chunk(video, state is not None)
         return self.encoder(video, state)
 
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
+        """Decode by convolutions with kept steps; see `CausalAutoencoder.decode_chunk`."""
         return self.decoder(latents, state)

@@ -150,7 +150,17 @@ class CViViTDecoder(CViViTSettings):
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: KV | None = None, *, starts: bool = True
     ) -> tuple[Float[Array, "b t h w c"], KV | None]:
-        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
+        """Decode a clip, or a chunk of one.
+
+        Args:
+          latents: one or more steps.
+          past: keys and values of the steps before, for a chunk; None for a whole clip.
+          starts: whether the first of these steps is the first of its clip.
+
+        Returns:
+          The video, float32 and not clipped; and the keys and values for the next chunk, None
+          without `past`.
+        """
         x, present = self._time(latents.astype(self.dtype), past)
         x = axes.constrain_video(self._space(x))
         parts = []
@@ -179,7 +189,7 @@ class CViViTDecoder(CViViTSettings):
 
 
 class CViViT(CausalAutoencoder, CViViTSettings):
-    """The autoencoder.
+    """The causal video vision transformer of Phenaki, encoder and decoder.
 
     Attributes:
       patch: (frames, height, width) of a tubelet; the first frame has patches of (height, width).
@@ -203,9 +213,11 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def setup(self) -> None:
         """Make the encoder and the decoder."""
         fields = dataclasses.fields(CViViTSettings)
-        own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = CViViTEncoder(**own)
-        self.decoder = CViViTDecoder(**own)
+        settings = {
+            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
+        }
+        self.encoder = CViViTEncoder(**settings)
+        self.decoder = CViViTDecoder(**settings)
 
     @property
     def features(self) -> int:
@@ -220,7 +232,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: KV | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], KV]:
-        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
+        """Encode with the kept keys and values; see `CausalAutoencoder.encode_chunk`."""
         starts = state is None
         self._check_chunk(video, not starts)
         _, rows, columns = self.grid(video.shape[1] + (not starts), *video.shape[2:4])
@@ -232,7 +244,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: KV | None = None
     ) -> tuple[Float[Array, "b t h w c"], KV]:
-        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
+        """Decode with the kept keys and values; see `CausalAutoencoder.decode_chunk`."""
         b, _, rows, columns, _ = latents.shape
         starts = state is None
         state = self._empty(b * rows * columns) if state is None else state
@@ -269,7 +281,15 @@ def to_patches(
 def from_patches(
     x: Float[Array, "b gt gh gw p"], patch: tuple[int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """Put patches together to a video: the inverse of `to_patches`."""
+    """Put patches together to a video: the inverse of `to_patches`.
+
+    Args:
+      x: one vector a patch, of all its numbers.
+      patch: (frames, height, width) of a patch.
+
+    Returns:
+      The video; its channels are the numbers of a vector by those of a patch.
+    """
     b, gt, gh, gw, p = x.shape
     pt, ph, pw = patch
     c = p // (pt * ph * pw)

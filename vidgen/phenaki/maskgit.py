@@ -178,7 +178,17 @@ class TokenCritic(TokenNetwork):
         valid: Bool[Array, "b gt gh gw"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b gt gh gw"]:
-        """Judge every token; the arguments are those of `MaskGIT`."""
+        """Judge every token of filled clips.
+
+        Args:
+          tokens: codes, none of them the mask.
+          text: one prompt a clip; padding is never attended to.
+          valid: False on positions that do not exist, which no other attends to.
+          train: whether dropout acts.
+
+        Returns:
+          Log-odds that each token is real, float32; 0 before training.
+        """
         x, _ = self._features(tokens, text, valid, train)
         out = axes.dense(1, ("embed", "codes"), name="out", scale=0.0, dtype="float32")
         return out(self._head(x)).reshape(tokens.shape)
@@ -202,7 +212,18 @@ class FlatNetwork:
         tokens: Int[Array, "b n"],
         step: Int[Array, ""],
     ) -> Float[Array, "b n *k"]:
-        """The network's output for each token, float32; the number of the step is not read."""
+        """Evaluate the network on flat tokens.
+
+        Args:
+          params: of the network.
+          text: one prompt a clip.
+          valid: False on positions that do not exist; None: all do.
+          tokens: codes in raster order, time first.
+          step: number of the decoding step; not read.
+
+        Returns:
+          The network's output for each token, float32.
+        """
         del step
         grid = tokens.reshape(-1, *self.grid)
         out = apply_module(self.network, params, grid, text, valid=valid, train=False)

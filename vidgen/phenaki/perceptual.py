@@ -67,7 +67,7 @@ class ImagePerceptual:
         _check_settings(self, NETWORKS[self.network].LAYERS)
 
     def load(self) -> Params:
-        """Load the network's parameters, numpy float32.
+        """Load the network's parameters, numpy float32, from the user's file or as fetched.
 
         Raises:
           vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
