@@ -72,9 +72,15 @@ LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
 MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings; keyword arguments
 # Where every public function says what it takes and returns.
 CONTRACTS = {
+    "api",
     "diffusion",
     "imagen",
+    "loaded_model",
+    "model",
+    "nn",
     "phenaki",
+    "progress",
+    "types",
 }
 
 

@@ -92,7 +92,13 @@ class TextEncoder(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts to numpy arrays: float32 tokens [b s d] and bool mask [b s].
+        """Encode prompts on the host.
+
+        Args:
+          prompts: one or more; of "" an encoder may keep the tokens that mark the ends.
+
+        Returns:
+          numpy arrays: float32 tokens "b s d", and a mask "b s" that is True on real ones.
 
         Raises:
           ValueError: there are no prompts.
@@ -186,13 +192,29 @@ class Mean(PyTreeNode):
 
     @classmethod
     def of(cls, values, weights=None) -> Mean:
-        """The mean of `values`, each counted with its weight (1 by default)."""
+        """Average values, each counted with its weight.
+
+        Args:
+          values: numbers or flags of any shape.
+          weights: >= 0, of the same shape, such as True where a value counts; None counts all
+            alike.
+
+        Returns:
+          The mean as a sum and a weight, in float32.
+        """
         values = jnp.asarray(values, jnp.float32)
         weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
         return cls(total=jnp.sum(values * weights), weight=jnp.sum(weights))
 
     def merge(self, other: Mean) -> Mean:
-        """The mean over both sets of values."""
+        """Combine two means to that over both sets of values.
+
+        Args:
+          other: the mean of the other values.
+
+        Returns:
+          The mean over both.
+        """
         return Mean(total=self.total + other.total, weight=self.weight + other.weight)
 
     def value(self) -> Float[Array, ""]:
@@ -209,11 +231,26 @@ OnStep = Callable[[int, int, Predict], None]
 
 
 def null_text(text: TextEmbedding) -> TextEmbedding:
-    """The unconditional prompt in the shape of `text`: zero tokens, nothing attended to."""
+    """Make the unconditional prompt: zero tokens, nothing attended to.
+
+    Args:
+      text: prompts that give the shape.
+
+    Returns:
+      As many null prompts.
+    """
     return jax.tree.map(jnp.zeros_like, text)
 
 
 def null_text_where(dropped: Bool[Array, "b"], text: TextEmbedding) -> TextEmbedding:
-    """Replace the prompts by the null prompt where `dropped`."""
+    """Replace some of the prompts by the null prompt.
+
+    Args:
+      dropped: True on the examples that lose their text.
+      text: one prompt a clip, or one a frame.
+
+    Returns:
+      The prompts, in the same shape.
+    """
     drop = jax.vmap(lambda flag, kept: jnp.where(flag, jnp.zeros_like(kept), kept))
     return jax.tree.map(lambda kept: drop(dropped, kept), text)
