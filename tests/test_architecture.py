@@ -74,12 +74,15 @@ MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings;
 CONTRACTS = {
     "api",
     "diffusion",
+    "display",
     "imagen",
     "loaded_model",
     "model",
     "nn",
     "phenaki",
     "progress",
+    "sprites",
+    "text",
     "types",
 }
 

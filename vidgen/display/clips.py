@@ -33,6 +33,9 @@ def video(
       captions: one per clip, shown below it; or none.
       height: of a clip on the screen, in pixels.
 
+    Returns:
+      A piece of a page that holds the clips, for the value of a notebook's cell.
+
     Raises:
       ValueError: it is no video, `fps` is not positive, or there is not one caption per clip.
     """

@@ -45,7 +45,7 @@ def split(
     fraction: float,
     seed: int,
 ) -> Split:
-    """Split all triples of these names; see the module docstring.
+    """Split all triples of these names; see the module's docstring.
 
     Args:
       subjects: names of sprites.
@@ -53,6 +53,10 @@ def split(
       backgrounds: names of colors.
       fraction: the share of triples to hold out, from 0 to 1.
       seed: of the choice.
+
+    Returns:
+      The triples of training and those that are held out, in a fixed order; every triple is in one
+      of the two.
     """
     axes = (subjects, motions, backgrounds)
     score = {triple: _hash(seed, triple) for triple in itertools.product(*axes)}

@@ -41,7 +41,7 @@ class ByteEncoder:
         return f"bytes-{self.dim}-{self.length}-{self.seed}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode the first `length` bytes of each prompt; see `TextEncoder`."""
+        """Encode the first `length` bytes of each prompt; see `TextEncoder.__call__`."""
         encoder.require_prompts(prompts)
         texts = [prompt.encode() for prompt in prompts]
         if max(len(text) for text in texts) > self.length:

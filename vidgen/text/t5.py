@@ -39,15 +39,29 @@ class Mesh(Protocol):
     """Devices, and the layout of parameters over them: `train.partitioning.Partitioner`."""
 
     def param_shardings(self, boxed_params: Params) -> Params:
-        """The sharding of every parameter."""
+        """Compute the sharding of every parameter.
+
+        Args:
+          boxed_params: parameters or ShapeDtypeStructs, boxed with the names of their axes.
+
+        Returns:
+          A PyTree of shardings, without boxes.
+        """
         ...
 
     def context(self) -> contextlib.AbstractContextManager[object]:
-        """A context in which programs are compiled for these devices."""
+        """Open a context in which programs are compiled for these devices."""
         ...
 
     def batch_ways(self, device_count: int | None = None) -> int:
-        """The number that every batch size must be a multiple of."""
+        """Compute the number that every batch size must be a multiple of.
+
+        Args:
+          device_count: number of devices of the mesh; None is those that there are.
+
+        Returns:
+          The number of parts into which the mesh cuts a batch.
+        """
         ...
 
 
@@ -98,7 +112,7 @@ class T5:
         return f"t5-v1_1-{size}-{self.dtype}-{mark}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts; see `TextEncoder`.
+        """Encode prompts by T5's encoder, on the mesh; see `TextEncoder.__call__`.
 
         Raises:
           ValueError: there are no prompts, or no weights.
@@ -115,7 +129,15 @@ class T5:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """The token ids of prompts, padded or cut to `length`, and the mask of real tokens."""
+        """Cut prompts into SentencePiece ids, and pad or cut these to `length`.
+
+        Args:
+          prompts: one or more.
+
+        Returns:
+          The ids, with the end mark 1 after the last piece and 0 on padding; and True on real
+          tokens, the end mark among them.
+        """
         ids = np.full((len(prompts), self.length), PAD, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, pieces in enumerate(_pieces(self._vocabulary).encode(list(prompts))):
@@ -131,7 +153,11 @@ class T5:
         return T5Encoder(size=self.shape, dtype=self.dtype)
 
     def boxed_params(self) -> Params:
-        """The shapes of the parameters in their kept dtypes, boxed with their axis names."""
+        """Describe the parameters by ShapeDtypeStructs in the dtypes in which they are kept.
+
+        Returns:
+          The PyTree of `network.init`, boxed with the names of its axes.
+        """
         ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
         mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
         boxed = jax.eval_shape(self.network.init, jax.random.key(0), ids, mask)
@@ -139,6 +165,9 @@ class T5:
 
     def load(self) -> Params:
         """Read the weights and lay them out over the mesh.
+
+        Returns:
+          The parameters of `network`, without boxes; products in `dtype`, all others in float32.
 
         Raises:
           ValueError: the folder holds no weights, or those of another size.
@@ -187,8 +216,8 @@ class T5:
     @property
     def _vocabulary(self) -> str:
         """The vocabulary file: the folder's own if it has one, else the published one."""
-        own = Path(self.path).expanduser() / "spiece.model"
-        return str(own if self.path and own.is_file() else VOCABULARY)
+        path = Path(self.path).expanduser() / "spiece.model"
+        return str(path if self.path and path.is_file() else VOCABULARY)
 
 
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
