@@ -78,7 +78,7 @@ class LoadedModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The stages, in order."""
+        """Names of the stages, in the order in which they run."""
         if not self._stages and self._tokenizer is not None:
             return (self._tokenizer.model.name,)
         return tuple(stage.model.name for stage in self._stages)
@@ -121,7 +121,7 @@ class LoadedModel:
 
         Args:
           video: a file, a clip, or frames "t h w c", float in [-1, 1] or uint8.
-          prompts: what it shows; none is video without text.
+          prompts: what the video shows; none is video without text.
           first: the first of these stages; None: the first that starts from a video.
           until: the last; None: the last that the model has.
           on_step: as in `generate`.
@@ -154,7 +154,7 @@ class LoadedModel:
         """Make a clip for each value of one flag, all from the same noise.
 
         Args:
-          prompt: of all clips.
+          prompt: the prompt of all clips.
           flag: the flag that is varied, such as "guidance".
           values: its values, one a clip.
           **flags: of `vidgen generate`, the same for all clips.
@@ -259,7 +259,7 @@ class LoadedModel:
         Args:
           video: clips as the stage before makes them, in [-1, 1].
           logsnr: level of the noise; None is the stage's own.
-          seed: of the noise.
+          seed: seed of the noise.
 
         Returns:
           Clips of the size that the stage makes; noise goes beyond [-1, 1].
@@ -303,7 +303,7 @@ class LoadedModel:
         return evaluated(flags | where, source.gin_files, source.bindings)
 
     def _makers(self) -> tuple[Stage, ...]:
-        """The stages that make video."""
+        """Return the stages that make video; a tokenizer alone has none, a ValueError."""
         if not self._stages:
             raise ValueError(
                 f"{self._source.model} is a tokenizer, which makes no video from text."
@@ -334,7 +334,7 @@ class LoadedModel:
         )
 
     def _upscaled(self, run: GenerateStory, parsed: Any) -> Upscale | None:
-        """The run that sends a story's video through other stages, if the flags ask for it."""
+        """Build the run that sends a story's video through other stages, if flags ask for it."""
         elsewhere = parsed.upscale_model
         later = upscale_stages.find(parsed.upscale, self._source.model, elsewhere)
         raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
@@ -344,7 +344,7 @@ class LoadedModel:
         return self._sessions.build(Upscale, generate=run, stages=raising)
 
     def _encoder(self) -> Tokenizer:
-        """The tokenizer, by itself or of the stage that reads it."""
+        """Return the tokenizer, by itself or of the stage that reads it."""
         for stage in self._stages if self._tokenizer is None else ():
             model = stage.model.frozen_networks.get("tokenizer")
             if isinstance(model, TokenizerModel):
@@ -377,7 +377,7 @@ def evaluated(
 
 
 def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
-    """Frames in [-1, 1], of a clip or of an array, also of one in 8 bits."""
+    """Bring the frames of a clip or an array, also of one in 8 bits, to float32 in [-1, 1]."""
     frames = np.asarray(video)
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"a video of shape {frames.shape}; expected (frames, height, width, 3).")
@@ -385,7 +385,7 @@ def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
 
 
 def _as_file(video: Video, place: Path) -> str:
-    """The file that a video lies in; frames are written to `place`."""
+    """Name the file that a video lies in; frames are written to `place`."""
     if isinstance(video, (str, os.PathLike)):
         return os.fspath(video)
     np.save(place, _as_float(video))

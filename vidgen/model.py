@@ -53,7 +53,7 @@ class Model(abc.ABC):
         """Draw fresh parameters.
 
         Args:
-          key: of the draw.
+          key: random key of the draw.
           batch: a batch, of which the shapes count.
 
         Returns:
@@ -67,10 +67,10 @@ class Model(abc.ABC):
         """Compute the mean loss over a batch.
 
         Args:
-          params: of the model.
+          params: parameters of the model.
           frozen: parameters of `frozen_networks` by name, which are not trained.
           batch: as `batch_spec` describes it.
-          key: of all randomness in this call.
+          key: random key of all randomness in this call.
           train: True where dropout and the like act.
 
         Returns:
@@ -102,7 +102,7 @@ class Model(abc.ABC):
         """Join a model's own parameters and the frozen ones to what it generates with.
 
         Args:
-          params: of the model, as they were trained.
+          params: parameters of the model, as they were trained.
           frozen: parameters of `frozen_networks` by name.
 
         Returns:
@@ -147,7 +147,7 @@ class Generator(Model):
         """Make one clip for each row of `text` and key, each independent of the others.
 
         Args:
-          params: of `merge_params`.
+          params: parameters as `merge_params` gives them.
           text: one prompt a clip; a model that tells stories also takes two (`TextMix`).
           low_res: clips of `input_shape` in [-1, 1], or None.
           keys: one random key a clip.
@@ -183,7 +183,7 @@ class SamplingSettings(Protocol):
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """Number of sampling steps."""
         ...
 
 
@@ -255,7 +255,7 @@ class Student(Generator):
     @property
     @abc.abstractmethod
     def teacher(self) -> Model:
-        """The model that those parameters belong to."""
+        """The model that the parameters `frozen["teacher"]` belong to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,9 +272,9 @@ class TokenizerModel(Model):
         """Compute the grid of tokens of a clip.
 
         Args:
-          frames: of the clip.
-          height: pixels.
-          width: pixels.
+          frames: number of frames of the clip.
+          height: height in pixels.
+          width: width in pixels.
 
         Returns:
           The number of (time steps, rows, columns).
@@ -299,7 +299,7 @@ class TokenizerModel(Model):
         """Turn clips into tokens; the first time step is of the first frame alone.
 
         Args:
-          params: of the tokenizer.
+          params: parameters of the tokenizer.
           video: clips in [-1, 1] of any size that has a `grid`.
 
         Returns:
@@ -314,7 +314,7 @@ class TokenizerModel(Model):
         """Turn tokens into clips.
 
         Args:
-          params: of the tokenizer.
+          params: parameters of the tokenizer.
           tokens: 0 ... `codes` - 1.
 
         Returns:
@@ -327,7 +327,7 @@ class TokenizerModel(Model):
         """Encode clips and decode them again.
 
         Args:
-          params: of the tokenizer.
+          params: parameters of the tokenizer.
           video: clips in [-1, 1] of any size that has a `grid`.
 
         Returns:

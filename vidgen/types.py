@@ -218,7 +218,7 @@ class Mean(PyTreeNode):
         return Mean(total=self.total + other.total, weight=self.weight + other.weight)
 
     def value(self) -> Float[Array, ""]:
-        """total / weight; NaN where nothing was counted."""
+        """Compute total / weight; NaN where nothing was counted."""
         return self.total / self.weight
 
 

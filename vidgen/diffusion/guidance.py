@@ -73,7 +73,7 @@ class GuidanceSpec:
       constant_fraction: share of the steps, rounded to a whole number, that keep `weight` before
         the oscillation begins. [guess] Imagen Video does not publish it; a tenth is usual.
       threshold: none, static or dynamic, applied after guidance.
-      percentile: of the dynamic threshold, in percent (Imagen's figures use 99.5).
+      percentile: percentile of the dynamic threshold, in percent (Imagen's figures use 99.5).
       rescale: φ in [0, 1], how far the spread of a guided prediction is brought back to that of the
         prediction with text (2305.08891, which takes 0.7). 0: not at all.
       interval: (low, high): guided only at noise levels low < σ/α <= high, and evaluated once
@@ -264,7 +264,7 @@ def dynamic_threshold(x0: Data, percentile: float = 99.5) -> Data:
 
     Args:
       x0: predictions, guided already.
-      percentile: of the absolute values of an example, in percent, in (0, 100].
+      percentile: percentile of the absolute values of an example, in percent, in (0, 100].
 
     Returns:
       Data within [-1, 1]; x0 itself where its percentile is below 1 and no value is beyond it.
@@ -280,7 +280,7 @@ def thresholded(x0_fn: X0Fn, *, method: str, percentile: float = 99.5) -> X0Fn:
     Args:
       x0_fn: a denoiser, guided already.
       method: "none", "static" (`static_threshold`) or "dynamic" (`dynamic_threshold`).
-      percentile: of the dynamic threshold, in percent, in (0, 100].
+      percentile: percentile of the dynamic threshold, in percent, in (0, 100].
 
     Returns:
       A denoiser of the same arguments; `x0_fn` itself with "none".

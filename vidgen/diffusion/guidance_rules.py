@@ -96,7 +96,7 @@ class Rescaled:
 
     Attributes:
       share: φ.
-      rule: the other one; None is `guide`.
+      rule: the rule that makes the guided prediction; None is `guide`.
     """
 
     share: float

@@ -72,7 +72,7 @@ def check(known: Known, shape: tuple[int, ...]) -> None:
 
     Args:
       known: content with its mask.
-      shape: of the samples, (b, t, h, w, c).
+      shape: shape of the samples, (b, t, h, w, c).
 
     Raises:
       ValueError: where the video has another shape, or the mask does not broadcast to it.

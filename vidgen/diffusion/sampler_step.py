@@ -30,17 +30,17 @@ class Spec(Protocol):
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """Number of sampling steps."""
         ...
 
     @property
     def gamma(self) -> float:
-        """Noise of the ancestral sampler."""
+        """γ of the ancestral sampler, from 0 to 1; see `samplers.Ancestral`."""
         ...
 
     @property
     def churn(self) -> float:
-        """Noise that Heun's sampler adds, over all steps."""
+        """S_churn of Heun's sampler, the noise that all its steps together add; 0 is none."""
         ...
 
 
@@ -73,7 +73,7 @@ class Sampler(abc.ABC):
 
     Attributes:
       name: of the class, for `SamplerSpec.kind` and `--sampler`; "" is not registered.
-      evaluations: of the denoiser in a step.
+      evaluations: evaluations of the denoiser in a step.
     """
 
     name: ClassVar[str] = ""
@@ -116,11 +116,11 @@ class Sampler(abc.ABC):
 
         Args:
           denoise: x̂ at any z and level.
-          keys: of the noise of this step, one an example.
+          keys: random keys of the noise of this step, one an example.
           z: z_t.
           x0_before: the x̂ that the step before returned; 0 in the first. With a `memory` of 2 it is
             a pair: of the step before, and of the one before that.
-          levels: of this step.
+          levels: noise levels of this step.
 
         Returns:
           z_s, and x̂(z_t), which the last step of all returns as the data.

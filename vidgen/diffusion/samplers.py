@@ -70,10 +70,10 @@ SPACINGS = ("time", "logsnr", "edm")
 
 @dataclasses.dataclass(frozen=True)
 class Ddim(Sampler, name="ddim"):
-    """Deterministic, of first order."""
+    """DDIM (2010.02502): deterministic, of first order in the step length."""
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Move z straight to level s with the noise that it holds; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         return ddim_step(z, x0, levels.t, levels.s), x0
 
@@ -116,7 +116,7 @@ class Ancestral(Sampler, name="ancestral"):
         return jnp.sqrt(-jnp.expm1(logsnr_t - logsnr_s)) * mixed
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Draw z_s around the mean of the reverse step; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         mean = posterior_mean(z, x0, levels.t, levels.s)
         return mean + self.noise_std(levels.t, levels.s) * normal_like(keys, z), x0
@@ -127,7 +127,7 @@ class StochasticNStep(Sampler, name="stochastic"):
     """Two levels down by DDIM, one back up by noise: for distilled models (2210.03142)."""
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Go down to the level beyond s, and back up to s by new noise; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         beyond = ddim_step(z, x0, levels.t, levels.beyond)
         return renoise(beyond, normal_like(keys, z), levels.beyond, levels.s), x0
@@ -143,7 +143,7 @@ class Euler(Sampler, name="euler"):
     """
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Go along the straight line between x_t and x̂; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(levels.t), alpha_sigma(levels.s)
         total_t, total_s = alpha_t + sigma_t, alpha_s + sigma_s
@@ -162,7 +162,7 @@ def langevin_step(
     """Move z towards its distribution at the same noise level by a Langevin step (VDM sec. 3).
 
     Args:
-      keys: of the noise, one an example.
+      keys: random keys of the noise, one an example.
       z: noisy data.
       x0: x̂(z).
       logsnr: λ of z.
@@ -181,9 +181,9 @@ class Corrected(Sampler):
     """Another sampler, and Langevin steps at each level before it goes on from there.
 
     Attributes:
-      sampler: the other one.
-      steps: how many.
-      delta: δ of each.
+      sampler: the sampler that moves z to the next level.
+      steps: number of Langevin steps at each level.
+      delta: δ, the size of each.
     """
 
     sampler: Sampler
@@ -192,11 +192,11 @@ class Corrected(Sampler):
 
     @property
     def memory(self) -> int:
-        """That of the other sampler."""
+        """How many earlier x̂ the sampler that is corrected reads."""
         return self.sampler.memory
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; the first z of all is pure noise, and is not corrected."""
+        """Correct z, unless it is pure noise (the first), and move it; see `Sampler.__call__`."""
 
         logsnr = jnp.broadcast_to(levels.t, z.shape[:1])
 
@@ -217,9 +217,9 @@ class SamplerSpec:
       kind: a sampler with its settings, such as `Ancestral(gamma=0.5)`, or a name in `SAMPLERS`.
       steps: sampling steps; Imagen Video takes 256 for the base, 128 for the others, 8 once
         distilled.
-      gamma: that of `Ancestral`, where `kind` is its name.
+      gamma: γ of `Ancestral`, where `kind` is its name.
       spacing: how levels are spread: evenly in time (the papers), evenly in logsnr, or edm.
-      rho: of edm, how much closer the clean levels lie (EDM eq. 5).
+      rho: ρ of edm, how much closer the clean levels lie (EDM eq. 5).
       corrector_steps: Langevin steps at each level, with as many more evaluations; VDM takes 1 with
         the ancestral sampler where a video is continued.
       corrector_delta: δ, the size of these steps (VDM: 0.1).
@@ -284,7 +284,11 @@ class SamplerSpec:
         return SAMPLERS[self.kind].from_spec(self) if isinstance(self.kind, str) else self.kind
 
     def sampler(self) -> Sampler:
-        """Make the sampler, with its corrector."""
+        """Make the sampler, and wrap it in its corrector where there are corrector steps.
+
+        Returns:
+          The sampler, with `gamma` and `churn` of this spec where `kind` is a name.
+        """
         sampler = self._uncorrected()
         if not self.corrector_steps:
             return sampler

@@ -34,7 +34,7 @@ def initial_noise(keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array,
 
     Args:
       keys: one an example.
-      shape: of one example, without the batch, such as (t, h, w, c).
+      shape: shape of one example, without the batch, such as (t, h, w, c).
 
     Returns:
       float32 noise; an example has the same noise in any batch.

@@ -145,7 +145,11 @@ class LinearBetas:
             )
 
     def table(self) -> Float[np.ndarray, "steps"]:
-        """Tabulate λ of the discrete steps, in float64."""
+        """Tabulate λ of the discrete steps, in float64.
+
+        Returns:
+          λ of step 1, the cleanest, to the last, decreasing and at least `logsnr_min`.
+        """
         alpha_bar = cumulative_alpha(np.linspace(self.beta_min, self.beta_max, self.steps))
         if self.zero_terminal_snr:
             alpha_bar = rescale_zero_terminal(alpha_bar)
@@ -346,7 +350,7 @@ class TimeSampler(Protocol):
         """Draw the times of a training batch.
 
         Args:
-          key: of the draw.
+          key: random key of the draw.
           batch_size: examples b.
 
         Returns:
@@ -432,7 +436,7 @@ class LogNormalSigmas:
         """Draw λ = -2 ln σ, without regard to a schedule (EDM table 1, "noise distribution").
 
         Args:
-          key: of the draw.
+          key: random key of the draw.
           batch_size: examples b.
 
         Returns:
@@ -453,7 +457,7 @@ def draw_logsnrs(
       times: draws times u, or noise levels (`LogNormalSigmas`), which are cut to those of the
         schedule.
       schedule: maps u to λ.
-      key: of the draw.
+      key: random key of the draw.
       batch_size: examples b.
 
     Returns:

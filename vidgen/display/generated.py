@@ -124,7 +124,7 @@ class Clips:
         """Take one clip as every stage made it.
 
         Args:
-          number: of the clip, from 0.
+          number: number of the clip, from 0.
 
         Returns:
           Its video by the name of the stage, in about [-1, 1].
@@ -136,7 +136,7 @@ class Clips:
 
         Args:
           path: the suffix is the format (.mp4, .npy, ...).
-          stage: its name; None is the last.
+          stage: name of the stage; None is the last.
 
         Returns:
           The path.

@@ -60,7 +60,7 @@ def frames(
         1].
       captions: names of the rows of an array.
       columns: number of moments, evenly over the clip.
-      height: of a row, in pixels; None is that of the largest clip, but no less than 64.
+      height: height of a row, in pixels; None is that of the largest clip, but no less than 64.
       moments: places in [0, 1) of the clip, in place of `columns`.
 
     Returns:
@@ -126,7 +126,7 @@ def contacts(
 
     Args:
       clips: (caption, frames "t h w c" in [-1, 1]), all of one size.
-      columns: of clips on the sheet.
+      columns: columns of clips on the sheet.
       moments: frames of a clip that are drawn, evenly over it.
 
     Returns:
@@ -149,7 +149,7 @@ def contacts(
 
 
 def _wrapped(caption: str, letters: int) -> list[str]:
-    """The lines of a caption, with a mark where its end does not fit."""
+    """Break a caption into lines, with a mark where its end does not fit."""
     lines = textwrap.wrap(caption, letters) or ["(no caption)"]
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], lines[_LINES - 1][: letters - 1] + "…"]
@@ -171,7 +171,7 @@ def _contact(
 
 
 def _beside(pictures: Sequence[Image.Image], places: int) -> Image.Image:
-    """Pictures of one size side by side; places that none takes stay white."""
+    """Put pictures of one size side by side; places that none takes stay white."""
     width, height = pictures[0].size
     row = Image.new("RGB", (places * width, height), "white")
     for i, picture in enumerate(pictures):
@@ -198,7 +198,7 @@ def scenes(
       video: in [-1, 1].
       rows: its scenes, in order.
       columns: the largest number of frames in a row.
-      height: of a frame on the sheet, in pixels.
+      height: height of a frame on the sheet, in pixels.
       lead: number of frames of the scene before that a row shows.
 
     Returns:
@@ -252,7 +252,7 @@ def tokens(
         as many frames as the patches are long.
       video: the clip in [-1, 1]; the last frame of each step is drawn above its map.
       columns: the largest number of steps in a line.
-      height: of a map, in pixels.
+      height: height of a map, in pixels.
 
     Returns:
       The sheet.

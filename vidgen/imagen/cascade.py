@@ -38,7 +38,7 @@ class StageClips(NamedTuple):
     """Videos that a stage has just made.
 
     Attributes:
-      stage: its name.
+      stage: name of the stage.
       start: number of the first of these clips among all.
       video: about in [-1, 1], on the host.
     """
@@ -73,12 +73,12 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the stages, in order."""
+        """Names of the stages, in the order in which they run."""
         return tuple(stage.name for stage in self.stages)
 
     @property
     def shape(self) -> VideoShape:
-        """The clip that comes out."""
+        """The clip that the last stage makes."""
         return self.stages[-1].shape
 
     @property
@@ -185,7 +185,7 @@ class Cascade:
         Args:
           load: brings the weights of a stage; they are let go before it is asked for the next.
           text: n encoded prompts, or a function from a stage's name to them.
-          keys: of the n clips; `stage_keys` makes the stages' own.
+          keys: random keys of the n clips; `stage_keys` makes the stages' own.
           sample: makes one batch: (stage, params, text, low_res, keys, known) -> video, by the
             stage's `generate`; it puts the arrays, which are on the host, where they belong.
           low_res: what the first stage starts from, in `input_shape` and [-1, 1]; None for the
@@ -235,7 +235,7 @@ def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
 
     Args:
       keys: one a clip.
-      stage: its name.
+      stage: name of the stage.
 
     Returns:
       One key a clip; those of the base are the clips' own.

@@ -60,7 +60,7 @@ class Conditioner(Protocol):
 
         Args:
           batch: clips in [-1, 1] with their text.
-          key: of the noise and its level.
+          key: random key of the noise and its level.
 
         Returns:
           The clips x that the network learns to restore, and what it gets besides their noisy copy.
@@ -78,7 +78,7 @@ class Conditioner(Protocol):
         Args:
           low_res: clips of the stage before, in [-1, 1]; None for the base.
           text: one prompt a clip.
-          keys: of the noise on `low_res`, one a clip.
+          keys: random keys of the noise on `low_res`, one a clip.
 
         Returns:
           What the network gets besides the noisy video.
@@ -138,7 +138,7 @@ class NoLowRes:
 
     @property
     def factors(self) -> tuple[int, int]:
-        """1 and 1: the base stage makes everything itself."""
+        """(1, 1): the base stage makes every frame and pixel itself."""
         return (1, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> None:
@@ -291,7 +291,7 @@ class SpatialUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """1 and `factor`."""
+        """(1, factor): as many frames, and so many times the pixels along a side."""
         return (1, self.factor)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h0 w0 c"]:
@@ -338,7 +338,7 @@ class TemporalUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """`factor` and 1."""
+        """(factor, 1): so many times the frames, of the same size."""
         return (self.factor, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h w c"]:
@@ -375,7 +375,7 @@ def check_parameterization(conditioner: Conditioner, choice: str | Parameterizat
     """Check that a network which learns a residual gives x0.
 
     Args:
-      conditioner: of the stage; only one with `residual_std` asks for it.
+      conditioner: the conditioner of the stage; only one with `residual_std` asks for it.
       choice: the parameterization of the stage, as `DiffusionStage.parameterization`.
 
     Raises:
@@ -393,8 +393,8 @@ def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | Non
     """Compute the clip from which a stage makes one of `shape`.
 
     Args:
-      shape: of the stage's output.
-      conditioner: of the stage, for its factors.
+      shape: shape of the stage's output.
+      conditioner: the conditioner of the stage, for its factors.
 
     Returns:
       The smaller clip, with a lower frame rate where frames are left out; None for the base.

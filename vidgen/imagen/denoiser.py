@@ -83,8 +83,8 @@ class Denoiser:
         """Compute x̂ by one evaluation, neither guided nor thresholded.
 
         Args:
-          params: of the network.
-          cond: what it gets besides z.
+          params: parameters of the network.
+          cond: what the network reads besides z.
           z: noisy clips.
           logsnr: λ of each.
           step: not read: it is the same at every step.
@@ -109,7 +109,7 @@ def at_weight(
 
     Args:
       denoise: x̂ of (conditioning, z, log-SNR), such as a `Denoiser` with its parameters.
-      cond: what the network gets besides z; its guidance weight is set here.
+      cond: what the network reads besides z; its guidance weight is set here.
       weights: w of each step and clip.
       z: noisy clips.
       logsnr: λ of each.

@@ -132,7 +132,7 @@ class Distillation(Student):
         """Draw the noise levels of a training batch.
 
         Args:
-          key: of the draw.
+          key: random key of the draw.
           batch_size: examples b.
 
         Returns:
@@ -152,10 +152,10 @@ class Distillation(Student):
 
         Args:
           teacher: parameters of the teacher.
-          cond: what the network gets besides z.
+          cond: what the network reads besides z.
           weight: guidance weight w of each example, in `weight_range`.
           z: noisy clips at `levels.t`.
-          levels: of the steps, as drawn by `levels`.
+          levels: noise levels of the steps, as drawn by `levels`.
 
         Returns:
           The target in the space of the network's output (`DiffusionStage.parameterization`).

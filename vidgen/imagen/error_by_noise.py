@@ -13,7 +13,7 @@ def by_noise(error: Float[Array, "b"], logsnr: Float[Array, "b"]) -> dict[str, M
     [guess] The ranges: amplitudes of signal and noise differ there by more than e = 2.7, or less.
 
     Args:
-      error: of each example.
+      error: error of each example.
       logsnr: λ of each.
 
     Returns:

@@ -33,9 +33,9 @@ class Response(NamedTuple):
     Attributes:
       logsnr: the noise level.
       slope: share of the teacher's change that the student makes; 1 is all of it.
-      cosine: of the angle between both changes.
+      cosine: cosine of the angle between both changes.
       student: root mean square of the student's change, in units of pixels in [-1, 1].
-      teacher: that of the teacher's.
+      teacher: root mean square of the teacher's change.
     """
 
     logsnr: float
@@ -66,7 +66,7 @@ def guidance_response(
       batches: clips in [-1, 1] with their text.
       weights: low and high guidance weight, within what the student learned.
       logsnrs: noise levels.
-      seed: of the noise.
+      seed: seed of the noise.
 
     Returns:
       One response a noise level, in the order of `logsnrs`.

@@ -31,7 +31,7 @@ def guided(
 
     Args:
       denoiser: x̂ by one evaluation.
-      params: of its network.
+      params: parameters of its network.
       cond: its conditioning, for b clips.
       spec: how it is guided.
       steps: sampling steps.
@@ -65,7 +65,7 @@ def guided_student(
 
     Args:
       denoiser: x̂ by one evaluation.
-      params: of its network.
+      params: parameters of its network.
       cond: its conditioning, for b clips.
       spec: the weights, and the interval outside of which the weight is `least`.
       steps: sampling steps.

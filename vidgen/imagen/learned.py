@@ -58,7 +58,7 @@ class Learned:
         """Check that a student is sampled as it has learned.
 
         Args:
-          stage: its name, for the message.
+          stage: name of the stage, for the message.
           guidance: the weights that it is to be sampled with.
           sampler: the steps.
 
@@ -89,7 +89,7 @@ def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[flo
     """Check that a stage samples with guidance weights that its student learns.
 
     Args:
-      stage: its name, for the message.
+      stage: name of the stage, for the message.
       guidance: the weights, high and low.
       weight_range: (low, high) that the student learns, both included.
 
@@ -132,7 +132,7 @@ def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
     """Check that guidance takes no more than a weight, all that a student has as an input.
 
     Args:
-      stage: its name, for the message.
+      stage: name of the stage, for the message.
       guidance: how it is to be sampled.
       least: the weight that is nearest to none, of those that it has learned.
 
@@ -163,7 +163,7 @@ def check_no_negative(stage: str, negative: object) -> None:
     """Check that a student is not to be guided away from a prompt.
 
     Args:
-      stage: its name, for the message.
+      stage: name of the stage, for the message.
       negative: the negative prompts, or None.
 
     Raises:

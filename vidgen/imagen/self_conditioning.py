@@ -24,7 +24,7 @@ def without_estimate(cond: Conditioning, shape: tuple[int, ...]) -> Conditioning
 
     Args:
       cond: the conditioning without an estimate.
-      shape: of the clips, (b, t, h, w, c).
+      shape: shape of the clips, (b, t, h, w, c).
 
     Returns:
       The conditioning with it.
@@ -48,11 +48,11 @@ def in_training(
 
     Args:
       denoiser: x̂ by one evaluation.
-      params: of its network; no gradient goes through the estimate.
+      params: parameters of its network; no gradient goes through the estimate.
       cond: the conditioning without an estimate.
       z: noisy clips.
       logsnr: λ of each.
-      key: of the draw, one for the whole batch.
+      key: random key of the draw, one for the whole batch.
       rate: share of the batches, from 0 to 1.
 
     Returns:

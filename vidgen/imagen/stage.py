@@ -63,7 +63,7 @@ class DiffusionStage(SampledModel):
       times: distribution of u in training, or of the noise level itself.
       parameterization: what the network's output means: "v", "eps", "x0", "edm", "flow", or an
         object of diffusion/parameterization.py with settings, such as `Edm(sigma_data=0.3)`.
-      loss_weight: of the squared error, as a function of log-SNR: a name in
+      loss_weight: weight of the squared error, as a function of log-SNR: a name in
         `parameterization.LOSS_WEIGHTS`, or an object with settings, such as `MinSnr(gamma=3)`.
       conditioner: what the network reads besides the text.
       guidance: classifier-free guidance and thresholding in sampling.
@@ -172,7 +172,7 @@ class DiffusionStage(SampledModel):
 
         Args:
           batch: clips in [-1, 1] with their text.
-          key: of the noise on the low-resolution video, or of the frames that are shown.
+          key: random key of the noise on the low-resolution video, or of the frames that are shown.
 
         Returns:
           The clips x, and the conditioning, with the frame rate where the network has it as an
@@ -234,7 +234,7 @@ class DiffusionStage(SampledModel):
         """Build the denoiser of the sampler: guided, drawn towards known content, thresholded.
 
         Args:
-          params: of the network.
+          params: parameters of the network.
           cond: its conditioning, for b clips; that of the first prompt where there is a `mix`.
           steps: sampling steps.
           known: content that the rest is drawn to agree with, by `GuidanceSpec.reconstruction`.
@@ -372,8 +372,8 @@ class DiffusionStage(SampledModel):
         """Compute x̂ by one evaluation of the network: neither guided nor thresholded.
 
         Args:
-          params: of the network.
-          cond: what it gets besides z; a self-conditioned network without an estimate gets 0.
+          params: parameters of the network.
+          cond: what the network reads besides z; a missing estimate is one of 0.
           z: noisy clips.
           logsnr: λ of each.
 

@@ -87,7 +87,7 @@ class Distill:
 
     @property
     def model_dir(self) -> str:
-        """Folder of the student."""
+        """The folder in which the student is trained; its phases lie in phases/ there."""
         return self.train.model_dir
 
     def __call__(self) -> TrainState | None:

@@ -33,8 +33,8 @@ def student(
 
     Args:
       stage: the teacher.
-      steps: of sampling.
-      kind: of the sampler, "ddim" or "stochastic".
+      steps: number of sampling steps.
+      kind: kind of the sampler, "ddim" or "stochastic".
       weight_range: guidance weights that it learns, and is sampled with; None is unknown.
       guidance_head: the weight also multiplies an output of its own (`VideoUNet.guidance_head`).
         runs/distill.gin says True. Configurations of students from before there was such an output
@@ -130,7 +130,11 @@ class StudentSchedule:
         return agreed
 
     def phases(self) -> tuple[StudentPhase, ...]:
-        """List guidance, the halvings, and for the stochastic sampler one more."""
+        """List guidance, the halvings, and for the stochastic sampler one more.
+
+        Returns:
+          The phases in their order, each with the model to train and its number of updates.
+        """
         sampler, steps = self.student.sampler, self.start_steps
         common: dict[str, Any] = {"weight_range": self.weight_range}
         any_steps = self._sampled(steps, learned_steps=None)

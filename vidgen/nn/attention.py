@@ -40,7 +40,7 @@ def attend(
       v: values.
       bias: added to the logits.
       mask: True where a query may look; a query that may look nowhere gives 0.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The mean of the values for each query and head.
@@ -60,9 +60,9 @@ def heads_of(
     Args:
       heads: number of heads.
       head_dim: features of a head.
-      name: of the module.
+      name: name of the module.
       source: logical name of the axis that is projected.
-      dtype: of computation and result; parameters are float32.
+      dtype: dtype of computation and result; parameters are float32.
 
     Returns:
       A layer from "... c" to "... heads head_dim".
@@ -80,8 +80,8 @@ def merge_heads(features: int, *, dtype: DTypeLike = "float32") -> nn.DenseGener
     """Build the projection of all heads back to features, named "out"; it starts at zero.
 
     Args:
-      features: of the result.
-      dtype: of computation and result; parameters are float32.
+      features: width of the result.
+      dtype: dtype of computation and result; parameters are float32.
 
     Returns:
       A layer from "... heads head_dim" to "... features".
@@ -127,7 +127,7 @@ class TemporalAttention(nn.Module):
       heads: number of heads.
       norm: kind of the normalisation before it.
       buckets: relative positions that have a bias of their own (`embeddings.relative_buckets`).
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     heads: int
@@ -245,7 +245,7 @@ class AttentionPool(nn.Module):
       features: width of the vector.
       queries: learned queries.
       head_dim: features of a head.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int
@@ -292,8 +292,8 @@ def frame_mask(
 
     Args:
       independent_frames: True of the clips whose frames are unrelated images.
-      frames: of a clip.
-      pixels: of a frame; the mask has n = b · pixels rows.
+      frames: number of frames of a clip.
+      pixels: number of pixels of a frame; the mask has n = b · pixels rows.
 
     Returns:
       True where a frame (second to last axis) sees another: everywhere, or only on the diagonal.

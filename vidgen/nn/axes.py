@@ -160,11 +160,11 @@ def dense(
     """Build a dense layer over the last axis.
 
     Args:
-      features: of the output.
+      features: width of the output.
       names: logical names of the kernel's (input, output) axes.
-      name: of the module.
+      name: name of the module.
       scale: variance scale of the initialiser; 0 starts at zero.
-      dtype: of computation and result; parameters are float32.
+      dtype: dtype of computation and result; parameters are float32.
       use_bias: whether it adds a bias.
 
     Returns:

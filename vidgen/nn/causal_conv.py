@@ -43,7 +43,7 @@ class CausalConv(nn.Module):
       kernel: one of `KERNELS`.
       scale: variance scale of the initialiser.
       names: logical names of the (input, output) channel axes.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int
@@ -154,7 +154,7 @@ class Chain:
 
         Args:
           layer: called as layer(x, past) -> (y, kept).
-          x: its input.
+          x: the input of the layer.
 
         Returns:
           y; what the layer keeps is gathered in `kept`.

@@ -33,10 +33,10 @@ def spatial_conv(
     Args:
       features: output channels.
       names: logical names of the (input, output) channel axes.
-      name: of the module.
+      name: name of the module.
       stride: s.
       scale: variance scale of the initialiser; 0 starts at zero.
-      dtype: of computation and result; parameters are float32.
+      dtype: dtype of computation and result; parameters are float32.
 
     Returns:
       The layer; height and width come out as ⌈h/s⌉ and ⌈w/s⌉.
@@ -88,9 +88,9 @@ def norm(kind: str, channels: int, *, name: str, dtype: DTypeLike = "float32") -
       kind: "group" is GroupNorm over the pixels of one frame, in at most 32 groups of channels.
         "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so
         a network built on it gives the same pixels on a crop as on the full frame.
-      channels: of its input.
-      name: of the module.
-      dtype: of the result.
+      channels: number of channels of its input.
+      name: name of the module.
+      dtype: dtype of the result.
 
     Returns:
       The layer.

@@ -134,8 +134,8 @@ def relative_buckets(
     log-spaced buckets up to `max_distance`, beyond which the last bucket serves.
 
     Args:
-      queries: how many.
-      keys: how many.
+      queries: number of queries.
+      keys: number of keys.
       offset: place of the first query among the keys.
       buckets: of both sides together, a multiple of 4.
       max_distance: the distance from which on all share the last bucket of their side.

@@ -55,7 +55,7 @@ def dot_product_attention(
       v: values.
       bias: added to the logits.
       mask: True where a query may look; the result of a query that sees no key is undefined.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The values of each query, as `jax.nn.dot_product_attention` gives them.
@@ -87,7 +87,7 @@ def products(
       v: values.
       bias: added to the logits; None adds nothing.
       mask: True where a query may look; None is everywhere.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The values of each query; undefined for a query that sees no key.
@@ -128,7 +128,7 @@ def _heads_first(
 
 
 def _one_by_one(function: Callable[..., Array], *arrays: Array | None) -> Array:
-    """Map a function over the first axis of the arrays; an array of one row is shared by all."""
+    """Map a function over the first axis of the arrays; an array of one row serves them all."""
     length = len(arrays[0])  # type: ignore[arg-type]
     rows = {i: x for i, x in enumerate(arrays) if x is not None and len(x) == length}
 
@@ -163,7 +163,7 @@ def by_blocks(
       v: values.
       bias: added to the logits; None adds nothing.
       mask: True where a query may look; None is everywhere.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
       block: about how many queries make a block.
 
     Returns:
@@ -206,7 +206,7 @@ def flash(
       k: keys.
       v: values.
       keys: False on keys that no query may see; None hides none.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The values of each query, as of `products`.

@@ -29,8 +29,8 @@ class Distribution:
     """What every element of an array is drawn from.
 
     Attributes:
-      mean: of the distribution, before it is cut off.
-      std: likewise; 0 makes a constant.
+      mean: mean of the distribution, before it is cut off.
+      std: standard deviation, likewise; 0 makes a constant.
       truncated: whether elements further than two standard deviations from the mean are redrawn.
     """
 
@@ -44,9 +44,9 @@ class Distribution:
         """Draw an array by JAX.
 
         Args:
-          key: of the draw; a constant does not read it.
-          shape: of the array.
-          dtype: of the array.
+          key: random key of the draw; a constant does not read it.
+          shape: shape of the array.
+          dtype: dtype of the array.
 
         Returns:
           The array.
@@ -63,8 +63,8 @@ class Distribution:
         """Draw an array by NumPy, which compiles nothing.
 
         Args:
-          rng: of the draw; the numbers are others than those of `draw`.
-          shape: of the array.
+          rng: generator of the draw; the numbers are others than those of `draw`.
+          shape: shape of the array.
 
         Returns:
           The array, float32.
@@ -125,7 +125,7 @@ def fan_in(scale: float = 1.0, axes: tuple[int, ...] | None = None) -> Initializ
     """Draw from a truncated normal of variance scale / fan_in; with scale 0, zeros.
 
     Args:
-      scale: of the variance, >= 0.
+      scale: factor of the variance, >= 0.
       axes: the input axes of the kernel; None: all but the last.
 
     Returns:

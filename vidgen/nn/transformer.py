@@ -42,11 +42,11 @@ class KV(PyTreeNode):
         """Start a stream: keys and values of no position, p = 0.
 
         Args:
-          layers: of the transformer.
-          rows: sequences n.
-          heads: of a layer.
+          layers: number of layers of the transformer.
+          rows: number n of sequences.
+          heads: attention heads of a layer.
           head_dim: features of a head.
-          dtype: of the transformer's computation.
+          dtype: dtype of the transformer's computation.
 
         Returns:
           The empty keys and values.
@@ -63,7 +63,7 @@ class KV(PyTreeNode):
         """Keep the last positions only, for layers that look no further back.
 
         Args:
-          positions: how many; all where there are fewer.
+          positions: number of positions to keep; all where there are fewer.
 
         Returns:
           Their keys and values.
@@ -78,8 +78,8 @@ def causal_mask(
     """Compute which keys a query may see; the queries are the last of the places.
 
     Args:
-      queries: how many.
-      keys: how many, those of the queries among them.
+      queries: number of queries.
+      keys: number of keys, those of the queries among them.
       window: places before its own that a query sees; None is all of them.
 
     Returns:
@@ -105,7 +105,7 @@ class Transformer(nn.Module):
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled: same parameters and outputs, slower to
         compile, faster to run on a CPU.
-      dtype: of the computation; parameters, norms and softmax are float32.
+      dtype: dtype of the computation; parameters, norms and softmax are float32.
     """
 
     layers: int

@@ -46,7 +46,16 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Return the features, and the state of the two convolutions for the next chunk."""
+        """Transform the features of a clip, or of a chunk of one.
+
+        Args:
+          x: features.
+          past: the state that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          Features of the same shape, x itself before training; and the state of the two
+          convolutions for the next chunk.
+        """
         width, kernel, dtype = x.shape[-1], self.kernel, self.dtype
         one, two = (None, None) if past is None else past
         y = swish(norm(self.norm, width, name="norm1", dtype=dtype)(x))
@@ -75,7 +84,16 @@ class FiLM(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], latents: Float[Array, "b gt gh gw d"], *, starts: bool
     ) -> Float[Array, "b t h w c"]:
-        """Normalise `x`; `starts` says whether its first frame is the first of the clip."""
+        """Normalise features, and scale and shift them by the latents.
+
+        Args:
+          x: features at `time` and `space` times the resolution of the latents.
+          latents: the latents of the same frames.
+          starts: whether the first frame of x is the first of its clip.
+
+        Returns:
+          Features of the same shape.
+        """
         width = x.shape[-1]
         film = axes.dense(2 * width, ("conv_in", "film"), name="film", scale=0.0, dtype=self.dtype)
         both = upsample_nearest(film(latents), self.space)
@@ -85,7 +103,7 @@ class FiLM(nn.Module):
 
 
 class ConvSettings(nn.Module):
-    """The fields of both halves; see `CausalConv3D`."""
+    """What both halves have in common: their settings; see `CausalConv3D`."""
 
     widths: Sequence[int] = (128, 256, 256, 512)
     space: Sequence[int] = (2, 2, 2)
@@ -112,7 +130,7 @@ class ConvSettings(nn.Module):
 
 
 class ConvEncoder(ConvSettings):
-    """Video to latents."""
+    """The half of the autoencoder that maps video to latents."""
 
     @nn.compact
     def __call__(
@@ -142,7 +160,7 @@ class ConvEncoder(ConvSettings):
 
 
 class ConvDecoder(ConvSettings):
-    """Latents to video."""
+    """The half of the autoencoder that maps latents to video."""
 
     @nn.compact
     def __call__(

@@ -121,7 +121,7 @@ class CriticModel(Model):
         valid: Bool[Array, "b gt gh gw"],
         key: Key[Array, ""],
     ) -> Int[Array, "b gt gh gw"]:
-        """The tokens, of which the masked ones are drawn by the masked model without guidance."""
+        """Draw the masked tokens by the masked model without guidance, and keep all others."""
         model = self.model
         holes = jnp.where(masked, model.mask_id, tokens)
         logits = apply_module(model.network, params, holes, text, valid=valid, train=False)

@@ -38,7 +38,7 @@ PLACE_FEATURES = 24
 
 
 class CViViTSettings(nn.Module):
-    """The fields of both halves; see `CViViT`."""
+    """What both halves have in common, their settings (see `CViViT`) and their transformers."""
 
     patch: tuple[int, int, int] = (2, 8, 8)
     width: int = 512
@@ -55,7 +55,7 @@ class CViViTSettings(nn.Module):
     dtype: str = "float32"
 
     def _space(self, x: Float[Array, "b t h w d"]) -> Array:
-        """Spatial transformer: the patches of a step attend to each other (2.1)."""
+        """Let the patches of a step attend to each other by the spatial transformer (2.1)."""
         b, t, h, w, d = x.shape
         places = embeddings.pixel_features(h, w, PLACE_FEATURES)
         x += axes.dense(d, (None, "embed"), name="place", dtype=self.dtype)(places)
@@ -67,7 +67,7 @@ class CViViTSettings(nn.Module):
     def _time(
         self, x: Float[Array, "b t h w d"], past: KV | None
     ) -> tuple[Float[Array, "b t h w d"], KV | None]:
-        """Temporal transformer: a patch attends to its place at earlier steps, of `past` too."""
+        """Let a patch attend to its place at earlier steps, those of `past` too."""
         if not self.temporal_layers:
             return x, past
         b, t, h, w, d = x.shape
@@ -94,7 +94,7 @@ class CViViTSettings(nn.Module):
         )
 
     def _pixel_convs(self, x: Float[Array, "b t h w c"]) -> Array:
-        """Residual convolutions over the pixels of a frame; the identity at the start."""
+        """Apply residual convolutions over the pixels of a frame; the identity at the start."""
         for i in range(self.pixel_blocks):
             y = x
             for j, scale in enumerate((1.0, 0.0)):
@@ -106,7 +106,7 @@ class CViViTSettings(nn.Module):
 
 
 class CViViTEncoder(CViViTSettings):
-    """Video to latents."""
+    """The half of C-ViViT that maps video to latents."""
 
     @nn.compact
     def __call__(
@@ -144,7 +144,7 @@ class CViViTEncoder(CViViTSettings):
 
 
 class CViViTDecoder(CViViTSettings):
-    """Latents to video."""
+    """The half of C-ViViT that maps latents to video."""
 
     @nn.compact
     def __call__(
@@ -172,7 +172,7 @@ class CViViTDecoder(CViViTSettings):
         return self._head(jnp.concatenate(parts, axis=1)), present
 
     def _pixels(self, x: Float[Array, "b gt gh gw d"], frames: int, name: str) -> Array:
-        """The pixels of every patch in float32, or `pixel_width` features of each pixel."""
+        """Compute the pixels of every patch in float32, or `pixel_width` features of each pixel."""
         patch = (frames, *self.patch[1:])
         features = math.prod(patch) * (self.pixel_width or self.channels)
         dtype = self.dtype if self.pixel_width else "float32"
@@ -180,7 +180,7 @@ class CViViTDecoder(CViViTSettings):
         return from_patches(dense(x), patch)
 
     def _head(self, x: Float[Array, "b t h w c"]) -> Array:
-        """From the result of `_pixels` to the video, in float32."""
+        """Map the result of `_pixels` to the video, in float32."""
         if not self.pixel_width:
             return x
         x = self._pixel_convs(x)
@@ -253,7 +253,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
         return video, state
 
     def _empty(self, rows: int) -> KV:
-        """The keys and values before the first chunk: none."""
+        """Make the keys and values before the first chunk, of no position."""
         head_dim = self.width // self.heads
         return KV.empty(self.temporal_layers, rows, self.heads, head_dim, self.dtype)
 

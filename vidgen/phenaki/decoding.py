@@ -97,7 +97,7 @@ def mask_ratio(name: str, r: Float[Array, "*b"], count: Int[Array, "*b"]) -> Flo
     """Compute γ(r), the share of positions that are masked.
 
     Args:
-      name: of the schedule, one of `MASK_SCHEDULES`.
+      name: name of the schedule, one of `MASK_SCHEDULES`.
       r: how far decoding has come, in [0, 1].
       count: number of positions to mask at r = 0; "log" and "exp" depend on it.
 
@@ -234,7 +234,7 @@ def parallel_decode(
 
 
 def _step(functions, spec, mask_id, known, keys, state, i, count):
-    """One step: the tokens after it with the mask id in them, and where; and all tokens filled."""
+    """Take one step; return (tokens with mask ids, where these are) and all tokens filled."""
     logits_fn, scores_fn = functions
     tokens, masked = state
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
@@ -296,7 +296,7 @@ def categorical(
 
     Args:
       keys: one an example.
-      logits: of the k codes; those of -inf are never drawn.
+      logits: logits of the k codes; those of -inf are never drawn.
       temperature: τ; 0 takes the likeliest code.
 
     Returns:
@@ -319,7 +319,7 @@ def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) 
     float32 numbers.
 
     Args:
-      logits: of the k codes.
+      logits: logits of the k codes.
       quantiles: two independent numbers a position, even in [0, 1) for a fair draw.
 
     Returns:
@@ -337,7 +337,7 @@ def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) 
 
 
 def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int[Array, "*n"]:
-    """The first index of weight above 0 at which the cumulative share exceeds the quantile."""
+    """Find the first index of weight above 0 at which the cumulative share exceeds the quantile."""
     total = jnp.cumsum(weights, axis=-1)
     beyond = total > quantile[..., None] * total[..., -1:]
     # A cumulative sum in parallel need not be monotonous to the last bit.
@@ -349,7 +349,7 @@ def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int
 
 
 def _lowest(values: Float[Array, "b n"], count: Int[Array, "b"]) -> Bool[Array, "b n"]:
-    """True on the `count` lowest values of each row, exactly so many also among equals."""
+    """Mark the `count` lowest values of each row, exactly so many also among equals."""
     order = jnp.argsort(values, axis=1)
     first = jnp.arange(values.shape[1]) < count[:, None]
     return jnp.put_along_axis(jnp.zeros_like(first), order, first, axis=1, inplace=False)

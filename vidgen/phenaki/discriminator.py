@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
         return logits.reshape(b, t if self.dims == "2d" else 1)
 
     def _block(self, x: Array, channels: int, name: str) -> Array:
-        """A residual block whose result has half the size."""
+        """Apply a residual block whose result has half the size."""
         over = (2, 3) if self.dims == "2d" else (1, 2, 3)
         y = _act(self._conv(x, x.shape[-1], f"{name}_conv1"))
         y = _act(self._conv(half(y, over), channels, f"{name}_conv2"))

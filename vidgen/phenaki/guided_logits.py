@@ -67,7 +67,7 @@ def check_guidance(name: str, guidance: GuidanceSpec) -> None:
     """Check that guidance asks for nothing that videos have and tokens have not.
 
     Args:
-      name: of the model, for the message.
+      name: name of the model, for the message.
       guidance: how the logits are to be guided.
 
     Raises:

@@ -179,7 +179,7 @@ class MaskedVideoModel(SampledModel):
         """Draw the tokens to mask in training, by the schedule of the model.
 
         Args:
-          key: of the draw.
+          key: random key of the draw.
           valid: the tokens that exist.
 
         Returns:
@@ -192,7 +192,7 @@ class MaskedVideoModel(SampledModel):
     def _error(
         self, logits: Float[Array, "b gt gh gw k"], tokens: Int[Array, "b gt gh gw"]
     ) -> Float[Array, "b gt gh gw"]:
-        """-Σ_k q_k log p_k at every position."""
+        """Compute -Σ_k q_k log p_k at every position."""
         logp = jax.nn.log_softmax(logits.astype(jnp.float32))
         of_token = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
         s = self.label_smoothing

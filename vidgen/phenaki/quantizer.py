@@ -71,7 +71,7 @@ class Quantizer(nn.Module):
 
     @property
     def codes(self) -> int:
-        """Number of codes."""
+        """The number of codes."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -367,7 +367,7 @@ def pull_unused(
     Args:
       z: unit latents.
       codebook: unit vectors of the k codes.
-      cosines: of every latent with every code.
+      cosines: cosines of every latent with every code.
       indices: the nearest code of every latent.
       weights: 0 on positions that attract no code, and use none; None counts all.
 

@@ -65,7 +65,7 @@ def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[
     """Find the grid of a batch's tokens.
 
     Args:
-      batch: of tokens, or of videos that the tokenizer encodes.
+      batch: a batch of tokens, or of videos that the tokenizer encodes.
       tokenizer: gives the grid of videos.
 
     Returns:

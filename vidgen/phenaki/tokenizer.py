@@ -189,7 +189,7 @@ class VideoTokenizer(TokenizerModel):
     def _reconstructed(
         self, generator: Params, real: Array, alone: Bool[Array, "b"], train: bool
     ) -> tuple[Float[Array, "b t h w c"], Quantized, Bool[Array, "b gt gh gw"]]:
-        """The reconstructed clips, the quantized latents, and which of those exist."""
+        """Compute the reconstructed clips, the quantized latents, and which of those exist."""
         latents = apply_module(self.autoencoder, generator["autoencoder"], real, method="encode")
         first = (jnp.arange(latents.shape[1]) == 0)[None, :, None, None]
         exists = jnp.broadcast_to(first | ~expand(alone, latents[..., 0]), latents.shape[:-1])

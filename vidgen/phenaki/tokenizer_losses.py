@@ -104,7 +104,7 @@ class PerceptualDistance(Protocol):
         Args:
           params: the weights, from `load`.
           a: images or clips in [-1, 1].
-          b: likewise.
+          b: images or clips of the same shape.
 
         Returns:
           Distances >= 0.
@@ -192,7 +192,7 @@ def perceptual_terms(
 def _with_weights(
     name: str, distances: Distances, frozen: Frozen
 ) -> Callable[[Array, Array], Array] | None:
-    """A distance with its weights, or None; a plan gives None for weights to leave it out."""
+    """Bind a distance to its weights; None without one, or where a plan leaves it out."""
     distance = distances[name]
     if distance is None:
         return None
@@ -261,7 +261,7 @@ def _some_frames(key: Array, count: int | None, *clips: Array) -> list[Array]:
 def _sometimes(
     key: Array | None, every: int, term: Callable[[Array], Array], real: Array
 ) -> Float[Array, "b"]:
-    """`every` times the term in one of `every` calls, else 0: the mean is that of the term."""
+    """Compute `every` times the term in one of `every` calls, else 0: the mean stays."""
     if every == 1 or key is None:
         return term(real)
     now = jax.random.bernoulli(key, 1 / every)

@@ -72,9 +72,9 @@ def parse(
 
     Args:
       caption: in any of the templates.
-      subjects: the names that it may have.
-      motions: likewise.
-      backgrounds: likewise.
+      subjects: the subjects that it may name.
+      motions: the motions that it may name.
+      backgrounds: the backgrounds that it may name.
 
     Returns:
       (subject, motion, background); motion is None for a single image.

@@ -61,7 +61,7 @@ class SpriteProbe(Metric):
 
 
 def _row(clip: np.ndarray, caption: str, sprites: Sprites) -> list[float]:
-    """1 or 0 for each of _COLUMNS, then the error of the best synthesis."""
+    """Compute 1 or 0 for each of _COLUMNS, then the error of the best synthesis."""
     reading = probe.read(probe.smaller(clip, _PIXELS, _FRAMES), sprites)
     pairs = zip(reading.triple, sprites.parse_caption(caption), strict=True)
     right = [seen == truth for seen, truth in pairs]

@@ -183,7 +183,7 @@ def track(
 
 
 def _change(values: Float[np.ndarray, "t *x"]) -> Float[np.ndarray, "*x"]:
-    """Change from the first to the last frame along a least-squares line."""
+    """Compute the change from the first to the last frame along a least-squares line."""
     time = np.linspace(-0.5, 0.5, len(values))
     return np.asarray(np.tensordot(time, values, 1) / np.sum(time**2))
 
@@ -205,7 +205,7 @@ def _synthesis_error(
     background: str,
     sprites: Sprites,
 ) -> float:
-    """The smallest mean squared error over sizes and phases, each centered on the clip's path."""
+    """Find the smallest mean squared error over sizes and phases, all along the clip's path."""
     shape = dataclasses.replace(
         sprites.shape, frames=clip.shape[0], height=clip.shape[1], width=clip.shape[2]
     )

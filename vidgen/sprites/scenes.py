@@ -186,7 +186,7 @@ class SpriteScene:
         """Compute where the sprite is in each frame.
 
         Args:
-          shape: of the clip, of which the number of frames and the rate count.
+          shape: shape of the clip, of which the number of frames and the rate count.
 
         Returns:
           (y, x) of the center, as fractions of height and width.
@@ -201,7 +201,7 @@ class SpriteScene:
         """Compute how large the sprite is in each frame.
 
         Args:
-          shape: of the clip, as in `path`.
+          shape: shape of the clip, as in `path`.
 
         Returns:
           The side of its square, as a fraction of the smaller canvas side.
@@ -215,7 +215,7 @@ class SpriteScene:
         """Compute the frame of the sprite's own animation for each frame of the clip.
 
         Args:
-          shape: of the clip, as in `path`.
+          shape: shape of the clip, as in `path`.
 
         Returns:
           Numbers of frames; they grow beyond the length of the animation, which loops.
@@ -228,7 +228,7 @@ class SpriteScene:
         """Draw the frames of the scene.
 
         Args:
-          shape: of the clip; a scene does not depend on resolution or frame rate.
+          shape: shape of the clip; a scene does not depend on resolution or frame rate.
 
         Returns:
           RGB frames.
@@ -256,7 +256,7 @@ def paint(
     Args:
       subject: sprite name.
       background: key of BACKGROUNDS.
-      shape: of the video.
+      shape: shape of the video.
       path: centers, as `SpriteScene.path` gives them.
       sides: as `SpriteScene.sides` gives them.
       poses: frames of the sprite's own animation.

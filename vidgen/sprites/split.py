@@ -52,7 +52,7 @@ def split(
       motions: names of motions.
       backgrounds: names of colors.
       fraction: the share of triples to hold out, from 0 to 1.
-      seed: of the choice.
+      seed: seed of the choice.
 
     Returns:
       The triples of training and those that are held out, in a fixed order; every triple is in one

@@ -180,7 +180,7 @@ class Sprites(Source):
         """Draw the scene of an example.
 
         Args:
-          index: of the example; it says which triple, index % number of triples.
+          index: number of the example; it says which triple, index % number of triples.
           rng: draws all else.
 
         Returns:
@@ -250,7 +250,7 @@ class Sprites(Source):
         return scenes.draw_course(scene.motion, scene.travel, clip / 2, rng)
 
     def _others(self, scene: SpriteScene) -> list[str]:
-        """Motions that may come before that of `scene`; training shows no held-out triple."""
+        """List motions that may come before that of `scene`; training shows no held-out triple."""
         others = [motion for motion in self.motions if motion != scene.motion]
         if self.split != "train":
             return others
@@ -258,7 +258,7 @@ class Sprites(Source):
         return [m for m in others if (scene.subject, m, scene.background) in seen]
 
     def _start(self, rng: np.random.Generator) -> float:
-        """Seconds into the scene at which a clip begins; a whole number of its frames."""
+        """Draw the seconds into the scene at which a clip begins; a whole number of its frames."""
         if self.duration is None:
             return 0.0
         spare = round(self.duration * self.shape.fps) - self.shape.frames
@@ -271,7 +271,7 @@ class Sprites(Source):
 
         Args:
           scene: what to draw.
-          shape: of the clip; None is that of this source.
+          shape: shape of the clip; None is that of this source.
 
         Returns:
           RGB frames.

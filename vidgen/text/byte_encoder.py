@@ -57,7 +57,7 @@ class ByteEncoder:
 def _tables(
     dim: int, length: int, seed: int
 ) -> tuple[Float[np.ndarray, "256 d"], Float[np.ndarray, "s d"]]:
-    """Vectors of the 256 bytes, and smaller ones of the places, so that order matters."""
+    """Draw vectors of the 256 bytes, and smaller ones of the places, so that order matters."""
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((256, dim), np.float32)
     return table, 0.5 * rng.standard_normal((length, dim), np.float32)

@@ -163,7 +163,7 @@ def warn_truncated(encoder: str, length: int) -> None:
     """Warn once for each encoder and length that prompts are cut.
 
     Args:
-      encoder: its name, for the message.
+      encoder: name of the encoder, for the message.
       length: number of tokens that it keeps.
     """
     _log.warning(

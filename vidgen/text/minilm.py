@@ -199,13 +199,13 @@ def _layer_norm(part: Params, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]
 
 
 def _pair(flat: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """A weight and a bias; .T turns products, which the file keeps as [out in], not norms [d]."""
+    """Read a weight and a bias; .T turns products, kept as [out in] in the file, not norms [d]."""
     return {"weight": flat[f"{name}.weight"].T, "bias": flat[f"{name}.bias"]}
 
 
 @functools.cache
 def _params_on_device() -> tuple[jax.sharding.Mesh, Params]:
-    """A mesh of this process's first device alone, and the weights on that device."""
+    """Make a mesh of this process's first device alone, and put the weights on that device."""
     device = jax.local_devices()[0]
     mesh = jax.sharding.Mesh([device], ("encoder",))
     params = load_params(downloads.locate("minilm") / "model.safetensors")

@@ -95,7 +95,7 @@ class T5:
 
     @property
     def shape(self) -> Size:
-        """The shape of the network."""
+        """The shape of the network, by the name of its size."""
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
     @property
@@ -149,7 +149,7 @@ class T5:
 
     @property
     def network(self) -> T5Encoder:
-        """The Linen module."""
+        """The Linen module of the encoder, without parameters."""
         return T5Encoder(size=self.shape, dtype=self.dtype)
 
     def boxed_params(self) -> Params:
@@ -197,7 +197,7 @@ class T5:
         return jax.set_mesh(jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",)))
 
     def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """A parameter's shape, with the dtype in which it is kept."""
+        """Give a parameter's shape the dtype in which it is kept."""
         product = any(getattr(key, "key", "") in ("kernel", "embedding") for key in path)
         return jax.ShapeDtypeStruct(x.shape, jnp.dtype(self.dtype if product else "float32"))
 
@@ -245,7 +245,7 @@ def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
 
 
 def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Sharding) -> jax.Array:
-    """`value` in this shape and dtype, each device with its own part of it."""
+    """Lay out `value` in this shape and dtype, each device with its own part of it."""
     host = np.asarray(value).reshape(shape.shape)
     return jax.make_array_from_callback(
         shape.shape, place, lambda index: np.asarray(host[index], shape.dtype)
@@ -253,7 +253,7 @@ def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Sharding) -> 
 
 
 def _without_layers(place: Sharding) -> Sharding:
-    """The sharding of one layer, from that of all layers stacked."""
+    """Compute the sharding of one layer, from that of all layers stacked."""
     if not isinstance(place, NamedSharding):
         return place
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
