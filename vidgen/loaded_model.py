@@ -69,7 +69,7 @@ class LoadedModel:
     def __init__(
         self, source: Origin, trained: Sequence[Stage], sessions: Sessions, tokenizer: Any = None
     ) -> None:
-        """Takes what `load` builds: stages as `vidgen generate` has them, or a tokenizer alone."""
+        """Keep what `load` builds: stages as `vidgen generate` has them, or a tokenizer alone."""
         self._source, self._stages, self._sessions = source, tuple(trained), sessions
         self._tokenizer: Tokenizer | None = tokenizer
 

@@ -135,7 +135,7 @@ class VideoBatch(PyTreeNode):
 
 @no_type_check
 class TokenBatch(PyTreeNode):
-    """What a video transformer trains on when the tokens were made beforehand (`VideoBatch`)."""
+    """What a video transformer trains on where clips were encoded beforehand (see `VideoBatch`)."""
 
     tokens: Int[Array, "b gt gh gw"]
     text: TextEmbedding
@@ -156,9 +156,20 @@ class Estimate(PyTreeNode):
 class Conditioning(PyTreeNode):
     """Everything a denoiser reads besides the noisy video and its noise level.
 
-    `low_res_variance` is the mean square of low_res / α - x in each frame, infinite in a frame of
-    which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z and
-    the low-resolution video do not say already (imagen/preconditioning.py).
+    Attributes:
+      text: one prompt a clip, or one a frame.
+      independent_frames: True of clips whose frames are unrelated images.
+      low_res: the video of the stage before, noised and up-sampled; of a base that continues clips,
+        the frames that are shown, and 0 elsewhere. None: neither.
+      aug_logsnr: log-SNR of the noise on `low_res`; None without noise conditioning augmentation.
+      low_res_variance: the mean square of low_res / α - x in each frame, infinite in a frame of
+        which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z
+        and the low-resolution video do not say already (imagen/preconditioning.py).
+      known_frames: True on frames that are in `low_res`, False in the gaps between them; None where
+        no frame is missing, or there is no `low_res`.
+      guidance_weight: w, which a distilled student reads.
+      estimate: x̂ of the step before, which a self-conditioned network reads.
+      fps: frames per second, which a network with `fps_condition` reads.
     """
 
     text: TextEmbedding

@@ -161,7 +161,7 @@ class GuidanceSpec:
 
     @property
     def rule(self) -> Rule:
-        """How the predictions with and without text are put together (`guidance_rules`)."""
+        """The function that joins the predictions with and without text (`guidance_rules`)."""
         rule = None
         if self.parallel != 1 or self.norm is not None:
             rule = Projected(parallel=self.parallel, norm=self.norm or math.inf)
@@ -331,7 +331,10 @@ def as_tree(function: Callable[..., Any]) -> Partial:
 
 @dataclasses.dataclass(frozen=True)
 class _GuidePairs:
-    """A dataclass, not a closure: equal rules compare equal, so compiled steps are reused."""
+    """Guides by a rule what a function of pairs predicts.
+
+    A dataclass, not a closure: equal rules compare equal, so compiled steps are reused.
+    """
 
     rule: Rule
 
@@ -355,7 +358,10 @@ def _in_pairs(both_fn, *arrays_and_step):
 
 @dataclasses.dataclass(frozen=True)
 class _Thresholded:
-    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
+    """Thresholds what a denoiser predicts.
+
+    A dataclass, not a closure: equal settings compare equal, so compiled steps are reused.
+    """
 
     method: str
     percentile: float

@@ -92,10 +92,10 @@ class Projected:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rescaled:
-    """Another rule, and the spread of the examples brought back afterwards.
+    """Guidance by another rule, and the spread of each example brought back (2305.08891).
 
     Attributes:
-      share: φ.
+      share: φ, how much of the way, from 0 to 1.
       rule: the rule that makes the guided prediction; None is `guide`.
     """
 
@@ -110,7 +110,7 @@ class Rescaled:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseInterval:
-    """Whether noise levels σ/α = e^{-λ/2} are in (low, high], for (z, λ, step)."""
+    """A test whether noise levels σ/α = e^{-λ/2} are in (low, high], called with (z, λ, step)."""
 
     low: float
     high: float
@@ -132,7 +132,7 @@ class NoiseInterval:
 
 @dataclasses.dataclass(frozen=True)
 class StepInterval:
-    """Whether the share of the steps still to be made is in (low, high], for (tokens, step)."""
+    """A test whether the share of steps left is in (low, high], called with (tokens, step)."""
 
     low: float
     high: float

@@ -80,7 +80,7 @@ class Ddim(Sampler, name="ddim"):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler, name="ancestral"):
-    """The reverse Markov chain of DDPM.
+    """The reverse Markov chain of DDPM (2006.11239), with VDM's choice of noise.
 
     Attributes:
       gamma: where the noise variance lies between its bounds in log space: 0 lower, 1 upper. VDM

@@ -89,7 +89,7 @@ class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
 
 
 def _inverse(length: Float[Array, "*steps"], h: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
-    """h / length; 0 where the length is infinite or not a number, as of a step that was not."""
+    """Compute h / length; 0 where the length is infinite or NaN: there is no such step."""
     return jnp.where(jnp.isfinite(length), h / length, 0)
 
 

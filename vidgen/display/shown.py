@@ -16,7 +16,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Html:
-    """A piece of a page.
+    """A piece of a page, as the value of a notebook's cell.
 
     Attributes:
       text: HTML that asks for nothing from elsewhere.
@@ -30,7 +30,7 @@ class Html:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A still.
+    """A still picture, as the value of a notebook's cell.
 
     Attributes:
       image: in RGB.

@@ -134,7 +134,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoLowRes:
-    """The base stage: text alone."""
+    """The conditioner of the base stage: text alone."""
 
     @property
     def factors(self) -> tuple[int, int]:

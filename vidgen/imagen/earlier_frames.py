@@ -26,7 +26,7 @@ from vidgen.types import Conditioning, Known, VideoBatch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EarlierFrames(NoLowRes):
-    """The base stage: text, and the frames that a clip goes on from.
+    """The conditioner of a base stage that continues clips: text, and the frames before.
 
     Attributes:
       frames: K, the most frames that are shown. [guess] Half of the tiny model's clip: a chunk then

@@ -63,7 +63,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill:
-    """The run; calling it trains all phases that are not finished.
+    """The training run of a student; calling it trains all phases that are not finished.
 
     Attributes:
       schedule: the phases.

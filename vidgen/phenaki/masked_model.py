@@ -48,7 +48,7 @@ from vidgen.types import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedVideoModel(SampledModel):
-    """The transformer of Phenaki.
+    """The masked video transformer of Phenaki: how it trains, and how it samples.
 
     Attributes:
       name: name of the model and of its gin scope.

@@ -47,7 +47,7 @@ from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTokenizer(TokenizerModel):
-    """Video to tokens and back.
+    """The video tokenizer of Phenaki: clips to tokens, and back.
 
     Parameters are {"generator": {"autoencoder", "quantizer"}}, and with a discriminator
     {"discriminator"} and for LeCam {"anchors"}, its moving averages: give these to

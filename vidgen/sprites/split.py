@@ -19,7 +19,7 @@ Triple = tuple[str, str, str]  # subject, motion, background
 
 
 class Split(NamedTuple):
-    """All triples of some names.
+    """The triples of some names, split into those of training and all others.
 
     Attributes:
       train: those that training shows, in a fixed order.
