@@ -42,15 +42,18 @@ def load(
     gin_files: GinFiles = (),
     **bindings: Any,
 ) -> LoadedModel:
-    """Return a trained model.
+    """Find a trained model, whose weights are read at the first call.
 
     Args:
       model: a folder that training wrote, or the name of a model that comes with the package.
       first: the first stage of a cascade to run, --from; a later one than the base starts from a
         video: `upscale`, or `generate` with init="video.mp4".
-      until: the last.
+      until: the last stage to run; None is the last that there is.
       gin_files: as the command's --gin_file.
       **bindings: as its --gin.NAME=VALUE.
+
+    Returns:
+      The model, as an object with the calls `generate`, `story`, `upscale` and others.
 
     Raises:
       FileNotFoundError: there is no such model.
@@ -82,11 +85,14 @@ def load(
 
 
 def train(gin_files: GinFiles, **settings: Any) -> Path:
-    """Train by `vidgen train`, or go on; returns MODEL_DIR.
+    """Train by `vidgen train`, or go on where an earlier call stopped.
 
     Args:
       gin_files: an experiment, and what is to change it, later ones winning.
       **settings: of gin, MODEL_DIR="runs/a" among them, and flags of the command.
+
+    Returns:
+      MODEL_DIR, which `load` and `evaluate` take.
 
     Raises:
       ValueError: MODEL_DIR is missing, or what training says is wrong.

@@ -69,7 +69,7 @@ class LoadedModel:
     def __init__(
         self, source: Origin, trained: Sequence[Stage], sessions: Sessions, tokenizer: Any = None
     ) -> None:
-        """Takes what `load` builds: stages as `vidgen generate` has them, or a tokenizer alone."""
+        """Keep what `load` builds: stages as `vidgen generate` has them, or a tokenizer alone."""
         self._source, self._stages, self._sessions = source, tuple(trained), sessions
         self._tokenizer: Tokenizer | None = tokenizer
 
@@ -78,7 +78,7 @@ class LoadedModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The stages, in order."""
+        """Names of the stages, in the order in which they run."""
         if not self._stages and self._tokenizer is not None:
             return (self._tokenizer.model.name,)
         return tuple(stage.model.name for stage in self._stages)
@@ -93,10 +93,14 @@ class LoadedModel:
         """Make clips of these prompts; nothing is written.
 
         Args:
-          prompts: one, or several.
+          prompts: one, or several; there may be none where a flag names a video or frames to begin
+            with, such as init.
           on_step: is called after every sampling step with a `StepPreview`
             (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
-          **flags: of `vidgen generate`.
+          **flags: of `vidgen generate`, such as seed=1 or steps=32.
+
+        Returns:
+          The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
 
         Raises:
           ValueError: an unknown flag, or a value that does not fit.
@@ -117,11 +121,14 @@ class LoadedModel:
 
         Args:
           video: a file, a clip, or frames "t h w c", float in [-1, 1] or uint8.
-          prompts: what it shows; nothing is video without text.
+          prompts: what the video shows; none is video without text.
           first: the first of these stages; None: the first that starts from a video.
           until: the last; None: the last that the model has.
           on_step: as in `generate`.
           **flags: of `vidgen generate`, such as init_size="own", which keeps the video's own size.
+
+        Returns:
+          The clips of every stage that ran, as `generate` returns them.
 
         Raises:
           ValueError: there is no such stage, an unknown flag, or a value that does not fit.
@@ -144,7 +151,20 @@ class LoadedModel:
     def compare(
         self, prompt: str, flag: str, values: Sequence[Any], **flags: Any
     ) -> dict[str, Float[np.ndarray, "t h w c"]]:
-        """Make a clip for each value of one flag, all from the same noise, by "flag value"."""
+        """Make a clip for each value of one flag, all from the same noise.
+
+        Args:
+          prompt: the prompt of all clips.
+          flag: the flag that is varied, such as "guidance".
+          values: its values, one a clip.
+          **flags: of `vidgen generate`, the same for all clips.
+
+        Returns:
+          The last stage's clips in [-1, 1] by "flag value", such as "guidance 2".
+
+        Raises:
+          ValueError: an unknown flag, or a value that does not fit.
+        """
         return {
             f"{flag} {value}": self.generate(prompt, **{flag: value}, **flags).video[0]
             for value in values
@@ -164,6 +184,9 @@ class LoadedModel:
           on_step: as in `generate`.
           **flags: of `vidgen generate --story`.
 
+        Returns:
+          The film "t h w c" in [-1, 1], and from which frame to which each scene goes.
+
         Raises:
           ValueError: an unknown flag, a story that does not fit, or a model that tells none.
         """
@@ -181,12 +204,14 @@ class LoadedModel:
         begins = [part.first_frame for part in run.segments if part.part == 0]
         slower = len(video) // run.segments[-1].end_frame
         ends = [*begins[1:], run.segments[-1].end_frame]
-        told = zip((scene.prompt for scene in run.story.scenes), begins, ends, strict=True)
+        scenes = zip((scene.prompt for scene in run.story.scenes), begins, ends, strict=True)
         return Film(
             video=video,
             fps=float(run.model.shape.fps * slower),
             prompt=". then ".join(scene.prompt for scene in run.story.scenes),
-            scenes=tuple(SceneRow(text, begin * slower, end * slower) for text, begin, end in told),
+            scenes=tuple(
+                SceneRow(text, begin * slower, end * slower) for text, begin, end in scenes
+            ),
         )
 
     def reconstruct(self, video: Video) -> Clip:
@@ -195,6 +220,9 @@ class LoadedModel:
         Args:
           video: a clip, or frames "t h w c" of 1 + k patches, float in [-1, 1] or uint8; of a file,
             as many frames as the model has, cropped and resized.
+
+        Returns:
+          The decoded clip in [-1, 1], at the frame rate of the model.
 
         Raises:
           ValueError: the model has no tokenizer, or the video does not fit its patches.
@@ -205,15 +233,18 @@ class LoadedModel:
             frames = open_footage(video).at_rate(shape.fps).read(shape)
         else:
             frames = _as_float(video)
-        (made,) = tokenizer.reconstruct(frames[None])
+        (decoded,) = tokenizer.reconstruct(frames[None])
         prompt = video.prompt if isinstance(video, Clip) else ""
-        return Clip(video=made, fps=float(shape.fps), prompt=prompt)
+        return Clip(video=decoded, fps=float(shape.fps), prompt=prompt)
 
     def tokens(self, film: Clip | np.ndarray) -> Int[np.ndarray, "gt gh gw"]:
-        """Return the codes that Phenaki's tokenizer gives a clip of 1 + k patches of frames.
+        """Encode a clip with the model's tokenizer.
 
         Args:
-          film: as in `reconstruct`.
+          film: a clip, or frames "t h w c" of 1 + k patches, float in [-1, 1] or uint8.
+
+        Returns:
+          The codes, 0 ... codes - 1.
 
         Raises:
           ValueError: the model has no tokenizer, or the film does not fit its patches.
@@ -223,12 +254,15 @@ class LoadedModel:
     def augmented(
         self, video: Float[np.ndarray, "b t h w c"], *, logsnr: float | None = None, seed: int = 0
     ) -> Float[np.ndarray, "b t2 h2 w2 c"]:
-        """Noise and up-sample small videos, as the first stage is given them.
+        """Noise and up-sample small videos, as they enter the network of the first stage.
 
         Args:
-          video: what the stage before made.
+          video: clips as the stage before makes them, in [-1, 1].
           logsnr: level of the noise; None is the stage's own.
-          seed: of the noise.
+          seed: seed of the noise.
+
+        Returns:
+          Clips of the size that the stage makes; noise goes beyond [-1, 1].
 
         Raises:
           ValueError: the stage starts from text alone.
@@ -246,7 +280,18 @@ class LoadedModel:
         return np.asarray(conditioner.for_sampling(jnp.asarray(video), nothing, keys).low_res)
 
     def evaluate(self, **flags: Any) -> dict[str, Any] | None:
-        """Compute metrics of the model, and print them; see `vidgen.evaluate`."""
+        """Compute metrics of the model, and print them; see `vidgen.evaluate`.
+
+        Args:
+          **flags: of `vidgen evaluate`, but those that say which model.
+
+        Returns:
+          The result, as the command writes it to --output.
+
+        Raises:
+          ValueError: an unknown flag, a value that does not fit, or a model that was loaded from a
+            later stage on and has several.
+        """
         source, folders = self._source, [Path(stage.model_dir) for stage in self._stages]
         if source.first is not None and len(folders) != 1:
             raise ValueError(
@@ -258,7 +303,7 @@ class LoadedModel:
         return evaluated(flags | where, source.gin_files, source.bindings)
 
     def _makers(self) -> tuple[Stage, ...]:
-        """The stages that make video."""
+        """Return the stages that make video; a tokenizer alone has none, a ValueError."""
         if not self._stages:
             raise ValueError(
                 f"{self._source.model} is a tokenizer, which makes no video from text."
@@ -272,24 +317,24 @@ class LoadedModel:
         on_step: Look | None,
         flags: Mapping[str, Any],
     ) -> Clips:
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        wanted = {**flags, "prompts": asked}
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        wanted = {**flags, "prompts": texts}
         parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES | {"story"})
         parsed.on_step = on_step
-        given = generate_flags.settings(parsed)
-        run = self._sessions.build(Generate, stages=list(trained), **given)
+        settings = generate_flags.settings(parsed)
+        run = self._sessions.build(Generate, stages=list(trained), **settings)
         self._sessions.check_bindings()
-        made: dict[str, list[np.ndarray]] = {}
+        clips: dict[str, list[np.ndarray]] = {}
         for model, _, video in run.stage_videos():
-            made.setdefault(model.name, []).append(video)
+            clips.setdefault(model.name, []).append(video)
         return Clips(
             prompts=tuple(clip.prompt for clip in run.clips()),
-            stages={name: np.stack(videos) for name, videos in made.items()},
+            stages={name: np.stack(videos) for name, videos in clips.items()},
             rates={model.name: model.shape.fps for model in run.chain.stages},
         )
 
     def _upscaled(self, run: GenerateStory, parsed: Any) -> Upscale | None:
-        """The run that sends a story's video through other stages, if the flags ask for it."""
+        """Build the run that sends a story's video through other stages, if flags ask for it."""
         elsewhere = parsed.upscale_model
         later = upscale_stages.find(parsed.upscale, self._source.model, elsewhere)
         raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
@@ -299,7 +344,7 @@ class LoadedModel:
         return self._sessions.build(Upscale, generate=run, stages=raising)
 
     def _encoder(self) -> Tokenizer:
-        """The tokenizer, by itself or of the stage that reads it."""
+        """Return the tokenizer, by itself or of the stage that reads it."""
         for stage in self._stages if self._tokenizer is None else ():
             model = stage.model.frozen_networks.get("tokenizer")
             if isinstance(model, TokenizerModel):
@@ -312,7 +357,19 @@ class LoadedModel:
 def evaluated(
     flags: Mapping[str, Any], gin_files: Sequence[str], bindings: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Run `vidgen evaluate` with these flags, files and NAME=VALUE; return its result."""
+    """Run `vidgen evaluate`.
+
+    Args:
+      flags: by name, "inputs" among them.
+      gin_files: as the command's --gin_file.
+      bindings: NAME=VALUE, as its --gin.NAME=VALUE.
+
+    Returns:
+      The result, as the command writes it to --output; None where results are only compared.
+
+    Raises:
+      ValueError: an unknown flag, or a value that does not fit.
+    """
     startup.setup_process()
     parsed = keywords.as_flags(evaluate_flags.add, flags)
     parsed.gin_file, parsed.bindings, parsed.dry_run = list(gin_files), list(bindings), False
@@ -320,7 +377,7 @@ def evaluated(
 
 
 def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
-    """Frames in [-1, 1], of a clip or of an array, also of one in 8 bits."""
+    """Bring the frames of a clip or an array, also of one in 8 bits, to float32 in [-1, 1]."""
     frames = np.asarray(video)
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"a video of shape {frames.shape}; expected (frames, height, width, 3).")
@@ -328,7 +385,7 @@ def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
 
 
 def _as_file(video: Video, place: Path) -> str:
-    """The file that a video lies in; frames are written to `place`."""
+    """Name the file that a video lies in; frames are written to `place`."""
     if isinstance(video, (str, os.PathLike)):
         return os.fspath(video)
     np.save(place, _as_float(video))

@@ -50,7 +50,15 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], batch: Batch) -> Params:
-        """Draw fresh parameters; leaves are boxed with the logical names of their axes."""
+        """Draw fresh parameters.
+
+        Args:
+          key: random key of the draw.
+          batch: a batch, of which the shapes count.
+
+        Returns:
+          Parameters; leaves are boxed with the logical names of their axes (nn/axes.py).
+        """
 
     @abc.abstractmethod
     def loss(
@@ -59,14 +67,14 @@ class Model(abc.ABC):
         """Compute the mean loss over a batch.
 
         Args:
-          params: of the model.
+          params: parameters of the model.
           frozen: parameters of `frozen_networks` by name, which are not trained.
           batch: as `batch_spec` describes it.
-          key: of all randomness in this call.
+          key: random key of all randomness in this call.
           train: True where dropout and the like act.
 
         Returns:
-          The loss, and what to log beside it.
+          The loss, and means to log beside it, by name.
         """
 
     @abc.abstractmethod
@@ -80,6 +88,9 @@ class Model(abc.ABC):
           text_length: tokens of a caption.
           text_dim: features of a token.
           captions_per_clip: captions of an example: 1, or one for each of its frames.
+
+        Returns:
+          A batch with a ShapeDtypeStruct in the place of each array.
         """
 
     @property
@@ -88,7 +99,15 @@ class Model(abc.ABC):
         return {}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
-        """Join a model's own parameters and the frozen ones to what it generates with."""
+        """Join a model's own parameters and the frozen ones to what it generates with.
+
+        Args:
+          params: parameters of the model, as they were trained.
+          frozen: parameters of `frozen_networks` by name.
+
+        Returns:
+          What `Generator.generate` takes; by default the model's own parameters.
+        """
         del frozen
         return params
 
@@ -128,7 +147,7 @@ class Generator(Model):
         """Make one clip for each row of `text` and key, each independent of the others.
 
         Args:
-          params: of `merge_params`.
+          params: parameters as `merge_params` gives them.
           text: one prompt a clip; a model that tells stories also takes two (`TextMix`).
           low_res: clips of `input_shape` in [-1, 1], or None.
           keys: one random key a clip.
@@ -141,10 +160,20 @@ class Generator(Model):
 
         Returns:
           Clips, about in [-1, 1].
+
+        Raises:
+          ValueError: an argument is missing, or is one that the model does not take.
         """
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """Shrink clips to what the model would be given for them; None without an input shape."""
+        """Shrink clips to what the model would get for them as its input.
+
+        Args:
+          video: clips of `shape`, in [-1, 1].
+
+        Returns:
+          Clips of `input_shape`; None without one.
+        """
         del video
 
 
@@ -154,7 +183,7 @@ class SamplingSettings(Protocol):
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """Number of sampling steps."""
         ...
 
 
@@ -179,7 +208,13 @@ class SampledModel(Generator):
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """Describe the program that `generate` runs at every step.
+        """Describe the program that `generate` runs at every step, for `vidgen plan`.
+
+        Args:
+          params: ShapeDtypeStructs of the parameters.
+          batch_size: clips.
+          text_length: tokens of a prompt.
+          text_dim: features of a token.
 
         Returns:
           The jitted function and ShapeDtypeStructs of its arguments. Those of `params` are among
@@ -220,7 +255,7 @@ class Student(Generator):
     @property
     @abc.abstractmethod
     def teacher(self) -> Model:
-        """The model that those parameters belong to."""
+        """The model that the parameters `frozen["teacher"]` belong to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,22 +269,71 @@ class TokenizerModel(Model):
 
     @abc.abstractmethod
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """The tokens of a clip, (time, rows, columns); a ValueError where it does not fit."""
+        """Compute the grid of tokens of a clip.
+
+        Args:
+          frames: number of frames of the clip.
+          height: height in pixels.
+          width: width in pixels.
+
+        Returns:
+          The number of (time steps, rows, columns).
+
+        Raises:
+          ValueError: no grid fits a clip of this size; names the nearest that does.
+        """
 
     @abc.abstractmethod
     def frames_of(self, steps: int) -> int:
-        """The frames that so many time steps of tokens decode to."""
+        """Compute the number of frames that time steps of tokens decode to.
+
+        Args:
+          steps: number of time steps, >= 1.
+
+        Returns:
+          The number of frames.
+        """
 
     @abc.abstractmethod
     def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """Turn clips in [-1, 1] into tokens; the first time step is of the first frame alone."""
+        """Turn clips into tokens; the first time step is of the first frame alone.
+
+        Args:
+          params: parameters of the tokenizer.
+          video: clips in [-1, 1] of any size that has a `grid`.
+
+        Returns:
+          Tokens, 0 ... `codes` - 1.
+
+        Raises:
+          ValueError: no grid fits the clips.
+        """
 
     @abc.abstractmethod
     def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """Turn tokens into clips in [-1, 1]."""
+        """Turn tokens into clips.
+
+        Args:
+          params: parameters of the tokenizer.
+          tokens: 0 ... `codes` - 1.
+
+        Returns:
+          Clips in [-1, 1].
+        """
 
     def reconstruct(
         self, params: Params, video: Float[Array, "b t h w c"]
     ) -> Float[Array, "b t h w c"]:
-        """Encode clips and decode them again."""
+        """Encode clips and decode them again.
+
+        Args:
+          params: parameters of the tokenizer.
+          video: clips in [-1, 1] of any size that has a `grid`.
+
+        Returns:
+          Clips of the same shape in [-1, 1].
+
+        Raises:
+          ValueError: no grid fits the clips.
+        """
         return self.decode(params, self.encode(params, video))

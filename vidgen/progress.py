@@ -16,7 +16,7 @@ def progress_bar(
     bar_format: str | None = None,
     active: bool = True,
 ) -> tqdm:
-    """Return a tqdm bar, which is hidden where stderr is no terminal.
+    """Make a tqdm bar, which is hidden where stderr is no terminal.
 
     Args:
       total: number of units until the work is done; None where it is not known.
@@ -25,6 +25,9 @@ def progress_bar(
       initial: units that were done before.
       bar_format: tqdm's template of the line; None is its own.
       active: False hides the bar on a terminal too, as on all processes but the first.
+
+    Returns:
+      The bar; the caller updates and closes it.
     """
     return tqdm(
         total=total,
@@ -37,12 +40,23 @@ def progress_bar(
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, above the bar where there is one."""
+    """Print a line on stderr, above the bar where there is one.
+
+    Args:
+      text: the line, without its end.
+    """
     tqdm.write(text, file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people: 3725 seconds are "1h 02m", 61 are "1m 01s", 3 are "3s"."""
+    """Write a time for people: 3725 seconds are "1h 02m", 61 are "1m 01s", 3 are "3s".
+
+    Args:
+      seconds: >= 0, rounded to whole ones.
+
+    Returns:
+      The text, with at most two units.
+    """
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -51,7 +65,14 @@ def duration(seconds: float) -> str:
 
 
 def engineering(value: float) -> str:
-    """Return a number with its prefix, to be followed by a unit: 2.1e10 is "21.0 G"."""
+    """Write a number with an SI prefix, to be followed by a unit: 2.1e10 is "21.0 G".
+
+    Args:
+      value: any number; below 1000 it has no prefix.
+
+    Returns:
+      One decimal, a space, and the prefix: nothing, k, M, G, T, P or E.
+    """
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 1000:
             return f"{value:.1f} {prefix}"

@@ -92,7 +92,13 @@ class TextEncoder(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts to numpy arrays: float32 tokens [b s d] and bool mask [b s].
+        """Encode prompts on the host.
+
+        Args:
+          prompts: one or more; of "" an encoder may keep the tokens that mark the ends.
+
+        Returns:
+          numpy arrays: float32 tokens "b s d", and a mask "b s" that is True on real ones.
 
         Raises:
           ValueError: there are no prompts.
@@ -129,7 +135,7 @@ class VideoBatch(PyTreeNode):
 
 @no_type_check
 class TokenBatch(PyTreeNode):
-    """What a video transformer trains on when the tokens were made beforehand (`VideoBatch`)."""
+    """What a video transformer trains on where clips were encoded beforehand (see `VideoBatch`)."""
 
     tokens: Int[Array, "b gt gh gw"]
     text: TextEmbedding
@@ -138,7 +144,7 @@ class TokenBatch(PyTreeNode):
 
 @no_type_check
 class Estimate(PyTreeNode):
-    """The x̂ of the step before, in what a self-conditioned denoiser is told.
+    """The x̂ of the step before, which a self-conditioned denoiser reads.
 
     A class of its own, so that the loop of sampling finds it in any denoiser, and renews it.
     """
@@ -148,11 +154,22 @@ class Estimate(PyTreeNode):
 
 @no_type_check
 class Conditioning(PyTreeNode):
-    """Everything a denoiser is told besides the noisy video and its noise level.
+    """Everything a denoiser reads besides the noisy video and its noise level.
 
-    `low_res_variance` is the mean square of low_res / α - x in each frame, infinite in a frame of
-    which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z and
-    the low-resolution video do not say already (imagen/preconditioning.py).
+    Attributes:
+      text: one prompt a clip, or one a frame.
+      independent_frames: True of clips whose frames are unrelated images.
+      low_res: the video of the stage before, noised and up-sampled; of a base that continues clips,
+        the frames that are shown, and 0 elsewhere. None: neither.
+      aug_logsnr: log-SNR of the noise on `low_res`; None without noise conditioning augmentation.
+      low_res_variance: the mean square of low_res / α - x in each frame, infinite in a frame of
+        which nothing is known; α belongs to `aug_logsnr`. A network that gets it predicts what z
+        and the low-resolution video do not say already (imagen/preconditioning.py).
+      known_frames: True on frames that are in `low_res`, False in the gaps between them; None where
+        no frame is missing, or there is no `low_res`.
+      guidance_weight: w, which a distilled student reads.
+      estimate: x̂ of the step before, which a self-conditioned network reads.
+      fps: frames per second, which a network with `fps_condition` reads.
     """
 
     text: TextEmbedding
@@ -186,17 +203,33 @@ class Mean(PyTreeNode):
 
     @classmethod
     def of(cls, values, weights=None) -> Mean:
-        """The mean of `values`, each counted with its weight (1 by default)."""
+        """Average values, each counted with its weight.
+
+        Args:
+          values: numbers or flags of any shape.
+          weights: >= 0, of the same shape, such as True where a value counts; None counts all
+            alike.
+
+        Returns:
+          The mean as a sum and a weight, in float32.
+        """
         values = jnp.asarray(values, jnp.float32)
         weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
         return cls(total=jnp.sum(values * weights), weight=jnp.sum(weights))
 
     def merge(self, other: Mean) -> Mean:
-        """The mean over both sets of values."""
+        """Combine two means to that over both sets of values.
+
+        Args:
+          other: the mean of the other values.
+
+        Returns:
+          The mean over both.
+        """
         return Mean(total=self.total + other.total, weight=self.weight + other.weight)
 
     def value(self) -> Float[Array, ""]:
-        """total / weight; NaN where nothing was counted."""
+        """Compute total / weight; NaN where nothing was counted."""
         return self.total / self.weight
 
 
@@ -209,11 +242,26 @@ OnStep = Callable[[int, int, Predict], None]
 
 
 def null_text(text: TextEmbedding) -> TextEmbedding:
-    """The unconditional prompt in the shape of `text`: zero tokens, nothing attended to."""
+    """Make the unconditional prompt: zero tokens, nothing attended to.
+
+    Args:
+      text: prompts that give the shape.
+
+    Returns:
+      As many null prompts.
+    """
     return jax.tree.map(jnp.zeros_like, text)
 
 
 def null_text_where(dropped: Bool[Array, "b"], text: TextEmbedding) -> TextEmbedding:
-    """Replace the prompts by the null prompt where `dropped`."""
+    """Replace some of the prompts by the null prompt.
+
+    Args:
+      dropped: True on the examples that lose their text.
+      text: one prompt a clip, or one a frame.
+
+    Returns:
+      The prompts, in the same shape.
+    """
     drop = jax.vmap(lambda flag, kept: jnp.where(flag, jnp.zeros_like(kept), kept))
     return jax.tree.map(lambda kept: drop(dropped, kept), text)

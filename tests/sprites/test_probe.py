@@ -52,6 +52,19 @@ def test_error_tells_sprites_from_anything_else(readings):
     assert probe.read(noise, SPRITES).error > 0.5
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "factor"),
+    [(64, 128, 2), (100, 100, 2), (96, 64, 2), (67, 67, 1), (16, 16, 1)],
+)
+def test_a_large_clip_is_reduced_by_a_factor_that_divides_it(height, width, factor):
+    rows = np.arange(height, dtype=np.float32)
+    clip = np.broadcast_to(rows[:, None, None], (16, height, width, 3))
+    small = probe.smaller(clip, pixels=32, frames=8)
+    assert small.shape == (8, height // factor, width // factor, 3)
+    expected = rows[::factor] + (factor - 1) / 2  # the mean of the rows that were joined
+    np.testing.assert_array_equal(small[0, :, 0, 0], expected)
+
+
 @pytest.mark.parametrize("motion", SPRITES.motions)
 def test_one_frame_repeated_stands_still(motion):
     video = draw(("tiger", motion, "blue"))

@@ -50,7 +50,16 @@ class X0Fn(Protocol):
     """The best guess of the data behind a noisy z."""
 
     def __call__(self, z: Data, logsnr: Float[Array, "b"], step: Int[Array, ""]) -> Data:
-        """Predict x̂; `step` counts sampling steps from 0, for what changes on the way."""
+        """Predict the data x̂ behind a noisy z.
+
+        Args:
+          z: noisy data at the levels `logsnr`.
+          logsnr: λ of each example.
+          step: number of the sampling step from 0, for what changes on the way, such as the weight.
+
+        Returns:
+          x̂, in the shape of z; about in [-1, 1] where the data are.
+        """
         ...
 
 
@@ -64,7 +73,7 @@ class GuidanceSpec:
       constant_fraction: share of the steps, rounded to a whole number, that keep `weight` before
         the oscillation begins. [guess] Imagen Video does not publish it; a tenth is usual.
       threshold: none, static or dynamic, applied after guidance.
-      percentile: of the dynamic threshold, in percent (Imagen's figures use 99.5).
+      percentile: percentile of the dynamic threshold, in percent (Imagen's figures use 99.5).
       rescale: φ in [0, 1], how far the spread of a guided prediction is brought back to that of the
         prediction with text (2305.08891, which takes 0.7). 0: not at all.
       interval: (low, high): guided only at noise levels low < σ/α <= high, and evaluated once
@@ -111,11 +120,18 @@ class GuidanceSpec:
         _check_threshold(self.threshold, self.percentile)
 
     def weights(self, steps: int) -> Float[np.ndarray, "steps"]:
-        """Compute w of every sampling step.
+        """Compute the guidance weight w of every sampling step.
 
-        Oscillating, the last step has `low`, the one before it `weight`, and so on, back to step
-        n = round(constant_fraction * steps), but at most steps - 1: steps 0 ... n-1 have `weight`.
+        Oscillating, the last step has `low`, the one before it `weight`, and so on, back to step n
+        = round(constant_fraction * steps), but at most steps - 1: steps 0 ... n-1 have `weight`.
         With a fraction of 1 nothing oscillates.
+
+        Args:
+          steps: number of sampling steps.
+
+        Returns:
+          w of each step in the order in which they are made, noisiest first; w >= 0, and 0 is
+          unguided.
         """
         weights = np.full(steps, self.weight, np.float32)
         if self.low is not None and self.constant_fraction < 1:
@@ -129,7 +145,15 @@ class GuidanceSpec:
         return self.weight == 0 and not self.low
 
     def share_inside(self, levels: Float[np.ndarray, "steps"]) -> float:
-        """Compute the share of the levels, in the unit of the interval, that are in it."""
+        """Compute the share of the sampling steps that the interval guides.
+
+        Args:
+          levels: of the steps, in the unit of `interval`: σ/α of a diffusion model, the share of
+            the steps that are left of Phenaki.
+
+        Returns:
+          The share of them in (low, high], from 0 to 1; 1 without an interval.
+        """
         if self.interval is None:
             return 1.0
         low, high = self.interval
@@ -137,7 +161,7 @@ class GuidanceSpec:
 
     @property
     def rule(self) -> Rule:
-        """How the predictions with and without text are put together (`guidance_rules`)."""
+        """The function that joins the predictions with and without text (`guidance_rules`)."""
         rule = None
         if self.parallel != 1 or self.norm is not None:
             rule = Projected(parallel=self.parallel, norm=self.norm or math.inf)
@@ -150,9 +174,13 @@ def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, 
     Both halves are the same there, and (1 + w) x - w x would be x only nearly.
 
     Args:
-      weights: of the steps.
-      mask: True on the tokens of the examples.
-      least: 0, or what a network takes that is told its weight.
+      weights: w of the steps.
+      mask: True on the tokens of the examples; a row without True is an example without text.
+      least: 0, or, for a network whose input is the guidance weight, the least weight it was
+        trained with.
+
+    Returns:
+      The weight of every example at every step.
     """
     has_text = jnp.any(jnp.asarray(mask), axis=tuple(range(1, mask.ndim)))
     return jnp.where(has_text, jnp.asarray(weights)[:, None], least)
@@ -171,7 +199,12 @@ def classifier_free_batched(
       both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
         example 0 without, example 1 with, ... Its condition is `pair(condition, null_condition)`.
       weights: one w per sampling step, or one for every example too.
-      rule: makes one of both predictions and w.
+      rule: makes one prediction of the one with text, the one without and w; see
+        `GuidanceSpec.rule`.
+
+    Returns:
+      A function of (arrays "b ...", step) with the guided prediction "b ..." as its result: an
+      `X0Fn` where `both_fn` takes (z, log-SNR, step).
     """
     return Partial(_GuidePairs(rule), as_tree(both_fn), jnp.asarray(weights))
 
@@ -185,7 +218,10 @@ def mixed(both_fn: Callable[..., Array], weight: Float[Array, "b"]) -> Partial:
 
     Args:
       both_fn: predicts for a batch of 2b in the order of `pair`, from (arrays "2b ...", step).
-      weight: of the second prompt, one an example.
+      weight: share of the second prompt in each example, from 0 to 1.
+
+    Returns:
+      A function of (arrays "b ...", step) with the mixed prediction "b ..." as its result.
     """
     return Partial(_mix, as_tree(both_fn), weight)
 
@@ -194,6 +230,13 @@ def pair(first: T, second: T) -> T:
     """Interleave two batches (PyTrees of "b ...") to one of "2b ...".
 
     Neighbours stay together, so a batch axis sharded over devices needs no communication.
+
+    Args:
+      first: the examples that go to the places 0, 2, 4, ...
+      second: the examples that go to 1, 3, 5, ...; of the same structure and shapes.
+
+    Returns:
+      A PyTree of the same structure, each leaf with twice the examples.
     """
 
     def interleave(a, b):
@@ -203,19 +246,44 @@ def pair(first: T, second: T) -> T:
 
 
 def static_threshold(x0: Data) -> Data:
-    """Clip x0 to [-1, 1]."""
+    """Clip x0 to [-1, 1] (Imagen, sec. 2.3).
+
+    Args:
+      x0: predictions, guided already.
+
+    Returns:
+      The same within [-1, 1].
+    """
     return jnp.clip(x0, -1, 1)
 
 
 def dynamic_threshold(x0: Data, percentile: float = 99.5) -> Data:
-    """Clip x0 to [-s, s] and divide by s, the percentile of an example's |x0|, at least 1."""
+    """Clip x0 to [-s, s] and divide by s, the percentile of an example's |x0|, at least 1.
+
+    From Imagen, sec. 2.3: pixels that guidance saturated are pulled inwards.
+
+    Args:
+      x0: predictions, guided already.
+      percentile: percentile of the absolute values of an example, in percent, in (0, 100].
+
+    Returns:
+      Data within [-1, 1]; x0 itself where its percentile is below 1 and no value is beyond it.
+    """
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.percentile(jnp.abs(x0), percentile, axis=axes, keepdims=True), 1)
     return jnp.clip(x0, -s, s) / s
 
 
 def thresholded(x0_fn: X0Fn, *, method: str, percentile: float = 99.5) -> X0Fn:
-    """Threshold the result of a denoiser (none, static or dynamic), after guidance.
+    """Threshold the result of a denoiser, after guidance.
+
+    Args:
+      x0_fn: a denoiser, guided already.
+      method: "none", "static" (`static_threshold`) or "dynamic" (`dynamic_threshold`).
+      percentile: percentile of the dynamic threshold, in percent, in (0, 100].
+
+    Returns:
+      A denoiser of the same arguments; `x0_fn` itself with "none".
 
     Raises:
       ValueError: for another method, or a percentile outside (0, 100].
@@ -234,23 +302,39 @@ def reconstruction_guided(
 ) -> X0Fn:
     """Draw a denoiser towards data with `observe(x0) == observed` (VDM eq. 7).
 
+    It costs a backward pass through the denoiser at every step.
+
     Args:
       x0_fn: a differentiable denoiser.
       observe: A, differentiable: picks the known frames, or downsamples.
       observed: a, what A gives on the true data.
       weight: w_r; VDM uses 2 to 50.
+
+    Returns:
+      A denoiser of the same arguments, whose result is x̂ - (w_r α/2) ∇_z ||a - A(x̂)||².
     """
     return Partial(_reconstruct, as_tree(x0_fn), as_tree(observe), observed, jnp.asarray(weight))
 
 
 def as_tree(function: Callable[..., Any]) -> Partial:
-    """Make a function a PyTree; a plain function becomes a constant without leaves."""
+    """Turn a function into a PyTree, so that it may be an argument of a compiled function.
+
+    Args:
+      function: a Partial, whose bound arrays are the leaves, or any other function.
+
+    Returns:
+      A Partial as it is; any other function as a constant without leaves, by whose identity (or
+      equality) programs are compiled.
+    """
     return function if isinstance(function, Partial) else Partial(function)
 
 
 @dataclasses.dataclass(frozen=True)
 class _GuidePairs:
-    """A dataclass, not a closure: equal rules compare equal, so compiled steps are reused."""
+    """Guides by a rule what a function of pairs predicts.
+
+    A dataclass, not a closure: equal rules compare equal, so compiled steps are reused.
+    """
 
     rule: Rule
 
@@ -274,7 +358,10 @@ def _in_pairs(both_fn, *arrays_and_step):
 
 @dataclasses.dataclass(frozen=True)
 class _Thresholded:
-    """A dataclass, not a closure: equal settings compare equal, so compiled steps are reused."""
+    """Thresholds what a denoiser predicts.
+
+    A dataclass, not a closure: equal settings compare equal, so compiled steps are reused.
+    """
 
     method: str
     percentile: float

@@ -30,13 +30,32 @@ from vidgen.diffusion.schedules import Data, LogSnr, expand
 
 
 def guide(cond: Data, uncond: Data, w: LogSnr) -> Data:
-    """Guide: (1 + w) cond - w uncond, one w or one an example; w = 0 gives `cond` to the bit."""
+    """Guide a prediction: (1 + w) cond - w uncond (classifier-free guidance, 2207.12598).
+
+    Args:
+      cond: predictions with the prompt.
+      uncond: predictions without it.
+      w: one weight, or one an example.
+
+    Returns:
+      The guided predictions; where w = 0 they are `cond` to the bit.
+    """
     w = expand(w, cond).astype(cond.dtype)
     return (1 + w) * cond - w * uncond
 
 
 def rescaled(guided: Data, cond: Data, share: float) -> Data:
-    """Bring the standard deviation of each example back, φ of the way, to that of `cond`."""
+    """Bring the standard deviation of each example back to that of `cond` (2305.08891, eq. 15).
+
+    Args:
+      guided: predictions after guidance.
+      cond: the predictions with the prompt, before guidance.
+      share: φ, how much of the way, from 0 (not at all) to 1 (all of it).
+
+    Returns:
+      `guided`, each example times a factor of its own; an example without any spread stays as it
+      is.
+    """
     axes = tuple(range(1, cond.ndim))
     wanted, there = (jnp.std(x, axis=axes, keepdims=True) for x in (cond, guided))
     factor = jnp.where(there > 0, wanted / jnp.where(there > 0, there, 1), 1)
@@ -58,7 +77,7 @@ class Projected:
     norm: float = math.inf
 
     def __call__(self, cond: Data, uncond: Data, w: LogSnr) -> Data:
-        """Guide."""
+        """Guide, with the change along the prediction held back (2410.02416); see `guide`."""
         axes = tuple(range(1, cond.ndim))
         change = cond - uncond
         if self.norm < math.inf:
@@ -73,45 +92,62 @@ class Projected:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rescaled:
-    """Another rule, and the spread of the examples brought back afterwards.
+    """Guidance by another rule, and the spread of each example brought back (2305.08891).
 
     Attributes:
-      share: φ.
-      rule: the other one; None is `guide`.
+      share: φ, how much of the way, from 0 to 1.
+      rule: the rule that makes the guided prediction; None is `guide`.
     """
 
     share: float
     rule: Projected | None = None
 
     def __call__(self, cond: Data, uncond: Data, w: LogSnr) -> Data:
-        """Guide; examples of weight 0 stay as they are."""
+        """Guide by the other rule and rescale, except examples of weight 0; see `guide`."""
         guided = (self.rule or guide)(cond, uncond, w)
         return jnp.where(expand(w, cond) == 0, cond, rescaled(guided, cond, self.share))
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseInterval:
-    """Whether noise levels σ/α = e^{-λ/2} are in (low, high], for (z, λ, step)."""
+    """A test whether noise levels σ/α = e^{-λ/2} are in (low, high], called with (z, λ, step)."""
 
     low: float
     high: float
 
     def __call__(self, z: Data, logsnr: LogSnr, step: Int[Array, ""]) -> Bool[Array, "*b"]:
-        """Tell it of each example."""
+        """Test for each example whether its noise level is in the interval.
+
+        Args:
+          z: noisy data; not read.
+          logsnr: λ of each example, or one for all.
+          step: number of the step; not read.
+
+        Returns:
+          True where low < σ/α <= high, in the shape of `logsnr`.
+        """
         level = jnp.exp(-0.5 * logsnr)
         return (self.low < level) & (level <= self.high)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepInterval:
-    """Whether the share of the steps still to be made is in (low, high], for (tokens, step)."""
+    """A test whether the share of steps left is in (low, high], called with (tokens, step)."""
 
     low: float
     high: float
     steps: int
 
     def __call__(self, tokens: Array, step: Int[Array, ""]) -> Bool[Array, ""]:
-        """Tell it of all examples."""
+        """Test whether the step is in the interval, for all examples at once.
+
+        Args:
+          tokens: the masked tokens; not read.
+          step: number of the step, from 0.
+
+        Returns:
+          True where low < 1 - step/steps <= high.
+        """
         left = 1 - step / self.steps
         return (self.low < left) & (left <= self.high)
 
@@ -119,10 +155,16 @@ class StepInterval:
 def within(inside: NoiseInterval | StepInterval, guided: Partial, alone: Partial) -> Partial:
     """Guide inside an interval only; outside of it one evaluation is made, not two.
 
+    All examples have to be at one noise level, as they are in sampling: where one of them is
+    inside, all are guided.
+
     Args:
-      inside: says whether, from the arguments of the other two.
+      inside: tests whether an example is in the interval, from the arguments of the other two.
       guided: predicts with guidance.
-      alone: predicts without. All examples are at one noise level, as in sampling.
+      alone: predicts without.
+
+    Returns:
+      A function of the same arguments, whose result is that of one of the two.
     """
     return Partial(_Within(inside), guided, alone)
 
@@ -136,7 +178,17 @@ class _Within:
 
 
 def checked_interval(interval: Sequence[float]) -> tuple[float, float]:
-    """Return the interval as two numbers; a ValueError where it is none."""
+    """Check an interval of noise levels, as `GuidanceSpec.interval` has it.
+
+    Args:
+      interval: (low, high), numbers or what `float` reads.
+
+    Returns:
+      The two as floats.
+
+    Raises:
+      ValueError: where there are not two, or not 0 <= low < high.
+    """
     ends = tuple(map(float, interval))
     if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
         raise ValueError(

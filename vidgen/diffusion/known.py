@@ -27,12 +27,16 @@ from vidgen.types import Known
 
 
 def reconstruction_guidance(x0_fn: X0Fn, known: Known, weight: float) -> X0Fn:
-    """Draw the unknown part of x̂ to agree with the known one; `weight` 0 changes nothing.
+    """Draw the unknown part of x̂ to agree with the known one (VDM sec. 3.1).
 
     Args:
       x0_fn: a differentiable denoiser, guided but not thresholded: clipped values have no gradient.
       known: what is known.
-      weight: w_r; VDM continues videos with 50 (BAIR) and 9 (Kinetics-600).
+      weight: w_r; VDM continues videos with 50 (BAIR) and 9 (Kinetics-600). 0 changes nothing, and
+        saves the backward pass of every step.
+
+    Returns:
+      A denoiser of the same arguments.
 
     Raises:
       ValueError: if the weight is negative.
@@ -53,6 +57,9 @@ def replace_known(x0_fn: X0Fn, known: Known, noise: Data) -> X0Fn:
       known: what is known, in the size that is sampled.
       noise: ε, standard normal: the z that sampling starts from.
 
+    Returns:
+      A denoiser of the same arguments, whose x̂ is the known data on the mask.
+
     Raises:
       ValueError: if the known data is of another size, or the mask does not fit it.
     """
@@ -61,7 +68,15 @@ def replace_known(x0_fn: X0Fn, known: Known, noise: Data) -> X0Fn:
 
 
 def check(known: Known, shape: tuple[int, ...]) -> None:
-    """Raise ValueError where known content does not fit the shape that is sampled."""
+    """Check that known content fits the clips that are sampled.
+
+    Args:
+      known: content with its mask.
+      shape: shape of the samples, (b, t, h, w, c).
+
+    Raises:
+      ValueError: where the video has another shape, or the mask does not broadcast to it.
+    """
     if known.video.shape != shape:
         raise ValueError(
             f"the known content has the shape {known.video.shape}, but {shape} is sampled; "

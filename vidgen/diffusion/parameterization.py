@@ -47,19 +47,54 @@ class Parameterization(Protocol):
     """The meaning of the network's output."""
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """Compute what the network should output for z = α x0 + σ eps."""
+        """Compute what the network should output for z = α x0 + σ eps.
+
+        Args:
+          x0: clean data, in [-1, 1].
+          eps: the standard normal noise that it was mixed with.
+          logsnr: λ of z.
+
+        Returns:
+          The training target, in the shape of the data.
+        """
         ...
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Compute the data that an output stands for."""
+        """Compute the data x̂ that an output stands for.
+
+        Args:
+          out: output of the network.
+          z: the noisy data that it was computed from.
+          logsnr: λ of z.
+
+        Returns:
+          x̂, about in [-1, 1]; nothing is clipped.
+        """
         ...
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Compute the noise that an output stands for."""
+        """Compute the noise ε̂ that an output stands for.
+
+        Args:
+          out: output of the network.
+          z: the noisy data that it was computed from.
+          logsnr: λ of z.
+
+        Returns:
+          ε̂, about standard normal, with z = α x̂ + σ ε̂.
+        """
         ...
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute log k(λ), of the squared error of x0 per unit of squared error of the output."""
+        """Compute log k(λ), by which an error of the output becomes one of x0.
+
+        Args:
+          logsnr: λ.
+
+        Returns:
+          The logarithm of the squared error of x0 per unit of squared error of the output, at each
+          λ.
+        """
         ...
 
 
@@ -68,20 +103,20 @@ class Eps:
     """The network outputs the noise ε."""
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """The target is ε."""
+        """Return ε; see `Parameterization.target`."""
         return eps
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return x0 = (z - σ out)/α."""
+        """Return x0 = (z - σ out)/α; see `Parameterization.to_x0`."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return (z - sigma * out) / alpha
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return the output itself."""
+        """Return the output itself; see `Parameterization.to_eps`."""
         return out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Return log 1/SNR = -λ."""
+        """Return log 1/SNR = -λ; see `Parameterization.log_x0_error`."""
         return -logsnr
 
 
@@ -90,19 +125,19 @@ class X0Output:
     """The network outputs the data x."""
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """The target is x."""
+        """Return x; see `Parameterization.target`."""
         return x0
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return the output itself."""
+        """Return the output itself; see `Parameterization.to_x0`."""
         return out
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return ε = (z - α out)/σ."""
+        """Return ε = (z - α out)/σ; see `Parameterization.to_eps`."""
         return eps_from_x0(out, z, logsnr)
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Return log 1 = 0: the output is x0."""
+        """Return 0: the output is x0, so k = 1 at every λ; see `Parameterization.log_x0_error`."""
         return jnp.zeros_like(logsnr)
 
 
@@ -111,22 +146,22 @@ class Velocity:
     """The network outputs v = α ε - σ x, the derivative of z by the angle atan(σ/α)."""
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """The target is α ε - σ x."""
+        """Return v = α ε - σ x; see `Parameterization.target`."""
         alpha, sigma = alpha_sigma(expand(logsnr, x0))
         return alpha * eps - sigma * x0
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return x0 = α z - σ out."""
+        """Return x0 = α z - σ out; see `Parameterization.to_x0`."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return alpha * z - sigma * out
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return ε = σ z + α out."""
+        """Return ε = σ z + α out; see `Parameterization.to_eps`."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return sigma * z + alpha * out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Return log σ² = -log(1 + SNR)."""
+        """Return log σ² = -log(1 + SNR); see `Parameterization.log_x0_error`."""
         return -jnp.logaddexp(logsnr, 0.0)
 
 
@@ -145,24 +180,24 @@ class Edm:
             raise ValueError(f"Edm.sigma_data is {self.sigma_data}; it must be positive.")
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """The target is (σ x - d² α ε)/(d √D)."""
+        """Return F = (σ x - d² α ε)/(d √D); see `Parameterization.target`."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, x0)), self.sigma_data
         return (sigma * x0 - d**2 * alpha * eps) / (d * jnp.sqrt(sigma**2 + (alpha * d) ** 2))
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return x0 = (d² α/D) z + (σ d/√D) out."""
+        """Return x0 = (d² α/D) z + (σ d/√D) out; see `Parameterization.to_x0`."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
         total = sigma**2 + (alpha * d) ** 2
         return (d**2 * alpha / total) * z + (sigma * d / jnp.sqrt(total)) * out
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return ε = (σ/D) z - (α d/√D) out."""
+        """Return ε = (σ/D) z - (α d/√D) out; see `Parameterization.to_eps`."""
         alpha, sigma, d = *alpha_sigma(expand(logsnr, z)), self.sigma_data
         total = sigma**2 + (alpha * d) ** 2
         return (sigma / total) * z - (alpha * d / jnp.sqrt(total)) * out
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Return log c_out² = -log(1/d² + SNR)."""
+        """Return log c_out² = -log(1/d² + SNR); see `Parameterization.log_x0_error`."""
         return -jnp.logaddexp(logsnr, -2 * math.log(self.sigma_data))
 
 
@@ -175,21 +210,21 @@ class FlowVelocity:
     """
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-        """The target is ε - x, whatever the level."""
+        """Return ε - x, the same at every level; see `Parameterization.target`."""
         return eps - x0
 
     def to_x0(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return x0 = x_t - t out = (z - σ out)/(α + σ)."""
+        """Return x0 = x_t - t out = (z - σ out)/(α + σ); see `Parameterization.to_x0`."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return (z - sigma * out) / (alpha + sigma)
 
     def to_eps(self, out: Data, z: Data, logsnr: LogSnr) -> Data:
-        """Return ε = x_t + (1 - t) out = (z + α out)/(α + σ)."""
+        """Return ε = x_t + (1 - t) out = (z + α out)/(α + σ); see `Parameterization.to_eps`."""
         alpha, sigma = alpha_sigma(expand(logsnr, z))
         return (z + alpha * out) / (alpha + sigma)
 
     def log_x0_error(self, logsnr: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Return log t² = -2 log(1 + √SNR)."""
+        """Return log t² = -2 log(1 + √SNR); see `Parameterization.log_x0_error`."""
         return -2 * jnp.logaddexp(0.5 * logsnr, 0.0)
 
 
@@ -213,7 +248,14 @@ PARAMETERIZATIONS: Mapping[str, Parameterization] = {
 
 
 def by_name(choice: str | Parameterization) -> Parameterization:
-    """Look up a parameterization by name: eps, x0, v, edm (d = 0.5) or flow; an object is returned.
+    """Look up what a network's output means.
+
+    Args:
+      choice: a name in `PARAMETERIZATIONS`: "eps", "x0", "v", "edm" (d = 0.5) or "flow"; or an
+        object, with settings of its own.
+
+    Returns:
+      The parameterization of that name; an object is returned as it is.
 
     Raises:
       ValueError: for any other name.
@@ -224,7 +266,16 @@ def by_name(choice: str | Parameterization) -> Parameterization:
 
 
 def eps_from_x0(x0: Data, z: Data, logsnr: LogSnr) -> Data:
-    """Compute the noise that goes with a guided or thresholded x0: ε = (z - α x0)/σ."""
+    """Compute the noise that goes with a guided or thresholded x0: ε = (z - α x0)/σ.
+
+    Args:
+      x0: prediction of the data.
+      z: the noisy data that it was made from.
+      logsnr: λ of z; at λ = 20 σ is 4.5e-5, and the difference has lost most of its digits.
+
+    Returns:
+      ε̂, with z = α x0 + σ ε̂.
+    """
     alpha, sigma = alpha_sigma(expand(logsnr, z))
     return (z - alpha * x0) / sigma
 
@@ -237,7 +288,15 @@ class LossWeight(Protocol):
     """Weight of one example's loss by its noise level."""
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """Compute the multiplier of the mean squared error of the output against `target`."""
+        """Compute the multiplier of the mean squared error of the output against `target`.
+
+        Args:
+          parameterization: what the output means.
+          logsnr: λ of each example, or one for all.
+
+        Returns:
+          w_x(λ) k(λ) > 0, in the shape of `logsnr`.
+        """
         ...
 
 
@@ -256,7 +315,7 @@ class MseIn:
         by_name(self.space)
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """Return k(λ) / k_space(λ)."""
+        """Return k(λ) / k_space(λ); see `LossWeight.__call__`."""
         space = by_name(self.space)
         return jnp.exp(parameterization.log_x0_error(logsnr) - space.log_x0_error(logsnr))
 
@@ -276,7 +335,7 @@ class MinSnr:
             raise ValueError(f"MinSnr.gamma is {self.gamma}; it must be positive.")
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """Return min(SNR, γ) k(λ)."""
+        """Return min(SNR, γ) k(λ); see `LossWeight.__call__`."""
         log_weight = jnp.minimum(logsnr, math.log(self.gamma))
         return jnp.exp(log_weight + parameterization.log_x0_error(logsnr))
 
@@ -286,7 +345,7 @@ class TruncatedSnr:
     """w_x = max(SNR, 1), the larger of x-MSE and ε-MSE (progressive distillation sec. 4)."""
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
-        """Return max(SNR, 1) k(λ)."""
+        """Return max(SNR, 1) k(λ); see `LossWeight.__call__`."""
         return jnp.exp(jnp.maximum(logsnr, 0) + parameterization.log_x0_error(logsnr))
 
 
@@ -305,9 +364,14 @@ LOSS_WEIGHTS: Mapping[str, LossWeight] = {
 
 
 def loss_weight_by_name(choice: str | LossWeight) -> LossWeight:
-    """Look up a loss weight in `LOSS_WEIGHTS` by name; an object is returned as it is.
+    """Look up how the squared error of an example is weighted by its noise level.
 
-    The names stand for the usual settings: min_snr has γ = 5, edm_mse d = 0.5.
+    Args:
+      choice: a name in `LOSS_WEIGHTS`, with its usual settings (min_snr has γ = 5, edm_mse d =
+        0.5); or an object, with settings of its own.
+
+    Returns:
+      The loss weight of that name; an object is returned as it is.
 
     Raises:
       ValueError: for any other name.

@@ -30,17 +30,17 @@ class Spec(Protocol):
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """Number of sampling steps."""
         ...
 
     @property
     def gamma(self) -> float:
-        """Noise of the ancestral sampler."""
+        """γ of the ancestral sampler, from 0 to 1; see `samplers.Ancestral`."""
         ...
 
     @property
     def churn(self) -> float:
-        """Noise that Heun's sampler adds, over all steps."""
+        """S_churn of Heun's sampler, the noise that all its steps together add; 0 is none."""
         ...
 
 
@@ -73,7 +73,7 @@ class Sampler(abc.ABC):
 
     Attributes:
       name: of the class, for `SamplerSpec.kind` and `--sampler`; "" is not registered.
-      evaluations: of the denoiser in a step.
+      evaluations: evaluations of the denoiser in a step.
     """
 
     name: ClassVar[str] = ""
@@ -87,7 +87,14 @@ class Sampler(abc.ABC):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Sampler:
-        """Make the sampler that `SamplerSpec.kind` names, with the settings that the spec has."""
+        """Make the sampler that `SamplerSpec.kind` names.
+
+        Args:
+          spec: settings, of which a sampler reads those that are its own; here none is.
+
+        Returns:
+          The sampler of this class.
+        """
         del spec
         return cls()
 
@@ -109,11 +116,11 @@ class Sampler(abc.ABC):
 
         Args:
           denoise: x̂ at any z and level.
-          keys: of the noise of this step, one an example.
+          keys: random keys of the noise of this step, one an example.
           z: z_t.
           x0_before: the x̂ that the step before returned; 0 in the first. With a `memory` of 2 it is
             a pair: of the step before, and of the one before that.
-          levels: of this step.
+          levels: noise levels of this step.
 
         Returns:
           z_s, and x̂(z_t), which the last step of all returns as the data.
@@ -121,17 +128,46 @@ class Sampler(abc.ABC):
 
 
 def ddim_step(z: Data, x0: Data, logsnr_t: LogSnr, logsnr_s: LogSnr) -> Data:
-    """Step from t to s, in either direction: z_s = α_s x0 + σ_s (z - α_t x0)/σ_t."""
+    """Step from t to s, in either direction: z_s = α_s x0 + σ_s (z - α_t x0)/σ_t.
+
+    From DDIM (2010.02502, eq. 12 without noise), in a form that loses no digits where t and s are
+    close.
+
+    Args:
+      z: noisy data at level t.
+      x0: prediction of the data.
+      logsnr_t: λ of the level to leave.
+      logsnr_s: λ of the level to reach.
+
+    Returns:
+      Noisy data at level s.
+    """
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
     return (sigma_s / sigma_t) * z - jnp.expm1(0.5 * (t - s)) * alpha_s * x0
 
 
 def normal_like(keys: Key[Array, "b"], z: Data) -> Data:
-    """Draw standard normal noise in the shape of z, each example from its own key."""
+    """Draw standard normal noise in the shape of z, each example from its own key.
+
+    Args:
+      keys: one an example.
+      z: gives shape and dtype.
+
+    Returns:
+      The noise; that of an example does not depend on the others.
+    """
     return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, z)
 
 
 def fold(keys: Key[Array, "b"], data: int | Int[Array, ""]) -> Key[Array, "b"]:
-    """Fold each key with the same number."""
+    """Fold the same number into each key, so that each use of a key gets its own noise.
+
+    Args:
+      keys: one an example.
+      data: a whole number, such as that of the step.
+
+    Returns:
+      The new keys.
+    """
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -70,17 +70,17 @@ SPACINGS = ("time", "logsnr", "edm")
 
 @dataclasses.dataclass(frozen=True)
 class Ddim(Sampler, name="ddim"):
-    """Deterministic, of first order."""
+    """DDIM (2010.02502): deterministic, of first order in the step length."""
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Move z straight to level s with the noise that it holds; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         return ddim_step(z, x0, levels.t, levels.s), x0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler, name="ancestral"):
-    """The reverse Markov chain of DDPM.
+    """The reverse Markov chain of DDPM (2006.11239), with VDM's choice of noise.
 
     Attributes:
       gamma: where the noise variance lies between its bounds in log space: 0 lower, 1 upper. VDM
@@ -95,19 +95,28 @@ class Ancestral(Sampler, name="ancestral"):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Ancestral:
-        """Make it with the gamma of the spec."""
+        """Take over `SamplerSpec.gamma`; see `Sampler.from_spec`."""
         return cls(gamma=spec.gamma)
 
     def noise_std(
         self, logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
     ) -> Float[Array, "*x"]:
-        """Compute √(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ."""
+        """Compute the standard deviation of a step's noise: √(1 - e^{λ_t-λ_s}) σ_s^{1-γ} σ_t^γ.
+
+        Args:
+          logsnr_t: λ of the noisier level t.
+          logsnr_s: λ of the cleaner level s, at least that of t.
+
+        Returns:
+          √((σ̃²)^{1-γ} (σ²_{t|s})^γ), between the lower bound (γ = 0) and the upper (γ = 1) of VDM
+          sec. 3.
+        """
         (_, sigma_t), (_, sigma_s) = alpha_sigma(logsnr_t), alpha_sigma(logsnr_s)
         mixed = sigma_s ** (1 - self.gamma) * sigma_t**self.gamma
         return jnp.sqrt(-jnp.expm1(logsnr_t - logsnr_s)) * mixed
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Draw z_s around the mean of the reverse step; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         mean = posterior_mean(z, x0, levels.t, levels.s)
         return mean + self.noise_std(levels.t, levels.s) * normal_like(keys, z), x0
@@ -118,7 +127,7 @@ class StochasticNStep(Sampler, name="stochastic"):
     """Two levels down by DDIM, one back up by noise: for distilled models (2210.03142)."""
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Go down to the level beyond s, and back up to s by new noise; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         beyond = ddim_step(z, x0, levels.t, levels.beyond)
         return renoise(beyond, normal_like(keys, z), levels.beyond, levels.s), x0
@@ -134,7 +143,7 @@ class Euler(Sampler, name="euler"):
     """
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Go along the straight line between x_t and x̂; see `Sampler.__call__`."""
         x0 = denoise(z, levels.t)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(levels.t), alpha_sigma(levels.s)
         total_t, total_s = alpha_t + sigma_t, alpha_s + sigma_s
@@ -150,7 +159,18 @@ def langevin_step(
     *,
     delta: float = 0.1,
 ) -> Data:
-    """Move z towards its marginal at the same level; `x0` is x̂(z), δ = 0.1 as in VDM."""
+    """Move z towards its distribution at the same noise level by a Langevin step (VDM sec. 3).
+
+    Args:
+      keys: random keys of the noise, one an example.
+      z: noisy data.
+      x0: x̂(z).
+      logsnr: λ of z.
+      delta: δ, the size of the step; VDM takes 0.1.
+
+    Returns:
+      z - (δ/2) σ ε̂ + √δ σ n, at the same level.
+    """
     sigma = alpha_sigma(expand(logsnr, z))[1]
     drift = 0.5 * delta * sigma * eps_from_x0(x0, z, logsnr)
     return z - drift + delta**0.5 * sigma * normal_like(keys, z)
@@ -161,9 +181,9 @@ class Corrected(Sampler):
     """Another sampler, and Langevin steps at each level before it goes on from there.
 
     Attributes:
-      sampler: the other one.
-      steps: how many.
-      delta: δ of each.
+      sampler: the sampler that moves z to the next level.
+      steps: number of Langevin steps at each level.
+      delta: δ, the size of each.
     """
 
     sampler: Sampler
@@ -172,11 +192,11 @@ class Corrected(Sampler):
 
     @property
     def memory(self) -> int:
-        """That of the other sampler."""
+        """How many earlier x̂ the sampler that is corrected reads."""
         return self.sampler.memory
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; the first z of all is pure noise, and is not corrected."""
+        """Correct z, unless it is pure noise (the first), and move it; see `Sampler.__call__`."""
 
         logsnr = jnp.broadcast_to(levels.t, z.shape[:1])
 
@@ -197,9 +217,9 @@ class SamplerSpec:
       kind: a sampler with its settings, such as `Ancestral(gamma=0.5)`, or a name in `SAMPLERS`.
       steps: sampling steps; Imagen Video takes 256 for the base, 128 for the others, 8 once
         distilled.
-      gamma: that of `Ancestral`, where `kind` is its name.
+      gamma: γ of `Ancestral`, where `kind` is its name.
       spacing: how levels are spread: evenly in time (the papers), evenly in logsnr, or edm.
-      rho: of edm, how much closer the clean levels lie (EDM eq. 5).
+      rho: ρ of edm, how much closer the clean levels lie (EDM eq. 5).
       corrector_steps: Langevin steps at each level, with as many more evaluations; VDM takes 1 with
         the ancestral sampler where a video is continued.
       corrector_delta: δ, the size of these steps (VDM: 0.1).
@@ -264,7 +284,11 @@ class SamplerSpec:
         return SAMPLERS[self.kind].from_spec(self) if isinstance(self.kind, str) else self.kind
 
     def sampler(self) -> Sampler:
-        """Make the sampler, with its corrector."""
+        """Make the sampler, and wrap it in its corrector where there are corrector steps.
+
+        Returns:
+          The sampler, with `gamma` and `churn` of this spec where `kind` is a name.
+        """
         sampler = self._uncorrected()
         if not self.corrector_steps:
             return sampler
@@ -281,7 +305,15 @@ class SamplerSpec:
         return min(round((1 - self.strength) * self.steps), self.steps - 1)
 
     def logsnrs(self, schedule: LogSnrSchedule) -> Float[np.ndarray, "levels"]:
-        """Compute the ladder of steps + 1 levels, from the schedule's noise to its data."""
+        """Compute the ladder of noise levels that is sampled along.
+
+        Args:
+          schedule: gives the noisiest level, u = 1, the cleanest, u = 0, and with the spacing
+            "time" all between.
+
+        Returns:
+          steps + 1 values of λ, increasing: from noise to data.
+        """
         with jax.ensure_compile_time_eval():
             u = jnp.asarray(np.linspace(1.0, 0.0, self.steps + 1))
             levels = np.asarray(jax.jit(lambda u: schedule(u))(u))

@@ -30,7 +30,15 @@ Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
 
 
 def initial_noise(keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Draw standard normal z at pure noise, `shape` for each of the b keys."""
+    """Draw standard normal z at pure noise, each example from its own key.
+
+    Args:
+      keys: one an example.
+      shape: shape of one example, without the batch, such as (t, h, w, c).
+
+    Returns:
+      float32 noise; an example has the same noise in any batch.
+    """
     return jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0))
 
 
@@ -109,18 +117,21 @@ def walk_of(steps: int, *, first: int = 0, times: int = 1, jump: int = 1) -> Wal
     """List the steps in the order in which they are made.
 
     Runs of `jump` steps are made several times, each but the first after z is noised back to where
-    the run began (RePaint, algorithm 1 and appendix). The last step, which returns x̂, is in no run:
-    there is no noise left to change. The first run is the shorter one.
+    the run began (RePaint, algorithm 1 and appendix). The last step, which returns x̂, is in no
+    run: there is no noise left to change. The first run is the shorter one.
 
     RePaint draws the noise of the known part anew at every step; here it stays that of the sample
     (`known`). With it fixed, runs of one step with an exact chain are Gibbs sampling of the rest
     given the known part as it is at that level, whose limit is the exact conditional distribution.
 
     Args:
-      steps: N.
-      first: the number of the first step.
-      times: how many times a run is made.
+      steps: N, of the whole ladder.
+      first: the number of the first step; more than 0 begins in the middle (SDEdit).
+      times: how many times a run is made; 1 is once, as without RePaint.
       jump: steps of a run.
+
+    Returns:
+      The visits in order: N - first of them where `times` is 1, and more otherwise.
     """
     last = steps - 1
     ends = sorted({last - k for k in range(0, last - first, jump)}) if times > 1 else []
@@ -169,10 +180,16 @@ def _plan(logsnrs: Ladder, z: Data, to_data: bool, walk: Walk, memory: int) -> t
     return (*plan, ladder[at], xp.arange(len(walk), dtype=np.int32))
 
 
-def told_before(x0_fn: X0Fn, x0_before: Data | tuple[Data, ...]) -> X0Fn:
-    """Renew the estimate of a self-conditioned denoiser; any other stays as it is.
+def renew_estimate(x0_fn: X0Fn, x0_before: Data | tuple[Data, ...]) -> X0Fn:
+    """Give a self-conditioned denoiser the x̂ of the step before; any other stays as it is.
 
-    A denoiser of more examples, such as the pairs of guidance, has those of a clip side by side.
+    Args:
+      x0_fn: a denoiser; each `Estimate` among its leaves is replaced. A denoiser of more examples,
+        such as the pairs of guidance, has those of a clip side by side.
+      x0_before: the x̂ of the step before, or a tuple that begins with it (`Sampler.memory`).
+
+    Returns:
+      The denoiser with the new estimate.
     """
     last = x0_before[0] if isinstance(x0_before, tuple) else x0_before
 
@@ -186,7 +203,7 @@ def told_before(x0_fn: X0Fn, x0_before: Data | tuple[Data, ...]) -> X0Fn:
 
 def _step(x0_fn, sampler, keys, carry, number, levels, is_last, at=None, visit=None):
     z, x0_before = carry
-    x0_fn = told_before(x0_fn, x0_before)
+    x0_fn = renew_estimate(x0_fn, x0_before)
 
     def denoise(z, logsnr):
         return x0_fn(z, jnp.broadcast_to(logsnr, z.shape[:1]), number)

@@ -38,7 +38,14 @@ class LogSnrSchedule(Protocol):
     """A decreasing map from time u in [0, 1] (0: data, 1: noise) to log-SNR."""
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute log-SNR at time u."""
+        """Compute the log-SNR at time u.
+
+        Args:
+          u: times in [0, 1], from data to noise.
+
+        Returns:
+          λ of each, decreasing in u.
+        """
         ...
 
 
@@ -63,7 +70,14 @@ class Cosine:
         _check_range(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute λ(u); u >= 1/2 from the other end, where π/2 - (a u + b) is small."""
+        """Compute λ(u), from the nearer end so that no tangent is taken close to π/2.
+
+        Args:
+          u: times in [0, 1], from data to noise.
+
+        Returns:
+          λ of each, from logsnr_max + shift down to logsnr_min + shift.
+        """
         clean = math.atan(math.exp(-self.logsnr_max / 2))
         noisy = math.atan(math.exp(self.logsnr_min / 2))
         slope = math.pi / 2 - clean - noisy
@@ -93,7 +107,7 @@ class ImprovedCosine:
         _check_range(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute λ(u)."""
+        """Compute λ(u), cut to the range; see `LogSnrSchedule.__call__`."""
         c = math.pi / 2 / (1 + self.offset)
         log_alpha2 = 2 * jnp.log(jnp.sin(c * (1 - u)))
         log_sigma2 = jnp.log(jnp.sin(c * u)) + jnp.log(jnp.sin(c * u + 2 * c * self.offset))
@@ -131,7 +145,11 @@ class LinearBetas:
             )
 
     def table(self) -> Float[np.ndarray, "steps"]:
-        """Tabulate λ of the discrete steps, in float64."""
+        """Tabulate λ of the discrete steps, in float64.
+
+        Returns:
+          λ of step 1, the cleanest, to the last, decreasing and at least `logsnr_min`.
+        """
         alpha_bar = cumulative_alpha(np.linspace(self.beta_min, self.beta_max, self.steps))
         if self.zero_terminal_snr:
             alpha_bar = rescale_zero_terminal(alpha_bar)
@@ -140,7 +158,7 @@ class LinearBetas:
         return np.maximum(logsnr, self.logsnr_min)
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute λ(u)."""
+        """Interpolate λ(u) between the discrete steps; see `LogSnrSchedule.__call__`."""
         position = u * (self.steps - 1)
         table = jnp.asarray(self.table(), position.dtype)
         return jnp.interp(position, jnp.arange(self.steps, dtype=position.dtype), table)
@@ -174,7 +192,7 @@ class RectifiedFlow:
             )
 
     def __call__(self, u: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        """Compute λ(u); the ends, where the logarithms are infinite, are cut."""
+        """Compute λ(u), with the ends, where it is infinite, cut; see `LogSnrSchedule.__call__`."""
         logsnr = 2 * (jnp.log1p(-u) - jnp.log(u)) - 2 * math.log(self.shift)
         return jnp.clip(logsnr, self.logsnr_min, self.logsnr_max)
 
@@ -185,12 +203,26 @@ def _check_range(low: float, high: float) -> None:
 
 
 def cumulative_alpha(betas: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
-    """Compute ᾱ_k = α_k² = Π_{j<=k} (1 - β_j), in float64."""
+    """Compute ᾱ_k = α_k² = Π_{j<=k} (1 - β_j), in float64 (DDPM, sec. 2).
+
+    Args:
+      betas: β of the discrete steps, each in (0, 1).
+
+    Returns:
+      ᾱ of the steps, decreasing, in (0, 1).
+    """
     return np.cumprod(1 - betas.astype(np.float64))
 
 
 def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
-    """Shift and scale √ᾱ so that the last is 0 and the first stays (2305.08891, Alg. 1)."""
+    """Shift and scale √ᾱ so that the last is 0 and the first stays (2305.08891, Alg. 1).
+
+    Args:
+      alpha_bar: ᾱ of the discrete steps, decreasing.
+
+    Returns:
+      ᾱ of the steps, whose last one holds no signal.
+    """
     alpha = np.sqrt(alpha_bar)
     return np.square((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))
 
@@ -199,19 +231,43 @@ def rescale_zero_terminal(alpha_bar: Float[np.ndarray, "steps"]) -> Float[np.nda
 
 
 def expand(a: Shaped[Array, "*y"], like: Shaped[Array, "*x"]) -> Shaped[Array, "*z"]:
-    """Append axes to `a` (numbers or flags) until it broadcasts against `like`."""
+    """Append axes of size 1 until an array broadcasts against another.
+
+    Args:
+      a: numbers or flags, such as one an example.
+      like: an array of at least as many axes.
+
+    Returns:
+      `a` with as many axes as `like`; its size is the same.
+    """
     return jnp.reshape(a, a.shape + (1,) * (like.ndim - a.ndim))
 
 
 def alpha_sigma(
     logsnr: Float[Array, "*x"],
 ) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
-    """Compute (α, σ), the amplitudes of signal and noise."""
+    """Compute the amplitudes of signal and noise, α² = sigmoid(λ) and σ² = sigmoid(-λ).
+
+    Args:
+      logsnr: λ.
+
+    Returns:
+      (α, σ), each in (0, 1), with α² + σ² = 1.
+    """
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
 def diffuse(x0: Data, eps: Data, logsnr: LogSnr) -> Data:
-    """Mix data and noise: z = α x0 + σ eps."""
+    """Mix data and noise: z = α x0 + σ eps.
+
+    Args:
+      x0: clean data.
+      eps: standard normal noise.
+      logsnr: λ of the result.
+
+    Returns:
+      The noisy data z.
+    """
     alpha, sigma = alpha_sigma(expand(logsnr, x0))
     return alpha * x0 + sigma * eps
 
@@ -219,19 +275,47 @@ def diffuse(x0: Data, eps: Data, logsnr: LogSnr) -> Data:
 def transition_variance(
     logsnr_t: Float[Array, "*x"], logsnr_s: Float[Array, "*x"]
 ) -> Float[Array, "*x"]:
-    """Compute σ²_{t|s}, the noise between the cleaner level s and the noisier level t."""
+    """Compute σ²_{t|s}, the variance of the noise between the cleaner level s and the noisier t.
+
+    Args:
+      logsnr_t: λ of the noisier level.
+      logsnr_s: λ of the cleaner level, at least that of t.
+
+    Returns:
+      (1 - e^{λ_t-λ_s}) σ_t², in [0, 1); 0 where the levels are equal.
+    """
     return -jnp.expm1(logsnr_t - logsnr_s) * jax.nn.sigmoid(-logsnr_t)
 
 
 def posterior_mean(z: Data, x0: Data, logsnr_t: LogSnr, logsnr_s: LogSnr) -> Data:
-    """Compute μ̃ of q(z_s | z_t, x)."""
+    """Compute μ̃, the mean of q(z_s | z_t, x) (VDM sec. 2).
+
+    Args:
+      z: noisy data at level t.
+      x0: the data x, or its prediction.
+      logsnr_t: λ of the noisier level.
+      logsnr_s: λ of the cleaner level.
+
+    Returns:
+      The mean of z_s.
+    """
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
     return jnp.exp(t - s) * (alpha_s / alpha_t) * z - jnp.expm1(t - s) * alpha_s * x0
 
 
 def renoise(z: Data, eps: Data, logsnr_s: LogSnr, logsnr_t: LogSnr) -> Data:
-    """Go back from level s to the noisier level t: z_t = (α_t/α_s) z_s + σ_{t|s} eps."""
+    """Add noise from level s to the noisier level t: z_t = (α_t/α_s) z_s + σ_{t|s} eps.
+
+    Args:
+      z: noisy data at level s.
+      eps: standard normal noise.
+      logsnr_s: λ of the cleaner level.
+      logsnr_t: λ of the noisier level.
+
+    Returns:
+      Noisy data at level t.
+    """
     t, s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, alpha_s = alpha_sigma(t)[0], alpha_sigma(s)[0]
     return (alpha_t / alpha_s) * z + jnp.sqrt(transition_variance(t, s)) * eps
@@ -240,7 +324,17 @@ def renoise(z: Data, eps: Data, logsnr_s: LogSnr, logsnr_t: LogSnr) -> Data:
 def edm_sigmas(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Float[np.ndarray, "steps"]:
-    """Compute the EDM grid, noisy to clean, without its closing 0 (EDM eq. 5)."""
+    """Compute the EDM grid of noise levels, without its closing 0 (EDM eq. 5).
+
+    Args:
+      steps: number of levels.
+      sigma_min: the last level σ/α; the default is the paper's, for data of standard deviation 0.5.
+      sigma_max: the first level, likewise.
+      rho: ρ, how much closer the clean levels lie; 1 spreads them evenly, and the paper takes 7.
+
+    Returns:
+      σ/α of the levels, noisy to clean, in float64.
+    """
     ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return np.linspace(*ends, steps) ** rho
 
@@ -253,7 +347,15 @@ class TimeSampler(Protocol):
     """Draws the times of one training batch."""
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Draw times u in [0, 1], one an example."""
+        """Draw the times of a training batch.
+
+        Args:
+          key: random key of the draw.
+          batch_size: examples b.
+
+        Returns:
+          u in [0, 1], one an example.
+        """
         ...
 
 
@@ -280,7 +382,7 @@ class UniformTimes:
             )
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Draw times u in [low, high], one an example."""
+        """Draw u in [low, high], stratified where `stratified`; see `TimeSampler.__call__`."""
         return self.low + (self.high - self.low) * self._unit(key, batch_size)
 
     def _unit(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
@@ -308,7 +410,7 @@ class LogitNormalTimes:
             raise ValueError(f"LogitNormalTimes.std is {self.std}; it must be positive.")
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Draw times u in (0, 1), one an example."""
+        """Draw u in (0, 1) as the sigmoid of a normal number; see `TimeSampler.__call__`."""
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (batch_size,)))
 
 
@@ -331,7 +433,15 @@ class LogNormalSigmas:
             raise ValueError(f"LogNormalSigmas.std is {self.std}; it must be positive.")
 
     def logsnrs(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Draw λ = -2 ln σ, one an example."""
+        """Draw λ = -2 ln σ, without regard to a schedule (EDM table 1, "noise distribution").
+
+        Args:
+          key: random key of the draw.
+          batch_size: examples b.
+
+        Returns:
+          λ of each example, of any size.
+        """
         return -2 * (self.mean + self.std * jax.random.normal(key, (batch_size,)))
 
 
@@ -341,7 +451,18 @@ Times = TimeSampler | LogNormalSigmas
 def draw_logsnrs(
     times: Times, schedule: LogSnrSchedule, key: Key[Array, ""], batch_size: int
 ) -> Float[Array, "b"]:
-    """Draw the noise levels of a training batch: λ of drawn times, or λ itself."""
+    """Draw the noise levels of a training batch.
+
+    Args:
+      times: draws times u, or noise levels (`LogNormalSigmas`), which are cut to those of the
+        schedule.
+      schedule: maps u to λ.
+      key: random key of the draw.
+      batch_size: examples b.
+
+    Returns:
+      λ of each example, between λ(1) and λ(0) of the schedule.
+    """
     if isinstance(times, LogNormalSigmas):
         noise, data = schedule(jnp.array([1.0, 0.0]))
         return jnp.clip(times.logsnrs(key, batch_size), noise, data)

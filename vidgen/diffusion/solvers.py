@@ -29,13 +29,13 @@ _MOST_CHURN = math.sqrt(2) - 1  # no step adds more noise than there is (EDM alg
 
 @dataclasses.dataclass(frozen=True)
 class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
-    """Deterministic, of second order in the step length, by the x̂ of the step before.
+    """DPM-Solver++(2M): deterministic, of second order, by the x̂ of the step before.
 
     The first step is of order 1: its `before` is -inf, h' is infinite and h/2h' is 0.
     """
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Move z by an x̂ that is extrapolated from the last two; see `Sampler.__call__`."""
         assert not isinstance(x0_before, tuple)
         x0 = denoise(z, levels.t)
         extrapolation = 0.5 * (levels.s - levels.t) / (levels.t - levels.before)
@@ -45,14 +45,14 @@ class DpmSolverPP2M(Sampler, name="dpmpp_2m"):
 
 @dataclasses.dataclass(frozen=True)
 class DpmSolverPP2S(Sampler, name="dpmpp_2s", evaluations=2):
-    """Deterministic, of second order, by a step to the middle: needs no step before it.
+    """DPM-Solver++(2S): deterministic, of second order, by a step to the middle.
 
-    It is algorithm 1 of the paper with r = 1/2, its own choice. So a step that noise came before
-    (`sampling.Resampling`) is as good as any other.
+    It needs no step before it. It is algorithm 1 of the paper with r = 1/2, its own choice. A step
+    after z was noised back (RePaint, `sampling.walk_of`) is therefore as good as any other.
     """
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Move z by the x̂ of the middle of the step; see `Sampler.__call__`."""
         x0, middle = denoise(z, levels.t), 0.5 * (levels.t + levels.s)
         halfway = denoise(ddim_step(z, x0, levels.t, middle), middle)
         return ddim_step(z, halfway, levels.t, levels.s), x0
@@ -60,19 +60,19 @@ class DpmSolverPP2S(Sampler, name="dpmpp_2s", evaluations=2):
 
 @dataclasses.dataclass(frozen=True)
 class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
-    """Deterministic, of third order, by the x̂ of the two steps before.
+    """DPM-Solver++(3M): deterministic, of third order, by the x̂ of the two steps before.
 
-    Where there is one before, it is of second order; where there is none, it is ddim. (The first
-    x̂ that is missing has the level -inf, and so an infinite distance.)
+    Where there is one before, it is of second order; where there is none, it is ddim. (The first x̂
+    that is missing has the level -inf, and so an infinite distance.)
     """
 
     @property
     def memory(self) -> int:
-        """It reads two earlier x̂."""
+        """The number of earlier x̂ that it reads, 2."""
         return 2
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Move z along a parabola through the last three x̂; see `Sampler.__call__`."""
         assert levels.earlier is not None
         x0, (first, second) = denoise(z, levels.t), x0_before
         h = 0.5 * (levels.s - levels.t)
@@ -89,7 +89,7 @@ class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
 
 
 def _inverse(length: Float[Array, "*steps"], h: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
-    """h / length; 0 where the length is infinite or not a number, as of a step that was not."""
+    """Compute h / length; 0 where the length is infinite or NaN: there is no such step."""
     return jnp.where(jnp.isfinite(length), h / length, 0)
 
 
@@ -124,11 +124,11 @@ class Heun(Sampler, name="heun", evaluations=2):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Heun:
-        """Make it with the churn of the spec, S_churn, spread over its steps."""
+        """Spread `SamplerSpec.churn` (S_churn) over its steps; see `Sampler.from_spec`."""
         return cls(gamma=min(spec.churn / spec.steps, _MOST_CHURN))
 
     def __call__(self, denoise, keys, z, x0_before, levels):
-        """Take one step; see `Sampler`."""
+        """Add noise, step to s, and correct by the slope there; see `Sampler.__call__`."""
         t = levels.t
         if self.gamma:
             z, t = self._churned(keys, z, t)

@@ -31,7 +31,10 @@ def video(
       clips: "t h w c" or "b t h w c", in [-1, 1], c = 3 or 1.
       fps: frames per second.
       captions: one per clip, shown below it; or none.
-      height: of a clip on the screen, in pixels.
+      height: height of a clip on the screen, in pixels.
+
+    Returns:
+      A piece of a page that holds the clips, for the value of a notebook's cell.
 
     Raises:
       ValueError: it is no video, `fps` is not positive, or there is not one caption per clip.

@@ -47,7 +47,13 @@ class Clip:
         return np.array(self.video, dtype, copy=copy)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write it, as `vidgen generate -o` would; the suffix is the format (.mp4, .npy, ...).
+        """Write the clip to a file, as `vidgen generate -o` would.
+
+        Args:
+          path: the suffix is the format (.mp4, .npy, ...).
+
+        Returns:
+          The path.
 
         Raises:
           ValueError: there is no such format, or it cannot play at this rate.
@@ -115,7 +121,14 @@ class Clips:
         return np.array(self.video, dtype, copy=copy)
 
     def each_stage(self, number: int = 0) -> dict[str, Float[np.ndarray, "t h w c"]]:
-        """One clip as every stage made it."""
+        """Take one clip as every stage made it.
+
+        Args:
+          number: number of the clip, from 0.
+
+        Returns:
+          Its video by the name of the stage, in about [-1, 1].
+        """
         return {name: videos[number] for name, videos in self.stages.items()}
 
     def save(self, path: str | os.PathLike, stage: str | None = None) -> Path:
@@ -123,7 +136,10 @@ class Clips:
 
         Args:
           path: the suffix is the format (.mp4, .npy, ...).
-          stage: its name; None is the last.
+          stage: name of the stage; None is the last.
+
+        Returns:
+          The path.
 
         Raises:
           ValueError: there is no such stage, or no such format.

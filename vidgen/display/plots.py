@@ -22,6 +22,9 @@ def curves(path: paths.Path, title: str = "training") -> shown.Html:
       path: the file that training writes into MODEL_DIR.
       title: above the plot.
 
+    Returns:
+      SVG in a piece of a page, for the value of a notebook's cell.
+
     Raises:
       OSError: the file cannot be read.
       ValueError: it is no such file, or matplotlib is missing.
@@ -32,6 +35,12 @@ def curves(path: paths.Path, title: str = "training") -> shown.Html:
 
 def metrics(results: Sequence[Result]) -> shown.Html:
     """Plot each metric of one or more results of `vidgen evaluate`, with error bars.
+
+    Args:
+      results: as `vidgen.evaluate` returns them, or read from --output; "title" is their name.
+
+    Returns:
+      SVG in a piece of a page, one plot a metric.
 
     Raises:
       ValueError: matplotlib is missing.

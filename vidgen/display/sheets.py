@@ -56,11 +56,15 @@ def frames(
     is what a display would show.
 
     Args:
-      clips: "t h w c" by name, of any sizes and of one length in seconds; or "b t h w c".
+      clips: "t h w c" by name, of any sizes and of one length in seconds; or "b t h w c"; in [-1,
+        1].
       captions: names of the rows of an array.
       columns: number of moments, evenly over the clip.
-      height: of a row, in pixels; None is that of the largest clip, but no less than 64.
+      height: height of a row, in pixels; None is that of the largest clip, but no less than 64.
       moments: places in [0, 1) of the clip, in place of `columns`.
+
+    Returns:
+      The sheet.
 
     Raises:
       ValueError: there is no clip, or not one caption per clip.
@@ -122,8 +126,11 @@ def contacts(
 
     Args:
       clips: (caption, frames "t h w c" in [-1, 1]), all of one size.
-      columns: of clips on the sheet.
+      columns: columns of clips on the sheet.
       moments: frames of a clip that are drawn, evenly over it.
+
+    Returns:
+      The sheet.
 
     Raises:
       ValueError: there is no clip.
@@ -142,7 +149,7 @@ def contacts(
 
 
 def _wrapped(caption: str, letters: int) -> list[str]:
-    """The lines of a caption, with a mark where its end does not fit."""
+    """Break a caption into lines, with a mark where its end does not fit."""
     lines = textwrap.wrap(caption, letters) or ["(no caption)"]
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], lines[_LINES - 1][: letters - 1] + "…"]
@@ -164,7 +171,7 @@ def _contact(
 
 
 def _beside(pictures: Sequence[Image.Image], places: int) -> Image.Image:
-    """Pictures of one size side by side; places that none takes stay white."""
+    """Put pictures of one size side by side; places that none takes stay white."""
     width, height = pictures[0].size
     row = Image.new("RGB", (places * width, height), "white")
     for i, picture in enumerate(pictures):
@@ -191,8 +198,11 @@ def scenes(
       video: in [-1, 1].
       rows: its scenes, in order.
       columns: the largest number of frames in a row.
-      height: of a frame on the sheet, in pixels.
+      height: height of a frame on the sheet, in pixels.
       lead: number of frames of the scene before that a row shows.
+
+    Returns:
+      The sheet.
 
     Raises:
       ValueError: there is no scene, or one ends after the video.
@@ -206,8 +216,8 @@ def scenes(
 def _scene(video: np.ndarray, scene: SceneRow, side: int, columns: int, lead: int) -> Image.Image:
     """Draw one scene: its prompt above, then at most `columns` frames."""
     begin, lead = scene.begin, min(lead, scene.begin)
-    own = np.linspace(begin, scene.end - 1, min(columns - lead, scene.end - begin))
-    numbers = [*range(begin - lead, begin), *own.round().astype(int)]
+    inside = np.linspace(begin, scene.end - 1, min(columns - lead, scene.end - begin))
+    numbers = [*range(begin - lead, begin), *inside.round().astype(int)]
     width = side * video.shape[2] // video.shape[1]
     picture = Image.new("RGB", (columns * (width + 4), side + 34), "white")
     pen = ImageDraw.Draw(picture)
@@ -240,9 +250,12 @@ def tokens(
     Args:
       ids: the codes of C-ViViT; the first step stands for the first frame alone, each later one for
         as many frames as the patches are long.
-      video: the clip; the last frame of each step is drawn above its map.
+      video: the clip in [-1, 1]; the last frame of each step is drawn above its map.
       columns: the largest number of steps in a line.
-      height: of a map, in pixels.
+      height: height of a map, in pixels.
+
+    Returns:
+      The sheet.
 
     Raises:
       ValueError: the video does not have as many steps.

@@ -16,7 +16,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Html:
-    """A piece of a page.
+    """A piece of a page, as the value of a notebook's cell.
 
     Attributes:
       text: HTML that asks for nothing from elsewhere.
@@ -30,7 +30,7 @@ class Html:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A still.
+    """A still picture, as the value of a notebook's cell.
 
     Attributes:
       image: in RGB.
@@ -39,7 +39,15 @@ class Picture:
     image: Image.Image = dataclasses.field(repr=False)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write it to a file whose suffix names the format."""
+        """Write the picture to a file.
+
+        Args:
+          path: its suffix names the format, as Pillow knows them (.png, .jpg, ...).
+
+        Raises:
+          ValueError: there is no such format.
+          OSError: the file cannot be written.
+        """
         self.image.save(path)
 
     def _repr_png_(self) -> bytes:
@@ -51,7 +59,13 @@ class Picture:
 
 
 def checked(clips: np.ndarray) -> Float[np.ndarray, "b t h w c"]:
-    """Return one clip or several as "b t h w c".
+    """Bring one clip or several to float32 "b t h w c".
+
+    Args:
+      clips: "t h w c" or "b t h w c", c = 3 or 1.
+
+    Returns:
+      The clips; one is a batch of one.
 
     Raises:
       ValueError: it is no video.

@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
       width: output channels; where the input has others, a dense layer maps the skip path.
       norm: kind of normalisation.
       dropout: rate before the second convolution.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     width: int
@@ -109,7 +109,16 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], cond: Float[Array, "b #t e"], train: bool
     ) -> Float[Array, "b t h w c2"]:
-        """Transform x, modulated by the conditioning vector."""
+        """Transform features, scaled and shifted by the conditioning vector.
+
+        Args:
+          x: features.
+          cond: conditioning vector of each frame, or of all frames of a clip.
+          train: whether dropout acts.
+
+        Returns:
+          Features of `width` channels; before training x itself, or its projection to that width.
+        """
         dtype = self.dtype
         y = swish(norm(self.norm, x.shape[-1], name="norm1", dtype=dtype)(x))
         y = spatial_conv(self.width, name="conv1", dtype=dtype)(y)
@@ -132,7 +141,14 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*x c"]) -> Float[Array, "*x c"]:
-        """Transform each pixel alone."""
+        """Transform each pixel alone.
+
+        Args:
+          x: features.
+
+        Returns:
+          The branch, without the sum; 0 before training.
+        """
         dtype, width = self.dtype, x.shape[-1]
         y = norm(self.norm, width, name="norm", dtype=dtype)(x)
         y = nn.gelu(axes.dense(self.hidden, ("embed", "mlp"), name="in", dtype=dtype)(y))
@@ -147,7 +163,7 @@ class SpaceTimeBlock(nn.Module):
       norm: kind of normalisation.
       dropout: rate in the residual block.
       train: whether dropout acts.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     spec: LevelSpec
@@ -160,7 +176,17 @@ class SpaceTimeBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], skip: Array | None, inputs: BlockInputs
     ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b t h w c"]]:
-        """Apply the operators of the spec in the order of the module's docstring."""
+        """Apply the operators of the spec in the order of the module's docstring.
+
+        Args:
+          x: features from the block before.
+          skip: features of the way down, which are joined to x on channels; None on the way down.
+          inputs: conditioning vectors and text, the same for all blocks.
+
+        Returns:
+          The features twice, as a scan wants them: for the next block, and for a skip of the way
+          up.
+        """
         spec, common = self.spec, {"norm": self.norm, "dtype": self.dtype}
         y = x if skip is None else jnp.concatenate([x, skip], axis=-1)
         block = ResidualBlock(spec.width, dropout=self.dropout, name="residual", **common)

@@ -38,7 +38,7 @@ class StageClips(NamedTuple):
     """Videos that a stage has just made.
 
     Attributes:
-      stage: its name.
+      stage: name of the stage.
       start: number of the first of these clips among all.
       video: about in [-1, 1], on the host.
     """
@@ -73,12 +73,12 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the stages, in order."""
+        """Names of the stages, in the order in which they run."""
         return tuple(stage.name for stage in self.stages)
 
     @property
     def shape(self) -> VideoShape:
-        """The clip that comes out."""
+        """The clip that the last stage makes."""
         return self.stages[-1].shape
 
     @property
@@ -106,9 +106,18 @@ class Cascade:
     def sized(
         self, *, frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> Cascade:
-        """Change the size of the clips; None keeps what the stages were trained for.
+        """Change the size of the clips of all stages.
 
         The frame rate stays, so that another number of frames is another length.
+
+        Args:
+          frames: of the clip that comes out, a multiple of `multiples[0]`; None keeps what the
+            stages were trained for, as it does for the others.
+          height: pixels, a multiple of `multiples[1]`.
+          width: pixels, likewise.
+
+        Returns:
+          A chain of the same stages with other shapes.
 
         Raises:
           ValueError: the chain cannot make that size; names the nearest that it can.
@@ -133,8 +142,14 @@ class Cascade:
     def at_rate(self, fps: float) -> Cascade:
         """Change the frame rate of the clips that come out, and of all stages by the same factor.
 
+        Args:
+          fps: frames per second of the clips that come out.
+
+        Returns:
+          A chain of the same stages with other rates.
+
         Raises:
-          ValueError: no stage is told the rate of its clips, or it is not positive.
+          ValueError: no stage has the frame rate as an input, or the rate is not positive.
         """
         if not any(isinstance(s, DiffusionStage) and s.fps_condition for s in self.stages):
             raise ValueError(
@@ -170,13 +185,17 @@ class Cascade:
         Args:
           load: brings the weights of a stage; they are let go before it is asked for the next.
           text: n encoded prompts, or a function from a stage's name to them.
-          keys: of the n clips; `stage_keys` makes the stages' own.
-          sample: one batch: (stage, params, text, low_res, keys, known) -> video, by the stage's
-            `generate`; it puts the arrays, which are on the host, where they belong.
-          low_res: what the first stage starts from, in `input_shape`; None for the base.
+          keys: random keys of the n clips; `stage_keys` makes the stages' own.
+          sample: makes one batch: (stage, params, text, low_res, keys, known) -> video, by the
+            stage's `generate`; it puts the arrays, which are on the host, where they belong.
+          low_res: what the first stage starts from, in `input_shape` and [-1, 1]; None for the
+            base.
           known: content that every clip must have: from the clip's shape at a stage to the video,
             and a mask that is True where it is known.
           batch_size: clips made at a time, by stage; all where a stage is not named.
+
+        Yields:
+          The clips of each batch, all of a stage before those of the next.
 
         Raises:
           ValueError: `low_res` is missing, not wanted, or of another size.
@@ -212,7 +231,15 @@ class Cascade:
 
 
 def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
-    """Derive the keys of a stage from those of the clips; see the module's docstring."""
+    """Derive the keys of a stage from those of the clips (equation in the module's docstring).
+
+    Args:
+      keys: one a clip.
+      stage: name of the stage.
+
+    Returns:
+      One key a clip; those of the base are the clips' own.
+    """
     if stage == STAGES[0]:
         return keys
     number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")

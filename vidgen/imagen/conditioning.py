@@ -1,4 +1,4 @@
-"""What a stage is told besides its noisy video: the text, and for later stages a smaller video.
+"""What a stage reads besides its noisy video: the text, and for later stages a smaller video.
 
     training    low = degrade(video),  low' = α low + σ n,  the network sees up(low') and log α²/σ²
     sampling    low = what the stage before made; the same at a fixed, small level of noise
@@ -43,13 +43,28 @@ class Conditioner(Protocol):
         ...
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """Shrink a video to what the stage before would have made; None where there is none."""
+        """Shrink a video to what the stage before would have made.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          Smaller clips in [-1, 1]; None where there is no stage before.
+        """
         ...
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """Make the clean video to learn, and the conditioning of the network."""
+        """Make the clean video to learn, and the conditioning of the network.
+
+        Args:
+          batch: clips in [-1, 1] with their text.
+          key: random key of the noise and its level.
+
+        Returns:
+          The clips x that the network learns to restore, and what it gets besides their noisy copy.
+        """
         ...
 
     def for_sampling(
@@ -58,13 +73,25 @@ class Conditioner(Protocol):
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """Make the conditioning of the network when it generates."""
+        """Make the conditioning of the network when it generates.
+
+        Args:
+          low_res: clips of the stage before, in [-1, 1]; None for the base.
+          text: one prompt a clip.
+          keys: random keys of the noise on `low_res`, one a clip.
+
+        Returns:
+          What the network gets besides the noisy video.
+
+        Raises:
+          ValueError: `low_res` is missing, or not wanted.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Noise on the low-resolution video, at a level that the network is told.
+    """Noise on the low-resolution video, at a level that the network reads too.
 
     Attributes:
       times: distribution of the level in training, as times of `schedule`; neither paper prints
@@ -88,11 +115,18 @@ class Augmentation:
             raise ValueError(f"Augmentation.noised is {self.noised!r}; choose one of {NOISED}.")
 
     def training_level(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
-        """Draw a log-SNR for every example."""
+        """Draw the log-SNR of each example's noise; see `schedules.draw_logsnrs`."""
         return schedules.draw_logsnrs(self.times, self.schedule, key, batch_size)
 
     def sampling_level(self, batch_size: int) -> Float[Array, "b"]:
-        """Give every example the same log-SNR, the cleanest of all where there is no noise."""
+        """Give every example the same log-SNR, the cleanest of all where there is no noise.
+
+        Args:
+          batch_size: examples b.
+
+        Returns:
+          `sampling_logsnr` for each; `LOGSNR_MAX`, 20, where that is None.
+        """
         if self.sampling_logsnr is None:
             return jnp.full((batch_size,), schedules.LOGSNR_MAX)
         return jnp.full((batch_size,), self.sampling_logsnr)
@@ -100,20 +134,20 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoLowRes:
-    """The base stage: text alone."""
+    """The conditioner of the base stage: text alone."""
 
     @property
     def factors(self) -> tuple[int, int]:
-        """1 and 1: the base stage makes everything itself."""
+        """(1, 1): the base stage makes every frame and pixel itself."""
         return (1, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> None:
-        """Return None: there is no stage before the base."""
+        """Return None, as there is no stage before the base; see `Conditioner.degrade`."""
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """Return the batch's own video, conditioned on its text."""
+        """Return the batch's own video, conditioned on its text; see `Conditioner.for_training`."""
         del key
         return batch.video, Conditioning(
             text=batch.text, independent_frames=batch.independent_frames
@@ -125,7 +159,11 @@ class NoLowRes:
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """Condition on the text; a low-resolution video is a ValueError."""
+        """Condition on the text alone; see `Conditioner.for_sampling`.
+
+        Raises:
+          ValueError: there is a low-resolution video.
+        """
         del keys
         if low_res is not None:
             raise ValueError("the base stage takes no low-resolution video; start at a later one.")
@@ -165,20 +203,34 @@ class Upsample(abc.ABC):
 
     @abc.abstractmethod
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"]:
-        """Shrink a video to what the stage before would have made."""
+        """Shrink clips to the size of the stage before; see `Conditioner.degrade`."""
 
     @abc.abstractmethod
     def up(self, low: Float[Array, "b t0 h0 w0 c"]) -> Float[Array, "b t h w c"]:
-        """Enlarge a small video to the size of the stage's output."""
+        """Enlarge small clips to the size of the stage's output.
+
+        Args:
+          low: clips of the stage before.
+
+        Returns:
+          Clips of `factors` times the size; frames that the fill "blank" leaves out are 0.
+        """
 
     @abc.abstractmethod
     def known_frames(self, low: Float[Array, "b t0 h0 w0 c"]) -> Bool[Array, "b t"] | None:
-        """Mark the frames of the output that are in `low`; None where all are."""
+        """Mark the frames of the output that are in `low`.
+
+        Args:
+          low: clips of the stage before.
+
+        Returns:
+          True where a frame of the output is one of the input; None where all are.
+        """
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """Return the batch's own video, conditioned on its degraded, noised copy."""
+        """Condition clips on their degraded, noised copies; see `Conditioner.for_training`."""
         level_key, noise_key = jax.random.split(key)
         low = self.degrade(batch.video)
         logsnr = self.augmentation.training_level(level_key, low.shape[0])
@@ -193,7 +245,7 @@ class Upsample(abc.ABC):
         text: TextEmbedding,
         keys: Key[Array, "b"],
     ) -> Conditioning:
-        """Condition on the video of the stage before, slightly noised, and the text."""
+        """Condition on the slightly noised video and the text; see `Conditioner.for_sampling`."""
         if low_res is None:
             raise ValueError(
                 f"{type(self).__name__} needs the video of the stage before; generate with the "
@@ -239,11 +291,17 @@ class SpatialUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """1 and `factor`."""
+        """(1, factor): as many frames, and so many times the pixels along a side."""
         return (1, self.factor)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h0 w0 c"]:
-        """Average squares of factor x factor pixels: anti-aliased, as the data is resized."""
+        """Average squares of factor x factor pixels; see `Conditioner.degrade`.
+
+        It is anti-aliased, as the data is resized.
+
+        Raises:
+          ValueError: height or width is no multiple of the factor.
+        """
         b, t, h, w, c = video.shape
         f = self.factor
         if h % f or w % f:
@@ -251,12 +309,12 @@ class SpatialUpsample(Upsample):
         return video.reshape(b, t, h // f, f, w // f, f, c).mean((3, 5))
 
     def up(self, low: Float[Array, "b t h0 w0 c"]) -> Float[Array, "b t h w c"]:
-        """Enlarge frames bilinearly."""
+        """Enlarge frames bilinearly; see `Upsample.up`."""
         b, t, h, w, c = low.shape
         return jax.image.resize(low, (b, t, h * self.factor, w * self.factor, c), "bilinear")
 
     def known_frames(self, low: Float[Array, "b t h0 w0 c"]) -> None:
-        """Return None: every frame is known."""
+        """Return None, as every frame is known; see `Upsample.known_frames`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,7 +322,7 @@ class TemporalUpsample(Upsample):
     """Temporal super-resolution: `factor` times as many frames of the same size.
 
     Frame i of the input is frame factor * i of the output. Repeating and blanks are both in the
-    paper, which does not say where it takes which; the network is told by a mask.
+    paper, which does not say where it takes which; a mask tells the network.
 
     Attributes:
       fill: what stands in a gap: "repeat" the frame before, "blank" zeros, "interpolate" the frames
@@ -280,11 +338,15 @@ class TemporalUpsample(Upsample):
 
     @property
     def factors(self) -> tuple[int, int]:
-        """`factor` and 1."""
+        """(factor, 1): so many times the frames, of the same size."""
         return (self.factor, 1)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h w c"]:
-        """Keep every factor-th frame."""
+        """Keep every factor-th frame, from the first; see `Conditioner.degrade`.
+
+        Raises:
+          ValueError: the number of frames is no multiple of the factor.
+        """
         if video.shape[1] % self.factor:
             raise ValueError(
                 f"a clip of {video.shape[1]} frames cannot be made from every {self.factor}th of "
@@ -293,7 +355,7 @@ class TemporalUpsample(Upsample):
         return video[:, :: self.factor]
 
     def up(self, low: Float[Array, "b t0 h w c"]) -> Float[Array, "b t h w c"]:
-        """Show each frame once, and fill the gap after it."""
+        """Show each frame once, and fill the gap after it; see `Upsample.up`."""
         video = jnp.repeat(low, self.factor, axis=1)
         if self.fill == "interpolate":
             after = jnp.repeat(jnp.concatenate([low[:, 1:], low[:, -1:]], 1), self.factor, axis=1)
@@ -304,13 +366,21 @@ class TemporalUpsample(Upsample):
         return jnp.where(expand(self.known_frames(low), video), video, 0)
 
     def known_frames(self, low: Float[Array, "b t0 h w c"]) -> Bool[Array, "b t"]:
-        """Mark every factor-th frame."""
+        """Mark every factor-th frame, from the first; see `Upsample.known_frames`."""
         known = jnp.arange(low.shape[1] * self.factor) % self.factor == 0
         return jnp.broadcast_to(known, (low.shape[0], known.size))
 
 
 def check_parameterization(conditioner: Conditioner, choice: str | Parameterization) -> None:
-    """Raise ValueError where a network that learns a residual is to give anything but x0."""
+    """Check that a network which learns a residual gives x0.
+
+    Args:
+      conditioner: the conditioner of the stage; only one with `residual_std` asks for it.
+      choice: the parameterization of the stage, as `DiffusionStage.parameterization`.
+
+    Raises:
+      ValueError: the conditioner has a `residual_std`, and the output means anything but x0.
+    """
     residual = isinstance(conditioner, Upsample) and conditioner.residual_std is not None
     if residual and by_name(choice) != X0:
         raise ValueError(
@@ -320,7 +390,14 @@ def check_parameterization(conditioner: Conditioner, choice: str | Parameterizat
 
 
 def input_shape(shape: VideoShape, conditioner: Conditioner) -> VideoShape | None:
-    """Compute the clip from which a stage makes one of `shape`; None for the base.
+    """Compute the clip from which a stage makes one of `shape`.
+
+    Args:
+      shape: shape of the stage's output.
+      conditioner: the conditioner of the stage, for its factors.
+
+    Returns:
+      The smaller clip, with a lower frame rate where frames are left out; None for the base.
 
     Raises:
       ValueError: the factors do not divide `shape`.

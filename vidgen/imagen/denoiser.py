@@ -18,11 +18,30 @@ class DenoisingNetwork(abc.ABC):
 
     @abc.abstractmethod
     def init(self, rngs: Key[Array, ""], *args: Any, **kwargs: Any) -> Params:
-        """Draw fresh parameters for the arguments of a call."""
+        """Draw fresh parameters for the arguments of a call.
+
+        Args:
+          rngs: the key of the draw.
+          *args: those of `apply` after the parameters: (z, log-SNR, conditioning).
+          **kwargs: likewise: train.
+
+        Returns:
+          Parameters, as Linen's `init` gives them; leaves may be boxed with the names of their
+          axes.
+        """
 
     @abc.abstractmethod
     def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:  # as Linen's
-        """Compute the raw output "b t h w c" for (z, log-SNR, conditioning, train=...)."""
+        """Compute the network's raw output, whose meaning the parameterization says.
+
+        Args:
+          variables: parameters, as `init` gives them.
+          *args: (z "b t h w c", log-SNR "b", `Conditioning`).
+          **kwargs: train, whether dropout acts, and rngs, its keys.
+
+        Returns:
+          The output "b t h w c", in the shape of z.
+        """
 
     @property
     def stride(self) -> int:
@@ -37,9 +56,10 @@ class DenoisingNetwork(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A dataclass, not a method: equal settings compare equal, so compiled steps are reused.
+    """The denoiser of a network, x̂ = to_x0(network(z, λ)), by one evaluation.
 
-    By a stage that is loaded again, too, or whose sampling is replaced.
+    A dataclass and no closure, so that equal settings compare equal and compiled steps are used
+    again, also by a stage that is loaded anew or whose sampler is replaced.
 
     Attributes:
       network: a `VideoUNet`.
@@ -60,7 +80,18 @@ class Denoiser:
         logsnr: Float[Array, "b"],
         step: Int[Array, ""] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Compute x̂ by one evaluation, the same at every step: neither guided nor thresholded."""
+        """Compute x̂ by one evaluation, neither guided nor thresholded.
+
+        Args:
+          params: parameters of the network.
+          cond: what the network reads besides z.
+          z: noisy clips.
+          logsnr: λ of each.
+          step: not read: it is the same at every step.
+
+        Returns:
+          x̂, about in [-1, 1].
+        """
         del step
         out = self.network.apply(params, z, logsnr, cond, train=False)
         return by_name(self.parameterization).to_x0(out.astype(z.dtype), z, logsnr)
@@ -74,5 +105,17 @@ def at_weight(
     logsnr: Float[Array, "b"],
     step: Int[Array, ""],
 ) -> Float[Array, "b t h w c"]:
-    """Compute x̂ by a network that has the step's guidance weight as an input."""
+    """Compute x̂ by a network that has the step's guidance weight as an input.
+
+    Args:
+      denoise: x̂ of (conditioning, z, log-SNR), such as a `Denoiser` with its parameters.
+      cond: what the network reads besides z; its guidance weight is set here.
+      weights: w of each step and clip.
+      z: noisy clips.
+      logsnr: λ of each.
+      step: number of the sampling step, from 0.
+
+    Returns:
+      x̂, about in [-1, 1].
+    """
     return denoise(cond.replace(guidance_weight=weights[step]), z, logsnr)

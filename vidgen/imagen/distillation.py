@@ -88,6 +88,9 @@ def two_step_target(
       logsnr_t: where the steps begin, λ_t < λ_mid.
       logsnr_mid: where the teacher's first step ends, λ_mid <= λ_s.
       logsnr_s: where they end; inf is data, where a sampler's last step returns x̂ itself.
+
+    Returns:
+      x̃ = ω x̂₁ + (1 - ω) x̂₂ of the module's docstring.
     """
     t, mid, s = (jnp.broadcast_to(level, z.shape[:1]) for level in (logsnr_t, logsnr_mid, logsnr_s))
     first = teacher(z, t)
@@ -126,7 +129,15 @@ class Distillation(Student):
 
     @abc.abstractmethod
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """Draw the noise levels of a training batch."""
+        """Draw the noise levels of a training batch.
+
+        Args:
+          key: random key of the draw.
+          batch_size: examples b.
+
+        Returns:
+          λ where each example's step begins, where the teacher stops halfway, and where it ends.
+        """
 
     @abc.abstractmethod
     def target(
@@ -137,12 +148,26 @@ class Distillation(Student):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """Compute what the student should output for z at levels.t and guidance weight w."""
+        """Compute what the student should output for z at `levels.t`.
+
+        Args:
+          teacher: parameters of the teacher.
+          cond: what the network reads besides z.
+          weight: guidance weight w of each example, in `weight_range`.
+          z: noisy clips at `levels.t`.
+          levels: noise levels of the steps, as drawn by `levels`.
+
+        Returns:
+          The target in the space of the network's output (`DiffusionStage.parameterization`).
+        """
 
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the weighted squared distance to the teacher, and the same by noise level."""
+        """Compute the weighted squared distance to the teacher; see `Model.loss`.
+
+        What is logged beside it is the same error by noise level. The mode `train` changes nothing.
+        """
         del train
         stage, size = self.stage, batch.video.shape[0]
         cond_key, time_key, noise_key, weight_key = jax.random.split(key, 4)
@@ -164,18 +189,18 @@ class Distillation(Student):
     # ---- what else a run asks of a model ---------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Draw fresh parameters of the student."""
+        """Draw fresh parameters of the student; see `Model.init`."""
         return self.stage.init(key, batch)
 
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """Describe a training batch by ShapeDtypeStructs."""
+        """Describe a training batch, which is that of the stage; see `Model.batch_spec`."""
         sizes = (batch_size, text_length, text_dim)
         return self.stage.batch_spec(*sizes, captions_per_clip=captions_per_clip)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """Shrink clips to those of the stage before; None for the base."""
+        """Shrink clips to those of the stage before; see `Generator.degrade`."""
         return self.stage.degrade(video)
 
     def generate(
@@ -190,7 +215,7 @@ class Distillation(Student):
         negative: TextEmbedding | None = None,
         init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Make clips with the student as it is now."""
+        """Make clips with the student as it is now; see `Generator.generate`."""
         more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
         return self.stage.generate(params, text, low_res, keys, **more)
 
@@ -211,7 +236,7 @@ class GuidanceDistillation(Distillation):
         return dataclasses.replace(self.stage, guidance_input=False, learned=None)
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """Draw one level each; there is no step to take."""
+        """Draw one level each, as there is no step to take; see `Distillation.levels`."""
         logsnr = schedules.draw_logsnrs(self.times, self.stage.schedule, key, batch_size)
         return DistillationLevels(logsnr, logsnr, logsnr)
 
@@ -223,7 +248,10 @@ class GuidanceDistillation(Distillation):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """Guide the teacher's outputs; guidance is the same in any space that is affine in x0."""
+        """Guide the teacher's outputs, which is the same as guiding x̂; see `Distillation.target`.
+
+        Every output space is affine in x0 with weights that add to one (diffusion/guidance.py).
+        """
         both = guidance.pair(cond, cond.replace(text=null_text(cond.text)))
         noisy, logsnr = guidance.pair(z, z), guidance.pair(levels.t, levels.t)
         out = self.stage.network.apply(teacher, noisy, logsnr, both, train=False)
@@ -263,12 +291,19 @@ class ProgressiveDistillation(Distillation):
         return self.stage
 
     def levels(self, key: Key[Array, ""], batch_size: int) -> DistillationLevels:
-        """Draw t = i/N with i even in 1 ... N; inf stands for data."""
+        """Draw a step from t = i/N, i even in 1 ... N; see `Distillation.levels`."""
         u = schedules.UniformTimes()(key, batch_size)
         return self.step_levels(jnp.minimum(jnp.floor(u * self.steps), self.steps - 1) + 1)
 
     def step_levels(self, i: Float[Array, "b"]) -> DistillationLevels:
-        """Compute the levels of the step from t = i/N."""
+        """Compute the levels of the step from t = i/N.
+
+        Args:
+          i: number of the step from the end: whole numbers in 1 ... N.
+
+        Returns:
+          λ at t, halfway and at the end; inf stands for data.
+        """
 
         def level(j: Float[Array, "b"]) -> Float[Array, "b"]:
             return self.stage.schedule(jnp.maximum(j, 0) / self.steps)
@@ -287,7 +322,7 @@ class ProgressiveDistillation(Distillation):
         z: Float[Array, "b t h w c"],
         levels: DistillationLevels,
     ) -> Float[Array, "b t h w c"]:
-        """Compute the output that stands for `two_step_target`."""
+        """Compute the output that stands for `two_step_target`; see `Distillation.target`."""
         cond = cond.replace(guidance_weight=weight)
 
         def denoise(z: Float[Array, "b t h w c"], logsnr: Float[Array, "b"]) -> Array:

@@ -26,7 +26,7 @@ from vidgen.types import Conditioning, Known, VideoBatch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EarlierFrames(NoLowRes):
-    """The base stage: text, and the frames that a clip goes on from.
+    """The conditioner of a base stage that continues clips: text, and the frames before.
 
     Attributes:
       frames: K, the most frames that are shown. [guess] Half of the tiny model's clip: a chunk then
@@ -46,7 +46,11 @@ class EarlierFrames(NoLowRes):
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """Return the batch's own video, and the frames of it that are shown."""
+        """Return clips, and the frames of them that are shown; see `Conditioner.for_training`.
+
+        Raises:
+          ValueError: a clip has no more frames than may be shown.
+        """
         size, t = batch.video.shape[:2]
         if self.frames >= t:
             raise ValueError(
@@ -66,9 +70,15 @@ class EarlierFrames(NoLowRes):
         """Show the known frames that a clip begins with, at most K; pixels are not shown.
 
         Args:
-          cond: what the clips are told otherwise.
+          cond: the conditioning without them.
           known: what the clips must have; None shows nothing.
           shape: (t, h, w, c) of the clips.
+
+        Returns:
+          The conditioning with the frames in `low_res` and a mask of them in `known_frames`.
+
+        Raises:
+          ValueError: the known content does not fit the clips.
         """
         whole = (len(cond.independent_frames), *shape)
         if known is None:
@@ -83,7 +93,15 @@ class EarlierFrames(NoLowRes):
     def of_new_frames(
         self, square: Float[Array, "b t h w c"], cond: Conditioning
     ) -> Float[Array, "b t h w c"]:
-        """Weight squared errors so that their mean is that over the frames that are not shown."""
+        """Weight squared errors so that their mean is that over the frames that are not shown.
+
+        Args:
+          square: squared errors of the output.
+          cond: the conditioning, for the frames that are shown.
+
+        Returns:
+          The errors, 0 in frames that are shown, and more than they were in the others.
+        """
         assert cond.known_frames is not None
         new = ~cond.known_frames
         share = new / jnp.mean(new, axis=1, keepdims=True)

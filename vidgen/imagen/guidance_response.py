@@ -33,9 +33,9 @@ class Response(NamedTuple):
     Attributes:
       logsnr: the noise level.
       slope: share of the teacher's change that the student makes; 1 is all of it.
-      cosine: of the angle between both changes.
+      cosine: cosine of the angle between both changes.
       student: root mean square of the student's change, in units of pixels in [-1, 1].
-      teacher: that of the teacher's.
+      teacher: root mean square of the teacher's change.
     """
 
     logsnr: float
@@ -66,7 +66,10 @@ def guidance_response(
       batches: clips in [-1, 1] with their text.
       weights: low and high guidance weight, within what the student learned.
       logsnrs: noise levels.
-      seed: of the noise.
+      seed: seed of the noise.
+
+    Returns:
+      One response a noise level, in the order of `logsnrs`.
 
     Raises:
       ValueError: the weights are equal, or the stages are not a student and a teacher.
@@ -87,15 +90,15 @@ def guidance_response(
     return responses
 
 
-def _response(logsnr: float, both: float, own: float, asked: float) -> Response:
+def _response(logsnr: float, both: float, student_square: float, teacher_square: float) -> Response:
     """Compute a response from the means of d_S d_T, d_S² and d_T²."""
-    root = np.sqrt(own * asked)
+    root = np.sqrt(student_square * teacher_square)
     return Response(
         logsnr=logsnr,
-        slope=both / asked if asked else float("nan"),
+        slope=both / teacher_square if teacher_square else float("nan"),
         cosine=both / root if root else 0.0,
-        student=own**0.5,
-        teacher=asked**0.5,
+        student=student_square**0.5,
+        teacher=teacher_square**0.5,
     )
 
 
@@ -120,8 +123,10 @@ def _products(
 
     twice = guidance.pair(z, z), guidance.pair(level, level)
     low, high = weights
-    own = student.denoise(params, guidance.pair(conditioned(low), conditioned(high)), *twice)
+    x0_student = student.denoise(params, guidance.pair(conditioned(low), conditioned(high)), *twice)
     without = cond.replace(text=null_text(cond.text))
-    asked = teacher.denoise(teacher_params, guidance.pair(without, cond), *twice)
-    own, asked = own[1::2] - own[0::2], (high - low) * (asked[1::2] - asked[0::2])
-    return jnp.stack([jnp.mean(own * asked), jnp.mean(own**2), jnp.mean(asked**2)])
+    x0_teacher = teacher.denoise(teacher_params, guidance.pair(without, cond), *twice)
+    d_student = x0_student[1::2] - x0_student[0::2]
+    d_teacher = (high - low) * (x0_teacher[1::2] - x0_teacher[0::2])
+    products = d_student * d_teacher, d_student**2, d_teacher**2
+    return jnp.stack([jnp.mean(product) for product in products])

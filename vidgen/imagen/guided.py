@@ -27,15 +27,18 @@ def guided(
     steps: int,
     negative: TextEmbedding | None = None,
 ) -> X0Fn:
-    """Build the guided denoiser of a network that is told text and nothing of its guidance.
+    """Build the guided denoiser of a network that does not have its guidance weight as an input.
 
     Args:
       denoiser: x̂ by one evaluation.
-      params: of its network.
-      cond: what it is told, for b clips.
+      params: parameters of its network.
+      cond: its conditioning, for b clips.
       spec: how it is guided.
       steps: sampling steps.
       negative: what to guide away from, one prompt a clip; None is the prediction without text.
+
+    Returns:
+      x̂ with guidance, not thresholded; unguided it is one evaluation of the network.
     """
     alone = Partial(denoiser, params, cond)
     if spec.is_unguided:
@@ -62,11 +65,14 @@ def guided_student(
 
     Args:
       denoiser: x̂ by one evaluation.
-      params: of its network.
-      cond: what it is told, for b clips.
-      spec: how it is guided; it is told the weights and may be told less outside of an interval.
+      params: parameters of its network.
+      cond: its conditioning, for b clips.
+      spec: the weights, and the interval outside of which the weight is `least`.
       steps: sampling steps.
-      least: the weight that is nearest to none.
+      least: the weight that is nearest to none, of those that it has learned.
+
+    Returns:
+      x̂ at the weight of the step, not thresholded, by one evaluation.
     """
     denoise = Partial(denoiser, params)
     weights = guidance.with_text(spec.weights(steps), cond.text.mask, least)

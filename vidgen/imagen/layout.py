@@ -21,5 +21,8 @@ laid_out = jax.jit(axes.constrain_video)
 def initial_noise(
     keys: Key[Array, "b"], shape: tuple[int, int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """Draw the z to start from."""
+    """Draw the z that sampling starts from; see `sampling.initial_noise`.
+
+    It lies on the mesh as activations do.
+    """
     return axes.constrain_video(sampling.initial_noise(keys, shape))

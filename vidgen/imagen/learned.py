@@ -42,12 +42,12 @@ class Learned:
 
     @property
     def ladders(self) -> tuple[tuple[str, int], ...]:
-        """The (sampler, steps) that it has learned, its own first; () where it takes any."""
+        """The (sampler, steps) that were learned, those of training first; () where any will do."""
         if self.steps is None:
             return ()
-        own = (self.sampler, self.steps)
+        ladder = (self.sampler, self.steps)
         halved = self.sampler == "stochastic" and self.steps % 2 == 0
-        return (own, ("ddim", self.steps // 2)) if halved else (own,)
+        return (ladder, ("ddim", self.steps // 2)) if halved else (ladder,)
 
     @property
     def least_weight(self) -> float:
@@ -55,12 +55,16 @@ class Learned:
         return 0.0 if self.weight_range is None else self.weight_range[0]
 
     def check(self, stage: str, guidance: GuidanceSpec, sampler: SamplerSpec) -> None:
-        """Raise ValueError, which says what can be asked for, where this was not learned.
+        """Check that a student is sampled as it has learned.
 
         Args:
-          stage: its name, for the message.
+          stage: name of the stage, for the message.
           guidance: the weights that it is to be sampled with.
           sampler: the steps.
+
+        Raises:
+          ValueError: a weight, the number or kind of the steps, or their spacing was not learned;
+            says what was.
         """
         if self.weight_range is not None:
             check_weights(stage, guidance, self.weight_range)
@@ -82,7 +86,16 @@ class Learned:
 
 
 def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[float]) -> None:
-    """Raise ValueError where a stage samples with a weight that its student does not learn."""
+    """Check that a stage samples with guidance weights that its student learns.
+
+    Args:
+      stage: name of the stage, for the message.
+      guidance: the weights, high and low.
+      weight_range: (low, high) that the student learns, both included.
+
+    Raises:
+      ValueError: a weight is outside of it.
+    """
     low, high = weight_range
     for weight in (guidance.weight, guidance.low):
         if weight is not None and not low <= weight <= high:
@@ -95,7 +108,17 @@ def check_weights(stage: str, guidance: GuidanceSpec, weight_range: Sequence[flo
 
 
 def checked_range(weight_range: Sequence[float]) -> tuple[float, float]:
-    """Return the range as two numbers; a ValueError where it is none."""
+    """Check a range of guidance weights.
+
+    Args:
+      weight_range: (low, high), numbers or what `float` reads.
+
+    Returns:
+      The two as floats.
+
+    Raises:
+      ValueError: where there are not two, or not 0 <= low <= high.
+    """
     ends = tuple(map(float, weight_range))
     if len(ends) != 2 or not 0 <= ends[0] <= ends[1]:
         raise ValueError(
@@ -106,19 +129,23 @@ def checked_range(weight_range: Sequence[float]) -> tuple[float, float]:
 
 
 def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
-    """Raise ValueError where guidance takes more than a weight that a network is told.
+    """Check that guidance takes no more than a weight, all that a student has as an input.
 
     Args:
-      stage: its name, for the message.
+      stage: name of the stage, for the message.
       guidance: how it is to be sampled.
-      least: the weight that it has learned and that is nearest to none.
+      least: the weight that is nearest to none, of those that it has learned.
+
+    Raises:
+      ValueError: guidance is rescaled, projected or bounded; or it has an interval, and no weight
+        of 0 was learned for outside of it.
     """
-    asked = {
+    settings = {
         "guidance_rescale": guidance.rescale != 0,
         "guidance_parallel": guidance.parallel != 1,
         "guidance_norm": guidance.norm is not None,
     }
-    for flag in (flag for flag, given in asked.items() if given):
+    for flag in (flag for flag, is_set in settings.items() if is_set):
         raise ValueError(
             f"--{flag}: the stage {stage} is a distilled student, whose guidance is an input of "
             "its network and no difference of two predictions; take the model that it was "
@@ -133,7 +160,15 @@ def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
 
 
 def check_no_negative(stage: str, negative: object) -> None:
-    """Raise ValueError where a student is to be guided away from a prompt."""
+    """Check that a student is not to be guided away from a prompt.
+
+    Args:
+      stage: name of the stage, for the message.
+      negative: the negative prompts, or None.
+
+    Raises:
+      ValueError: there are any.
+    """
     if negative is not None:
         raise ValueError(
             f"--negative: the stage {stage} is a distilled student, which has learned to guide "

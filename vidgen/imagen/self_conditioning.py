@@ -1,4 +1,4 @@
-"""Self-conditioning: a denoiser is told its own estimate of the step before (2208.04202, sec. 3.1).
+"""Self-conditioning: a denoiser reads its own estimate of the step before (2208.04202, sec. 3.1).
 
     network     [z, ..., x̂ before]  on channels
     training    half of the batches: x̂ of the same z, made with an estimate of 0, no gradient
@@ -20,7 +20,15 @@ from vidgen.types import Conditioning, Estimate, Params
 
 
 def without_estimate(cond: Conditioning, shape: tuple[int, ...]) -> Conditioning:
-    """Tell the network an estimate of 0, of clips of this shape "b t h w c"."""
+    """Give the network an estimate of 0, as in the first step of sampling.
+
+    Args:
+      cond: the conditioning without an estimate.
+      shape: shape of the clips, (b, t, h, w, c).
+
+    Returns:
+      The conditioning with it.
+    """
     return cond.replace(estimate=Estimate(video=jnp.zeros(shape)))
 
 
@@ -34,15 +42,27 @@ def in_training(
     key: Key[Array, ""],
     rate: float,
 ) -> Conditioning:
-    """Tell the network what it makes of z by itself, in a share `rate` of the batches.
+    """Give the network its own estimate from z alone, in a share of the batches.
 
-    The other batches do not pay for the evaluation.
+    The other batches have an estimate of 0, and do not pay for the evaluation.
+
+    Args:
+      denoiser: x̂ by one evaluation.
+      params: parameters of its network; no gradient goes through the estimate.
+      cond: the conditioning without an estimate.
+      z: noisy clips.
+      logsnr: λ of each.
+      key: random key of the draw, one for the whole batch.
+      rate: share of the batches, from 0 to 1.
+
+    Returns:
+      The conditioning with the estimate.
     """
     blank = without_estimate(cond, z.shape)
 
     def estimate(_: None) -> Float[Array, "b t h w c"]:
         return jax.lax.stop_gradient(denoiser(params, blank, z, logsnr)).astype(jnp.float32)
 
-    told = jax.random.bernoulli(key, rate)
-    video = jax.lax.cond(told, estimate, lambda _: jnp.zeros(z.shape), None)
+    conditioned = jax.random.bernoulli(key, rate)
+    video = jax.lax.cond(conditioned, estimate, lambda _: jnp.zeros(z.shape), None)
     return cond.replace(estimate=Estimate(video=video))

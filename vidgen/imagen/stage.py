@@ -63,18 +63,18 @@ class DiffusionStage(SampledModel):
       times: distribution of u in training, or of the noise level itself.
       parameterization: what the network's output means: "v", "eps", "x0", "edm", "flow", or an
         object of diffusion/parameterization.py with settings, such as `Edm(sigma_data=0.3)`.
-      loss_weight: of the squared error, as a function of log-SNR: a name in
+      loss_weight: weight of the squared error, as a function of log-SNR: a name in
         `parameterization.LOSS_WEIGHTS`, or an object with settings, such as `MinSnr(gamma=3)`.
-      conditioner: what the network is told besides the text.
+      conditioner: what the network reads besides the text.
       guidance: classifier-free guidance and thresholding in sampling.
       sampler: steps and kind of sampler.
       text_drop_rate: share of training examples that lose their text (Imagen: 0.1).
       guidance_input: True of a distilled student (imagen/distillation.py): the guidance weight is
         an input of the network, and guidance costs one evaluation instead of two.
       learned: what a student may be asked for; None of a stage that is none, or is not known.
-      self_conditioning: share of the batches whose network is told its own estimate in training
+      self_conditioning: share of the batches whose network reads its own estimate in training
         (imagen/self_conditioning.py); 0 is a network without such an input. 2208.04202: 0.5.
-      fps_condition: whether the network is told the rate of its clips (data/sources/rates.py).
+      fps_condition: whether the network reads the frame rate of its clips (data/sources/rates.py).
       joint: whether it was trained on packs of images, too (data/sources/images.py); one frame by
         itself is then an image, and its temporal operators are passed over as theirs were.
     """
@@ -130,8 +130,8 @@ class DiffusionStage(SampledModel):
     @property
     def continues(self) -> int | None:
         """The most frames that it was trained to go on from; None: it was not trained to."""
-        own = self.conditioner
-        return own.frames if isinstance(own, EarlierFrames) else None
+        conditioner = self.conditioner
+        return conditioner.frames if isinstance(conditioner, EarlierFrames) else None
 
     @property
     def lacks_single_frames(self) -> bool:
@@ -140,7 +140,7 @@ class DiffusionStage(SampledModel):
         return temporal and not self.joint and (self.train_shape or self.shape).frames > 1
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """Shrink clips to those of the stage before; None for the base."""
+        """Shrink clips to those of the stage before; see `Generator.degrade`."""
         return self.conditioner.degrade(video)
 
     def without_guidance(self) -> SampledModel:
@@ -150,7 +150,7 @@ class DiffusionStage(SampledModel):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """Describe a training batch by ShapeDtypeStructs."""
+        """Describe a batch of clips of `train_shape` with their text; see `Model.batch_spec`."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
         return VideoBatch(
@@ -168,12 +168,21 @@ class DiffusionStage(SampledModel):
     def conditioned(
         self, batch: VideoBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, "b t h w c"], Conditioning]:
-        """Make the clean video to learn and what the network is told, as `Conditioner` does."""
+        """Make the clean video to learn, and what the network gets besides its noisy copy.
+
+        Args:
+          batch: clips in [-1, 1] with their text.
+          key: random key of the noise on the low-resolution video, or of the frames that are shown.
+
+        Returns:
+          The clips x, and the conditioning, with the frame rate where the network has it as an
+          input.
+        """
         x, cond = self.conditioner.for_training(batch, key)
         return x, at_rate(cond, batch.fps, self.shape.fps) if self.fps_condition else cond
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Draw fresh parameters, boxed with the logical names of their axes."""
+        """Draw fresh parameters of the network; see `Model.init`."""
         cond_key, init_key = jax.random.split(key)
         x, cond = self.conditioned(batch, cond_key)
         if self.guidance_input:
@@ -185,7 +194,11 @@ class DiffusionStage(SampledModel):
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the weighted denoising error, mean over the batch, and by noise level."""
+        """Compute the weighted denoising error, mean over the batch; see `Model.loss`.
+
+        What is logged beside it: the share of the texts that were dropped, and the error by noise
+        level.
+        """
         del frozen
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
         x, cond = self.conditioned(batch, cond_key)
@@ -218,20 +231,32 @@ class DiffusionStage(SampledModel):
         mix: TextMix | None = None,
         negative: TextEmbedding | None = None,
     ) -> guidance.X0Fn:
-        """Build the denoiser of the sampler: guided (towards `known` too) and thresholded.
+        """Build the denoiser of the sampler: guided, drawn towards known content, thresholded.
 
-        Of a `mix`, whose first prompt `cond` has, it is between what both prompts give.
+        Args:
+          params: parameters of the network.
+          cond: its conditioning, for b clips; that of the first prompt where there is a `mix`.
+          steps: sampling steps.
+          known: content that the rest is drawn to agree with, by `GuidanceSpec.reconstruction`.
+          mix: two prompts a clip; x̂ is then between the guided predictions of both.
+          negative: a prompt a clip that guidance leads away from; None is no text.
+
+        Returns:
+          x̂ of (z, log-SNR, step), a PyTree over parameters and conditioning.
+
+        Raises:
+          ValueError: a student has negative prompts.
         """
         spec = self.guidance
         if mix is not None:
             cond = guidance.pair(cond, cond.replace(text=mix.second))
             negative = None if negative is None else guidance.pair(negative, negative)
-        given = (self._denoiser, params, cond, spec)
+        network = (self._denoiser, params, cond, spec)
         if self.guidance_input:
             check_no_negative(self.name, negative)
-            x0_fn = guided_student(*given, steps=steps, least=self._least)
+            x0_fn = guided_student(*network, steps=steps, least=self._least)
         else:
-            x0_fn = guided(*given, steps=steps, negative=negative)
+            x0_fn = guided(*network, steps=steps, negative=negative)
         if mix is not None:
             x0_fn = guidance.mixed(x0_fn, mix.weight)
         if known is not None:
@@ -250,11 +275,15 @@ class DiffusionStage(SampledModel):
         negative: TextEmbedding | None = None,
         init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Make videos; see `Generator.generate`.
+        """Make videos by the stage's sampler; see `Generator.generate`.
 
         They are as long and as large as `low_res` says, `shape` for the base. Where `known` has
         content, that comes out unchanged, and the rest is made to go with it. With `on_step` the
         steps are run one by one, with the same result as the single compiled scan.
+
+        Raises:
+          ValueError: `init` comes without a strength below 1, or such a strength without `init`;
+            `low_res` is missing, or not wanted; or `known` does not fit the clips.
         """
         x0_fn, z, keys = self._start(params, text, low_res, keys, known, negative)
         spec, levels = self.sampler, self.sampler.logsnrs(self.schedule)
@@ -312,7 +341,7 @@ class DiffusionStage(SampledModel):
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """Describe the program that `generate` runs at every step; see `SampledModel`."""
+        """Describe a step of the sampler, with guidance; see `SampledModel.step_spec`."""
         spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
         text = self.batch_spec(batch_size, text_length, text_dim).text
         small = self.input_shape
@@ -320,8 +349,8 @@ class DiffusionStage(SampledModel):
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
         x0_fn, z, keys = jax.eval_shape(self._start, params, text, low_res, keys, None)
         leaves, tree = jax.tree.flatten(x0_fn)
-        own = jax.tree.leaves(params)  # the first of what the denoiser holds
-        x0_fn = tree.unflatten([*own, *leaves[len(own) :]])
+        weights = jax.tree.leaves(params)  # the first of what the denoiser holds
+        x0_fn = tree.unflatten([*weights, *leaves[len(weights) :]])
         level = spec((), z.dtype)
         sampler = self.sampler.sampler()
         step = (spec((), jnp.int32), (level,) * (3 + sampler.memory), spec((), jnp.bool_))
@@ -340,7 +369,17 @@ class DiffusionStage(SampledModel):
         z: Float[Array, "b t h w c"],
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b t h w c"]:
-        """Compute x̂ by one evaluation of the network: neither guided nor thresholded."""
+        """Compute x̂ by one evaluation of the network: neither guided nor thresholded.
+
+        Args:
+          params: parameters of the network.
+          cond: what the network reads besides z; a missing estimate is one of 0.
+          z: noisy clips.
+          logsnr: λ of each.
+
+        Returns:
+          x̂, about in [-1, 1].
+        """
         if self.self_conditioning and cond.estimate is None:
             cond = self_conditioning.without_estimate(cond, z.shape)
         return self._denoiser(params, cond, z, logsnr)

@@ -52,18 +52,18 @@ class Teacher:
     batch_spec: Batch
 
     def __call__(self) -> Frozen:
-        """Return {"teacher": parameters}."""
+        """Read the teacher's parameters, laid out as the student's: {"teacher": parameters}."""
         model = self.trainer.model
         assert isinstance(model, Student)
-        own = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
+        trainer = dataclasses.replace(self.trainer, model=model.teacher, ema_decay=None)
         with open_weights(self.weights.model_dir) as checkpointer:
-            abstract = own.abstract_state(self.batch_spec).params
+            abstract = trainer.abstract_state(self.batch_spec).params
             return {"teacher": checkpointer.restore_params(abstract, self.weights.step)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill:
-    """The run; calling it trains all phases that are not finished.
+    """The training run of a student; calling it trains all phases that are not finished.
 
     Attributes:
       schedule: the phases.
@@ -87,7 +87,7 @@ class Distill:
 
     @property
     def model_dir(self) -> str:
-        """Folder of the student."""
+        """The folder in which the student is trained; its phases lie in phases/ there."""
         return self.train.model_dir
 
     def __call__(self) -> TrainState | None:

@@ -33,16 +33,19 @@ def student(
 
     Args:
       stage: the teacher.
-      steps: of sampling.
-      kind: of the sampler, "ddim" or "stochastic".
+      steps: number of sampling steps.
+      kind: kind of the sampler, "ddim" or "stochastic".
       weight_range: guidance weights that it learns, and is sampled with; None is unknown.
       guidance_head: the weight also multiplies an output of its own (`VideoUNet.guidance_head`).
         runs/distill.gin says True. Configurations of students from before there was such an output
         do not mention it, and have to stay what they are.
 
+    Returns:
+      The stage of the student, without parameters; training starts from those of the teacher.
+
     Raises:
-      ValueError: `stage` is a student already, no student learns that sampler, or its guidance is
-        out of range.
+      ValueError: `stage` is a student already or self-conditioned, no student learns that sampler,
+        or the stage's guidance is outside of `weight_range`.
     """
     if stage.guidance_input:
         raise ValueError(f"the stage {stage.name} is a distilled student; it cannot be a teacher.")
@@ -117,8 +120,8 @@ class StudentSchedule:
     def _agreed_range(self) -> tuple[float, float]:
         """Return the one range that the schedule and its student name."""
         known = self.student.learned and self.student.learned.weight_range
-        asked = self.weight_range if self.weight_range is not None else known or (0.0, 4.0)
-        agreed = checked_range(asked)
+        wanted = self.weight_range if self.weight_range is not None else known or (0.0, 4.0)
+        agreed = checked_range(wanted)
         if known and agreed != known:
             raise ValueError(
                 f"StudentSchedule.weight_range is {agreed}, and the student's is {known}: set "
@@ -127,7 +130,11 @@ class StudentSchedule:
         return agreed
 
     def phases(self) -> tuple[StudentPhase, ...]:
-        """List guidance, the halvings, and for the stochastic sampler one more."""
+        """List guidance, the halvings, and for the stochastic sampler one more.
+
+        Returns:
+          The phases in their order, each with the model to train and its number of updates.
+        """
         sampler, steps = self.student.sampler, self.start_steps
         common: dict[str, Any] = {"weight_range": self.weight_range}
         any_steps = self._sampled(steps, learned_steps=None)

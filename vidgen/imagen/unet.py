@@ -62,7 +62,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
 
     Attributes:
       levels: from full resolution down.
-      channels: of the output video.
+      channels: number of channels of the video.
       patch: pixels folded into channels by the stem and unfolded by the head (1: none).
       cond_width: width e of the conditioning vector.
       cond_layers: hidden layers of its MLP.
@@ -78,7 +78,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         own, network + w * guidance, as guidance is affine in w (imagen/distillation.py).
       norm: "group" or "channel" (see nn/conv.py).
       dropout: rate in the residual blocks.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks of a level are unrolled when compiled: same parameters and
         outputs; with many blocks slower to compile, on a CPU a little faster to run.
@@ -138,7 +138,20 @@ class VideoUNet(nn.Module, DenoisingNetwork):
         *,
         train: bool = False,
     ) -> Float[Array, "b t h w {self.channels}"]:
-        """Compute the raw output for noisy video `z` at noise level `logsnr`."""
+        """Compute the raw output for noisy video; the parameterization says what it means.
+
+        Args:
+          z: noisy video; height and width are multiples of `stride`.
+          logsnr: λ of each clip.
+          cond: text and all else that the network reads besides z.
+          train: whether dropout acts.
+
+        Returns:
+          The output, float32; before training 0, or with a `low_res_variance` the posterior mean.
+
+        Raises:
+          ValueError: height or width is no multiple of `stride`.
+        """
         self._check(z)
         inputs = self._conditioning(z.shape[1], logsnr, cond)
         if cond.low_res_variance is None:

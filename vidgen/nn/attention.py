@@ -40,7 +40,7 @@ def attend(
       v: values.
       bias: added to the logits.
       mask: True where a query may look; a query that may look nowhere gives 0.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The mean of the values for each query and head.
@@ -55,7 +55,18 @@ def attend(
 def heads_of(
     heads: int, head_dim: int, *, name: str, source: str = "embed", dtype: DTypeLike = "float32"
 ) -> nn.DenseGeneral:
-    """Build a projection of the last axis, whose logical name is `source`, to (heads, head_dim)."""
+    """Build a projection of the last axis to attention heads, without a bias.
+
+    Args:
+      heads: number of heads.
+      head_dim: features of a head.
+      name: name of the module.
+      source: logical name of the axis that is projected.
+      dtype: dtype of computation and result; parameters are float32.
+
+    Returns:
+      A layer from "... c" to "... heads head_dim".
+    """
     return nn.DenseGeneral(
         (heads, head_dim),
         use_bias=False,
@@ -66,7 +77,15 @@ def heads_of(
 
 
 def merge_heads(features: int, *, dtype: DTypeLike = "float32") -> nn.DenseGeneral:
-    """Build the projection of all heads back to `features`, named "out"; it starts at zero."""
+    """Build the projection of all heads back to features, named "out"; it starts at zero.
+
+    Args:
+      features: width of the result.
+      dtype: dtype of computation and result; parameters are float32.
+
+    Returns:
+      A layer from "... heads head_dim" to "... features".
+    """
     return nn.DenseGeneral(
         features,
         axis=(-2, -1),
@@ -86,7 +105,14 @@ class SpatialAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        """Let the pixels of each frame see each other."""
+        """Let the pixels of each frame see each other.
+
+        Args:
+          x: features, of a multiple of `heads` channels.
+
+        Returns:
+          The branch, without the sum; 0 before training.
+        """
         b, t, h, w, c = x.shape
         y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x).reshape(b * t, h * w, c)
         q, k, v = _project(y, self.heads, c // self.heads, self.dtype)
@@ -101,7 +127,7 @@ class TemporalAttention(nn.Module):
       heads: number of heads.
       norm: kind of the normalisation before it.
       buckets: relative positions that have a bias of their own (`embeddings.relative_buckets`).
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     heads: int
@@ -113,7 +139,15 @@ class TemporalAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], independent_frames: Bool[Array, "b"]
     ) -> Float[Array, "b t h w c"]:
-        """Let the frames at each pixel see each other, or only themselves."""
+        """Let the frames at each pixel see each other.
+
+        Args:
+          x: features, of a multiple of `heads` channels.
+          independent_frames: True of unrelated images, each of which sees itself alone.
+
+        Returns:
+          The branch, without the sum; 0 before training.
+        """
         b, t, h, w, c = x.shape
         y = (
             norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x)
@@ -141,7 +175,16 @@ class TextAttention(nn.Module):
         text: Float[Array, "b *frames s d"],
         mask: Bool[Array, "b *frames s"],
     ) -> Float[Array, "b t h w c"]:
-        """Let every pixel read the (already normalised) tokens of its clip, or of its frame."""
+        """Let every pixel read the tokens of its clip, or of its frame.
+
+        Args:
+          x: features, of a multiple of `heads` channels.
+          text: tokens that are normalised already: one prompt a clip, or one a frame.
+          mask: True on real tokens.
+
+        Returns:
+          The branch, without the sum; 0 for a prompt without tokens.
+        """
         b, t, h, w, c = x.shape
         head_dim = c // self.heads
         y = norm(self.norm, x.shape[-1], name="norm", dtype=self.dtype)(x)
@@ -174,7 +217,15 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, length: int, keys: int | None = None) -> Float[Array, "1 h {length} k"]:
-        """Look up the biases of the last `length` of `keys` frames; None: there are no others."""
+        """Look up the biases of pairs of frames.
+
+        Args:
+          length: number of queries, which are the last of the frames.
+          keys: number of frames; None is `length`.
+
+        Returns:
+          What is added to the logits of each head.
+        """
         init = axes.partitioned(initializers.zeros, ("heads", "buckets"))
         table = self.param("bias", init, (self.heads, self.buckets), jnp.float32)
         keys = length if keys is None else keys
@@ -194,7 +245,7 @@ class AttentionPool(nn.Module):
       features: width of the vector.
       queries: learned queries.
       head_dim: features of a head.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int
@@ -206,7 +257,15 @@ class AttentionPool(nn.Module):
     def __call__(
         self, text: Float[Array, "b *frames s d"], mask: Bool[Array, "b *frames s"]
     ) -> Float[Array, "b *frames {self.features}"]:
-        """Pool the tokens that `mask` marks."""
+        """Pool the tokens of each prompt.
+
+        Args:
+          text: tokens that are normalised already.
+          mask: True on real tokens.
+
+        Returns:
+          One vector a prompt; 0 for a prompt without tokens.
+        """
         leading = mask.shape[:-1]
         text, mask = _rows(text, 2), _rows(mask, 1)
         # Unit variance, as keys have: logits then spread by 1, and heads differ from the start.
@@ -229,7 +288,16 @@ class AttentionPool(nn.Module):
 def frame_mask(
     independent_frames: Bool[Array, "b"], frames: int, pixels: int
 ) -> Bool[Array, "n 1 {frames} {frames}"]:
-    """Say which frames see which, for each of n = b·pixels rows: all, or each only itself."""
+    """Compute which frames see which, for attention that treats pixels as batch.
+
+    Args:
+      independent_frames: True of the clips whose frames are unrelated images.
+      frames: number of frames of a clip.
+      pixels: number of pixels of a frame; the mask has n = b · pixels rows.
+
+    Returns:
+      True where a frame (second to last axis) sees another: everywhere, or only on the diagonal.
+    """
     itself = jnp.eye(frames, dtype=bool)
     mask = itself | ~independent_frames[:, None, None]
     return jnp.repeat(mask, pixels, axis=0)[:, None]

@@ -2,7 +2,7 @@
 
 Every parameter axis and every constrained activation axis has a name from this file; a mesh gin
 file maps names to mesh axes. JAX silently replicates a name it does not know, so the names are
-closed here: `param` and `constrain` refuse any other, and a test checks each mesh file.
+closed here: `partitioned` and `constrain` refuse any other, and a test checks each mesh file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,14 @@ AXES = {**PARAMETER_AXES, **ACTIVATION_AXES}
 
 
 def check_names(names: tuple[str | None, ...]) -> None:
-    """Raise ValueError unless every name is in `AXES` (None: never sharded)."""
+    """Check that logical axis names are in the vocabulary.
+
+    Args:
+      names: one an axis; None is an axis that is never sharded.
+
+    Raises:
+      ValueError: a name is not in `AXES`.
+    """
     unknown = [name for name in names if name is not None and name not in AXES]
     if unknown:
         raise ValueError(f"unknown logical axes {unknown}; nn/axes.py has {sorted(AXES)}.")
@@ -73,7 +80,14 @@ class Named(nn.LogicallyPartitioned):
     distribution: Distribution | None = struct.field(default=None, pytree_node=False)
 
     def unbox(self, apply_constraint: bool = True) -> Any:
-        """Return the bare array, or the ShapeDtypeStruct that stands for it."""
+        """Return the bare array, or the ShapeDtypeStruct that stands for it.
+
+        Args:
+          apply_constraint: not read; it is Linen's, whose boxes constrain the layout here.
+
+        Returns:
+          The value of the parameter.
+        """
         return self.value
 
 
@@ -82,6 +96,16 @@ def partitioned(init: Initializer, names: tuple[str | None, ...]) -> Callable[..
 
     A mesh axis cuts at most one axis of an array, so no name may come twice: flax's own rules and
     t5x's refuse that, and ours would look at the first alone. Further axes have None.
+
+    Args:
+      init: gives the distribution of an array of some shape (nn/initializers.py).
+      names: one an axis, in the order of the array's; None is an axis that is never sharded.
+
+    Returns:
+      An initializer of Linen: (key, shape, dtype) to a `Named` parameter.
+
+    Raises:
+      ValueError: a name is not in `AXES`, or comes twice.
     """
     check_names(names)
     twice = [name for name in names if name is not None and names.count(name) > 1]
@@ -103,13 +127,24 @@ def _boxed(
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-    """Constrain the layout of x over the mesh by axis names; without a mesh x stays as it is."""
+    """Constrain the layout of an activation over the mesh.
+
+    Args:
+      x: any array.
+      *names: one an axis; None is an axis that is not cut.
+
+    Returns:
+      The same array; without a mesh nothing is constrained.
+
+    Raises:
+      ValueError: a name is not in `AXES`.
+    """
     check_names(names)
     return spmd.with_logical_constraint(x, names)
 
 
 def constrain_video(x: Array) -> Array:
-    """Constrain a `b t h w c` activation."""
+    """Constrain the layout of a "b t h w c" activation over the mesh; see `constrain`."""
     return constrain(x, "batch", "frames", "height", "width", "channels")
 
 
@@ -125,12 +160,15 @@ def dense(
     """Build a dense layer over the last axis.
 
     Args:
-      features: of the output.
+      features: width of the output.
       names: logical names of the kernel's (input, output) axes.
-      name: of the module.
+      name: name of the module.
       scale: variance scale of the initialiser; 0 starts at zero.
-      dtype: of computation and result; parameters are float32.
+      dtype: dtype of computation and result; parameters are float32.
       use_bias: whether it adds a bias.
+
+    Returns:
+      A layer from "... c" to "... features".
     """
     return nn.Dense(
         features,

@@ -43,7 +43,7 @@ class CausalConv(nn.Module):
       kernel: one of `KERNELS`.
       scale: variance scale of the initialiser.
       names: logical names of the (input, output) channel axes.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int
@@ -56,7 +56,16 @@ class CausalConv(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t h w c2"], Float[Array, "b 2 h w c3"]]:
-        """Return the features, and the two frames that are `past` for the next chunk."""
+        """Convolve a clip, or a chunk of one.
+
+        Args:
+          x: features.
+          past: the two frames that were returned with the chunk before; None at the start of a
+            clip.
+
+        Returns:
+          The features, and the last two frames that the kernel saw, for the next chunk.
+        """
         full, dtype = self.kernel == "full", self.dtype
         names = self.names
         if not full:
@@ -83,7 +92,15 @@ class CausalDown(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t2 h2 w2 c2"], Float[Array, "b 1 h w c"] | None]:
-        """Return the features, and the frame that is `past` for the next chunk."""
+        """Convolve a clip, or a chunk of one, with a stride.
+
+        Args:
+          x: features: 1 + k · time frames at the start of a clip, k · time after it.
+          past: the frame that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          The features, and the last frame, for the next chunk; None with a stride of 1 in time.
+        """
         kept = None
         if self.time > 1:
             x = continue_clip(x, past, self.time)
@@ -106,7 +123,16 @@ class CausalUp(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Array | None = None
     ) -> tuple[Float[Array, "b t2 h2 w2 c2"], Array]:
-        """Return the features, and what is `past` for the next chunk."""
+        """Enlarge a clip, or a chunk of one.
+
+        Args:
+          x: features.
+          past: what was returned with the chunk before; None at the start of a clip, whose first
+            step gives one frame.
+
+        Returns:
+          The features, and what the convolution keeps for the next chunk.
+        """
         width = self.features * self.time * self.space**2
         x, kept = CausalConv(width, self.kernel, name="conv", dtype=self.dtype)(x, past)
         x = depth_to_time(x, self.time, starts=past is None)
@@ -124,7 +150,15 @@ class Chain:
         self.kept: State = ()
 
     def __call__(self, layer: Callable[..., tuple[Array, Array | None]], x: Array) -> Array:
-        """Apply the next layer."""
+        """Apply the next layer.
+
+        Args:
+          layer: called as layer(x, past) -> (y, kept).
+          x: the input of the layer.
+
+        Returns:
+          y; what the layer keeps is gathered in `kept`.
+        """
         past = None if self._past is None else self._past[len(self.kept)]
         y, kept = layer(x, past)
         self.kept += (kept,)
@@ -134,14 +168,32 @@ class Chain:
 def continue_clip(
     x: Float[Array, "b t h w c"], past: Float[Array, "b k h w c"] | None, front: int
 ) -> Float[Array, "b t2 h w c"]:
-    """Put the frames before x in front of it; at the start, `front` copies of its first."""
+    """Put the frames before x in front of it.
+
+    Args:
+      x: the frames of a clip, or of a chunk of one.
+      past: the frames before; None at the start of a clip.
+      front: number of copies of the first frame that stand in front of a clip.
+
+    Returns:
+      The frames, in the dtype of x.
+    """
     # [guess] Copies rather than zeros: frame 0 is then no different from the start of a still clip.
     before = jnp.repeat(x[:, :1], front, axis=1) if past is None else past.astype(x.dtype)
     return jnp.concatenate([before, x], axis=1)
 
 
 def windows(x: Float[Array, "b t h w c"], size: int, stride: int) -> Float[Array, "b t2 h w c2"]:
-    """Stack every run of `size` frames, `stride` apart, in the channels."""
+    """Stack every run of frames in the channels.
+
+    Args:
+      x: frames.
+      size: frames of a run.
+      stride: frames from the start of a run to that of the next.
+
+    Returns:
+      1 + (t - size) // stride steps of size · c channels, the earliest frame first.
+    """
     last = x.shape[1] - size + 1
     return jnp.concatenate([x[:, i : i + last : stride] for i in range(size)], axis=-1)
 
@@ -149,10 +201,18 @@ def windows(x: Float[Array, "b t h w c"], size: int, stride: int) -> Float[Array
 def depth_to_time(
     x: Float[Array, "b t h w c"], factor: int, *, starts: bool
 ) -> Float[Array, "b t2 h w c2"]:
-    """Unfold channels into `factor` frames a step.
+    """Unfold channels into frames.
 
     At the start of a clip the first step gives its last frame only, as if the others had been
     before the clip.
+
+    Args:
+      x: steps, of a multiple of `factor` channels.
+      factor: frames of a step.
+      starts: whether the first step is the first of its clip.
+
+    Returns:
+      t · factor frames of c / factor channels; factor - 1 fewer at the start.
     """
     b, t, h, w, c = x.shape
     x = x.reshape(b, t, h, w, factor, c // factor)

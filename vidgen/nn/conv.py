@@ -28,15 +28,18 @@ def spatial_conv(
     scale: float = 1.0,
     dtype: DTypeLike = "float32",
 ) -> nn.Conv:
-    """Build a (1, 3, 3) convolution over `b t h w c` with stride (1, s, s) and zero padding.
+    """Build a (1, 3, 3) convolution over "b t h w c" with stride (1, s, s) and zero padding.
 
     Args:
       features: output channels.
       names: logical names of the (input, output) channel axes.
-      name: of the module.
+      name: name of the module.
       stride: s.
       scale: variance scale of the initialiser; 0 starts at zero.
-      dtype: of computation and result; parameters are float32.
+      dtype: dtype of computation and result; parameters are float32.
+
+    Returns:
+      The layer; height and width come out as ⌈h/s⌉ and ⌈w/s⌉.
     """
     return nn.Conv(
         features,
@@ -63,7 +66,14 @@ class TemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c2"]:
-        """Mix neighbouring frames."""
+        """Mix neighbouring frames.
+
+        Args:
+          x: features; in front of and behind the clip there are zeros.
+
+        Returns:
+          Features of as many frames.
+        """
         pad = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         neighbours = jnp.concatenate([pad[:, :-2], x, pad[:, 2:]], axis=-1)
         names = ("conv_in", "conv_out")
@@ -72,11 +82,21 @@ class TemporalConv(nn.Module):
 
 
 def norm(kind: str, channels: int, *, name: str, dtype: DTypeLike = "float32") -> nn.Module:
-    """Build a normalisation with float32 statistics and result `dtype`, never across frames.
+    """Build a normalisation with float32 statistics, never across frames.
 
-    "group" is GroupNorm over the pixels of one frame, in at most 32 groups of channels.
-    "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so a
-    network built on it gives the same pixels on a crop as on the full frame.
+    Args:
+      kind: "group" is GroupNorm over the pixels of one frame, in at most 32 groups of channels.
+        "channel" divides each pixel by the RMS of its own channels: no statistic crosses space, so
+        a network built on it gives the same pixels on a crop as on the full frame.
+      channels: number of channels of its input.
+      name: name of the module.
+      dtype: dtype of the result.
+
+    Returns:
+      The layer.
+
+    Raises:
+      ValueError: there is no such kind.
     """
     scale = axes.partitioned(initializers.ones, ("norm",))
     if kind == "channel":
@@ -95,39 +115,86 @@ def norm(kind: str, channels: int, *, name: str, dtype: DTypeLike = "float32") -
 
 
 def largest_divisor(n: int, limit: int) -> int:
-    """Return the largest divisor of n that is at most `limit`."""
+    """Find the largest divisor of n that is at most `limit`.
+
+    Args:
+      n: >= 1.
+      limit: >= 1.
+
+    Returns:
+      The divisor, at least 1.
+    """
     return next(d for d in range(min(n, limit), 0, -1) if n % d == 0)
 
 
 def mask_independent(
     branch: Float[Array, "b t *x"], independent_frames: Bool[Array, "b"]
 ) -> Float[Array, "b t *x"]:
-    """Zero a branch for examples whose frames are unrelated images."""
+    """Zero a branch for examples whose frames are unrelated images.
+
+    Args:
+      branch: what is added to the residual stream.
+      independent_frames: True of these examples.
+
+    Returns:
+      The branch, 0 there.
+    """
     keep = ~independent_frames.reshape(-1, *(1,) * (branch.ndim - 1))
     return branch * keep.astype(branch.dtype)
 
 
 def upsample_nearest(x: Float[Array, "b t h w c"], factor: int) -> Float[Array, "b t H W c"]:
-    """Repeat every pixel `factor` times along h and w."""
+    """Repeat every pixel along h and w.
+
+    Args:
+      x: features.
+      factor: times that each row and each column comes.
+
+    Returns:
+      Features of `factor` times the height and width.
+    """
     b, t, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, t, h, factor, w, factor, c))
     return x.reshape(b, t, h * factor, w * factor, c)
 
 
 def space_to_depth(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b t h2 w2 c2"]:
-    """Fold every patch x patch square of pixels into channels: (h/p, w/p, p·p·c)."""
+    """Fold every square of pixels into channels.
+
+    Args:
+      x: pixels; height and width are multiples of `patch`.
+      patch: p, the side of a square.
+
+    Returns:
+      (h/p, w/p, p·p·c), the rows of a square first.
+    """
     b, t, h, w, c = x.shape
     x = x.reshape(b, t, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // patch, w // patch, -1)
 
 
 def depth_to_space(x: Float[Array, "b t h w c"], patch: int) -> Float[Array, "b t h2 w2 c2"]:
-    """Unfold channels into patches: the inverse of `space_to_depth`."""
+    """Unfold channels into squares of pixels: the inverse of `space_to_depth`.
+
+    Args:
+      x: features, of a multiple of p·p channels.
+      patch: p, the side of a square.
+
+    Returns:
+      (h·p, w·p, c/(p·p)).
+    """
     b, t, h, w, c = x.shape
     x = x.reshape(b, t, h, w, patch, patch, c // patch**2)
     return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h * patch, w * patch, -1)
 
 
 def swish(x: Array) -> Array:
-    """Return x · sigmoid(x)."""
+    """Apply x · sigmoid(x), elementwise.
+
+    Args:
+      x: any array.
+
+    Returns:
+      An array of the same shape, >= -0.279.
+    """
     return jax.nn.silu(x)

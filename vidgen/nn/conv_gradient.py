@@ -27,7 +27,15 @@ _PIXELS_AT_ONCE = 2**10  # of whole frames
 def kernel_gradient(
     x: Float[Array, "n h w c"], dy: Float[Array, "n h w d"]
 ) -> Float[Array, "3 3 c d"]:
-    """Compute dW of a 3x3 convolution of stride 1 that pads with zeros."""
+    """Compute dW of a 3x3 convolution of stride 1 that pads with zeros.
+
+    Args:
+      x: input of the convolution, n frames.
+      dy: gradient of its result.
+
+    Returns:
+      The gradient of the kernel.
+    """
     n, h, w, c = x.shape
     d = dy.shape[-1]
     frames = max(1, _PIXELS_AT_ONCE // (h * w))
@@ -57,7 +65,15 @@ def _product(x: Float[Array, "n h w c"], dy: Float[Array, "n h w d"]) -> Float[A
 
 
 def is_faster(x: Float[Array, "n h w c"], dy: Float[Array, "n h w d"]) -> bool:
-    """Whether `kernel_gradient` is faster than XLA's convolution, for float32 on a CPU."""
+    """Tell whether `kernel_gradient` is faster than XLA's convolution, on a CPU.
+
+    Args:
+      x: input of the convolution, of which shape and dtype count.
+      dy: gradient of its result, likewise.
+
+    Returns:
+      True for large float32 frames of many channels on one device, by the limits of this module.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     one_device = mesh.empty or mesh.size == 1  # a loop over frames on several would gather them
     frames, h, w, channels = x.shape

@@ -54,6 +54,9 @@ def conv_general_dilated(
       strides: one for each axis of space.
       padding: "SAME", "VALID", or (before, after) for each axis of space.
       **options: the others of `jax.lax.conv_general_dilated`.
+
+    Returns:
+      The features.
     """
     groups = options.get("feature_group_count", 1) * options.get("batch_group_count", 1)
     if platforms.current() != "cpu" or groups > 1 or options.get("preferred_element_type"):

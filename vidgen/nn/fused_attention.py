@@ -55,7 +55,7 @@ def dot_product_attention(
       v: values.
       bias: added to the logits.
       mask: True where a query may look; the result of a query that sees no key is undefined.
-      scale: of the logits; None is 1/√d.
+      scale: factor of the logits; None is 1/√d.
 
     Returns:
       The values of each query, as `jax.nn.dot_product_attention` gives them.
@@ -79,7 +79,19 @@ def products(
     mask: Bool[Array, "#n #h #q k"] | None,
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
-    """Compute attention as matrix products, in the order that the platform runs well."""
+    """Compute attention as matrix products, in the order that the platform runs well.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      bias: added to the logits; None adds nothing.
+      mask: True where a query may look; None is everywhere.
+      scale: factor of the logits; None is 1/√d.
+
+    Returns:
+      The values of each query; undefined for a query that sees no key.
+    """
     if platforms.current() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
@@ -116,14 +128,14 @@ def _heads_first(
 
 
 def _one_by_one(function: Callable[..., Array], *arrays: Array | None) -> Array:
-    """Map a function over the first axis of the arrays; an array of one row is shared by all."""
+    """Map a function over the first axis of the arrays; an array of one row serves them all."""
     length = len(arrays[0])  # type: ignore[arg-type]
-    own = {i: x for i, x in enumerate(arrays) if x is not None and len(x) == length}
+    rows = {i: x for i, x in enumerate(arrays) if x is not None and len(x) == length}
 
     def at(row: dict[int, Array]) -> Array:
         return function(*(row[i] if i in row else _only(x) for i, x in enumerate(arrays)))
 
-    return jax.lax.map(at, own)
+    return jax.lax.map(at, rows)
 
 
 def _only(x: Array | None) -> Array | None:
@@ -140,10 +152,22 @@ def by_blocks(
     *,
     block: int,
 ) -> Float[Array, "n q h d"]:
-    """Compute the attention of about `block` queries at a time.
+    """Compute attention of some queries at a time, so that never all logits are held.
 
     With n blocks, each takes every n-th query: where a mesh cuts the queries into runs, each device
     then has a part of every block.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      bias: added to the logits; None adds nothing.
+      mask: True where a query may look; None is everywhere.
+      scale: factor of the logits; None is 1/√d.
+      block: about how many queries make a block.
+
+    Returns:
+      The values of each query, as of `products`.
     """
     length = q.shape[1]
     count = -(-length // block)
@@ -175,7 +199,18 @@ def flash(
     keys: Bool[Array, "#n k"] | None,
     scale: float | None,
 ) -> Float[Array, "n q h d"]:
-    """Compute flash attention on a TPU; `keys` is False on keys that no query may see."""
+    """Compute flash attention on a TPU, by JAX's kernel in Pallas.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      keys: False on keys that no query may see; None hides none.
+      scale: factor of the logits; None is 1/√d.
+
+    Returns:
+      The values of each query, as of `products`.
+    """
     length, memory = q.shape[1], k.shape[1]
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (_padded(x, 1, _LANES) for x in (q, k, v))

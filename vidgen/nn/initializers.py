@@ -29,8 +29,8 @@ class Distribution:
     """What every element of an array is drawn from.
 
     Attributes:
-      mean: of the distribution, before it is cut off.
-      std: likewise; 0 makes a constant.
+      mean: mean of the distribution, before it is cut off.
+      std: standard deviation, likewise; 0 makes a constant.
       truncated: whether elements further than two standard deviations from the mean are redrawn.
     """
 
@@ -41,7 +41,16 @@ class Distribution:
     def draw(
         self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = "float32"
     ) -> Float[Array, "..."]:
-        """Draw an array by JAX; a constant needs no key."""
+        """Draw an array by JAX.
+
+        Args:
+          key: random key of the draw; a constant does not read it.
+          shape: shape of the array.
+          dtype: dtype of the array.
+
+        Returns:
+          The array.
+        """
         if self.std == 0:
             return jnp.full(shape, self.mean, dtype)
         if self.truncated:
@@ -51,7 +60,15 @@ class Distribution:
         return self.mean + self.std * noise
 
     def fill(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-        """Draw an array in float32 by NumPy."""
+        """Draw an array by NumPy, which compiles nothing.
+
+        Args:
+          rng: generator of the draw; the numbers are others than those of `draw`.
+          shape: shape of the array.
+
+        Returns:
+          The array, float32.
+        """
         if self.std == 0:
             return np.full(shape, self.mean, np.float32)
         noise = rng.standard_normal(shape, np.float32)
@@ -66,7 +83,14 @@ Initializer = Callable[[tuple[int, ...]], Distribution]  # of an array of this s
 
 
 def constant(value: float) -> Initializer:
-    """Make every element `value`."""
+    """Make every element the same number.
+
+    Args:
+      value: the number.
+
+    Returns:
+      An initializer for arrays of any shape.
+    """
     return lambda shape: Distribution(mean=value)
 
 
@@ -74,12 +98,26 @@ zeros, ones = constant(0.0), constant(1.0)
 
 
 def normal(std: float) -> Initializer:
-    """Draw from a normal distribution with mean 0."""
+    """Draw from a normal distribution with mean 0.
+
+    Args:
+      std: its standard deviation, >= 0.
+
+    Returns:
+      An initializer for arrays of any shape.
+    """
     return lambda shape: Distribution(std=std)
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Draw normally with mean 0, cut off at two standard deviations; `std` is that before."""
+    """Draw from a normal distribution with mean 0 that is cut off at two standard deviations.
+
+    Args:
+      std: standard deviation before it is cut; that of what is drawn is 0.88 of it.
+
+    Returns:
+      An initializer for arrays of any shape.
+    """
     return lambda shape: Distribution(std=std, truncated=True)
 
 
@@ -87,8 +125,11 @@ def fan_in(scale: float = 1.0, axes: tuple[int, ...] | None = None) -> Initializ
     """Draw from a truncated normal of variance scale / fan_in; with scale 0, zeros.
 
     Args:
-      scale: of the variance, >= 0.
-      axes: the input axes of the kernel; default: all but the last.
+      scale: factor of the variance, >= 0.
+      axes: the input axes of the kernel; None: all but the last.
+
+    Returns:
+      An initializer for kernels.
     """
     return functools.partial(_of_fan_in, scale, axes)
 

@@ -28,21 +28,42 @@ class Rematerialized(Protocol):
     remat: str
 
     def clone(self, **settings: Any) -> nn.Module:
-        """Copy the module with other settings."""
+        """Copy the module with other settings.
+
+        Args:
+          **settings: the fields that change, `remat` among them.
+
+        Returns:
+          The copy.
+        """
         ...
 
 
 def check(owner: str, policy: str) -> None:
-    """Raise ValueError unless `policy` is one of `POLICIES`."""
+    """Check that a rematerialisation policy exists.
+
+    Args:
+      owner: the class that has the setting, for the message.
+      policy: one of `POLICIES`.
+
+    Raises:
+      ValueError: there is no such policy.
+    """
     if policy not in POLICIES:
         raise ValueError(f"{owner}.remat is {policy!r}; choose one of {tuple(POLICIES)}.")
 
 
 def rematerialized(block: type[nn.Module], policy: str, *, in_loop: bool) -> type[nn.Module]:
-    """Wrap a module class so that it keeps what `policy` says.
+    """Wrap a module class so that it keeps what a policy says for the backward pass.
 
-    Outside a loop the compiler has to be kept from merging the recomputation with the original
-    (`in_loop` False); inside one it cannot.
+    Args:
+      block: the class.
+      policy: one of `POLICIES`; "none" leaves the class as it is.
+      in_loop: whether it runs in a loop. Outside one the compiler has to be kept from merging the
+        recomputation with the original; inside one it cannot.
+
+    Returns:
+      The class.
     """
     if policy == "none":
         return block

@@ -39,7 +39,18 @@ class KV(PyTreeNode):
 
     @classmethod
     def empty(cls, layers, rows, heads, head_dim, dtype="float32") -> KV:
-        """Start a stream: p = 0."""
+        """Start a stream: keys and values of no position, p = 0.
+
+        Args:
+          layers: number of layers of the transformer.
+          rows: number n of sequences.
+          heads: attention heads of a layer.
+          head_dim: features of a head.
+          dtype: dtype of the transformer's computation.
+
+        Returns:
+          The empty keys and values.
+        """
         zeros = jnp.zeros((layers, rows, 0, heads, head_dim), dtype)
         return cls(k=zeros, v=zeros)
 
@@ -49,7 +60,14 @@ class KV(PyTreeNode):
         return self.k.shape[-3]
 
     def last(self, positions: int) -> KV:
-        """Keep the last `positions` only, for layers that look no further back."""
+        """Keep the last positions only, for layers that look no further back.
+
+        Args:
+          positions: number of positions to keep; all where there are fewer.
+
+        Returns:
+          Their keys and values.
+        """
         start = max(self.positions - positions, 0)
         return jax.tree.map(lambda x: x[..., start:, :, :], self)
 
@@ -57,12 +75,15 @@ class KV(PyTreeNode):
 def causal_mask(
     queries: int, keys: int, *, window: int | None = None
 ) -> Bool[Array, "1 1 {queries} {keys}"]:
-    """Say which keys a query may see; the queries are the last of the places.
+    """Compute which keys a query may see; the queries are the last of the places.
 
     Args:
-      queries: how many.
-      keys: how many.
+      queries: number of queries.
+      keys: number of keys, those of the queries among them.
       window: places before its own that a query sees; None is all of them.
+
+    Returns:
+      True where a query sees a key: its own place and those before it.
     """
     distance = jnp.arange(keys - queries, keys)[:, None] - jnp.arange(keys)[None, :]
     seen = distance >= 0
@@ -84,7 +105,7 @@ class Transformer(nn.Module):
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       unroll: whether the blocks are unrolled when compiled: same parameters and outputs, slower to
         compile, faster to run on a CPU.
-      dtype: of the computation; parameters, norms and softmax are float32.
+      dtype: dtype of the computation; parameters, norms and softmax are float32.
     """
 
     layers: int

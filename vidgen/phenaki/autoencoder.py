@@ -18,8 +18,8 @@ State = Any  # what an autoencoder keeps of the chunks before; each has its own
 class CausalAutoencoder(nn.Module):
     """A causal video autoencoder: its methods are called through `apply(..., method="encode")`.
 
-    `setup` of a subclass makes `encoder` and `decoder`, whose first result is the latents or the
-    video.
+    `setup` of a subclass makes `encoder` and `decoder`, which return a pair: the latents or the
+    video, and the state for the next chunk.
     """
 
     @property
@@ -62,20 +62,51 @@ class CausalAutoencoder(nn.Module):
 
     @nn.nowrap
     def frames_of(self, steps: int) -> int:
-        """Number of frames that this many steps of latents decode to."""
+        """Compute the number of frames that steps of latents decode to: 1 + (steps - 1) · s.
+
+        Args:
+          steps: number of steps in time, >= 1; the first is one frame.
+
+        Returns:
+          The number of frames.
+        """
         return 1 + (steps - 1) * self.strides[0]
 
     def encode(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """Encode clips of any size that has a `grid`."""
+        """Encode clips of any size that has a `grid`.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          The latents, not quantised; those of a prefix of a clip are the prefix of its latents.
+
+        Raises:
+          ValueError: no grid fits the clips.
+        """
         self.grid(*video.shape[1:4])
         return self.encoder(video)[0]
 
     def decode(self, latents: Float[Array, "b gt gh gw d"]) -> Float[Array, "b t h w c"]:
-        """Decode latents to clips, float32 and not clipped."""
+        """Decode latents to clips.
+
+        Args:
+          latents: those that `encode` gives, or their quantised copies.
+
+        Returns:
+          Clips, float32, about in [-1, 1] and not clipped.
+        """
         return self.decoder(latents)[0]
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        """Encode and decode."""
+        """Encode clips and decode them again, without a quantizer between.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          Clips of the same shape, not clipped.
+        """
         return self.decode(self.encode(video))
 
     def encode_chunk(
@@ -98,7 +129,15 @@ class CausalAutoencoder(nn.Module):
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: State = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Decode the next steps of a long clip, as `encode_chunk` encodes them."""
+        """Decode the next steps of a long clip, with the result of `decode` of the whole.
+
+        Args:
+          latents: one or more steps; at the start of a clip the first of them is its first frame.
+          state: what was returned with the chunk before; None at the start.
+
+        Returns:
+          The frames of these steps, and the state for the next chunk.
+        """
         raise NotImplementedError
 
     def _check_chunk(self, video: Float[Array, "b t h w c"], later: bool) -> None:

@@ -46,7 +46,16 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Return the features, and the state of the two convolutions for the next chunk."""
+        """Transform the features of a clip, or of a chunk of one.
+
+        Args:
+          x: features.
+          past: the state that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          Features of the same shape, x itself before training; and the state of the two
+          convolutions for the next chunk.
+        """
         width, kernel, dtype = x.shape[-1], self.kernel, self.dtype
         one, two = (None, None) if past is None else past
         y = swish(norm(self.norm, width, name="norm1", dtype=dtype)(x))
@@ -75,7 +84,16 @@ class FiLM(nn.Module):
     def __call__(
         self, x: Float[Array, "b t h w c"], latents: Float[Array, "b gt gh gw d"], *, starts: bool
     ) -> Float[Array, "b t h w c"]:
-        """Normalise `x`; `starts` says whether its first frame is the first of the clip."""
+        """Normalise features, and scale and shift them by the latents.
+
+        Args:
+          x: features at `time` and `space` times the resolution of the latents.
+          latents: the latents of the same frames.
+          starts: whether the first frame of x is the first of its clip.
+
+        Returns:
+          Features of the same shape.
+        """
         width = x.shape[-1]
         film = axes.dense(2 * width, ("conv_in", "film"), name="film", scale=0.0, dtype=self.dtype)
         both = upsample_nearest(film(latents), self.space)
@@ -85,7 +103,7 @@ class FiLM(nn.Module):
 
 
 class ConvSettings(nn.Module):
-    """The fields of both halves; see `CausalConv3D`."""
+    """What both halves have in common: their settings; see `CausalConv3D`."""
 
     widths: Sequence[int] = (128, 256, 256, 512)
     space: Sequence[int] = (2, 2, 2)
@@ -112,7 +130,7 @@ class ConvSettings(nn.Module):
 
 
 class ConvEncoder(ConvSettings):
-    """Video to latents."""
+    """The half of the autoencoder that maps video to latents."""
 
     @nn.compact
     def __call__(
@@ -142,13 +160,21 @@ class ConvEncoder(ConvSettings):
 
 
 class ConvDecoder(ConvSettings):
-    """Latents to video."""
+    """The half of the autoencoder that maps latents to video."""
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
+        """Decode a clip, or a chunk of one.
+
+        Args:
+          latents: one or more steps.
+          past: the state that was returned with the chunk before; None at the start of a clip.
+
+        Returns:
+          The video, float32 and not clipped, and the state for the next chunk.
+        """
         run, starts = Chain(past), past is None
         latents = latents.astype(self.dtype)
         x = run(self._conv(self.widths[-1], "stem"), latents)
@@ -168,7 +194,7 @@ class ConvDecoder(ConvSettings):
 
 
 class CausalConv3D(CausalAutoencoder, ConvSettings):
-    """The autoencoder.
+    """The causal convolutional autoencoder of MAGVIT-v2, encoder and decoder.
 
     Attributes:
       widths: channels of each level, from full resolution down; the last are the latents' own.
@@ -178,8 +204,8 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
       pixel_patch: side of the squares of pixels that are folded into channels before the first
         level; 1 folds none. Most of the work is at full resolution, which small machines spare.
       channels: channels of the video.
-      kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for
-        half of the work.
+      kernel: "full" 3x3x3 convolutions as published, or "factorized" into 1x3x3 and 3x1x1, for half
+        of the work.
       norm: kind of normalisation: "group" is over the pixels of a frame, "channel" is not.
       remat: what the backward pass keeps of each block (`nn/remat.py`).
       dtype: dtype of the computation; parameters and the decoded video are float32.
@@ -217,9 +243,11 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
     def setup(self) -> None:
         """Make the encoder and the decoder."""
         fields = dataclasses.fields(ConvSettings)
-        own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = ConvEncoder(**own)
-        self.decoder = ConvDecoder(**own)
+        settings = {
+            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
+        }
+        self.encoder = ConvEncoder(**settings)
+        self.decoder = ConvDecoder(**settings)
 
     @property
     def features(self) -> int:
@@ -235,12 +263,12 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: State | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], State]:
-        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
+        """Encode by convolutions with kept frames; see `CausalAutoencoder.encode_chunk`."""
         self._check_chunk(video, state is not None)
         return self.encoder(video, state)
 
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: State | None = None
     ) -> tuple[Float[Array, "b t h w c"], State]:
-        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
+        """Decode by convolutions with kept steps; see `CausalAutoencoder.decode_chunk`."""
         return self.decoder(latents, state)

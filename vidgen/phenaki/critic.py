@@ -64,13 +64,13 @@ class CriticModel(Model):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
-        """The shapes of a training batch: those of the masked model."""
+        """Describe a training batch, which is that of the masked model; see `Model.batch_spec`."""
         return self.model.batch_spec(
             batch_size, text_length, text_dim, captions_per_clip=captions_per_clip
         )
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
-        """Make parameters, boxed with their logical axis names."""
+        """Draw fresh parameters of the critic; see `Model.init`."""
         grid = token_batch.grid_of(batch, self.model.tokenizer)
         tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
@@ -84,10 +84,11 @@ class CriticModel(Model):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the cross-entropy of the labels; see `Model`.
+        """Compute the cross-entropy of the labels real and drawn; see `Model.loss`.
 
-        `frozen` holds the parameters of the masked model, "maskgit", and of its tokenizer. The
-        metrics are how often the critic is right, and the like.
+        `frozen` holds the parameters of the masked model, "maskgit", and of its tokenizer. What is
+        logged beside it, over masked tokens: how often the critic is right ("accuracy"), and the
+        share of draws that hit the true token ("real").
         """
         mask_key, drop_key, draw_key, dropout_key = jax.random.split(key, 4)
         tokens, valid = token_batch.tokens_of(batch, self.model.tokenizer, frozen)
@@ -120,7 +121,7 @@ class CriticModel(Model):
         valid: Bool[Array, "b gt gh gw"],
         key: Key[Array, ""],
     ) -> Int[Array, "b gt gh gw"]:
-        """The tokens, of which the masked ones are drawn by the masked model without guidance."""
+        """Draw the masked tokens by the masked model without guidance, and keep all others."""
         model = self.model
         holes = jnp.where(masked, model.mask_id, tokens)
         logits = apply_module(model.network, params, holes, text, valid=valid, train=False)
@@ -145,7 +146,7 @@ class CriticModel(Model):
           valid: False on positions that do not exist.
 
         Returns:
-          A function of (flat tokens, step).
+          A function of (flat tokens "b n", step), whose result "b n" is <= 0.
         """
         return jax.tree_util.Partial(_Scores(self.network, grid), params, clip_text(text), valid)
 

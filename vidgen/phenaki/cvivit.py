@@ -38,7 +38,7 @@ PLACE_FEATURES = 24
 
 
 class CViViTSettings(nn.Module):
-    """The fields of both halves; see `CViViT`."""
+    """What both halves have in common, their settings (see `CViViT`) and their transformers."""
 
     patch: tuple[int, int, int] = (2, 8, 8)
     width: int = 512
@@ -55,7 +55,7 @@ class CViViTSettings(nn.Module):
     dtype: str = "float32"
 
     def _space(self, x: Float[Array, "b t h w d"]) -> Array:
-        """Spatial transformer: the patches of a step attend to each other (2.1)."""
+        """Let the patches of a step attend to each other by the spatial transformer (2.1)."""
         b, t, h, w, d = x.shape
         places = embeddings.pixel_features(h, w, PLACE_FEATURES)
         x += axes.dense(d, (None, "embed"), name="place", dtype=self.dtype)(places)
@@ -67,7 +67,7 @@ class CViViTSettings(nn.Module):
     def _time(
         self, x: Float[Array, "b t h w d"], past: KV | None
     ) -> tuple[Float[Array, "b t h w d"], KV | None]:
-        """Temporal transformer: a patch attends to its place at earlier steps, of `past` too."""
+        """Let a patch attend to its place at earlier steps, those of `past` too."""
         if not self.temporal_layers:
             return x, past
         b, t, h, w, d = x.shape
@@ -94,7 +94,7 @@ class CViViTSettings(nn.Module):
         )
 
     def _pixel_convs(self, x: Float[Array, "b t h w c"]) -> Array:
-        """Residual convolutions over the pixels of a frame; the identity at the start."""
+        """Apply residual convolutions over the pixels of a frame; the identity at the start."""
         for i in range(self.pixel_blocks):
             y = x
             for j, scale in enumerate((1.0, 0.0)):
@@ -106,7 +106,7 @@ class CViViTSettings(nn.Module):
 
 
 class CViViTEncoder(CViViTSettings):
-    """Video to latents."""
+    """The half of C-ViViT that maps video to latents."""
 
     @nn.compact
     def __call__(
@@ -144,13 +144,23 @@ class CViViTEncoder(CViViTSettings):
 
 
 class CViViTDecoder(CViViTSettings):
-    """Latents to video."""
+    """The half of C-ViViT that maps latents to video."""
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "b gt gh gw d"], past: KV | None = None, *, starts: bool = True
     ) -> tuple[Float[Array, "b t h w c"], KV | None]:
-        """Decode a clip, or a chunk of one; arguments and results mirror those of the encoder."""
+        """Decode a clip, or a chunk of one.
+
+        Args:
+          latents: one or more steps.
+          past: keys and values of the steps before, for a chunk; None for a whole clip.
+          starts: whether the first of these steps is the first of its clip.
+
+        Returns:
+          The video, float32 and not clipped; and the keys and values for the next chunk, None
+          without `past`.
+        """
         x, present = self._time(latents.astype(self.dtype), past)
         x = axes.constrain_video(self._space(x))
         parts = []
@@ -162,7 +172,7 @@ class CViViTDecoder(CViViTSettings):
         return self._head(jnp.concatenate(parts, axis=1)), present
 
     def _pixels(self, x: Float[Array, "b gt gh gw d"], frames: int, name: str) -> Array:
-        """The pixels of every patch in float32, or `pixel_width` features of each pixel."""
+        """Compute the pixels of every patch in float32, or `pixel_width` features of each pixel."""
         patch = (frames, *self.patch[1:])
         features = math.prod(patch) * (self.pixel_width or self.channels)
         dtype = self.dtype if self.pixel_width else "float32"
@@ -170,7 +180,7 @@ class CViViTDecoder(CViViTSettings):
         return from_patches(dense(x), patch)
 
     def _head(self, x: Float[Array, "b t h w c"]) -> Array:
-        """From the result of `_pixels` to the video, in float32."""
+        """Map the result of `_pixels` to the video, in float32."""
         if not self.pixel_width:
             return x
         x = self._pixel_convs(x)
@@ -179,7 +189,7 @@ class CViViTDecoder(CViViTSettings):
 
 
 class CViViT(CausalAutoencoder, CViViTSettings):
-    """The autoencoder.
+    """The causal video vision transformer of Phenaki, encoder and decoder.
 
     Attributes:
       patch: (frames, height, width) of a tubelet; the first frame has patches of (height, width).
@@ -203,9 +213,11 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def setup(self) -> None:
         """Make the encoder and the decoder."""
         fields = dataclasses.fields(CViViTSettings)
-        own = {f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")}
-        self.encoder = CViViTEncoder(**own)
-        self.decoder = CViViTDecoder(**own)
+        settings = {
+            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
+        }
+        self.encoder = CViViTEncoder(**settings)
+        self.decoder = CViViTDecoder(**settings)
 
     @property
     def features(self) -> int:
@@ -220,7 +232,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def encode_chunk(
         self, video: Float[Array, "b t h w c"], state: KV | None = None
     ) -> tuple[Float[Array, "b gt gh gw d"], KV]:
-        """Encode the next frames of a long clip; see `CausalAutoencoder`."""
+        """Encode with the kept keys and values; see `CausalAutoencoder.encode_chunk`."""
         starts = state is None
         self._check_chunk(video, not starts)
         _, rows, columns = self.grid(video.shape[1] + (not starts), *video.shape[2:4])
@@ -232,7 +244,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
     def decode_chunk(
         self, latents: Float[Array, "b gt gh gw d"], state: KV | None = None
     ) -> tuple[Float[Array, "b t h w c"], KV]:
-        """Decode the next steps of a long clip; see `CausalAutoencoder`."""
+        """Decode with the kept keys and values; see `CausalAutoencoder.decode_chunk`."""
         b, _, rows, columns, _ = latents.shape
         starts = state is None
         state = self._empty(b * rows * columns) if state is None else state
@@ -241,7 +253,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
         return video, state
 
     def _empty(self, rows: int) -> KV:
-        """The keys and values before the first chunk: none."""
+        """Make the keys and values before the first chunk, of no position."""
         head_dim = self.width // self.heads
         return KV.empty(self.temporal_layers, rows, self.heads, head_dim, self.dtype)
 
@@ -269,7 +281,15 @@ def to_patches(
 def from_patches(
     x: Float[Array, "b gt gh gw p"], patch: tuple[int, int, int]
 ) -> Float[Array, "b t h w c"]:
-    """Put patches together to a video: the inverse of `to_patches`."""
+    """Put patches together to a video: the inverse of `to_patches`.
+
+    Args:
+      x: one vector a patch, of all its numbers.
+      patch: (frames, height, width) of a patch.
+
+    Returns:
+      The video; its channels are the numbers of a vector by those of a patch.
+    """
     b, gt, gh, gw, p = x.shape
     pt, ph, pw = patch
     c = p // (pt * ph * pw)

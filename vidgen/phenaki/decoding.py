@@ -75,7 +75,13 @@ MASK_SCHEDULES: dict[str, MaskSchedule] = {
 
 
 def mask_schedule(name: str) -> MaskSchedule:
-    """Return the schedule of this name.
+    """Look up a mask schedule.
+
+    Args:
+      name: one of `MASK_SCHEDULES`.
+
+    Returns:
+      γ and its inverse.
 
     Raises:
       ValueError: there is none of this name.
@@ -88,7 +94,16 @@ def mask_schedule(name: str) -> MaskSchedule:
 
 
 def mask_ratio(name: str, r: Float[Array, "*b"], count: Int[Array, "*b"]) -> Float[Array, "*b"]:
-    """γ(r) in [0, 1] of the named schedule, for r in [0, 1] and `count` positions to mask."""
+    """Compute γ(r), the share of positions that are masked.
+
+    Args:
+      name: name of the schedule, one of `MASK_SCHEDULES`.
+      r: how far decoding has come, in [0, 1].
+      count: number of positions to mask at r = 0; "log" and "exp" depend on it.
+
+    Returns:
+      γ in [0, 1], falling in r to 0 at r = 1.
+    """
     n = jnp.maximum(count, 2).astype(jnp.float32)  # one position has no logarithm to divide by
     return jnp.clip(mask_schedule(name).ratio(r, n), 0, 1)
 
@@ -219,7 +234,7 @@ def parallel_decode(
 
 
 def _step(functions, spec, mask_id, known, keys, state, i, count):
-    """One step: the tokens after it with the mask id in them, and where; and all tokens filled."""
+    """Take one step; return (tokens with mask ids, where these are) and all tokens filled."""
     logits_fn, scores_fn = functions
     tokens, masked = state
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
@@ -277,7 +292,16 @@ def _scan(functions, spec, mask_id, known, keys, counts, state):
 def categorical(
     keys: Key[Array, "b"], logits: Float[Array, "b *n k"], temperature: float
 ) -> Int[Array, "b *n"]:
-    """Draw from softmax(logits/temperature) at every position; 0 takes the likeliest."""
+    """Draw a code from softmax(logits/τ) at every position, each example from its own key.
+
+    Args:
+      keys: one an example.
+      logits: logits of the k codes; those of -inf are never drawn.
+      temperature: τ; 0 takes the likeliest code.
+
+    Returns:
+      The codes, 0 ... k-1.
+    """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     size = (*logits.shape[1:-1], 2)
@@ -288,11 +312,18 @@ def categorical(
 def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) -> Int[Array, "*n"]:
     """Pick a code from softmax(logits) by two numbers in [0, 1): inverse transform sampling.
 
-    With the codes cut into runs of equal length, the first number picks a run by the cumulative
-    sum of their shares, the second a code by the cumulative sum within the run. Two numbers a
-    position cost less than the k of Gumbel's method (2 x 576 positions of 8,192 codes: 39 against
-    422 ms on a CPU), and unlike a single one reach also codes that are less likely than the 2^-23
-    between two float32 numbers. A code of probability 0 is never picked.
+    With the codes cut into runs of equal length, the first number picks a run by the cumulative sum
+    of their shares, the second a code by the cumulative sum within the run. Two numbers a position
+    cost less than the k of Gumbel's method (2 x 576 positions of 8,192 codes: 39 against 422 ms on
+    a CPU), and unlike a single one reach also codes that are less likely than the 2^-23 between two
+    float32 numbers.
+
+    Args:
+      logits: logits of the k codes.
+      quantiles: two independent numbers a position, even in [0, 1) for a fair draw.
+
+    Returns:
+      The codes, 0 ... k-1; one of probability 0 is never picked.
     """
     codes = logits.shape[-1]
     top = jnp.max(logits, axis=-1, keepdims=True)
@@ -306,7 +337,7 @@ def at_quantiles(logits: Float[Array, "*n k"], quantiles: Float[Array, "*n 2"]) 
 
 
 def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int[Array, "*n"]:
-    """The first index of weight above 0 at which the cumulative share exceeds the quantile."""
+    """Find the first index of weight above 0 at which the cumulative share exceeds the quantile."""
     total = jnp.cumsum(weights, axis=-1)
     beyond = total > quantile[..., None] * total[..., -1:]
     # A cumulative sum in parallel need not be monotonous to the last bit.
@@ -318,7 +349,7 @@ def _inverse(weights: Float[Array, "*n k"], quantile: Float[Array, "*n"]) -> Int
 
 
 def _lowest(values: Float[Array, "b n"], count: Int[Array, "b"]) -> Bool[Array, "b n"]:
-    """True on the `count` lowest values of each row, exactly so many also among equals."""
+    """Mark the `count` lowest values of each row, exactly so many also among equals."""
     order = jnp.argsort(values, axis=1)
     first = jnp.arange(values.shape[1]) < count[:, None]
     return jnp.put_along_axis(jnp.zeros_like(first), order, first, axis=1, inplace=False)

@@ -85,7 +85,14 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n"]:
-        """Judge clips in [-1, 1]: n is the number of frames ("2d") or 1 ("3d")."""
+        """Judge how real clips look.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          Logits, large for real video: n is the number of frames ("2d") or 1 ("3d").
+        """
         b, t, *_ = video.shape
         x = video.astype(self.dtype)
         if self.dims == "2d":
@@ -105,7 +112,7 @@ class Discriminator(nn.Module):
         return logits.reshape(b, t if self.dims == "2d" else 1)
 
     def _block(self, x: Array, channels: int, name: str) -> Array:
-        """A residual block whose result has half the size."""
+        """Apply a residual block whose result has half the size."""
         over = (2, 3) if self.dims == "2d" else (1, 2, 3)
         y = _act(self._conv(x, x.shape[-1], f"{name}_conv1"))
         y = _act(self._conv(half(y, over), channels, f"{name}_conv2"))
@@ -141,10 +148,17 @@ def _act(x: Array) -> Array:
 
 
 def half(x: Array, over: tuple[int, ...]) -> Array:
-    """Blur with (1, 3, 3, 1) / 8 and keep every second value, along each axis of `over`.
+    """Blur with (1, 3, 3, 1) / 8 and keep every second value, along the named axes.
 
     An odd length is rounded up; a length of 1 stays. The border repeats the last value, so that a
     constant stays what it is.
+
+    Args:
+      x: features.
+      over: the axes to halve.
+
+    Returns:
+      Features of half the length along these axes.
     """
     for axis in over:
         n = x.shape[axis]
@@ -170,12 +184,27 @@ def _part(x: Array, axis: int, start: int, stop: int | None) -> Array:
 
 
 def generator_loss(fake: Float[Array, "b n"]) -> Float[Array, "b"]:
-    """The generator's loss of each example, from the logits of its reconstruction."""
+    """Compute the generator's non-saturating loss, softplus(-D(x̂)).
+
+    Args:
+      fake: logits of the reconstructions.
+
+    Returns:
+      The mean over the logits of each example, > 0; ln 2 where all are 0.
+    """
     return jnp.mean(softplus(-fake), axis=1)
 
 
 def discriminator_loss(real: Float[Array, "b n"], fake: Float[Array, "b n"]) -> Float[Array, "b"]:
-    """The cross-entropy of telling real from reconstructed; 2 ln 2 where all logits are 0."""
+    """Compute the cross-entropy of telling real from reconstructed clips.
+
+    Args:
+      real: logits of real clips.
+      fake: logits of reconstructions.
+
+    Returns:
+      The loss of each example, > 0; 2 ln 2 where all logits are 0.
+    """
     return jnp.mean(softplus(-real), axis=1) + jnp.mean(softplus(fake), axis=1)
 
 
@@ -183,7 +212,7 @@ def r1_penalty(
     logits_of: Callable[[Float[Array, "b t h w c"]], Float[Array, "b n"]],
     real: Float[Array, "b t h w c"],
 ) -> Float[Array, "b"]:
-    """Half the squared gradient of a logit with respect to what it sees, mean over logits.
+    """Compute half the squared gradient of a logit by what it sees, mean over logits (1801.04406).
 
     Args:
       logits_of: the discriminator. A logit must depend on no other example, and where an example
@@ -191,7 +220,7 @@ def r1_penalty(
       real: real clips.
 
     Returns:
-      The penalty of each clip.
+      The penalty of each clip, >= 0.
     """
 
     def total(video: Array) -> tuple[Array, Array]:
@@ -205,7 +234,16 @@ def r1_penalty(
 def lecam_penalty(
     real: Float[Array, "b n"], fake: Float[Array, "b n"], anchors: Anchors
 ) -> Float[Array, "b"]:
-    """How far the logits of each kind run ahead of the moving average of the other (LeCam)."""
+    """Penalise logits that run ahead of the moving average of the other kind (LeCam, 2104.03310).
+
+    Args:
+      real: logits of real clips.
+      fake: logits of reconstructions.
+      anchors: the moving averages; no gradient goes to them.
+
+    Returns:
+      relu(real - ā_fake)² + relu(ā_real - fake)² of each example, mean over its logits.
+    """
     average = jax.lax.stop_gradient(anchors)
     ahead = relu(real - average["fake"]) ** 2
     behind = relu(average["real"] - fake) ** 2
@@ -215,6 +253,15 @@ def lecam_penalty(
 def anchor_loss(
     real: Float[Array, "b n"], fake: Float[Array, "b n"], anchors: Anchors
 ) -> Float[Array, ""]:
-    """A loss whose gradient descent makes the anchors moving averages; its value means nothing."""
+    """Make a loss whose gradient descent turns the anchors into moving averages of the logits.
+
+    Args:
+      real: logits of real clips; they get no gradient.
+      fake: logits of reconstructions, likewise.
+      anchors: the moving averages, which are parameters.
+
+    Returns:
+      A number of which the gradient alone has a meaning: anchor minus mean logit.
+    """
     means = jax.lax.stop_gradient((jnp.mean(real), jnp.mean(fake)))
     return 0.5 * (anchors["real"] - means[0]) ** 2 + 0.5 * (anchors["fake"] - means[1]) ** 2

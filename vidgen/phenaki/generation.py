@@ -67,7 +67,18 @@ def encode_known(
 def decode_known(
     tokenizer: TokenizerModel, params: Params, tokens: Array, video: Array, mask: Array
 ) -> Float[Array, "b t h w c"]:
-    """Decode tokens to clips in [-1, 1], and put the known pixels back."""
+    """Decode tokens to clips in [-1, 1], and put the known pixels back.
+
+    Args:
+      tokenizer: the tokenizer.
+      params: the parameters of the tokenizer.
+      tokens: all tokens of the clips, "b gt gh gw".
+      video: the known pixels, "b t h w c"; others are not read.
+      mask: True on known pixels, in the same shape.
+
+    Returns:
+      The clips, whose known pixels are those of `video` to the bit.
+    """
     return jnp.where(mask, video, tokenizer.decode(params, tokens).astype(video.dtype))
 
 
@@ -95,7 +106,15 @@ def filled(
 def known_tokens(
     mask: Bool[Array, "b t h w c"], grid: tuple[int, int, int]
 ) -> Bool[Array, "b gt gh gw"]:
-    """True on the tokens all of whose pixels are known; the first frame is a time step itself."""
+    """Mark the tokens all of whose pixels are known.
+
+    Args:
+      mask: True on known pixels.
+      grid: grid of the tokens, (time, rows, columns); the first frame is a time step by itself.
+
+    Returns:
+      True on known tokens.
+    """
     b, t, h, w, _ = mask.shape
     steps, rows, columns = grid
     inside = mask.all(-1).reshape(b, t, rows, h // rows, columns, w // columns).all((3, 5))
@@ -108,7 +127,15 @@ def known_tokens(
 def decoded_steps(
     on_step: OnStep | None, decode: Callable[[Int[Array, "b *n"]], Array]
 ) -> OnStep | None:
-    """Show a callback the clips of every step, decoded where it asks for them; None for None."""
+    """Wrap a callback of decoding so that it gets clips in place of tokens.
+
+    Args:
+      on_step: the callback; a step is decoded only where it asks for the clips.
+      decode: tokens to clips.
+
+    Returns:
+      The callback for `decoding.parallel_decode`; None for None.
+    """
     if on_step is None:
         return None
 

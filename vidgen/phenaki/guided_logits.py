@@ -64,10 +64,22 @@ def guided_logits(
 
 
 def check_guidance(name: str, guidance: GuidanceSpec) -> None:
-    """Raise ValueError where guidance is asked for what is of videos, not of tokens."""
-    asked = {"guidance_rescale": guidance.rescale != 0, "guidance_parallel": guidance.parallel != 1}
-    asked["guidance_norm"] = guidance.norm is not None
-    for flag in (flag for flag, given in asked.items() if given):
+    """Check that guidance asks for nothing that videos have and tokens have not.
+
+    Args:
+      name: name of the model, for the message.
+      guidance: how the logits are to be guided.
+
+    Raises:
+      ValueError: guidance is rescaled, projected or bounded, or its interval reaches beyond 1, the
+        share of the steps that is left at the first.
+    """
+    settings = {
+        "guidance_rescale": guidance.rescale != 0,
+        "guidance_parallel": guidance.parallel != 1,
+    }
+    settings["guidance_norm"] = guidance.norm is not None
+    for flag in (flag for flag, is_set in settings.items() if is_set):
         raise ValueError(
             f"--{flag}: {name} guides the logits of tokens, which have no spread and no direction "
             "as a video has; leave it out."

@@ -7,7 +7,7 @@ Phenaki 2.2 and B.3; MaskGIT (2202.04200).
                 q_k = (1 - s) [k is the token] + s/K;  then the mean over the batch
     sampling    parallel decoding (`decoding`) with the guided logits (1 + λ) l(text) - λ l(no text)
 
-A batch holds videos, which a frozen tokenizer turns into tokens, or tokens made beforehand. Where
+A batch holds videos, which a frozen tokenizer encodes, or tokens that were encoded before. Where
 the "clip" is a set of images (`independent_frames`), only the tokens of the first time step exist,
 for the masking, the attention and the loss (B.3). The text of an example is dropped with a fixed
 rate, tokens and mask together.
@@ -48,14 +48,14 @@ from vidgen.types import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedVideoModel(SampledModel):
-    """The transformer of Phenaki.
+    """The masked video transformer of Phenaki: how it trains, and how it samples.
 
     Attributes:
       name: name of the model and of its gin scope.
       shape: the clip that it generates.
       tokenizer: makes the tokens; its parameters are `frozen["tokenizer"]`, read for videos only.
       network: a `MaskGIT`.
-      batches: what it trains on, "videos" or "tokens" made beforehand.
+      batches: what it trains on, "videos" or "tokens" that were encoded before.
       schedule: name of γ, one of `decoding.MASK_SCHEDULES`. MaskGIT's best is the cosine; Phenaki
         follows MaskGIT and names none.
       min_mask_rate: least share of tokens that is masked in training. FSQ (2309.15505) finds 0.45
@@ -114,7 +114,7 @@ class MaskedVideoModel(SampledModel):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
-        """The shapes of a training batch; the images of a clip may have a caption each."""
+        """Describe a training batch of videos, or of tokens; see `Model.batch_spec`."""
         return token_batch.spec_of(
             self.batches,
             batch_size,
@@ -127,7 +127,7 @@ class MaskedVideoModel(SampledModel):
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
-        """Make parameters, boxed with their logical axis names."""
+        """Draw fresh parameters of the transformer; see `Model.init`."""
         grid = token_batch.grid_of(batch, self.tokenizer)
         tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
@@ -141,10 +141,12 @@ class MaskedVideoModel(SampledModel):
         *,
         train: bool,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the cross-entropy of the masked tokens (Phenaki 2.2); see `Model`.
+        """Compute the cross-entropy of the masked tokens (Phenaki 2.2); see `Model.loss`.
 
-        `frozen["tokenizer"]` holds the parameters of the tokenizer. The metrics are how often the
-        likeliest code is right, the share of masked tokens, and the like.
+        `frozen["tokenizer"]` holds the parameters of the tokenizer. What is logged beside it: how
+        often the likeliest code is right at masked tokens ("accuracy"), the share of masked tokens
+        ("masked") and of dropped texts, and the loss of examples of which more than half is masked,
+        or less.
         """
         mask_key, drop_key, dropout_key = jax.random.split(key, 3)
         tokens, valid = token_batch.tokens_of(batch, self.tokenizer, frozen)
@@ -174,7 +176,15 @@ class MaskedVideoModel(SampledModel):
     def masked(
         self, key: Key[Array, ""], valid: Bool[Array, "b gt gh gw"]
     ) -> Bool[Array, "b gt gh gw"]:
-        """Draw the tokens to mask in training."""
+        """Draw the tokens to mask in training, by the schedule of the model.
+
+        Args:
+          key: random key of the draw.
+          valid: the tokens that exist.
+
+        Returns:
+          True on the tokens to mask, of each example at least one and no more than exist.
+        """
         flat, rate = valid.reshape(len(valid), -1), self.min_mask_rate
         masked = decoding.training_mask(key, flat, schedule=self.schedule, min_rate=rate)
         return masked.reshape(valid.shape)
@@ -182,7 +192,7 @@ class MaskedVideoModel(SampledModel):
     def _error(
         self, logits: Float[Array, "b gt gh gw k"], tokens: Int[Array, "b gt gh gw"]
     ) -> Float[Array, "b gt gh gw"]:
-        """-Σ_k q_k log p_k at every position."""
+        """Compute -Σ_k q_k log p_k at every position."""
         logp = jax.nn.log_softmax(logits.astype(jnp.float32))
         of_token = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
         s = self.label_smoothing
@@ -268,7 +278,7 @@ class MaskedVideoModel(SampledModel):
         return {"tokenizer": self.tokenizer}
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
-        """Join the parameters of the network and of its tokenizer, for `generate`.
+        """Join the parameters of the network and of its tokenizer; see `Model.merge_params`.
 
         Raises:
           ValueError: those of the tokenizer are missing.
@@ -289,19 +299,24 @@ class MaskedVideoModel(SampledModel):
         negative: TextEmbedding | None = None,
         init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate videos in [-1, 1]; see `Generator`.
+        """Generate videos in [-1, 1] by parallel decoding; see `Generator.generate`.
 
         Each depends on its own text, key and known content alone. Of two prompts a clip the logits
-        are mixed. `low_res` and `init` are None: tokens start from no other video.
+        are mixed.
+
+        Raises:
+          ValueError: there is a `low_res` or an `init`: tokens start from no other video.
         """
         if low_res is not None or init is not None:
             raise ValueError("the transformer makes video from text and known frames alone.")
         video, mask = generation.known_content(known, self.shape, len(keys))
-        tokenizer, own = self.tokenizer, params["tokenizer"]
-        tokens, kept = generation.encode_known(tokenizer, self.grid, own, video, mask)
+        tokenizer, weights = self.tokenizer, params["tokenizer"]
+        tokens, kept = generation.encode_known(tokenizer, self.grid, weights, video, mask)
 
         def decoded(tokens: Int[Array, "b *n"]) -> Float[Array, "b t h w c"]:
-            return generation.decode_known(tokenizer, own, tokens.reshape(kept.shape), video, mask)
+            return generation.decode_known(
+                tokenizer, weights, tokens.reshape(kept.shape), video, mask
+            )
 
         more = {"negative": negative, "on_step": generation.decoded_steps(on_step, decoded)}
         return decoded(self.sample_tokens(params["maskgit"], text, tokens, kept, keys, **more))
@@ -322,14 +337,11 @@ class MaskedVideoModel(SampledModel):
     def step_spec(
         self, params: Params, batch_size: int, text_length: int, text_dim: int
     ) -> tuple[Any, tuple[Any, ...]]:
-        """Describe the program of a sampling step, for `vidgen plan`; see `decoding.step_spec`.
-
-        The ShapeDtypeStructs of `params` are among its arguments as they are, with their shardings.
-        """
+        """Describe a step of parallel decoding; see `SampledModel.step_spec`."""
         batch = self.batch_spec(batch_size, text_length, text_dim)
         logits_fn = jax.eval_shape(lambda p, t: self.logits_fn(p, t, self.grid), params, batch.text)
         leaves, tree = jax.tree.flatten(logits_fn)
-        own = jax.tree.leaves(params)  # the first of what the function holds
-        logits_fn = tree.unflatten([*own, *leaves[len(own) :]])
+        weights = jax.tree.leaves(params)  # the first of what the function holds
+        logits_fn = tree.unflatten([*weights, *leaves[len(weights) :]])
         size = (batch_size, math.prod(self.grid))
         return decoding.step_spec(logits_fn, size, mask_id=self.mask_id, spec=self.sampler)

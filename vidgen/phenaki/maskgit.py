@@ -64,7 +64,7 @@ class TokenNetwork(nn.Module):
         valid: Bool[Array, "b gt gh gw"] | None,
         train: bool,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "k d"]]:
-        """Features of every token after the transformer, and the embedding table."""
+        """Compute the features of every token after the transformer, and the embedding table."""
         self._check(tokens, text)
         table, mask = self._embedding(), None
         if valid is not None:
@@ -92,13 +92,13 @@ class TokenNetwork(nn.Module):
         return x, table
 
     def _embedding(self) -> Float[Array, "k d"]:
-        """The embedding table: one row a code, and the last for the mask."""
+        """Make the embedding table: one row a code, and the last for the mask."""
         init = axes.partitioned(_INIT, ("codes", "embed"))
         size = (self.codes + 1, self.width)
         return jnp.asarray(self.param("embedding", init, size, jnp.float32))
 
     def _positions(self, grid: tuple[int, ...]) -> Float[Array, "gt gh gw d"]:
-        """The position features of every place: the sum of one learned vector an axis."""
+        """Compute the position features of every place: the sum of one learned vector an axis."""
         total = jnp.zeros((1, 1, 1, self.width))
         init = axes.partitioned(_INIT, ("positions", "embed"))
         for axis, name in enumerate(_AXES):
@@ -110,13 +110,13 @@ class TokenNetwork(nn.Module):
         return total
 
     def _text(self, text: TextEmbedding | None) -> tuple[Array | None, Array | None]:
-        """The text's normalised states and its mask; None where the network reads no text."""
+        """Normalise the states of the text; None where the network reads no text."""
         if not self.cross or text is None:
             return None, None
         return _norm("text_norm", self.dtype, "text")(text.tokens), text.mask
 
     def _head(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The features from which the output is read."""
+        """Compute the features from which the output is read."""
         names = ("embed", "mlp")
         x = nn.gelu(axes.dense(self.width, names, name="head", dtype=self.dtype)(x))
         return _norm("head_norm", self.dtype, "norm")(x)
@@ -178,7 +178,17 @@ class TokenCritic(TokenNetwork):
         valid: Bool[Array, "b gt gh gw"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b gt gh gw"]:
-        """Judge every token; the arguments are those of `MaskGIT`."""
+        """Judge every token of filled clips.
+
+        Args:
+          tokens: codes, none of them the mask.
+          text: one prompt a clip; padding is never attended to.
+          valid: False on positions that do not exist, which no other attends to.
+          train: whether dropout acts.
+
+        Returns:
+          Log-odds that each token is real, float32; 0 before training.
+        """
         x, _ = self._features(tokens, text, valid, train)
         out = axes.dense(1, ("embed", "codes"), name="out", scale=0.0, dtype="float32")
         return out(self._head(x)).reshape(tokens.shape)
@@ -202,7 +212,18 @@ class FlatNetwork:
         tokens: Int[Array, "b n"],
         step: Int[Array, ""],
     ) -> Float[Array, "b n *k"]:
-        """The network's output for each token, float32; the number of the step is not read."""
+        """Evaluate the network on flat tokens.
+
+        Args:
+          params: parameters of the network.
+          text: one prompt a clip.
+          valid: False on positions that do not exist; None: all do.
+          tokens: codes in raster order, time first.
+          step: number of the decoding step; not read.
+
+        Returns:
+          The network's output for each token, float32.
+        """
         del step
         grid = tokens.reshape(-1, *self.grid)
         out = apply_module(self.network, params, grid, text, valid=valid, train=False)
@@ -210,7 +231,7 @@ class FlatNetwork:
 
 
 def _norm(name: str, dtype: str, axis: str) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics, whose result has this dtype."""
+    """Build a LayerNorm with float32 statistics, whose result has this dtype."""
     return nn.LayerNorm(
         dtype=dtype,
         scale_init=axes.partitioned(initializers.ones, (axis,)),

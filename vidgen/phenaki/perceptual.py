@@ -67,7 +67,7 @@ class ImagePerceptual:
         _check_settings(self, NETWORKS[self.network].LAYERS)
 
     def load(self) -> Params:
-        """Load the network's parameters, numpy float32.
+        """Load the network's parameters, numpy float32, from the user's file or as fetched.
 
         Raises:
           vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
@@ -170,7 +170,7 @@ def _unit_length(x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
 
 
 def _scaled(x: Float[Array, "*n h w c"], size: int | None) -> Float[Array, "*n h2 w2 c"]:
-    """`x` in float32, scaled to a shorter side of `size` pixels."""
+    """Scale x, in float32, to a shorter side of `size` pixels."""
     x = x.astype(jnp.float32)
     *outer, h, w, c = x.shape
     if size is None or min(h, w) == size:

@@ -71,7 +71,7 @@ class Quantizer(nn.Module):
 
     @property
     def codes(self) -> int:
-        """Number of codes."""
+        """The number of codes."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -93,11 +93,21 @@ class Quantizer(nn.Module):
           weights: how much each position counts in what the loss takes over all positions; None
             counts all alike.
           train: whether the terms of training are part of the loss.
+
+        Returns:
+          The quantised latents, their tokens, and a loss for each position.
         """
         raise NotImplementedError
 
     def lookup(self, indices: Int[Array, "*x"]) -> Float[Array, "*x d"]:
-        """Return the latents that these tokens stand for."""
+        """Compute the latents that tokens stand for.
+
+        Args:
+          indices: the tokens, 0 ... codes-1.
+
+        Returns:
+          The latents that the decoder reads, the same as `Quantized.latents` of these tokens.
+        """
         raise NotImplementedError
 
     def _check_at_least(self, **limits: int) -> None:
@@ -142,7 +152,10 @@ class VectorQuantizer(Quantizer):
         weights: Float[Array, "*x"] | None = None,
         train: bool = False,
     ) -> Quantized:
-        """Quantise latents; positions of weight 0 attract no unused code."""
+        """Take the nearest unit vector of the codebook; see `Quantizer`.
+
+        Positions of weight 0 attract no unused code.
+        """
         z = normalize(self.inward(x, self.dim))
         codebook = normalize(jnp.asarray(self.codebook))
         # Full precision: accelerators round the factors of a product by default.
@@ -156,7 +169,7 @@ class VectorQuantizer(Quantizer):
         return Quantized(latents=latents, indices=indices, loss=loss)
 
     def lookup(self, indices: Int[Array, "*x"]) -> Float[Array, "*x d"]:
-        """Return the latents that these tokens stand for."""
+        """Project the rows of the codebook that tokens name; see `Quantizer.lookup`."""
         return self.outward(normalize(jnp.asarray(self.codebook))[indices])
 
 
@@ -190,7 +203,7 @@ class FSQ(Quantizer):
         weights: Float[Array, "*x"] | None = None,
         train: bool = False,
     ) -> Quantized:
-        """Quantise latents; the loss is 0."""
+        """Round each feature to one of its levels; the loss is 0; see `Quantizer`."""
         z = scalar_codes.fsq_bound(self.inward(x, len(self.levels)), self.levels)
         e = jnp.round(z)
         indices = scalar_codes.fsq_index(e, self.levels)
@@ -198,7 +211,7 @@ class FSQ(Quantizer):
         return Quantized(latents=latents, indices=indices, loss=jnp.zeros(indices.shape))
 
     def lookup(self, indices: Int[Array, "*x"]) -> Float[Array, "*x d"]:
-        """Return the latents that these tokens stand for."""
+        """Project the levels that tokens name; see `Quantizer.lookup`."""
         return self.outward(self._scale(scalar_codes.fsq_code(indices, self.levels)))
 
     def _scale(self, code: Float[Array, "*x i"]) -> Float[Array, "*x i"]:
@@ -246,7 +259,10 @@ class LFQ(Quantizer):
         weights: Float[Array, "*x"] | None = None,
         train: bool = False,
     ) -> Quantized:
-        """Quantise latents; the weights are those of the positions in E[q]."""
+        """Take the signs of the features; see `Quantizer`.
+
+        The weights are those of the positions in E[q].
+        """
         z = self.inward(x, self.bits)
         e = jnp.where(z > 0, 1.0, -1.0)
         loss = self.commitment * jnp.mean((z - stop(e)) ** 2, axis=-1)
@@ -259,7 +275,7 @@ class LFQ(Quantizer):
         return Quantized(latents=latents, indices=scalar_codes.lfq_index(e), loss=loss)
 
     def lookup(self, indices: Int[Array, "*x"]) -> Float[Array, "*x d"]:
-        """Return the latents that these tokens stand for."""
+        """Project the signs that tokens name; see `Quantizer.lookup`."""
         return self.outward(scalar_codes.lfq_code(indices, self.bits))
 
 
@@ -276,7 +292,16 @@ class Projection(nn.Module):
     def __call__(
         self, x: Float[Array, "*x d"], features: int | None = None
     ) -> Float[Array, "*x d2"]:
-        """Project to `features`; None only where there are parameters."""
+        """Project the last axis.
+
+        Args:
+          x: the vectors.
+          features: width of the result; None, which reads it off the parameters, only where they
+            exist.
+
+        Returns:
+          The projected vectors.
+        """
         if features is None:
             kernel = nn.meta.unbox(self.variables["params"]["dense"]["kernel"])
             features = int(jnp.shape(kernel)[-1])
@@ -303,12 +328,27 @@ def usage(
 
 
 def straight_through(z: Float[Array, "*x"], e: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """Exactly e, with the gradient of z."""
+    """Replace z by e, with the gradient of z (straight-through estimator, 1308.3432).
+
+    Args:
+      z: what the gradient goes to.
+      e: what is returned, exactly.
+
+    Returns:
+      e.
+    """
     return stop(e) + (z - stop(z))
 
 
 def normalize(x: Float[Array, "*x d"]) -> Float[Array, "*x d"]:
-    """x / |x|; a zero vector stays zero."""
+    """Scale vectors to unit length; a zero vector stays zero.
+
+    Args:
+      x: vectors along the last axis.
+
+    Returns:
+      x / |x|; vectors shorter than 1e-6 come out shorter than 1.
+    """
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
@@ -319,9 +359,20 @@ def pull_unused(
     indices: Int[Array, "*x"],
     weights: Float[Array, "*x"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over codes of |e - sg(z)|²/dim, with 0 for the codes that `indices` use.
+    """Compute the mean over codes of |e - sg(z)|²/dim, with 0 for the codes that are in use.
 
-    z is, for each code, the latent that it is least behind the nearest code of.
+    Each of these other codes e is pulled to one latent z: that whose cosine with its own nearest
+    code exceeds that with e by the least.
+
+    Args:
+      z: unit latents.
+      codebook: unit vectors of the k codes.
+      cosines: cosines of every latent with every code.
+      indices: the nearest code of every latent.
+      weights: 0 on positions that attract no code, and use none; None counts all.
+
+    Returns:
+      The pull, >= 0; 0 where all codes are used, or all weights are 0.
     """
     # [guess] Of 256 codes on a mixture of 20 Gaussians 126 came into use without a pull, 199 with
     # one to random latents, 234 to the nearest ones (which several codes share), and all with this.
@@ -335,7 +386,14 @@ def pull_unused(
 
 
 def stop(x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """`x` without a gradient."""
+    """Stop the gradient: sg of the equations.
+
+    Args:
+      x: any array.
+
+    Returns:
+      x, a constant to the gradient.
+    """
     return jax.lax.stop_gradient(x)
 
 

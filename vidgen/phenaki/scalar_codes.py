@@ -38,41 +38,86 @@ def fsq_bound(z: Float[Array, "*x i"], levels: Sequence[int]) -> Float[Array, "*
 
 
 def fsq_index(rounded: Float[Array, "*x i"], levels: Sequence[int]) -> Int[Array, "*x"]:
-    """The index of rounded features, digits of mixed radix of which the first counts least."""
+    """Compute the index of rounded features: digits of mixed radix, the first counting least.
+
+    Args:
+      rounded: whole numbers, feature i from -⌊L_i/2⌋ to ⌈L_i/2⌉ - 1.
+      levels: L_i, one number a feature.
+
+    Returns:
+      Indices, 0 ... Π L_i - 1.
+    """
     digits = rounded.astype(jnp.int32) + jnp.asarray(levels) // 2
     return jnp.sum(digits * _radix(levels), axis=-1).astype(jnp.int32)
 
 
 def fsq_code(indices: Int[Array, "*x"], levels: Sequence[int]) -> Float[Array, "*x i"]:
-    """The rounded features that have these indices."""
+    """Compute the rounded features that have these indices: the inverse of `fsq_index`.
+
+    Args:
+      indices: 0 ... Π L_i - 1.
+      levels: L_i, one number a feature.
+
+    Returns:
+      Whole numbers as float32.
+    """
     count = jnp.asarray(levels)
     digits = indices[..., None] // _radix(levels) % count
     return (digits - count // 2).astype(jnp.float32)
 
 
 def lfq_index(code: Float[Array, "*x i"]) -> Int[Array, "*x"]:
-    """The index of signs: Σ 2^i·[code_i > 0]."""
+    """Compute the index of signs: Σ 2^i·[code_i > 0].
+
+    Args:
+      code: i features, of which the signs count.
+
+    Returns:
+      Indices, 0 ... 2^i - 1.
+    """
     powers = 2 ** jnp.arange(code.shape[-1])
     return jnp.sum((code > 0) * powers, axis=-1).astype(jnp.int32)
 
 
 def lfq_code(indices: Int[Array, "*x"], bits: int) -> Float[Array, "*x {bits}"]:
-    """The signs that have these indices."""
+    """Compute the signs that have these indices: the inverse of `lfq_index`.
+
+    Args:
+      indices: 0 ... 2^bits - 1.
+      bits: number of features.
+
+    Returns:
+      1 or -1 for each bit, the lowest first.
+    """
     return jnp.where((indices[..., None] >> jnp.arange(bits)) & 1, 1.0, -1.0)
 
 
 def bit_entropy(logits: Float[Array, "*x i"]) -> Float[Array, "*x"]:
-    """Entropy of independent bits with these log-odds, in nats."""
+    """Compute the entropy of independent bits.
+
+    Args:
+      logits: log-odds of each bit.
+
+    Returns:
+      The sum over the bits, in nats: from 0 to i ln 2.
+    """
     return jnp.sum(jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits), axis=-1)
 
 
 def mean_entropy(
     logits: Float[Array, "*x i"], weights: Float[Array, "*x"] | None = None
 ) -> Float[Array, ""]:
-    """Entropy, in nats, of the mean over positions of the distribution over all 2^i codes.
+    """Compute the entropy of the mean over positions of the distribution over all 2^i codes.
 
     The distribution of a position is the product of one over the low bits and one over the high
     bits, so its mean is a matrix product of two arrays of (positions x 2^(i/2)).
+
+    Args:
+      logits: log-odds of each bit.
+      weights: how much each position counts; None counts all alike.
+
+    Returns:
+      The entropy in nats, from 0 to i ln 2.
     """
     bits = logits.shape[-1]
     logits = logits.reshape(-1, bits)
@@ -84,7 +129,14 @@ def mean_entropy(
 
 
 def entropy(share: Float[Array, "*x"]) -> Float[Array, ""]:
-    """-Σ p·ln p over all entries, in nats."""
+    """Compute -Σ p·ln p over all entries.
+
+    Args:
+      share: probabilities p, which add up to 1 over the whole array.
+
+    Returns:
+      The entropy in nats; entries of 0 add nothing.
+    """
     return -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30)))
 
 

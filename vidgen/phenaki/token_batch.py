@@ -62,7 +62,18 @@ def spec_of(
 
 
 def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[int, ...]:
-    """The grid of a batch's tokens, (time, rows, columns)."""
+    """Find the grid of a batch's tokens.
+
+    Args:
+      batch: a batch of tokens, or of videos that the tokenizer encodes.
+      tokenizer: gives the grid of videos.
+
+    Returns:
+      (time, rows, columns).
+
+    Raises:
+      ValueError: no grid fits the videos.
+    """
     if isinstance(batch, TokenBatch):
         return batch.tokens.shape[1:]
     return tokenizer.grid(*batch.video.shape[1:4])
@@ -91,7 +102,14 @@ def tokens_of(
 
 
 def clip_text(text: TextEmbedding) -> TextEmbedding:
-    """One prompt a clip; where each frame has a caption, that of the first."""
+    """Reduce captions to one prompt a clip: where each frame has one, that of the first.
+
+    Args:
+      text: one prompt a clip, or one a frame.
+
+    Returns:
+      One prompt a clip.
+    """
     if text.mask.ndim == 2:
         return text
     return TextEmbedding(tokens=text.tokens[:, 0], mask=text.mask[:, 0])
@@ -118,7 +136,15 @@ def drop_text(
 def mean_where(
     values: Float[Array, "b *x"] | Bool[Array, "b *x"], counted: Bool[Array, "b *x"]
 ) -> Float[Array, "b"]:
-    """The mean of each example over the positions that are `counted`; 0 where there are none."""
+    """Average each example over the positions that count.
+
+    Args:
+      values: numbers or flags at the positions.
+      counted: True where a position counts.
+
+    Returns:
+      The mean of each example; 0 where no position counts.
+    """
     axes = tuple(range(1, values.ndim))
     total = jnp.sum(jnp.where(counted, values, 0), axis=axes, dtype=jnp.float32)
     return total / jnp.maximum(jnp.sum(counted, axis=axes), 1)

@@ -47,7 +47,7 @@ from vidgen.types import Frozen, Mean, Metrics, Params, VideoBatch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTokenizer(TokenizerModel):
-    """Video to tokens and back.
+    """The video tokenizer of Phenaki: clips to tokens, and back.
 
     Parameters are {"generator": {"autoencoder", "quantizer"}}, and with a discriminator
     {"discriminator"} and for LeCam {"anchors"}, its moving averages: give these to
@@ -83,11 +83,11 @@ class VideoTokenizer(TokenizerModel):
         return self.quantizer.codes
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Find the grid of tokens of a clip, (time, rows, columns); see `CausalAutoencoder`."""
+        """Find the grid of tokens of a clip; see `CausalAutoencoder.grid`."""
         return self.autoencoder.grid(frames, height, width)
 
     def frames_of(self, steps: int) -> int:
-        """Number of frames that this many steps of tokens decode to."""
+        """Compute the number of frames of so many steps; see `CausalAutoencoder.frames_of`."""
         return self.autoencoder.frames_of(steps)
 
     @property
@@ -111,7 +111,7 @@ class VideoTokenizer(TokenizerModel):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
-        """The shapes of a training batch; its text is not read."""
+        """Describe a training batch of videos, whose text is not read; see `Model.batch_spec`."""
         batch = token_batch.spec_of(
             "videos",
             batch_size,
@@ -126,7 +126,7 @@ class VideoTokenizer(TokenizerModel):
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
-        """Make parameters, boxed with their logical axis names."""
+        """Draw fresh parameters of autoencoder, quantizer and discriminator; see `Model.init`."""
         keys = jax.random.split(key, 3)
         video = jnp.zeros((1, *batch.video.shape[1:]))
         latents = jnp.zeros((1, *self.grid(*video.shape[1:4]), self.autoencoder.features))
@@ -146,7 +146,7 @@ class VideoTokenizer(TokenizerModel):
     def loss(
         self, params: Params, frozen: Frozen, batch: VideoBatch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute both losses in one, and every term by itself; see `Model`.
+        """Compute both losses in one, and every term by itself; see `Model.loss`.
 
         `frozen` holds the weights of the perceptual networks, from `FrozenNetworks`. `key` draws
         the frames that a training step judges, and whether R1 counts in it; an evaluation judges
@@ -189,7 +189,7 @@ class VideoTokenizer(TokenizerModel):
     def _reconstructed(
         self, generator: Params, real: Array, alone: Bool[Array, "b"], train: bool
     ) -> tuple[Float[Array, "b t h w c"], Quantized, Bool[Array, "b gt gh gw"]]:
-        """The reconstructed clips, the quantized latents, and which of those exist."""
+        """Compute the reconstructed clips, the quantized latents, and which of those exist."""
         latents = apply_module(self.autoencoder, generator["autoencoder"], real, method="encode")
         first = (jnp.arange(latents.shape[1]) == 0)[None, :, None, None]
         exists = jnp.broadcast_to(first | ~expand(alone, latents[..., 0]), latents.shape[:-1])
@@ -209,7 +209,7 @@ class VideoTokenizer(TokenizerModel):
     # ---- use ---------------------------------------------------------------------------------
 
     def encode(self, params: Params, video: Float[Array, "b t h w c"]) -> Int[Array, "b gt gh gw"]:
-        """Encode clips of any size that has a `grid`; see `TokenizerModel`.
+        """Encode clips of any size that has a `grid`; see `TokenizerModel.encode`.
 
         The tokens of a prefix of a clip are a prefix of its tokens.
         """
@@ -217,7 +217,7 @@ class VideoTokenizer(TokenizerModel):
         return self._tokens(params, latents)
 
     def decode(self, params: Params, tokens: Int[Array, "b gt gh gw"]) -> Float[Array, "b t h w c"]:
-        """Decode tokens to clips in [-1, 1]."""
+        """Decode tokens to clips, clipped to [-1, 1]; see `TokenizerModel.decode`."""
         return jnp.clip(self._autoencode(params, self._lookup(params, tokens), "decode"), -1, 1)
 
     def encode_stream(
@@ -242,7 +242,15 @@ class VideoTokenizer(TokenizerModel):
     def decode_stream(
         self, params: Params, chunks: Iterable[Int[Array, "b _ gh gw"]]
     ) -> Iterator[Float[Array, "b _ h w c"]]:
-        """Decode one long clip chunk by chunk, with the result of `decode` of the whole."""
+        """Decode one long clip chunk by chunk, with the result of `decode` of the whole.
+
+        Args:
+          params: the parameters.
+          chunks: tokens of one or more time steps each.
+
+        Yields:
+          The frames of each chunk, in [-1, 1].
+        """
 
         def step(params: Params, chunk: Array, state: State) -> tuple[Array, State]:
             latents = self._lookup(params, chunk)

@@ -66,7 +66,15 @@ class LossWeights:
             raise ValueError(f"LossWeights.r1_every is {self.r1_every}; it must be >= 1.")
 
     def total(self, terms: Mapping[str, Float[Array, "b"]]) -> Float[Array, "b"]:
-        """The weighted sum of the terms; a term without a weight ("discriminator") counts fully."""
+        """Compute the weighted sum of the terms.
+
+        Args:
+          terms: of each example, by the names of the weights; one without a weight
+            ("discriminator") counts fully.
+
+        Returns:
+          The sum for each example.
+        """
         weights = dataclasses.asdict(self)
         return functools.reduce(jnp.add, [weights.get(n, 1.0) * term for n, term in terms.items()])
 
@@ -81,13 +89,26 @@ class PerceptualDistance(Protocol):
         ...
 
     def load(self) -> Params:
-        """Load the weights; raises FileNotFoundError where they are missing."""
+        """Load the weights of the network.
+
+        Raises:
+          FileNotFoundError: they are missing.
+        """
         ...
 
     def __call__(
         self, params: Params, a: Float[Array, "n *x c"], b: Float[Array, "n *x c"]
     ) -> Float[Array, "n"]:
-        """The distance of each pair, of images or clips in [-1, 1]."""
+        """Compute the distance of each pair.
+
+        Args:
+          params: the weights, from `load`.
+          a: images or clips in [-1, 1].
+          b: images or clips of the same shape.
+
+        Returns:
+          Distances >= 0.
+        """
         ...
 
 
@@ -171,7 +192,7 @@ def perceptual_terms(
 def _with_weights(
     name: str, distances: Distances, frozen: Frozen
 ) -> Callable[[Array, Array], Array] | None:
-    """A distance with its weights, or None; a plan gives None for weights to leave it out."""
+    """Bind a distance to its weights; None without one, or where a plan leaves it out."""
     distance = distances[name]
     if distance is None:
         return None
@@ -240,7 +261,7 @@ def _some_frames(key: Array, count: int | None, *clips: Array) -> list[Array]:
 def _sometimes(
     key: Array | None, every: int, term: Callable[[Array], Array], real: Array
 ) -> Float[Array, "b"]:
-    """`every` times the term in one of `every` calls, else 0: the mean is that of the term."""
+    """Compute `every` times the term in one of `every` calls, else 0: the mean stays."""
     if every == 1 or key is None:
         return term(real)
     now = jax.random.bernoulli(key, 1 / every)
@@ -250,14 +271,28 @@ def _sometimes(
 def as_stills(
     video: Float[Array, "b t h w c"], independent_frames: Bool[Array, "b"]
 ) -> Float[Array, "b t h w c"]:
-    """`video` with the first frame in place of all others where frames are unrelated images."""
+    """Repeat the first frame of the clips whose frames are unrelated images.
+
+    Args:
+      video: clips.
+      independent_frames: True of a set of images.
+
+    Returns:
+      The clips; those of images stand still.
+    """
     return jnp.where(expand(independent_frames, video), video[:, :1], video)
 
 
 def psnr(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Mean:
-    """Mean peak signal-to-noise ratio in dB of clips that are clipped to [-1, 1] (peak 2).
+    """Measure the mean peak signal-to-noise ratio of clips, clipped to [-1, 1] (peak 2).
 
-    Clips without an error, as black ones may be, have no ratio and are not counted.
+    Args:
+      a: clips.
+      b: clips to compare with.
+
+    Returns:
+      The mean over clips, in dB; clips without an error, as black ones may be, have no ratio and do
+      not count.
     """
     square = (jnp.clip(a, -1, 1) - jnp.clip(b, -1, 1)) ** 2
     error = jnp.mean(square, axis=(1, 2, 3, 4))

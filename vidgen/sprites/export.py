@@ -19,8 +19,8 @@ def write_folder(folder: str | os.PathLike, sprites: Sprites, *, count: int, see
       folder: created if it is missing; files of these names are replaced.
       sprites: what to film; its `shape` is that of the files. Clips come in a random order in
         which no scene comes twice before all have come once.
-      count: how many clips.
-      seed: of the order, and of what is random inside a clip.
+      count: number of clips.
+      seed: seed of the order, and of what is random inside a clip.
 
     Returns:
       The folder.

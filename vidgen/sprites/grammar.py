@@ -29,7 +29,14 @@ _SPELLED_A = ("uni", "one", "eu", "ewe", "use")
 
 
 def noun_phrase(subject: str) -> str:
-    """Return `subject` with its indefinite article, if it takes one: "an owl", "musical notes"."""
+    """Put the indefinite article before a subject, if it takes one.
+
+    Args:
+      subject: name of a sprite.
+
+    Returns:
+      Such as "an owl", or "musical notes".
+    """
     plural = subject.endswith("s") and not subject.endswith("ss")
     if subject in _MASS | _NAMES or _PLURAL.search(subject):
         return subject
@@ -41,7 +48,17 @@ def noun_phrase(subject: str) -> str:
 
 
 def write(subject: str, motion: str | None, background: str, template: int = 0) -> str:
-    """Write the caption of a scene, in words number `template`; a single image has no motion."""
+    """Write the caption of a scene.
+
+    Args:
+      subject: name of a sprite.
+      motion: key of MOTIONS; None for a single image, which has a wording of its own.
+      background: key of BACKGROUNDS.
+      template: index into `TEMPLATES`; 0 is the canonical wording.
+
+    Returns:
+      The caption, in small letters where names have them, without a full stop.
+    """
     parts = {"subject": noun_phrase(subject), "background": _background(background)}
     if motion is None:
         return _STILL.format(**parts)
@@ -51,10 +68,19 @@ def write(subject: str, motion: str | None, background: str, template: int = 0) 
 def parse(
     caption: str, subjects: tuple[str, ...], motions: tuple[str, ...], backgrounds: tuple[str, ...]
 ) -> tuple[str, str | None, str]:
-    """Read (subject, motion, background) from a caption; motion is None for a single image.
+    """Read subject, motion and background from a caption: the inverse of `write`.
+
+    Args:
+      caption: in any of the templates.
+      subjects: the subjects that it may name.
+      motions: the motions that it may name.
+      backgrounds: the backgrounds that it may name.
+
+    Returns:
+      (subject, motion, background); motion is None for a single image.
 
     Raises:
-      ValueError: the caption is not in this grammar over the given names.
+      ValueError: the caption is not in this grammar over these names.
     """
     nouns = _nouns(subjects)
     for pattern in _patterns(motions, backgrounds):

@@ -37,14 +37,14 @@ class SpriteProbe(Metric):
     needs: tuple[str, ...] = ("captions",)
 
     def why_not(self, data: EvalData) -> str | None:
-        """The clips must be those of the sprites."""
+        """Say where the clips are not those of the sprites; see `Metric.why_not`."""
         reason = super().why_not(data)
         if reason is None and not isinstance(data.source, Sprites):
             return "the clips are not those of vidgen's sprites"
         return reason
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """What the probe reads right in each clip, for all parts at once."""
+        """Read all parts of each generated clip at once by the probe; see `Metric.measurements`."""
         sprites = data.source
         assert isinstance(sprites, Sprites)
 
@@ -56,24 +56,24 @@ class SpriteProbe(Metric):
         return (Measurement(side="generated", key=key, compute=compute),)
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The share of clips, and its standard error."""
+        """Average the column of this part, with its standard error; see `Metric.value`."""
         return uncertainty.of_mean(rows[0][:, _COLUMNS.index(self.part)])
 
 
 def _row(clip: np.ndarray, caption: str, sprites: Sprites) -> list[float]:
-    """1 or 0 for each of _COLUMNS, then the error of the best synthesis."""
+    """Compute 1 or 0 for each of _COLUMNS, then the error of the best synthesis."""
     reading = probe.read(probe.smaller(clip, _PIXELS, _FRAMES), sprites)
     pairs = zip(reading.triple, sprites.parse_caption(caption), strict=True)
-    right = [seen == asked for seen, asked in pairs]
+    right = [seen == truth for seen, truth in pairs]
     return [*map(float, right), float(all(right)), reading.error]
 
 
 for _part in _COLUMNS:
-    _asked = "whole caption" if _part == "all" else _part
+    _words = "whole caption" if _part == "all" else _part
     register(
         SpriteProbe(
             name=f"probe_{_part}",
-            what=f"share of clips that show the {_asked} asked for, read by synthesis",
+            what=f"share of clips that show the {_words} asked for, read by synthesis",
             part=_part,
         )
     )

@@ -56,7 +56,16 @@ class Reading:
 
 
 def read(video: Float[np.ndarray, "t h w 3"], candidates: Sprites) -> Reading:
-    """Read what `video`, in [-1, 1], shows, out of the names that `candidates` can draw."""
+    """Read what a clip shows, out of the names that a source can draw.
+
+    Args:
+      video: the clip in [-1, 1], of any size; time grows with its pixels and the number of
+        subjects.
+      candidates: the source whose subjects, motions and backgrounds come into question.
+
+    Returns:
+      The nearest subject, motion and background, and how badly they fit.
+    """
     clip = to_uint8(video).astype(np.float32)
     border = border_color(clip)
     background = min(candidates.backgrounds, key=lambda n: distance(border, BACKGROUNDS[n]))
@@ -75,15 +84,33 @@ def read(video: Float[np.ndarray, "t h w 3"], candidates: Sprites) -> Reading:
 def smaller(
     clip: Float[np.ndarray, "t h w c"], pixels: int = 32, frames: int = 8
 ) -> Float[np.ndarray, "t2 h2 w2 c"]:
-    """Reduce a clip to about so many pixels a side and frames: `read` is slow on large clips."""
+    """Reduce the size of a clip by whole factors: `read` is slow on large clips.
+
+    Args:
+      clip: frames in [-1, 1].
+      pixels: about the height that is left.
+      frames: about the number of frames that is left.
+
+    Returns:
+      Every n-th frame, averaged over squares of pixels that divide height and width; no smaller
+      than `pixels` and `frames`.
+    """
     clip = clip[:: max(1, len(clip) // frames)]
-    factor = max(1, clip.shape[1] // pixels)
     t, h, w, c = clip.shape
+    divisors = (n for n in range(1, h // pixels + 1) if h % n == 0 and w % n == 0)
+    factor = max(divisors, default=1)
     return clip.reshape(t, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
 def accuracy(readings: Sequence[Reading], truth: Sequence[Triple]) -> dict[str, float]:
-    """Return the share of clips read right: subject, motion, background, and all at once.
+    """Compute the share of clips that are read right.
+
+    Args:
+      readings: of `read`.
+      truth: what each clip shows.
+
+    Returns:
+      Shares from 0 to 1 of "subject", "motion", "background", and "all" three at once.
 
     Raises:
       ValueError: there is not one true triple for each reading.
@@ -96,20 +123,43 @@ def accuracy(readings: Sequence[Reading], truth: Sequence[Triple]) -> dict[str, 
 
 
 def border_color(clip: Float[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "3"]:
-    """Return the median color of the border pixels."""
+    """Compute the median color of the border pixels.
+
+    Args:
+      clip: frames with values from 0 to 255.
+
+    Returns:
+      (red, green, blue).
+    """
     edges = (clip[:, :1], clip[:, -1:], clip[:, :, :1], clip[:, :, -1:])
     return np.median(np.concatenate([e.reshape(-1, 3) for e in edges]), axis=0)
 
 
 def distance(a: Float[np.ndarray, "c"], b: Sequence[int]) -> float:
-    """Return the squared distance of two vectors."""
+    """Compute the squared Euclidean distance of two vectors.
+
+    Args:
+      a: a vector, such as a color.
+      b: another, of the same length.
+
+    Returns:
+      The squared distance.
+    """
     return float(np.sum((np.asarray(a, float) - np.asarray(b, float)) ** 2))
 
 
 def foreground(
     clip: Float[np.ndarray, "t h w 3"], background: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "t h w"]:
-    """Return how much each pixel differs from the background, in [0, 1]; below 0.15: 0."""
+    """Compute how much each pixel differs from the background.
+
+    Args:
+      clip: frames with values from 0 to 255.
+      background: its color.
+
+    Returns:
+      The largest difference of a channel, from 0 to 1; differences up to 0.15 are 0.
+    """
     difference = np.max(np.abs(clip - background), axis=-1) / 255.0
     return np.where(difference > 0.15, difference, 0.0)
 
@@ -117,7 +167,14 @@ def foreground(
 def track(
     weight: Float[np.ndarray, "t h w"],
 ) -> tuple[Float[np.ndarray, "t 2"], Float[np.ndarray, "t"]]:
-    """Return centers of mass (y, x) as fractions of the canvas, and sizes √(mass), per frame."""
+    """Compute where the foreground is in each frame, and how large.
+
+    Args:
+      weight: how much a pixel belongs to the foreground, >= 0, as of `foreground`.
+
+    Returns:
+      Centers of mass (y, x) as fractions of height and width, and sizes √(mass) in pixels.
+    """
     t, h, w = weight.shape
     mass = weight.sum((1, 2)) + 1e-6
     y = (weight.sum(2) * (np.arange(h) + 0.5)).sum(1) / mass / h
@@ -126,7 +183,7 @@ def track(
 
 
 def _change(values: Float[np.ndarray, "t *x"]) -> Float[np.ndarray, "*x"]:
-    """Change from the first to the last frame along a least-squares line."""
+    """Compute the change from the first to the last frame along a least-squares line."""
     time = np.linspace(-0.5, 0.5, len(values))
     return np.asarray(np.tensordot(time, values, 1) / np.sum(time**2))
 
@@ -148,7 +205,7 @@ def _synthesis_error(
     background: str,
     sprites: Sprites,
 ) -> float:
-    """The smallest mean squared error over sizes and phases, each centered on the clip's path."""
+    """Find the smallest mean squared error over sizes and phases, all along the clip's path."""
     shape = dataclasses.replace(
         sprites.shape, frames=clip.shape[0], height=clip.shape[1], width=clip.shape[2]
     )

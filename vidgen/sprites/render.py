@@ -45,7 +45,18 @@ def catalog() -> dict[str, dict]:
 
 @functools.lru_cache(maxsize=256)
 def frames(name: str) -> tuple[Image.Image, ...]:
-    """Return the premultiplied ("RGBa") frames of a sprite, with a transparent margin around."""
+    """Load the frames of a sprite's own animation, and keep the last 256 sprites.
+
+    Args:
+      name: key of `catalog`.
+
+    Returns:
+      Premultiplied ("RGBa") pictures with a transparent margin around.
+
+    Raises:
+      FileNotFoundError: the archive is missing.
+      KeyError: there is no such sprite.
+    """
     with zipfile.ZipFile(ARCHIVE) as archive:
         data = archive.read(f"clips/{catalog()[name]['id']}.webp")
     padded = []

@@ -78,7 +78,14 @@ class SpriteMotion:
     travel: float
 
     def at(self, u: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t 3"]:
-        """Return (y, x, relative size) at the times u >= 0."""
+        """Compute place and size at some times.
+
+        Args:
+          u: times >= 0; a clip without a `duration` goes from 0 to 1.
+
+        Returns:
+          (y, x, relative size) at each, within the walls.
+        """
         states = np.empty((len(u), 3))
         place, since = np.array(self.begin), 0.0
         for motion, length in self.parts:
@@ -89,7 +96,15 @@ class SpriteMotion:
 
 
 def rates(motion: str, travel: float) -> Float[np.ndarray, "3"]:
-    """Return the change of (y, x, relative size) in a time of 1."""
+    """Compute how fast a motion changes place and size.
+
+    Args:
+      motion: key of MOTIONS.
+      travel: distance covered in a time of 1, as a fraction of height or width.
+
+    Returns:
+      The change of (y, x, relative size) in a time of 1.
+    """
     down, right, growth = MOTIONS[motion]
     return np.array([down * travel, right * travel, 2 * GROWTH * growth])
 
@@ -104,7 +119,10 @@ def draw_course(
       travel: distance covered in a time of 1.
       lead: for so long `motion` goes on before a wall may stop it.
       rng: draws the place and the size at the beginning.
-      before: what happens first.
+      before: what happens first, and for how long; None is nothing.
+
+    Returns:
+      The path; in half of them the size is the ordinary one, as far as that fits.
     """
     moved = rates(before[0], travel) * before[1] if before else np.zeros(3)
     needed = rates(motion, travel) * lead
@@ -153,12 +171,26 @@ class SpriteScene:
     course: SpriteMotion | None = None
 
     def along(self, course: SpriteMotion) -> SpriteScene:
-        """Return this scene along a path; `middle` becomes the place at u = 1/2."""
+        """Send the sprite of this scene along a path.
+
+        Args:
+          course: the path.
+
+        Returns:
+          The scene; its `middle` is the place at u = 1/2.
+        """
         y, x, _ = course.at(np.array([0.5]))[0].tolist()
         return dataclasses.replace(self, middle=(y, x), course=course)
 
     def path(self, shape: VideoShape) -> Float[np.ndarray, "t 2"]:
-        """Return (y, x) of the center per frame, as fractions of height and width."""
+        """Compute where the sprite is in each frame.
+
+        Args:
+          shape: shape of the clip, of which the number of frames and the rate count.
+
+        Returns:
+          (y, x) of the center, as fractions of height and width.
+        """
         if self.course is not None:
             return self.course.at(self._times(shape))[:, :2]
         down, right, _ = MOTIONS[self.motion or "standing still"]
@@ -166,20 +198,41 @@ class SpriteScene:
         return np.array(self.middle) + offset[:, None] * np.array([down, right], float)
 
     def sides(self, shape: VideoShape) -> Float[np.ndarray, " t"]:
-        """Return the side of the sprite per frame, as a fraction of the smaller canvas side."""
+        """Compute how large the sprite is in each frame.
+
+        Args:
+          shape: shape of the clip, as in `path`.
+
+        Returns:
+          The side of its square, as a fraction of the smaller canvas side.
+        """
         if self.course is not None:
             return self.scale * self.course.at(self._times(shape))[:, 2]
         growth = MOTIONS[self.motion or "standing still"][2] * GROWTH
         return self.scale * (1 + 2 * growth * (self._times(shape) - 0.5))
 
     def poses(self, shape: VideoShape) -> list[int]:
-        """Return the frame of the sprite's own animation per frame of the clip; it loops."""
+        """Compute the frame of the sprite's own animation for each frame of the clip.
+
+        Args:
+          shape: shape of the clip, as in `path`.
+
+        Returns:
+          Numbers of frames; they grow beyond the length of the animation, which loops.
+        """
         loop = len(sprite_frames.frames(self.subject))
         elapsed = [(self.start + i / shape.fps) * ANIMATION_FPS for i in range(shape.frames)]
         return [int(self.phase * loop + time) for time in elapsed]
 
     def render(self, shape: VideoShape) -> UInt8[np.ndarray, "t h w 3"]:
-        """Draw the frames."""
+        """Draw the frames of the scene.
+
+        Args:
+          shape: shape of the clip; a scene does not depend on resolution or frame rate.
+
+        Returns:
+          RGB frames.
+        """
         canvas = functools.partial(paint, self.subject, self.background, shape)
         return canvas(self.path(shape), self.sides(shape), self.poses(shape))
 
@@ -203,10 +256,13 @@ def paint(
     Args:
       subject: sprite name.
       background: key of BACKGROUNDS.
-      shape: of the video.
+      shape: shape of the video.
       path: centers, as `SpriteScene.path` gives them.
       sides: as `SpriteScene.sides` gives them.
       poses: frames of the sprite's own animation.
+
+    Returns:
+      RGB frames.
     """
     video = np.empty(shape.thwc, np.uint8)
     video[:] = BACKGROUNDS[background]

@@ -19,7 +19,7 @@ Triple = tuple[str, str, str]  # subject, motion, background
 
 
 class Split(NamedTuple):
-    """All triples of some names.
+    """The triples of some names, split into those of training and all others.
 
     Attributes:
       train: those that training shows, in a fixed order.
@@ -45,14 +45,18 @@ def split(
     fraction: float,
     seed: int,
 ) -> Split:
-    """Split all triples of these names; see the module docstring.
+    """Split all triples of these names; see the module's docstring.
 
     Args:
       subjects: names of sprites.
       motions: names of motions.
       backgrounds: names of colors.
       fraction: the share of triples to hold out, from 0 to 1.
-      seed: of the choice.
+      seed: seed of the choice.
+
+    Returns:
+      The triples of training and those that are held out, in a fixed order; every triple is in one
+      of the two.
     """
     axes = (subjects, motions, backgrounds)
     score = {triple: _hash(seed, triple) for triple in itertools.product(*axes)}

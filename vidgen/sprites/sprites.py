@@ -157,7 +157,17 @@ class Sprites(Source):
         return len(self.triples(self.split)) if self.size is None else self.size
 
     def triples(self, split: str = "all") -> tuple[Triple, ...]:
-        """Return the (subject, motion, background) triples of a split, in a fixed order."""
+        """List the (subject, motion, background) triples of a split, in a fixed order.
+
+        Args:
+          split: "train", "held_out", or "all" for the first and then the second.
+
+        Returns:
+          The triples.
+
+        Raises:
+          KeyError: there is no such split.
+        """
         train, held_out, _ = self._split
         return {"train": train, "held_out": held_out, "all": train + held_out}[split]
 
@@ -167,7 +177,15 @@ class Sprites(Source):
         return sprite_split.split(*names, self.held_out_fraction, self.seed)
 
     def scene(self, index: int, rng: np.random.Generator) -> SpriteScene:
-        """Draw the scene of example `index`."""
+        """Draw the scene of an example.
+
+        Args:
+          index: number of the example; it says which triple, index % number of triples.
+          rng: draws all else.
+
+        Returns:
+          The scene; with `stills` it has no motion.
+        """
         triples = self.triples(self.split)
         subject, motion, background = triples[index % len(triples)]
         return self.scene_of(subject, motion, background, rng)
@@ -175,7 +193,17 @@ class Sprites(Source):
     def scene_of(
         self, subject: str, motion: str, background: str, rng: np.random.Generator
     ) -> SpriteScene:
-        """Draw a scene of a triple: place, size, speed, phase and wording come from `rng`."""
+        """Draw a scene of a triple.
+
+        Args:
+          subject: sprite name.
+          motion: key of MOTIONS.
+          background: key of BACKGROUNDS.
+          rng: draws place, size, speed, phase and wording.
+
+        Returns:
+          The scene; with `stills` it has no motion.
+        """
         reach = self.travel[1] / 2 if self.stills else self.jitter
         middle = rng.uniform(0.5 - reach, 0.5 + reach, 2)
         scene = SpriteScene(
@@ -222,7 +250,7 @@ class Sprites(Source):
         return scenes.draw_course(scene.motion, scene.travel, clip / 2, rng)
 
     def _others(self, scene: SpriteScene) -> list[str]:
-        """Motions that may come before that of `scene`; training shows no held-out triple."""
+        """List motions that may come before that of `scene`; training shows no held-out triple."""
         others = [motion for motion in self.motions if motion != scene.motion]
         if self.split != "train":
             return others
@@ -230,7 +258,7 @@ class Sprites(Source):
         return [m for m in others if (scene.subject, m, scene.background) in seen]
 
     def _start(self, rng: np.random.Generator) -> float:
-        """Seconds into the scene at which a clip begins; a whole number of its frames."""
+        """Draw the seconds into the scene at which a clip begins; a whole number of its frames."""
         if self.duration is None:
             return 0.0
         spare = round(self.duration * self.shape.fps) - self.shape.frames
@@ -239,15 +267,36 @@ class Sprites(Source):
     def render(
         self, scene: SpriteScene, shape: VideoShape | None = None
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """Draw the frames of a scene, in this source's shape or another."""
+        """Draw the frames of a scene.
+
+        Args:
+          scene: what to draw.
+          shape: shape of the clip; None is that of this source.
+
+        Returns:
+          RGB frames.
+        """
         return scene.render(shape or self.shape)
 
     def caption(self, scene: SpriteScene) -> str:
-        """Write the caption of a scene."""
+        """Write the caption of a scene.
+
+        Args:
+          scene: what to describe, in the words of its `template`.
+
+        Returns:
+          The caption.
+        """
         return grammar.write(scene.subject, scene.motion, scene.background, scene.template)
 
     def parse_caption(self, caption: str) -> tuple[str, str | None, str]:
-        """Read (subject, motion, background) from a caption; motion None: a single image.
+        """Read subject, motion and background from a caption.
+
+        Args:
+          caption: in any of the templates.
+
+        Returns:
+          (subject, motion, background); motion is None for a single image.
 
         Raises:
           ValueError: it is no caption of these sprites.
@@ -256,11 +305,14 @@ class Sprites(Source):
         return grammar.parse(caption, *names)
 
     def for_evaluation(self, shape: VideoShape) -> Sprites:
-        """Return clips of another shape whose captions are equal if they say the same."""
+        """Return clips of another shape with canonical captions; see `Source.for_evaluation`.
+
+        Captions are then equal if they say the same.
+        """
         return dataclasses.replace(self, shape=shape, templates=1)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Render example `index`; everything random about it comes from `rng`."""
+        """Draw the scene of an example and its caption; see `Source.load`."""
         scene = self.scene(index, rng)
         return Example(video=self.render(scene), caption=self.caption(scene))
 

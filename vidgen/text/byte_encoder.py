@@ -41,7 +41,7 @@ class ByteEncoder:
         return f"bytes-{self.dim}-{self.length}-{self.seed}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode the first `length` bytes of each prompt; see `TextEncoder`."""
+        """Encode the first `length` bytes of each prompt; see `TextEncoder.__call__`."""
         encoder.require_prompts(prompts)
         texts = [prompt.encode() for prompt in prompts]
         if max(len(text) for text in texts) > self.length:
@@ -57,7 +57,7 @@ class ByteEncoder:
 def _tables(
     dim: int, length: int, seed: int
 ) -> tuple[Float[np.ndarray, "256 d"], Float[np.ndarray, "s d"]]:
-    """Vectors of the 256 bytes, and smaller ones of the places, so that order matters."""
+    """Draw vectors of the 256 bytes, and smaller ones of the places, so that order matters."""
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((256, dim), np.float32)
     return table, 0.5 * rng.standard_normal((length, dim), np.float32)

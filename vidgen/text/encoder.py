@@ -66,7 +66,7 @@ class CachedEncoder:
         return self.encoder.length
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts, or return what is remembered of them, in their order."""
+        """Encode the prompts that are not remembered, and join them; see `TextEncoder.__call__`."""
         require_prompts(prompts)
         with self._lock:  # a prefetching thread and the sampler may share one encoder
             rows = {p: self._memory[p] for p in prompts if p in self._memory}
@@ -108,7 +108,7 @@ class NoText:
         return "no-text"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Return a null prompt for each of `prompts`; see `TextEncoder`."""
+        """Return a null prompt for each of the prompts; see `TextEncoder.__call__`."""
         require_prompts(prompts)
         shape = (len(prompts), self.length)
         return host_embedding(np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool))
@@ -117,19 +117,41 @@ class NoText:
 def host_embedding(
     tokens: Float[np.ndarray, "b s d"], mask: Bool[np.ndarray, "b s"]
 ) -> TextEmbedding:
-    """Put arrays of the host into a TextEmbedding, where they stay on the host."""
+    """Put numpy arrays into a TextEmbedding, where they stay on the host.
+
+    Args:
+      tokens: states of the tokens, float32, 0 on padding.
+      mask: True on real tokens.
+
+    Returns:
+      The embedding of b prompts.
+    """
     # The struct's fields are declared as device arrays; numpy arrays are as good a leaf.
     return TextEmbedding(tokens=cast(Any, tokens), mask=cast(Any, mask))
 
 
 def pad_to_power_of_two(prompts: Sequence[str]) -> list[str]:
-    """Fill up a list of prompts with empty ones to the next power of two."""
+    """Fill up a list of prompts with empty ones to the next power of two.
+
+    Args:
+      prompts: one or more.
+
+    Returns:
+      The prompts, with empty ones behind them.
+    """
     size = 1 << (len(prompts) - 1).bit_length()
     return [*prompts, *[""] * (size - len(prompts))]
 
 
 def require_prompts(prompts: Sequence[str]) -> None:
-    """Raise ValueError for an empty list, and for one string where a list is meant."""
+    """Check that there are prompts, in a list.
+
+    Args:
+      prompts: what a caller passes to an encoder.
+
+    Raises:
+      ValueError: the list is empty, or one string stands in the place of a list.
+    """
     if isinstance(prompts, str):
         raise ValueError(f"prompts must be a list of strings; got the string {prompts!r}.")
     if not prompts:
@@ -138,7 +160,12 @@ def require_prompts(prompts: Sequence[str]) -> None:
 
 @functools.cache
 def warn_truncated(encoder: str, length: int) -> None:
-    """Warn once for each encoder and length that prompts are cut."""
+    """Warn once for each encoder and length that prompts are cut.
+
+    Args:
+      encoder: name of the encoder, for the message.
+      length: number of tokens that it keeps.
+    """
     _log.warning(
         "%s keeps %d tokens of a prompt, and at least one prompt is longer: its end is ignored "
         "(this is said once). Set `length` higher if the ends of your captions matter.",

@@ -82,7 +82,7 @@ class MiniLM:
         return WIDTH
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts; see `TextEncoder`.
+        """Encode prompts by the network of this module; see `TextEncoder.__call__`.
 
         Raises:
           ValueError: there are no prompts.
@@ -100,7 +100,18 @@ class MiniLM:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """The WordPiece ids of prompts, padded or cut to `length`, and the mask of real tokens."""
+        """Cut prompts into WordPiece ids, and pad or cut these to `length`.
+
+        Args:
+          prompts: one or more.
+
+        Returns:
+          The ids, [CLS] first and [SEP] last, 0 on padding; and True on real tokens, those two
+          among them.
+
+        Raises:
+          vidgen.assets.downloads.AssetError: the vocabulary cannot be found or fetched.
+        """
         encodings = _tokenizer(self.length).encode_batch(list(prompts))
         if any(encoding.overflowing for encoding in encodings):
             encoder.warn_truncated(self.name, self.length)
@@ -188,13 +199,13 @@ def _layer_norm(part: Params, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]
 
 
 def _pair(flat: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """A weight and a bias; .T turns products, which the file keeps as [out in], not norms [d]."""
+    """Read a weight and a bias; .T turns products, kept as [out in] in the file, not norms [d]."""
     return {"weight": flat[f"{name}.weight"].T, "bias": flat[f"{name}.bias"]}
 
 
 @functools.cache
 def _params_on_device() -> tuple[jax.sharding.Mesh, Params]:
-    """A mesh of this process's first device alone, and the weights on that device."""
+    """Make a mesh of this process's first device alone, and put the weights on that device."""
     device = jax.local_devices()[0]
     mesh = jax.sharding.Mesh([device], ("encoder",))
     params = load_params(downloads.locate("minilm") / "model.safetensors")

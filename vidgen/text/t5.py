@@ -39,15 +39,29 @@ class Mesh(Protocol):
     """Devices, and the layout of parameters over them: `train.partitioning.Partitioner`."""
 
     def param_shardings(self, boxed_params: Params) -> Params:
-        """The sharding of every parameter."""
+        """Compute the sharding of every parameter.
+
+        Args:
+          boxed_params: parameters or ShapeDtypeStructs, boxed with the names of their axes.
+
+        Returns:
+          A PyTree of shardings, without boxes.
+        """
         ...
 
     def context(self) -> contextlib.AbstractContextManager[object]:
-        """A context in which programs are compiled for these devices."""
+        """Open a context in which programs are compiled for these devices."""
         ...
 
     def batch_ways(self, device_count: int | None = None) -> int:
-        """The number that every batch size must be a multiple of."""
+        """Compute the number that every batch size must be a multiple of.
+
+        Args:
+          device_count: number of devices of the mesh; None is those that there are.
+
+        Returns:
+          The number of parts into which the mesh cuts a batch.
+        """
         ...
 
 
@@ -81,7 +95,7 @@ class T5:
 
     @property
     def shape(self) -> Size:
-        """The shape of the network."""
+        """The shape of the network, by the name of its size."""
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
     @property
@@ -98,7 +112,7 @@ class T5:
         return f"t5-v1_1-{size}-{self.dtype}-{mark}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts; see `TextEncoder`.
+        """Encode prompts by T5's encoder, on the mesh; see `TextEncoder.__call__`.
 
         Raises:
           ValueError: there are no prompts, or no weights.
@@ -115,7 +129,15 @@ class T5:
     def tokenize(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "b s"], Bool[np.ndarray, "b s"]]:
-        """The token ids of prompts, padded or cut to `length`, and the mask of real tokens."""
+        """Cut prompts into SentencePiece ids, and pad or cut these to `length`.
+
+        Args:
+          prompts: one or more.
+
+        Returns:
+          The ids, with the end mark 1 after the last piece and 0 on padding; and True on real
+          tokens, the end mark among them.
+        """
         ids = np.full((len(prompts), self.length), PAD, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, pieces in enumerate(_pieces(self._vocabulary).encode(list(prompts))):
@@ -127,11 +149,15 @@ class T5:
 
     @property
     def network(self) -> T5Encoder:
-        """The Linen module."""
+        """The Linen module of the encoder, without parameters."""
         return T5Encoder(size=self.shape, dtype=self.dtype)
 
     def boxed_params(self) -> Params:
-        """The shapes of the parameters in their kept dtypes, boxed with their axis names."""
+        """Describe the parameters by ShapeDtypeStructs in the dtypes in which they are kept.
+
+        Returns:
+          The PyTree of `network.init`, boxed with the names of its axes.
+        """
         ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
         mask = jax.ShapeDtypeStruct(ids.shape, jnp.bool_)
         boxed = jax.eval_shape(self.network.init, jax.random.key(0), ids, mask)
@@ -139,6 +165,9 @@ class T5:
 
     def load(self) -> Params:
         """Read the weights and lay them out over the mesh.
+
+        Returns:
+          The parameters of `network`, without boxes; products in `dtype`, all others in float32.
 
         Raises:
           ValueError: the folder holds no weights, or those of another size.
@@ -168,7 +197,7 @@ class T5:
         return jax.set_mesh(jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",)))
 
     def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """A parameter's shape, with the dtype in which it is kept."""
+        """Give a parameter's shape the dtype in which it is kept."""
         product = any(getattr(key, "key", "") in ("kernel", "embedding") for key in path)
         return jax.ShapeDtypeStruct(x.shape, jnp.dtype(self.dtype if product else "float32"))
 
@@ -187,8 +216,8 @@ class T5:
     @property
     def _vocabulary(self) -> str:
         """The vocabulary file: the folder's own if it has one, else the published one."""
-        own = Path(self.path).expanduser() / "spiece.model"
-        return str(own if self.path and own.is_file() else VOCABULARY)
+        path = Path(self.path).expanduser() / "spiece.model"
+        return str(path if self.path and path.is_file() else VOCABULARY)
 
 
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
@@ -216,7 +245,7 @@ def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
 
 
 def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Sharding) -> jax.Array:
-    """`value` in this shape and dtype, each device with its own part of it."""
+    """Lay out `value` in this shape and dtype, each device with its own part of it."""
     host = np.asarray(value).reshape(shape.shape)
     return jax.make_array_from_callback(
         shape.shape, place, lambda index: np.asarray(host[index], shape.dtype)
@@ -224,7 +253,7 @@ def _placed(value: np.ndarray, shape: jax.ShapeDtypeStruct, place: Sharding) -> 
 
 
 def _without_layers(place: Sharding) -> Sharding:
-    """The sharding of one layer, from that of all layers stacked."""
+    """Compute the sharding of one layer, from that of all layers stacked."""
     if not isinstance(place, NamedSharding):
         return place
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))

@@ -178,7 +178,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _open_arrays(folder: Path, opened: contextlib.ExitStack) -> Readers:
-    """Readers of all arrays in a folder; `opened` takes the files that stay open."""
+    """Make readers of all arrays in a folder; `opened` takes the files that stay open."""
     for pattern, kind in (("*.safetensors", "safetensors"), ("pytorch_model*.bin", "bin")):
         index = sorted(folder.glob(f"*.{kind}.index.json"))
         table = json.loads(index[0].read_text())["weight_map"] if index else None
@@ -222,7 +222,7 @@ def _torch(files: Sequence[Path], opened: contextlib.ExitStack) -> Readers:
 
 
 def _zarr(folder: Path) -> Readers:
-    """Readers of a checkpoint of t5x or orbax: zarr arrays, and some inside a msgpack file."""
+    """Make readers of a checkpoint of t5x or orbax: zarr arrays, and some inside a msgpack file."""
     path = f"{folder.resolve()}/"
     store = {"driver": "file", "path": path}
     if (folder / "manifest.ocdbt").is_file():
@@ -244,7 +244,7 @@ def _zarr(folder: Path) -> Readers:
 
 
 def _inline_arrays(node: object, name: str = "") -> list[tuple[str, np.ndarray]]:
-    """The arrays that lie in the msgpack file of a t5x checkpoint itself."""
+    """List the arrays that lie in the msgpack file of a t5x checkpoint itself."""
     if isinstance(node, np.ndarray):
         return [(_parameter_name(name), node)]
     if not isinstance(node, dict) or "kvstore" in node:
@@ -257,7 +257,7 @@ def _inline_arrays(node: object, name: str = "") -> list[tuple[str, np.ndarray]]
 
 
 def _parameter_name(path: str) -> str:
-    """A parameter's name without what stands around the parameters in a training state."""
+    """Strip a parameter's name of what stands around the parameters in a training state."""
     parts = path.replace("/", ".").split(".")
     for outer in ("state", "optimizer", "target", "params"):
         parts = parts[1:] if parts[:1] == [outer] else parts

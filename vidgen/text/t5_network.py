@@ -133,6 +133,6 @@ class _Layer(nn.Module):
 
 
 def _norm(name: str, dtype: str) -> nn.RMSNorm:
-    """RMSNorm with float32 statistics, whose result has this dtype."""
+    """Build an RMSNorm with float32 statistics, whose result has this dtype."""
     scale = axes.partitioned(initializers.ones, ("norm",))
     return nn.RMSNorm(epsilon=EPSILON, dtype=dtype, scale_init=scale, name=name)
