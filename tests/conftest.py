@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, b
 
 import compiled_programs  # noqa: E402
 import places  # noqa: E402
+import warm_process  # noqa: E402
 from told import Told  # noqa: E402
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,6 +30,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 # Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if compiled_programs.XLA_FLAGS not in os.environ.get("XLA_FLAGS", ""):  # as in a worker of pytest
+    flags = f"{compiled_programs.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = flags.strip()
 
 gc.disable()  # until all is collected: nothing of it becomes garbage
 
@@ -105,18 +109,20 @@ def vidgen(capsys, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """Runs a program in a process that need not import JAX any more."""
+    with warm_process.started() as run:
+        yield run
+
+
 @pytest.fixture
-def on_devices():
+def on_devices(warm):
     """Runs a helper in a process of its own with simulated devices; returns what it prints."""
 
     def run(count, script, *arguments):
-        env = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": places.PYTHONPATH,
-            "JAX_PLATFORMS": "cpu",
-        }
-        command = [sys.executable, "-W", "error", str(places.HELPERS / script), *arguments]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        flags = compiled_programs.xla_flags(count)
+        done = warm(places.HELPERS / script, *arguments, XLA_FLAGS=flags)
         assert done.returncode == 0, done.stderr
         # "Involuntary full rematerialization": a layout that gathers a whole array at every step.
         assert "rematerialization" not in done.stderr

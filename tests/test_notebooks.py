@@ -28,8 +28,8 @@ CHEAPER = {
     r'"steps", \(1, 2, 8.*?\)': '"steps", (1, 2)',
     # A transformer takes any number of steps.
     r"\.story\((?![^()]*\bsteps=)([^()]*?),?\s*\)": r".story(\1, steps=2)",
-    r"phenaki\.generate\(([^()\n]*)\)": r"phenaki.generate(\1, steps=2)",
-    r'model="phenaki_demo", ': 'model="phenaki_demo", steps=2, ',
+    r"\b(phenaki|imagen|cascade|ssr1|noisy)\.generate\(([^()\n]*)\)": r"\1.generate(\2, steps=2)",
+    r'model="(\w+_demo)", ': r'model="\1", steps=2, ',
     r"\bBATCH_SIZE=\d+": "BATCH_SIZE=2",
     # The last stages take minutes to compile; tests/test_readme.py runs all seven, tiny.
     r'load\("imagen_demo"\)': 'load("imagen_demo", until="ssr1")',

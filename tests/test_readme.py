@@ -41,10 +41,10 @@ TINY = r"(experiments/\w+)_demo(\.gin)|(experiments/imagen_ssr3)_paper(\.gin)|^(
 CHEAPER = (
     Cheaper(
         r"^vidgen generate [^-]+ -o tiger.mp4$",
-        "--until=ssr1",
+        "--until=ssr1 --steps=4",
         "the last four stages of the demo take minutes to compile; the tiny cascade runs all seven",
     ),
-    Cheaper(r"^vidgen generate .*demo/prompts.txt", "--until=base", "four clips of the same"),
+    Cheaper(r"demo/prompts.txt", "--until=base --steps=4", "four clips of the same"),
     Cheaper(
         r"^vidgen train",
         "--gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=2 --gin.Train.log_every=1",
@@ -106,6 +106,7 @@ CHEAPER = (
         "--metrics=flicker",
         "I3D takes seconds a clip; it runs in the evaluation of the arrays",
     ),
+    Cheaper(r"^vidgen evaluate .*--model=imagen", "--steps=2", "minutes"),
     Cheaper(r"^vidgen evaluate --model=runs|--protocol=storybench", "--metrics=psnr", "the same"),
     Cheaper(r"^vidgen evaluate .*npz", "--batch_size=2", "a batch is filled up with blank clips"),
     Cheaper(r"^vidgen evaluate .*--given=5", "--given=3", "the tiny clip has five frames"),

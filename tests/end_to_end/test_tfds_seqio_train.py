@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import seqio_sets
 from small_stage import SMALL
 
 from vidgen.config import gin_utils
@@ -44,6 +43,8 @@ def test_tfds(name, tfds_sets, tmp_path):
 
 def test_seqio_goes_on_to_the_same_numbers(tmp_path):
     seqio, _ = import_seqio()
+    import seqio_sets  # and with it TensorFlow, which no other worker has to load
+
     for kind in ("whole", "halves"):
         (tmp_path / kind).mkdir()
     seqio_sets.register(tmp_path)

@@ -35,10 +35,8 @@ class Affine(toy.ToyModel):
         return jnp.mean((out.reshape(batch.video.shape) - batch.video) ** 2), {}
 
 
-def main():
-    """Prints it as JSON."""
-    mesh_shape = tuple(int(n) for n in sys.argv[1].split(","))
-    folder = sys.argv[2]
+def report(mesh_shape, folder):
+    """Trains in `folder`, merges, and says what came out."""
     plain = toy.make_trainer(Affine(), mesh_shape=mesh_shape, ema_decay=None)
     with Checkpointer(f"{folder}/base") as checkpointer:
         checkpointer.save(0, plain.init_state(jax.random.key(0), toy.spec()))
@@ -61,19 +59,16 @@ def main():
     with weights.open_weights(f"{folder}/run") as reader:
         merged = reader.restore_params(plain.abstract_state(toy.spec()).params)
     record = json.loads(Path(folder, "run", "lora.json").read_text())
-    print(
-        json.dumps(
-            {
-                "losses": losses,
-                "fingerprint": record["fingerprint"],
-                "sums": [float(np.abs(np.asarray(x)).sum()) for x in jax.tree.leaves(merged)],
-                "specs": {n: str(x.sharding.spec) for n, x in named_leaves(state.params).items()},
-                "base": str(frozen[lora.BASE]["dense"]["kernel"].sharding.spec),
-                "merged": str(merged["dense"]["kernel"].sharding.spec),
-            }
-        )
-    )
+    return {
+        "losses": losses,
+        "fingerprint": record["fingerprint"],
+        "sums": [float(np.abs(np.asarray(x)).sum()) for x in jax.tree.leaves(merged)],
+        "specs": {n: str(x.sharding.spec) for n, x in named_leaves(state.params).items()},
+        "base": str(frozen[lora.BASE]["dense"]["kernel"].sharding.spec),
+        "merged": str(merged["dense"]["kernel"].sharding.spec),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    shape, folder = sys.argv[1:]
+    print(json.dumps(report(tuple(int(n) for n in shape.split(",")), folder)))

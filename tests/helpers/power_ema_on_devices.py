@@ -1,4 +1,4 @@
-"""Prints, as JSON, the power-function averages of a few steps on the devices of this process."""
+"""Power-function averages of a few steps on the devices of this process; as a program, in JSON."""
 
 import json
 import sys
@@ -11,19 +11,17 @@ from vidgen.train.power_ema import PowerEma
 from vidgen.train.state import named_leaves
 
 
-def main():
-    mesh_shape = tuple(int(n) for n in sys.argv[1].split(","))
+def report(mesh_shape):
     t = toy.make_trainer(mesh_shape=mesh_shape, power_ema=PowerEma(every=1))
     state = t.init_state(jax.random.key(0), toy.spec())
     state, _ = toy.run_steps(t, state, 0, 4)
     average = named_leaves(state.power_ema["0.05"])
-    found = {
+    return {
         "sums": [float(np.abs(np.asarray(x)).sum()) for x in average.values()],
         "average": {name: str(x.sharding.spec) for name, x in average.items()},
         "weights": {n: str(x.sharding.spec) for n, x in named_leaves(state.params).items()},
     }
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(report(tuple(int(n) for n in sys.argv[1].split(",")))))

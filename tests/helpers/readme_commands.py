@@ -12,11 +12,12 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import compiled_programs
 from places import ROOT
 from told import Told
 
@@ -172,7 +173,7 @@ def run(words: Sequence[str]) -> Told:
     if words[0].startswith("launch/"):
         return _process(words)
     if any(word.startswith("--topology") for word in words):  # libtpu would stay in this process
-        return _process([sys.executable, "-m", *words])
+        return _process([sys.executable, "-m", *words], compiled_programs.environment_with_libtpu())
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         if words[0] == "vidgen":
@@ -209,8 +210,8 @@ def _script(words: Sequence[str]) -> None:
                     del sys.modules[name]
 
 
-def _process(words: Sequence[str]) -> Told:
+def _process(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Told:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = {**environment, "PATH": path, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     return Told(done.returncode, done.stdout, done.stderr)

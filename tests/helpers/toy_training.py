@@ -174,9 +174,8 @@ def run_steps(t, state, first, count, *, size=8):
     return state, losses
 
 
-def main():
-    """Prints, as JSON, what a few steps give on the devices of this process."""
-    mesh_shape = tuple(int(n) for n in sys.argv[1].split(","))
+def report(mesh_shape):
+    """What a few steps give on the devices of this process."""
     t = make_trainer(mesh_shape=mesh_shape)
     state = t.init_state(jax.random.key(0), spec())
     program = t.train_program(spec())
@@ -189,7 +188,7 @@ def main():
     moments = {str(x.sharding.spec) for _, x in _leaves(state.opt_state)}
     state, losses = run_steps(t, state, 0, 5)
     found = {"losses": losses, "collectives": text.count("all-reduce("), "specs": specs}
-    print(json.dumps(found | {"moments": sorted(moments), "devices": jax.device_count()}))
+    return found | {"moments": sorted(moments), "devices": jax.device_count()}
 
 
 def _leaves(tree):
@@ -197,4 +196,4 @@ def _leaves(tree):
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(report(tuple(int(n) for n in sys.argv[1].split(",")))))

@@ -368,12 +368,20 @@ def test_wrong_setting_lists_the_choices(setting, choices):
 def test_pixel_skip_is_a_path_of_its_own():
     net = tiny.network(tiny.ONE_LEVEL, pixel_skip=True)
     z, logsnr, cond = tiny.inputs(low_res=tiny.normal(20, 2, 4, 8, 8, 3))
-    fresh = nn.meta.unbox(net.init(jax.random.key(0), z, logsnr, cond))
-    np.testing.assert_array_equal(net.apply(fresh, z, logsnr, cond), 0)
-    bias = jnp.array([1.0, 2.0, 3.0, 0.5, 0.5, 0.0])
-    params = tiny.edit(fresh, lambda name, x: bias if name == "pixel_skip/bias" else x)
-    expected = z * bias[:3] + cond.low_res * bias[3:]
-    np.testing.assert_allclose(net.apply(params, z, logsnr, cond), expected, rtol=1e-6)
+    whole = tiny.Compiled.of(net, z, logsnr, cond)
+
+    @jax.jit  # compiles these two layers alone
+    def fresh(key):
+        params = nn.meta.unbox(net.init(key, z, logsnr, cond))["params"]
+        return {name: params[name] for name in ("head", "pixel_skip")}
+
+    own = fresh(jax.random.key(0))
+    params = {"params": whole.params["params"] | own}
+    np.testing.assert_array_equal(whole(z, logsnr, cond, params), 0)
+    bias = np.array([1.0, 2.0, 3.0, 0.5, 0.5, 0.0], np.float32)
+    own["pixel_skip"]["bias"] = jnp.asarray(bias)
+    expected = np.asarray(z) * bias[:3] + np.asarray(cond.low_res) * bias[3:]
+    np.testing.assert_allclose(whole(z, logsnr, cond, params), expected, rtol=1e-6)
 
 
 def test_a_crop_gives_the_crop_of_the_whole_away_from_the_border():

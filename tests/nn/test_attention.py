@@ -233,12 +233,13 @@ def test_a_text_for_each_frame_is_as_if_every_frame_were_a_clip(reader, text):
     module, apply, before = reader()
     params = random_params(module, *before, tokens, mask)
     framed = jnp.stack([tokens, tokens[::-1]], axis=1), jnp.stack([mask, mask[::-1]], axis=1)
-    found = module.apply(params, *before, *framed)
+    run = jax.jit(module.apply)
+    found = run(params, *before, *framed)
     for frame in range(2):
         inputs = [x[:, frame : frame + 1] for x in before]
-        alone = module.apply(params, *inputs, *(x[:, frame] for x in framed))
+        alone = run(params, *inputs, *(x[:, frame] for x in framed))
         np.testing.assert_allclose(found[:, frame], alone.reshape(found[:, frame].shape), atol=1e-6)
-    same = module.apply(params, *before, *(jnp.stack([x, x], axis=1) for x in text))
+    same = run(params, *before, *(jnp.stack([x, x], axis=1) for x in text))
     clip = apply(params, *text)
     clip = clip if before else jnp.stack([clip, clip], axis=1)
     np.testing.assert_allclose(same, clip, atol=1e-6)

@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 
+import compiled_programs
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
+from places import PYTHONPATH
 
 from vidgen.model import Model
 from vidgen.plan.estimate import Plan, count_by_module
@@ -256,8 +258,8 @@ assert planned + 4 == real, (planned, real)  # 4: the step counter
 
 @pytest.mark.multidevice
 def test_bytes_are_those_of_the_trainer_on_eight_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    environment |= {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": compiled_programs.xla_flags(8)}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-c", PROGRAM, __file__]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

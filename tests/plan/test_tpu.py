@@ -1,10 +1,10 @@
 """Real programs for TPUs, by the compiler in libtpu; there is no TPU here."""
 
 import json
-import os
 import subprocess
 import sys
 
+import compiled_programs
 import pytest
 from places import HELPERS, PYTHONPATH
 
@@ -22,7 +22,8 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def plans():
-    env = os.environ | {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = compiled_programs.environment_with_libtpu()
+    env |= {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, str(HELPERS / "plans_for_tpu.py")],
         input="\n".join(COMMANDS.values()),

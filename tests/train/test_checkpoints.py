@@ -4,17 +4,14 @@ Tests of vidgen/train/checkpoint_errors.py, vidgen/train/positions.py too.
 """
 
 import gc
-import os
-import subprocess
-import sys
 import time
 
+import compiled_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_training as toy
-from places import PYTHONPATH
 
 from vidgen.train import optimizers
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
@@ -212,24 +209,24 @@ def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
     settle()
 
 
-def script(tmp_path, body, *, devices=1):
-    """Runs `body` in a process of its own, with the folder as D and a trainer as t."""
-    env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": PYTHONPATH,
-        "JAX_PLATFORMS": "cpu",
-    }
+@pytest.fixture
+def script(warm, tmp_path):
+    """Runs a text in a process of its own, in which D is the folder."""
     head = (
         "import jax, os, resource, signal, toy_training as toy\n"
         "from vidgen.train.checkpoints import *\n"
         f"D = {str(tmp_path)!r}\n"
     )
-    command = [sys.executable, "-c", head + body]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    def run(body, *, devices=1):
+        (tmp_path / "script.py").write_text(head + body)
+        return warm(tmp_path / "script.py", XLA_FLAGS=compiled_programs.xla_flags(devices))
+
+    return run
 
 
 @pytest.mark.multidevice
-def test_restore_onto_another_mesh(tmp_path, trainer):
+def test_restore_onto_another_mesh(script, tmp_path, trainer):
     """Written on 2x2x2 devices, read on one: the same numbers go on."""
     body = (
         "t = toy.make_trainer(mesh_shape=(2, 2, 2))\n"
@@ -238,7 +235,7 @@ def test_restore_onto_another_mesh(tmp_path, trainer):
         "    c.save(3, s)\n"
         "print(toy.run_steps(t, s, 3, 3)[1])\n"
     )
-    done = script(tmp_path, body, devices=8)
+    done = script(body, devices=8)
     assert done.returncode == 0, done.stderr
     with Checkpointer(tmp_path) as checkpointer:
         state, _ = checkpointer.restore(trainer.abstract_state(toy.spec()))
@@ -265,7 +262,7 @@ def test_restore_where_the_devices_of_the_run_are_unknown(tmp_path, trainer):
     jax.tree.map(np.testing.assert_array_equal, alone, state.ema)
 
 
-def test_killed_while_saving_leaves_no_half_checkpoint(tmp_path, trainer):
+def test_killed_while_saving_leaves_no_half_checkpoint(script, tmp_path, trainer):
     body = (
         "t = toy.make_trainer()\n"
         "s = t.init_state(jax.random.key(0), toy.spec())\n"
@@ -275,7 +272,7 @@ def test_killed_while_saving_leaves_no_half_checkpoint(tmp_path, trainer):
         "c.save(2, s)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = script(tmp_path, body)
+    done = script(body)
     assert done.returncode == -9, done.stderr
     left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     with Checkpointer(tmp_path) as checkpointer:
@@ -288,29 +285,33 @@ def test_killed_while_saving_leaves_no_half_checkpoint(tmp_path, trainer):
     assert after == {str(step) for step in found}, f"leftovers were not removed: {left}"
 
 
-def test_write_that_fails_is_one_sentence(tmp_path):
+def test_write_that_fails_is_one_sentence(script, tmp_path):
     """A limit on file size stands in for a full disk."""
     body = (
         "t = toy.make_trainer(model=toy.ToyModel(network=toy.Regressor(hidden=512)))\n"
         "s = t.init_state(jax.random.key(0), toy.spec())\n"
         "small = toy.make_trainer().init_state(jax.random.key(0), toy.spec())\n"
-        "c = Checkpointer(D, CheckpointSettings(asynchronous=ASYNC))\n"
-        "c.save(1, small)\n"
-        "c.wait()\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "try:\n"
-        "    c.save(2, s)\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "for mode in (True, False):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))\n"
+        "    c = Checkpointer(f'{D}/{mode}', CheckpointSettings(asynchronous=mode))\n"
+        "    c.save(1, small)\n"
         "    c.wait()\n"
-        "except CheckpointError as e:\n"
-        "    print(e)\n"
-        "    print(c.steps())\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))\n"
+        "    try:\n"
+        "        c.save(2, s)\n"
+        "        c.wait()\n"
+        "    except CheckpointError as e:\n"
+        "        print(e, c.steps(), flush=True)\n"
         "os._exit(0)\n"
     )
-    for mode in ("True", "False"):
-        done = script(tmp_path / mode, body.replace("ASYNC", mode))
-        assert "cannot write a checkpoint to" in done.stdout, done.stdout + done.stderr
-        assert "File too large" in done.stdout and "step 1 is safe" in done.stdout
-        assert done.stdout.endswith("[1]\n")
+    done = script(body)
+    told = done.stdout.splitlines()
+    assert len(told) == 2, done.stdout + done.stderr
+    for mode, line in zip(("True", "False"), told, strict=True):
+        assert "cannot write a checkpoint to" in line, line
+        assert "File too large" in line and "step 1 is safe" in line
+        assert f"/{mode}/" in line and line.endswith(" [1]")
         left = [path.name for path in (tmp_path / mode / "checkpoints").iterdir()]
         assert left == ["1"], left  # nothing half-written keeps the disk full

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import lora_on_devices
 import numpy as np
 import optax
 import pytest
@@ -339,7 +340,7 @@ def test_fingerprints_tell_weights_apart():
 
 def test_over_four_devices_as_on_one(on_devices, tmp_path):
     """The same losses, fingerprint and merged weights, and matrices laid out by their names."""
-    one = on_devices(1, "lora_on_devices.py", "1,1,1", str(tmp_path / "one"))
+    one = lora_on_devices.report((1, 1, 1), str(tmp_path / "one"))
     four = on_devices(4, "lora_on_devices.py", "1,2,2", str(tmp_path / "four"))
     assert four["fingerprint"] == one["fingerprint"]
     np.testing.assert_allclose(four["losses"], one["losses"], rtol=1e-5)

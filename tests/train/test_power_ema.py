@@ -9,6 +9,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+import power_ema_on_devices
 import pytest
 import toy_training as toy
 
@@ -351,7 +352,7 @@ def test_writing_that_goes_on_failing():
 
 def test_averages_lie_like_the_weights(on_devices):
     """Over a mesh of four devices, and the same there as on one."""
-    one = on_devices(1, "power_ema_on_devices.py", "1,1,1")
+    one = power_ema_on_devices.report((1, 1, 1))
     four = on_devices(4, "power_ema_on_devices.py", "1,2,2")
     np.testing.assert_allclose(four["sums"], one["sums"], rtol=1e-5)
     assert four["average"] == four["weights"] and "'tensor'" in four["average"]["mid_kernel"]

@@ -184,7 +184,7 @@ TOY = "toy_training.py"
 
 @pytest.mark.multidevice
 def test_eight_devices_give_the_losses_of_one(on_devices):
-    one, eight = on_devices(1, TOY, "-1,1,1"), on_devices(8, TOY, "2,-1,2")
+    one, eight = toy.report((-1, 1, 1)), on_devices(8, TOY, "2,-1,2")
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
     assert one["collectives"] == 0 and eight["collectives"] > 0
