@@ -7,6 +7,7 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ KEYS = {
     *("vidgen", "jax", "model", "parameters", "batch_size", "platform", "device", "devices"),
     *("processes", "mesh", "steps", "lives", "seconds_per_step", "examples_per_second"),
     *("flops_per_second", "mfu", "data_wait_fraction", "device_memory_gib", "host_memory_gib"),
-    *("loss", "curves_equal", "difference", "clip", "clip_seconds"),
+    *("loss", "curves_equal", "difference", "repeats", "clip", "clip_seconds"),
 }
 
 
@@ -70,7 +71,27 @@ def test_another_curve_is_a_failure(tmp_path):
     with pytest.raises(ValueError, match=r"failed at resuming: loss of step 1 is [\d.]+, that of"):
         smoke(tmp_path, seed=1)()
     report = json.loads((tmp_path / "smoke/report.json").read_text())
-    assert not report["curves_equal"] and "step 1" in report["difference"]
+    assert not report["curves_equal"] and "step 1" in report["difference"] and report["repeats"]
+
+
+class Restless(toy.ToyData):
+    """Other batches whenever it is opened, as a device that rounds differently every time."""
+
+    opened: ClassVar[list[int]] = []
+
+    def iterator(self, *, process=(0, 1)):
+        batches = super().iterator(process=process)
+        batches.at = 1000 * len(self.opened)
+        self.opened.append(1)
+        return batches
+
+
+def test_a_device_that_does_not_repeat_itself_is_named(tmp_path):
+    preempted(tmp_path, dataset=Restless())
+    with pytest.raises(ValueError, match="does not compute the same twice: loss of step 1 is"):
+        smoke(tmp_path, dataset=Restless())()
+    report = json.loads((tmp_path / "smoke/report.json").read_text())
+    assert not report["repeats"] and not report["curves_equal"]
 
 
 class Mute(toy.ToyEncoder):

@@ -112,16 +112,38 @@ class Smoke:
         with _part("training undisturbed"):
             self._train(folder / "undisturbed")
         smoke_report.write_life(folder, compilations)
+        again = self._again(folder)
         if jax.process_index() != 0:
             return {}
         report = self._machine() | {"parameters": parameters} | smoke_report.measured(folder) | clip
+        report["repeats"] = not again
         (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(smoke_report.text(report), flush=True)
+        if again:
+            raise ValueError(
+                f"the smoke test failed, as this device does not compute the same twice: {again} "
+                "before; on GPUs, XLA_FLAGS=--xla_gpu_deterministic_ops=true helps."
+            )
         if not report["curves_equal"]:
             raise ValueError(
                 f"the smoke test failed at resuming: {report['difference']}; see {folder}."
             )
         return report
+
+    def _again(self, folder: epath.Path) -> str:
+        """Train undisturbed once more where the logs differ; return what differs even so."""
+        first = jax.process_index() == 0
+        differs = first and bool(smoke_report.difference(folder, folder / "undisturbed"))
+        if jax.process_count() > 1:  # all of them have to train
+            from jax.experimental import multihost_utils
+
+            differs = bool(multihost_utils.broadcast_one_to_all(np.int32(differs)))
+        if not differs:
+            return ""
+        say("smoke test: the logs differ; the same steps undisturbed once more")
+        with _part("training undisturbed once more"):
+            self._train(folder / "again")
+        return smoke_report.difference(folder / "again", folder / "undisturbed") if first else ""
 
     def _train(self, folder: epath.Path, **fields: Any) -> TrainState:
         """Train to the last step in a folder; what else a run does every so often is left out."""

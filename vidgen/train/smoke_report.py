@@ -35,11 +35,11 @@ class Compilations:
     from_cache: int = 0
     seconds: float = 0.0
 
-    def on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         """Count a program, and the seconds until it was there."""
         if event == _COMPILED:
             self.programs += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
     def on_event(self, event: str, **_: Any) -> None:
         """Count a program that was read and not compiled."""
@@ -73,7 +73,6 @@ def write_life(folder: epath.Path, compilations: Compilations) -> None:
 def measured(folder: epath.Path) -> dict[str, Any]:
     """Return what the files of both runs say."""
     rows, undisturbed = (_lines(f / "metrics.jsonl") for f in (folder, folder / "undisturbed"))
-    difference = _difference(rows, undisturbed)
     memory = {
         name: max((row[name] for row in [*rows, *undisturbed] if name in row), default=None)
         for name in ("device_memory_gib", "host_memory_gib")
@@ -84,15 +83,16 @@ def measured(folder: epath.Path) -> dict[str, Any]:
         **{name: _median(undisturbed, name) for name in RATES},
         **memory,
         "loss": [row["loss"] for row in rows],
-        "curves_equal": not difference,
-        "difference": difference,
+        "curves_equal": not (differs := difference(folder, folder / "undisturbed")),
+        "difference": differs,
     }
 
 
-def _difference(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
-    """Return where the log of the resumed run differs from the undisturbed one; "" if nowhere."""
+def difference(folder: epath.Path, undisturbed: epath.Path) -> str:
+    """Return where the log of a run differs from that of the undisturbed one; "" if nowhere."""
+    rows, others = (_lines(f / "metrics.jsonl") for f in (folder, undisturbed))
     if (a := [row["step"] for row in rows]) != (b := [row["step"] for row in others]):
-        return f"the resumed run has the steps {a}, the undisturbed one {b}"
+        return f"the run has the steps {a}, the undisturbed one {b}"
     for row, other in zip(rows, others, strict=True):
         for name in EXACT:
             if (a := row.get(name)) != (b := other.get(name)):
