@@ -6,37 +6,15 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import compiled_programs
+import av
 import pytest
 import yaml
-from places import ROOT
+from launching import BIN, FLAGS, LAUNCH, commands, environment, run
 
-LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
-FLAGS = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.MODEL_DIR='runs/it is'"]
-BIN = Path(sys.executable).parent
-
-
-def environment(**more):
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "XLA_FLAGS"))}
-    return kept | {"PATH": path, "XLA_FLAGS": compiled_programs.XLA_FLAGS} | more
-
-
-def run(script, *arguments, status=0, **more):
-    told = subprocess.run(
-        [LAUNCH / script, *arguments],
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert told.returncode == status, told.stderr
-    return told
 
 
 def test_shellcheck():
@@ -45,10 +23,6 @@ def test_shellcheck():
 
 
 # ---- --dry_run -----------------------------------------------------------------------------------
-
-
-def commands(*arguments, **more):
-    return [shlex.split(line) for line in run(*arguments, **more).stdout.splitlines()]
 
 
 def test_local():
@@ -65,13 +39,14 @@ def test_processes():
 
 
 def test_slurm():
-    srun, requeue = [["srun", "--kill-on-bad-exit=1"], ["vidgen", "train", "--distributed"]]
     (command,) = commands("slurm.sbatch", "--dry_run", *FLAGS, CLONE=str(LAUNCH.parent))
-    assert command == [*srun, *requeue, *FLAGS]
+    assert command == ["srun", *command[1:-5], "vidgen", "train", "--distributed", *FLAGS]
 
 
 def test_tpu_vm():
-    made, copied, installed, started = commands("tpu_vm.sh", "--dry_run", *FLAGS, SPOT="1")
+    made, copied, installed, started = commands(
+        "tpu_vm.sh", "--dry_run", *FLAGS, SPOT="1", PROJECT="a"
+    )
     assert made[4] == "create" and "--spot" in made
     assert copied[4] == "scp" and Path(copied[5]).resolve() == LAUNCH.parent
     assert "pip install" in installed[-1]
@@ -139,7 +114,7 @@ def test_preemption_starts_it_again(tmp_path):
 
 def test_the_log_is_shown_whole_however_late_it_is_written(tmp_path):
     script(tmp_path / "vidgen", "echo it is broken; [ $JAX_PROCESS_ID = 1 ] || exit 2; sleep 60")
-    script(tmp_path / "tee", f"sleep 1; exec {shutil.which('tee')} $1")
+    script(tmp_path / "tee", f'sleep 1; exec {shutil.which("tee")} "$@"')
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     told = run("local_multiprocess.sh", "2", status=2, PATH=path)
     assert "process 0 ended with status 2:\nit is broken\n" in told.stderr
@@ -214,3 +189,24 @@ def test_one_that_fails_takes_all_with_it(tmp_path):
     flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}/file'", "--gin.TRAIN_STEPS=3"]
     told = run("local_multiprocess.sh", "2", *flags, status=2)
     assert "ended with status 2" in told.stderr and "is a file; name a folder" in told.stderr
+
+
+# ---- --smoke: the first thing that is run on new hardware ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [("local.sh", []), ("local_multiprocess.sh", ["2"])], ids=["one", "two"]
+)
+def test_smoke(tmp_path, script, words):
+    """Ten steps, SIGTERM, the script starts it again, a clip, and an undisturbed run beside it."""
+    flags = ["--smoke", *TINY, "--gin.BATCH_SIZE=2", f"--gin.MODEL_DIR='{tmp_path}'"]
+    told = run(script, *words, *flags, timeout=1200)
+    assert told.stderr.count("preempted; starting again (99 more times)") == 1
+    assert "equal to the last bit to an undisturbed run's" in told.stdout
+    report = json.loads((tmp_path / "smoke/report.json").read_text())
+    assert report["processes"] == report["devices"] == (2 if words else 1)
+    assert report["mesh"] == {"data": 1, "fsdp": report["devices"], "tensor": 1}
+    assert report["curves_equal"] and len(report["loss"]) == report["steps"] == 10
+    assert losses(tmp_path / "smoke/undisturbed") == losses(tmp_path / "smoke")
+    with av.open(report["clip"]) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) == 5

@@ -51,9 +51,9 @@ CHEAPER = (
         "that it trains is to be seen, not what is learned",
     ),
     Cheaper(
-        r"^launch/local_multiprocess|imagen_distill.*cascade8/tsr1",
+        r"^launch/local|imagen_distill.*cascade8/tsr1",
         "--dry_run",
-        "tests/test_launch.py trains in two processes; the student of ssr1 is trained",
+        "tests/test_launch.py runs both scripts; the student of ssr1 is trained",
     ),
     Cheaper(
         r"MODEL_DIR='runs/(demo|tiny)'|cascade/tsr1' --gin.TRAIN_STEPS",
@@ -165,6 +165,7 @@ MAKES = {
     "Tell a story": {"--story=a tiger": video("film.mp4", 59)},
     "Evaluate a model": {"--until=ssr1": all_of(files("cascade.html"), says("flicker"))},
     "Scale": {"local_multiprocess.sh": says("MODEL_DIR = 'runs/two'")},
+    "First on new hardware": {"local.sh": says("MODEL_DIR = 'runs/first'")},
     "One model": resolved("demo"),
     "A tokenizer and its transformer": trained("phenaki/cvivit", "phenaki/maskgit"),
     "Flow matching, and what else a model can be told": trained("flow"),

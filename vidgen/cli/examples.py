@@ -14,6 +14,7 @@ EXAMPLES = {
       --gin.DATA_DIR="'my_videos'" --gin.MODEL_DIR="'runs/b'" --gin.TRAIN_STEPS=20000
   vidgen train --gin_file=experiments/imagen_distill_tiny.gin --gin.TEACHER_DIR="'runs/a'" \\
       --gin.MODEL_DIR="'runs/a8'"
+  launch/local.sh --smoke --gin_file=experiments/imagen_base_tiny.gin --gin.MODEL_DIR="'runs/a'"
 
 Re-running the same command resumes from the last checkpoint in MODEL_DIR.""",
     "generate": """examples:

@@ -56,6 +56,8 @@ _PROCESSES: tuple[Row, ...] = (
 _TRAIN: tuple[Row, ...] = (
     ("--profile", {"default": "", "metavar": "START:STOP"}, "trace the steps START to STOP - 1 "
      "into MODEL_DIR/profile, for TensorBoard or Perfetto"),
+    ("--smoke", SWITCH, "first on new hardware: train ten steps, be preempted (exit status 75: run "
+     "it again), resume, make a clip and report, all in MODEL_DIR/smoke"),
 )  # fmt: skip
 _PLAN: tuple[Row, ...] = (
     ("--json", SWITCH, "print one JSON object"),
@@ -181,6 +183,10 @@ def _train(flags: argparse.Namespace) -> None:
     run, config = _build(flags, "train", bindings=profile)
     from vidgen.train.saved_config import saved_config
 
+    if flags.smoke:
+        from vidgen.train.smoke import Smoke
+
+        run = Smoke(run=run)
     if not _is_dry(flags, config):
         with saved_config(run.model_dir, config):
             run()
