@@ -23,13 +23,26 @@ class WandbBoard:
         self._run, self._image = run, image
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Log one number of a step."""
+        """Log one number of a step.
+
+        Args:
+          name: of the metric.
+          value: must be finite.
+          step: of the run.
+        """
         self._run.log({name: value}, step=step)
 
     def add_image(
         self, name: str, image: UInt8[np.ndarray, "h w c"], step: int, dataformats: str
     ) -> None:
-        """Log a picture of a step; `dataformats` is "HWC"."""
+        """Log a picture of a step.
+
+        Args:
+          name: title of the picture.
+          image: the pixels.
+          step: of the run.
+          dataformats: "HWC", which is all that the writer of metrics uses.
+        """
         self._run.log({name: self._image(image)}, step=step)
 
     def close(self) -> None:
@@ -38,7 +51,13 @@ class WandbBoard:
 
 
 def open_board(model_dir: epath.PathLike) -> WandbBoard | None:
-    """Return the board of the run in MODEL_DIR; None where WANDB_PROJECT is not set.
+    """Open the board of a run.
+
+    Args:
+      model_dir: MODEL_DIR, by which a run that resumes finds its board again.
+
+    Returns:
+      The board; None where WANDB_PROJECT is not set.
 
     Raises:
       ValueError: WANDB_PROJECT is set, and wandb is not installed.
