@@ -73,7 +73,14 @@ Look = Callable[[StepPreview], None]
 
 
 def each(*looks: Look) -> Look | None:
-    """Return one callback that calls all of these in turn; None where there is none."""
+    """Join several callbacks to one that calls all of these in turn.
+
+    Args:
+      *looks: the callbacks; the first that raises is the last that is called.
+
+    Returns:
+      One callback; None where there is none.
+    """
 
     def look(preview: StepPreview) -> None:
         for one in looks:
