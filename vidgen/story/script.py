@@ -118,11 +118,22 @@ class Story:
             )
 
     def where(self, index: int) -> str:
-        """The name of a scene in messages, by its number from 1."""
+        """Name a scene in messages.
+
+        Args:
+          index: its number from 0; people read it from 1.
+
+        Returns:
+          The source of the story and the scene.
+        """
         return f"{self.source}: scene {index + 1}"
 
     def identity(self) -> dict[str, Any]:
-        """All that the video depends on, as plain data that JSON can hold."""
+        """Collect all that the video depends on.
+
+        Returns:
+          Plain data that JSON can hold; the name of the story's file is not in it.
+        """
         fields = dataclasses.asdict(self)
         del fields["source"]
         return fields | {"scenes": list(fields["scenes"])}
