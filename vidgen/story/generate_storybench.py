@@ -118,7 +118,7 @@ class StoryBenchmark:
 def _load_or_make(
     run: GenerateStory, identity: Mapping[str, Any], params: Params
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video of one story: the one that is there if it is of this identity, or a new one."""
+    """Return the video of one story: the one that is there with this identity, or a new one."""
     path = Path(run.output)
     record, text = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)
     if path.exists():

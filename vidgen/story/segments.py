@@ -127,7 +127,7 @@ def plan(
 
 
 def _settings(story: Story, scene: int, part: int, index: int, seed: int | None) -> dict[str, Any]:
-    """Prompts, noise and sampling of a segment: as the run asks, else the scene, else the story."""
+    """Return prompts, noise and sampling of a segment: the run's, the scene's or the story's."""
     scene_spec = story.scenes[scene]
     if seed is None and scene_spec.seed is not None:
         before = sum(other.seed == scene_spec.seed for other in story.scenes[:scene])
