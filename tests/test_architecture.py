@@ -74,6 +74,7 @@ MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings;
 CONTRACTS: frozenset[str] = frozenset(
     {
         "data",
+        "evals",
         "inference",
         "story",
         "train",

@@ -52,7 +52,14 @@ class Protocol:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be {least} or more.")
 
     def facts(self, shape: VideoShape) -> dict[str, Any]:
-        """Return what a result shows, for clips of this shape; "deviations" from `published`."""
+        """Collect the settings that a result shows.
+
+        Args:
+          shape: of the clips that are judged.
+
+        Returns:
+          Plain data; where settings are not those of `published`, "deviations" lists them in words.
+        """
         facts: dict[str, Any] = {
             "name": self.name,
             "clips": self.clips,

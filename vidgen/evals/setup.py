@@ -74,7 +74,13 @@ class EvalModel:
         return held_out.source if isinstance(held_out, Pipeline) else self.source
 
     def real_clips(self, shape: VideoShape) -> SourceClips:
-        """Return true clips of this shape that the model was not trained on, if there are such.
+        """Return true clips that the model was not trained on, if there are such.
+
+        Args:
+          shape: of the clips; their rate is that of the data.
+
+        Returns:
+          As many clips as the protocol says, in an order drawn from its seed.
 
         Raises:
           ValueError: the data can only be read in order.
@@ -108,6 +114,9 @@ def choose_task(
       model_dir: folder of the last stage.
       sampling: what of the models' own sampling is replaced.
       step: which checkpoint is read; None: the last.
+
+    Returns:
+      The task that the protocol names, or the one that the model is for.
 
     Raises:
       ValueError: the model cannot do the task of the protocol.
@@ -164,6 +173,12 @@ def model_data(
       inputs: what the user brings.
       name: describes the clips in reports.
       folder: where the clips are kept.
+
+    Returns:
+      Both sets of clips; none is made yet.
+
+    Raises:
+      ValueError: the data can only be read in order, or has other sizes than the model.
     """
     real, protocol = model.real_clips(task.shape), model.protocol
     return EvalData(
