@@ -73,6 +73,7 @@ MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings;
 # Where every public function says what it takes and returns.
 CONTRACTS: frozenset[str] = frozenset(
     {
+        "assets",
         "config",
         "data",
         "evals",
