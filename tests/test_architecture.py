@@ -78,6 +78,7 @@ CONTRACTS: frozenset[str] = frozenset(
         "data",
         "evals",
         "inference",
+        "precompute",
         "pretrained",
         "story",
         "train",
