@@ -50,7 +50,7 @@ class T5xWeights:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     def latest_step(self) -> int:
         """Return the step of the newest checkpoint."""

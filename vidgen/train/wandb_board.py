@@ -46,7 +46,7 @@ class WandbBoard:
         self._run.log({name: self._image(image)}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, and end the run."""
         self._run.finish()
 
 

@@ -194,7 +194,7 @@ class WeightsFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is open but a mapping of the file, which goes with this object."""
+        """Do nothing: what is open is a mapping of the file, which goes with this object."""
 
     def latest_step(self) -> int:
         """Return the step that the weights were trained to."""
