@@ -118,7 +118,7 @@ def show(action: str, names: Sequence[str]) -> None:
 
     Args:
       action: "list" the assets, "fetch" them, or print the "path" of each.
-      names: of the assets; none for all.
+      names: names of the assets; none for all.
 
     Raises:
       ValueError: no such asset.

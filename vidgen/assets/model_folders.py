@@ -81,7 +81,7 @@ def check_local(flag: str, folder: str) -> Path:
     """Refuse a training run in a store where a folder of this machine is needed.
 
     Args:
-      flag: that names the model, for the message.
+      flag: the flag that names the model, for the message.
       folder: what `find` returned.
 
     Returns:

@@ -86,7 +86,7 @@ def read(path: Path) -> str:
     """Read a file as it is to be understood today: in new names, and without what is t5x's own.
 
     Args:
-      path: of a .gin file.
+      path: the path of a .gin file.
 
     Returns:
       Its text, changed as far as that takes.
@@ -102,7 +102,7 @@ def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
     nothing.
 
     Args:
-      path: of a .gin file.
+      path: the path of a .gin file.
 
     Yields:
       (text, file included after it, line of the include).
@@ -145,7 +145,7 @@ def excerpt(config: Path, scope: str, macro: str) -> str:
     Args:
       config: written by training.
       scope: whose bindings are kept, beside the imports.
-      macro: that is kept, too.
+      macro: a macro that is kept, too.
 
     Returns:
       The text of a configuration.
@@ -186,8 +186,8 @@ def plain(error: Exception, file: str, hint: Callable[[str, str], str]) -> str:
     """Say in one sentence what gin raised, without its trail of calls.
 
     Args:
-      error: of gin, of its parser, or of a constructor that it called.
-      file: that was read.
+      error: an error of gin, of its parser, or of a constructor that it called.
+      file: the file that was read.
       hint: returns the nearest names for (configurable, parameter).
 
     Returns:

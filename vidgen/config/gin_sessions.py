@@ -48,8 +48,8 @@ class Sessions:
 
         Args:
           cls: its class.
-          files: of this session alone.
-          bindings: of this session alone; all of them must be right.
+          files: files of this session alone.
+          bindings: bindings of this session alone; all of them must be right.
           **given: fields that win over gin's.
 
         Returns:

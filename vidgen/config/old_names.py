@@ -134,7 +134,7 @@ def with_new_names(text: str) -> str:
     """Rewrite a configuration with today's name of every module, class and setting.
 
     Args:
-      text: of a .gin file.
+      text: the text of a .gin file.
 
     Returns:
       The same lines; texts in quotes stay as they are.

@@ -17,7 +17,7 @@ def without_t5x(text: str) -> str:
     """Keep what a configuration that t5x saved says of vidgen.
 
     Args:
-      text: of a config.gin.
+      text: the text of a config.gin.
 
     Returns:
       Its statements about vidgen; a configuration that t5x did not save as it is.

@@ -63,7 +63,7 @@ def checked(name: str, trusted: Collection[str] = ()) -> Path:
     """Find a configuration file, and check it where it came with weights.
 
     Args:
-      name: of the file; one that is `Untrusted` is checked.
+      name: the name of the file; one that is `Untrusted` is checked.
       trusted: packages outside vidgen that it may use (`packages_of`).
 
     Returns:
@@ -82,7 +82,7 @@ def drop(name: str, bindings: MutableMapping[tuple[str, str], dict[str, Any]]) -
     """Forget the modules that an `Untrusted` file would import.
 
     Args:
-      name: of the file.
+      name: the name of the file.
       bindings: (scope, class) -> {field: value}, after it was read.
     """
     if isinstance(name, Untrusted):
@@ -94,7 +94,7 @@ def check(text: str, where: str, trusted: Collection[str] = ()) -> str:
     """Check that a configuration builds settings of vidgen and nothing else.
 
     Args:
-      text: of the configuration.
+      text: the text of the configuration.
       where: its path, for the message.
       trusted: packages outside vidgen that it may use (`packages_of`).
 

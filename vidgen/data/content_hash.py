@@ -11,7 +11,7 @@ def content_hash(path: str | os.PathLike) -> str:
     """Hash the bytes of a file.
 
     Args:
-      path: of a file on this machine; ~ is expanded.
+      path: the path of a file on this machine; ~ is expanded.
 
     Returns:
       The first 16 hexadecimal digits of its SHA-256.

@@ -330,7 +330,7 @@ def in_order(
       source: where they come from.
       numbers: which, counting from pass to pass: number n is example n mod len(source), loaded with
         the random generator n of the seed.
-      seed: of all of them.
+      seed: the seed of all random generators.
       workers: processes that read; 0 is a thread.
 
     Yields:

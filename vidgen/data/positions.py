@@ -32,7 +32,7 @@ class Blocks:
         """Return the position in the data of an example.
 
         Args:
-          number: of the example among those of this process, from 0.
+          number: the number of the example among those of this process, from 0.
 
         Returns:
           The global position i of the module docstring of data/pipeline.py.
@@ -45,7 +45,7 @@ class Blocks:
 
         Args:
           examples: a grain.MapDataset of all positions.
-          number: of the example among those of this process.
+          number: the number of the example among those of this process.
 
         Returns:
           What the data set has at its position.

@@ -195,7 +195,7 @@ class Source(_Data):
         """Return the same data as clips of another shape, with captions that can be compared.
 
         Args:
-          shape: of the clips that an evaluation compares.
+          shape: the shape of the clips that an evaluation compares.
 
         Returns:
           A copy of the source with this shape; sources of several kinds of data give those that
@@ -223,7 +223,7 @@ class Stream(_Data):
         """Open the elements that one process reads.
 
         Args:
-          seed: of the order.
+          seed: the seed of the order.
           shuffle: whether the order differs from pass to pass.
           repeat: whether pass follows pass for ever.
           process: index and count.

@@ -52,7 +52,7 @@ class ClipSet(Protocol):
         """Read a clip and its caption.
 
         Args:
-          number: of the clip, from 0.
+          number: the number of the clip, from 0.
 
         Returns:
           Frames in [-1, 1], and the caption ("" where there is none).
@@ -67,7 +67,7 @@ class SourceClips:
     Attributes:
       source: a data set whose examples are clips.
       count: the number of clips.
-      seed: of the order, and of all that is drawn for a clip.
+      seed: the seed of the order, and of all that is drawn for a clip.
     """
 
     source: Source

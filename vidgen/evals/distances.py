@@ -129,7 +129,7 @@ def inception_score(logits: Float[Any, "n k"]) -> float:
     """Compute the inception score (Salimans et al. 2016).
 
     Args:
-      logits: of n pictures or clips, over k classes.
+      logits: the logits of n pictures or clips, over k classes.
 
     Returns:
       A number from 1 to k: higher for sure and for diverse predictions.

@@ -115,7 +115,7 @@ class Metric:
       name: the name for --metrics and in results.
       what: one phrase for reports.
       better: which values are better; None where neither is.
-      unit: of the value; "" where it has none.
+      unit: the unit of the value; "" where it has none.
       needs: keys of NEEDS.
       frames: the fewest frames that a clip may have.
       pixels: the smallest height or width of a frame.
@@ -273,7 +273,7 @@ def pair_measurement(
     """Make the measurement of pairs of a generated and a real clip.
 
     Args:
-      name: of what is measured.
+      name: the name of what is measured.
       weights: names the weights of a network; "" where there is none.
       per_pair: turns generated and real clips, both "b t h w c", into one number each. It is called
         with one pair at a time, so that large clips take little memory.
@@ -305,7 +305,7 @@ def choose(names: Sequence[str], data: EvalData) -> tuple[Metric, ...]:
     """Return the metrics of these names, or all that can be computed where there are no names.
 
     Args:
-      names: of --metrics, or of the protocol; empty for all.
+      names: names of --metrics, or of the protocol; empty for all.
       data: the clips, and what is known of them.
 
     Returns:

@@ -178,7 +178,7 @@ def inception_v3(file: Path) -> FeatureNetwork:
     """Return the Inception-v3 of FID, with the user's weights.
 
     Args:
-      file: of the weights (`vidgen.pretrained.inception`).
+      file: the file of the weights (`vidgen.pretrained.inception`).
 
     Returns:
       A network of 2048 pooled features and 1008 logits without their bias.
@@ -205,7 +205,7 @@ def clip_images(folder: Path) -> FeatureNetwork:
     """Return the image tower of the user's CLIP.
 
     Args:
-      folder: of the model, as Hugging Face keeps it.
+      folder: the folder of the model, as Hugging Face keeps it.
 
     Returns:
       A network of unit vectors.
@@ -234,7 +234,7 @@ def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]
     """Compute unit-length features of prompts with the user's CLIP.
 
     Args:
-      folder: of the model, as Hugging Face keeps it.
+      folder: the folder of the model, as Hugging Face keeps it.
       prompts: a tuple of texts, by which results are kept.
 
     Returns:

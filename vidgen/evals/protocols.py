@@ -21,14 +21,14 @@ class Protocol:
     """See the module docstring.
 
     Attributes:
-      name: of the benchmark.
+      name: the name of the benchmark.
       supply: what the user must bring.
       task: one of TASKS; "": the one that the model is for.
       clips: number of true clips.
       samples: number of clips that are made for each.
       given: number of first frames that a prediction is given.
       text: whether a prediction is given the caption.
-      seed: of the choice of clips, and of all noise.
+      seed: the seed of the choice of clips, and of all noise.
       metrics: names; empty: all that can be computed.
       published: what the papers state, by the names that a result shows.
     """
@@ -55,7 +55,7 @@ class Protocol:
         """Collect the settings that a result shows.
 
         Args:
-          shape: of the clips that are judged.
+          shape: the shape of the clips that are judged.
 
         Returns:
           Plain data; where settings are not those of `published`, "deviations" lists them in words.

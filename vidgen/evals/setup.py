@@ -40,7 +40,7 @@ class EvalModel:
       text_encoder: the encoder of its captions.
       source: the data it was trained on, or other data that a later file names.
       held_out: the loss on data that it was not trained on, where there is such.
-      protocol: of the evaluation.
+      protocol: the protocol of the evaluation.
       stages: the number of stages that are judged together; this model is the last.
     """
 
@@ -77,7 +77,7 @@ class EvalModel:
         """Return true clips that the model was not trained on, if there are such.
 
         Args:
-          shape: of the clips; their rate is that of the data.
+          shape: the shape of the clips; their rate is that of the data.
 
         Returns:
           As many clips as the protocol says, in an order drawn from its seed.
@@ -168,7 +168,7 @@ def model_data(
     """Return the clips that a model makes, beside the true ones.
 
     Args:
-      model: of the last stage.
+      model: the model of the last stage.
       task: makes the clips.
       inputs: what the user brings.
       name: describes the clips in reports.

@@ -117,7 +117,7 @@ class _OneStage:
 
     Attributes:
       stage: makes the clips.
-      seed: of the noise.
+      seed: the seed of the noise.
       step: which checkpoint is read; None: the last.
     """
 

@@ -81,7 +81,7 @@ def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
     """Derive the random key of one clip; see the module docstring.
 
     Args:
-      seed: of the run, in [0, 2³²).
+      seed: the seed of the run, in [0, 2³²).
       prompt: its text, as it was written.
       sample: number of the clip among those of its prompt, from 0.
 

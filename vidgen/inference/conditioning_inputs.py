@@ -65,8 +65,8 @@ class Init:
 
         Args:
           chain: the stages that run.
-          frames: of the clips that come out; None is as many as the video gives.
-          height: of the clips that come out, in pixels; None with `size` "own".
+          frames: how many the clips have that come out; None is as many as the video gives.
+          height: the height of the clips that come out, in pixels; None with `size` "own".
           width: likewise.
 
         Returns:

@@ -64,7 +64,7 @@ class Export:
       output: the folder, which must not be there yet; also in a store.
       eight_bits: large kernels in 8 bits, and the rest in half precision.
       step: which checkpoint; None is the last.
-      prompts: of the sample clips; None: the configuration's own SAMPLE_PROMPTS.
+      prompts: the prompts of the sample clips; None: the configuration's own SAMPLE_PROMPTS.
       samples: at most so many clips.
       card: what a person says of the model.
       gin_files: the user's own, which import modules that the model needs.

@@ -61,8 +61,8 @@ class Generate:
       negative: a prompt that guidance leads away from, of all clips; None is no text.
       strength: begin in the middle of the first stage's schedule, from `init`, with this share of
         its steps, in (0, 1); None is from noise.
-      frames: of the clips that come out, None: what the last stage was trained for.
-      size: their height and width; None: likewise.
+      frames: how many the clips have that come out; None: what the last stage was trained for.
+      size: height and width of these clips in pixels; None: likewise.
       fps: frames per second of the clips, of models that are told it; None: as they were trained.
       keep_stages: write the video of every stage.
       mesh: devices to use, and the layout over them; None is the first device alone.

@@ -31,7 +31,7 @@ class CardText:
       title: its name; "" takes the folder's.
       license: as the Hub spells it ("apache-2.0"); "" says that none is stated.
       data: what it was trained on, in words; "" leaves the configuration's settings alone.
-      results: of `vidgen evaluate` (evals/report/results.py).
+      results: results of `vidgen evaluate` (evals/report/results.py).
     """
 
     title: str = ""

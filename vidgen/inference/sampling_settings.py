@@ -47,7 +47,7 @@ class Sampling:
       churn: noise of Heun's sampler, over all steps.
       resample: how many times runs of steps are made where content is known.
       resample_jump: steps of such a run.
-      temperature: of a masked transformer: randomness in which tokens are kept.
+      temperature: the temperature of a masked transformer: randomness in which tokens are kept.
       guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
         where a low of None is constant as well.
       guidance_rescale: how far the spread of guided predictions is brought back, 0 to 1.

@@ -75,7 +75,7 @@ class Stage:
         """Check that there are weights to load, before anything long begins.
 
         Args:
-          step: of the checkpoint; None is any.
+          step: the step of the checkpoint; None is any.
 
         Raises:
           FileNotFoundError: there are none (of this step).
@@ -87,7 +87,7 @@ class Stage:
         """Load what the model generates with, checked against its shapes.
 
         Args:
-          step: of the checkpoint; None is the newest.
+          step: the step of the checkpoint; None is the newest.
           mesh: devices to lay the weights out over; None is the first device.
 
         Returns:

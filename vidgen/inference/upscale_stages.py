@@ -14,9 +14,9 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
     """List the training folders of the stages that a video is sent through.
 
     Args:
-      names: of stages, with commas between them; None is none.
+      names: names of stages, with commas between them; None is none.
       model: the folder of --model, in which they are; beside it where it is that of one model.
-      elsewhere: that of --upscale_model, if they are in another one.
+      elsewhere: the folder of --upscale_model, if they are in another one.
 
     Returns:
       The folders, in the order in which the stages run.

@@ -57,7 +57,7 @@ class CheckData:
       source: the data; its shape is that of a clip in training.
       text_encoder: says how much of a caption is read; None: not known.
       clips: how many examples are read; 0 is all.
-      seed: of where the clips begin.
+      seed: the seed of where the clips begin.
       known: what `probed` returned before, which then is not looked up again.
     """
 
@@ -188,7 +188,7 @@ def of_shape(source: Source, shape: VideoShape) -> Source:
 
     Args:
       source: the data.
-      shape: of the clips.
+      shape: the shape of the clips.
 
     Returns:
       A copy, which shares what the source knows of its files.
@@ -234,7 +234,7 @@ def caption_facts(texts: Sequence[str], text_length: int | None = None) -> Facts
     """Count captions, their words, and how many are the same.
 
     Args:
-      texts: of all examples; "" where there is none.
+      texts: the texts of all examples; "" where there is none.
       text_length: tokens that are read of one; a word has one at least, and two are its ends. None:
         not known.
 

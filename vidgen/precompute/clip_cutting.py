@@ -53,7 +53,8 @@ class ClipCutter:
       shape: height, width and frame rate of the clips, and how many frames they have at least.
       longest: seconds of a clip at most; a longer shot becomes several.
       detector: finds the cuts of films beside which no shots are given.
-      quality: of the H.264 encoder (crf): 0 loses nothing, 18 is hard to tell from it, 51 is worst.
+      quality: the setting of the H.264 encoder (crf): 0 loses nothing, 18 is hard to tell from it,
+        51 is worst.
     """
 
     shape: VideoShape
@@ -91,7 +92,7 @@ class SourceVideo:
     Attributes:
       path: where it is.
       name: what it is called in keys and reports, the same wherever the folder lies.
-      captions: of all its clips, each of which has all of them.
+      captions: the captions of all its clips, each of which has all of them.
     """
 
     path: str
@@ -108,7 +109,7 @@ class Cut:
       counts: for the statistics.
       reason: why there are no clips; "" where there are.
       records: file with its clips.
-      keys: of the clips, in the order of the records.
+      keys: the keys of the clips, in the order of the records.
       captioned: whether they have a caption.
     """
 
@@ -203,8 +204,8 @@ def described(counts: Counts, fps: float | int) -> dict[str, Any]:
     """Make a table of the statistics.
 
     Args:
-      counts: of all videos.
-      fps: of the clips, for their length in seconds.
+      counts: the statistics of all videos.
+      fps: the frame rate of the clips, for their length in seconds.
 
     Returns:
       what -> count, or what -> which -> count.

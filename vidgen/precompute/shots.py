@@ -107,7 +107,7 @@ def by_detection(
     """Find the shots of a video, `detector.window` frames late.
 
     Args:
-      frames: of a film, in order.
+      frames: frames of a film, in order.
       thumbnail: returns a frame scaled to `THUMBNAIL`.
       detector: tells cuts.
 
@@ -143,7 +143,7 @@ def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F
     """Take the frames that are in a listed shot.
 
     Args:
-      frames: of a film, in order.
+      frames: frames of a film, in order.
       shots: in order and without overlap; frames between them are left out.
 
     Yields:
@@ -176,7 +176,7 @@ def read_shots(path: str | os.PathLike) -> list[Shot]:
     """Read shots from a JSON file: a list of [first frame, last frame + 1], in order.
 
     Args:
-      path: of the file.
+      path: the path of the file.
 
     Returns:
       The shots.

@@ -27,7 +27,7 @@ class Suggestion(NamedTuple):
 
     Attributes:
       experiment: its file.
-      shape: of a clip.
+      shape: the shape of a clip.
       changes: NAME=VALUE for what the file says otherwise.
     """
 

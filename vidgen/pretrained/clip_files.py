@@ -52,8 +52,8 @@ class Tower:
       hidden: width inside its MLPs.
       layers: number of layers.
       heads: number of attention heads; it divides the width.
-      activation: of its MLPs, one of `ACTIVATIONS`.
-      epsilon: of its normalizations.
+      activation: the activation of its MLPs, one of `ACTIVATIONS`.
+      epsilon: the epsilon of its normalizations.
     """
 
     width: int
@@ -131,7 +131,7 @@ def weights_file(folder: Path) -> Path:
     """Find the file of weights in a folder.
 
     Args:
-      folder: of the model.
+      folder: the folder of the model.
 
     Returns:
       The first of `WEIGHTS` that exists.
@@ -146,7 +146,7 @@ def read_params(folder: Path, sizes: Sizes) -> Params:
     """Read the weights of a CLIP.
 
     Args:
-      folder: of the model.
+      folder: the folder of the model.
       sizes: from `read_sizes`.
 
     Returns:

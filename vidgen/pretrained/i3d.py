@@ -43,7 +43,7 @@ def load_params(folder: Path) -> Params:
     """Load the weights of I3D.
 
     Args:
-      folder: of the asset `ASSET` (`vidgen.assets.downloads.locate`).
+      folder: the folder of the asset `ASSET` (`vidgen.assets.downloads.locate`).
 
     Returns:
       {unit: {kernel, bias}} in float32, with normalization folded in.

@@ -138,8 +138,8 @@ def fold_norm(
     """Merge a convolution and the frozen batch normalization after it.
 
     Args:
-      kernel: of the convolution, which has no bias; its last axis is the output.
-      mean: of the normalization, one for each output, as the others are.
+      kernel: the kernel of the convolution, which has no bias; its last axis is the output.
+      mean: the mean of the normalization, one for each output, as the others are.
       variance: likewise.
       bias: likewise.
       scale: likewise; 1 where the normalization has none.
@@ -159,7 +159,7 @@ def take(
 
     Args:
       features: (layer, feature) pairs, computed one after the other.
-      names: of all layers.
+      names: names of all layers.
       wanted: some of `names`; None: all.
 
     Returns:
@@ -184,7 +184,7 @@ def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
 
     Args:
       wanted: as a caller or a configuration named them.
-      names: of all layers.
+      names: names of all layers.
 
     Returns:
       The wanted names.

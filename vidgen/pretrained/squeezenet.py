@@ -36,7 +36,7 @@ def load_params(folder: Path) -> Params:
     """Load the weights of SqueezeNet.
 
     Args:
-      folder: of the asset `ASSET` (`vidgen.assets.downloads.locate`).
+      folder: the folder of the asset `ASSET` (`vidgen.assets.downloads.locate`).
 
     Returns:
       {layer: {kernel, bias}} in numpy.

@@ -66,7 +66,7 @@ def read_arrays(path: Path) -> Any:
     """Read the containers and numpy arrays of a pickle.
 
     Args:
-      path: of a .pkl or .ckpt file.
+      path: the path of a .pkl or .ckpt file.
 
     Returns:
       What was pickled.
@@ -86,7 +86,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     """Read the tensors of a state dict.
 
     Args:
-      path: of a .safetensors file, or one of `torch.save`.
+      path: the path of a .safetensors file, or one of `torch.save`.
       prefix: what the names of the tensors begin with that are read; "" reads all.
 
     Returns:
@@ -120,11 +120,11 @@ def expect(
     """Take a tensor that must be there.
 
     Args:
-      tensors: of a file.
-      name: of the tensor.
-      shape: that it must have.
-      path: of the file, for the message.
-      kind: of network, for the message.
+      tensors: the tensors of a file.
+      name: the name of the tensor.
+      shape: the shape that it must have.
+      path: the path of the file, for the message.
+      kind: the kind of network, for the message.
 
     Returns:
       The tensor as float32.

@@ -281,7 +281,7 @@ class GenerateStory:
         """Return the prompt that guidance leads away from in a segment.
 
         Args:
-          segment: of this story.
+          segment: a segment of this story.
 
         Returns:
           The run's prompt, or else the scene's; None where there is none or it has no word.

@@ -56,8 +56,8 @@ def story(prompt: str, frames: int | None, stages: Sequence[Stage]) -> Story:
 
     Args:
       prompt: what it shows.
-      frames: of the video that the last stage makes; None is one clip of it.
-      stages: that it goes through, the one that tells it first.
+      frames: how many the video of the last stage has; None is one clip of it.
+      stages: the stages that it goes through, the one that tells it first.
 
     Returns:
       The story, whose scene has frames of the first stage.

@@ -77,7 +77,7 @@ class Story:
       seed: seed of the scenes without one; None is the seed of the run.
       guidance: guidance weight of the scenes without one; None is the model's.
       steps: sampling steps of the scenes without such; None is the model's.
-      negative: that of the scenes without one.
+      negative: the negative prompt of the scenes without one.
       fit: what happens to a length that is no whole number of segments: "exact" refuses it,
         "nearest" takes the nearest that is one, "trim" cuts the last segment of the scene.
       first: a video that the story continues, for StoryBench's tasks.

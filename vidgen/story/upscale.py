@@ -208,7 +208,7 @@ class Pass:
 
         Args:
           path: its file; the suffix is the format.
-          identity: of the video that goes in and of all stages up to this one.
+          identity: the identity of the video that goes in and of all stages up to this one.
           restart: remove an unfinished video of the same name.
 
         Returns:
@@ -239,7 +239,7 @@ class Pass:
         Args:
           video: the one that comes out, as `open` returned it.
           before: the one that goes in, finished.
-          identity: of this stage, as `identity` returned it when the video was opened.
+          identity: the identity of this stage, as `identity` returned it when the video was opened.
           look: is called after every sampling step; None is nobody.
 
         Raises:
@@ -301,7 +301,7 @@ def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
     """Derive the random key of a stage (see the module's docstring).
 
     Args:
-      key: of the segment.
+      key: the random key of the segment.
       stage: name of the stage.
 
     Returns:

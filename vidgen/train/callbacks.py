@@ -78,7 +78,7 @@ class SampleVideos(SampleWriter):
 
     Attributes:
       prompts: one clip each.
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     prompts: tuple[str, ...]
@@ -141,7 +141,7 @@ class SampleUpsampled(_OfHeldOutClips):
     the held-out data, whose first batch is used, and `count` the number of examples.
 
     Attributes:
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     seed: int = 0
@@ -193,7 +193,7 @@ class HeldOutLoss:
       dataset: the held-out data.
       every: steps between two evaluations.
       batches: batches from the start of the data.
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     dataset: Dataset

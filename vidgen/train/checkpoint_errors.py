@@ -101,7 +101,7 @@ def reason(error: BaseException) -> str:
     """Return what the system said, such as "No space left on device", out of a longer error.
 
     Args:
-      error: of orbax, tensorstore or the system.
+      error: an error of orbax, tensorstore or the system.
 
     Returns:
       The known phrase that is in the message, or else the message's first line.

@@ -159,7 +159,7 @@ class Checkpointer:
         Args:
           abstract: ShapeDtypeStructs with shardings, from `Trainer.abstract_state`; the checkpoint
             may have been written on another mesh.
-          step: of the checkpoint; None is the newest.
+          step: the step of the checkpoint; None is the newest.
 
         Returns:
           The state, laid out as `abstract` says, and what each process gave to `save` as
@@ -236,7 +236,7 @@ class Checkpointer:
         Args:
           abstract: shapes, dtypes and optionally shardings to load onto; None takes shapes and
             dtypes from the checkpoint and puts all on the first device.
-          step: of the checkpoint; None is the newest.
+          step: the step of the checkpoint; None is the newest.
           averaged: False reads the weights themselves.
 
         Returns:
@@ -260,7 +260,7 @@ class Checkpointer:
         """Describe the weights that `restore_params` would read.
 
         Args:
-          step: of the checkpoint; None is the newest.
+          step: the step of the checkpoint; None is the newest.
           averaged: False describes the weights themselves.
 
         Returns:

@@ -34,7 +34,7 @@ class Derived:
 
     Attributes:
       path: the weight file.
-      step: of the run.
+      step: the step of the run.
       what: what the weights are, as a clause.
       warning: what the user should know; "" for nothing.
     """

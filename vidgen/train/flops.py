@@ -56,7 +56,7 @@ def utilization(values: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
     """Return {"mfu": the share of the devices' peak FLOP/s that is used}.
 
     Args:
-      values: of the log; `flops_per_second` is that of all devices.
+      values: values of the log; `flops_per_second` is that of all devices.
       mesh: the devices.
 
     Returns:
@@ -88,10 +88,10 @@ def loss_and_gradient(model: Model, params: Params, frozen: Frozen, batch: Batch
     nothing beside the gradient.
 
     Args:
-      model: that is trained.
+      model: the model that is trained.
       params: its parameters; like what follows, arrays or ShapeDtypeStructs.
       frozen: what the loss reads and does not change.
-      batch: of the size that is counted.
+      batch: a batch of the size that is counted.
 
     Returns:
       Floating-point operations.
@@ -104,10 +104,10 @@ def forward(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
     """Count the operations of the loss without its gradient: one pass of the network.
 
     Args:
-      model: that is trained.
+      model: the model that is trained.
       params: its parameters; like what follows, arrays or ShapeDtypeStructs.
       frozen: what the loss reads and does not change.
-      batch: of the size that is counted.
+      batch: a batch of the size that is counted.
 
     Returns:
       Floating-point operations.

@@ -35,8 +35,8 @@ def draw(boxed_params: Params, key: Key[Array, ""], shardings: Params) -> Params
 
     Args:
       boxed_params: boxed ShapeDtypeStructs with a distribution each (`is_described`).
-      key: of the run; each array folds in the hash of its own path.
-      shardings: of the unboxed parameters, a tree like theirs.
+      key: the random key of the run; each array folds in the hash of its own path.
+      shardings: the shardings of the unboxed parameters, a tree like theirs.
 
     Returns:
       The parameters without boxes, laid out as `shardings` says.

@@ -150,7 +150,7 @@ def spec(model: Model, text: tuple[int, int] = (1, 1)) -> Frozen:
     """Describe what the loss of a model reads in `frozen` by shapes, for a plan; None: nothing.
 
     Args:
-      model: that is trained.
+      model: the model that is trained.
       text: length and width of an encoded prompt.
 
     Returns:

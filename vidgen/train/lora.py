@@ -81,7 +81,7 @@ class LoRA:
 
         Args:
           boxed: parameters of the base, or their ShapeDtypeStructs, in their boxes.
-          key: of A; each kernel takes its own from it by its path.
+          key: the random key of A; each kernel takes its own from it by its path.
 
         Returns:
           A tree like that of the parameters, of the adapted kernels alone: in the place of each is

@@ -155,7 +155,7 @@ class LoraRecord:
     Attributes:
       base: folder or name of the model that was fine-tuned.
       step: its checkpoint.
-      fingerprint: of its weights.
+      fingerprint: the fingerprint of its weights.
       rank: r.
       alpha: the product is multiplied by alpha / rank.
     """
@@ -222,7 +222,7 @@ def base_folder(record: LoraRecord, model_dir: epath.Path) -> str:
     """Return the folder of the base: the recorded one, or that of its name beside the run.
 
     Args:
-      record: of the run.
+      record: the record of the run.
       model_dir: folder of the run.
 
     Returns:

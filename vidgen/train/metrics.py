@@ -143,7 +143,7 @@ class MetricsWriter:
         """Append one line to the log, and give the same numbers to the boards.
 
         Args:
-          step: of the run.
+          step: the step of the run.
           values: by name; `loss` comes first in the line. Those that are not finite become null in
             the line and are kept from the boards.
         """
@@ -162,7 +162,7 @@ class MetricsWriter:
         """Give clips to the boards as one picture: a row for each clip, frames from left to right.
 
         Args:
-          step: of the run.
+          step: the step of the run.
           name: title of the picture.
           video: clips in [-1, 1].
         """

@@ -299,8 +299,8 @@ class Partitioner:
         """Return the sharding of an input or output of sampling, which has a row for each clip.
 
         Args:
-          shape: of the array, clips first. One of five axes is video, and may be split in time and
-            space too.
+          shape: the shape of the array, clips first. One of five axes is video, and may be split in
+            time and space too.
 
         Returns:
           The sharding by the rules for "batch", and for video those of its other axes.
@@ -388,7 +388,7 @@ class Partitioner:
 
         Args:
           function: to compile.
-          **options: of `jax.jit`.
+          **options: options of `jax.jit`.
 
         Returns:
           The program; nothing is compiled before its first call.

@@ -40,7 +40,7 @@ def gathered(position: Any) -> list[str]:
     """Collect the encoded positions of all processes, which call this together.
 
     Args:
-      position: of this process.
+      position: the position of this process.
 
     Returns:
       One text for each process, in order; every process gets them all.

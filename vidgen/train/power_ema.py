@@ -108,7 +108,7 @@ class Combination(NamedTuple):
 
     Attributes:
       coefficients: x, one for each stored average.
-      error: of the profile, ‖Σ x_i p_i − p‖ / ‖p‖.
+      error: the error of the profile, ‖Σ x_i p_i − p‖ / ‖p‖.
     """
 
     coefficients: Float[np.ndarray, "n"]
@@ -119,8 +119,8 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
     """Solve the least squares of profiles with coefficients whose sum is 1, in float64.
 
     Args:
-      stored: those of the averages at hand.
-      wanted: that of the average to make.
+      stored: the profiles of the averages at hand.
+      wanted: the profile of the average to make.
 
     Returns:
       The coefficients, and how far the profile that they make is from the wanted one.

@@ -27,7 +27,7 @@ class Trace:
         """Run one step in a block, and trace it if it is one of the steps to trace.
 
         Args:
-          number: of the step that runs in the block; the first is 1.
+          number: the number of the step that runs in the block; the first is 1.
           state: returns what the last step makes; a trace begins and ends when that is there.
 
         Yields:

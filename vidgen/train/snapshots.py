@@ -143,7 +143,7 @@ class StoredSnapshots:
         """Return the names of the averages in a snapshot.
 
         Args:
-          step: of the snapshot.
+          step: the step of the snapshot.
 
         Returns:
           Their relative lengths as text, sorted, such as ["0.05", "0.1"].
@@ -154,7 +154,7 @@ class StoredSnapshots:
         """Read the averages of a snapshot.
 
         Args:
-          step: of the snapshot.
+          step: the step of the snapshot.
 
         Returns:
           Weights by the names that `lengths` has.

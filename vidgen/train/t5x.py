@@ -128,8 +128,8 @@ def feature_lengths(model: Model, encoder: TextEncoder) -> dict[str, int]:
     """Return the first axis of each feature, for t5x's TASK_FEATURE_LENGTHS.
 
     Args:
-      model: that is trained.
-      encoder: of the captions.
+      model: the model that is trained.
+      encoder: the encoder of the captions.
 
     Returns:
       Frames of a clip (or time steps of tokens) and tokens of a caption, by feature.
@@ -144,9 +144,9 @@ def task(name: str, source: Source, encoder: TextEncoder, *, split: str = "train
     """Register a source as a seqio Task with encoded captions, for t5x's MIXTURE_OR_TASK_NAME.
 
     Args:
-      name: of the task: letters, digits, underscores, dots and colons.
-      source: of videos, or of tokens.
-      encoder: of the captions, best with a table of them (text/encoded.gin).
+      name: the name of the task: letters, digits, underscores, dots and colons.
+      source: a source of videos, or of tokens.
+      encoder: the encoder of the captions, best with a table of them (text/encoded.gin).
       split: what the task calls it.
 
     Returns:
@@ -202,8 +202,8 @@ class T5xModel:
         """Take a model, and be a `t5x.models.BaseModel`; a ValueError where t5x is not installed.
 
         Args:
-          model: of vidgen, built by gin.
-          optimizer_def: of t5x.
+          model: a model of vidgen, built by gin.
+          optimizer_def: an optimizer of t5x.
           microbatches: the trainer's `num_microbatches`.
           initial: begins with the weights of a run of vidgen, or of an exported folder.
           frozen: loads networks that the loss reads and does not change.
@@ -381,7 +381,7 @@ def evaluation_key(features: Mapping[str, jax.Array]) -> jax.Array:
     """Return a random key that is a function of the pixels or the tokens of a batch.
 
     Args:
-      features: of the batch.
+      features: features of the batch.
 
     Returns:
       The same key for the same batch, so that evaluations of two checkpoints compare.

@@ -40,7 +40,7 @@ class StepTimer:
         """Leave out time that was not training: sampling, evaluation, saving.
 
         Args:
-          seconds: that it took.
+          seconds: how long it took.
         """
         if self._mark is not None:
             self._mark += seconds

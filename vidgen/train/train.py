@@ -53,7 +53,7 @@ class Train:
       text_encoder: frozen encoder of the captions.
       model_dir: folder of the run; made if absent.
       train_steps: step to train to, counted from the very first.
-      seed: of initial weights and of all noise in training.
+      seed: the seed of initial weights and of all noise in training.
       log_every: steps between two lines of the log, which hold means over those steps.
       checkpoint_every: steps between two checkpoints; the last step always has one.
       checkpoints: which are kept, and how they are written.

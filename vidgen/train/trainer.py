@@ -145,7 +145,7 @@ class Trainer:
         host, which holds one of them at a time; those of any other model by a compiled `init`.
 
         Args:
-          key: of the initial weights.
+          key: the random key of the initial weights.
           batch_spec: a batch, or its ShapeDtypeStructs.
 
         Returns:
@@ -236,7 +236,7 @@ class Trainer:
           params: those to evaluate, usually the averaged ones.
           frozen: parameters that the loss reads and that are not trained; None for none.
           batch: global arrays.
-          key: of the noise; it is used as it is.
+          key: the random key of the noise; it is used as it is.
 
         Returns:
           `loss` and the metrics of the model.
@@ -258,7 +258,7 @@ class Trainer:
         """Generate clips over the mesh.
 
         Args:
-          params: of `Model.merge_params`.
+          params: what `Model.merge_params` returned.
           text: one prompt a clip; b must divide over the mesh.
           keys: one random key a clip.
           low_res: input of a stage that up-samples, in [-1, 1]; None for any other.
@@ -275,7 +275,7 @@ class Trainer:
         """Encode clips and decode them over the mesh.
 
         Args:
-          params: of a `TokenizerModel`.
+          params: the parameters of a `TokenizerModel`.
           video: clips in [-1, 1]; b must divide over the mesh.
 
         Returns:

@@ -26,9 +26,9 @@ class WandbBoard:
         """Log one number of a step.
 
         Args:
-          name: of the metric.
+          name: the name of the metric.
           value: must be finite.
-          step: of the run.
+          step: the step of the run.
         """
         self._run.log({name: value}, step=step)
 
@@ -40,7 +40,7 @@ class WandbBoard:
         Args:
           name: title of the picture.
           image: the pixels.
-          step: of the run.
+          step: the step of the run.
           dataformats: "HWC", which is all that the writer of metrics uses.
         """
         self._run.log({name: self._image(image)}, step=step)

@@ -103,7 +103,7 @@ def write(
     Args:
       model_dir: a folder of this machine, which is made if need be.
       params: the weights.
-      step: that they were trained for.
+      step: the step that they were trained for.
       eight_bits: large kernels in 8 bits and the rest in half precision; False: all in float32.
 
     Returns:

@@ -40,7 +40,7 @@ class CacheManifest:
     Attributes:
       parts: how many processes write, or wrote, the cache.
       shard_size: records of a full shard.
-      version: of the layout of the files.
+      version: the version of the layout of the files.
     """
 
     holds: ClassVar[str]  # "captions", for messages
@@ -54,7 +54,7 @@ class CacheManifest:
         """Read the manifest of a folder.
 
         Args:
-          folder: of a cache, here or in an object store.
+          folder: the folder of a cache, here or in an object store.
 
         Returns:
           The manifest; it says nothing of whether the parts are finished.
@@ -82,7 +82,7 @@ class CacheManifest:
         """Write the manifest to a new folder, or check that the folder has the same.
 
         Args:
-          folder: of a cache, here or in an object store.
+          folder: the folder of a cache, here or in an object store.
 
         Raises:
           CacheError: the folder has another; the message names the first field that differs.
@@ -114,7 +114,7 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
 
         Returns:
           A path in the folder; nothing need be there.
@@ -151,7 +151,7 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           records: the records.
           keys: one for each record, all equally long, where the cache is `keyed`.
         """
@@ -167,7 +167,7 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           row: number of the record in the shard, from 0.
 
         Returns:
@@ -198,7 +198,7 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
 
         Returns:
           One void scalar of as many bytes as a key has for each record.
@@ -242,8 +242,8 @@ def path_in(folder: str | os.PathLike, name: str) -> str:
     """Return the path of a file of a cache.
 
     Args:
-      folder: of the cache; ~ is expanded.
-      name: of the file.
+      folder: the folder of the cache; ~ is expanded.
+      name: the name of the file.
 
     Returns:
       A path, or an address where the folder is in an object store.

@@ -42,7 +42,7 @@ class TextCacheManifest(CacheManifest):
       encoder: the name of the encoder, which identifies its weights.
       length: how many tokens captions were cut to.
       dim: the width of a token state.
-      dtype: of the stored states, one of `DTYPES`.
+      dtype: the type of the stored states, one of `DTYPES`.
     """
 
     holds = "captions"
@@ -71,7 +71,7 @@ def own_captions(
     """Choose the captions that one process encodes.
 
     Args:
-      captions: of the whole data set, in any order and any number of times.
+      captions: the captions of the whole data set, in any order and any number of times.
       part: number of the process.
       parts: how many processes there are.
       done: keys of captions that are encoded already.
@@ -101,7 +101,7 @@ class TextShards(CacheShards):
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           captions: b captions.
           text: their states "b s d" and mask "b s".
           dtype: one of `DTYPES`, to store the states in.

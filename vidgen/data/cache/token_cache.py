@@ -39,7 +39,7 @@ class TokenCacheManifest(CacheManifest):
       clip: the shape of the videos: frames, height, width, channels, fps.
       examples: how many the source has.
       draws: how many clips were cut from each example.
-      seed: of the random places of the clips.
+      seed: the seed of the random places of the clips.
     """
 
     holds = "tokens"
@@ -102,7 +102,7 @@ class TokenShards(CacheShards):
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           examples: the tokens in the order of `of_part`, or why there are none.
           dtype: to store the tokens in (`TokenCacheManifest.dtype`).
         """
@@ -228,7 +228,7 @@ def clip_of(shape: VideoShape) -> tuple[int | float, ...]:
     """Describe a clip as a manifest does.
 
     Args:
-      shape: of the clip.
+      shape: the shape of the clip.
 
     Returns:
       (frames, height, width, channels, fps).

@@ -37,7 +37,7 @@ def write_records(
     """Write a file of records, whole or not at all.
 
     Args:
-      path: of the file, which is replaced.
+      path: the path of the file, which is replaced.
       records: taken one at a time.
       compressed: False for what is packed already, such as videos.
 
@@ -100,7 +100,7 @@ def read_all(path: str | os.PathLike) -> Sequence[bytes]:
     """Read all records of a file at once, in order.
 
     Args:
-      path: of the file, here or in an object store.
+      path: the path of the file, here or in an object store.
 
     Returns:
       The bytes of each.
@@ -118,7 +118,7 @@ def count_records(path: str | os.PathLike) -> int:
     """Count the records of a file.
 
     Args:
-      path: of the file, here or in an object store.
+      path: the path of the file, here or in an object store.
 
     Returns:
       How many there are; none of them is read.
@@ -133,8 +133,8 @@ def read_record(path: str | os.PathLike, number: int) -> bytes:
     """Read one record of a file.
 
     Args:
-      path: of the file, here or in an object store.
-      number: of the record, from 0.
+      path: the path of the file, here or in an object store.
+      number: the number of the record, from 0.
 
     Returns:
       The bytes of the record.

@@ -23,7 +23,7 @@ class CaptionRow(NamedTuple):
     """One row of a table of captions.
 
     Attributes:
-      line: of the file, from 1, in which the row begins.
+      line: the line of the file, from 1, in which the row begins.
       name: what it is about: a file, a label.
       value: its caption; of .jsonl any value of JSON.
     """

@@ -83,7 +83,7 @@ def captions_in(value: object) -> tuple[str, ...]:
     """Read the captions in a JSON value: a text is one, a list has several, null and NaN are none.
 
     Args:
-      value: of JSON, or of a table.
+      value: a value of JSON, or of a table.
 
     Returns:
       The captions, cleaned.

@@ -22,7 +22,7 @@ class ClipRecord:
     Attributes:
       key: unique within a folder.
       caption: "" where there is none; the first where there are several.
-      suffix: of the file that `content` is, ".mp4" and the like; of images also.
+      suffix: the suffix of the file that `content` is, ".mp4" and the like; of images also.
       content: all bytes of that file.
       metadata: whatever msgpack can hold; nothing here reads it.
       other_captions: further ones of the same clip.

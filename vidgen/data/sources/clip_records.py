@@ -56,7 +56,7 @@ class Shard:
       file: its name.
       examples: records in it.
       captioned: how many of them, the first ones, have a caption.
-      size: of the file, in bytes.
+      size: the size of the file, in bytes.
     """
 
     file: str
@@ -72,7 +72,7 @@ class ShardsManifest:
     Attributes:
       shards: all of them, in order.
       clip: height, width and fps of the clips where all have the same, else None.
-      statistics: of the clips, for people to read.
+      statistics: statistics of the clips, for people to read.
       examples: records in all shards.
     """
 
@@ -89,7 +89,7 @@ class ShardsManifest:
         """Read the manifest of a folder.
 
         Args:
-          folder: that `vidgen prepare` wrote, here or in an object store.
+          folder: the folder that `vidgen prepare` wrote, here or in an object store.
 
         Returns:
           The manifest; whether its shards are there is not looked at.
@@ -128,7 +128,7 @@ def shard_name(number: int, shards: int) -> str:
     """Name the file of a shard.
 
     Args:
-      number: of the shard, from 0.
+      number: the number of the shard, from 0.
       shards: how many there will be.
 
     Returns:
@@ -207,7 +207,7 @@ class ClipRecords(Source):
       path: a folder that `vidgen prepare` wrote, here or in an object store, a pattern of such
         folders ("prepared/*"), or of shards ("prepared/clips-*.array_record"), which then need no
         manifest.
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       kind: "videos" or "images", what the records hold.
       missing_captions: "skip" leaves out clips without a caption (they are counted in a warning);
         "empty" trains on them as unconditional examples with the caption "".

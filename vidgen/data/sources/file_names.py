@@ -79,7 +79,7 @@ class FileNames:
 
         Args:
           name: as in the table.
-          table_folder: of the table, relative to the folder, "" for the folder itself.
+          table_folder: the folder of the table, relative to the folder, "" for the folder itself.
 
         Returns:
           The file, relative to the folder; None if there is none.

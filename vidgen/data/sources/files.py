@@ -52,7 +52,7 @@ def suffix_of(path: File) -> str:
     """Return the suffix of a file, such as ".mp4".
 
     Args:
-      path: of the file, or a packed one, whose name has the suffix.
+      path: the path of the file, or a packed one, whose name has the suffix.
 
     Returns:
       The suffix in lower case; "" where there is none.
@@ -64,7 +64,7 @@ def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
     """Return what PyAV and Pillow can open.
 
     Args:
-      path: of the file, here or in an object store, or a packed one.
+      path: the path of the file, here or in an object store, or a packed one.
 
     Returns:
       A path on this machine, or an object to read like a file.
@@ -87,7 +87,7 @@ def check_size(path: File, height: int, width: int) -> None:
     """Check that a picture can be decoded in bounded memory.
 
     Args:
-      path: of the file, for the message.
+      path: the path of the file, for the message.
       height: in pixels, as the header says.
       width: likewise.
 
@@ -103,7 +103,7 @@ def as_bad_example(path: File) -> Iterator[None]:
     """Turn all that a damaged or missing file can raise in the block into BadExample.
 
     Args:
-      path: of the file that is read there.
+      path: the path of the file that is read there.
 
     Yields:
       Nothing.

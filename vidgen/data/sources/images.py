@@ -159,7 +159,7 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture upright, as RGB over white; of an animation, read the first frame.
 
     Args:
-      path: of the file, here or in an object store, or a packed one.
+      path: the path of the file, here or in an object store, or a packed one.
 
     Returns:
       Its pixels, at their own size.
@@ -178,9 +178,9 @@ def read_content(
     """Read a clip from a random place of a video, or a picture as a clip of one frame.
 
     Args:
-      file: of a packed data set.
+      file: the file of a packed data set.
       kind: "videos" or "images", as in `KINDS`.
-      shape: of the result.
+      shape: the shape of the result.
       rng: chooses the place.
 
     Returns:
@@ -200,8 +200,8 @@ def packed_shape(
     """Check the settings of a packed data set.
 
     Args:
-      name: of the source, for messages.
-      shape: as set.
+      name: the name of the source, for messages.
+      shape: the setting of the source.
       kind: one of `KINDS`.
       missing_captions: "skip" or "empty"; left out where the source has no such setting.
 

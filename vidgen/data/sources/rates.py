@@ -24,8 +24,8 @@ class Rates(Source):
     """Another source at frame rates that are drawn.
 
     Attributes:
-      source: of videos, with a shape of its own. Sprites show the same whatever the rate is, unless
-        `Sprites.duration` gives their scenes a length in time.
+      source: a source of videos, with a shape of its own. Sprites show the same whatever the rate
+        is, unless `Sprites.duration` gives their scenes a length in time.
       fps: the rates, in frames per second.
       shape: that of `source`.
     """

@@ -37,8 +37,8 @@ class SeqioSource(Stream):
     """The examples of a split of a Task or Mixture.
 
     Attributes:
-      name: of the registered Task or Mixture.
-      shape: of an example; for images its frames become 1.
+      name: the name of the registered Task or Mixture.
+      shape: the shape of an example; for images its frames become 1.
       split: "train" and the like.
       modules: Python modules that register the tasks when they are imported.
       kind: "videos" or "images".

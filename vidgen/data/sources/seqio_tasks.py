@@ -31,10 +31,10 @@ def register(
     """Register a source as a seqio Task.
 
     Args:
-      name: of the task: letters, digits, underscores, dots and colons.
+      name: the name of the task: letters, digits, underscores, dots and colons.
       source: any with random access; examples that cannot be loaded are left out.
       split: what the task calls it.
-      encoder: of the captions; None gives them as they are.
+      encoder: the encoder of the captions; None gives them as they are.
 
     Returns:
       The task, with the features of the module's docstring.

@@ -61,7 +61,7 @@ class PartsInOrder:
           rates: how often each task is drawn from, relative to each other.
           parts: the parts of every task.
           lanes: how many parts are read at a time, over all processes.
-          seed: of the order.
+          seed: the seed of the order.
           shuffle: whether the order of parts differs from pass to pass.
           repeat: whether pass follows pass for ever.
           process: index and count of this process.
@@ -149,7 +149,7 @@ def check_lanes(parts: int, lanes: int) -> None:
     """Check that every lane has equally many parts.
 
     Args:
-      parts: of a task.
+      parts: how many parts a task has.
       lanes: how many parts are read at a time.
 
     Raises:

@@ -48,7 +48,7 @@ def read_index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> 
 
     Args:
       shard: a tar, here or in an object store.
-      version: of the shard (`paths.version`), so that a changed one is read anew.
+      version: the version of the shard (`paths.version`), so that a changed one is read anew.
       kind: "videos" or "images", what counts as the content of a sample.
       folder: where indices are kept.
 

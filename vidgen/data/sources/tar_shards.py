@@ -46,11 +46,12 @@ class TarShards(Source):
     Attributes:
       path: a tar, a folder of them, or a pattern: "laion/*.tar", "laion/{00000..00199}.tar", where
         all that braces name must be there.
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       kind: "videos" or "images", what to take of each sample.
       missing_captions: "skip" leaves out samples without a caption (they are counted in a warning);
         "empty" trains on them as unconditional examples with the caption "".
-      caption_key: of the caption in a .json, which is read where there is no .txt, or a blank one.
+      caption_key: the key of the caption in a .json, which is read where there is no .txt, or a
+        blank one.
       index_dir: folder of the indices; "" is ~/.cache/vidgen/shards.
 
     Raises:

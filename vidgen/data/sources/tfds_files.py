@@ -35,7 +35,7 @@ class Feature:
       kind: "video" (also a sequence of images), "image", "text", "label", "string", "number", or
         "other".
       many: there is a sequence of them.
-      dtype: of pixels.
+      dtype: the type of pixels.
       classes: names of the classes of a label.
     """
 

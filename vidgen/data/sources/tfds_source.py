@@ -41,7 +41,7 @@ class TfdsSource(Source):
     Attributes:
       name: "ucf101/ucf101_1_256", with ":2.0.0" where another than the newest version is meant.
       split: "train", or in TFDS's words a part or a sum: "train[:80%]", "train+test".
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       data_dir: where the data set is prepared; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
       kind: "videos", or "images": single pictures (of a video, a random frame).
       feature: which holds the video or image: a Video, a sequence of images, an image, or a string

@@ -65,7 +65,7 @@ class GifSink:
         """Add frames to the animation.
 
         Args:
-          frames: of the size that the sink was made for.
+          frames: frames of the size that the sink was made for.
         """
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=False)
@@ -98,7 +98,7 @@ class WebpSink:
           file: can be written at any place.
           fps: frames per second.
           size: height and width of the frames.
-          options: of Pillow, such as `lossless` or `quality`.
+          options: options of Pillow, such as `lossless` or `quality`.
         """
         self._file, self._delays, self._options = file, _Delays(".webp", fps), options
         self._before: np.ndarray | None = None
@@ -111,7 +111,7 @@ class WebpSink:
         """Add frames to the animation; the file is whole after each call.
 
         Args:
-          frames: of the size that the sink was made for.
+          frames: frames of the size that the sink was made for.
         """
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=True)

@@ -334,7 +334,7 @@ def opened_video(path: File) -> Iterator[VideoReader]:
     """Open the first video stream of a file; to be used inside `as_bad_example`.
 
     Args:
-      path: of the file, here or in an object store, or a packed one.
+      path: the path of the file, here or in an object store, or a packed one.
 
     Yields:
       A reader, which is closed after the block.

@@ -84,7 +84,7 @@ def check_suffix(path: str | os.PathLike) -> None:
     """Check that `write_video` has a format for a suffix, before anything long begins.
 
     Args:
-      path: of the file that will be written.
+      path: the path of the file that will be written.
 
     Raises:
       ValueError: it has none.
@@ -133,7 +133,7 @@ def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options
     Args:
       clips: the clips, tiled in a grid about as wide as high.
       fps: frames per second, at most `animated_pictures.fastest(".webp")`.
-      **options: of Pillow for a WebP, such as `quality`.
+      **options: options of Pillow for a WebP, such as `quality`.
 
     Returns:
       The bytes of the file.

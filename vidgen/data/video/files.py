@@ -96,7 +96,7 @@ def probe(path: File) -> Probed:
     Of a video only the first frame is decoded, of an animated gif, webp or png all.
 
     Args:
-      path: of the file, here or in an object store, or a packed one.
+      path: the path of the file, here or in an object store, or a packed one.
 
     Returns:
       What the file says; of a file that was cut short, how long it should play.
@@ -121,7 +121,7 @@ def chosen_frames(
     """Choose the frames of a clip among those of a video.
 
     Args:
-      path: of the video, for messages.
+      path: the path of the video, for messages.
       times: when each frame is shown, in seconds.
       step: how long the last one is shown, in seconds.
       shape: frames and rate of the clip.

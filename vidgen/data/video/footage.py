@@ -48,7 +48,7 @@ class Footage:
       height: pixels as displayed.
       width: pixels as displayed.
       seconds: how long it plays; infinite for a still.
-      frames: of an array; 1 of a still.
+      frames: how many an array has; 1 of a still.
       fps: frames a second of a video, on average; those of a gif may last 0.12 s and 0.13 s.
     """
 

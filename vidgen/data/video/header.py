@@ -26,8 +26,8 @@ def video_stream(path: File, container: InputContainer) -> av.VideoStream:
     """Return the first video stream that is no cover picture.
 
     Args:
-      path: of the file, for the message.
-      container: of the open file.
+      path: the path of the file, for the message.
+      container: the container of the open file.
 
     Returns:
       The stream; a cover picture where there is no other.
@@ -46,8 +46,8 @@ def decoder_of(path: File, stream: av.VideoStream) -> av.VideoCodecContext:
     """Make the codec context that decodes a stream.
 
     Args:
-      path: of the file, for messages.
-      stream: of the open file.
+      path: the path of the file, for messages.
+      stream: the stream of the open file.
 
     Returns:
       The context, which refuses frames that are larger than the stream states.
@@ -73,7 +73,7 @@ def unit_of(stream: av.VideoStream) -> fractions.Fraction:
     """Return the unit in which a stream gives times.
 
     Args:
-      stream: of the open file.
+      stream: the stream of the open file.
 
     Returns:
       Seconds, exactly.
@@ -85,7 +85,7 @@ def step_of(stream: av.VideoStream) -> float:
     """Return how long a frame is shown, on average.
 
     Args:
-      stream: of the open file.
+      stream: the stream of the open file.
 
     Returns:
       Seconds; 1/25 where the header does not say.
@@ -98,8 +98,8 @@ def stated_span(container: InputContainer, stream: av.VideoStream) -> Span | Non
     """Return how long a stream plays, if the header says so.
 
     Args:
-      container: of the open file.
-      stream: in it.
+      container: the container of the open file.
+      stream: its video stream.
 
     Returns:
       The span; None where the format or the file does not say.
@@ -125,8 +125,8 @@ def is_seekable(container: InputContainer, stream: av.VideoStream) -> bool:
     """Whether seeks land before the wanted moment, and the header covers the whole stream.
 
     Args:
-      container: of the open file.
-      stream: in it.
+      container: the container of the open file.
+      stream: its video stream.
 
     Returns:
       False where all packets have to be read to know when frames are shown.

@@ -38,7 +38,7 @@ def mark_of(packet: Packet) -> Mark:
     """Return the size and check sum by which a packet is recognized after a seek.
 
     Args:
-      packet: of a video stream.
+      packet: a packet of a video stream.
 
     Returns:
       Bytes, and their CRC-32.
@@ -77,7 +77,7 @@ class PacketIndex:
         """Recognize a key packet.
 
         Args:
-          packet: that was read after a seek.
+          packet: a packet that was read after a seek.
 
         Returns:
           Its number; None if it is not known, or equal to others.
@@ -101,7 +101,7 @@ class Packets:
         begin there leave those out. Key packets of which that is unknown are missing.
       unit: seconds of a unit.
       step: seconds of a frame, as the header says.
-      format: of the container.
+      format: the format of the container.
       end: seconds, of the last packet of any stream.
     """
 
@@ -118,8 +118,8 @@ def read_packets(container: InputContainer, stream: VideoStream, step: float) ->
     """Read all packets of a video stream; nothing is decoded.
 
     Args:
-      container: of the open file, which must be at its beginning.
-      stream: in it.
+      container: the container of the open file, which must be at its beginning.
+      stream: its video stream.
       step: seconds of a frame, as the header says.
 
     Returns:
@@ -177,7 +177,7 @@ def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketInde
     """Work out when each frame is shown.
 
     Args:
-      packets: of the stream.
+      packets: the packets of the stream.
       depth: frames that the decoder holds back to bring them into order.
       by_order: do not rely on pts.
 

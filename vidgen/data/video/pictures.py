@@ -37,7 +37,8 @@ def opened(path: File) -> Iterator[Image.Image]:
     """Open a picture or an animation; to be used inside `as_bad_example`.
 
     Args:
-      path: of the file, here or in an object store, or a packed one; its content says the format.
+      path: the path of the file, here or in an object store, or a packed one; its content says the
+        format.
 
     Yields:
       The picture, not yet decoded.
@@ -100,7 +101,8 @@ def seek(image: Image.Image, number: int) -> None:
 
     Args:
       image: opened by Pillow.
-      number: of the frame, from 0, a picture for other viewers not counted (`first_frame`).
+      number: the number of the frame, from 0, a picture for other viewers not counted
+        (`first_frame`).
     """
     image.seek(number + first_frame(image))
 

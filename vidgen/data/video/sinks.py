@@ -29,7 +29,7 @@ class AvKind:
     Attributes:
       container: name of the format.
       codec: name of the encoder.
-      options: of the encoder.
+      options: options of the encoder.
       growing: options of the container for a file that is read while it grows.
     """
 
@@ -99,7 +99,7 @@ class AvSink:
         """Encode frames; the encoder holds some of them back.
 
         Args:
-          frames: of the size that the sink was made for.
+          frames: frames of the size that the sink was made for.
         """
         for pixels in frames:
             self._output.mux(self._stream.encode(self._frame(pixels)))
@@ -190,7 +190,7 @@ def defragment(path: pathlib.Path) -> None:
     """Replace a fragmented mp4 by one of the same packets with its index in front.
 
     Args:
-      path: of the file; nothing is encoded again.
+      path: the path of the file; nothing is encoded again.
     """
     whole = path.with_name(f"{path.name}.whole")
     options = {"movflags": "+faststart"}

@@ -31,10 +31,10 @@ def clip_of_frames(
     """Cut a clip from a random place; its frames are cropped around their center and resized.
 
     Args:
-      name: of the video, for messages.
+      name: the name of the video, for messages.
       frames: all of them: encoded pictures as bytes, or uint8 arrays "h w c" of 1, 3 or 4 channels.
       fps: frames of the video per second.
-      shape: of the clip; it repeats or leaves out frames where its rate differs.
+      shape: the shape of the clip; it repeats or leaves out frames where its rate differs.
       rng: chooses where the clip begins.
 
     Returns:
@@ -56,7 +56,7 @@ def frame_of(name: str, frame: bytes | np.ndarray, shape: VideoShape) -> UInt8[n
     """Decode one frame, or take its pixels, and fit it.
 
     Args:
-      name: of the frame, for messages.
+      name: the name of the frame, for messages.
       frame: an encoded picture as bytes, or uint8 pixels "h w c" of 1, 3 or 4 channels.
       shape: height and width of the result.
 
@@ -73,7 +73,7 @@ def text_of(name: str, data: bytes) -> str:
     """Decode a stored text into one line.
 
     Args:
-      name: of the example, for the message.
+      name: the name of the example, for the message.
       data: UTF-8.
 
     Returns:

@@ -65,7 +65,7 @@ class VideoStream:
         Args:
           path: what to write; the suffix is the format, see the module docstring.
           fps: frames per second, > 0.
-          height: of the frames, in pixels.
+          height: the height of the frames, in pixels.
           width: likewise.
           growing: where it grows, on the same file system; by default a hidden name beside `path`.
           min_side: as for `write_video`; .npy and .png keep the size.
@@ -192,7 +192,7 @@ def check_streamable(path: str | os.PathLike) -> None:
     """Check that a video of this suffix can be streamed, before anything long begins.
 
     Args:
-      path: of the file that will be written.
+      path: the path of the file that will be written.
 
     Raises:
       ValueError: it cannot.
@@ -209,7 +209,7 @@ def check_rate(path: str | os.PathLike, fps: float | int) -> None:
     """Check that a file of this suffix can play at a rate, before anything long begins.
 
     Args:
-      path: of the file that will be written.
+      path: the path of the file that will be written.
       fps: frames per second.
 
     Raises:
@@ -244,7 +244,7 @@ def errors_naming(path: pathlib.Path) -> Iterator[None]:
     """Turn whatever goes wrong with writing in the block into an OSError that names a file.
 
     Args:
-      path: of the file that is written there.
+      path: the path of the file that is written there.
 
     Yields:
       Nothing.

@@ -19,7 +19,7 @@ def to_float(video: UInt8[np.ndarray, "*x"]) -> Float32[np.ndarray, "*x"]:
     """Convert 0..255 to float32 in [-1, 1].
 
     Args:
-      video: of any shape.
+      video: a video of any shape.
 
     Returns:
       video / 127.5 - 1.
@@ -31,7 +31,7 @@ def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
     """Convert [-1, 1] to 0..255.
 
     Args:
-      video: of any shape; values outside are clipped, NaN becomes black.
+      video: a video of any shape; values outside are clipped, NaN becomes black.
 
     Returns:
       round(127.5 (video + 1)).
@@ -49,8 +49,8 @@ def resize(
     wide as the reduction; enlargements are bilinear.
 
     Args:
-      frame: of any number of channels.
-      height: of the result, in pixels.
+      frame: a frame of any number of channels.
+      height: the height of the result, in pixels.
       width: likewise.
 
     Returns:
@@ -77,7 +77,7 @@ def crop_to_aspect(
     """Crop a frame to the largest central part of an aspect ratio.
 
     Args:
-      frame: of any number of channels.
+      frame: a frame of any number of channels.
       height: together with `width` the ratio, in any unit.
       width: likewise.
 
@@ -104,8 +104,8 @@ def random_crop(
 
     Args:
       video: a clip, at least as high and wide as the window.
-      height: of the window, in pixels.
-      width: of the window, in pixels.
+      height: the height of the window, in pixels.
+      width: the width of the window, in pixels.
       rng: source of the places.
       attempts: windows that are drawn; the one whose pixels differ most is returned (standard
         deviation over a frame, mean over frames and channels).
@@ -128,8 +128,8 @@ def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.
     """Crop a frame around its center to the wanted aspect ratio, then resize it.
 
     Args:
-      frame: of any number of channels.
-      height: of the result, in pixels.
+      frame: a frame of any number of channels.
+      height: the height of the result, in pixels.
       width: likewise.
 
     Returns:

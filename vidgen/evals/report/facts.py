@@ -34,7 +34,7 @@ def metric_of(results: Sequence[Result], name: str) -> Metric:
 
     Args:
       results: one of them must have it.
-      name: of the metric.
+      name: the name of the metric.
 
     Returns:
       The entry of the first result that has it.
@@ -193,7 +193,7 @@ def best(results: Sequence[Result], name: str) -> int | None:
 
     Args:
       results: as results.py describes them.
-      name: of the metric.
+      name: the name of the metric.
 
     Returns:
       Its index; None: there are fewer than two values, no direction, results that are not

@@ -87,7 +87,7 @@ def write_page(path: paths.Path, results: Sequence[Result]) -> None:
     """Write the page, whole or not at all; its folder is made too.
 
     Args:
-      path: of the HTML file.
+      path: the path of the HTML file.
       results: as for `page`.
 
     Raises:

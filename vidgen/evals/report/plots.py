@@ -51,7 +51,7 @@ def color_of(index: int) -> str:
     """Return the color of a result, the same in all plots of a page.
 
     Args:
-      index: of the result; after six, colors come again.
+      index: the number of the result; after six, colors come again.
 
     Returns:
       A color for matplotlib and CSS.
@@ -63,7 +63,7 @@ def rows(path: paths.Path) -> list[dict[str, Any]]:
     """Read the objects of a metrics.jsonl; an incomplete last line is left out.
 
     Args:
-      path: of the file.
+      path: the path of the file.
 
     Returns:
       One dict for each line.
@@ -94,7 +94,7 @@ def draw_losses(axes: Axes, metrics: Rows, names: Mapping[str, str] = LOSSES) ->
     """Draw losses over steps, held-out ones with dots; the axis is logarithmic if all are positive.
 
     Args:
-      axes: of matplotlib, to draw in.
+      axes: axes of matplotlib, to draw in.
       metrics: the rows of a log.
       names: what to draw, and its label; names that are not in the log are left out.
     """

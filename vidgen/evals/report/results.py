@@ -209,7 +209,7 @@ def load(path: paths.Path) -> dict[str, Any]:
     """Read the result in a file that `dumps` wrote.
 
     Args:
-      path: of the file, here or in an object store.
+      path: the path of the file, here or in an object store.
 
     Returns:
       The result.
