@@ -71,19 +71,17 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
 MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings; keyword arguments
 # Where every public function says what it takes and returns.
-CONTRACTS: frozenset[str] = frozenset(
-    {
-        "assets",
-        "config",
-        "data",
-        "evals",
-        "inference",
-        "precompute",
-        "pretrained",
-        "story",
-        "train",
-    }
-)
+CONTRACTS = {
+    "assets",
+    "config",
+    "data",
+    "evals",
+    "inference",
+    "precompute",
+    "pretrained",
+    "story",
+    "train",
+}
 
 
 def name_of(path):

@@ -75,7 +75,7 @@ class TokenCacheManifest(CacheManifest):
           part: number of the part.
 
         Returns:
-          The number, of which the last shard may not be full.
+          The number; the last shard may not be full.
         """
         return -(-len(self.of_part(part)) // self.shard_size)
 
