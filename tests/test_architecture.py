@@ -73,16 +73,25 @@ MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings;
 # Where every public function says what it takes and returns.
 CONTRACTS = {
     "api",
+    "assets",
+    "config",
+    "data",
     "diffusion",
     "display",
+    "evals",
     "imagen",
+    "inference",
     "loaded_model",
     "model",
     "nn",
     "phenaki",
+    "precompute",
+    "pretrained",
     "progress",
     "sprites",
+    "story",
     "text",
+    "train",
     "types",
 }
 

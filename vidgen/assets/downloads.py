@@ -43,14 +43,30 @@ class AssetError(FileNotFoundError):
 
 
 def get(name: str) -> Asset:
-    """Return the asset of that name; a ValueError lists the names."""
+    """Look up an asset.
+
+    Args:
+      name: a key of `ASSETS`.
+
+    Returns:
+      What is known of it; nothing need be on this machine.
+
+    Raises:
+      ValueError: there is no such asset; the message lists those that there are.
+    """
     if name not in ASSETS:
         raise ValueError(f"There is no asset {name!r}; choose from: {', '.join(sorted(ASSETS))}.")
     return ASSETS[name]
 
 
 def locate(name: str) -> Path:
-    """Return the folder of the asset's verified files; fetch them if this machine has none.
+    """Find the verified files of an asset, and fetch them if this machine has none.
+
+    Args:
+      name: a key of `ASSETS`.
+
+    Returns:
+      The folder that has them.
 
     Raises:
       ValueError: no such asset.
@@ -62,7 +78,13 @@ def locate(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Return the asset's folder in the cache; download it unless a verified copy is there.
+    """Download an asset into the cache, unless a verified copy is there.
+
+    Args:
+      name: a key of `ASSETS`.
+
+    Returns:
+      Its folder in the cache.
 
     Raises:
       ValueError: no such asset.
@@ -74,7 +96,17 @@ def fetch(name: str) -> Path:
 
 
 def place(name: str) -> Path | None:
-    """Return the folder of the asset's verified files; None if this machine has none."""
+    """Find the verified files of an asset on this machine; nothing is fetched.
+
+    Args:
+      name: a key of `ASSETS`.
+
+    Returns:
+      The folder that has them; None if there is none, or `VIDGEN_ASSETS` has a wrong file.
+
+    Raises:
+      ValueError: no such asset.
+    """
     try:
         return _present(get(name))
     except AssetError:  # a wrong file in VIDGEN_ASSETS, of which `locate` says what is wrong
@@ -82,7 +114,16 @@ def place(name: str) -> Path | None:
 
 
 def show(action: str, names: Sequence[str]) -> None:
-    """Print what `vidgen assets` does: "list" assets, or "fetch" them, or print their "path"."""
+    """Do what `vidgen assets` is asked for, and print it.
+
+    Args:
+      action: "list" the assets, "fetch" them, or print the "path" of each.
+      names: names of the assets; none for all.
+
+    Raises:
+      ValueError: no such asset.
+      AssetError: one cannot be had.
+    """
     for asset in [get(name) for name in names or sorted(ASSETS)]:
         if action != "list":
             print(fetch(asset.name) if action == "fetch" else locate(asset.name))

@@ -36,11 +36,15 @@ _BLOCK = 8 << 20  # [guess] bytes copied at a time
 
 
 def find(model: str) -> str:
-    """Return the folder of a model on this machine; a path of this machine as it is.
+    """Find the folder of a model, and copy it to this machine if it is in a store.
 
     Args:
       model: a path, a name of the package's, or the address of an exported folder, which is copied.
         The address of a training run is returned as it is.
+
+    Returns:
+      A folder of this machine, or the address of a training run. A path of this machine is returned
+      as it is, whether something is there or not.
 
     Raises:
       FileNotFoundError: there is no exported model at the address.
@@ -62,12 +66,26 @@ def find(model: str) -> str:
 
 
 def is_run(address: str) -> bool:
-    """Whether a folder of a store is that of a training run, with checkpoints."""
+    """Whether a folder of a store is that of a training run, with checkpoints.
+
+    Args:
+      address: without a slash at its end.
+
+    Returns:
+      False for all stores from which checkpoints cannot be read.
+    """
     return address.startswith(_ORBAX) and "checkpoints" in paths.names_in(address)
 
 
 def check_local(flag: str, folder: str) -> Path:
-    """Return the folder that `find` gave as a path.
+    """Refuse a training run in a store where a folder of this machine is needed.
+
+    Args:
+      flag: the flag that names the model, for the message.
+      folder: what `find` returned.
+
+    Returns:
+      The folder, ~ expanded.
 
     Raises:
       ValueError: it is a training run in a store.

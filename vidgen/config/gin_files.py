@@ -34,6 +34,12 @@ _search_paths: list[Path] = []  # folders of the user's own, looked into first
 def searching(folders: Sequence[str]) -> Iterator[None]:
     """Look for files in these folders too inside the block, before those of vidgen.
 
+    Args:
+      folders: values of --gin_search_paths.
+
+    Yields:
+      Nothing.
+
     Raises:
       GinError: one of them is no folder.
     """
@@ -55,7 +61,13 @@ def config_roots() -> tuple[Path, ...]:
 
 
 def find_file(name: str) -> Path:
-    """Return the path of a file: absolute, in the current folder, or in `config_roots`.
+    """Find a configuration file: absolute, in the current folder, or in `config_roots`.
+
+    Args:
+      name: as it stands in --gin_file or in an include; ~ is expanded.
+
+    Returns:
+      Its path, in the first of these folders that has it.
 
     Raises:
       GinError: there is no such file; the message names the nearest matches.
@@ -71,16 +83,29 @@ def find_file(name: str) -> Path:
 
 
 def read(path: Path) -> str:
-    """Read a file as it is to be understood today: in new names, and without what is t5x's own."""
+    """Read a file as it is to be understood today: in new names, and without what is t5x's own.
+
+    Args:
+      path: the path of a .gin file.
+
+    Returns:
+      Its text, changed as far as that takes.
+    """
     return with_new_names(without_t5x(path.read_text(encoding="utf-8")))
 
 
 def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
-    """Yield (text, file included after it, line of the include) for the parts of a file.
+    """Split a file at its includes.
 
     The text of a part has all the lines of the file up to its end, but those of the parts before
     are blank unless they import: gin then says the right line of a mistake. The last part includes
     nothing.
+
+    Args:
+      path: the path of a .gin file.
+
+    Yields:
+      (text, file included after it, line of the include).
     """
     lines = read(path).split("\n")
     before: list[str] = []  # of the parts before
@@ -88,14 +113,23 @@ def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
     for number, line in enumerate(lines):
         if match := _INCLUDE.match(line):
             yield "\n".join([*before, *lines[start:number]]), match[2], number + 1
-            own = lines[start:number]
-            before += [line if line.startswith(("import ", "from ")) else "" for line in own] + [""]
+            part = lines[start:number]
+            before += [line if line.startswith(("import ", "from ")) else "" for line in part] + [
+                ""
+            ]
             start = number + 1
     yield "\n".join([*before, *lines[start:]]), None, len(lines)
 
 
 def expand_home(value: Any) -> Any:
-    """Return a setting with "~" expanded, which no shell does in --gin.DATA_DIR=~/x."""
+    """Expand "~" in a setting, which no shell does in --gin.DATA_DIR=~/x.
+
+    Args:
+      value: any value of gin; texts inside of lists and dicts count too.
+
+    Returns:
+      The same value with whole paths.
+    """
     if isinstance(value, str):
         return os.path.expanduser(value)
     if isinstance(value, list | tuple):
@@ -106,12 +140,15 @@ def expand_home(value: Any) -> Any:
 
 
 def excerpt(config: Path, scope: str, macro: str) -> str:
-    """Return what a saved configuration says of one part.
+    """Cut out what a saved configuration says of one part.
 
     Args:
       config: written by training.
       scope: whose bindings are kept, beside the imports.
-      macro: that is kept, too.
+      macro: a macro that is kept, too.
+
+    Returns:
+      The text of a configuration.
 
     Raises:
       GinError: it sets no such macro.
@@ -132,18 +169,29 @@ def excerpt(config: Path, scope: str, macro: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return ", did you mean X?", or "" where nothing known is close to `name`."""
+    """Suggest what a misspelled name may mean.
+
+    Args:
+      name: as a user wrote it.
+      known: the names that there are.
+
+    Returns:
+      ", did you mean X?", or "" where nothing known is close to it.
+    """
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f", did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def plain(error: Exception, file: str, hint: Callable[[str, str], str]) -> str:
-    """Return what gin raised in one sentence, without its trail of calls.
+    """Say in one sentence what gin raised, without its trail of calls.
 
     Args:
-      error: of gin, of its parser, or of a constructor that it called.
-      file: that was read.
+      error: an error of gin, of its parser, or of a constructor that it called.
+      file: the file that was read.
       hint: returns the nearest names for (configurable, parameter).
+
+    Returns:
+      The sentence, with file and line where gin knows them.
     """
     if isinstance(error, tokenize.TokenError):
         return f"{file} ends inside a bracket or a string."

@@ -44,13 +44,16 @@ class Sessions:
         bindings: Sequence[str] = (),
         **given: Any,
     ) -> T:
-        """Return `cls` from these files and bindings and from those of all sessions.
+        """Build an object from these files and bindings and from those of all sessions.
 
         Args:
-          cls: the class.
-          files: of this session alone.
-          bindings: of this session alone; all of them must be right.
+          cls: its class.
+          files: files of this session alone.
+          bindings: bindings of this session alone; all of them must be right.
           **given: fields that win over gin's.
+
+        Returns:
+          The object.
 
         Raises:
           GinError: a file or a binding is wrong, or the object refuses its settings.
@@ -65,17 +68,48 @@ class Sessions:
         return built
 
     def build_trained(self, cls: Callable[..., T], folder: Path) -> T:
-        """Return `cls` from the configuration that training left in `folder`, its MODEL_DIR."""
+        """Build an object from the configuration that training left in a folder.
+
+        Args:
+          cls: its class.
+          folder: the MODEL_DIR of the training.
+
+        Returns:
+          The object, with the files and flags of this run applied.
+
+        Raises:
+          GinError: as `build`, or the configuration does what none of vidgen does.
+        """
         return self.build(cls, *_of_training(folder))
 
     def build_unchanged(self, cls: Callable[..., T], folder: Path) -> T:
-        """Return `cls` as training left it, without the files and bindings of all sessions."""
+        """Build an object as training left it, without the files and flags of this run.
+
+        Args:
+          cls: its class.
+          folder: the MODEL_DIR of the training.
+
+        Returns:
+          The object.
+
+        Raises:
+          GinError: as `build_trained`.
+        """
         files, bindings = _of_training(folder)
         with gin_utils.session([*self._first, *files], bindings, trusted=self._trusted):
             return gin_utils.build(cls)
 
     def trained_values(self, folder: Path, macro: str, parameter: str) -> list[Any]:
-        """Return `gin_utils.reached_values` of the configuration that training left in `folder`."""
+        """Look up a setting in the configuration that training left in a folder.
+
+        Args:
+          folder: the MODEL_DIR of the training.
+          macro: where to begin, such as DATASET.
+          parameter: "Class.field", or "module.Class.field".
+
+        Returns:
+          Its values in all objects that the macro leads to (`gin_utils.reached_values`).
+        """
         files, _ = _of_training(folder)
         with gin_utils.session(files, trusted=self._trusted):
             return gin_utils.reached_values(macro, parameter)
@@ -115,13 +149,25 @@ def _of_training(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def without_effect(bindings: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """Return those of the NAME=VALUE `bindings` that are among `unused_bindings()`."""
+    """Find the bindings that no object has read.
+
+    Args:
+      bindings: NAME=VALUE, as flags give them.
+      unused: what `unused_bindings()` returned, in full names.
+
+    Returns:
+      Those of `bindings` that are among them.
+    """
     names = [(binding, binding.partition("=")[0].strip()) for binding in bindings]
     return [b for b, name in names if any(_is_short_for(name, full) for full in unused)]
 
 
 def note(bindings: Sequence[str]) -> None:
-    """Print the bindings that have no effect."""
+    """Print a line for each binding that has no effect.
+
+    Args:
+      bindings: NAME=VALUE, as flags give them.
+    """
     for name in (binding.partition("=")[0].strip() for binding in bindings):
         why = "nothing reads it, or the files bind it in a scope (such as base/), which wins"
         print(f"vidgen: note: --gin.{name} has no effect here: {why}.", file=sys.stderr)

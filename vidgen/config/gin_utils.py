@@ -63,6 +63,9 @@ def session(
       excerpts: text of saved configurations (`gin_files.excerpt`), checked, read after the files.
       trusted: packages outside vidgen that these may import.
 
+    Yields:
+      Nothing.
+
     Raises:
       GinError: a file or a binding is wrong.
     """
@@ -113,11 +116,14 @@ def _rename_macro(path: Path, old: str, new: str) -> None:
 
 
 def build(cls: Callable[..., T], **given: Any) -> T:
-    """Return `cls` with its fields from gin.
+    """Build an object whose fields come from gin.
 
     Args:
       cls: a class that the files of the session import.
       **given: fields that win over gin's.
+
+    Returns:
+      The object, with all objects that its bindings name.
 
     Raises:
       GinError: a macro is missing, a field has no value, or an object refuses its settings.
@@ -137,7 +143,13 @@ def build(cls: Callable[..., T], **given: Any) -> T:
 
 
 def named_by(macro: str) -> Callable[..., Any]:
-    """Return the class that a macro names, as in RUN = @train.Train(); it counts as used.
+    """Find the class that a macro names, as in RUN = @train.Train(); the macro counts as used.
+
+    Args:
+      macro: its name.
+
+    Returns:
+      The class itself, which `build` takes.
 
     Raises:
       GinError: the macro is not set, or to something else.
@@ -150,9 +162,9 @@ def named_by(macro: str) -> Callable[..., Any]:
     return gin_config._REGISTRY[_selector(value)].wrapped
 
 
-def _check_required(root: str, given: frozenset[str]) -> None:
+def _check_required(root: str, supplied: frozenset[str]) -> None:
     """Raise GinError unless all macros that `root` reaches, but for `given`, have a value."""
-    for name, _, value in _reached(("", root), given):
+    for name, _, value in _reached(("", root), supplied):
         for reference in gin_config.iterate_references([value]):
             if repr(reference) == _REQUIRED:
                 how = "VALUE, or a --gin_file that sets it"
@@ -164,7 +176,15 @@ def _check_required(root: str, given: frozenset[str]) -> None:
 
 
 def reached_values(macro: str, parameter: str) -> list[Any]:
-    """Return the values of "module.Class.field" in all objects that a macro leads to."""
+    """Look up a field in all objects that a macro leads to; nothing is built.
+
+    Args:
+      macro: where to begin, such as DATASET.
+      parameter: "Class.field", or "module.Class.field".
+
+    Returns:
+      The values that files bind to it, macros resolved; none where it has its default.
+    """
     values = []
     for _, name, value in _reached((macro, _MACRO)):
         if f".{name}".endswith(f".{parameter}"):
@@ -255,6 +275,9 @@ def _selector(reference: gin_config.ConfigurableReference) -> str:
 
 def bind(binding: str) -> None:
     """Apply one NAME=VALUE to the open session, checked against what its files say.
+
+    Args:
+      binding: what follows --gin. on a command line; NAME is a macro, or [scope/]Class.field.
 
     Raises:
       GinError: no file mentions the name, or the value cannot be read or is of another kind.

@@ -131,7 +131,14 @@ _IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)(?: as (\w+))?[ \t]*$"
 
 
 def with_new_names(text: str) -> str:
-    """Return the text of a .gin file with today's name of every module, class and setting."""
+    """Rewrite a configuration with today's name of every module, class and setting.
+
+    Args:
+      text: the text of a .gin file.
+
+    Returns:
+      The same lines; texts in quotes stay as they are.
+    """
     selectors: dict[str, str] = {}
     fields: list[tuple[str, str, str]] = []  # (class, as it is imported now; field; its new name)
 
@@ -164,7 +171,14 @@ def with_new_names(text: str) -> str:
 
 
 def new_selector(name: str) -> str:
-    """Return the Class or Class.field of a --gin flag with today's name, if it has an old one."""
+    """Return the name of today of what a --gin flag names.
+
+    Args:
+      name: Class or Class.field, without scope and module.
+
+    Returns:
+      Its new name, or itself where it has no old one.
+    """
     for (_, old), new in RENAMED.items():
         if name == old or name.startswith(f"{old}."):
             return new + name.removeprefix(old)

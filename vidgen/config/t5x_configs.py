@@ -14,7 +14,14 @@ _ADAPTER = "vidgen.train.t5x"
 
 
 def without_t5x(text: str) -> str:
-    """Return the lines of a configuration that are about vidgen; another one stays as it is."""
+    """Keep what a configuration that t5x saved says of vidgen.
+
+    Args:
+      text: the text of a config.gin.
+
+    Returns:
+      Its statements about vidgen; a configuration that t5x did not save as it is.
+    """
     if _MARK not in text:
         return text
     others: set[str] = set()  # names that modules outside vidgen, and the adapter, are bound to

@@ -40,17 +40,38 @@ _GIN = "__gin__."
 
 
 def packages_of(files: Sequence[str]) -> frozenset[str]:
-    """Return the packages that files of the user's own import, and those that they include."""
-    found: set[str] = set()
+    """List the packages that files of the user's own import, and those that they include.
+
+    Args:
+      files: names as --gin_file gives them.
+
+    Returns:
+      Packages outside vidgen, which the user trusts by naming these files.
+
+    Raises:
+      GinError: there is no such file, or it cannot be read.
+    """
+    packages: set[str] = set()
     for name in files:
         for text, included, _ in gin_files.parts(gin_files.find_file(name)):
-            found |= {_root(x.module) for x in _statements(text, name) if _is_import(x)}
-            found |= packages_of([included] if included else [])
-    return frozenset(found - {PACKAGE, _root(_GIN)})
+            packages |= {_root(x.module) for x in _statements(text, name) if _is_import(x)}
+            packages |= packages_of([included] if included else [])
+    return frozenset(packages - {PACKAGE, _root(_GIN)})
 
 
 def checked(name: str, trusted: Collection[str] = ()) -> Path:
-    """Return the path of a configuration file; where it is `Untrusted`, after `check`."""
+    """Find a configuration file, and check it where it came with weights.
+
+    Args:
+      name: the name of the file; one that is `Untrusted` is checked.
+      trusted: packages outside vidgen that it may use (`packages_of`).
+
+    Returns:
+      Its path.
+
+    Raises:
+      GinError: there is no such file, or it does more than to build settings.
+    """
     path = gin_files.find_file(name)
     if isinstance(name, Untrusted):
         check(gin_files.read(path), str(path), trusted)
@@ -61,7 +82,7 @@ def drop(name: str, bindings: MutableMapping[tuple[str, str], dict[str, Any]]) -
     """Forget the modules that an `Untrusted` file would import.
 
     Args:
-      name: of the file.
+      name: the name of the file.
       bindings: (scope, class) -> {field: value}, after it was read.
     """
     if isinstance(name, Untrusted):
@@ -70,12 +91,15 @@ def drop(name: str, bindings: MutableMapping[tuple[str, str], dict[str, Any]]) -
 
 
 def check(text: str, where: str, trusted: Collection[str] = ()) -> str:
-    """Return the text of a configuration that builds settings of vidgen and nothing else.
+    """Check that a configuration builds settings of vidgen and nothing else.
 
     Args:
-      text: of the configuration.
+      text: the text of the configuration.
       where: its path, for the message.
       trusted: packages outside vidgen that it may use (`packages_of`).
+
+    Returns:
+      The same text.
 
     Raises:
       GinError: it does more.

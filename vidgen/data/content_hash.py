@@ -8,7 +8,13 @@ from pathlib import Path
 
 
 def content_hash(path: str | os.PathLike) -> str:
-    """Hash the bytes of a file, and return 16 hex digits of it.
+    """Hash the bytes of a file.
+
+    Args:
+      path: the path of a file on this machine; ~ is expanded.
+
+    Returns:
+      The first 16 hexadecimal digits of its SHA-256.
 
     Raises:
       OSError: it cannot be read.

@@ -103,10 +103,13 @@ class Pipeline(Dataset):
         return self.source.captions_per_clip
 
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> BatchIterator:
-        """Open the part of every batch that one process has: batch_size / process[1] examples.
+        """Open the part of every batch that one process has.
 
         Args:
           process: index and count of the processes.
+
+        Returns:
+          An iterator over batches of batch_size / count examples, at the beginning of the data.
 
         Raises:
           ValueError: the batch does not divide among the processes.
@@ -211,7 +214,7 @@ class BatchIterator:
             ) from error
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
-        """The caption in the form that the source declares: one, or one for every frame."""
+        """Return the caption in the form that the source declares: one, or one for every frame."""
         count = self._source.captions_per_clip
         if isinstance(example.caption, str):
             return example.caption if count == 1 else (example.caption,) * count
@@ -227,7 +230,14 @@ class BatchIterator:
         return self._examples.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position that `get_state` of an equal pipeline returned."""
+        """Go to a position.
+
+        Args:
+          state: what `get_state` of an equal pipeline returned.
+
+        Raises:
+          ValueError: it is a position in other data.
+        """
         self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
@@ -235,6 +245,12 @@ class BatchIterator:
 
         They were at one place, but for bad examples: a process that dropped some was further than
         the others, and it is there that all go on.
+
+        Args:
+          states: what `get_state` of each of them returned, in order.
+
+        Raises:
+          ValueError: they are positions in other data.
         """
         self._examples.set_states(states)
 
@@ -308,14 +324,17 @@ class _Streamed:
 def in_order(
     source: Source, numbers: Sequence[int], *, seed: int, workers: int = 0
 ) -> Iterator[Example | TokenExample | BadExample]:
-    """Read examples one after the other, and ahead; a BadExample takes the place of a bad one.
+    """Read examples one after the other, and ahead.
 
     Args:
       source: where they come from.
       numbers: which, counting from pass to pass: number n is example n mod len(source), loaded with
         the random generator n of the seed.
-      seed: of all of them.
+      seed: the seed of all random generators.
       workers: processes that read; 0 is a thread.
+
+    Yields:
+      The examples; a BadExample takes the place of one that cannot be used.
     """
     positions = grain.MapDataset.range(len(numbers))
     loaded = positions.map(_LoadOrTell(source, numbers, seed))

@@ -29,21 +29,51 @@ class Blocks:
         return self.batch // self.count
 
     def position(self, number: int) -> int:
-        """The position in the data of example `number` of this process."""
+        """Return the position in the data of an example.
+
+        Args:
+          number: the number of the example among those of this process, from 0.
+
+        Returns:
+          The global position i of the module docstring of data/pipeline.py.
+        """
         step, row = divmod(number, self.local)
         return step * self.batch + self.index * self.local + row
 
     def example(self, examples: Any, number: int) -> Any:
-        """Example `number` of this process, in a grain.MapDataset of all."""
+        """Read an example out of all of them.
+
+        Args:
+          examples: a grain.MapDataset of all positions.
+          number: the number of the example among those of this process.
+
+        Returns:
+          What the data set has at its position.
+        """
         return examples[self.position(int(number))]
 
     def reached(self, number: int) -> int:
-        """The position before which nothing is left to do once `number` examples are done."""
+        """Return the position before which nothing is left to do.
+
+        Args:
+          number: how many examples of this process are done.
+
+        Returns:
+          The position of the next one, or the beginning of the next batch where a batch is
+          complete.
+        """
         step, row = divmod(number, self.local)
         return self.position(number) if row else step * self.batch
 
     def numbers(self, position: int) -> int:
-        """How many examples of this process lie before a position in the data."""
+        """Count the examples of this process before a position in the data.
+
+        Args:
+          position: as `position` or `reached` returns one.
+
+        Returns:
+          The number of the first example at or behind it.
+        """
         step, row = divmod(position, self.batch)
         return step * self.local + min(max(row - self.index * self.local, 0), self.local)
 
@@ -69,7 +99,14 @@ class Indexed:
         return {"position": position, "batch": blocks.batch, "part": [blocks.index, blocks.count]}
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go to where the processes of a run were; see `BatchIterator.set_states`."""
+        """Go to where the processes of a run were; see `BatchIterator.set_states`.
+
+        A process goes on from its own position where the number of processes is the same, else all
+        go on from the furthest.
+
+        Raises:
+          ValueError: they are positions in other data.
+        """
         self.close()
         if not all({"position", "batch"} <= state.keys() for state in states):
             raise ValueError(
@@ -78,10 +115,10 @@ class Indexed:
             )
         layout = {name: value for name, value in self.get_state().items() if name != "position"}
         places = [int(state["position"]) for state in states]
-        own = [
+        same_part = [
             at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
         ]
-        self._number = self._blocks.numbers(own[0] if own else max(places))
+        self._number = self._blocks.numbers(same_part[0] if same_part else max(places))
 
     def close(self) -> None:
         """Stop reading ahead."""

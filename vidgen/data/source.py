@@ -101,6 +101,14 @@ def captioned(
 
     The caption is drawn after all that is drawn for the video, so that the clip does not depend on
     how many captions it has.
+
+    Args:
+      video: the clip.
+      captions: all that it has; none is the caption "".
+      rng: draws one; a single caption uses no randomness.
+
+    Returns:
+      The example.
     """
     return Example(
         video=video,
@@ -146,18 +154,27 @@ class Source(_Data):
 
     @abc.abstractmethod
     def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
-        """Load example `index`, as a function of (index, rng) alone.
+        """Load one example, as a function of (index, rng) alone.
 
         Args:
           index: from 0 to len(self) - 1.
           rng: for all that is random, such as where the clip begins.
+
+        Returns:
+          The example, in `shape`.
 
         Raises:
           BadExample: the example cannot be used, and is to be skipped.
         """
 
     def file(self, index: int) -> Any:
-        """Return the file of example `index` as `data.video.files.probe` takes it; None: no file.
+        """Return the file of an example, for whoever looks up lengths and sizes.
+
+        Args:
+          index: from 0 to len(self) - 1.
+
+        Returns:
+          What `data.video.files.probe` takes; None where an example has no file, as by default.
 
         Raises:
           BadExample: it cannot be read.
@@ -165,11 +182,25 @@ class Source(_Data):
         del index
 
     def left_out(self) -> Iterator[tuple[str, str]]:
-        """List what the data hold that is no example, as (name, why); `load` refuses others."""
+        """List what the data hold that is no example.
+
+        What turns out to be none only when it is read is not listed here: `load` refuses it.
+
+        Yields:
+          (name, why).
+        """
         return iter(())
 
     def for_evaluation(self, shape: VideoShape) -> Source:
-        """Return the same data as clips of another shape, with captions that can be compared."""
+        """Return the same data as clips of another shape, with captions that can be compared.
+
+        Args:
+          shape: the shape of the clips that an evaluation compares.
+
+        Returns:
+          A copy of the source with this shape; sources of several kinds of data give those that
+          fit.
+        """
         data: Any = self
         return dataclasses.replace(data, shape=shape)
 
@@ -189,18 +220,28 @@ class Stream(_Data):
     def elements(
         self, *, seed: int, shuffle: bool, repeat: bool, process: tuple[int, int]
     ) -> PartsInOrder:
-        """Open the elements that process `process[0]` of `process[1]` reads.
+        """Open the elements that one process reads.
 
         Args:
-          seed: of the order.
+          seed: the seed of the order.
           shuffle: whether the order differs from pass to pass.
           repeat: whether pass follows pass for ever.
           process: index and count.
+
+        Returns:
+          An iterator over (global position, element), whose position can be stored.
         """
 
     @abc.abstractmethod
     def load(self, element: Any, rng: np.random.Generator) -> Example:
         """Turn an element into an example.
+
+        Args:
+          element: as `elements` yields it.
+          rng: for all that is random, such as where the clip begins.
+
+        Returns:
+          The example, in `shape`.
 
         Raises:
           BadExample: the element cannot be used, and is to be skipped.
@@ -222,7 +263,11 @@ class Batches(Protocol):
         ...
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go to where the processes of a run were, however many they were."""
+        """Go to where the processes of a run were, however many they were.
+
+        Args:
+          states: what `get_state` of each of them returned, in order.
+        """
         ...
 
     def close(self) -> None:
@@ -246,4 +291,11 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def iterator(self, *, process: tuple[int, int] = (0, 1)) -> Batches:
-        """Open the part that process `process[0]` of `process[1]` has of every batch."""
+        """Open the part that one process has of every batch.
+
+        Args:
+          process: index and count of the processes.
+
+        Returns:
+          An iterator over batches, at the beginning of the data.
+        """

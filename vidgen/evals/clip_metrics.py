@@ -8,7 +8,7 @@
 
 With unit vectors f of frames and g of captions, a clip matches its caption by the cosine
 
-    own      mean over frames of f(frame)·g(caption), in [-1, 1]
+    cosine   mean over frames of f(frame)·g(caption), in [-1, 1]
     first    1 where the clip's own caption is nearer than that of every other clip, else 0
 
 and R-precision is the mean of `first` (Park et al. 2021). It depends on how many clips are
@@ -50,11 +50,11 @@ class PSNR(PairMetric):
     """PSNR, which is infinite for clips that equal the truth: these are counted and left out."""
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The mean over clips that differ from the truth."""
+        """Average over the clips that differ from the truth; see `Metric.value`."""
         return uncertainty.of_different(rows[0])[:2]
 
     def remarks(self, rows: Rows) -> dict[str, Any]:
-        """The number of identical pairs, and a sentence about them."""
+        """Count the identical pairs, and say so; see `Metric.remarks`."""
         count, clips = uncertainty.of_different(rows[0])[2], len(rows[0])
         rest = f"the value is the mean of the other {clips - count}"
         text = f"{count} of {clips} clips are identical to the truth: "
@@ -79,12 +79,15 @@ class PerceptualMetric(Metric):
     needs: tuple[str, ...] = ("real", "pairs")
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """One measurement of pairs."""
+        """Measure the distance of each pair; see `Metric.measurements`."""
         weights = digest(repr(self.distance), self._sha256)
         return (pair_measurement(self.name, weights, _per_pair(self.distance), data.given),)
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
-        """The hash of the weights, and the settings that differ from the network's own."""
+        """Return the hash of the weights, and settings that are not the network's own.
+
+        See `Metric.network`.
+        """
         settings = {"layers": self.distance.layers, "size": self.distance.size}
         changed = {name: value for name, value in settings.items() if value}
         return {"name": self.network_name, "sha256": self._sha256, **changed}
@@ -124,19 +127,20 @@ def matches(
     Args:
       clips: unit-length features of clips, or of their frames.
       texts: unit-length features of their captions.
-      captions: the words.
+      captions: the words; clips of equal words are not told apart.
 
     Returns:
-      (own, first): the cosine of each clip, and whether its caption is the nearest (1 or 0).
+      The cosine of each clip with its own caption, in [-1, 1], and whether that caption is the
+      nearest (1 or 0).
     """
     clips = np.asarray(clips, np.float64)
     mean = clips if clips.ndim == 2 else clips.mean(1)
     _, firsts, mine = np.unique(np.asarray(captions), return_index=True, return_inverse=True)
     cosines = mean @ np.asarray(texts, np.float64)[firsts].T
-    own = cosines[np.arange(len(mine)), mine]
+    cosine = cosines[np.arange(len(mine)), mine]
     others = np.where(np.arange(len(firsts)) == mine[:, None], -np.inf, cosines)
-    first = own > others.max(1) if len(firsts) > 1 else np.ones(len(mine), bool)
-    return own, first.astype(np.float64)
+    first = cosine > others.max(1) if len(firsts) > 1 else np.ones(len(mine), bool)
+    return cosine, first.astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +156,7 @@ class ClipScore(Metric):
     needs: tuple[str, ...] = ("clip", "captions")
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """The features of frames, and those of the caption."""
+        """Measure the features of frames, and those of the caption; see `Metric.measurements`."""
         folder = data.inputs.clip_folder
         images = networks.clip_images(folder)
 
@@ -165,12 +169,12 @@ class ClipScore(Metric):
         )
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The mean cosine, or the share of clips whose own caption is the nearest."""
-        own, first = matches(rows[0], rows[1], captions)
-        return uncertainty.of_mean(first if self.precision else own)
+        """Average the cosines, or the clips whose own caption is nearest; see `Metric.value`."""
+        cosine, first = matches(rows[0], rows[1], captions)
+        return uncertainty.of_mean(first if self.precision else cosine)
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
-        """The image tower."""
+        """Describe the image tower; see `Metric.network`."""
         return networks.clip_images(data.inputs.clip_folder).protocol
 
 
@@ -190,7 +194,10 @@ class CodeMetric(Metric):
     needs: tuple[str, ...] = ("tokens", "real")
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """The number of codes, then the tokens, of every real clip."""
+        """Encode every real clip; a row is the number of codes, then the tokens.
+
+        See `Metric.measurements`.
+        """
         task = data.tokenizer
         assert task is not None
 
@@ -200,7 +207,7 @@ class CodeMetric(Metric):
         return (Measurement(side="real", key=digest("tokens", task.identity), compute=tokens),)
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The number, without an error: clips share the codebook."""
+        """Compute the number, without an error: clips share the codebook. See `Metric.value`."""
         (tokens,) = rows
         counts = np.bincount(tokens[:, 1:].ravel(), minlength=int(tokens[0, 0]))
         return self.of_shares(counts / counts.sum()), None

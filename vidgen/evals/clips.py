@@ -49,7 +49,14 @@ class ClipSet(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Read a clip, in [-1, 1], and its caption ("" where there is none)."""
+        """Read a clip and its caption.
+
+        Args:
+          number: the number of the clip, from 0.
+
+        Returns:
+          Frames in [-1, 1], and the caption ("" where there is none).
+        """
         ...
 
 
@@ -60,7 +67,7 @@ class SourceClips:
     Attributes:
       source: a data set whose examples are clips.
       count: the number of clips.
-      seed: of the order, and of all that is drawn for a clip.
+      seed: the seed of the order, and of all that is drawn for a clip.
     """
 
     source: Source
@@ -99,7 +106,9 @@ class SourceClips:
         return np.random.default_rng(self.seed).permutation(len(self.source))
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Read a clip and its caption; the same for the same number, whatever else is read.
+        """Read a clip and its caption, the same for the same number, whatever else is read.
+
+        See `ClipSet.read`.
 
         Raises:
           ValueError: the file is damaged, or the data set holds tokens.
@@ -115,7 +124,7 @@ class SourceClips:
 
 
 def _listed_files(source: Source) -> list[Any]:
-    """The files and captions that a source lists, with what tells that a file was replaced.
+    """Return the files and captions that a source lists, with what tells that a file was replaced.
 
     Sizes and times stand for the content, which would take reading the whole data set.
     """
@@ -125,5 +134,12 @@ def _listed_files(source: Source) -> list[Any]:
 
 
 def digest(*parts: object) -> str:
-    """Return 16 hex digits that differ for different parts, by their `repr`."""
+    """Name a combination of things by a hash of their `repr`.
+
+    Args:
+      *parts: plain data, or settings whose `repr` says all that they hold.
+
+    Returns:
+      16 hexadecimal digits that differ for different parts.
+    """
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -92,22 +92,27 @@ def collect(
         for m in dict.fromkeys(measurements)
     }
     work = [(s, i) for s, n in lengths.items() for i in range(0, n, BLOCK) if _of(s, folders)]
-    own = work[process[0] :: process[1]]
-    for done, (side, start) in enumerate(own):
+    share = work[process[0] :: process[1]]
+    for done, (side, start) in enumerate(share):
         missing = {m: _block(folders[m], start) for m in _of(side, folders)}
         missing = {m: path for m, path in missing.items() if not path.exists()}
         if missing:
             batch = _read(side, start, generated, real)
             for measurement, path in missing.items():
                 save(path, measurement.compute(batch))
-        on_block(done + 1, len(own))
+        on_block(done + 1, len(share))
     wait()
     rows = {m: _all_rows(path, lengths[m.side]) for m, path in folders.items()}
     return [rows[measurement] for measurement in measurements]
 
 
 def save(path: Path, rows: np.ndarray) -> None:
-    """Write an array to a file that is either complete or absent."""
+    """Write an array to a file that is either complete or absent.
+
+    Args:
+      path: an .npy file; its folder is made if need be.
+      rows: what to write.
+    """
     data = io.BytesIO()
     np.save(data, rows)
     paths.write(path, data.getvalue())

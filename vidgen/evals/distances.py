@@ -37,7 +37,13 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[Any, "n d"]) -> Moments:
-        """Compute the moments of one batch.
+        """Compute the moments of one batch, in float64.
+
+        Args:
+          features: one vector for each clip or frame.
+
+        Returns:
+          Their moments.
 
         Raises:
           ValueError: a feature is NaN or inf, or there is no vector.
@@ -47,7 +53,14 @@ class Moments:
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both sets together."""
+        """Combine the moments of two sets (Chan's update).
+
+        Args:
+          other: moments of vectors of the same length.
+
+        Returns:
+          The moments of both sets together.
+        """
         count = self.count + other.count
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.count / count)
@@ -62,6 +75,10 @@ class Moments:
 
 def frechet(a: Moments, b: Moments) -> float:
     """Compute the Fréchet distance of the two normal distributions.
+
+    Args:
+      a: moments of one set.
+      b: moments of the other; the distance is symmetric.
 
     Returns:
       The distance, at least 0 (Heusel et al. 2017, eq. 6).
@@ -86,6 +103,10 @@ def frechet(a: Moments, b: Moments) -> float:
 def kernel(a: Float[Any, "n d"], b: Float[Any, "m d"]) -> float:
     """Compute the unbiased squared maximum mean discrepancy with the cubic kernel.
 
+    Args:
+      a: vectors of one set, two or more.
+      b: vectors of the other, of the same length.
+
     Returns:
       The discrepancy; by chance below 0 where the sets are alike (Bińkowski et al. 2018).
 
@@ -108,7 +129,7 @@ def inception_score(logits: Float[Any, "n k"]) -> float:
     """Compute the inception score (Salimans et al. 2016).
 
     Args:
-      logits: of n pictures or clips, over k classes.
+      logits: the logits of n pictures or clips, over k classes.
 
     Returns:
       A number from 1 to k: higher for sure and for diverse predictions.
@@ -122,7 +143,13 @@ def inception_score(logits: Float[Any, "n k"]) -> float:
 
 
 def finite(features: Float[Any, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return the features in float64.
+    """Convert features to float64, and refuse those that are not finite.
+
+    Args:
+      features: one vector for each clip or frame.
+
+    Returns:
+      The same numbers.
 
     Raises:
       ValueError: there are none, or one contains NaN or inf.

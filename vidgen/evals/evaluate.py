@@ -72,7 +72,11 @@ class Evaluate:
         return metrics.choose(self.metrics or tuple(self.protocol.metrics), self.data)
 
     def __call__(self) -> dict[str, Any]:
-        """Compute the metrics, write and print the result, and return it."""
+        """Compute the metrics, and write and print the result.
+
+        Returns:
+          The result, as evals/report/results.py describes it.
+        """
         processes = (jax.process_index(), jax.process_count())
         self._make_clips(*processes)
         result = self._result(self._measure(*processes))

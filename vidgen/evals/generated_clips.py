@@ -69,7 +69,7 @@ class GeneratedClips:
         return len(self.real) * self.samples
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Read a clip and its caption; its block is made if it is not there."""
+        """Read a clip and its caption; a block that is not there is made. See `ClipSet.read`."""
         start = number // collect.BLOCK * collect.BLOCK
         if not self.path(start).exists():
             self.make(start)
@@ -78,7 +78,14 @@ class GeneratedClips:
         return to_float(np.asarray(video)), captions[number - start]
 
     def path(self, start: int) -> Path:
-        """The file of the block that begins with clip `start`."""
+        """Return the file of a block.
+
+        Args:
+          start: number of its first clip.
+
+        Returns:
+          A path in a folder that is named by the fingerprint; nothing need be there.
+        """
         return self.folder / self.fingerprint / f"{start:06}.npy"
 
     def missing(self) -> list[int]:
@@ -86,7 +93,10 @@ class GeneratedClips:
         return [s for s in range(0, len(self), collect.BLOCK) if not self.path(s).exists()]
 
     def make(self, start: int) -> None:
-        """Make the block that begins with clip `start`.
+        """Make the clips of a block, and store them and their captions.
+
+        Args:
+          start: number of its first clip, a multiple of `collect.BLOCK`.
 
         Raises:
           ValueError: a clip contains NaN or inf.

@@ -115,7 +115,7 @@ class Metric:
       name: the name for --metrics and in results.
       what: one phrase for reports.
       better: which values are better; None where neither is.
-      unit: of the value; "" where it has none.
+      unit: the unit of the value; "" where it has none.
       needs: keys of NEEDS.
       frames: the fewest frames that a clip may have.
       pixels: the smallest height or width of a frame.
@@ -135,7 +135,14 @@ class Metric:
     compares_sets: ClassVar[bool] = False  # whether the second rows are those of the real clips
 
     def why_not(self, data: EvalData) -> str | None:
-        """Return the reason why this metric cannot be computed of the data; None if it can."""
+        """Say why this metric cannot be computed of the data.
+
+        Args:
+          data: the clips, and what is known of them.
+
+        Returns:
+          The reason as a clause; None if it can.
+        """
         shape = data.generated.shape
         for need in self.needs:
             is_there, reason = NEEDS[need]
@@ -148,7 +155,14 @@ class Metric:
         return None
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """Return the measurements whose rows `value` takes; `why_not` has returned None."""
+        """List what has to be computed of each clip.
+
+        Args:
+          data: the clips; `why_not` has returned None of them.
+
+        Returns:
+          The measurements whose rows `value` takes, in its order.
+        """
         raise NotImplementedError
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
@@ -157,17 +171,34 @@ class Metric:
         Args:
           rows: the rows of each measurement.
           captions: one per generated clip, if the metric needs captions.
+
+        Returns:
+          (value, standard error); the error is None where it cannot be told.
         """
         del captions
         return uncertainty.of_mean(rows[0])
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
-        """Describe the network that the metric looks through, if there is one."""
+        """Describe the network that the metric looks through, if there is one.
+
+        Args:
+          data: the clips; by `inputs` they have the weights that the user brings.
+
+        Returns:
+          Its name, the hash of its weights and all settings that change a number; None: no network.
+        """
         del data
         return None
 
     def remarks(self, rows: Rows) -> dict[str, Any]:
-        """Return further entries of the result; "warning" is a sentence for the reader, or None."""
+        """Return further entries of the result: by default a warning of too few clips.
+
+        Args:
+          rows: the rows of each measurement.
+
+        Returns:
+          Entries by name; "warning" is a sentence for the reader, or None.
+        """
         count = min(map(len, rows))
         if count >= self.least_clips:
             return {"warning": None}
@@ -177,7 +208,15 @@ class Metric:
         }
 
     def result(self, rows: Rows, captions: Sequence[str] = ()) -> dict[str, Any]:
-        """Return value, standard error, numbers of clips and remarks, as the JSON has them."""
+        """Compute all that a result says of this metric.
+
+        Args:
+          rows: the rows of each measurement.
+          captions: one per generated clip, if the metric needs captions.
+
+        Returns:
+          Value, standard error, numbers of clips and remarks, as plain data for JSON.
+        """
         value, stderr = self.value(rows, captions)
         return {
             "value": value,
@@ -201,7 +240,7 @@ class ClipMetric(Metric):
     per_clip: Callable[[Float[np.ndarray, "b t h w c"]], Float[np.ndarray, " b"]]
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """One measurement of the generated clips."""
+        """Measure each generated clip by itself; see `Metric.measurements`."""
 
         def compute(batch: ClipBatch) -> np.ndarray:
             return np.asarray(self.per_clip(np.clip(batch.video, -1, 1)))
@@ -221,21 +260,27 @@ class PairMetric(Metric):
     needs: tuple[str, ...] = ("real", "pairs")
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """One measurement of pairs, without the frames that a prediction was given."""
+        """Measure each pair, without the frames that a prediction was given.
+
+        See `Metric.measurements`.
+        """
         return (pair_measurement(self.name, "", self.per_pair, data.given),)
 
 
 def pair_measurement(
     name: str, weights: str, per_pair: Callable[[np.ndarray, np.ndarray], np.ndarray], given: int
 ) -> Measurement:
-    """Return the measurement of pairs of a generated and a real clip.
+    """Make the measurement of pairs of a generated and a real clip.
 
     Args:
-      name: of what is measured.
+      name: the name of what is measured.
       weights: names the weights of a network; "" where there is none.
       per_pair: turns generated and real clips, both "b t h w c", into one number each. It is called
         with one pair at a time, so that large clips take little memory.
       given: number of first frames that are left out.
+
+    Returns:
+      A measurement with one number for each pair.
     """
 
     def compute(batch: ClipBatch) -> np.ndarray:
@@ -248,12 +293,23 @@ def pair_measurement(
 
 
 def register(*metrics: Metric) -> None:
-    """Add metrics to the registry; one of the same name is replaced."""
+    """Add metrics to the registry; one of the same name is replaced.
+
+    Args:
+      *metrics: what `vidgen evaluate --metrics=help` then lists.
+    """
     METRICS.update({metric.name: metric for metric in metrics})
 
 
 def choose(names: Sequence[str], data: EvalData) -> tuple[Metric, ...]:
     """Return the metrics of these names, or all that can be computed where there are no names.
+
+    Args:
+      names: names of --metrics, or of the protocol; empty for all.
+      data: the clips, and what is known of them.
+
+    Returns:
+      The metrics, in the order of the names, or of the registry.
 
     Raises:
       ValueError: there is no metric of a name, or it cannot be computed of the data.
@@ -269,7 +325,14 @@ def choose(names: Sequence[str], data: EvalData) -> tuple[Metric, ...]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise a ValueError that lists the metrics where one of the names is none."""
+    """Check that there is a metric of each name.
+
+    Args:
+      names: as a user or a protocol wrote them.
+
+    Raises:
+      ValueError: there is none of a name; the message lists those that there are.
+    """
     for name in names:
         if name not in METRICS:
             raise ValueError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}.")

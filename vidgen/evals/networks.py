@@ -94,6 +94,9 @@ class FeatureNetwork:
         Args:
           params: from `load`.
           video: clips; values outside of [-1, 1] are cut.
+
+        Returns:
+          "b d", or "b t d" if `per_frame`.
         """
         x = self._resized(jnp.clip(video.astype(jnp.float32), -1, 1))
         if not self.per_frame:
@@ -157,7 +160,7 @@ def _program(network: FeatureNetwork) -> Callable[..., Array]:
 
 @functools.lru_cache(maxsize=4)
 def kinetics_i3d() -> FeatureNetwork:
-    """I3D trained on Kinetics-400; its weights are fetched where they are not on this machine."""
+    """Return I3D trained on Kinetics-400, and fetch its weights if they are not on this machine."""
     folder = downloads.locate(i3d.ASSET)
     return FeatureNetwork(
         name="I3D-RGB Kinetics-400",
@@ -172,7 +175,14 @@ def kinetics_i3d() -> FeatureNetwork:
 
 @functools.lru_cache(maxsize=4)
 def inception_v3(file: Path) -> FeatureNetwork:
-    """Inception-v3 of FID, with the user's weights."""
+    """Return the Inception-v3 of FID, with the user's weights.
+
+    Args:
+      file: the file of the weights (`vidgen.pretrained.inception`).
+
+    Returns:
+      A network of 2048 pooled features and 1008 logits without their bias.
+    """
 
     def apply(params: Params, x: Array) -> Array:
         layers = inception.features(params, x, ["pool", "logits"])
@@ -192,7 +202,18 @@ def inception_v3(file: Path) -> FeatureNetwork:
 
 @functools.lru_cache(maxsize=4)
 def clip_images(folder: Path) -> FeatureNetwork:
-    """The image tower of the user's CLIP."""
+    """Return the image tower of the user's CLIP.
+
+    Args:
+      folder: the folder of the model, as Hugging Face keeps it.
+
+    Returns:
+      A network of unit vectors.
+
+    Raises:
+      FileNotFoundError: the folder or one of its files is missing.
+      ValueError: they are not those of a CLIP.
+    """
     sizes = clip_files.read_sizes(folder)
     return FeatureNetwork(
         name=f"CLIP in {folder.name}",
@@ -210,7 +231,19 @@ def clip_images(folder: Path) -> FeatureNetwork:
 
 @functools.lru_cache(maxsize=2)
 def clip_texts(folder: Path, prompts: Sequence[str]) -> Float[np.ndarray, "n d"]:
-    """Compute unit-length features of prompts (a tuple of them) with the user's CLIP."""
+    """Compute unit-length features of prompts with the user's CLIP.
+
+    Args:
+      folder: the folder of the model, as Hugging Face keeps it.
+      prompts: a tuple of texts, by which results are kept.
+
+    Returns:
+      One vector for each prompt.
+
+    Raises:
+      FileNotFoundError: the folder or one of its files is missing.
+      ValueError: they are not those of a CLIP.
+    """
     model = clip.load(folder)
     program = jax.jit(clip.text_features)
     rows = []

@@ -30,7 +30,18 @@ Other = Float[Any, "_ _ _ _ _"]  # its size is checked in `_pair`
 
 
 def psnr(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Compute the PSNR of each clip in dB; infinite for equal ones."""
+    """Compute the PSNR of each clip.
+
+    Args:
+      a: clips in [-1, 1].
+      b: the true clips; the value is symmetric.
+
+    Returns:
+      dB; infinite for equal clips.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
     a, b = _pair(a, b)
     error = np.mean((a - b) ** 2, axis=(-4, -3, -2, -1))
     with np.errstate(divide="ignore"):
@@ -38,14 +49,36 @@ def psnr(a: Video, b: Other) -> Float[np.ndarray, " b"]:
 
 
 def ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Compute the SSIM of each clip; 1 for equal ones. Frames need 11 pixels or more a side."""
+    """Compute the SSIM of each clip (Wang et al. 2004).
+
+    Args:
+      a: clips in [-1, 1], of 11 pixels or more a side.
+      b: the true clips; the value is symmetric.
+
+    Returns:
+      Numbers of at most 1, which equal clips have.
+
+    Raises:
+      ValueError: the shapes differ, or the frames are too small.
+    """
     a, b = _pair(a, b, WINDOW)
     luminance, contrast = _similarity(a, b)
     return np.mean(luminance * contrast, axis=(-4, -3, -2, -1))
 
 
 def ms_ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
-    """Compute the MS-SSIM of each clip; 1 for equal ones. Frames need 176 pixels a side."""
+    """Compute the MS-SSIM of each clip (Wang et al. 2003).
+
+    Args:
+      a: clips in [-1, 1], of 176 pixels or more a side.
+      b: the true clips; the value is symmetric.
+
+    Returns:
+      Numbers from 0 to 1, which equal clips have.
+
+    Raises:
+      ValueError: the shapes differ, or the frames are too small.
+    """
     a, b = _pair(a, b, MIN_PIXELS)
     result = np.float64(1.0)
     for i, weight in enumerate(SCALES):
@@ -58,14 +91,34 @@ def ms_ssim(a: Video, b: Other) -> Float[np.ndarray, " b"]:
 
 
 def flicker(x: Video) -> Float[np.ndarray, " b"]:
-    """Compute the flicker of each clip of 3 frames or more, from 0 to 1."""
+    """Compute how unevenly the pixels of each clip change in time.
+
+    Args:
+      x: clips in [-1, 1], of 3 frames or more.
+
+    Returns:
+      Numbers from 0, for even change, to 1.
+
+    Raises:
+      ValueError: there are fewer frames.
+    """
     x = _frames(x, 3)
     bend = x[..., 2:, :, :, :] - 2 * x[..., 1:-1, :, :, :] + x[..., :-2, :, :, :]
     return np.mean(np.abs(bend), axis=(-4, -3, -2, -1)) / (2 * RANGE)
 
 
 def cuts(x: Video) -> Float[np.ndarray, " b"]:
-    """Compute the share of cuts in each clip of 2 frames or more."""
+    """Compute which share of the steps in time of each clip are cuts.
+
+    Args:
+      x: clips in [-1, 1], of 2 frames or more.
+
+    Returns:
+      Numbers from 0 to 1.
+
+    Raises:
+      ValueError: there are fewer frames.
+    """
     x = _frames(x, 2)
     change = np.mean(np.abs(np.diff(x, axis=-4)), axis=(-3, -2, -1)) / RANGE
     return np.mean(change > _CUT, axis=-1)

@@ -21,14 +21,14 @@ class Protocol:
     """See the module docstring.
 
     Attributes:
-      name: of the benchmark.
+      name: the name of the benchmark.
       supply: what the user must bring.
       task: one of TASKS; "": the one that the model is for.
       clips: number of true clips.
       samples: number of clips that are made for each.
       given: number of first frames that a prediction is given.
       text: whether a prediction is given the caption.
-      seed: of the choice of clips, and of all noise.
+      seed: the seed of the choice of clips, and of all noise.
       metrics: names; empty: all that can be computed.
       published: what the papers state, by the names that a result shows.
     """
@@ -52,7 +52,14 @@ class Protocol:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be {least} or more.")
 
     def facts(self, shape: VideoShape) -> dict[str, Any]:
-        """Return what a result shows, for clips of this shape; "deviations" from `published`."""
+        """Collect the settings that a result shows.
+
+        Args:
+          shape: the shape of the clips that are judged.
+
+        Returns:
+          Plain data; where settings are not those of `published`, "deviations" lists them in words.
+        """
         facts: dict[str, Any] = {
             "name": self.name,
             "clips": self.clips,

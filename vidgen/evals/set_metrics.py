@@ -43,7 +43,10 @@ class _OfFeatures(Metric):
     last: int | None = None
 
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
-        """The features of the generated clips, and of the real ones where sets are compared."""
+        """Measure the features of generated clips, and of real ones where sets are compared.
+
+        See `Metric.measurements`.
+        """
         network, size = self.feature_network(data.inputs), data.inputs.batch_size
         generated = network.measurement("generated", size)
         return (
@@ -51,11 +54,11 @@ class _OfFeatures(Metric):
         )
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
-        """The layer, hash and preprocessing of the network."""
+        """Describe the layer, hash and preprocessing of the network; see `Metric.network`."""
         return self.feature_network(data.inputs).protocol
 
     def vectors(self, rows: Float[np.ndarray, "n *t k"]) -> Float[np.ndarray, "m d"]:
-        """The features that count, one vector per clip or per frame."""
+        """Return the features that count, one vector per clip or per frame."""
         part = rows[..., self.first : self.last]
         return part.reshape(-1, part.shape[-1])
 
@@ -67,7 +70,10 @@ class FrechetDistance(_OfFeatures):
     compares_sets: ClassVar[bool] = True
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The distance; its error by leaving groups of clips out of both sets."""
+        """Compute the distance; its error by leaving groups of clips out of both sets.
+
+        See `Metric.value`.
+        """
         groups = uncertainty.GROUPS
         if min(map(len, rows)) < 3 * groups:
             return distances.frechet(*(self._moments(side) for side in rows)), None
@@ -96,7 +102,10 @@ class KernelDistance(_OfFeatures):
     compares_sets: ClassVar[bool] = True
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The distance of all vectors, or its mean over blocks where there are many."""
+        """Compute the distance of all vectors, or its mean over blocks where there are many.
+
+        See `Metric.value`.
+        """
         a, b = rows
         per_clip = 1 if a.ndim == 2 else a.shape[1]
         blocks = math.ceil(min(len(a), len(b)) * per_clip / _KERNEL_BLOCK)
@@ -116,7 +125,7 @@ class InceptionScore(_OfFeatures):
     """The inception score of a network's logits."""
 
     def value(self, rows: Rows, captions: Sequence[str] = ()) -> Estimate:
-        """The score, and its jackknife error."""
+        """Compute the score, and its jackknife error; see `Metric.value`."""
         (logits,) = rows
         error = uncertainty.jackknife(lambda kept: self._score(logits[kept]), len(logits))
         return self._score(logits), error

@@ -40,7 +40,7 @@ class EvalModel:
       text_encoder: the encoder of its captions.
       source: the data it was trained on, or other data that a later file names.
       held_out: the loss on data that it was not trained on, where there is such.
-      protocol: of the evaluation.
+      protocol: the protocol of the evaluation.
       stages: the number of stages that are judged together; this model is the last.
     """
 
@@ -74,7 +74,13 @@ class EvalModel:
         return held_out.source if isinstance(held_out, Pipeline) else self.source
 
     def real_clips(self, shape: VideoShape) -> SourceClips:
-        """Return true clips of this shape that the model was not trained on, if there are such.
+        """Return true clips that the model was not trained on, if there are such.
+
+        Args:
+          shape: the shape of the clips; their rate is that of the data.
+
+        Returns:
+          As many clips as the protocol says, in an order drawn from its seed.
 
         Raises:
           ValueError: the data can only be read in order.
@@ -108,6 +114,9 @@ def choose_task(
       model_dir: folder of the last stage.
       sampling: what of the models' own sampling is replaced.
       step: which checkpoint is read; None: the last.
+
+    Returns:
+      The task that the protocol names, or the one that the model is for.
 
     Raises:
       ValueError: the model cannot do the task of the protocol.
@@ -159,11 +168,17 @@ def model_data(
     """Return the clips that a model makes, beside the true ones.
 
     Args:
-      model: of the last stage.
+      model: the model of the last stage.
       task: makes the clips.
       inputs: what the user brings.
       name: describes the clips in reports.
       folder: where the clips are kept.
+
+    Returns:
+      Both sets of clips; none is made yet.
+
+    Raises:
+      ValueError: the data can only be read in order, or has other sizes than the model.
     """
     real, protocol = model.real_clips(task.shape), model.protocol
     return EvalData(

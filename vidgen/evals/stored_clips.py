@@ -60,7 +60,18 @@ class Window:
                 raise ValueError(f"--{name} is {value}; it must be more than 0.")
 
     def frames_of(self, what: str, count: int) -> int:
-        """Return how many of `count` frames are taken; a ValueError if too few."""
+        """Return how many frames are taken of a clip.
+
+        Args:
+          what: names the clip, for the message.
+          count: frames that it has, before the stride.
+
+        Returns:
+          Frames after the stride.
+
+        Raises:
+          ValueError: they are too few.
+        """
         after = -(-count // self.stride)
         if self.frames is None or self.frames <= after:
             return self.frames or after
@@ -114,7 +125,7 @@ class FolderClips:
         return len(self.files)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Read a clip, in [-1, 1], and its caption.
+        """Read the video of a file, and its first caption; see `ClipSet.read`.
 
         Raises:
           ValueError: the file is damaged.
@@ -156,7 +167,7 @@ class ArrayClips:
         return len(self.array)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, "t h w c"], str]:
-        """Read a clip, in [-1, 1]; it has no caption.
+        """Read a clip of the array, which has no caption; see `ClipSet.read`.
 
         Raises:
           ValueError: pixels are out of range, NaN or inf.
@@ -183,6 +194,9 @@ def open_clips(path: str, window: Window = Window(), limit: int | None = None) -
       path: the folder or the file.
       window: which frames are taken of each clip.
       limit: the number of first clips; None: all.
+
+    Returns:
+      The set; no frame is read yet.
 
     Raises:
       ValueError: the clips cannot be compared: there is none, they differ in size, ...
@@ -233,7 +247,7 @@ def _open(file: Path, window: Window) -> Footage:
 
 
 def _shape_of(file: Path, window: Window) -> VideoShape:
-    """The clip that is taken of a file, at the rate at which that takes the right frames."""
+    """Return the clip that is taken of a file, at the rate at which that takes the right frames."""
     try:
         footage = _open(file, window)
     except FootageError as error:

@@ -62,8 +62,11 @@ class EvalTask(Protocol):
 
         Args:
           numbers: the numbers of the clips, which their random keys depend on.
-          truth: the true clips.
+          truth: the true clips, in [-1, 1].
           captions: their captions.
+
+        Returns:
+          Clips, about in [-1, 1].
         """
         ...
 
@@ -103,7 +106,7 @@ class GenerateTask:
         return per_stage.value(self.run.checkpoint_step, stage)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Clip n is sample n of its caption."""
+        """Make clips of the captions alone: clip n is sample n of its caption."""
         run = dataclasses.replace(self.run, prompts=tuple(captions), samples=tuple(numbers))
         return np.stack([video for _, video in run.videos()])
 
@@ -114,7 +117,7 @@ class _OneStage:
 
     Attributes:
       stage: makes the clips.
-      seed: of the noise.
+      seed: the seed of the noise.
       step: which checkpoint is read; None: the last.
     """
 
@@ -173,7 +176,7 @@ class PredictTask(_OneStage):
         return super().settings | {"given": self.given, "text": self.text}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """The frames that are given are those of the true clip."""
+        """Make clips whose first frames are those of the true clip."""
         words = list(captions) if self.text else [""] * len(captions)
         text = encode_captions(words, self.stage.text_encoder)
         mask = np.arange(self.shape.frames) < self.given
@@ -194,7 +197,7 @@ class RestoreTask(_OneStage):
         return super().settings | {"from": str(self.stage.model.input_shape)}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """The small versions are made as in training."""
+        """Make clips from small versions of the true ones, made as in training."""
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
         low_res = model.degrade(jnp.asarray(truth))
@@ -248,13 +251,20 @@ class ReconstructTask:
         return jax.jit(self.model.encode), jax.jit(self.model.decode)
 
     def encode(self, video: Video) -> Int[np.ndarray, "b n"]:
-        """Return the number of codes, then all tokens, of each clip."""
+        """Turn clips into tokens, with the number of codes in front.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          The number of codes, then all tokens, of each clip.
+        """
         tokens = np.asarray(self._programs[0](self._params, jnp.asarray(video)))
         tokens = tokens.reshape(len(video), -1)
         return np.concatenate([np.full((len(video), 1), self.model.codes), tokens], axis=1)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """The true clips, encoded and decoded."""
+        """Encode the true clips, and decode their tokens."""
         del numbers, captions
         encode, decode = self._programs
         video = jnp.asarray(truth)
@@ -262,7 +272,14 @@ class ReconstructTask:
 
 
 def sampling_of(model: SampledModel) -> dict[str, Any]:
-    """Return the settings of a model's sampler and guidance as plain values."""
+    """Return the settings of a model's sampler and guidance.
+
+    Args:
+      model: with the sampling of the run.
+
+    Returns:
+      Numbers, texts and None by names such as "sampler.steps"; other settings are left out.
+    """
     return {
         f"{name}.{field.name}": value
         for name, part in (("sampler", model.sampler), ("guidance", model.guidance))

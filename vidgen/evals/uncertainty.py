@@ -19,7 +19,14 @@ GROUPS = 10
 
 
 def of_mean(values: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
-    """Return (mean, its standard error); the error is None for one value or for infinite ones."""
+    """Compute the mean of one number a clip, and its standard error.
+
+    Args:
+      values: one for each clip.
+
+    Returns:
+      (mean, standard error); the error is None for one value or for infinite ones.
+    """
     mean = float(np.mean(values))
     if len(values) < 2 or not np.isfinite(mean):
         return mean, None
@@ -27,10 +34,16 @@ def of_mean(values: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
 
 
 def of_different(values: Float[np.ndarray, " n"]) -> tuple[float, float | None, int]:
-    """Return (mean of the finite values, its standard error, the number of infinite values).
+    """Compute the mean of the finite values.
 
     PSNR is infinite for a clip that equals the truth, and one such clip would make the mean
     infinite. The mean is infinite where all values are.
+
+    Args:
+      values: one for each clip.
+
+    Returns:
+      (mean of the finite values, its standard error, the number of infinite values).
     """
     identical = np.isposinf(values)
     return *of_mean(values if identical.all() else values[~identical]), int(identical.sum())
@@ -56,7 +69,14 @@ def jackknife(
 
 
 def spread(estimates: Sequence[float]) -> float:
-    """Compute the jackknife standard error from the estimates that leave out each group."""
+    """Compute the jackknife standard error from the estimates that leave out each group.
+
+    Args:
+      estimates: one for each group, in any order.
+
+    Returns:
+      √((g - 1)/g Σ (θ_i - mean θ)²) of g groups.
+    """
     values = np.asarray(estimates)
     groups = len(values)
     return float(np.sqrt((groups - 1) / groups * np.sum((values - values.mean()) ** 2)))

@@ -29,12 +29,28 @@ class Clip:
     path: Path
 
     def path_of(self, stage: str) -> Path:
-        """Name the file of an intermediate video: out.mp4 becomes out.base.mp4."""
+        """Name the file of an intermediate video: out.mp4 becomes out.base.mp4.
+
+        Args:
+          stage: name of the stage that made it.
+
+        Returns:
+          A file beside `path`.
+        """
         return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
 
 
 def check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
-    """Raise ValueError where a clip contains NaN or inf."""
+    """Check that a clip can be shown.
+
+    Args:
+      stage: name of the stage that made it, for the message.
+      clip: which clip it is.
+      video: its frames, of any shape.
+
+    Raises:
+      ValueError: the clip contains NaN or inf.
+    """
     if not np.isfinite(video).all():
         raise ValueError(
             f"stage {stage}: the clip for {clip.prompt!r} contains NaN or inf: the "
@@ -43,7 +59,14 @@ def check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and try to write there, before anything long begins."""
+    """Make the folder and try to write there, before anything long begins.
+
+    Args:
+      folder: where files will be written.
+
+    Raises:
+      OSError: it cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -55,7 +78,16 @@ def check_folder(folder: Path) -> None:
 
 
 def clip_key(seed: int, prompt: str, sample: int) -> Key[Array, ""]:
-    """Derive the random key of one clip; see the module docstring."""
+    """Derive the random key of one clip; see the module docstring.
+
+    Args:
+      seed: the seed of the run, in [0, 2³²).
+      prompt: its text, as it was written.
+      sample: number of the clip among those of its prompt, from 0.
+
+    Returns:
+      A key that depends on nothing else.
+    """
     digest = hashlib.sha256(prompt.encode()).digest()
     key = jax.random.key(seed)
     for part in (digest[:4], digest[4:8]):

@@ -63,6 +63,15 @@ class Init:
     ) -> Cascade:
         """Size a cascade for clips that come from this video.
 
+        Args:
+          chain: the stages that run.
+          frames: how many the clips have that come out; None is as many as the video gives.
+          height: the height of the clips that come out, in pixels; None with `size` "own".
+          width: likewise.
+
+        Returns:
+          The cascade whose input (or first clip, of a stage that starts from text) is this video.
+
         Raises:
           ValueError: its stages cannot make that of it.
         """
@@ -82,20 +91,26 @@ class Init:
         if height is not None:
             raise ValueError("--size and --init_size=own contradict each other; leave out one.")
         multiple = chain.multiples[1] // space
-        own = [n // multiple * multiple for n in (footage.height, footage.width)]
-        if not all(own):
+        cropped = [n // multiple * multiple for n in (footage.height, footage.width)]
+        if not all(cropped):
             raise ValueError(
                 f"--init {self.path} is {footage.height}x{footage.width}; frames must have "
                 f"{multiple} pixels along each side or more."
             )
-        if own != [footage.height, footage.width]:
-            log.info("%s is cropped to %dx%d, multiples of %d", self.path, *own, multiple)
+        if cropped != [footage.height, footage.width]:
+            log.info("%s is cropped to %dx%d, multiples of %d", self.path, *cropped, multiple)
         if frames is None and not footage.is_still:
             frames = footage.frames_at(wanted.fps, self.start) * time
-        return chain.sized(frames=frames, height=own[0] * space, width=own[1] * space)
+        return chain.sized(frames=frames, height=cropped[0] * space, width=cropped[1] * space)
 
     def read(self, shape: VideoShape) -> Float[np.ndarray, "t h w c"]:
-        """Read the video in `shape`, in [-1, 1].
+        """Read the video as frames of a stage.
+
+        Args:
+          shape: the frames to read, their size and their rate.
+
+        Returns:
+          Frames in [-1, 1].
 
         Raises:
           ValueError: it is too short, or damaged.
@@ -154,6 +169,10 @@ class KnownFiles:
           shape: the stage's clip.
           coarse_fps: frame rate of the first stage that runs.
           array_fps: frame rate that arrays count as.
+
+        Returns:
+          Frames in [-1, 1], and a mask that is True where they are known; elsewhere they mean
+          nothing.
 
         Raises:
           ValueError: a file is too short, or damaged.

@@ -64,7 +64,7 @@ class Export:
       output: the folder, which must not be there yet; also in a store.
       eight_bits: large kernels in 8 bits, and the rest in half precision.
       step: which checkpoint; None is the last.
-      prompts: of the sample clips; None: the configuration's own SAMPLE_PROMPTS.
+      prompts: the prompts of the sample clips; None: the configuration's own SAMPLE_PROMPTS.
       samples: at most so many clips.
       card: what a person says of the model.
       gin_files: the user's own, which import modules that the model needs.
@@ -118,11 +118,11 @@ class Export:
         sessions = Sessions(["runs/export.gin"], list(self.gin_files), [])
         models = _with_tokenizers(sessions, _folders(self.model))
         facts: dict[str, dict[str, Any]] = {}
-        for name, (source, found, tokenizer) in models.items():
+        for name, (source, loaded, tokenizer) in models.items():
             inner = folder / name
             inner.mkdir(exist_ok=True)
             config = (source / "config.gin").read_text(encoding="utf-8")
-            facts[found.model.name] = self._write_weights(inner, source, found) | _data(config)
+            facts[loaded.model.name] = self._write_weights(inner, source, loaded) | _data(config)
             portable = portable_config.portable(config, tokenizer)
             (inner / "config.gin").write_text(portable, encoding="utf-8")
         _, first, _ = next(iter(models.values()))
@@ -143,10 +143,10 @@ class Export:
         card = model_card.text(folder.name, about, self.card, clips)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
-    def _write_weights(self, folder: Path, source: Path, found: TrainedModel) -> dict[str, Any]:
+    def _write_weights(self, folder: Path, source: Path, loaded: TrainedModel) -> dict[str, Any]:
         """Write the weight file of one model, and return what config.json says of it."""
-        text = (found.text_encoder.length, found.text_encoder.dim)
-        params = trained.restored(found.model, str(source), self.step, None, text)
+        text = (loaded.text_encoder.length, loaded.text_encoder.dim)
+        params = trained.restored(loaded.model, str(source), self.step, None, text)
         with weights.open_weights(source) as reader:
             step = reader.latest_step() if self.step is None else self.step
             if self.eight_bits and isinstance(reader, weights.WeightsFile) and reader.in_eight_bits:
@@ -155,11 +155,11 @@ class Export:
                 path = weights.write(folder, params, step or 0, eight_bits=self.eight_bits)
         count = sum(leaf.size for leaf in named_leaves(params).values())
         size = path.stat().length / 1e6
-        log.info("%s: step %s, %s parameters, %.2f MB", found.model.name, step, f"{count:,}", size)
-        shape = getattr(found.model, "shape", None)
-        sampler = getattr(found.model, "sampler", None)
+        log.info("%s: step %s, %s parameters, %.2f MB", loaded.model.name, step, f"{count:,}", size)
+        shape = getattr(loaded.model, "shape", None)
+        sampler = getattr(loaded.model, "sampler", None)
         return {
-            "class": type(found.model).__name__,
+            "class": type(loaded.model).__name__,
             "shape": None if shape is None else dataclasses.asdict(shape),
             "sampling_steps": getattr(sampler, "steps", None),
             "parameters": count,
@@ -173,14 +173,16 @@ class Export:
         makers = [model for model in models if isinstance(model, SampledModel)]
         if not makers or not self.samples or any(m.input_shape for m in makers[:1]):
             return []
-        found = stages.find(str(folder))
-        config = (found[0] / "config.gin").read_text(encoding="utf-8")
-        own = portable_config.prompts(config) if self.prompts is None else tuple(self.prompts)
-        prompts = own[: self.samples]
+        folders = stages.find(str(folder))
+        config = (folders[0] / "config.gin").read_text(encoding="utf-8")
+        candidates = (
+            portable_config.prompts(config) if self.prompts is None else tuple(self.prompts)
+        )
+        prompts = candidates[: self.samples]
         if not prompts:
             return []
         sessions = Sessions(["runs/generate.gin"], list(self.gin_files), [])
-        chain = [stages.build_trained(sessions, stages.Stage, path) for path in found]
+        chain = [stages.build_trained(sessions, stages.Stage, path) for path in folders]
         output = str(folder / "samples" / "sample.mp4")
         run = sessions.build(Generate, stages=chain, prompts=prompts, output=output)
         with contextlib.redirect_stdout(io.StringIO()):  # these paths are soon others
@@ -234,12 +236,12 @@ def _data(config: str) -> dict[str, Any]:
 
 def _last_metrics(source: Path) -> dict[str, float]:
     """Return the last losses that training logged, of its own examples and of others."""
-    path, found = source / "metrics.jsonl", {}
+    path, losses = source / "metrics.jsonl", {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         row = json.loads(line)
-        found |= {n: row[n] for n in ("loss", "eval_loss") if row.get(n) is not None}
-    return found
+        losses |= {n: row[n] for n in ("loss", "eval_loss") if row.get(n) is not None}
+    return losses
 
 
 def _upload(folder: Path, address: str) -> None:

@@ -61,8 +61,8 @@ class Generate:
       negative: a prompt that guidance leads away from, of all clips; None is no text.
       strength: begin in the middle of the first stage's schedule, from `init`, with this share of
         its steps, in (0, 1); None is from noise.
-      frames: of the clips that come out, None: what the last stage was trained for.
-      size: their height and width; None: likewise.
+      frames: how many the clips have that come out; None: what the last stage was trained for.
+      size: height and width of these clips in pixels; None: likewise.
       fps: frames per second of the clips, of models that are told it; None: as they were trained.
       keep_stages: write the video of every stage.
       mesh: devices to use, and the layout over them; None is the first device alone.
@@ -141,7 +141,11 @@ class Generate:
         return chain.sized(**wanted)
 
     def __call__(self) -> list[Path]:
-        """Make and write all clips; returns their files in the order of the prompts."""
+        """Make and write all clips, and print where they are.
+
+        Returns:
+          Their files in the order of the prompts.
+        """
         clips = self.clips()
         silent = self.init is not None or self.known  # a prompt was not asked for
         if not silent and any(is_empty(clip.prompt) for clip in clips):
@@ -169,7 +173,11 @@ class Generate:
         return [clip.path for clip in clips]
 
     def clips(self) -> list[Clip]:
-        """List the clips to make: all samples of the first prompt, then of the second, ..."""
+        """List the clips to make: all samples of the first prompt, then of the second, ...
+
+        Returns:
+          Prompt, number of the sample and file of each.
+        """
         path = Path(self.output)
         wanted = [(prompt, i) for prompt in self.prompts for i in range(self.num_samples)]
         if self.samples is not None:
@@ -183,13 +191,24 @@ class Generate:
         return [Clip(prompt, i, name) for (prompt, i), name in zip(wanted, numbered, strict=True)]
 
     def videos(self) -> Iterator[tuple[Clip, Float[np.ndarray, "t h w c"]]]:
-        """Make each of `clips`, with the frames of the last stage; nothing is written."""
+        """Make each of `clips`, with the frames of the last stage; nothing is written.
+
+        Yields:
+          A clip and its frames, about in [-1, 1].
+        """
         for model, clip, video in self.stage_videos():
             if model is self.chain.stages[-1]:
                 yield clip, video
 
     def stage_videos(self) -> Iterator[tuple[SampledModel, Clip, Float[np.ndarray, "t h w c"]]]:
-        """Make (model, clip, frames) of every stage and clip, stage by stage."""
+        """Make the frames of every stage and clip, stage by stage; nothing is written.
+
+        Yields:
+          (model, clip, frames), frames about in [-1, 1].
+
+        Raises:
+          ValueError: a clip contains NaN or inf.
+        """
         clips, chain = self.clips(), self.chain
         models = dict(zip(chain.names, chain.stages, strict=True))
         sizes = {name: self._batch_size(name, len(clips)) for name in chain.names}

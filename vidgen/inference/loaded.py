@@ -25,7 +25,14 @@ class KeptStage(Stage):
 
     @classmethod
     def of(cls, stage: Stage) -> KeptStage:
-        """Return a stage as one that keeps its weights."""
+        """Return a stage as one that keeps its weights.
+
+        Args:
+          stage: a stage whose fields are copied.
+
+        Returns:
+          The same stage, with no weights in memory yet.
+        """
         return cls(**{f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)})
 
     @functools.cached_property
@@ -34,7 +41,7 @@ class KeptStage(Stage):
         return []
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
-        """Load what the model generates with; see `Stage.load`."""
+        """Load what the model generates with, or return what was loaded last; see `Stage.load`."""
         for wanted, params in self._last:
             if wanted == (step, mesh):
                 return params
@@ -73,6 +80,12 @@ class Tokenizer:
     def of(cls, trained: Trained) -> Tokenizer:
         """Return the tokenizer that a training run has left.
 
+        Args:
+          trained: the run.
+
+        Returns:
+          A tokenizer whose weights are read when it is first used.
+
         Raises:
           ValueError: it left another kind of model.
         """
@@ -91,7 +104,13 @@ class Tokenizer:
         return jax.jit(self.model.encode), jax.jit(self.model.decode)
 
     def encode(self, video: Float[np.ndarray, "b t h w c"]) -> Int[np.ndarray, "b gt gh gw"]:
-        """Return the tokens of clips in [-1, 1].
+        """Turn clips into tokens.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          Tokens from 0 to `model.codes` - 1.
 
         Raises:
           ValueError: the clips do not fit its patches.
@@ -100,7 +119,13 @@ class Tokenizer:
         return np.asarray(self._programs[0](self._params, jnp.asarray(video)))
 
     def reconstruct(self, video: Float[np.ndarray, "b t h w c"]) -> Float[np.ndarray, "b t h w c"]:
-        """Encode clips in [-1, 1], and decode their tokens.
+        """Encode clips, and decode their tokens.
+
+        Args:
+          video: clips in [-1, 1].
+
+        Returns:
+          Clips of the same size, about in [-1, 1].
 
         Raises:
           ValueError: the clips do not fit its patches.

@@ -31,7 +31,7 @@ class CardText:
       title: its name; "" takes the folder's.
       license: as the Hub spells it ("apache-2.0"); "" says that none is stated.
       data: what it was trained on, in words; "" leaves the configuration's settings alone.
-      results: of `vidgen evaluate` (evals/report/results.py).
+      results: results of `vidgen evaluate` (evals/report/results.py).
     """
 
     title: str = ""
@@ -43,13 +43,16 @@ class CardText:
 def text(
     folder: str, about: Mapping[str, Any], said: CardText, samples: Sequence[Sample] = ()
 ) -> str:
-    """Return the model card.
+    """Write the model card.
 
     Args:
       folder: name of the folder.
       about: what config.json says.
       said: what a person says.
       samples: clips in the folder.
+
+    Returns:
+      README.md: YAML front matter, and the text.
     """
     title = said.title or folder
     front = yaml.safe_dump(
@@ -71,7 +74,17 @@ def text(
 def front_matter(
     title: str, about: Mapping[str, Any], said: CardText, samples: Sequence[Sample]
 ) -> dict[str, Any]:
-    """Return what the Hub reads of a card."""
+    """Collect what the Hub reads of a card.
+
+    Args:
+      title: name of the model.
+      about: what config.json says.
+      said: what a person says; its results become the Hub's `model-index`.
+      samples: clips in the folder, which the Hub shows.
+
+    Returns:
+      Plain data, for YAML; what is not known is left out.
+    """
     makes_video = any(model["sampling_steps"] for model in about["models"].values())
     front: dict[str, Any] = {"license": said.license} if said.license else {}
     front |= {"library_name": about["library_name"]}

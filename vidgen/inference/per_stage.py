@@ -41,6 +41,9 @@ def parse(flag: str, text: str, read: Callable[[str], T]) -> PerStage[T]:
       text: what was given, in the form of the module's docstring.
       read: one value from its text; raises ValueError with what it takes.
 
+    Returns:
+      The setting.
+
     Raises:
       ValueError: a stage that there is none of, one that is named twice, or a wrong value.
     """
@@ -68,12 +71,30 @@ def parse(flag: str, text: str, read: Callable[[str], T]) -> PerStage[T]:
 
 
 def value(setting: T | PerStage[T] | None, stage: str) -> T | None:
-    """Return what a setting, or one value for all stages, is for a stage; None: unset."""
+    """Return what a setting is for a stage.
+
+    Args:
+      setting: one value for all stages, or a `PerStage`.
+      stage: name of the stage.
+
+    Returns:
+      The value; None where the stage keeps its own.
+    """
     return setting(stage) if isinstance(setting, PerStage) else setting
 
 
 def whole(text: str) -> int:
-    """Parse a whole number."""
+    """Parse a whole number.
+
+    Args:
+      text: as a person wrote it.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: it is none; like those of the other readers, the message says what is wanted.
+    """
     try:
         return int(text)
     except ValueError:
@@ -81,7 +102,17 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parse a number."""
+    """Parse a number.
+
+    Args:
+      text: as a person wrote it.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: it is none.
+    """
     try:
         return float(text)
     except ValueError:
@@ -89,14 +120,34 @@ def number(text: str) -> float:
 
 
 def word(text: str) -> str:
-    """Return a name."""
+    """Accept any name that is not empty; whoever uses it checks that it exists.
+
+    Args:
+      text: as a person wrote it.
+
+    Returns:
+      The name.
+
+    Raises:
+      ValueError: it is empty.
+    """
     if not text:
         raise ValueError("a name")
     return text
 
 
 def interval(text: str) -> tuple[float, float]:
-    """Parse two numbers as LOW:HIGH."""
+    """Parse two numbers as LOW:HIGH.
+
+    Args:
+      text: as a person wrote it.
+
+    Returns:
+      (low, high), of which `GuidanceSpec` checks the order.
+
+    Raises:
+      ValueError: there are not two numbers.
+    """
     low, colon, high = text.partition(":")
     try:
         if colon:
@@ -107,7 +158,17 @@ def interval(text: str) -> tuple[float, float]:
 
 
 def weights(text: str) -> tuple[float, float | None]:
-    """Parse a guidance weight (and None), or HIGH:LOW, between which guidance alternates."""
+    """Parse a guidance weight, or HIGH:LOW, between which guidance alternates.
+
+    Args:
+      text: as a person wrote it.
+
+    Returns:
+      (high, low); low is None for one constant weight.
+
+    Raises:
+      ValueError: it is neither.
+    """
     high, colon, low = text.partition(":")
     try:
         return float(high), float(low) if colon else None

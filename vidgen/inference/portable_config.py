@@ -17,7 +17,7 @@ _MODULES = re.compile(r"^((?:\w+/)?seqio_source\.SeqioSource\.modules) = .*$", r
 
 
 def portable(config: str, tokenizer: str | None = None) -> str:
-    """Return a saved configuration for another machine, in today's names.
+    """Rewrite a saved configuration for another machine, in today's names.
 
     Places of this machine have to be said anew there (`--gin.DATA_DIR=...`), and only by whoever
     uses them; captions are encoded by the encoder itself, and not looked up in a cache.
@@ -25,6 +25,9 @@ def portable(config: str, tokenizer: str | None = None) -> str:
     Args:
       config: what training wrote.
       tokenizer: the name of the tokenizer's folder beside that of the model, if it has one.
+
+    Returns:
+      A gin configuration.
     """
     config = with_new_names(without_t5x(config))
     if encoder := _ENCODED.search(config):
@@ -45,7 +48,15 @@ def portable(config: str, tokenizer: str | None = None) -> str:
 
 
 def dataset(config: str) -> tuple[str, dict[str, str]] | None:
-    """Return the class of the data set that a configuration names, and its settings of one line."""
+    """Find the data set that a configuration names.
+
+    Args:
+      config: what training wrote.
+
+    Returns:
+      Its class and those of its settings that are one line of plain values; None where there is
+      none.
+    """
     named = re.search(r"^DATASET = @([\w./]+)\(\)$", config, re.MULTILINE)
     if named is None:
         return None
@@ -54,12 +65,27 @@ def dataset(config: str) -> tuple[str, dict[str, str]] | None:
 
 
 def number(config: str, macro: str) -> int | None:
-    """Return a macro that is a whole number, if the configuration sets it to one."""
+    """Find a macro that is a whole number.
+
+    Args:
+      config: what training wrote.
+      macro: name of the macro, such as BATCH_SIZE.
+
+    Returns:
+      Its value; None where the configuration does not set it to a whole number.
+    """
     value = re.search(rf"^{macro} = (\d+)$", config, re.MULTILINE)
     return None if value is None else int(value[1])
 
 
 def prompts(config: str) -> tuple[str, ...]:
-    """Return SAMPLE_PROMPTS, or nothing where the configuration has none."""
+    """Find the prompts of sample clips, SAMPLE_PROMPTS.
+
+    Args:
+      config: what training wrote.
+
+    Returns:
+      The prompts; none where the configuration has none.
+    """
     values = re.search(r"^SAMPLE_PROMPTS = \\?\s*\(([^)]*)\)", config, re.MULTILINE)
     return () if values is None else tuple(re.findall(r"'([^']+)'", values[1]))

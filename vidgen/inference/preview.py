@@ -46,7 +46,7 @@ class StepPreview:
       window: the number of the batch of clips, or of the part of a story, from 0.
       windows: how many of them the stage makes.
       scene: the number of the scene in a story, from 0; None where there is no story.
-      prompts: of the clips in `video`, one each.
+      prompts: the prompts of the clips in `video`, one each.
       fps: frames per second of `video`.
       predict: what `video` is computed by.
     """
@@ -73,7 +73,14 @@ Look = Callable[[StepPreview], None]
 
 
 def each(*looks: Look) -> Look | None:
-    """Return one callback that calls all of these in turn; None where there is none."""
+    """Join several callbacks to one that calls all of these in turn.
+
+    Args:
+      *looks: the callbacks; the first that raises is the last that is called.
+
+    Returns:
+      One callback; None where there is none.
+    """
 
     def look(preview: StepPreview) -> None:
         for one in looks:

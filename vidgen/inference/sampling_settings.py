@@ -47,7 +47,7 @@ class Sampling:
       churn: noise of Heun's sampler, over all steps.
       resample: how many times runs of steps are made where content is known.
       resample_jump: steps of such a run.
-      temperature: of a masked transformer: randomness in which tokens are kept.
+      temperature: the temperature of a masked transformer: randomness in which tokens are kept.
       guidance: constant weight w, guided = (1 + w) cond - w uncond; or (high, low) to alternate,
         where a low of None is constant as well.
       guidance_rescale: how far the spread of guided predictions is brought back, 0 to 1.
@@ -76,16 +76,23 @@ class Sampling:
     def apply(self, model: SampledModel) -> SampledModel:
         """Replace the sampling of a model.
 
+        Args:
+          model: a trained model; its name decides which value of a `PerStage` counts.
+
+        Returns:
+          A copy of it with these settings. A setting that has no effect on its sampler is warned
+          of.
+
         Raises:
           ValueError: a value is out of its range, or this kind of model has no such setting.
         """
-        asked = {
+        wanted = {
             field.name: per_stage.value(getattr(self, field.name), model.name)
             for field in dataclasses.fields(self)
         }
-        weight = asked.pop("guidance")
+        weight = wanted.pop("guidance")
         settings: dict[str, dict[str, Any]] = {"sampler": {}, "guidance": {}}
-        for name, value in asked.items():
+        for name, value in wanted.items():
             part, setting = _SETTINGS[name]
             if value is not None:
                 settings[part][setting] = (name, value)
@@ -101,12 +108,20 @@ class Sampling:
             },
         )
         if isinstance(changed, DiffusionStage):
-            _tell_of_no_effect(changed, asked, weight is not None)
+            _tell_of_no_effect(changed, wanted, weight is not None)
         return changed
 
 
 def at_strength(model: SampledModel, strength: float) -> SampledModel:
-    """Return the first stage of a run, made to begin in the middle of its schedule.
+    """Make the first stage of a run begin in the middle of its schedule.
+
+    Args:
+      model: the first stage, which starts from text alone.
+      strength: share of its steps that are made, between 0 and 1: little keeps the video, much
+        changes it.
+
+    Returns:
+      A copy of it whose sampler has this strength.
 
     Raises:
       ValueError: it starts from a smaller video, or has no noise levels, or the strength is out of
@@ -127,12 +142,26 @@ def at_strength(model: SampledModel, strength: float) -> SampledModel:
 
 
 def takes_negative(model: SampledModel) -> bool:
-    """Whether guidance of this model leads away from a prompt: not that of a student, or none."""
+    """Whether guidance of this model leads away from a prompt.
+
+    Args:
+      model: with the sampling of the run.
+
+    Returns:
+      False where there is no guidance, and for a distilled student, which has learned its own.
+    """
     return not (model.guidance.is_unguided or getattr(model, "guidance_input", False))
 
 
 def check_negative(models: Sequence[SampledModel]) -> None:
-    """Raise ValueError where a negative prompt changes none of these models' clips."""
+    """Check that a negative prompt changes the clips of a model.
+
+    Args:
+      models: those that run.
+
+    Raises:
+      ValueError: none of them takes it.
+    """
     if any(map(takes_negative, models)):
         return
     for model in models:
@@ -145,10 +174,10 @@ def check_negative(models: Sequence[SampledModel]) -> None:
     )
 
 
-def _tell_of_no_effect(model: DiffusionStage, asked: dict[str, Any], guided: bool) -> None:
+def _tell_of_no_effect(model: DiffusionStage, wanted: dict[str, Any], guided: bool) -> None:
     """Warn of settings that change nothing of this stage."""
     for flag, sampler in (("gamma", Ancestral), ("churn", Heun)):
-        if asked[flag] is not None and model.sampler.name != sampler.name:
+        if wanted[flag] is not None and model.sampler.name != sampler.name:
             _tell_of_sampler(model.name, flag, model.sampler.name, sampler.name)
     if guided and model.learned is not None and model.learned.weight_range is None:
         _tell_of_range(model.name)

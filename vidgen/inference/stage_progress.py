@@ -37,14 +37,25 @@ class StageProgress:
         self._bar: tqdm | None = None
 
     def begin(self, stage: str) -> None:
-        """Show the bar of the next stage, which is being loaded."""
+        """Show the bar of the next stage, which is being loaded.
+
+        Args:
+          stage: its name.
+        """
         self.close()
         place = f"{list(self._models).index(stage) + 1}/{len(self._models)} {stage}"
         steps = self._windows(stage) * self._models[stage].sampler.steps
         self._bar, self._window = progress_bar(steps, desc=place, unit="step"), -1
 
     def steps_of(self, model: SampledModel) -> OnStep:
-        """Return what follows the steps of the next batch of a model."""
+        """Return what follows the steps of the next batch of a model; call it once a batch.
+
+        Args:
+          model: the one that runs.
+
+        Returns:
+          A callback for `Generator.generate`.
+        """
         self._window += 1
         return functools.partial(self._step, model, self._window)
 

@@ -72,22 +72,45 @@ class Stage:
             raise ValueError(f"--model={self.model_dir} holds a {kind}, which makes no video.")
 
     def check(self, step: int | None = None) -> None:
-        """Raise FileNotFoundError unless there are weights (of this step)."""
+        """Check that there are weights to load, before anything long begins.
+
+        Args:
+          step: the step of the checkpoint; None is any.
+
+        Raises:
+          FileNotFoundError: there are none (of this step).
+        """
         with open_weights(self.model_dir) as checkpointer:
             checkpointer.stored_params(step)
 
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
-        """Load what the model generates with, checked against its shapes, over the mesh."""
+        """Load what the model generates with, checked against its shapes.
+
+        Args:
+          step: the step of the checkpoint; None is the newest.
+          mesh: devices to lay the weights out over; None is the first device.
+
+        Returns:
+          The parameters that `Generator.generate` takes, frozen networks merged.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          CheckpointError: it holds another kind or size of model.
+        """
         text = (self.text_encoder.length, self.text_encoder.dim)
         params = trained.restored(self.model, self.model_dir, step, mesh, text)
         frozen = None if self.frozen is None else trained.over(self.frozen, mesh)()
         return self.model.merge_params(params, frozen)
 
     def identity(self, params: Params) -> dict[str, Any]:
-        """Return what its clips depend on besides text, noise and sampling, as plain data.
+        """Collect what its clips depend on besides text, noise and sampling.
 
         Args:
-          params: what `load` gave: folders and steps may come to hold other weights.
+          params: what `load` returned: folders and steps may come to hold other weights.
+
+        Returns:
+          Plain data that JSON can hold: hashes of weights and settings, the text encoder, the
+          version.
         """
         encoder, settings = self.text_encoder, repr(self.model)
         return {
@@ -117,10 +140,18 @@ def tell_of_images(stages: Sequence[Stage], models: Sequence[SampledModel]) -> N
 def for_text(
     model: SampledModel, text: TextEmbedding, negative: TextEmbedding | None = None
 ) -> SampledModel:
-    """Return the model as it samples these prompts, which are on the host.
+    """Leave guidance out where it would compute the same thing twice.
 
-    Where none of them has a token, nor what guidance leads away from, both halves of guidance are
-    the same, and one is enough.
+    Where no prompt has a token, nor what guidance leads away from, both halves of guidance are the
+    same, and one is enough.
+
+    Args:
+      model: with the sampling of the run.
+      text: the encoded prompts, on the host.
+      negative: what guidance leads away from, on the host; None is no text.
+
+    Returns:
+      The model as it samples these prompts.
     """
     some = np.any(text.mask) or (negative is not None and np.any(negative.mask))
     return model if some else model.without_guidance()
@@ -134,6 +165,9 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
         the zoo.
       first: name of the first stage to run; None is the first that is there.
       last: name of the last.
+
+    Returns:
+      The folders, one for each stage.
 
     Raises:
       FileNotFoundError: there is no trained model.
@@ -163,7 +197,16 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
 
 
 def check_names(stages: Sequence[Stage], first: str | None, last: str | None) -> None:
-    """Raise ValueError where `first` and `last` do not name the stages at the ends."""
+    """Check that the stages at the ends are those that the flags name.
+
+    Args:
+      stages: as they were loaded.
+      first: value of --from; None names none.
+      last: value of --until; None names none.
+
+    Raises:
+      ValueError: a folder holds another stage.
+    """
     ends = (("from", first, stages[0]), ("until", last, stages[-1]))
     for flag, name, stage in ends:
         if name is not None and name != stage.model.name:
@@ -173,7 +216,17 @@ def check_names(stages: Sequence[Stage], first: str | None, last: str | None) ->
 
 
 def single(stages: Sequence[Stage]) -> Stage:
-    """Return the one stage; a ValueError where there are several."""
+    """Return the one model that tells a story.
+
+    Args:
+      stages: those that --model names.
+
+    Returns:
+      The only one.
+
+    Raises:
+      ValueError: there are several.
+    """
     if len(stages) > 1:
         names = ", ".join(stage.model.name for stage in stages)
         raise ValueError(f"a story is told by one model, and --model has {names}; name a folder.")
@@ -187,6 +240,9 @@ def build_trained(sessions: Sessions, cls: type[T], folder: Path) -> T:
       sessions: with the files and flags of this run.
       cls: its class.
       folder: the MODEL_DIR of the training.
+
+    Returns:
+      The object; its model knows whether it also trained on images.
 
     Raises:
       ValueError: a flag makes a distilled student believe that it has learned more than it has.
@@ -204,10 +260,10 @@ def build_trained(sessions: Sessions, cls: type[T], folder: Path) -> T:
     return built
 
 
-def _check_learned(folder: Path, trained: DiffusionStage, asked: DiffusionStage) -> None:
+def _check_learned(folder: Path, trained: DiffusionStage, changed: DiffusionStage) -> None:
     """Refuse settings of this run that would have a student believe it learned more."""
     before, after = (
-        vars(model.learned) | {"schedule": model.schedule} for model in (trained, asked)
+        vars(model.learned) | {"schedule": model.schedule} for model in (trained, changed)
     )
     for name in [name for name in before if before[name] != after[name]]:
         raise ValueError(

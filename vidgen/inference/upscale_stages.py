@@ -14,9 +14,12 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
     """List the training folders of the stages that a video is sent through.
 
     Args:
-      names: of stages, with commas between them; None is none.
+      names: names of stages, with commas between them; None is none.
       model: the folder of --model, in which they are; beside it where it is that of one model.
-      elsewhere: that of --upscale_model, if they are in another one.
+      elsewhere: the folder of --upscale_model, if they are in another one.
+
+    Returns:
+      The folders, in the order in which the stages run.
 
     Raises:
       ValueError: a name that is no stage that up-samples, twice the same, or another order.
@@ -64,7 +67,16 @@ def _names(text: str) -> list[str]:
 
 
 def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) -> None:
-    """Raise ValueError where a folder holds another stage than --upscale says."""
+    """Check that each folder holds the stage that --upscale names.
+
+    Args:
+      stages: as they were loaded.
+      folders: where each was loaded from.
+      names: value of --upscale.
+
+    Raises:
+      ValueError: a folder holds another stage.
+    """
     for stage, folder, name in zip(stages, folders, _names(names), strict=True):
         if stage.model.name != name:
             raise ValueError(

@@ -57,7 +57,7 @@ class CheckData:
       source: the data; its shape is that of a clip in training.
       text_encoder: says how much of a caption is read; None: not known.
       clips: how many examples are read; 0 is all.
-      seed: of where the clips begin.
+      seed: the seed of where the clips begin.
       known: what `probed` returned before, which then is not looked up again.
     """
 
@@ -80,14 +80,22 @@ class CheckData:
             raise ValueError(f"--clips is {self.clips}; it must be 0, which is all, or more.")
 
     def probed(self) -> Mapping[int, Probed | None]:
-        """Look up length, rate and size of the files; None: there is none, or it is damaged."""
+        """Look up length, rate and size of the files.
+
+        Returns:
+          By the number of the example; None: there is no file, or it is damaged.
+        """
         if self.known is not None:
             return self.known
         numbers = self._numbers()
         return dict(zip(numbers, self._each(self._probe, numbers, "looking"), strict=True))
 
     def __call__(self) -> Facts:
-        """Read the examples; return what they are, as plain data."""
+        """Read the examples, and find out what they are.
+
+        Returns:
+          Plain data that JSON can hold.
+        """
         numbers = self._numbers()
         files = [file for file in self.probed().values() if file is not None]
         loaded = list(self._each(self._load, numbers, "reading"))
@@ -111,25 +119,29 @@ class CheckData:
         }
 
     def shown(self) -> list[Shown]:
-        """Read clips for a picture: those of training, in more pixels, evenly spread."""
+        """Read clips for a picture: those of training, in more pixels, evenly spread.
+
+        Returns:
+          At most 16 of them; others take the place of those that are refused.
+        """
         shape = self.source.shape
         factor = max(1.0, _SIDE / max(shape.height, shape.width))
         larger = dataclasses.replace(
             shape, height=round(shape.height * factor), width=round(shape.width * factor)
         )
         source, count = of_shape(self.source, larger), len(self.source)
-        found: list[Shown] = []
+        clips: list[Shown] = []
         # A few more than are wanted, in the place of those that are refused.
         for number in _spread(count, min(count, 4 * SHOWN)):
-            if len(found) == SHOWN:
+            if len(clips) == SHOWN:
                 break
             try:
                 example = source.load(number, self._rng(number))
             except BadExample:
                 continue
             if isinstance(example, Example):
-                found.append(Shown(example.first_caption, to_float(example.video)))
-        return found
+                clips.append(Shown(example.first_caption, to_float(example.video)))
+        return clips
 
     def _numbers(self) -> list[int]:
         count = len(self.source)
@@ -164,7 +176,7 @@ class CheckData:
         return _Loaded(captions=example.caption, images=True)
 
     def _captions(self, loaded: Iterable[_Loaded]) -> list[str]:
-        """All captions; of data that cannot list them, those of the examples that were read."""
+        """Return all captions, or those of the examples that were read where none can be listed."""
         try:
             return list(self.source.captions())
         except ValueError:
@@ -172,7 +184,15 @@ class CheckData:
 
 
 def of_shape(source: Source, shape: VideoShape) -> Source:
-    """Return a source with clips of another shape; it does not look for its files again."""
+    """Return a source with clips of another shape; it does not look for its files again.
+
+    Args:
+      source: the data.
+      shape: the shape of the clips.
+
+    Returns:
+      A copy, which shares what the source knows of its files.
+    """
     if type(source).for_evaluation is not Source.for_evaluation:  # it is made of others
         return source.for_evaluation(shape)
     other = copy.copy(source)
@@ -181,7 +201,7 @@ def of_shape(source: Source, shape: VideoShape) -> Source:
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """So many numbers of 0 ... count - 1, evenly spread, each once."""
+    """Return so many numbers of 0 ... count - 1, evenly spread, each once."""
     return [number * count // wanted for number in range(wanted)]
 
 
@@ -190,7 +210,14 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def summary(values: Sequence[float | int]) -> dict[str, float] | None:
-    """Return the least, the median, the most, the sum, and what 95 % reach; None of no value."""
+    """Summarize numbers in a few.
+
+    Args:
+      values: one for each file.
+
+    Returns:
+      The least, the median, the most, the sum, and what 95 % reach; None of no value.
+    """
     if not values:
         return None
     ordered = sorted(map(float, values))
@@ -204,11 +231,15 @@ def summary(values: Sequence[float | int]) -> dict[str, float] | None:
 
 
 def caption_facts(texts: Sequence[str], text_length: int | None = None) -> Facts:
-    """Return how many captions there are, how long, how many are the same, and the frequent ones.
+    """Count captions, their words, and how many are the same.
 
     Args:
-      texts: of all examples; "" where there is none.
-      text_length: tokens that are read of one; a word has one at least, and two are its ends.
+      texts: the texts of all examples; "" where there is none.
+      text_length: tokens that are read of one; a word has one at least, and two are its ends. None:
+        not known.
+
+    Returns:
+      Plain data; "cut" is how many are longer than what is read.
     """
     there = [text for text in texts if text]
     counts = collections.Counter(there)
@@ -226,7 +257,14 @@ def caption_facts(texts: Sequence[str], text_length: int | None = None) -> Facts
 
 
 def grouped(refused: Sequence[Mapping[str, str]]) -> list[tuple[str, list[Mapping[str, str]]]]:
-    """Group refusals by what they begin with, before any number or name; the largest first."""
+    """Group refusals by what they begin with, before any number or name.
+
+    Args:
+      refused: {"file", "why"} of each.
+
+    Returns:
+      (beginning, refusals) pairs, the largest group first.
+    """
     groups: dict[str, list[Mapping[str, str]]] = {}
     for one in refused:
         groups.setdefault(one["why"].partition(":")[0].partition("(")[0].strip(), []).append(one)

@@ -53,7 +53,8 @@ class ClipCutter:
       shape: height, width and frame rate of the clips, and how many frames they have at least.
       longest: seconds of a clip at most; a longer shot becomes several.
       detector: finds the cuts of films beside which no shots are given.
-      quality: of the H.264 encoder (crf): 0 loses nothing, 18 is hard to tell from it, 51 is worst.
+      quality: the setting of the H.264 encoder (crf): 0 loses nothing, 18 is hard to tell from it,
+        51 is worst.
     """
 
     shape: VideoShape
@@ -91,7 +92,7 @@ class SourceVideo:
     Attributes:
       path: where it is.
       name: what it is called in keys and reports, the same wherever the folder lies.
-      captions: of all its clips, each of which has all of them.
+      captions: the captions of all its clips, each of which has all of them.
     """
 
     path: str
@@ -108,7 +109,7 @@ class Cut:
       counts: for the statistics.
       reason: why there are no clips; "" where there are.
       records: file with its clips.
-      keys: of the clips, in the order of the records.
+      keys: the keys of the clips, in the order of the records.
       captioned: whether they have a caption.
     """
 
@@ -129,6 +130,9 @@ def cut_video(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
       film: what to cut.
       cutter: how.
       folder: for its records, one for each `cutter`.
+
+    Returns:
+      Where its clips are, or why there are none.
     """
     mark = _mark(film)
     stem = pathlib.Path(folder, mark[:2], mark)
@@ -166,14 +170,23 @@ def cut_video(film: SourceVideo, cutter: ClipCutter, folder: str) -> Cut:
 
 
 def rejected(film: SourceVideo, reason: str) -> Cut:
-    """The result for a video that gives no clips."""
+    """Make the result for a video that gives no clips.
+
+    Args:
+      film: the video.
+      reason: a clause; what stands before ":" or "(" is counted, the rest differs from film to
+        film.
+
+    Returns:
+      The result.
+    """
     kind = re.split(r" *[:(]", reason)[0]  # without what differs from film to film
     counts = collections.Counter({("films",): 1, ("rejected films", kind): 1})
     return Cut(film=film.name, counts=counts, reason=reason)
 
 
 def _mark(film: SourceVideo) -> str:
-    """A fingerprint of a video and its shots, by sizes and times of the files."""
+    """Return a fingerprint of a video and its shots, by sizes and times of the files."""
     stats = []
     for path in (pathlib.Path(film.path), shots_file(film.path)):
         stat = path.stat() if path.is_file() else None
@@ -188,7 +201,15 @@ def _read(summary: pathlib.Path) -> Cut:
 
 
 def described(counts: Counts, fps: float | int) -> dict[str, Any]:
-    """Make a table of the statistics: what -> count, or what -> which -> count."""
+    """Make a table of the statistics.
+
+    Args:
+      counts: the statistics of all videos.
+      fps: the frame rate of the clips, for their length in seconds.
+
+    Returns:
+      what -> count, or what -> which -> count.
+    """
     table: dict[str, Any] = {what: 0 for what in ("films", "shots", "clips", "frames", "bytes")}
     for (what, *which), count in sorted(counts.items(), key=_order):
         if which:
@@ -199,7 +220,7 @@ def described(counts: Counts, fps: float | int) -> dict[str, Any]:
 
 
 def _order(item: tuple[tuple[str, ...], int]) -> tuple:
-    """The key that sorts numbers by their size."""
+    """Return the key that sorts numbers by their size."""
     return tuple((float(part), part) if part.isdigit() else (0.0, part) for part in item[0])
 
 

@@ -33,8 +33,8 @@ class Encode:
       source: the data whose captions are encoded.
       text_encoder: the frozen encoder, by itself or behind a cache.
       output: folder to write.
-      dtype: of the stored states: "float32" trains to the same numbers as the encoder itself,
-        "bfloat16" takes half the room.
+      dtype: the type of the stored states: "float32" trains to the same numbers as the encoder
+        itself, "bfloat16" takes half the room.
       batch_size: captions encoded at a time.
       shard_size: captions of a shard, what a killed process has to do again at most.
     """

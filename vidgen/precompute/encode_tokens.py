@@ -38,7 +38,7 @@ class EncodeTokens:
       weights: loads {"tokenizer": its weights}.
       output: folder to write.
       draws: clips cut from each example, at random places; 1 where a file is no longer than a clip.
-      seed: of the cuts.
+      seed: the seed of the cuts.
       batch_size: clips encoded at a time.
       shard_size: examples of a shard, what a killed process has to do again at most.
       workers: processes that read videos; 0 reads in a thread of this one.

@@ -63,7 +63,7 @@ class Prepare:
       cutter: how videos become clips.
       shards: files that the clips are spread over, by their keys.
       missing_captions: "skip" rejects videos without a caption; "empty" keeps their clips.
-      runner: of Beam: "DirectRunner" works on this machine.
+      runner: the runner of Beam: "DirectRunner" works on this machine.
       pipeline_args: further flags of Beam and of the runner, such as
         ("--direct_running_mode=multi_processing", "--direct_num_workers=8").
 

@@ -57,7 +57,15 @@ class CutDetector:
             )
 
     def is_cut(self, scores: Sequence[float], at: int) -> bool:
-        """Whether a shot begins with frame `at` of those around it."""
+        """Whether a shot begins with a frame.
+
+        Args:
+          scores: s of successive frames, each against the one before it.
+          at: number of the frame among them; those on both sides are compared with it.
+
+        Returns:
+          True for a cut.
+        """
         score = scores[at]
         near = [*scores[max(0, at - self.window) : at], *scores[at + 1 : at + 1 + self.window]]
         mean = sum(near) / max(1, len(near))
@@ -65,14 +73,22 @@ class CutDetector:
 
 
 def difference(before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]) -> float:
-    """The difference s of two frames of one size, in [0, 1]."""
+    """Compute the difference s of two frames; see the module docstring.
+
+    Args:
+      before: a frame at the size of `THUMBNAIL`.
+      after: the next one, of the same size.
+
+    Returns:
+      A number from 0 to 1.
+    """
     pixels = np.abs(before.astype(np.int16) - after.astype(np.int16)).mean() / 255
     colors = np.abs(_histograms(before) - _histograms(after)).sum(-1).mean() / 2
     return float(np.sqrt(pixels * colors))
 
 
 def _histograms(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 3 levels"]:
-    """The share of each level of each color in each region."""
+    """Return the share of each level of each color in each region."""
     height, width = (side // _REGIONS for side in frame.shape[:2])
     regions = frame[: height * _REGIONS, : width * _REGIONS].reshape(
         _REGIONS, height, _REGIONS, width, 3
@@ -88,12 +104,15 @@ def by_detection(
     thumbnail: Callable[[F], np.ndarray],
     detector: CutDetector,
 ) -> Iterator[tuple[int, F]]:
-    """Find the shots of a video: (number of the shot, frame), `detector.window` frames late.
+    """Find the shots of a video, `detector.window` frames late.
 
     Args:
-      frames: of a film, in order.
-      thumbnail: of a frame, THUMBNAIL high and wide.
+      frames: frames of a film, in order.
+      thumbnail: returns a frame scaled to `THUMBNAIL`.
       detector: tells cuts.
+
+    Yields:
+      (number of the shot, frame) for all frames.
     """
     held: collections.deque[F] = collections.deque()
     scores: list[float] = []  # of the held frames, and of the last ones before them
@@ -121,7 +140,15 @@ def by_detection(
 
 
 def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F]]:
-    """Take the frames that are in a given shot: (number of the shot, frame)."""
+    """Take the frames that are in a listed shot.
+
+    Args:
+      frames: frames of a film, in order.
+      shots: in order and without overlap; frames between them are left out.
+
+    Yields:
+      (number of the shot, frame).
+    """
     numbered = iter(enumerate(shots))
     current = next(numbered, None)
     for number, frame in enumerate(frames):
@@ -134,12 +161,25 @@ def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F
 
 
 def shots_file(video: str | os.PathLike) -> pathlib.Path:
-    """The file that gives the shots of a video: clip.shots.json beside clip.mp4."""
+    """Name the file that lists the shots of a video: clip.shots.json beside clip.mp4.
+
+    Args:
+      video: path of the video.
+
+    Returns:
+      A path; nothing need be there.
+    """
     return pathlib.Path(video).with_suffix(".shots.json")
 
 
 def read_shots(path: str | os.PathLike) -> list[Shot]:
     """Read shots from a JSON file: a list of [first frame, last frame + 1], in order.
+
+    Args:
+      path: the path of the file.
+
+    Returns:
+      The shots.
 
     Raises:
       ValueError: it holds something else.

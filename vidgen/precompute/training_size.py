@@ -1,7 +1,8 @@
 """Which experiment, and which clip, suits a user's videos.
 
 length   what 95 % of the videos reach fits one clip; so no more are too short
-rate     no more frames a second than the files have
+rate     the experiment's own; where its clip is longer than the videos, a higher one, but no more
+         frames a second than the files have
 size     the pixels of the experiment's own clip, in the shape that most videos have
 """
 
@@ -26,7 +27,7 @@ class Suggestion(NamedTuple):
 
     Attributes:
       experiment: its file.
-      shape: of a clip.
+      shape: the shape of a clip.
       changes: NAME=VALUE for what the file says otherwise.
     """
 
@@ -47,6 +48,9 @@ def suggest(files: Sequence[Probed]) -> Suggestion:
 
     Args:
       files: what the videos are; of none, the last experiment is returned as it is.
+
+    Returns:
+      The experiment, the clip, and the bindings that make its clip this one.
     """
     if not files:
         name, shape = list(EXPERIMENTS.items())[-1]
@@ -54,26 +58,26 @@ def suggest(files: Sequence[Probed]) -> Suggestion:
     seconds = sorted(file.seconds for file in files)[int(0.05 * len(files))]
     rate = float(np.median([file.fps for file in files]))
     fitting = [(n, s) for n, s in EXPERIMENTS.items() if s.frames / s.fps <= 1.01 * seconds]
-    name, own = (fitting or list(EXPERIMENTS.items()))[0 if fitting else -1]
-    frames, fps = own.frames, own.fps
+    name, base = (fitting or list(EXPERIMENTS.items()))[0 if fitting else -1]
+    frames, fps = base.frames, base.fps
     if frames / fps > 1.01 * seconds:
         fps = min(math.floor(100 * rate) / 100, math.ceil(10 * frames / seconds) / 10)
         frames = max(1, min(frames, math.floor(seconds * fps + 0.1)))
-    height, width = _sides(own, [math.log(file.width / file.height) for file in files])
-    shape = dataclasses.replace(own, frames=frames, fps=fps, height=height, width=width)
+    height, width = _sides(base, [math.log(file.width / file.height) for file in files])
+    shape = dataclasses.replace(base, frames=frames, fps=fps, height=height, width=width)
     changed = {
         field: getattr(shape, field)
         for field in ("frames", "height", "width", "fps")
-        if getattr(shape, field) != getattr(own, field)
+        if getattr(shape, field) != getattr(base, field)
     }
     changes = tuple(f"base/VideoShape.{field}={value!r}" for field, value in changed.items())
     return Suggestion(name, shape, changes)
 
 
-def _sides(own: VideoShape, logs: Sequence[float]) -> tuple[int, int]:
-    """Height and width for the median of the logarithms of width / height."""
+def _sides(base: VideoShape, logs: Sequence[float]) -> tuple[int, int]:
+    """Return height and width for the median of the logarithms of width / height."""
     aspect = math.exp(float(np.median(logs)))
     longer = min(max(aspect, 1 / aspect), _WIDEST)
-    short = min(own.height, own.width)
+    short = min(base.height, base.width)
     long = max(short, round(short * longer / _STRIDE) * _STRIDE)
     return (short, long) if aspect > 1 else (long, short)

@@ -56,7 +56,13 @@ class ClipModel:
 
 
 def load(folder: Path) -> ClipModel:
-    """Load a CLIP from a folder of Hugging Face: config.json, tokenizer.json, a file of weights.
+    """Load a CLIP from a folder of Hugging Face.
+
+    Args:
+      folder: has config.json, tokenizer.json and a file of weights.
+
+    Returns:
+      The model, in float32 on the host.
 
     Raises:
       FileNotFoundError: the folder or one of the files is missing.
@@ -73,10 +79,17 @@ def load(folder: Path) -> ClipModel:
 def tokens(
     clip: ClipModel, prompts: Sequence[str]
 ) -> tuple[Int[np.ndarray, "n s"], Bool[np.ndarray, "n s"]]:
-    """Turn prompts into ids, and a mask that is True for real tokens; s = 77 in published models.
+    """Turn prompts into ids.
 
     A prompt that is too long is silently truncated before its end token. A shorter one is padded
     with the end token.
+
+    Args:
+      clip: from `load`.
+      prompts: one or more.
+
+    Returns:
+      Ids, and a mask that is True for real tokens; s = 77 in published models.
 
     Raises:
       ValueError: there are no prompts.
@@ -89,11 +102,14 @@ def tokens(
 
 
 def image_features(clip: ClipModel, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-    """Compute unit-length features of RGB images in [-1, 1].
+    """Compute features of RGB images.
 
     Args:
       clip: from `load`.
-      x: images of the network's size, `clip.sizes.pixels` on a side (224 in most).
+      x: images in [-1, 1] of the network's size, `clip.sizes.pixels` on a side (224 in most).
+
+    Returns:
+      Vectors of unit length, in float32.
 
     Raises:
       ValueError: they are of another size.
@@ -118,12 +134,15 @@ def image_features(clip: ClipModel, x: Float[Array, "n h w 3"]) -> Float[Array, 
 def text_features(
     clip: ClipModel, ids: Int[Array, "n s"], mask: Bool[Array, "n s"]
 ) -> Float[Array, "n d"]:
-    """Compute unit-length features of prompts.
+    """Compute features of prompts.
 
     Args:
       clip: from `load`.
       ids: from `tokens`, or cut to fewer columns with all end tokens still in them.
       mask: True for tokens that may be attended to. Tokens after the end change nothing.
+
+    Returns:
+      Vectors of unit length, in float32.
     """
     sizes, params = clip.sizes, clip.params["text"]
     # argmax gives the first place: padding repeats the end token.

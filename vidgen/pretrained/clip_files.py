@@ -52,8 +52,8 @@ class Tower:
       hidden: width inside its MLPs.
       layers: number of layers.
       heads: number of attention heads; it divides the width.
-      activation: of its MLPs, one of `ACTIVATIONS`.
-      epsilon: of its normalizations.
+      activation: the activation of its MLPs, one of `ACTIVATIONS`.
+      epsilon: the epsilon of its normalizations.
     """
 
     width: int
@@ -90,7 +90,13 @@ class Sizes:
 
 
 def read_sizes(folder: Path) -> Sizes:
-    """Read the sizes in the folder's config.json.
+    """Read the sizes of a CLIP.
+
+    Args:
+      folder: has a config.json; what that leaves out is as in openai/clip-vit-base-patch32.
+
+    Returns:
+      The sizes of both transformers.
 
     Raises:
       FileNotFoundError: the folder or the file is missing.
@@ -122,12 +128,29 @@ def read_sizes(folder: Path) -> Sizes:
 
 
 def weights_file(folder: Path) -> Path:
-    """Return the folder's file of weights; a FileNotFoundError if there is none."""
+    """Find the file of weights in a folder.
+
+    Args:
+      folder: the folder of the model.
+
+    Returns:
+      The first of `WEIGHTS` that exists.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
     return _file(folder, *WEIGHTS)
 
 
 def read_params(folder: Path, sizes: Sizes) -> Params:
-    """Read the folder's weights as a tree: products as [in out], layers of a tower stacked.
+    """Read the weights of a CLIP.
+
+    Args:
+      folder: the folder of the model.
+      sizes: from `read_sizes`.
+
+    Returns:
+      A tree of numpy arrays in float32: products as [in out], layers of a tower stacked.
 
     Raises:
       FileNotFoundError: there is no weight file.
@@ -160,7 +183,14 @@ def read_params(folder: Path, sizes: Sizes) -> Params:
 
 
 def read_tokenizer(folder: Path, sizes: Sizes) -> tokenizers.Tokenizer:
-    """Read the folder's tokenizer, set to truncate between its ends and to pad with the end.
+    """Read the tokenizer of a CLIP.
+
+    Args:
+      folder: has a tokenizer.json.
+      sizes: from `read_sizes`.
+
+    Returns:
+      The tokenizer, set to truncate between its ends and to pad with the end.
 
     Raises:
       FileNotFoundError: there is no tokenizer.json.
@@ -199,7 +229,7 @@ class _Tensors:
         return weight_files.expect(self._tensors, name, shape, path=self._path, kind=kind)
 
     def pair(self, name: str, *shape: int) -> dict[str, np.ndarray]:
-        """Weight and bias of a normalization [d], or of a product ([out in] in the file)."""
+        """Read weight and bias of a normalization [d], or of a product ([out in] in the file)."""
         weight = self.read(f"{name}.weight", *shape)
         return {"weight": weight.T, "bias": self.read(f"{name}.bias", shape[0])}
 

@@ -40,19 +40,33 @@ LAYERS = (
 
 
 def load_params(folder: Path) -> Params:
-    """Load the weights in the asset's folder: {unit: {kernel, bias}}."""
+    """Load the weights of I3D.
+
+    Args:
+      folder: the folder of the asset `ASSET` (`vidgen.assets.downloads.locate`).
+
+    Returns:
+      {unit: {kernel, bias}} in float32, with normalization folded in.
+
+    Raises:
+      WeightFileError: the file is damaged.
+      FileNotFoundError: there is no such file.
+    """
     return _units(weight_files.read_arrays(folder / FILE))
 
 
 def features(
     params: Params, x: Float[Array, "b t h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Compute features of video in [-1, 1] by layer, "b t h w c" ("pool" and "logits": "b c").
+    """Compute features of video by layer.
 
     Args:
       params: from `load_params`.
-      x: any size for the convolutional layers.
+      x: clips in [-1, 1], of any size for the convolutional layers.
       wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
+
+    Returns:
+      By layer "b t h w c", of "pool" and "logits" "b c".
 
     Raises:
       ValueError: an unknown layer, or "logits" of a video that is too short or too small.
@@ -89,7 +103,7 @@ def _layers(params: Params, x: Float[Array, "b t h w c"]) -> Iterator[tuple[str,
 
 
 def _mixed(params: Params, x: Float[Array, "b t h w c"], name: str) -> Float[Array, "b t h w c2"]:
-    """Four branches side by side: 1x1, 1x1 then 3x3, the same again, pool then 1x1."""
+    """Join four branches: 1x1, 1x1 then 3x3, the same again, pool then 1x1."""
 
     def unit(y: Array, branch: int, kind: str) -> Array:
         return _relu_unit(params[f"{name}/Branch_{branch}/Conv3d_{kind}"], y)

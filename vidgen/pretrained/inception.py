@@ -138,7 +138,13 @@ LAYERS = (*_STEM, *_MIXED, "pool", "logits")
 
 
 def load_params(path: Path) -> Params:
-    """Load the weights of a file: {unit: {kernel, bias}}, with normalization folded in.
+    """Load the weights of the Inception-v3 of FID.
+
+    Args:
+      path: pt_inception-2015-12-05-6726825d.pth, or the same tensors in a .safetensors file.
+
+    Returns:
+      {unit: {kernel, bias}} in float32, with normalization folded in.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -172,14 +178,18 @@ def load_params(path: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Compute features of RGB images in [-1, 1] by layer, "n h w c" ("pool", "logits": "n c").
+    """Compute features of RGB images by layer.
 
     Products are exact to float32 on every platform, as a distance is compared between them.
 
     Args:
       params: from `load_params`.
-      x: images of at least 75 x 75 pixels; resize them to 299 x 299 for published distances.
+      x: images in [-1, 1] of at least 75 x 75 pixels; resize them to 299 x 299 for published
+        distances.
       wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
+
+    Returns:
+      By layer "n h w c", of "pool" and "logits" "n c".
 
     Raises:
       ValueError: an unknown layer, or images that are too small.

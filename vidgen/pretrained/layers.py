@@ -26,9 +26,17 @@ def conv(
     stride: int = 1,
     padding: str | int = "SAME",
 ) -> Float[Array, "n *space2 c2"]:
-    """Convolve over all axes between the first and the last; the kernel is [*window in out].
+    """Convolve over all axes between the first and the last.
 
-    `padding` is "SAME", "VALID", or a number of zeros on each side.
+    Args:
+      x: one to three axes of space.
+      kernel: "*window in out".
+      bias: "out"; None adds none.
+      stride: the same along all axes of space.
+      padding: "SAME", "VALID", or a number of zeros on each side.
+
+    Returns:
+      The result, of about 1 / stride of the size.
     """
     rank = x.ndim - 2
     space = "DHW"[-rank:]
@@ -53,6 +61,15 @@ def thin_conv(
 
     The frames under the window become channels of one picture, and pictures are convolved: on a CPU
     that is several times faster than a convolution over three axes.
+
+    Args:
+      x: clips.
+      kernel: "t h w in out".
+      bias: "out".
+      stride: the same along time, height and width.
+
+    Returns:
+      What `conv` does.
     """
     taps, kernel = kernel.shape[0], jnp.asarray(kernel)
     (pad,) = jax.lax.padtype_to_pads(x.shape[1:2], (taps,), (stride,), "SAME")
@@ -73,7 +90,14 @@ def max_pool(
 ) -> Float[Array, "n *space2 c"]:
     """Return the largest value of each window, padding left out.
 
-    `padding` is "SAME", "VALID", or "CEIL": windows start at 0, and the last may reach outside.
+    Args:
+      x: features.
+      window: its size along each axis of space.
+      stride: along each axis of space.
+      padding: "SAME", "VALID", or "CEIL": windows start at 0, and the last may reach outside.
+
+    Returns:
+      The values, of about 1 / stride of the size.
     """
     pads: Any = padding
     if padding == "CEIL":
@@ -82,7 +106,15 @@ def max_pool(
 
 
 def mean_pool(x: Float[Array, "n *space c"], window: Sequence[int]) -> Float[Array, "n *space c"]:
-    """Return the mean around each place, padding left out."""
+    """Return the mean around each place, padding left out.
+
+    Args:
+      x: features.
+      window: its size along each axis of space, odd.
+
+    Returns:
+      As many values as `x` has.
+    """
 
     def total(y: Array) -> Array:
         ones = (1,) * y.ndim
@@ -103,7 +135,18 @@ def fold_norm(
     bias: np.ndarray,
     scale: np.ndarray | float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Merge a convolution and the frozen batch normalization after it: {kernel, bias}."""
+    """Merge a convolution and the frozen batch normalization after it.
+
+    Args:
+      kernel: the kernel of the convolution, which has no bias; its last axis is the output.
+      mean: the mean of the normalization, one for each output, as the others are.
+      variance: likewise.
+      bias: likewise.
+      scale: likewise; 1 where the normalization has none.
+
+    Returns:
+      {kernel, bias} in float32 of a convolution that does both.
+    """
     factor = np.reshape(scale / np.sqrt(np.asarray(variance, np.float64) + _NORM_EPSILON), -1)
     shift = np.reshape(bias, -1) - np.reshape(mean, -1) * factor
     return {"kernel": (kernel * factor).astype(np.float32), "bias": shift.astype(np.float32)}
@@ -112,9 +155,15 @@ def fold_norm(
 def take(
     features: Iterable[tuple[str, Array]], names: Sequence[str], wanted: Iterable[str] | None
 ) -> dict[str, Array]:
-    """Return the wanted of a network's (layer, feature) pairs; None: all.
+    """Take the wanted layers of a network, and compute nothing after the last of them.
 
-    Nothing after the last wanted layer is computed.
+    Args:
+      features: (layer, feature) pairs, computed one after the other.
+      names: names of all layers.
+      wanted: some of `names`; None: all.
+
+    Returns:
+      The features by layer.
 
     Raises:
       ValueError: a layer is none of `names`.
@@ -131,7 +180,18 @@ def take(
 
 
 def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Return `wanted`; a ValueError lists `names` if it is empty or holds another name."""
+    """Check that there are layers of these names.
+
+    Args:
+      wanted: as a caller or a configuration named them.
+      names: names of all layers.
+
+    Returns:
+      The wanted names.
+
+    Raises:
+      ValueError: one is none of `names`, or there is none; the message lists them.
+    """
     wanted = tuple(wanted)
     unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
@@ -141,7 +201,16 @@ def check_layers(wanted: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
 
 
 def check_size(network: str, x: Float[Array, "n h w c"], smallest: int) -> None:
-    """Raise a ValueError if the images are too small for the network."""
+    """Check that images are large enough for a network.
+
+    Args:
+      network: its name, for the message.
+      x: the images.
+      smallest: pixels that height and width must have.
+
+    Raises:
+      ValueError: they are too small.
+    """
     if min(x.shape[1:3]) < smallest:
         raise ValueError(
             f"{network} needs images of at least {smallest} x {smallest} pixels; these are of "

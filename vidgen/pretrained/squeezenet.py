@@ -33,7 +33,18 @@ _BGR_MEAN = (103.939, 116.779, 123.68)
 
 
 def load_params(folder: Path) -> Params:
-    """Load the weights in the asset's folder: {layer: {kernel, bias}}."""
+    """Load the weights of SqueezeNet.
+
+    Args:
+      folder: the folder of the asset `ASSET` (`vidgen.assets.downloads.locate`).
+
+    Returns:
+      {layer: {kernel, bias}} in numpy.
+
+    Raises:
+      WeightFileError: the file is damaged.
+      FileNotFoundError: there is no such file.
+    """
     pairs = weight_files.read_arrays(folder / FILE)
     return {name: {"kernel": kernel, "bias": bias} for name, (kernel, bias) in pairs.items()}
 
@@ -41,12 +52,15 @@ def load_params(folder: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Compute features of RGB images in [-1, 1] by layer, "n h w c" ("logits": "n 1000").
+    """Compute features of RGB images by layer.
 
     Args:
       params: from `load_params`.
-      x: images of at least 3 x 3 pixels.
+      x: images in [-1, 1] of at least 3 x 3 pixels.
       wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
+
+    Returns:
+      By layer "n h w c", of "logits" "n 1000".
 
     Raises:
       ValueError: an unknown layer, or images that are too small.

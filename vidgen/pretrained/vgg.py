@@ -31,7 +31,13 @@ PERCEPTUAL = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # as in LP
 
 
 def load_params(path: Path) -> Params:
-    """Load the convolutions of a torchvision VGG-16 file: {layer: {kernel, bias}}.
+    """Load the convolutions of VGG-16.
+
+    Args:
+      path: torchvision's vgg16-*.pth, or the same tensors in a .safetensors file.
+
+    Returns:
+      {layer: {kernel, bias}} in float32.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -57,12 +63,15 @@ def load_params(path: Path) -> Params:
 def features(
     params: Params, x: Float[Array, "n h w 3"], wanted: Iterable[str] | None = None
 ) -> dict[str, Array]:
-    """Compute features of RGB images in [-1, 1] by layer, "n h w c".
+    """Compute features of RGB images by layer.
 
     Args:
       params: from `load_params`.
-      x: images of at least 16 x 16 pixels.
+      x: images in [-1, 1] of at least 16 x 16 pixels.
       wanted: names of `LAYERS`; None: all. Nothing after the last one is computed.
+
+    Returns:
+      By layer "n h w c", after the ReLU.
 
     Raises:
       ValueError: an unknown layer, or images that are too small.

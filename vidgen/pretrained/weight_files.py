@@ -65,6 +65,12 @@ _LoadStorage = Callable[[_Storage], np.ndarray]
 def read_arrays(path: Path) -> Any:
     """Read the containers and numpy arrays of a pickle.
 
+    Args:
+      path: the path of a .pkl or .ckpt file.
+
+    Returns:
+      What was pickled.
+
     Raises:
       WeightFileError: the pickle asks for anything else, or is damaged.
       FileNotFoundError: there is no such file.
@@ -77,7 +83,14 @@ def read_arrays(path: Path) -> Any:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """Read the tensors of a state dict whose names begin with `prefix`: .safetensors or .pth.
+    """Read the tensors of a state dict.
+
+    Args:
+      path: the path of a .safetensors file, or one of `torch.save`.
+      prefix: what the names of the tensors begin with that are read; "" reads all.
+
+    Returns:
+      Arrays by their whole names, in the dtypes that are stored.
 
     Raises:
       WeightFileError: the file is of neither kind, is damaged, or its pickle asks for more.
@@ -104,7 +117,17 @@ def expect(
     path: Path,
     kind: str,
 ) -> np.ndarray:
-    """Return the tensor of that name as float32.
+    """Take a tensor that must be there.
+
+    Args:
+      tensors: the tensors of a file.
+      name: the name of the tensor.
+      shape: the shape that it must have.
+      path: the path of the file, for the message.
+      kind: the kind of network, for the message.
+
+    Returns:
+      The tensor as float32.
 
     Raises:
       WeightFileError: it is missing or of another shape, so `path` holds no network of that `kind`.
@@ -158,6 +181,12 @@ class TorchFile:
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor.
+
+        Args:
+          name: one of `names`.
+
+        Returns:
+          A copy of it, in the dtype that is stored.
 
         Raises:
           WeightFileError: the file is damaged there.

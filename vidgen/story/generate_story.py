@@ -100,7 +100,7 @@ class GenerateStory:
 
     @functools.cached_property
     def model(self) -> SampledModel:
-        """The model with the sampling that was asked for."""
+        """The model with the sampling of this run."""
         return self.sampling.apply(self.stage.model)
 
     @property
@@ -151,14 +151,28 @@ class GenerateStory:
         return path
 
     def write(self) -> Path:
-        """Make the video, or the rest of it; return its path."""
+        """Make the video, or the rest of it, and print nothing.
+
+        Returns:
+          The path of the video.
+
+        Raises:
+          ResumeError: the unfinished video of this name has another identity.
+        """
         params = self.load()  # once: the identity is that of these weights
         with self.open(self.identity(self.stage.identity(params))) as video:
             self.fill(video, params)
             return video.finish()
 
     def load(self) -> Params:
-        """Load the weights of the stage."""
+        """Load the weights of the stage.
+
+        Returns:
+          The parameters that the model generates with.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+        """
         self.stage.check(self._step)
         return self.stage.load(self._step)
 
@@ -167,10 +181,13 @@ class GenerateStory:
         return per_stage.value(self.checkpoint_step, self.model.name)
 
     def identity(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the video depends on, as plain data.
+        """Collect all that the video depends on.
 
         Args:
           stage: what `Stage.identity` says of the loaded weights.
+
+        Returns:
+          Plain data that JSON can hold; a video is continued only where it is the same.
         """
         first = self.first or self.story.first
         where = {"folder": str(Path(self.stage.model_dir).resolve()), "step": self._step}
@@ -190,7 +207,18 @@ class GenerateStory:
         }
 
     def open(self, identity: Mapping[str, Any]) -> ResumableVideo:
-        """Open the video of this identity, as far as it is finished."""
+        """Open the video of this identity, as far as it is finished.
+
+        Args:
+          identity: as `identity` returns it.
+
+        Returns:
+          The video, for a `with` block.
+
+        Raises:
+          ResumeError: the unfinished video of this name has another identity, or another process
+            makes it.
+        """
         shape = self.model.shape
         return ResumableVideo(
             self.output,
@@ -242,7 +270,7 @@ class GenerateStory:
                 progress.end(new.segment)
 
     def _model_of(self, segment: Segment) -> SampledModel:
-        """The model with the sampling of the segment's scene, and of the run, which wins."""
+        """Return the model with the sampling of the segment's scene, and of the run, which wins."""
         if segment.guidance is None and segment.steps is None:
             return self.model
         guidance = None if segment.guidance is None else float(segment.guidance)
@@ -250,7 +278,14 @@ class GenerateStory:
         return self.sampling.apply(scene.apply(self.stage.model))
 
     def negative_of(self, segment: Segment) -> str | None:
-        """The prompt that guidance leads away from in a segment; None is none."""
+        """Return the prompt that guidance leads away from in a segment.
+
+        Args:
+          segment: a segment of this story.
+
+        Returns:
+          The run's prompt, or else the scene's; None where there is none or it has no word.
+        """
         negative = segment.negative if self.negative is None else self.negative
         return None if negative is None or is_empty(negative) else negative
 
@@ -261,7 +296,7 @@ class GenerateStory:
         return {"negative": encode_captions([negative], self.stage.text_encoder)}
 
     def _text(self, prompts: Sequence[tuple[str, float]]) -> TextEmbedding | TextMix:
-        """The encoded text of a segment, of two prompts in a transition."""
+        """Encode the text of a segment, of two prompts in a transition."""
         texts = [encode_captions([prompt], self.stage.text_encoder) for prompt, _ in prompts]
         if len(texts) == 1:
             return texts[0]
@@ -270,5 +305,12 @@ class GenerateStory:
 
 
 def segment_key(segment: Segment) -> Key[Array, ""]:
-    """The random key of a segment (see the module's docstring)."""
+    """Derive the random key of a segment (see the module's docstring).
+
+    Args:
+      segment: its seed and its draws.
+
+    Returns:
+      The key of its noise.
+    """
     return functools.reduce(jax.random.fold_in, segment.draws, jax.random.key(segment.seed))

@@ -65,7 +65,7 @@ class StoryBenchmark:
           StoryError: an entry of the task file is wrong.
           ValueError: a video that is there was made of something else.
         """
-        made, truth = (self.output / name / "raw" for name in ("made", "ground_truth"))
+        generated, truth = (self.output / name / "raw" for name in ("made", "ground_truth"))
         stories, complete, params = list(self._stories()), True, self.generate.load()
         stage = self.generate.stage.identity(params)
         with progress_bar(len(stories), desc="stories", unit="video") as bar:
@@ -73,16 +73,16 @@ class StoryBenchmark:
                 runs = [self._run(name, story, sample) for sample in range(self.samples)]
                 videos = [_load_or_make(run, run.identity(stage), params) for run in runs]
                 video = np.concatenate(videos, axis=2)
-                _write(made / f"{name}.npz", video)
+                _write(generated / f"{name}.npz", video)
                 complete = self._write_truth(name, entry, len(video), truth) and complete
                 bar.update()
         if not complete:
             log.info("some true videos are not here; StoryBench's own metrics need them, too")
-        log.info("%d videos in %s", len(stories), made)
-        return made, truth if complete else None
+        log.info("%d videos in %s", len(stories), generated)
+        return generated, truth if complete else None
 
     def _stories(self) -> Iterator[tuple[str, Mapping[str, Any], Story]]:
-        """(name, entry, story) of each entry; whatever is wrong with one is an error here."""
+        """Yield (name, entry, story) of each entry; whatever is wrong with one is an error here."""
         entries, names = json.loads(self.tasks.read_text(encoding="utf-8")), set()
         if not isinstance(entries, list):
             raise ValueError(f"{self.tasks} holds no list; give a task file of StoryBench.")
@@ -118,12 +118,12 @@ class StoryBenchmark:
 def _load_or_make(
     run: GenerateStory, identity: Mapping[str, Any], params: Params
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video of one story: the one that is there if it is of this identity, or a new one."""
+    """Return the video of one story: the one that is there with this identity, or a new one."""
     path = Path(run.output)
-    record, own = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)
+    record, text = path.with_suffix(".json"), json.dumps(identity, indent=1, ensure_ascii=False)
     if path.exists():
         there = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        if changes := differences(there, json.loads(own)):
+        if changes := differences(there, json.loads(text)):
             raise ValueError(
                 f"{path} was made of something else: {changes}. Remove it, or name another "
                 "--output."
@@ -132,7 +132,7 @@ def _load_or_make(
         path.parent.mkdir(parents=True, exist_ok=True)
         with run.open(identity) as video:
             run.fill(video, params)
-            paths.write(record, own.encode())  # a video never is there without its identity
+            paths.write(record, text.encode())  # a video never is there without its identity
             video.finish()
     frames = np.load(path)
     return frames if frames.dtype == np.uint8 else to_uint8(frames)

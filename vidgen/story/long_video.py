@@ -23,7 +23,13 @@ log = logging.getLogger(__name__)
 
 
 def split(stages: Sequence[Stage]) -> tuple[Stage, list[Stage]]:
-    """Return the stage that tells a story and those that up-sample it, which fit each other.
+    """Part the stage that tells a story from those that up-sample it, and check that they fit.
+
+    Args:
+      stages: those of --model, in the order in which they run.
+
+    Returns:
+      The first stage, and the others.
 
     Raises:
       ValueError: the first one up-samples too, or two neighbors do not fit.
@@ -50,8 +56,11 @@ def story(prompt: str, frames: int | None, stages: Sequence[Stage]) -> Story:
 
     Args:
       prompt: what it shows.
-      frames: of the video that the last stage makes; None is one clip of it.
-      stages: that it goes through, the one that tells it first.
+      frames: how many the video of the last stage has; None is one clip of it.
+      stages: the stages that it goes through, the one that tells it first.
+
+    Returns:
+      The story, whose scene has frames of the first stage.
 
     Raises:
       ValueError: the stages cannot make that number; names the nearest that they can.

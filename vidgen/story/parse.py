@@ -74,7 +74,18 @@ def load(story: str, *, frames: int | None = None) -> Story:
 
 
 def short(text: str, *, frames: int | None = None) -> Story:
-    """Read the short form: prompts parted by ". then " or "; then ", in letters of any case."""
+    """Read the short form: prompts parted by ". then " or "; then ", in letters of any case.
+
+    Args:
+      text: what a command line says.
+      frames: number of frames of the whole video; None gives each scene its default.
+
+    Returns:
+      The story, a scene for each prompt.
+
+    Raises:
+      StoryError: a prompt is empty.
+    """
     prompts = [part.strip().rstrip(".;").strip() for part in _THEN.split(text)]
     return Story([Scene(prompt) for prompt in prompts], frames=frames)
 
@@ -130,7 +141,7 @@ def _scene(loader: yaml.SafeLoader, node: yaml.Node, where: str) -> Scene:
 
 
 def _nodes(node: yaml.MappingNode, where: str, known: Iterable[str]) -> dict[str, yaml.Node]:
-    """The values of a mapping by key; every key must be known and there once."""
+    """Return the values of a mapping by key; every key must be known and there once."""
     nodes: dict[str, yaml.Node] = {}
     for key_node, value in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
@@ -143,14 +154,22 @@ def _nodes(node: yaml.MappingNode, where: str, known: Iterable[str]) -> dict[str
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """A sentence about a key that is not one of `known`, with the nearest of them."""
+    """Write a sentence about an unknown key, with the nearest of those that are known.
+
+    Args:
+      key: as a person wrote it.
+      known: the keys that there are.
+
+    Returns:
+      The end of an error message.
+    """
     close = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else "."
     return f"unknown key {key!r}{hint} The keys are {', '.join(known)}."
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, where: str, kind: str) -> Any:
-    """A scalar of the kind that the key takes."""
+    """Return a scalar of the kind that the key takes."""
     if not isinstance(node, yaml.ScalarNode):
         raise StoryError(f"{where}{_line(node)} must be {kind}, not several values.")
     try:

@@ -57,7 +57,11 @@ class StoryProgress:
         )
 
     def begin(self, segment: Segment) -> None:
-        """Show that a segment is being made."""
+        """Show that a segment is being made.
+
+        Args:
+          segment: the one that begins; call it before `step`.
+        """
         place = (
             f"{self._label}scene {segment.scene + 1}/{self._scenes} "
             f"segment {segment.index + 1}/{len(self._segments)}"
@@ -71,7 +75,13 @@ class StoryProgress:
             log.info("%s, %s/%s frames%s", place, segment.first_frame, self._total, left)
 
     def step(self, done: int, total: int, predict: Predict | None = None) -> None:
-        """Show that `done` of the `total` sampling steps of the segment are finished."""
+        """Show how far the segment is; this is the `on_step` of `Generator.generate`.
+
+        Args:
+          done: sampling steps that are finished.
+          total: sampling steps of the segment.
+          predict: computes the current prediction; None shows none to who looks.
+        """
         if self._current is not None and not self._bar.disable:
             self._bar.n = self._current.first_frame + self._current.frames * done / total
             self._bar.refresh()
@@ -79,7 +89,11 @@ class StoryProgress:
             self._look(self._current, done, total, predict)
 
     def end(self, segment: Segment) -> None:
-        """Show that a segment is finished."""
+        """Show that a segment is finished.
+
+        Args:
+          segment: the one that ended.
+        """
         if self._start is None:
             self._start = time.monotonic()
         else:
@@ -104,13 +118,16 @@ class StoryProgress:
 def shown_to(
     look: Look | None, model: SampledModel, segments: Sequence[Segment], stages: Sequence[str]
 ) -> SegmentLook | None:
-    """Return what shows each step of a segment to who looks; None where nobody does.
+    """Turn a callback of a run into one of its segments.
 
     Args:
-      look: who looks.
+      look: is called with a `StepPreview` after every step; None is nobody.
       model: makes the segments.
       segments: all of the video.
       stages: names of those that the video passes through.
+
+    Returns:
+      A callback for `StoryProgress`; None where nobody looks.
     """
     if look is None:
         return None

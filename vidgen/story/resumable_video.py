@@ -184,7 +184,14 @@ class ResumableVideo:
             self.folder.rmdir()
 
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """Read frames `start` to before `stop` from the disk, as far as they are there.
+        """Read frames from the disk, as far as they are there.
+
+        Args:
+          start: number of the first frame, from 0.
+          stop: number of the frame after the last.
+
+        Returns:
+          The frames; fewer, or none, where the video ends before `stop`.
 
         Raises:
           ResumeError: the folder is damaged.

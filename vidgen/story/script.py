@@ -77,7 +77,7 @@ class Story:
       seed: seed of the scenes without one; None is the seed of the run.
       guidance: guidance weight of the scenes without one; None is the model's.
       steps: sampling steps of the scenes without such; None is the model's.
-      negative: that of the scenes without one.
+      negative: the negative prompt of the scenes without one.
       fit: what happens to a length that is no whole number of segments: "exact" refuses it,
         "nearest" takes the nearest that is one, "trim" cuts the last segment of the scene.
       first: a video that the story continues, for StoryBench's tasks.
@@ -118,11 +118,22 @@ class Story:
             )
 
     def where(self, index: int) -> str:
-        """The name of a scene in messages, by its number from 1."""
+        """Name a scene in messages.
+
+        Args:
+          index: its number from 0; people read it from 1.
+
+        Returns:
+          The source of the story and the scene.
+        """
         return f"{self.source}: scene {index + 1}"
 
     def identity(self) -> dict[str, Any]:
-        """All that the video depends on, as plain data that JSON can hold."""
+        """Collect all that the video depends on.
+
+        Returns:
+          Plain data that JSON can hold; the name of the story's file is not in it.
+        """
         fields = dataclasses.asdict(self)
         del fields["source"]
         return fields | {"scenes": list(fields["scenes"])}

@@ -127,25 +127,35 @@ def plan(
 
 
 def _settings(story: Story, scene: int, part: int, index: int, seed: int | None) -> dict[str, Any]:
-    """Prompts, noise and sampling of a segment: as the run asks, else the scene, else the story."""
-    own = story.scenes[scene]
-    if seed is None and own.seed is not None:
-        before = sum(other.seed == own.seed for other in story.scenes[:scene])
-        noise = {"seed": own.seed, "draws": (before, part)}
+    """Return prompts, noise and sampling of a segment: the run's, the scene's or the story's."""
+    scene_spec = story.scenes[scene]
+    if seed is None and scene_spec.seed is not None:
+        before = sum(other.seed == scene_spec.seed for other in story.scenes[:scene])
+        noise = {"seed": scene_spec.seed, "draws": (before, part)}
     else:
         noise = {"seed": story.seed or 0 if seed is None else seed, "draws": (index,)}
     return noise | {
         "prompts": _prompts(story.scenes, scene, part),
-        "guidance": story.guidance if own.guidance is None else own.guidance,
-        "steps": story.steps if own.steps is None else own.steps,
-        "negative": story.negative if own.negative is None else own.negative,
+        "guidance": story.guidance if scene_spec.guidance is None else scene_spec.guidance,
+        "steps": story.steps if scene_spec.steps is None else scene_spec.steps,
+        "negative": story.negative if scene_spec.negative is None else scene_spec.negative,
     }
 
 
 def check_context(
     clip_frames: int, context_frames: int, patch_time: int, given_frames: int = 0
 ) -> None:
-    """Raise ValueError, with the nearest valid values, where a model cannot continue like that."""
+    """Check that a model can continue a video with such a context.
+
+    Args:
+      clip_frames: C, number of frames of a clip, known ones included.
+      context_frames: K, number of frames that a segment continues.
+      patch_time: p, frames of a patch in time.
+      given_frames: number of frames that the story continues; 0 for none.
+
+    Raises:
+      ValueError: one of them does not fit; the message names the nearest valid values.
+    """
     if patch_time < 1:
         raise ValueError(f"patch_time is {patch_time}; it must be 1 or more.")
     if clip_frames < 1 or (clip_frames - 1) % patch_time:
@@ -167,7 +177,17 @@ def check_context(
 
 
 def nearest(value: int, first: int, step: int, *, below: int | None = None) -> list[int]:
-    """The numbers of first, first + step, ... (less than `below`) around `value`, at most two."""
+    """Return the members of first, first + step, ... around a number.
+
+    Args:
+      value: the number.
+      first: the least member.
+      step: between two members, 1 or more.
+      below: members are less than this; None sets no limit.
+
+    Returns:
+      At most two members, in order; none where `below` leaves none.
+    """
     steps = max(0, (value - first) // step)
     if below is not None:
         steps = min(steps, (below - 1 - first) // step)
@@ -181,7 +201,7 @@ def _either(values: Sequence[object]) -> str:
 
 
 def _contexts(story: Story, context_frames: int, patch_time: int, given_frames: int) -> list[int]:
-    """Number of known frames at the beginning of each scene."""
+    """Return the number of known frames at the beginning of each scene."""
     contexts = [given_frames if i == 0 else context_frames for i in range(len(story.scenes))]
     for i, scene in enumerate(story.scenes):
         if scene.overlap is None:
@@ -204,19 +224,19 @@ def _contexts(story: Story, context_frames: int, patch_time: int, given_frames: 
 
 
 def _lengths(story: Story, firsts: list[int], step: int, fps: float | int) -> list[int]:
-    """Number of frames of each scene, whose first segment has `firsts` of them."""
+    """Return the number of frames of each scene, whose first segment has `firsts` of them."""
     lengths: list[int | None] = []
     for i, scene in enumerate(story.scenes):
         if scene.frames is not None:
-            asked, words = scene.frames, f"frames is {scene.frames}"
+            frames, words = scene.frames, f"frames is {scene.frames}"
         elif scene.seconds is not None:
-            asked = max(1, math.floor(scene.seconds * fps + 0.5))
-            words = f"seconds is {scene.seconds:g} ({asked} frames at {fps:g} fps)"
+            frames = max(1, math.floor(scene.seconds * fps + 0.5))
+            words = f"seconds is {scene.seconds:g} ({frames} frames at {fps:g} fps)"
         else:
             lengths.append(None)
             continue
         rate = None if scene.seconds is None else fps
-        lengths.append(_fit(story.fit, f"{story.where(i)}: {words}", asked, firsts[i], step, rate))
+        lengths.append(_fit(story.fit, f"{story.where(i)}: {words}", frames, firsts[i], step, rate))
     if story.frames is not None:
         return _share(story, lengths, firsts, step)
     default = (DEFAULT_SEGMENTS - 1) * step
@@ -224,14 +244,14 @@ def _lengths(story: Story, firsts: list[int], step: int, fps: float | int) -> li
 
 
 def _fit(
-    fit: str, words: str, asked: int, first: int, step: int, fps: float | int | None = None
+    fit: str, words: str, frames: int, first: int, step: int, fps: float | int | None = None
 ) -> int:
-    """The number of frames to make for those asked for, or an error that begins with `words`."""
-    if fit == "trim" or (asked >= first and (asked - first) % step == 0):
-        return asked
-    near = nearest(asked, first, step)
+    """Return the number of frames to make, or raise an error that begins with `words`."""
+    if fit == "trim" or (frames >= first and (frames - first) % step == 0):
+        return frames
+    near = nearest(frames, first, step)
     if fit == "nearest":
-        return min(near, key=lambda n: abs(n - asked))
+        return min(near, key=lambda n: abs(n - frames))
     counts = [str(n) if fps is None else f"{n} ({n / fps:g} s)" for n in near]
     raise StoryError(
         f"{words}, which is no whole number of segments ({first} frames, then {step} each); the "
@@ -241,7 +261,7 @@ def _fit(
 
 
 def _share(story: Story, lengths: list[int | None], firsts: list[int], step: int) -> list[int]:
-    """The lengths, of which those that are None share the frames that no scene claims."""
+    """Fill the lengths that are None with a share of the frames that no scene claims."""
     total = story.frames
     assert total is not None
     claimed = sum(n for n in lengths if n is not None)
@@ -273,7 +293,7 @@ def _share(story: Story, lengths: list[int | None], firsts: list[int], step: int
 def _remembered(
     story: Story, lengths: list[int], contexts: list[int], patch_time: int, given_frames: int
 ) -> list[int]:
-    """The contexts, shortened to whole patches after trimmed scenes that leave fewer frames."""
+    """Shorten the contexts to whole patches after trimmed scenes that leave fewer frames."""
     there, shortened = given_frames, list(contexts)
     for i, needed in enumerate(contexts[1:]):
         there += lengths[i]
@@ -289,11 +309,11 @@ def _remembered(
 
 
 def _check_transition(story: Story, index: int, parts: int) -> None:
-    asked = story.scenes[index].transition
-    if asked >= parts and asked:
+    segments = story.scenes[index].transition
+    if segments >= parts and segments:
         raise StoryError(
-            f"{story.where(index)}: transition is {asked} segments, but the scene has {parts} and "
-            f"the last must show its own prompt; the nearest valid value is {parts - 1}."
+            f"{story.where(index)}: transition is {segments} segments, but the scene has {parts} "
+            f"and the last must show its own prompt; the nearest valid value is {parts - 1}."
         )
 
 

@@ -84,12 +84,15 @@ def generate_segments(
 
 
 def known_beginning(shape: VideoShape, frames: Float[np.ndarray, "k h w c"]) -> Known:
-    """Known content of one clip, whose first frames are `frames`.
+    """Make the known content of one clip, whose first frames are `frames`.
 
     Args:
       shape: shape of the clip.
-      frames: the known frames, at most all; arrays are as large however many they are, so that one
-        compiled program serves all segments.
+      frames: the known frames in [-1, 1], at most all.
+
+    Returns:
+      A batch of one. Its arrays are as large however many frames are known, so that one compiled
+      program serves all segments.
     """
     video: Any = np.zeros((1, *shape.thwc), np.float32)
     mask: Any = np.zeros((1, shape.frames, 1, 1, 1), bool)

@@ -143,7 +143,7 @@ def _first(entry: dict[str, Any], where: str) -> FirstFrames | None:
 
 
 def _frame(entry: Mapping[str, Any], key: str, where: str) -> int | None:
-    """The number of a frame, or None."""
+    """Return the number of a frame, or None."""
     value = entry.get(key)
     if value is None:
         return None
@@ -167,17 +167,17 @@ def true_frames(entry: Mapping[str, Any], where: str) -> tuple[int, int | None]:
       StoryError: the true video would not begin where the generated one does.
     """
     keys = ("npz_video_start_frame", "npz_video_end_frame", "npz_gt_video_start_frame")
-    given, shown, begin = (_frame(entry, key, where) or 0 for key in keys)
+    first_shown, shown, begin = (_frame(entry, key, where) or 0 for key in keys)
     skip = _frame(entry, "skip_frames_after_generation", where) or 0
-    if shown <= given:  # nothing is shown, as in story generation
-        given = shown = 0
+    if shown <= first_shown:  # nothing is shown, as in story generation
+        first_shown = shown = 0
     # A true video that begins with the frames shown loses them as the generated one does.
     start = begin if begin >= shown else begin + skip
-    if start != shown or (skip and skip != shown - given):
+    if start != shown or (skip and skip != shown - first_shown):
         raise StoryError(
             f"{where}: the story begins at frame {shown}, npz_video_end_frame, and the true one at "
             f"frame {start}: npz_gt_video_start_frame is {begin}, and skip_frames_after_generation "
-            f"is {skip}, where {shown - given} frames are given. Build the task file anew."
+            f"is {skip}, where {shown - first_shown} frames are given. Build the task file anew."
         )
     return start, _frame(entry, "npz_gt_video_end_frame", where)
 
@@ -190,7 +190,7 @@ def _list(
     where: str,
     count: int | None = None,
 ) -> list[Any]:
-    """The list of a key, of `count` values of one kind."""
+    """Return the list of a key, of `count` values of one kind."""
     values = entry.get(key)
     if not isinstance(values, list):
         raise StoryError(

@@ -113,15 +113,23 @@ class Upscale:
         """
         path = self.write()
         print(path, flush=True)
-        made = self.passes[-1].upscaled
+        shape = self.passes[-1].upscaled
         log.info(
             "%d frames of %dx%d at %g fps, %.2f s",
-            *(made.frames, made.height, made.width, made.fps, made.frames / made.fps),
+            *(shape.frames, shape.height, shape.width, shape.fps, shape.frames / shape.fps),
         )
         return path
 
     def write(self) -> Path:
-        """Make the video, or the rest of it; return its path."""
+        """Make the video, or the rest of it, and print nothing.
+
+        Returns:
+          The path of the video.
+
+        Raises:
+          ResumeError: an unfinished video of this name has another identity, or weights have
+            changed.
+        """
         output, names = Path(self.generate.output), [self.generate.model.name]
         names += [one.model.name for one in self.passes]
         paths = [output.with_name(f"{output.stem}.{name}{output.suffix}") for name in names[:-1]]
@@ -132,11 +140,11 @@ class Upscale:
         with contextlib.ExitStack() as stack:
             identities = {one.model.name: one.identity() for one in self.passes}
             params = generate.load()
-            told = generate.identity(generate.stage.identity(params))
-            videos = [stack.enter_context(generate.open(told))]
+            base_identity = generate.identity(generate.stage.identity(params))
+            videos = [stack.enter_context(generate.open(base_identity))]
             for i, (one, path) in enumerate(zip(self.passes, [*paths[1:], output], strict=True)):
                 stages = {name: identities[name] for name in names[1 : i + 2]}
-                video = one.open(path, {"told": told, "stages": stages}, generate.restart)
+                video = one.open(path, {"told": base_identity, "stages": stages}, generate.restart)
                 videos.append(stack.enter_context(video))
             generate.fill(videos[0], params, names)
             del params  # one stage at a time is on the device
@@ -177,10 +185,13 @@ class Pass:
         return dataclasses.replace(self.model.shape, frames=frames, fps=fps)
 
     def identity(self, params: Params | None = None) -> dict[str, Any]:
-        """All that the pass depends on besides the video that goes in, as plain data.
+        """Collect all that the pass depends on besides the video that goes in.
 
         Args:
           params: the loaded weights; None loads them for this.
+
+        Returns:
+          Plain data that JSON can hold; a video is continued only where it is the same.
         """
         loaded = self.stage.load(self.step) if params is None else params
         return self.stage.identity(loaded) | {
@@ -193,7 +204,19 @@ class Pass:
         }
 
     def open(self, path: Path, identity: Mapping[str, Any], restart: bool) -> ResumableVideo:
-        """Open the video that comes out, as far as it is finished."""
+        """Open the video that comes out, as far as it is finished.
+
+        Args:
+          path: its file; the suffix is the format.
+          identity: the identity of the video that goes in and of all stages up to this one.
+          restart: remove an unfinished video of the same name.
+
+        Returns:
+          The video, for a `with` block.
+
+        Raises:
+          ResumeError: the unfinished video has another identity, or another process makes it.
+        """
         shape = self.upscaled
         return ResumableVideo(
             path,
@@ -211,10 +234,17 @@ class Pass:
         identity: Mapping[str, Any],
         look: SegmentLook | None = None,
     ) -> None:
-        """Make the chunks that `video` lacks from the frames of `before`.
+        """Make the chunks that a video lacks.
+
+        Args:
+          video: the one that comes out, as `open` returned it.
+          before: the one that goes in, finished.
+          identity: the identity of this stage, as `identity` returned it when the video was opened.
+          look: is called after every sampling step; None is nobody.
 
         Raises:
           ResumeError: the weights are no longer those of `identity`, of which the video is made.
+          ValueError: the output contains NaN or inf.
         """
         begin, _ = video.resume()
         if begin == len(self.segments):
@@ -249,7 +279,7 @@ class Pass:
     def _inputs(
         self, segment: Segment, video: ResumableVideo, before: ResumableVideo
     ) -> dict[str, Any]:
-        """What a chunk is made from: arrays whose shapes are the same in all chunks."""
+        """Read what a chunk is made from: arrays whose shapes are the same in all chunks."""
         shape, (time, _) = self.model.shape, _factors(self.model)
         first = segment.first_frame - segment.context
         start, count = first // time, shape.frames // time
@@ -268,20 +298,30 @@ class Pass:
 
 
 def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
-    """The random key of a stage (see the module's docstring)."""
+    """Derive the random key of a stage (see the module's docstring).
+
+    Args:
+      key: the random key of the segment.
+      stage: name of the stage.
+
+    Returns:
+      A key that no other stage has.
+    """
     number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
     return jax.random.fold_in(key, np.uint32(number))
 
 
 def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list[Segment]:
-    """The chunks of so many frames, each with the prompt of the scene in which it begins."""
-    told, story = generate.segments, generate.story
+    """Cut so many frames into chunks, each with the prompt of the scene in which it begins."""
+    base_segments, story = generate.segments, generate.story
     seed = story.seed or 0 if generate.seed is None else generate.seed
-    slower = frames // told[-1].end_frame  # frames that come out for one that goes in
+    slower = frames // base_segments[-1].end_frame  # frames that come out for one that goes in
     ends = [0, *range(min(clip, frames), frames, clip - known), frames]
-    begins = [segment.first_frame for segment in told]
-    scenes = [told[bisect.bisect_right(begins, end // slower) - 1].scene for end in ends[:-1]]
-    scene_of = {segment.scene: segment for segment in told}
+    begins = [segment.first_frame for segment in base_segments]
+    scenes = [
+        base_segments[bisect.bisect_right(begins, end // slower) - 1].scene for end in ends[:-1]
+    ]
+    scene_of = {segment.scene: segment for segment in base_segments}
     return [
         Segment(
             index=i,
@@ -303,7 +343,7 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
 
 
 def _factors(model: SampledModel) -> tuple[int, int]:
-    """How many times as many frames, and pixels along a side, a stage makes."""
+    """Return how many times as many frames, and pixels along a side, a stage makes."""
     before, after = model.input_shape, model.shape
     if before is None:
         raise ValueError(
@@ -331,6 +371,6 @@ def _check_size(video: VideoShape, models: Sequence[SampledModel]) -> None:
 
 
 def _on_device(tree: T) -> T:
-    """Arrays on the device that the weights are on: all chunks then run the same program."""
+    """Put arrays on the device that the weights are on: all chunks then run the same program."""
     device = jax.local_devices()[0]
     return jax.tree.map(lambda x: jax.device_put(x, device), tree)

@@ -33,7 +33,10 @@ def encode_batch(raw: dict[str, Any], encoder: TextEncoder) -> VideoBatch | Toke
       raw: `video`, uint8 or float in [-1, 1], or `tokens`; `independent_frames`; `fps` where the
         data has several rates; and `caption`, all of them strings, or all of them sequences of
         strings, one for each frame.
-      encoder: of the captions.
+      encoder: encodes the captions.
+
+    Returns:
+      A TokenBatch where the dict has `tokens`, else a VideoBatch with float32 pixels in [-1, 1].
     """
     independent: Any = np.asarray(raw["independent_frames"], bool)
     text = encode_captions(list(raw["caption"]), encoder)
@@ -51,6 +54,13 @@ def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncode
     Training, generation and evaluation all encode here. A caption without a word is the null
     prompt, with no tokens at all, whatever the encoder makes of "": clips without a caption train
     the half of guidance that is without text, and an empty prompt asks for what they taught.
+
+    Args:
+      captions: b strings, or b sequences of t strings, one for each frame; at least one.
+      encoder: turns strings into token states; it gets each different string of a batch once.
+
+    Returns:
+      float32 tokens and their mask, in numpy; `encoder.length` tokens, whatever the captions.
     """
     if isinstance(captions[0], str):
         return _encoded([str(caption) for caption in captions], encoder)
@@ -65,7 +75,14 @@ def encode_captions(captions: Sequence[str | Sequence[str]], encoder: TextEncode
 
 
 def is_empty(caption: str) -> bool:
-    """Whether a caption or a prompt says nothing."""
+    """Whether a caption or a prompt says nothing: it is empty or white space.
+
+    Args:
+      caption: one caption or prompt.
+
+    Returns:
+      True where it is trained and sampled as no text at all.
+    """
     return not caption.strip()
 
 

@@ -43,7 +43,16 @@ class SampleWriter:
     def clips(
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
-        """Return the clips to write, in [-1, 1]; `params` are those of the whole model."""
+        """Make the clips to write; subclasses say of what.
+
+        Args:
+          trainer: has the model, and compiles its sampling.
+          params: those of the whole model, frozen parts merged (`Model.merge_params`).
+          encoder: encodes prompts.
+
+        Returns:
+          Clips in [-1, 1]; b is the subclass's to choose.
+        """
         raise NotImplementedError
 
     def __call__(
@@ -69,7 +78,7 @@ class SampleVideos(SampleWriter):
 
     Attributes:
       prompts: one clip each.
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     prompts: tuple[str, ...]
@@ -84,7 +93,7 @@ class SampleVideos(SampleWriter):
     def clips(
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
-        """Return a clip for each prompt."""
+        """Make one clip for each prompt; see `SampleWriter.clips`."""
         count = len(self.prompts)
         # Filled up so that the batch divides over the mesh; an example never sees its neighbors.
         ways = trainer.partitioner.batch_ways()
@@ -132,7 +141,7 @@ class SampleUpsampled(_OfHeldOutClips):
     the held-out data, whose first batch is used, and `count` the number of examples.
 
     Attributes:
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     seed: int = 0
@@ -140,7 +149,10 @@ class SampleUpsampled(_OfHeldOutClips):
     def clips(
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
-        """Return the rows of all examples."""
+        """Make input, output and true clip of each example, below each other.
+
+        See `SampleWriter.clips`.
+        """
         model = trainer.model
         assert isinstance(model, Generator)
         batch = self._batch(encoder)
@@ -167,7 +179,7 @@ class SampleReconstructions(_OfHeldOutClips):
     def clips(
         self, trainer: Trainer, params: Params, encoder: TextEncoder
     ) -> Float[np.ndarray, "b t h w c"]:
-        """Return the rows of all examples."""
+        """Make the reconstruction and the true clip of each example; see `SampleWriter.clips`."""
         truth = np.asarray(self._batch(encoder).video)
         output = np.asarray(trainer.reconstruct(params, truth), np.float32)
         return self._rows(output, truth)
@@ -181,7 +193,7 @@ class HeldOutLoss:
       dataset: the held-out data.
       every: steps between two evaluations.
       batches: batches from the start of the data.
-      seed: of the noise.
+      seed: the seed of the noise.
     """
 
     dataset: Dataset

@@ -54,7 +54,14 @@ def check_lengths(where: str, stored: Iterable[str], wanted: Iterable[str]) -> N
 
 
 def no_folder(directory: epath.Path) -> str:
-    """Return the message that a folder has no checkpoints, and what it has instead."""
+    """Say that a folder has no checkpoints, and what it has instead.
+
+    Args:
+      directory: MODEL_DIR/checkpoints, which is absent.
+
+    Returns:
+      A message that names MODEL_DIR and at most eight things in it.
+    """
     parent = directory.parent
     if not parent.is_dir():
         return f"no model directory {parent}; give the MODEL_DIR of a training run."
@@ -63,7 +70,14 @@ def no_folder(directory: epath.Path) -> str:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a tree by their path in it, whatever kinds of node are on the way."""
+    """Return the shapes in a tree by their path in it, whatever kinds of node are on the way.
+
+    Args:
+      tree: a PyTree of arrays, ShapeDtypeStructs or metadata of orbax.
+
+    Returns:
+      Shapes by paths such as "params/stem/kernel".
+    """
     return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
@@ -72,12 +86,26 @@ def _shape_words(shape: tuple[int, ...] | None) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, at most 200 characters of it."""
+    """Return the first line of an error's message.
+
+    Args:
+      error: its class's name stands in for an empty message.
+
+    Returns:
+      At most 200 characters: orbax puts whole trees into its messages.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def reason(error: BaseException) -> str:
-    """Return what the system said, such as "No space left on device", out of a longer error."""
+    """Return what the system said, such as "No space left on device", out of a longer error.
+
+    Args:
+      error: an error of orbax, tensorstore or the system.
+
+    Returns:
+      The known phrase that is in the message, or else the message's first line.
+    """
     text = str(error)
     for known in ("No space left on device", "File too large", "Permission denied", "quota"):
         if known in text:

@@ -70,7 +70,14 @@ class CheckpointSettings:
             )
 
     def options(self, *, read_only: bool) -> ocp.CheckpointManagerOptions:
-        """Return the same settings as options of orbax."""
+        """Return the same settings as options of orbax.
+
+        Args:
+          read_only: never make the folder, delete in it, or write in the background.
+
+        Returns:
+          Options for an `ocp.CheckpointManager`.
+        """
         kept: list[Any] = [policies.LatestN(self.keep)]
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
@@ -147,16 +154,22 @@ class Checkpointer:
     def restore(
         self, abstract: TrainState, step: int | None = None
     ) -> tuple[TrainState, list[Any]]:
-        """Return the state and the data positions of all processes.
+        """Read the state and the data positions of all processes.
 
         Args:
           abstract: ShapeDtypeStructs with shardings, from `Trainer.abstract_state`; the checkpoint
             may have been written on another mesh.
-          step: of the checkpoint; None is the newest.
+          step: the step of the checkpoint; None is the newest.
+
+        Returns:
+          The state, laid out as `abstract` says, and what each process gave to `save` as
+          `data_state`. Where the checkpoint has no averaged weights and `abstract` has, they begin
+          at the weights.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          CheckpointError: it was written by another model or optimizer.
+          CheckpointError: it was written by another model or optimizer, or has power-function
+            averages of other lengths.
           DamagedCheckpoint: it cannot be read.
         """
         step = self._existing(step)
@@ -190,9 +203,20 @@ class Checkpointer:
         return state, [positions.decoded(text) for text in restored["data"]["processes"]]
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, list[Any]]:
-        """Return what `restore` does, from the newest checkpoint that can be read.
+        """Read the newest checkpoint that is not damaged.
 
         Damaged ones are moved to MODEL_DIR/damaged, with a warning: the run writes them again.
+
+        Args:
+          abstract: as in `restore`.
+
+        Returns:
+          The state and the data positions, as `restore` does.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          CheckpointError: the newest one was written by another model or optimizer.
+          DamagedCheckpoint: the only one that is left cannot be read.
         """
         while True:
             try:
@@ -207,13 +231,21 @@ class Checkpointer:
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """Return the weights alone, averaged if the run kept an average.
+        """Read the weights alone, averaged if the run kept an average.
 
         Args:
           abstract: shapes, dtypes and optionally shardings to load onto; None takes shapes and
             dtypes from the checkpoint and puts all on the first device.
-          step: of the checkpoint; None is the newest.
-          averaged: False returns the weights themselves.
+          step: the step of the checkpoint; None is the newest.
+          averaged: False reads the weights themselves.
+
+        Returns:
+          The weights, in the tree of `abstract`.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          CheckpointError: it was written by another model.
+          DamagedCheckpoint: what it says of its arrays cannot be read.
         """
         step = self._existing(step)
         item = self._weights_item(step, averaged)
@@ -225,13 +257,28 @@ class Checkpointer:
         return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Return shapes and dtypes of the weights that `restore_params` would read."""
+        """Describe the weights that `restore_params` would read.
+
+        Args:
+          step: the step of the checkpoint; None is the newest.
+          averaged: False describes the weights themselves.
+
+        Returns:
+          ShapeDtypeStructs, without shardings.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+        """
         step = self._existing(step)
         stored = dict(self._metadata(step, self._weights_item(step, averaged)))
         return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored)
 
     def delete_after(self, step: int) -> None:
-        """Delete all checkpoints of later steps, which a run that goes on from `step` rewrites."""
+        """Delete all checkpoints of later steps, which a run that goes on from `step` rewrites.
+
+        Args:
+          step: the newest that stays.
+        """
         for later in [n for n in self.steps() if n > step]:
             self._manager.delete(later)
 
@@ -341,7 +388,14 @@ def _optimizer_item(state: TrainState) -> dict[str, Any]:
 
 
 def placed(x: Any) -> Any:
-    """Return the ShapeDtypeStruct `x` with a sharding: its own, or the first device."""
+    """Give a description of an array the sharding that orbax asks for.
+
+    Args:
+      x: a ShapeDtypeStruct.
+
+    Returns:
+      `x` itself where it has a sharding, else a copy of it on the first device of this process.
+    """
     if getattr(x, "sharding", None) is not None:
         return x
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

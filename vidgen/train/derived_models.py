@@ -34,7 +34,7 @@ class Derived:
 
     Attributes:
       path: the weight file.
-      step: of the run.
+      step: the step of the run.
       what: what the weights are, as a clause.
       warning: what the user should know; "" for nothing.
     """
@@ -53,6 +53,9 @@ def merge(model_dir: str, output: str, step: int | None = None) -> Derived:
       output: a folder; made if absent.
       step: which checkpoint; None is the newest.
 
+    Returns:
+      The weight file, its step, and what its weights are.
+
     Raises:
       ValueError: the folder is no LoRA run, its base is another now, or `output` is a run.
       FileNotFoundError: there are no weights, or no base.
@@ -70,13 +73,17 @@ def merge(model_dir: str, output: str, step: int | None = None) -> Derived:
 
 
 def average(model_dir: str, length: float, output: str, step: int | None = None) -> Derived:
-    """Write the average of a run's weights that has a given relative length (`power_ema.py`).
+    """Write the average of a run's weights that has a chosen relative length (`power_ema.py`).
 
     Args:
       model_dir: a run with snapshots.
-      length: σ_rel, the standard deviation of the profile over the steps it covers.
+      length: σ_rel, the standard deviation of the profile over the steps it covers; over 0, and at
+        most 12^(-1/2), which is the plain mean of all steps.
       output: a folder; made if absent.
       step: at which snapshot the average ends; None is the last.
+
+    Returns:
+      The weight file, its step, the error of its profile, and a warning where that is large.
 
     Raises:
       ValueError: no average has this length, there is no such snapshot, or `output` is a run.
@@ -92,32 +99,32 @@ def average(model_dir: str, length: float, output: str, step: int | None = None)
         steps = [n for n in steps if n <= step]
         names = snapshots.lengths(step)
         stored = [Profile(exponent(float(name)), n) for n in steps for name in names]
-        found = combination(stored, Profile(gamma, step))
-        params = _combined(snapshots, steps, names, found)
+        fit = combination(stored, Profile(gamma, step))
+        params = _combined(snapshots, steps, names, fit)
     if lora_weights.read_record(model_dir) is not None:
         params = _with_base(model_dir, params)
     of = f"of {len(steps)} snapshots with the lengths {' and '.join(names)}"
     what = f"the average of relative length {length:g} of {model_dir} at step {step}, made {of}"
     path = _write(model_dir, output, params, step, what)
-    return Derived(path, step, f"{what}; error of the profile {found.error:.2%}", _warning(found))
+    return Derived(path, step, f"{what}; error of the profile {fit.error:.2%}", _warning(fit))
 
 
-def _warning(found: Combination) -> str:
+def _warning(fit: Combination) -> str:
     """Say that an average is not what was asked for."""
-    if found.error < _POOR:
+    if fit.error < _POOR:
         return ""
     return (
-        f"the snapshots give the profile of that length only to {found.error:.0%}; a length nearer "
+        f"the snapshots give the profile of that length only to {fit.error:.0%}; a length nearer "
         "to theirs, or more snapshots (PowerEma.every), come closer"
     )
 
 
 def _combined(
-    snapshots: StoredSnapshots, steps: list[int], names: list[str], found: Combination
+    snapshots: StoredSnapshots, steps: list[int], names: list[str], fit: Combination
 ) -> Params:
     """Return the sum of the stored averages times their coefficients, added up in float64."""
     total: Any = None
-    coefficients = iter(found.coefficients)
+    coefficients = iter(fit.coefficients)
     for step in steps:
         read = snapshots.read(step)
         for name in names:

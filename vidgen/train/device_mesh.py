@@ -17,12 +17,16 @@ from jax.sharding import AxisType, Mesh
 
 
 def make(devices: Sequence[Any], sizes: Mapping[str, int], slice_axis: str) -> Mesh:
-    """Return the mesh of all these devices, in JAX's Auto mode.
+    """Lay all these devices out as a mesh, in JAX's Auto mode.
 
     Args:
       devices: as `jax.devices()` gives them.
-      sizes: devices along each mesh axis, in order.
+      sizes: devices along each mesh axis, in order; their product is the number of devices.
       slice_axis: the axis along which slices follow each other.
+
+    Returns:
+      The mesh. GPUs whose hosts do not divide the size of `slice_axis` are laid out as if they were
+      in one slice.
 
     Raises:
       ValueError: TPU slices do not divide the size of `slice_axis`.

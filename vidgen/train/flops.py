@@ -40,7 +40,14 @@ PEAK_FLOPS = {
 
 
 def peak(device_kind: str) -> float | None:
-    """Return the dense bfloat16 FLOP/s of a device; None where they are not known."""
+    """Return the dense bfloat16 peak of a device.
+
+    Args:
+      device_kind: what JAX calls it (`device.device_kind`).
+
+    Returns:
+      FLOP/s, from the maker's data sheet; None for a device that is not in `PEAK_FLOPS`.
+    """
     matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
@@ -49,7 +56,7 @@ def utilization(values: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
     """Return {"mfu": the share of the devices' peak FLOP/s that is used}.
 
     Args:
-      values: of the log; `flops_per_second` is that of all devices.
+      values: values of the log; `flops_per_second` is that of all devices.
       mesh: the devices.
 
     Returns:
@@ -62,28 +69,62 @@ def utilization(values: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
-    """Return the operations of one call; the arguments may be ShapeDtypeStructs."""
+    """Count the operations of one call.
+
+    Args:
+      function: a traceable function.
+      *args: its arguments, which may be ShapeDtypeStructs.
+
+    Returns:
+      Floating-point operations.
+    """
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def loss_and_gradient(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
-    """Return the operations of the loss and its gradient for a batch.
+    """Count the operations of the loss and its gradient for a batch.
 
     That is a training step without the update, which is a few operations for each parameter:
     nothing beside the gradient.
+
+    Args:
+      model: the model that is trained.
+      params: its parameters; like what follows, arrays or ShapeDtypeStructs.
+      frozen: what the loss reads and does not change.
+      batch: a batch of the size that is counted.
+
+    Returns:
+      Floating-point operations.
     """
     loss = functools.partial(model.loss, train=True)
     return count(jax.value_and_grad(loss, has_aux=True), params, frozen, batch, _key())
 
 
 def forward(model: Model, params: Params, frozen: Frozen, batch: Batch) -> int:
-    """Return the operations of the loss without its gradient: one pass of the network."""
+    """Count the operations of the loss without its gradient: one pass of the network.
+
+    Args:
+      model: the model that is trained.
+      params: its parameters; like what follows, arrays or ShapeDtypeStructs.
+      frozen: what the loss reads and does not change.
+      batch: a batch of the size that is counted.
+
+    Returns:
+      Floating-point operations.
+    """
     loss = functools.partial(model.loss, train=False)
     return count(loss, params, frozen, batch, _key())
 
 
 def count_jaxpr(jaxpr: Jaxpr | ClosedJaxpr) -> int:
-    """Return the operations of a jaxpr, bare or closed."""
+    """Count the operations of a jaxpr by the rules of the module's docstring.
+
+    Args:
+      jaxpr: bare or closed.
+
+    Returns:
+      Floating-point operations, those of `shard_map` on all its devices together.
+    """
     return _count(jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr, {})
 
 

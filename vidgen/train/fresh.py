@@ -18,18 +18,28 @@ from vidgen.types import Params
 
 
 def is_described(boxed_params: Params) -> bool:
-    """Whether every box says what its parameter is drawn from (`nn/initializers.py`)."""
+    """Whether every box says what its parameter is drawn from (`nn/initializers.py`).
+
+    Args:
+      boxed_params: parameters or ShapeDtypeStructs in their boxes.
+
+    Returns:
+      True where `draw` can make them.
+    """
     boxes = jax.tree.leaves(boxed_params, is_leaf=is_box)
     return all(getattr(box, "distribution", None) is not None for box in boxes)
 
 
 def draw(boxed_params: Params, key: Key[Array, ""], shardings: Params) -> Params:
-    """Return fresh parameters; the host holds one whole array at a time.
+    """Draw fresh parameters; the host holds one whole array at a time.
 
     Args:
       boxed_params: boxed ShapeDtypeStructs with a distribution each (`is_described`).
-      key: of the run.
-      shardings: of the unboxed parameters, a tree like theirs.
+      key: the random key of the run; each array folds in the hash of its own path.
+      shardings: the shardings of the unboxed parameters, a tree like theirs.
+
+    Returns:
+      The parameters without boxes, laid out as `shardings` says.
     """
     words = np.asarray(jax.random.key_data(key)).tolist()
 

@@ -61,7 +61,17 @@ class FrozenParams:
 
 
 def over(weights: Callable[[], Frozen], mesh: Partitioner | None) -> Callable[[], Frozen]:
-    """Return what loads the same onto another mesh: devices of the training need not be here."""
+    """Make a loader of frozen weights lay them out over another mesh.
+
+    The devices of the training need not be here when its model is read.
+
+    Args:
+      weights: a loader, such as `FrozenParams`.
+      mesh: devices to lay the weights out over; None is the first device.
+
+    Returns:
+      A copy of a `FrozenParams`; any other loader as it is.
+    """
     return dataclasses.replace(weights, mesh=mesh) if isinstance(weights, FrozenParams) else weights
 
 
@@ -72,7 +82,7 @@ def restored(
     mesh: Partitioner | None = None,
     text: tuple[int, int] = (1, 1),
 ) -> Params:
-    """Return the averaged weights of a checkpoint, checked against the model's own shapes.
+    """Read the averaged weights of a checkpoint, checked against the model's own shapes.
 
     Args:
       model: the trained model.
@@ -80,6 +90,13 @@ def restored(
       step: which checkpoint; None is the newest.
       mesh: devices to lay them out over; None is the first device.
       text: length and width of an encoded prompt.
+
+    Returns:
+      The weights, without boxes.
+
+    Raises:
+      FileNotFoundError: the folder has no such checkpoint.
+      CheckpointError: the checkpoint holds another kind or size of model.
     """
     boxed = _boxed_shapes(model, text)
     shapes = unbox(boxed)
@@ -109,14 +126,17 @@ def _traced(model: Model, text: tuple[int, int]) -> Params:
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:
-    """Return a hash of the names, shapes and values of weights, which tells networks apart.
+    """Hash the names, shapes and values of weights, so that networks can be told apart.
 
-    What was made with some weights is resumed with the same ones only. Folder and step do not tell
-    them, since training may put other weights there; hashing takes .005 s of the .3 s of loading a
-    stage of the demo.
+    What was made with some weights is resumed with the same ones only. Folder and step do not
+    identify them, since training may put other weights there; hashing takes .005 s of the .3 s of
+    loading a stage of the demo.
 
     Args:
       weights: loads them (`FrozenParams`).
+
+    Returns:
+      16 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, leaf in named_leaves(weights()).items():
@@ -130,8 +150,11 @@ def spec(model: Model, text: tuple[int, int] = (1, 1)) -> Frozen:
     """Describe what the loss of a model reads in `frozen` by shapes, for a plan; None: nothing.
 
     Args:
-      model: that is trained.
+      model: the model that is trained.
       text: length and width of an encoded prompt.
+
+    Returns:
+      ShapeDtypeStructs by the names of `Model.frozen_networks`; None for a model that reads none.
     """
     networks = model.frozen_networks
     return {

@@ -70,7 +70,14 @@ class LossMonitor:
         self._limits: dict[str, float] = {}
 
     def limit(self, step: int) -> float:
-        """Return the highest loss that step `step` (the first is 1) may have."""
+        """Return the highest loss that a step may have.
+
+        Args:
+          step: its number; the first is 1.
+
+        Returns:
+          Infinity where no spike is defined, or too few losses are known yet.
+        """
         return self._limits.get(str(step), math.inf)
 
     def update(self, step: int, loss: float, grad_norm: float, saved: int | None) -> None:
@@ -126,6 +133,10 @@ class LossMonitor:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Resume from a loss history that `state` returned."""
+        """Resume from a loss history.
+
+        Args:
+          state: what `state` returned.
+        """
         self._mean, self._good_steps = state["mean"], state["seen"]
         self._bad_in_a_row, self._limits = state["row"], dict(state["limits"])

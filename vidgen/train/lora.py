@@ -81,7 +81,7 @@ class LoRA:
 
         Args:
           boxed: parameters of the base, or their ShapeDtypeStructs, in their boxes.
-          key: of A; each kernel takes its own from it by its path.
+          key: the random key of A; each kernel takes its own from it by its path.
 
         Returns:
           A tree like that of the parameters, of the adapted kernels alone: in the place of each is
@@ -98,8 +98,8 @@ class LoRA:
             node = tree
             for parent in parents:
                 node = node.setdefault(parent, {})
-            own = jax.random.fold_in(key, zlib.crc32("/".join(parents).encode()))
-            node[name] = self._pair(box, own)
+            kernel_key = jax.random.fold_in(key, zlib.crc32("/".join(parents).encode()))
+            node[name] = self._pair(box, kernel_key)
         if not tree:
             raise ValueError(f"the model has no kernels of the kinds {self.layers} (LoRA.layers).")
         return tree
@@ -174,24 +174,24 @@ class LoraModel(Generator):
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> Batch:
-        """Describe a training batch, which is the base's."""
+        """Describe the base's training batch; see `Model.batch_spec`."""
         return self.base.batch_spec(
             batch_size, text_length, text_dim, captions_per_clip=captions_per_clip
         )
 
     def init(self, key: Key[Array, ""], batch: Batch) -> Params:
-        """Draw fresh matrices; the base's parameters are traced, and not made."""
+        """Draw fresh matrices; the base's parameters are traced, and not made. See `Model.init`."""
         return self.lora.adapters(jax.eval_shape(self.base.init, key, batch), key)
 
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""], *, train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Compute the base's loss with the sum of its weights and the products."""
+        """Compute the base's loss with the products added to its weights; see `Model.loss`."""
         weights = merged(frozen[BASE], params, self.lora.scale)
         return self.base.loss(weights, frozen, batch, key, train=train)
 
     def merge_params(self, params: Params, frozen: Frozen) -> Params:
-        """Return what the base generates with."""
+        """Add the products to the base's weights, once for all steps; see `Model.merge_params`."""
         weights = merged_on_devices(frozen[BASE], params, self.lora.scale)
         return self.base.merge_params(weights, frozen)
 
@@ -207,12 +207,12 @@ class LoraModel(Generator):
         negative: TextEmbedding | None = None,
         init: Float[Array, "b t h w c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Make clips with the parameters of `merge_params`; see `Generator.generate`."""
+        """Make the base's clips with the merged weights; see `Generator.generate`."""
         more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
         return self.base.generate(params, text, low_res, keys, **more)
 
     def degrade(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t0 h0 w0 c"] | None:
-        """Shrink clips as the base does."""
+        """Shrink clips as the base does; see `Generator.degrade`."""
         return self.base.degrade(video)
 
 

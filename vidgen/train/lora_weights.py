@@ -35,7 +35,16 @@ A, B = "lora_a", "lora_b"  # leaves in the place of an adapted kernel
 
 
 def product(a: Float[Array, "..."], b: Float[Array, "..."], stacked: int) -> Float[Array, "..."]:
-    """Compute A B: the last axis of A and the first of B, behind `stacked` axes of both, agree."""
+    """Multiply A and B over the rank, for each of the stacked layers.
+
+    Args:
+      a: "*stacked *in r".
+      b: "*stacked r *out".
+      stacked: how many leading axes both have, which are batch axes: 1 where a scan stacks layers.
+
+    Returns:
+      A B, "*stacked *in *out", in the highest precision of the device.
+    """
     contracted = ((a.ndim - 1,), (stacked,))
     batch = tuple(range(stacked))
     return jax.lax.dot_general(a, b, (contracted, (batch, batch)), precision="highest")
@@ -48,6 +57,9 @@ def merged(base: Params, adapters: Params, scale: float) -> Params:
       base: parameters, nested mappings of arrays.
       adapters: a part of the same tree, with {"lora_a", "lora_b"} in the place of kernels.
       scale: α / r.
+
+    Returns:
+      A tree like `base`, in its dtypes.
     """
     if set(adapters) == {A, B}:
         a, b = adapters[A], adapters[B]
@@ -60,7 +72,16 @@ def merged(base: Params, adapters: Params, scale: float) -> Params:
 
 
 def merged_on_devices(base: Params, adapters: Params, scale: float) -> Params:
-    """Return `merged` in one compiled program, each result laid out as the base's kernel is."""
+    """Return `merged` in one compiled program, each result laid out as the base's kernel is.
+
+    Args:
+      base: parameters, nested mappings of arrays on devices.
+      adapters: a part of the same tree, with {"lora_a", "lora_b"} in the place of kernels.
+      scale: α / r.
+
+    Returns:
+      A tree like `base`; what has no adapter is the same array.
+    """
     kernels = _adapted(base, adapters)
     add = functools.partial(merged, scale=scale)
     outputs = jax.tree.map(lambda x: x.sharding, kernels)
@@ -84,9 +105,15 @@ def _replaced(base: Params, new: Params) -> Params:
 
 
 def fingerprint(params: Params) -> str:
-    """Return a hash that tells weights apart, the same on every mesh and number of processes.
+    """Hash weights so that they can be told apart, alike on every mesh and number of processes.
 
-    It is of the names, the shapes and, of each array, the sum of its float32 bits modulo 2³².
+    The hash is of the names, the shapes and, of each array, the sum of its float32 bits modulo 2³².
+
+    Args:
+      params: a tree of arrays on devices; all processes call this together.
+
+    Returns:
+      16 hexadecimal digits.
     """
     leaves = named_leaves(params)
     sums = np.array([_sum_of_bits(x) for x in leaves.values()], np.uint32)
@@ -108,7 +135,14 @@ def _sum_of_bits(x: Any) -> int:
 
 
 def portable(model_dir: str) -> str:
-    """Return a name of the package's models as it is, and any other local folder in full."""
+    """Return the name of a model as a record can hold it that is read from another folder.
+
+    Args:
+      model_dir: a name of the package's models, an address of a store, or a folder.
+
+    Returns:
+      A local folder as an absolute path; names and addresses as they are.
+    """
     if zoo.find(model_dir) != model_dir or "://" in model_dir:
         return model_dir
     return str(epath.Path(model_dir).expanduser().resolve())
@@ -121,7 +155,7 @@ class LoraRecord:
     Attributes:
       base: folder or name of the model that was fine-tuned.
       step: its checkpoint.
-      fingerprint: of its weights.
+      fingerprint: the fingerprint of its weights.
       rank: r.
       alpha: the product is multiplied by alpha / rank.
     """
@@ -133,11 +167,11 @@ class LoraRecord:
     alpha: float
 
     def write(self, model_dir: epath.PathLike, before: LoraRecord | None) -> None:
-        """Write it, from the first process, unless it is there.
+        """Write the record, from the first process, unless it is there.
 
         Args:
           model_dir: folder of the run.
-          before: what was there.
+          before: the record that was there; None where there was none.
 
         Raises:
           CheckpointError: the run was begun with another base, rank or alpha.
@@ -164,7 +198,13 @@ _WORDS = {
 
 
 def read_record(model_dir: epath.PathLike) -> LoraRecord | None:
-    """Return what `lora.json` of a folder says; None where there is none.
+    """Read the `lora.json` of a folder.
+
+    Args:
+      model_dir: folder of a run.
+
+    Returns:
+      What it says; None where there is no such file.
 
     Raises:
       CheckpointError: the file is not whole.
@@ -180,6 +220,13 @@ def read_record(model_dir: epath.PathLike) -> LoraRecord | None:
 
 def base_folder(record: LoraRecord, model_dir: epath.Path) -> str:
     """Return the folder of the base: the recorded one, or that of its name beside the run.
+
+    Args:
+      record: the record of the run.
+      model_dir: folder of the run.
+
+    Returns:
+      A folder or an address that `open_weights` takes.
 
     Raises:
       FileNotFoundError: neither is there.
@@ -203,13 +250,13 @@ class WeightsReader(Protocol):
         ...
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Return shapes and dtypes."""
+        """Describe the weights by ShapeDtypeStructs; see `Checkpointer.stored_params`."""
         ...
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """Return weights."""
+        """Read the weights; see `Checkpointer.restore_params`."""
         ...
 
     def __enter__(self) -> Any: ...
@@ -243,14 +290,18 @@ class LoraWeights:
         return self.adapters.latest_step()
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Return shapes and dtypes of the merged weights."""
+        """Describe the merged weights, which are like the base's; see `Checkpointer.stored_params`.
+
+        Raises:
+          FileNotFoundError: the run has no checkpoint of this step.
+        """
         self.adapters.stored_params(step, averaged=averaged)  # is there such a step
         return self._base.stored_params(self._record.step)
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """Return the merged weights; the arguments are those of `Checkpointer.restore_params`.
+        """Read base and matrices, and add them up; see `Checkpointer.restore_params`.
 
         Raises:
           CheckpointError: the base holds other weights than those that were fine-tuned.
@@ -265,7 +316,17 @@ class LoraWeights:
         return self.with_adapters(base, adapters, abstract)
 
     def base_params(self, abstract: Params | None = None) -> Params:
-        """Return the base's weights, in the dtypes that are stored and the layout of `abstract`."""
+        """Read the base's weights, in the dtypes that are stored.
+
+        Args:
+          abstract: has their layout; None puts them on the first device.
+
+        Returns:
+          The weights that were fine-tuned.
+
+        Raises:
+          CheckpointError: the base holds other weights now.
+        """
         stored = self._base.stored_params(self._record.step)
         dtypes = {name: x.dtype for name, x in named_leaves(stored).items()}
         wanted = stored if abstract is None else abstract
@@ -281,7 +342,16 @@ class LoraWeights:
         return base
 
     def with_adapters(self, base: Params, adapters: Params, abstract: Params | None) -> Params:
-        """Return the sum, in the dtypes of `abstract`."""
+        """Add the products of a LoRA run's matrices to the weights of its base.
+
+        Args:
+          base: as `base_params` returns it.
+          adapters: matrices of the run, or averages of them.
+          abstract: has the dtypes of the result; None keeps those of the base.
+
+        Returns:
+          The sum W + (α / r) A B.
+        """
         scale = self._record.alpha / self._record.rank
         params = merged_on_devices(base, adapters, scale)
         wanted = params if abstract is None else abstract

@@ -51,9 +51,12 @@ class Accumulator:
         self._sum: Metrics | None = None
 
     def add(self, metrics: Metrics) -> None:
-        """Add the metrics of one more step; their names must not change between steps.
+        """Add the metrics of one more step.
 
-        The loss and the norms of a step that was `skipped` do not count.
+        Of a step that was `skipped`, the loss and the norms do not count.
+
+        Args:
+          metrics: on the device; their names must not change between steps.
         """
         metrics = _counted(dict(metrics)) if "skipped" in metrics else metrics
         self._sum = metrics if self._sum is None else _merged(self._sum, metrics)
@@ -64,7 +67,11 @@ class Accumulator:
         return {name: [float(m.total), float(m.weight)] for name, m in host.items()}
 
     def set_state(self, state: Mapping[str, list[float]]) -> None:
-        """Resume from sums that `state` returned."""
+        """Resume from sums of an earlier process, exactly.
+
+        Args:
+          state: what `state` returned.
+        """
         exact: Any = np.float32
         sums = {n: Mean(total=exact(t), weight=exact(w)) for n, (t, w) in state.items()}
         self._sum = sums or None
@@ -76,7 +83,14 @@ class Accumulator:
 
 
 def to_floats(metrics: Metrics) -> dict[str, float]:
-    """Return the means as floats, sorted by name; NaN where nothing was counted."""
+    """Fetch metrics from the device as floats, which waits for it.
+
+    Args:
+      metrics: sums and weights by name.
+
+    Returns:
+      The means, sorted by name; NaN where nothing was counted.
+    """
     host = jax.device_get(dict(metrics))
     out = {}
     for name in sorted(host):
@@ -126,7 +140,13 @@ class MetricsWriter:
         beside.replace(self.path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line, and give the same numbers to the boards."""
+        """Append one line to the log, and give the same numbers to the boards.
+
+        Args:
+          step: the step of the run.
+          values: by name; `loss` comes first in the line. Those that are not finite become null in
+            the line and are kept from the boards.
+        """
         if not self._active:
             return
         first = {"loss": values["loss"]} if "loss" in values else {}
@@ -139,7 +159,13 @@ class MetricsWriter:
                 board.add_scalar(name, value, step)
 
     def write_video(self, step: int, name: str, video: Float[np.ndarray, "b t h w c"]) -> None:
-        """Give clips in [-1, 1] to the boards: a row for each, frames from left to right."""
+        """Give clips to the boards as one picture: a row for each clip, frames from left to right.
+
+        Args:
+          step: the step of the run.
+          name: title of the picture.
+          video: clips in [-1, 1].
+        """
         if not self._boards:
             return
         b, t, h, w, c = video.shape

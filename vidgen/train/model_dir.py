@@ -7,7 +7,13 @@ from etils import epath
 
 
 def check_model_dir(model_dir: epath.PathLike) -> epath.Path:
-    """Make the folder, try to write there before anything long begins, and return it.
+    """Make the folder of a run, and try to write there before anything long begins.
+
+    Args:
+      model_dir: MODEL_DIR; ~ is expanded.
+
+    Returns:
+      The folder.
 
     Raises:
       ValueError: the folder cannot be made or written.

@@ -36,7 +36,8 @@ class Muon:
       learning_rate: see `LearningRate`; AdamW's value is a good first one.
       momentum: μ of the module's docstring.
       beta1, beta2, eps: Adam's constants.
-      weight_decay: of matrices, multiplied with the learning rate; 0 switches it off.
+      weight_decay: the weight decay of matrices, multiplied with the learning rate; 0 switches it
+        off.
       clip_norm: largest global norm of the gradient; None does not clip.
     """
 

@@ -16,7 +16,17 @@ from vidgen.types import Params
 
 
 def nested(leaves: Mapping[str, Any]) -> Params:
-    """Return the tree whose `named_leaves` these are; a TypeError where a name is in another."""
+    """Make the tree whose `named_leaves` these are.
+
+    Args:
+      leaves: arrays by paths such as "params/stem/kernel".
+
+    Returns:
+      Nested dicts.
+
+    Raises:
+      TypeError: a name is the beginning of another, so that a leaf would have leaves.
+    """
     tree: Params = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")
@@ -31,20 +41,30 @@ def nested(leaves: Mapping[str, Any]) -> Params:
 
 
 def spec(shapes: Mapping[str, tuple[int, ...]]) -> Params:
-    """Return the tree of arrays of these shapes, in float32."""
+    """Describe a tree of float32 arrays.
+
+    Args:
+      shapes: by paths such as "params/stem/kernel".
+
+    Returns:
+      Nested dicts of ShapeDtypeStructs.
+    """
     return nested({name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()})
 
 
 def restored(
     where: str, stored: Params, read: Callable[[str], np.ndarray], abstract: Params | None
 ) -> Params:
-    """Return weights that are read one by one, each laid out where it is asked for.
+    """Read weights one by one, each laid out where `abstract` wants it.
 
     Args:
       where: what is read, for messages.
       stored: shapes there.
-      read: the array of a name.
+      read: returns the array of a name.
       abstract: shapes, dtypes and optionally shardings to load onto; None is the first device.
+
+    Returns:
+      The weights, in the tree of `abstract` (None: of `stored`).
 
     Raises:
       CheckpointError: the shapes differ.

@@ -95,15 +95,28 @@ class LearningRate:
 
 
 def decayed(params: Params) -> Any:
-    """Return a tree with True where weight decay applies: arrays of two axes or more."""
+    """Mark the parameters that weight decay applies to: arrays of two axes or more.
+
+    Args:
+      params: arrays or ShapeDtypeStructs.
+
+    Returns:
+      A tree like it of booleans.
+    """
     return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
 
 
 def global_norm(tree: Params) -> Float[Array, ""]:
-    """Return the square root of the sum of the squares of all elements of a tree.
+    """Compute the square root of the sum of the squares of all elements of a tree.
 
     It is optax's, but on one device small leaves are summed as one array: a sum of its own for each
     is up to three kernels, half of what XLA:CPU compiled for the optimizer of a small network.
+
+    Args:
+      tree: gradients, updates or parameters.
+
+    Returns:
+      The Euclidean norm.
     """
     leaves = jax.tree.leaves(tree)
     small = [x for x in leaves if x.size < _SMALL and jax.sharding.get_abstract_mesh().size <= 1]
@@ -116,7 +129,16 @@ def global_norm(tree: Params) -> Float[Array, ""]:
 def clipped(
     clip_norm: float | None, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Return `tx` behind optax's clipping by the global norm, with fewer kernels."""
+    """Put optax's clipping by the global norm before a transformation, with fewer kernels.
+
+    Args:
+      clip_norm: the largest norm that gradients keep; larger ones are scaled down to it. None does
+        not clip.
+      tx: what gets the clipped gradients.
+
+    Returns:
+      The chain of both, whose state is that of optax's chain.
+    """
     if clip_norm is None:
         return tx
     limit = clip_norm
@@ -150,7 +172,16 @@ def _divided_by_rate(rate: LearningRate) -> optax.GradientTransformation:
 
 
 def check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
-    """Raise ValueError where the settings of the optimizer named `owner` are out of range."""
+    """Check the settings that all optimizers share.
+
+    Args:
+      owner: name of the settings class, for the message.
+      clip_norm: must be positive, or None.
+      weight_decay: must be 0 or more.
+
+    Raises:
+      ValueError: one of them is out of range.
+    """
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"{owner}.clip_norm is {clip_norm}; it must be positive, or None.")
     if weight_decay < 0:

@@ -48,12 +48,26 @@ class Placement(NamedTuple):
 
 
 def is_box(x: Any) -> bool:
-    """Whether a node of a tree is a parameter in its box of metadata."""
+    """Whether a node of a tree is a parameter in its box of metadata.
+
+    Args:
+      x: any node or leaf.
+
+    Returns:
+      True for Linen's boxes, which carry the names of the axes.
+    """
     return isinstance(x, meta.AxisMetadata)
 
 
 def unbox(boxed: Params) -> Params:
-    """Return the bare arrays of a tree of Linen boxes; no sharding constraint is added."""
+    """Take parameters out of their Linen boxes; no sharding constraint is added.
+
+    Args:
+      boxed: a tree whose leaves may be boxes.
+
+    Returns:
+      The same tree of bare arrays or ShapeDtypeStructs.
+    """
     return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=is_box)
 
 
@@ -64,9 +78,20 @@ def map_optimizer_state(
     *params_like: Params,
     transform_non_params: Callable[[Any], Any],
 ) -> Any:
-    """Apply `function(leaf, *leaves of params_like)` to what the state keeps for each parameter.
+    """Apply a function to what an optimizer's state keeps for each parameter.
 
-    It is optax's own, but passes over the parameters that an optimizer of a group leaves out.
+    It is optax's own `tree_map_params`, but passes over the parameters that an optimizer of a group
+    leaves out.
+
+    Args:
+      tx: the optimizer.
+      function: gets a leaf of the state, and the leaf of each `params_like` that belongs to it.
+      opt_state: the state of `tx`.
+      *params_like: trees like the parameters.
+      transform_non_params: gets the leaves that belong to no parameter, such as counters.
+
+    Returns:
+      A tree like the state.
     """
 
     def left_out(x: Any) -> bool:
@@ -98,12 +123,26 @@ class Program:
             return self.function(*args)
 
     def lower(self, *args: Any) -> Any:
-        """Return the lowered program for these arguments (arrays or ShapeDtypeStructs)."""
+        """Lower the program without running it.
+
+        Args:
+          *args: its arguments, arrays or ShapeDtypeStructs.
+
+        Returns:
+          The lowered program of JAX.
+        """
         with self.context():
             return self.function.lower(*args)
 
     def jaxpr(self, *args: Any) -> Any:
-        """Return the closed jaxpr for these arguments."""
+        """Trace the program without compiling it.
+
+        Args:
+          *args: its arguments, arrays or ShapeDtypeStructs.
+
+        Returns:
+          The closed jaxpr.
+        """
         with self.context():
             return jax.make_jaxpr(self.function)(*args)
 
@@ -153,7 +192,17 @@ class Partitioner:
                 )
 
     def sizes(self, device_count: int | None = None) -> dict[str, int]:
-        """Return the devices along each mesh axis, of `device_count` (None: of this run's)."""
+        """Fill the -1 in `mesh_shape`.
+
+        Args:
+          device_count: devices to divide; None takes those of this run.
+
+        Returns:
+          Devices along each mesh axis, in the order of `mesh_axes`.
+
+        Raises:
+          ValueError: the sizes do not multiply to that number.
+        """
         count = device_count or self.device_count or jax.device_count()
         fixed = math.prod(n for n in self.mesh_shape if n != -1)
         if -1 in self.mesh_shape and count % fixed == 0:
@@ -187,6 +236,9 @@ class Partitioner:
           boxed_params: parameters in their boxes of metadata, or ShapeDtypeStructs in them.
           device_count: devices of the mesh, which then need not be here.
 
+        Returns:
+          A placement for each, with a note where a rule could not be followed.
+
         Raises:
           ValueError: a parameter has an axis name without a rule, or the wrong number of names.
         """
@@ -195,7 +247,17 @@ class Partitioner:
         return [_place(jax.tree_util.keystr(p), leaf, self.rules, sizes) for p, leaf in leaves]
 
     def param_shardings(self, boxed_params: Params) -> Params:
-        """Return a NamedSharding for every parameter, in the tree of the unboxed parameters."""
+        """Return a NamedSharding for every parameter.
+
+        Args:
+          boxed_params: parameters in their boxes of metadata, or ShapeDtypeStructs in them.
+
+        Returns:
+          A tree like the unboxed parameters.
+
+        Raises:
+          ValueError: a parameter has an axis name without a rule, or the wrong number of names.
+        """
         specs = [NamedSharding(self.mesh, p.spec) for p in self.placements(boxed_params)]
         return jax.tree.unflatten(jax.tree.structure(unbox(boxed_params)), specs)
 
@@ -206,6 +268,14 @@ class Partitioner:
 
         These are Adam's moments and the averaged weights; factored moments and counters are small
         and replicated.
+
+        Args:
+          abstract: the state as ShapeDtypeStructs.
+          boxed_params: its parameters in their boxes.
+          tx: the optimizer whose state it has.
+
+        Returns:
+          A state with shardings for leaves.
         """
         params = self.param_shardings(boxed_params)
         opt_state = map_optimizer_state(
@@ -228,7 +298,12 @@ class Partitioner:
     def sampling_sharding(self, shape: Sequence[int]) -> NamedSharding:
         """Return the sharding of an input or output of sampling, which has a row for each clip.
 
-        An array of five axes is video, and may be split in time and space too.
+        Args:
+          shape: the shape of the array, clips first. One of five axes is video, and may be split in
+            time and space too.
+
+        Returns:
+          The sharding by the rules for "batch", and for video those of its other axes.
         """
         names = _VIDEO_AXES if len(shape) == 5 else ("batch", *[None] * (len(shape) - 1))
         box = meta.Partitioned(jax.ShapeDtypeStruct(tuple(shape), "float32"), names)
@@ -249,12 +324,27 @@ class Partitioner:
         raise ValueError('no partitioning rule for "batch"; add one, e.g. ("batch", "data").')
 
     def batch_ways(self, device_count: int | None = None) -> int:
-        """Return the parts that a batch is cut into, on `device_count` devices (None: its own)."""
+        """Return into how many parts a batch is cut.
+
+        Args:
+          device_count: devices of the mesh, which then need not be here; None takes this run's.
+
+        Returns:
+          The product of the mesh axes of the rule for "batch".
+        """
         sizes = dict(self.mesh.shape) if device_count is None else self.sizes(device_count)
         return math.prod(sizes[axis] for axis in axes_of(self._batch_axes()))
 
     def check_batch_size(self, batch_size: int, device_count: int | None = None) -> None:
-        """Raise ValueError unless a batch divides evenly over the devices (None: this run's)."""
+        """Check that a batch divides evenly over the devices.
+
+        Args:
+          batch_size: examples of a step, over all processes.
+          device_count: as in `batch_ways`.
+
+        Raises:
+          ValueError: it does not.
+        """
         ways = self.batch_ways(device_count)
         if batch_size % ways:
             raise ValueError(
@@ -276,7 +366,14 @@ class Partitioner:
         return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
     def to_global(self, batch: Batch) -> Batch:
-        """Turn this process's part of a batch (numpy) into global arrays on the mesh."""
+        """Turn this process's part of a batch into global arrays on the mesh.
+
+        Args:
+          batch: in numpy, the rows that `batch_part` says.
+
+        Returns:
+          The whole batch, cut over the mesh along its first axis.
+        """
         sharding = self.batch_sharding()
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
@@ -287,12 +384,27 @@ class Partitioner:
             yield
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Program:
-        """Return `jax.jit(function, **options)` that runs and lowers inside `context()`."""
+        """Compile a function so that it runs and lowers inside `context()`.
+
+        Args:
+          function: to compile.
+          **options: options of `jax.jit`.
+
+        Returns:
+          The program; nothing is compiled before its first call.
+        """
         return Program(jax.jit(function, **options), self.context)
 
 
 def axes_of(to: MeshAxes) -> tuple[str, ...]:
-    """Return the mesh axes that a rule names: none, one or several."""
+    """Return the mesh axes that a rule names.
+
+    Args:
+      to: the right side of a rule: None, one name, or several.
+
+    Returns:
+      A tuple of names, empty where the rule replicates.
+    """
     if to is None:
         return ()
     return (to,) if isinstance(to, str) else tuple(to)
@@ -343,7 +455,7 @@ def _note(
     """Return a clause for each axis whose rules ask for several devices and got none."""
     missed = []
     for i, name in enumerate(names):
-        asked = [axes_of(to) for n, to in rules if n == name]
-        if any(math.prod(sizes[a] for a in axes) > 1 for axes in asked) and i not in chosen:
+        wanted = [axes_of(to) for n, to in rules if n == name]
+        if any(math.prod(sizes[a] for a in axes) > 1 for axes in wanted) and i not in chosen:
             missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
     return "; ".join(missed)

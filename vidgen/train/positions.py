@@ -10,20 +10,41 @@ import numpy as np
 
 
 def encoded(position: Any) -> str:
-    """Return bytes, or anything that JSON can hold, as text."""
+    """Write a data position as text.
+
+    Args:
+      position: bytes, or anything that JSON can hold.
+
+    Returns:
+      JSON; bytes are in it in hexadecimal.
+    """
     if isinstance(position, bytes):
         return json.dumps({"hex": position.hex()})
     return json.dumps({"json": position})
 
 
 def decoded(text: str) -> Any:
-    """Return the position that `encoded` turned into text."""
+    """Read a data position from text.
+
+    Args:
+      text: what `encoded` returned.
+
+    Returns:
+      The position.
+    """
     value = json.loads(text)
     return bytes.fromhex(value["hex"]) if "hex" in value else value["json"]
 
 
 def gathered(position: Any) -> list[str]:
-    """Return the encoded positions of all processes in order; every process gets them all."""
+    """Collect the encoded positions of all processes, which call this together.
+
+    Args:
+      position: the position of this process.
+
+    Returns:
+      One text for each process, in order; every process gets them all.
+    """
     text = encoded(position)
     if jax.process_count() == 1:
         return [text]

@@ -39,7 +39,13 @@ LONGEST = 12**-0.5  # of γ = 0, the plain mean of all steps
 
 
 def exponent(length: float) -> float:
-    """Return γ of a relative length σ_rel; see the module docstring (the paper's algorithm 2).
+    """Return γ of a relative length (the paper's algorithm 2; see the module docstring).
+
+    Args:
+      length: σ_rel, over 0 and at most `LONGEST`.
+
+    Returns:
+      γ >= 0.
 
     Raises:
       ValueError: no power function with γ >= 0 has this length.
@@ -56,7 +62,14 @@ def exponent(length: float) -> float:
 
 
 def relative_length(gamma: float) -> float:
-    """Return σ_rel of the exponent γ."""
+    """Return the relative length of a power function, the inverse of `exponent`.
+
+    Args:
+      gamma: its exponent γ >= 0.
+
+    Returns:
+      σ_rel, at most `LONGEST`.
+    """
     return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
 
 
@@ -72,7 +85,14 @@ class Profile(NamedTuple):
     step: int
 
     def inner(self, other: Profile) -> float:
-        """Return the inner product ⟨p, q⟩ of two profiles, per step (algorithm 3)."""
+        """Return the inner product ⟨p, q⟩ of two profiles (algorithm 3).
+
+        Args:
+          other: the profile q; either may end first.
+
+        Returns:
+          A number per step.
+        """
         early, late = (self, other) if self.step <= other.step else (other, self)
         g, d = early.gamma, late.gamma
         return (g + 1) * (d + 1) / ((g + d + 1) * late.step) * (early.step / late.step) ** d
@@ -88,7 +108,7 @@ class Combination(NamedTuple):
 
     Attributes:
       coefficients: x, one for each stored average.
-      error: of the profile, ‖Σ x_i p_i − p‖ / ‖p‖.
+      error: the error of the profile, ‖Σ x_i p_i − p‖ / ‖p‖.
     """
 
     coefficients: Float[np.ndarray, "n"]
@@ -99,8 +119,11 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> Combination:
     """Solve the least squares of profiles with coefficients whose sum is 1, in float64.
 
     Args:
-      stored: those of the averages at hand.
-      wanted: that of the average to make.
+      stored: the profiles of the averages at hand.
+      wanted: the profile of the average to make.
+
+    Returns:
+      The coefficients, and how far the profile that they make is from the wanted one.
     """
     norms = np.sqrt([p.inner(p) for p in stored])  # scaled, so that early and late ones compare
     matrix = np.array([[p.inner(q) for q in stored] for p in stored]) / np.outer(norms, norms)
@@ -145,12 +168,15 @@ class PowerEma:
     def update(
         self, averages: Mapping[str, Params], params: Params, count: Int[Array, ""]
     ) -> dict[str, Params]:
-        """Return the averages after one more update.
+        """Move the averages after one more update.
 
         Args:
-          averages: by their names; at the first update of any value.
+          averages: by their names; before the first update any value, for it gets no share.
           params: θ after it.
           count: updates made before it, t − 1.
+
+        Returns:
+          The averages θ̄(t) by their names, each in its own dtype.
         """
         # 1 − β without cancellation: β is 1 − 2e-5 after a million updates.
         log = jnp.log1p(-1.0 / (jnp.asarray(count, jnp.float32) + 1.0))

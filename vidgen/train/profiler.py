@@ -24,11 +24,14 @@ class Trace:
 
     @contextlib.contextmanager
     def step(self, number: int, state: Callable[[], Any]) -> Iterator[None]:
-        """Start the trace before its first step, and stop it after its last.
+        """Run one step in a block, and trace it if it is one of the steps to trace.
 
         Args:
-          number: of the step that runs in the block; the first is 1.
+          number: the number of the step that runs in the block; the first is 1.
           state: returns what the last step makes; a trace begins and ends when that is there.
+
+        Yields:
+          Nothing.
         """
         if self._steps and number == self._steps.start:
             jax.block_until_ready(state())
@@ -42,7 +45,13 @@ class Trace:
 
 
 def parse_steps(text: str) -> range:
-    """Return the steps that "START:STOP" names; "" names none.
+    """Read the value of `--profile`.
+
+    Args:
+      text: "START:STOP", or "" for no steps.
+
+    Returns:
+      The steps from START to STOP - 1.
 
     Raises:
       ValueError: the text is not of that form.

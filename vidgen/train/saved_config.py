@@ -19,6 +19,13 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
     The file describes the checkpoints beside it. An older one that differs is kept as config.1.gin,
     config.2.gin, ... If the block fails before it adds a checkpoint, the older file comes back.
 
+    Args:
+      model_dir: folder of the run; made if absent.
+      text: the resolved configuration.
+
+    Yields:
+      Nothing.
+
     Raises:
       ValueError: the folder cannot be made or written.
       OSError: the file cannot be written; an old one is then as it was.

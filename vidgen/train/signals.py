@@ -19,12 +19,16 @@ class Preempted(SystemExit):
 
 @contextlib.contextmanager
 def stop_requests(say: Callable[[str], None]) -> Iterator[list[int]]:
-    """Yield a list that SIGTERM and Ctrl-C append their number to.
+    """Collect SIGTERM and Ctrl-C while the block runs, instead of ending the process.
 
-    A second Ctrl-C interrupts at once.
+    A second Ctrl-C interrupts at once. Outside the main thread, which signals never reach, nothing
+    is collected.
 
     Args:
       say: prints a line for the user.
+
+    Yields:
+      A list to which each signal appends its number.
     """
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -46,7 +46,18 @@ class Snapshots:
         resume_step: int,
         stack: contextlib.ExitStack,
     ) -> Snapshots | None:
-        """Open those of a run, which `stack` closes; None where the run keeps no such averages."""
+        """Open the snapshots of a run, which `stack` closes.
+
+        Args:
+          power_ema: which averages the run keeps; None for none.
+          model_dir: folder of the run.
+          settings: how its checkpoints are written; all snapshots are kept.
+          resume_step: the step from which the run resumes; later snapshots are deleted.
+          stack: closes them.
+
+        Returns:
+          The snapshots; None where the run keeps no such averages.
+        """
         if power_ema is None:
             return None
         snapshots = cls(model_dir, settings, resume_step)
@@ -56,8 +67,11 @@ class Snapshots:
     def save(self, state: TrainState) -> None:
         """Store the averages of a state, and wait until they are written.
 
+        Args:
+          state: has `power_ema`.
+
         Raises:
-          CheckpointError: it failed, again and again.
+          CheckpointError: it failed every time that the settings allow.
         """
         step = int(state.step)
         kept = TrainState(step=state.step, params=state.power_ema, opt_state={})
@@ -126,9 +140,23 @@ class StoredSnapshots:
         return self._checkpointer.steps()
 
     def lengths(self, step: int) -> list[str]:
-        """Return the names of the averages in a snapshot, which are their lengths."""
+        """Return the names of the averages in a snapshot.
+
+        Args:
+          step: the step of the snapshot.
+
+        Returns:
+          Their relative lengths as text, sorted, such as ["0.05", "0.1"].
+        """
         return sorted(self._checkpointer.stored_params(step))
 
     def read(self, step: int) -> Mapping[str, Params]:
-        """Return the averages of a snapshot by their names."""
+        """Read the averages of a snapshot.
+
+        Args:
+          step: the step of the snapshot.
+
+        Returns:
+          Weights by the names that `lengths` has.
+        """
         return self._checkpointer.restore_params(step=step)

@@ -67,8 +67,13 @@ def axis_rules(cut: Mapping[str, str] | None = None) -> list[tuple[str, str | No
     """Return rules for vidgen's axis names, for `standard_logical_axis_rules.additional_rules`.
 
     Args:
-      cut: the mesh axis ("data" or "model") of a name; all others are replicated. A name that is
-        none of vidgen's (nn/axes.py) is a ValueError.
+      cut: the mesh axis ("data" or "model") of a name; all others are replicated.
+
+    Returns:
+      A rule for each name in `cut`, and for each that t5x has no rule for.
+
+    Raises:
+      ValueError: a name is none of vidgen's (nn/axes.py).
     """
     cut = dict(cut or {})
     if unknown := sorted(cut.keys() - AXES.keys()):
@@ -81,10 +86,13 @@ def axis_rules(cut: Mapping[str, str] | None = None) -> list[tuple[str, str | No
 
 @functools.cache
 def feature_converter(pixels: str = "video") -> Any:
-    """Return the class of a seqio FeatureConverter that passes features through.
+    """Make the class of a seqio FeatureConverter that passes features through.
 
     Args:
       pixels: "video" or "tokens".
+
+    Returns:
+      The class; one for each value of `pixels`.
 
     Raises:
       ValueError: seqio is not installed, or there is no such feature.
@@ -120,8 +128,11 @@ def feature_lengths(model: Model, encoder: TextEncoder) -> dict[str, int]:
     """Return the first axis of each feature, for t5x's TASK_FEATURE_LENGTHS.
 
     Args:
-      model: that is trained.
-      encoder: of the captions.
+      model: the model that is trained.
+      encoder: the encoder of the captions.
+
+    Returns:
+      Frames of a clip (or time steps of tokens) and tokens of a caption, by feature.
     """
     spec, length = model.batch_spec(1, encoder.length, encoder.dim), encoder.length
     pixels = "tokens" if isinstance(spec, TokenBatch) else "video"
@@ -133,10 +144,17 @@ def task(name: str, source: Source, encoder: TextEncoder, *, split: str = "train
     """Register a source as a seqio Task with encoded captions, for t5x's MIXTURE_OR_TASK_NAME.
 
     Args:
-      name: of the task.
-      source: of videos, or of tokens.
-      encoder: of the captions, best with a table of them (text/encoded.gin).
+      name: the name of the task: letters, digits, underscores, dots and colons.
+      source: a source of videos, or of tokens.
+      encoder: the encoder of the captions, best with a table of them (text/encoded.gin).
       split: what the task calls it.
+
+    Returns:
+      The seqio Task.
+
+    Raises:
+      ValueError: seqio is not installed, the name is taken or no name, or the source has a caption
+        for each frame.
     """
     return seqio_tasks.register(name, source, split=split, encoder=_Captions(encoder))
 
@@ -184,8 +202,8 @@ class T5xModel:
         """Take a model, and be a `t5x.models.BaseModel`; a ValueError where t5x is not installed.
 
         Args:
-          model: of vidgen, built by gin.
-          optimizer_def: of t5x.
+          model: a model of vidgen, built by gin.
+          optimizer_def: an optimizer of t5x.
           microbatches: the trainer's `num_microbatches`.
           initial: begins with the weights of a run of vidgen, or of an exported folder.
           frozen: loads networks that the loss reads and does not change.
@@ -204,12 +222,15 @@ class T5xModel:
         input_shapes: Mapping[str, Sequence[int]],
         input_types: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return {"params": fresh weights, "params_axes": the names of their axes}.
+        """Draw fresh weights, or read those of `initial`, with the names of their axes.
 
         Args:
           rng: key, of the old kind or the new.
-          input_shapes: of a batch.
+          input_shapes: shapes of a batch's features; only that of `text`, "b s d", is read.
           input_types: not needed.
+
+        Returns:
+          {"params": weights, "params_axes": the names of their axes}.
         """
         del input_types
         size, length, width = input_shapes["text"]
@@ -227,13 +248,17 @@ class T5xModel:
     def loss_fn(
         self, params: Params, batch: Mapping[str, jax.Array], dropout_rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Return the loss that t5x differentiates, and metrics.
+        """Compute the loss that t5x differentiates, and metrics.
 
         Args:
           params: those of `get_initial_variables`.
           batch: features.
           dropout_rng: key of all randomness; None in an evaluation, without dropout and with a key
             of the batch's own: other noise levels in each batch, and always the same.
+
+        Returns:
+          The loss, in training divided by the number of microbatches (t5x adds their gradients),
+          and metrics of clu, with the loss undivided.
         """
         train = dropout_rng is not None
         key = _typed(dropout_rng) if train else evaluation_key(batch)
@@ -243,22 +268,47 @@ class T5xModel:
     def eval_fn(
         self, params: Params, batch: Mapping[str, jax.Array]
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Return loss and metrics without dropout."""
+        """Compute loss and metrics without dropout.
+
+        Args:
+          params: those of `get_initial_variables`.
+          batch: features.
+
+        Returns:
+          What `loss_fn` does without a key.
+        """
         return self.loss_fn(params, batch, None)
 
     def predict_batch(
         self, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None = None
     ) -> jax.Array:
-        """Return what `predict_batch_with_aux` predicts."""
+        """Make clips for the captions of a batch.
+
+        Args:
+          params: those of `get_initial_variables`.
+          batch: features.
+          rng: key of the noise; None is always the same.
+
+        Returns:
+          The clips of `predict_batch_with_aux`.
+        """
         return self.predict_batch_with_aux(params, batch, rng)[0]
 
     def predict_batch_with_aux(
         self, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return clips "b t h w c" for the captions of a batch, about in [-1, 1]; no more.
+        """Make clips for the captions of a batch, with nothing beside them.
 
         A stage that up-samples starts from the batch's own clips made small, a tokenizer
         reconstructs them.
+
+        Args:
+          params: those of `get_initial_variables`.
+          batch: features.
+          rng: key of the noise; None is always the same.
+
+        Returns:
+          Clips "b t h w c", about in [-1, 1], and an empty dict, which t5x expects.
 
         Raises:
           ValueError: the model makes no clips.
@@ -280,7 +330,19 @@ class T5xModel:
         batch: Mapping[str, jax.Array],
         return_intermediates: bool = False,
     ) -> jax.Array:
-        """Return the loss of each example by itself, negative, so that more is better."""
+        """Score each example by itself, with the same noise.
+
+        Args:
+          params: those of `get_initial_variables`.
+          batch: features.
+          return_intermediates: must be False.
+
+        Returns:
+          The negative loss of each example, "b", so that more is better.
+
+        Raises:
+          ValueError: intermediates are wanted, which vidgen's models do not return.
+        """
         if return_intermediates:
             raise ValueError("score_batch: a model of vidgen returns no intermediates.")
 
@@ -298,7 +360,14 @@ class T5xModel:
 
 
 def to_batch(features: Mapping[str, jax.Array]) -> Batch:
-    """Return the batch of a vidgen model from the features of a task."""
+    """Make the batch of a vidgen model from the features of a task.
+
+    Args:
+      features: those of the module's docstring.
+
+    Returns:
+      A TokenBatch where there are `tokens`, else a VideoBatch with pixels in [-1, 1].
+    """
     text = TextEmbedding(tokens=features["text"], mask=features["text_mask"])
     rest = {"text": text, "independent_frames": features["independent_frames"]}
     if "tokens" in features:
@@ -309,7 +378,14 @@ def to_batch(features: Mapping[str, jax.Array]) -> Batch:
 
 
 def evaluation_key(features: Mapping[str, jax.Array]) -> jax.Array:
-    """Return a random key that is a function of the pixels or the tokens of a batch."""
+    """Return a random key that is a function of the pixels or the tokens of a batch.
+
+    Args:
+      features: features of the batch.
+
+    Returns:
+      The same key for the same batch, so that evaluations of two checkpoints compare.
+    """
     pixels = features["tokens" if "tokens" in features else "video"]
     return jax.random.fold_in(jax.random.key(0), jnp.sum(pixels.astype(jnp.uint32)))
 

@@ -26,10 +26,17 @@ _TARGET = re.compile(r"(?:.*[./])?target[./]")  # what stands before the name of
 
 
 def steps(folder: epath.PathLike) -> list[int]:
-    """Return the steps of the checkpoints of t5x in a folder, oldest first; [] where none is."""
+    """Return the steps of the checkpoints of t5x in a folder.
+
+    Args:
+      folder: MODEL_DIR of t5x, on this machine.
+
+    Returns:
+      Steps, oldest first; none where the folder is absent or holds no `checkpoint_N`.
+    """
     path = Path(folder)
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(int(m[1]) for p in found if p.is_dir() and (m := _STEP.fullmatch(p.name)))
+    paths = path.iterdir() if path.is_dir() else ()
+    return sorted(int(m[1]) for p in paths if p.is_dir() and (m := _STEP.fullmatch(p.name)))
 
 
 class T5xWeights:
@@ -43,21 +50,31 @@ class T5xWeights:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     def latest_step(self) -> int:
         """Return the step of the newest checkpoint."""
         return steps(self.folder)[-1]
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Return shapes and dtypes of the weights; `averaged` makes no difference."""
+        """Describe the weights in float32; see `Checkpointer.stored_params`.
+
+        t5x keeps no averages, so `averaged` makes no difference.
+        """
         arrays, read = self._open(step)
         return named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
+        """Read the weights; see `Checkpointer.restore_params`.
+
+        t5x keeps no averages, so `averaged` makes no difference.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          CheckpointError: it has no weights, or those of another model.
+        """
         arrays, read = self._open(step)
         stored = named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
 

@@ -37,17 +37,25 @@ class StepTimer:
         return self._mark is not None
 
     def pause(self, seconds: float) -> None:
-        """Leave out `seconds` that were not training: sampling, evaluation, saving."""
+        """Leave out time that was not training: sampling, evaluation, saving.
+
+        Args:
+          seconds: how long it took.
+        """
         if self._mark is not None:
             self._mark += seconds
 
     def reading(self, batch_size: int, waited: float, flops: float | None) -> dict[str, float]:
-        """Return the rates since the last call, for the log; empty when no step was timed.
+        """Return the rates since the last call, for the log.
 
         Args:
           batch_size: examples of a step.
           waited: seconds that the device waited for data since the start of the run.
           flops: floating-point operations of a step; None if unknown.
+
+        Returns:
+          `seconds_per_step`, `steps_per_second`, `examples_per_second`, `data_wait_fraction` from 0
+          to 1 and, where they are known, `flops_per_second`; empty when no step was timed.
         """
         now = time.perf_counter()
         if self._mark is None or not self._steps:
@@ -67,13 +75,21 @@ class StepTimer:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr from the first process; the others print nothing."""
+    """Print a line on stderr from the first process; the others print nothing.
+
+    Args:
+      text: the line.
+    """
     if jax.process_index() == 0:
         progress.say(text)
 
 
 def memory() -> dict[str, float]:
-    """Return the peak memory in GiB of the first device, where it can tell, and of this process."""
+    """Return the peak memory of the first device and of this process.
+
+    Returns:
+      `device_memory_gib` and `host_memory_gib`, in GiB, each where the system can tell it.
+    """
     values = {}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
@@ -89,7 +105,16 @@ def memory() -> dict[str, float]:
 
 
 def log_line(step: int, steps: int, values: Mapping[str, float]) -> str:
-    """Return the console's line about step `step` of `steps`; `values` are those of the log."""
+    """Write the console's line about a step.
+
+    Args:
+      step: the step that was made.
+      steps: steps of the whole run.
+      values: those of the log; `loss` must be among them.
+
+    Returns:
+      Loss, pace, use of the devices and the time that is left, as far as `values` has them.
+    """
     parts = [f"step {step:>{len(str(steps))}}/{steps}", f"loss {values['loss']:.4f}"]
     if "eval_loss" in values:
         parts.append(f"held-out {values['eval_loss']:.4f}")

@@ -53,7 +53,7 @@ class Train:
       text_encoder: frozen encoder of the captions.
       model_dir: folder of the run; made if absent.
       train_steps: step to train to, counted from the very first.
-      seed: of initial weights and of all noise in training.
+      seed: the seed of initial weights and of all noise in training.
       log_every: steps between two lines of the log, which hold means over those steps.
       checkpoint_every: steps between two checkpoints; the last step always has one.
       checkpoints: which are kept, and how they are written.
@@ -332,12 +332,12 @@ def _batch_spec(run: Train) -> Batch:
 
 def _check_shapes(batch: Batch, spec: Batch, parts: int) -> None:
     """Raise ValueError unless the batch of a process is a `parts`-th of the model's `spec`."""
-    told, given = (getattr(x, "fps", None) is not None for x in (spec, batch))
-    if told != given:
+    expected_rates, has_rates = (getattr(x, "fps", None) is not None for x in (spec, batch))
+    if expected_rates != has_rates:
         raise ValueError(
-            f"the data gives {'frame rates' if given else 'no frame rates'}, and the model is told "
-            f"{'its own' if told else 'none'}: Rates and DiffusionStage.fps_condition go together "
-            "(models/imagen/fps.gin)."
+            f"the data gives {'frame rates' if has_rates else 'no frame rates'}, and the model is "
+            f"told {'its own' if expected_rates else 'none'}: Rates and "
+            "DiffusionStage.fps_condition go together (models/imagen/fps.gin)."
         )
     expected = jax.tree_util.tree_leaves_with_path(spec)
     for (path, want), array in zip(expected, jax.tree.leaves(batch), strict=True):

@@ -87,8 +87,8 @@ class Trainer:
     @property
     def averages(self) -> int:
         """How many averages of the weights a state holds."""
-        own = 0 if self.power_ema is None else len(self.power_ema.lengths)
-        return own + (self.ema_decay is not None)
+        power = 0 if self.power_ema is None else len(self.power_ema.lengths)
+        return power + (self.ema_decay is not None)
 
     @functools.cached_property
     def _programs(self) -> dict[Any, Program]:
@@ -99,7 +99,14 @@ class Trainer:
         return {}
 
     def boxed_params(self, batch_spec: Batch) -> Params:
-        """Return the parameters as boxed ShapeDtypeStructs; nothing is allocated."""
+        """Describe the parameters with the names of their axes; nothing is allocated.
+
+        Args:
+          batch_spec: a batch, or its ShapeDtypeStructs.
+
+        Returns:
+          ShapeDtypeStructs in Linen's boxes.
+        """
         spec = _as_spec(batch_spec)
         signature = _signature(spec)
         if signature not in self._boxed:  # tracing a large network takes seconds
@@ -107,7 +114,14 @@ class Trainer:
         return self._boxed[signature]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
-        """Return the train state as ShapeDtypeStructs with shardings; nothing is allocated."""
+        """Describe the train state with its layout; nothing is allocated.
+
+        Args:
+          batch_spec: a batch, or its ShapeDtypeStructs.
+
+        Returns:
+          ShapeDtypeStructs with shardings, as `Checkpointer.restore` takes them.
+        """
         boxed = self.boxed_params(batch_spec)
         params = unbox(boxed)
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -125,14 +139,17 @@ class Trainer:
         )
 
     def init_state(self, key: Key[Array, ""], batch_spec: Batch) -> TrainState:
-        """Return a fresh state, each array created in its own sharding.
+        """Make a fresh state, each array created in its own sharding.
 
         Parameters whose boxes say what they are drawn from (`nn/initializers.py`) are made on the
         host, which holds one of them at a time; those of any other model by a compiled `init`.
 
         Args:
-          key: of the initial weights.
+          key: the random key of the initial weights.
           batch_spec: a batch, or its ShapeDtypeStructs.
+
+        Returns:
+          The state at step 0; the averages are copies of the weights.
         """
         spec = _as_spec(batch_spec)
         shardings = _shardings(self.abstract_state(spec))
@@ -185,7 +202,17 @@ class Trainer:
         return self.train_program(batch)(state, frozen, batch, key, np.float32(limit))
 
     def train_program(self, batch: Batch) -> Program:
-        """Return the program behind `train_step` for batches of this shape; it compiles once."""
+        """Return the program behind `train_step` for batches of one shape; it compiles once.
+
+        Args:
+          batch: a batch, or its ShapeDtypeStructs.
+
+        Returns:
+          The program of (state, frozen, batch, key, limit), which consumes the state.
+
+        Raises:
+          ValueError: the batch does not divide into microbatches, or those over the devices.
+        """
         spec = _as_spec(batch)
         cache_key = ("train", _signature(spec))
         if cache_key not in self._programs:
@@ -203,7 +230,17 @@ class Trainer:
     def eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> Metrics:
-        """Return the metrics of one batch without training; `key` is used as it is."""
+        """Compute the metrics of one batch without training.
+
+        Args:
+          params: those to evaluate, usually the averaged ones.
+          frozen: parameters that the loss reads and that are not trained; None for none.
+          batch: global arrays.
+          key: the random key of the noise; it is used as it is.
+
+        Returns:
+          `loss` and the metrics of the model.
+        """
         cache_key = ("eval", _signature(_as_spec(batch)))
         if cache_key not in self._programs:
             self._programs[cache_key] = self.partitioner.jit(
@@ -218,14 +255,32 @@ class Trainer:
         keys: Key[Array, "b"],
         low_res: Float[Array, "b t0 h0 w0 c"] | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Generate clips, as `Generator.generate`; every process gets all of them."""
+        """Generate clips over the mesh.
+
+        Args:
+          params: what `Model.merge_params` returned.
+          text: one prompt a clip; b must divide over the mesh.
+          keys: one random key a clip.
+          low_res: input of a stage that up-samples, in [-1, 1]; None for any other.
+
+        Returns:
+          Clips, about in [-1, 1]; every process gets all of them.
+        """
         assert isinstance(self.model, Generator)
         return self._whole("generate", self.model.generate)(params, text, low_res, keys)
 
     def reconstruct(
         self, params: Params, video: Float[np.ndarray, "b t h w c"]
     ) -> Float[Array, "b t h w c"]:
-        """Encode clips and decode them; every process gets all of them."""
+        """Encode clips and decode them over the mesh.
+
+        Args:
+          params: the parameters of a `TokenizerModel`.
+          video: clips in [-1, 1]; b must divide over the mesh.
+
+        Returns:
+          Clips in [-1, 1]; every process gets all of them.
+        """
         assert isinstance(self.model, TokenizerModel)
         return self._whole("reconstruct", self.model.reconstruct)(params, video)
 
@@ -327,7 +382,14 @@ def _interleaved(x: Array, count: int) -> Array:
 
 
 def copied(params: Params) -> Params:
-    """Copy arrays into memory of their own; nothing is compiled."""
+    """Copy arrays into memory of their own; nothing is compiled.
+
+    Args:
+      params: a tree of arrays on devices.
+
+    Returns:
+      A tree of the same values and layout, none of whose buffers are those of `params`.
+    """
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), params)
 
 

@@ -23,22 +23,41 @@ class WandbBoard:
         self._run, self._image = run, image
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Log one number of a step."""
+        """Log one number of a step.
+
+        Args:
+          name: the name of the metric.
+          value: must be finite.
+          step: the step of the run.
+        """
         self._run.log({name: value}, step=step)
 
     def add_image(
         self, name: str, image: UInt8[np.ndarray, "h w c"], step: int, dataformats: str
     ) -> None:
-        """Log a picture of a step; `dataformats` is "HWC"."""
+        """Log a picture of a step.
+
+        Args:
+          name: title of the picture.
+          image: the pixels.
+          step: the step of the run.
+          dataformats: "HWC", which is all that the writer of metrics uses.
+        """
         self._run.log({name: self._image(image)}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, and end the run."""
         self._run.finish()
 
 
 def open_board(model_dir: epath.PathLike) -> WandbBoard | None:
-    """Return the board of the run in MODEL_DIR; None where WANDB_PROJECT is not set.
+    """Open the board of a run.
+
+    Args:
+      model_dir: MODEL_DIR, by which a run that resumes finds its board again.
+
+    Returns:
+      The board; None where WANDB_PROJECT is not set.
 
     Raises:
       ValueError: WANDB_PROJECT is set, and wandb is not installed.

@@ -50,27 +50,41 @@ _LEAST = 4096  # values of a kernel that is worth 8 bits
 def open_weights(
     model_dir: epath.PathLike,
 ) -> Checkpointer | WeightsFile | T5xWeights | LoraWeights:
-    """Return a reader of the weights in a folder: its checkpoints, ours or t5x's, or its file.
+    """Open the weights in a folder: its checkpoints, ours or t5x's, or its file.
 
     Args:
       model_dir: the folder, also of a store ("hf://owner/model"), or the name of a model of the
         package (`vidgen.assets.model_folders`).
+
+    Returns:
+      A reader, to use in a `with` block; that of a LoRA run reads merged weights.
 
     Raises:
       FileNotFoundError: the folder has neither, or the base of a LoRA run is gone.
       CheckpointError: the file is no weight file, or only a part of one.
     """
     folder = epath.Path(model_folders.find(os.fspath(model_dir))).expanduser()
-    own = open_own_weights(folder)
+    reader = open_own_weights(folder)
     record = lora_weights.read_record(folder)
     if record is None:
-        return own
+        return reader
     base = open_weights(lora_weights.base_folder(record, folder))
-    return LoraWeights(folder, record, adapters=own, base=base)
+    return LoraWeights(folder, record, adapters=reader, base=base)
 
 
 def open_own_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
-    """Return a reader of what a folder itself holds: of a LoRA run the thin matrices alone."""
+    """Open what a folder itself holds: of a LoRA run the thin matrices alone.
+
+    Args:
+      model_dir: a folder; names of models are not looked up.
+
+    Returns:
+      A reader, to use in a `with` block. Checkpoints come first, then a weight file, then t5x's.
+
+    Raises:
+      FileNotFoundError: the folder has none of these.
+      CheckpointError: the file is no weight file, or only a part of one.
+    """
     folder = epath.Path(model_dir)
     if not (folder / "checkpoints").is_dir():
         for name in (FILE, NPZ_FILE):
@@ -84,13 +98,16 @@ def open_own_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | 
 def write(
     model_dir: epath.PathLike, params: Params, step: int, *, eight_bits: bool = True
 ) -> epath.Path:
-    """Write the weight file of `params`, trained for `step` steps, and return its path.
+    """Write the weight file of a model, whole or not at all.
 
     Args:
       model_dir: a folder of this machine, which is made if need be.
       params: the weights.
-      step: that they were trained for.
-      eight_bits: large kernels in 8 bits and the rest in half precision; False: all as it is.
+      step: the step that they were trained for.
+      eight_bits: large kernels in 8 bits and the rest in half precision; False: all in float32.
+
+    Returns:
+      The path of the file.
 
     Raises:
       ValueError: a weight is not finite, or too large for half precision.
@@ -161,8 +178,8 @@ class WeightsFile:
         try:
             opened = _open_npz if self.path.suffix == ".npz" else _open_safetensors
             self._shapes, self._read, self._step = opened(self.path)
-            own = {n: shape for n, shape in self._shapes.items() if not n.endswith(_LARGEST)}
-            self._tree = named_arrays.spec(own)
+            shapes = {n: shape for n, shape in self._shapes.items() if not n.endswith(_LARGEST)}
+            self._tree = named_arrays.spec(shapes)
         except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise self._error(error) from error
         except (KeyError, TypeError, ValueError) as error:
@@ -177,21 +194,30 @@ class WeightsFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing is open but a mapping of the file, which goes with this object."""
+        """Do nothing: what is open is a mapping of the file, which goes with this object."""
 
     def latest_step(self) -> int:
         """Return the step that the weights were trained to."""
         return self._step
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Return shapes and dtypes of the weights; `averaged` makes no difference."""
+        """Describe the one set of weights, in float32; see `Checkpointer.stored_params`.
+
+        Raises:
+          FileNotFoundError: `step` is not that of the file.
+        """
         self._check(step)
         return self._tree
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
     ) -> Params:
-        """Return the weights; the arguments are those of `Checkpointer.restore_params`."""
+        """Read the one set of weights; see `Checkpointer.restore_params`.
+
+        Raises:
+          FileNotFoundError: `step` is not that of the file.
+          CheckpointError: they are of another model.
+        """
         stored = self.stored_params(step, averaged=averaged)
         return named_arrays.restored(str(self.path), stored, self._value, abstract)
 
@@ -201,7 +227,14 @@ class WeightsFile:
         return any(name.endswith(_LARGEST) for name in self._shapes)
 
     def copy_to(self, model_dir: epath.PathLike) -> epath.Path:
-        """Write the same numbers to another folder: in 8 bits, nothing is rounded again."""
+        """Write the same numbers to another folder: in 8 bits, nothing is rounded again.
+
+        Args:
+          model_dir: a folder of this machine, which is made if need be.
+
+        Returns:
+          The path of the new file.
+        """
         return _save(model_dir, {name: self._read(name) for name in self._shapes}, self._step)
 
     def _value(self, name: str) -> np.ndarray:

@@ -40,7 +40,7 @@ class CacheManifest:
     Attributes:
       parts: how many processes write, or wrote, the cache.
       shard_size: records of a full shard.
-      version: of the layout of the files.
+      version: the version of the layout of the files.
     """
 
     holds: ClassVar[str]  # "captions", for messages
@@ -52,6 +52,12 @@ class CacheManifest:
     @classmethod
     def read(cls: type[M], folder: str | os.PathLike) -> M:
         """Read the manifest of a folder.
+
+        Args:
+          folder: the folder of a cache, here or in an object store.
+
+        Returns:
+          The manifest; it says nothing of whether the parts are finished.
 
         Raises:
           CacheError: the folder has none, or one of another version or kind.
@@ -74,6 +80,9 @@ class CacheManifest:
 
     def agree(self, folder: str | os.PathLike) -> None:
         """Write the manifest to a new folder, or check that the folder has the same.
+
+        Args:
+          folder: the folder of a cache, here or in an object store.
 
         Raises:
           CacheError: the folder has another; the message names the first field that differs.
@@ -101,11 +110,23 @@ class CacheShards:
     folder: str | os.PathLike
 
     def path(self, part: int, number: int) -> str:
-        """The file of the records of a shard."""
+        """Name the file of the records of a shard.
+
+        Args:
+          part: number of the part.
+          number: the number of the shard in its part.
+
+        Returns:
+          A path in the folder; nothing need be there.
+        """
         return path_in(self.folder, f"{self.name}-{part:05}-{number:06}{SUFFIX}")
 
     def list_names(self) -> set[str]:
-        """List the names of all files in the folder."""
+        """List the names of all files in the folder.
+
+        Returns:
+          Names without the folder; none where the folder is absent.
+        """
         return paths.names_in(paths.expanded(self.folder))
 
     def count(self, part: int, names: Set[str] | None = None) -> int:
@@ -113,7 +134,10 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          names: what is in the folder, where the caller has listed it.
+          names: what is in the folder, where the caller has listed it; None lists it.
+
+        Returns:
+          How many there are, which is the number of the shard to write next.
         """
         names, number = self.list_names() if names is None else names, 0
         while self._files(part, number) <= names:
@@ -127,7 +151,7 @@ class CacheShards:
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           records: the records.
           keys: one for each record, all equally long, where the cache is `keyed`.
         """
@@ -141,23 +165,54 @@ class CacheShards:
     def read(self, part: int, number: int, row: int) -> bytes:
         """Read one record.
 
+        Args:
+          part: number of the part.
+          number: the number of the shard in its part.
+          row: number of the record in the shard, from 0.
+
+        Returns:
+          The bytes of the record.
+
         Raises:
           RecordsError: it is damaged, or not there.
         """
         return read_record(self.path(part, number), row)
 
     def read_all(self, part: int) -> Iterator[bytes]:
-        """Read all records of a part, in order."""
+        """Read all records in the complete shards of a part, in order.
+
+        Args:
+          part: number of the part.
+
+        Yields:
+          The bytes of each.
+
+        Raises:
+          RecordsError: a shard is damaged.
+        """
         for number in range(self.count(part)):
             yield from read_all(self.path(part, number))
 
     def keys(self, part: int, number: int) -> np.ndarray:
-        """Read the keys of a shard, as an array of bytes."""
+        """Read the keys of a shard of a cache that is `keyed`.
+
+        Args:
+          part: number of the part.
+          number: the number of the shard in its part.
+
+        Returns:
+          One void scalar of as many bytes as a key has for each record.
+        """
         path = self.path(part, number).removesuffix(SUFFIX) + ".npy"
         return np.load(io.BytesIO(paths.read(path)))
 
     def finish(self, part: int, summary: dict[str, Any]) -> None:
-        """Mark a part as finished."""
+        """Mark a part as finished.
+
+        Args:
+          part: number of the part.
+          summary: what to write of it, as plain data that JSON can hold.
+        """
         paths.write(path_in(self.folder, _done(part)), json.dumps(summary).encode())
 
     def check_finished(self, shards: Iterable[int | None]) -> None:
@@ -184,7 +239,15 @@ class CacheShards:
 
 
 def path_in(folder: str | os.PathLike, name: str) -> str:
-    """The path of a file of a cache."""
+    """Return the path of a file of a cache.
+
+    Args:
+      folder: the folder of the cache; ~ is expanded.
+      name: the name of the file.
+
+    Returns:
+      A path, or an address where the folder is in an object store.
+    """
     return paths.join(paths.expanded(folder), name)
 
 

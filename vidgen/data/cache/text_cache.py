@@ -42,7 +42,7 @@ class TextCacheManifest(CacheManifest):
       encoder: the name of the encoder, which identifies its weights.
       length: how many tokens captions were cut to.
       dim: the width of a token state.
-      dtype: of the stored states, one of `DTYPES`.
+      dtype: the type of the stored states, one of `DTYPES`.
     """
 
     holds = "captions"
@@ -54,14 +54,31 @@ class TextCacheManifest(CacheManifest):
 
 
 def key_of(caption: str) -> bytes:
-    """The key that a caption is found by."""
+    """Hash a caption to the key that it is found by.
+
+    Args:
+      caption: its text, to the letter.
+
+    Returns:
+      The first 16 bytes of its SHA-256.
+    """
     return hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()[:_HASH]
 
 
 def own_captions(
     captions: Iterable[str], part: int, parts: int, done: Iterable[bytes] = ()
 ) -> Iterator[str]:
-    """The captions of one part except those `done`, each once, in the order in which they come."""
+    """Choose the captions that one process encodes.
+
+    Args:
+      captions: the captions of the whole data set, in any order and any number of times.
+      part: number of the process.
+      parts: how many processes there are.
+      done: keys of captions that are encoded already.
+
+    Yields:
+      Each caption of the part once, in the order in which they come.
+    """
     seen = set(done)
     for caption in captions:
         key = key_of(caption)
@@ -84,7 +101,7 @@ class TextShards(CacheShards):
 
         Args:
           part: number of the part.
-          number: of the shard in its part.
+          number: the number of the shard in its part.
           captions: b captions.
           text: their states "b s d" and mask "b s".
           dtype: one of `DTYPES`, to store the states in.
@@ -93,12 +110,26 @@ class TextShards(CacheShards):
         self.write(part, number, (_packed(*row, dtype) for row in rows), [*map(key_of, captions)])
 
     def keys_of(self, part: int) -> Iterator[bytes]:
-        """The keys of all captions in the complete shards of a part."""
+        """Read the keys of all captions in the complete shards of a part.
+
+        Args:
+          part: number of the part.
+
+        Yields:
+          The keys of `key_of`.
+        """
         for number in range(self.count(part)):
             yield from (bytes(key) for key in self.keys(part, number))
 
     def finish_part(self, part: int) -> int:
-        """Mark a part as finished, and count its captions."""
+        """Mark a part as finished, with the number of its captions and a fingerprint of their keys.
+
+        Args:
+          part: number of the part.
+
+        Returns:
+          The number of its captions.
+        """
         count, mark = 0, 0
         for key in self.keys_of(part):
             count, mark = count + 1, mark ^ int.from_bytes(key, "little")
@@ -162,7 +193,14 @@ class EncodedText:
         return self._manifest.length
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Encode prompts as numpy float32 states "b s d", zero where the mask "b s" is False."""
+        """Look prompts up in the table, and encode those that are not in it.
+
+        Args:
+          prompts: captions of the data, or any other text.
+
+        Returns:
+          float32 states "b s d" in numpy, zero where the mask "b s" is False.
+        """
         shape = (len(prompts), self.length)
         tokens, mask = np.zeros((*shape, self.dim), np.float32), np.zeros(shape, bool)
         places = [self._place(caption) for caption in prompts]
@@ -197,7 +235,7 @@ class EncodedText:
         return flat[order], np.concatenate(places)[order]
 
     def _place(self, caption: str) -> tuple[int, int, int] | None:
-        """(part, shard, record) of a caption, or None if the table does not have it."""
+        """Return (part, shard, record) of a caption, or None if the table does not have it."""
         keys, places = self._index
         key = np.frombuffer(key_of(caption), f"S{_HASH}")[0]
         at = int(np.searchsorted(keys, key))
@@ -209,7 +247,7 @@ class EncodedText:
     def _read(
         self, part: int, shard: int, record: int
     ) -> tuple[np.ndarray, Float[np.ndarray, "n d"]]:
-        """The places of the real tokens of a caption, and their states."""
+        """Read the places of the real tokens of a caption, and their states."""
         data = TextShards(self.path).read(part, shard, record)
         count = int(np.frombuffer(data[:2], np.uint16)[0])
         where = np.frombuffer(data[2 : 2 + 2 * count], np.uint16).astype(np.int64)

@@ -39,7 +39,7 @@ class TokenCacheManifest(CacheManifest):
       clip: the shape of the videos: frames, height, width, channels, fps.
       examples: how many the source has.
       draws: how many clips were cut from each example.
-      seed: of the random places of the clips.
+      seed: the seed of the random places of the clips.
     """
 
     holds = "tokens"
@@ -58,11 +58,25 @@ class TokenCacheManifest(CacheManifest):
         return self.examples * self.draws
 
     def of_part(self, part: int) -> range:
-        """The numbers of the examples of a part, in order."""
+        """Return the numbers of the examples of a part, in order.
+
+        Args:
+          part: number of the part.
+
+        Returns:
+          Numbers n = d len(source) + i of example i in draw d.
+        """
         return range(part, self.numbers, self.parts)
 
     def shards(self, part: int) -> int:
-        """How many shards a part has when it is finished."""
+        """Return how many shards a part has when it is finished.
+
+        Args:
+          part: number of the part.
+
+        Returns:
+          The number; the last shard may not be full.
+        """
         return -(-len(self.of_part(part)) // self.shard_size)
 
     @property
@@ -84,11 +98,25 @@ class TokenShards(CacheShards):
         examples: Sequence[TokenExample | BadExample],
         dtype: np.dtype,
     ) -> None:
-        """Write one complete shard: shard `number` of a part, its tokens stored as `dtype`."""
+        """Write one complete shard.
+
+        Args:
+          part: number of the part.
+          number: the number of the shard in its part.
+          examples: the tokens in the order of `of_part`, or why there are none.
+          dtype: to store the tokens in (`TokenCacheManifest.dtype`).
+        """
         self.write(part, number, (_packed(example, dtype) for example in examples))
 
     def finish_part(self, part: int) -> dict[str, Any]:
-        """Mark a part as finished, and return its summary: examples, bad, fingerprint."""
+        """Mark a part as finished.
+
+        Args:
+          part: number of the part.
+
+        Returns:
+          The summary that is written: `examples`, how many of them are `bad`, and a `fingerprint`.
+        """
         count, bad, digest = 0, 0, hashlib.sha256()
         for record in self.read_all(part):
             count, bad = count + 1, bad + ("reason" in _unpacked(record))
@@ -159,7 +187,7 @@ class TokenCache(Source):
         return self._manifest.grid
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all examples that can be used."""
+        """List the captions of all examples that can be used; see `Source.captions`."""
         for index in range(len(self)):
             with contextlib.suppress(BadExample):  # `load` reports it
                 record = self._record(index)
@@ -167,10 +195,10 @@ class TokenCache(Source):
                     yield from record.get("captions") or (record["caption"],)
 
     def load(self, index: int, rng: np.random.Generator) -> TokenExample:
-        """Read example `index`, with one of its captions.
+        """Read the tokens of an example and one of its captions; see `Source.load`.
 
         Raises:
-          BadExample: its video could not be used.
+          BadExample: its video could not be used, or its record is damaged.
         """
         record = self._record(index)
         if "reason" in record:
@@ -197,5 +225,12 @@ class TokenCache(Source):
 
 
 def clip_of(shape: VideoShape) -> tuple[int | float, ...]:
-    """Describe a clip as a manifest does: frames, height, width, channels, fps."""
+    """Describe a clip as a manifest does.
+
+    Args:
+      shape: the shape of the clip.
+
+    Returns:
+      (frames, height, width, channels, fps).
+    """
     return (*shape.thwc, shape.fps)

@@ -34,12 +34,15 @@ class RecordsError(ValueError):
 def write_records(
     path: str | os.PathLike, records: Iterable[bytes], *, compressed: bool = True
 ) -> int:
-    """Write a file of records, and return how many it has.
+    """Write a file of records, whole or not at all.
 
     Args:
-      path: of the file, which is replaced.
+      path: the path of the file, which is replaced.
       records: taken one at a time.
       compressed: False for what is packed already, such as videos.
+
+    Returns:
+      How many records it has.
 
     Raises:
       OSError: it cannot be written; names the path.
@@ -94,7 +97,13 @@ def _errors_naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def read_all(path: str | os.PathLike) -> Sequence[bytes]:
-    """Read all records of a file, in order.
+    """Read all records of a file at once, in order.
+
+    Args:
+      path: the path of the file, here or in an object store.
+
+    Returns:
+      The bytes of each.
 
     Raises:
       RecordsError: the file is damaged, or not there.
@@ -108,6 +117,12 @@ def read_all(path: str | os.PathLike) -> Sequence[bytes]:
 def count_records(path: str | os.PathLike) -> int:
     """Count the records of a file.
 
+    Args:
+      path: the path of the file, here or in an object store.
+
+    Returns:
+      How many there are; none of them is read.
+
     Raises:
       RecordsError: there is no such file, it is cut, or it is of another kind.
     """
@@ -115,7 +130,14 @@ def count_records(path: str | os.PathLike) -> int:
 
 
 def read_record(path: str | os.PathLike, number: int) -> bytes:
-    """Read record `number` of a file, from 0.
+    """Read one record of a file.
+
+    Args:
+      path: the path of the file, here or in an object store.
+      number: the number of the record, from 0.
+
+    Returns:
+      The bytes of the record.
 
     Raises:
       RecordsError: the file or the record is damaged, or not there.

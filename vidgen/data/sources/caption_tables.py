@@ -23,7 +23,7 @@ class CaptionRow(NamedTuple):
     """One row of a table of captions.
 
     Attributes:
-      line: of the file, from 1, in which the row begins.
+      line: the line of the file, from 1, in which the row begins.
       name: what it is about: a file, a label.
       value: its caption; of .jsonl any value of JSON.
     """
@@ -43,6 +43,9 @@ def csv_rows(
       name_column: which column says what a row is about.
       is_name: whether a text is what that column may hold, by which rows inside of a field are
         known.
+
+    Yields:
+      The rows, their captions as text that is not cleaned.
 
     Raises:
       ValueError: it is not as it should be; the message has the line and the mend.
@@ -98,7 +101,7 @@ def _wrong_header(table: str, name_column: str, names: Sequence[str]) -> str:
 
 
 def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]) -> str:
-    """The name in another row that a field of several lines contains; "" if there is none."""
+    """Return the name in another row that a field of several lines contains; "" where none is."""
     for cell in row:
         lines = cell.splitlines()
         for line in lines if len(lines) > 1 else ():
@@ -112,7 +115,13 @@ def _row_inside(row: Sequence[str], name_at: int, is_name: Callable[[str], bool]
 
 
 def jsonl_rows(table: str) -> Iterator[CaptionRow]:
-    """Read the rows of a .jsonl with "file" and "caption"; captions may be any JSON value.
+    """Read the rows of a .jsonl with "file" and "caption", but for empty lines.
+
+    Args:
+      table: the file.
+
+    Yields:
+      The rows; their captions may be any JSON value, which `captions_in` reads.
 
     Raises:
       ValueError: a line is not as it should be; the message has its number.

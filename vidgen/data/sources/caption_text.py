@@ -27,7 +27,14 @@ log = logging.getLogger(__name__)
 
 
 def clean(text: str) -> str:
-    """Put a caption into one line of at most 10,000 characters; half a UTF-16 pair is U+FFFD."""
+    """Put a caption into one line that can be encoded.
+
+    Args:
+      text: any text; what follows its first 10,000 characters is cut off, with one warning a run.
+
+    Returns:
+      Words with single spaces between them; half of a UTF-16 pair becomes U+FFFD.
+    """
     if len(text) > LIMIT:
         _warn_cut()
         text = text[:LIMIT]
@@ -46,20 +53,40 @@ def _warn_cut() -> None:
 def decoded(data: bytes) -> str:
     """Decode UTF-8 of which only the beginning may have been read.
 
+    Args:
+      data: at most `TEXT_BYTES`; as many as that may end within a character. A mark of UTF-8 in
+        front is left out.
+
+    Returns:
+      The text.
+
     Raises:
-      UnicodeDecodeError: it is none.
+      UnicodeDecodeError: it is no UTF-8.
     """
     whole = len(data) < TEXT_BYTES
     return codecs.getincrementaldecoder("utf-8-sig")().decode(data, whole)
 
 
 def unique(texts: Sequence[str]) -> tuple[str, ...]:
-    """Clean captions, and drop blank and repeated ones; the order stays."""
+    """Clean captions, and drop blank and repeated ones.
+
+    Args:
+      texts: captions of one clip.
+
+    Returns:
+      Those that are left, in their order.
+    """
     return tuple(dict.fromkeys(text for text in map(clean, texts) if text))
 
 
 def captions_in(value: object) -> tuple[str, ...]:
-    """The captions in a JSON value: a text is one, a list has several, null is none.
+    """Read the captions in a JSON value: a text is one, a list has several, null and NaN are none.
+
+    Args:
+      value: a value of JSON, or of a table.
+
+    Returns:
+      The captions, cleaned.
 
     Raises:
       ValueError: it is no text and no list of texts; the message is a clause on what it is.
@@ -89,6 +116,12 @@ def _kind(value: object) -> str:
 def parsed(text: str | bytes) -> Any:
     """Parse JSON in which no object has a key twice.
 
+    Args:
+      text: one value of JSON.
+
+    Returns:
+      The value as Python has it.
+
     Raises:
       ValueError: it is none; the message is a clause.
     """
@@ -110,7 +143,15 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def drawn(captions: Sequence[str], rng: np.random.Generator) -> str:
-    """Draw one of a clip's captions, or "" if it has none; a single one uses no randomness."""
+    """Draw one of a clip's captions.
+
+    Args:
+      captions: all that it has.
+      rng: draws evenly; a single caption uses no randomness.
+
+    Returns:
+      The caption; "" where there is none.
+    """
     if len(captions) < 2:
         return captions[0] if captions else ""
     return captions[int(rng.integers(len(captions)))]

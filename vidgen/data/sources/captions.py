@@ -56,13 +56,16 @@ class FolderCaptions(NamedTuple):
 def captioned_files(
     path: str, suffixes: Sequence[str], kind: str, missing_captions: str
 ) -> tuple[CaptionedFile, ...]:
-    """Find the files under a folder and their captions, as (file, captions) pairs sorted by file.
+    """Find the files under a folder and their captions.
 
     Args:
       path: the folder, here or in an object store.
       suffixes: which files count, in lower case.
       kind: what to call one of them in messages: "video", "image".
       missing_captions: "skip" or "empty", as in `FolderSource`.
+
+    Returns:
+      (file, captions) pairs sorted by file; captions are () only with "empty".
 
     Raises:
       FileNotFoundError: no such folder, or nothing usable in it.
@@ -84,6 +87,14 @@ def captioned_files(
 def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[CaptionedFile]:
     """Find files as `captioned_files` does, and keep those that have no caption.
 
+    Args:
+      path: the folder, here or in an object store.
+      suffixes: which files count, in lower case.
+      kind: what to call one of them in messages.
+
+    Returns:
+      (file, captions) pairs sorted by file, without those whose caption cannot be read.
+
     Raises:
       FileNotFoundError: no such folder, or no such file in it.
       ValueError: a table of captions is not as described above.
@@ -92,7 +103,16 @@ def listed_files(path: str, suffixes: Sequence[str], kind: str) -> list[Captione
 
 
 def left_out(path: str, suffixes: Sequence[str], kind: str) -> Iterator[tuple[str, str]]:
-    """List what a folder holds that is no example with a caption, as (name, why).
+    """List what a folder holds that is no example with a caption.
+
+    Args:
+      path: the folder, here or in an object store.
+      suffixes: which files count, in lower case.
+      kind: what to call one of them in messages.
+
+    Yields:
+      (name, why): files whose caption is missing or unreadable, tables with rows that match
+      nothing, and files that nothing reads.
 
     Raises:
       FileNotFoundError: no such folder, or no such file in it.
@@ -113,7 +133,7 @@ def left_out(path: str, suffixes: Sequence[str], kind: str) -> Iterator[tuple[st
 def _contents(
     path: str, suffixes: Sequence[str], kind: str
 ) -> tuple[list[str], FolderCaptions, list[str]]:
-    """The files that are wanted, their captions, and the files that nothing reads."""
+    """Return the files that are wanted, their captions, and the files that nothing reads."""
     if not paths.is_folder(path):
         raise FileNotFoundError(f"the data folder {path} does not exist.")
     files = sorted(paths.files_under(path))
@@ -134,7 +154,7 @@ def _contents(
 def _listed(
     path: str, suffixes: Sequence[str], kind: str
 ) -> tuple[list[CaptionedFile], FolderCaptions]:
-    """The pairs without files whose caption cannot be read; the log names what else is there."""
+    """List (file, captions) of files whose caption can be read; log what else is there."""
     wanted, found, rest = _contents(path, suffixes, kind)
     if found.unreadable:
         bad, reason = next(iter(found.unreadable.items()))
@@ -154,14 +174,25 @@ def _listed(
 
 
 def by_suffix(files: Sequence[str]) -> str:
-    """Describe files for a message: counts of the most frequent suffixes, and one file."""
+    """Describe files for a message.
+
+    Args:
+      files: at least one.
+
+    Returns:
+      Counts of the five most frequent suffixes, and one file as an example.
+    """
     counts = collections.Counter(suffix(file) or "no suffix" for file in files)
     return ", ".join(f"{n} {what}" for what, n in counts.most_common(5)) + f", e.g. {files[0]}"
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Warn once of a thing, although several sources of a run may read one folder."""
+    """Warn once of a thing, although several sources of a run may read one folder.
+
+    Args:
+      text: the warning; the same text is logged once a process.
+    """
     log.warning("%s", text)
 
 
@@ -194,6 +225,9 @@ def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> F
       path: the folder.
       files: the names of all files in it, relative to it.
       wanted: those of which captions are looked for.
+
+    Returns:
+      Their captions, the files whose caption cannot be read, and what was read.
 
     Raises:
       ValueError: a table is not as it should be, or a name may mean two files.
@@ -231,7 +265,7 @@ def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> F
 
 
 def _of_json(data: bytes) -> tuple[str, ...]:
-    """The captions in a clip's .json, which may hold other things."""
+    """Read the captions in a clip's .json, which may hold other things."""
     if len(data) > JSON_BYTES:
         raise ValueError(f"its .json is longer than {JSON_BYTES >> 20} MB")
     value = parsed(data.decode("utf-8-sig"))
@@ -244,7 +278,7 @@ def _of_json(data: bytes) -> tuple[str, ...]:
 
 
 def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[str, str]:
-    """The file of the same name with another suffix, in any case, of each file that has one.
+    """Find the file of the same name with another suffix, in any case, beside each file.
 
     Raises:
       ValueError: there are two.
@@ -274,7 +308,7 @@ def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[st
 def _from_tables(
     path: str, files: Sequence[str], wanted: Sequence[str], found: FolderCaptions
 ) -> dict[str, tuple[str, ...] | str]:
-    """The captions by file in all tables (.jsonl goes before .csv), or why they are none."""
+    """Read the captions by file in all tables (.jsonl goes before .csv), or why they are none."""
     tables = [file for file in files if posixpath.basename(file).lower() in _TABLES]
     if not tables:
         return {}

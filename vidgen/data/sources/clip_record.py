@@ -22,7 +22,7 @@ class ClipRecord:
     Attributes:
       key: unique within a folder.
       caption: "" where there is none; the first where there are several.
-      suffix: of the file that `content` is, ".mp4" and the like; of images also.
+      suffix: the suffix of the file that `content` is, ".mp4" and the like; of images also.
       content: all bytes of that file.
       metadata: whatever msgpack can hold; nothing here reads it.
       other_captions: further ones of the same clip.
@@ -41,7 +41,11 @@ class ClipRecord:
         return unique((self.caption, *self.other_captions))
 
     def pack(self) -> bytes:
-        """Pack the record into bytes."""
+        """Pack the record into bytes.
+
+        Returns:
+          A msgpack map; `other_captions` is left out where there are none.
+        """
         fields = dataclasses.fields(self)
         found = {field.name: getattr(self, field.name) for field in fields}
         if not self.other_captions:
@@ -52,8 +56,14 @@ class ClipRecord:
     def unpack(cls, data: bytes) -> ClipRecord:
         """Unpack what `pack` packed; fields of later versions are left out.
 
+        Args:
+          data: a record of a shard.
+
+        Returns:
+          The record.
+
         Raises:
-          ValueError: it is no such record.
+          ValueError: it is no such record; the message is a clause.
         """
         try:
             found = msgpack.unpackb(data, unicode_errors="surrogatepass")

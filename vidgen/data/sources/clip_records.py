@@ -56,7 +56,7 @@ class Shard:
       file: its name.
       examples: records in it.
       captioned: how many of them, the first ones, have a caption.
-      size: of the file, in bytes.
+      size: the size of the file, in bytes.
     """
 
     file: str
@@ -72,7 +72,7 @@ class ShardsManifest:
     Attributes:
       shards: all of them, in order.
       clip: height, width and fps of the clips where all have the same, else None.
-      statistics: of the clips, for people to read.
+      statistics: statistics of the clips, for people to read.
       examples: records in all shards.
     """
 
@@ -87,6 +87,12 @@ class ShardsManifest:
     @classmethod
     def read(cls, folder: str | os.PathLike) -> ShardsManifest:
         """Read the manifest of a folder.
+
+        Args:
+          folder: the folder that `vidgen prepare` wrote, here or in an object store.
+
+        Returns:
+          The manifest; whether its shards are there is not looked at.
 
         Raises:
           FileNotFoundError: there is none.
@@ -108,27 +114,42 @@ class ShardsManifest:
         raise ValueError(f"{path} is of version {version}; this vidgen reads {_VERSION}.")
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write the manifest, after which the folder can be read."""
+        """Write the manifest, after which the folder can be read.
+
+        Args:
+          folder: where all shards are complete.
+        """
         fields = {"version": _VERSION} | dataclasses.asdict(self)
         text = json.dumps(fields, indent=1, ensure_ascii=False)
         paths.write(paths.join(folder, MANIFEST), text.encode())
 
 
 def shard_name(number: int, shards: int) -> str:
-    """The name of the file of shard `number` of `shards`."""
+    """Name the file of a shard.
+
+    Args:
+      number: the number of the shard, from 0.
+      shards: how many there will be.
+
+    Returns:
+      A name without its folder.
+    """
     return f"clips-{number:05}-of-{shards:05}{SUFFIX}"
 
 
 def write_shard(
     folder: str | os.PathLike, number: int, shards: int, clips: Iterable[ClipRecord]
 ) -> Shard:
-    """Write a shard and the file of its captions, and return its description.
+    """Write a shard and the file of its captions.
 
     Args:
       folder: where; it must be there.
       number: from 0.
       shards: how many there will be.
       clips: taken one at a time; those without a caption last.
+
+    Returns:
+      What a manifest says of the shard.
 
     Raises:
       ValueError: a clip with a caption comes after one without.
@@ -157,7 +178,14 @@ def write_shard(
 
 
 def captions_file(shard: str | os.PathLike) -> str:
-    """The file beside a shard that lists its captions."""
+    """Name the file beside a shard that lists its captions.
+
+    Args:
+      shard: path of the shard.
+
+    Returns:
+      A path in the same folder; nothing need be there.
+    """
     folder, slash, name = os.fspath(shard).rpartition("/")
     name = name.replace("clips-", "captions-", 1).removesuffix(SUFFIX)
     return f"{folder}{slash}{name}.jsonl"
@@ -179,7 +207,7 @@ class ClipRecords(Source):
       path: a folder that `vidgen prepare` wrote, here or in an object store, a pattern of such
         folders ("prepared/*"), or of shards ("prepared/clips-*.array_record"), which then need no
         manifest.
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       kind: "videos" or "images", what the records hold.
       missing_captions: "skip" leaves out clips without a caption (they are counted in a warning);
         "empty" trains on them as unconditional examples with the caption "".
@@ -235,23 +263,26 @@ class ClipRecords(Source):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all clips, from the files beside the shards if they exist."""
+        """List the captions of all clips, from the files beside the shards if they exist.
+
+        See `Source.captions`.
+        """
         for part in self._parts:
             wanted = part.captioned if self.missing_captions == "skip" else part.examples
             yield from _captions(part.path, wanted)
 
     def file(self, index: int) -> Packed:
-        """Read the video or image of record `index` out of its shard."""
+        """Read the video or image of a record out of its shard; see `Source.file`."""
         return self._record(index)[0]
 
     def left_out(self) -> Iterator[tuple[str, str]]:
-        """List the records that have no caption."""
+        """List the records that have no caption; see `Source.left_out`."""
         for part in self._parts if self.missing_captions == "skip" else ():
             for number in range(part.captioned, part.examples):
                 yield f"{part.path}[{number}]", "it has no caption"
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Read a clip from a random place of record `index`."""
+        """Read a clip from a random place of a record's video, or its image; see `Source.load`."""
         file, clip = self._record(index)
         captions = clip.captions
         if not captions and self.missing_captions == "skip":
@@ -264,7 +295,7 @@ class ClipRecords(Source):
         return captioned(video, captions, rng)
 
     def _record(self, index: int) -> tuple[Packed, ClipRecord]:
-        """The content of a record as a file, and the record."""
+        """Read the content of a record as a file, and the record."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         record = index - (int(self._ends[number - 1]) if number else 0)
         shard = self._parts[number].path
@@ -278,7 +309,7 @@ class ClipRecords(Source):
 
 
 def _listed(folder: str) -> Iterator[_Part]:
-    """The shards in the manifest of a folder, checked to be complete."""
+    """List the shards in the manifest of a folder, checked to be complete."""
     manifest = ShardsManifest.read(folder)
     _check_there(folder, [shard.file for shard in manifest.shards])
     for shard in manifest.shards:
@@ -294,7 +325,7 @@ def _listed(folder: str) -> Iterator[_Part]:
 
 
 def _counted(files: Sequence[str]) -> Iterator[_Part]:
-    """Shards that have no manifest; those of the same set must all be there."""
+    """List shards that have no manifest; those of the same set must all be there."""
     wanted: dict[str, dict[str, None]] = {}
     for path in files:
         folder, _, name = path.rpartition("/")

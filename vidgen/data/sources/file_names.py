@@ -27,17 +27,38 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def suffix(file: str) -> str:
-    """ ".mp4" and the like, in lower case."""
+    """Return the suffix of a file, such as ".mp4".
+
+    Args:
+      file: a path, with "/" between its parts.
+
+    Returns:
+      The suffix in lower case; "" where there is none.
+    """
     return posixpath.splitext(file)[1].lower()
 
 
 def stem(file: str) -> str:
-    """A name without its suffix, in composed characters."""
+    """Return a path without its suffix, by which files of one name are matched.
+
+    Args:
+      file: a path, with "/" between its parts.
+
+    Returns:
+      The path in composed characters (NFC), folders included.
+    """
     return composed(posixpath.splitext(file)[0])
 
 
 def composed(text: str) -> str:
-    """Compose accented letters into one character each (NFC)."""
+    """Compose accented letters into one character each (NFC).
+
+    Args:
+      text: any text; macOS writes file names decomposed.
+
+    Returns:
+      The same text to the eye.
+    """
     return unicodedata.normalize("NFC", text)
 
 
@@ -54,11 +75,14 @@ class FileNames:
         self._roots = tuple(dict.fromkeys(composed(root.replace(os.sep, "/")) for root in roots))
 
     def find(self, name: str, table_folder: str) -> str | None:
-        """Find the file that a name in a table means; None if there is none.
+        """Find the file that a name in a table means.
 
         Args:
           name: as in the table.
-          table_folder: of the table, relative to the folder, "" for the folder itself.
+          table_folder: the folder of the table, relative to the folder, "" for the folder itself.
+
+        Returns:
+          The file, relative to the folder; None if there is none.
 
         Raises:
           ValueError: it may mean two files; the message is a clause that names both.
@@ -78,11 +102,18 @@ class FileNames:
         return None
 
     def is_called_like_one(self, text: str) -> bool:
-        """Whether a text has the suffix of a wanted file."""
+        """Whether a text has the suffix of a wanted file.
+
+        Args:
+          text: a field of a table.
+
+        Returns:
+          True also where no such file is in the folder.
+        """
         return suffix(text) in self._suffixes
 
     def _direct(self, name: str, table_folder: str) -> Iterator[str]:
-        """The first place at which the path itself has a file."""
+        """Yield the first place at which the path itself has a file."""
         name = _slashed(name)
         if not _is_absolute(name):
             bases = (table_folder, "") if "/" in name else (table_folder,)
@@ -98,7 +129,7 @@ class FileNames:
                 return
 
     def _by_own_name(self, name: str, table_folder: str) -> Iterator[str]:
-        """The places that follow a part of the path that has the folder's name."""
+        """Yield the places that follow a part of the path that has the folder's name."""
         parts = [part for part in composed(_slashed(name)).split("/") if part not in ("", ".")]
         absolute = _is_absolute(_slashed(name))
         for base, root in itertools.product(dict.fromkeys((table_folder, "")), self._roots):
@@ -110,7 +141,7 @@ class FileNames:
                     yield posixpath.normpath(posixpath.join(base, *parts[cut:]))
 
     def _inside(self, path: str) -> str:
-        """A path relative to the folder, or "" if it is not below the folder."""
+        """Return a path relative to the folder, or "" if it is not below the folder."""
         path = composed(_normal(path))
         for root in self._roots:
             if path.startswith(f"{root}/"):
@@ -125,7 +156,7 @@ class FileNames:
         return f"{_real_folder(folder or '/')}/{base}"
 
     def _at(self, place: str) -> Sequence[str]:
-        """The files that a relative path may mean, in any case of the suffix or without it."""
+        """Return the files that a relative path may mean, in any case of the suffix or without."""
         if place in self._all:
             return (place,)
         return self._by_name.get(_key(place)) or self._by_stem.get(composed(place)) or ()

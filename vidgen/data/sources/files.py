@@ -49,12 +49,29 @@ _PARSER_ERRORS += (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def suffix_of(path: File) -> str:
-    """ ".mp4" and the like, in lower case."""
+    """Return the suffix of a file, such as ".mp4".
+
+    Args:
+      path: the path of the file, or a packed one, whose name has the suffix.
+
+    Returns:
+      The suffix in lower case; "" where there is none.
+    """
     return pathlib.PurePath(str(path)).suffix.lower()
 
 
 def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
-    """Give PyAV and Pillow something to open: a local path, or an object to read like a file."""
+    """Return what PyAV and Pillow can open.
+
+    Args:
+      path: the path of the file, here or in an object store, or a packed one.
+
+    Returns:
+      A path on this machine, or an object to read like a file.
+
+    Raises:
+      BadExample: an object of a store is empty.
+    """
     if isinstance(path, Packed):
         return io.BytesIO(path.data)
     if not paths.is_remote(path):
@@ -67,14 +84,33 @@ def readable(path: File) -> str | io.BytesIO | io.BufferedReader:
 
 
 def check_size(path: File, height: int, width: int) -> None:
-    """Raise BadExample for a picture that is too large to be decoded in bounded memory."""
+    """Check that a picture can be decoded in bounded memory.
+
+    Args:
+      path: the path of the file, for the message.
+      height: in pixels, as the header says.
+      width: likewise.
+
+    Raises:
+      BadExample: it has more than `MAX_PIXELS`, or a side of more than 32,768.
+    """
     if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:
         raise BadExample(path, f"its picture of {width} x {height} is too large")
 
 
 @contextlib.contextmanager
 def as_bad_example(path: File) -> Iterator[None]:
-    """Turn all that a damaged or missing file can raise into BadExample."""
+    """Turn all that a damaged or missing file can raise in the block into BadExample.
+
+    Args:
+      path: the path of the file that is read there.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      BadExample: the file is empty, missing or damaged.
+    """
     try:
         if not paths.is_remote(path):  # or else it is seen when it is opened
             size = len(path.data) if isinstance(path, Packed) else paths.stat(path).size

@@ -72,22 +72,25 @@ class FolderSource(Source):
         return len(self.files)
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all files, "" for a file that has none."""
+        """List the captions of all files, "" for a file that has none; see `Source.captions`."""
         for _, captions in self.files:
             yield from captions or ("",)
 
     def file(self, index: int) -> str:
-        """Return the path of file `index`."""
+        """Return the path of a file; see `Source.file`."""
         return self.files[index][0]
 
     def left_out(self) -> Iterator[tuple[str, str]]:
-        """List the files that are not used, and what tables of captions name in vain."""
+        """List the files that are not used, and what tables of captions name in vain.
+
+        See `Source.left_out`.
+        """
         uncaptioned = {file for file, captions in self.files if not captions}
         for name, why in left_out(self.path, self.suffixes, self.kind):
             if paths.join(self.path, name) not in uncaptioned:
                 yield name, why
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Read a clip from a random place of file `index`, with one of its captions."""
+        """Read a clip from a random place of a file, with a caption of it; see `Source.load`."""
         file, captions = self.files[index]
         return captioned(read_clip(file, self.shape, rng), captions, rng)

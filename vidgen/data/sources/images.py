@@ -55,7 +55,7 @@ class ImageFolder(FolderSource):
         super().__post_init__()
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Read image `index`, cropped around its center to the wanted aspect ratio and resized."""
+        """Read an image, cropped around its center and resized to `shape`; see `Source.load`."""
         file, captions = self.files[index]
         return captioned(read_content(file, "images", self.shape, rng), captions, rng)
 
@@ -105,25 +105,28 @@ class Joint(Source):
         return len(self.videos)
 
     def captions(self) -> Iterator[str]:
-        """List the captions of the videos, then those of the images."""
+        """List the captions of the videos, then those of the images; see `Source.captions`."""
         yield from self.videos.captions()
         yield from self.images.captions()
 
     def file(self, index: int) -> Any:
-        """Return the file of video `index`."""
+        """Return the file of a video; see `Source.file`."""
         return self.videos.file(index)
 
     def left_out(self) -> Iterator[tuple[str, str]]:
-        """List what is left out of the videos, then of the images."""
+        """List what is left out of the videos, then of the images; see `Source.left_out`."""
         yield from self.videos.left_out()
         yield from self.images.left_out()
 
     def for_evaluation(self, shape: VideoShape) -> Source:
-        """Return the videos, or the images if `shape` has one frame."""
+        """Return the videos, or the images for one frame; see `Source.for_evaluation`."""
         return (self.images if shape.frames == 1 else self.videos).for_evaluation(shape)
 
     def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
-        """Load video `index`, or a pack of images in its place."""
+        """Load a video, or a pack of images in its place; see `Source.load`.
+
+        One image that cannot be read is replaced by another, so that it loses no pack.
+        """
         if rng.random() >= self.image_rate:
             return self.videos.load(index, rng)
         count, frames = len(self.images), self.shape.frames
@@ -155,6 +158,12 @@ class Joint(Source):
 def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture upright, as RGB over white; of an animation, read the first frame.
 
+    Args:
+      path: the path of the file, here or in an object store, or a packed one.
+
+    Returns:
+      Its pixels, at their own size.
+
     Raises:
       BadExample: no such file, not a picture, or damaged.
     """
@@ -169,10 +178,13 @@ def read_content(
     """Read a clip from a random place of a video, or a picture as a clip of one frame.
 
     Args:
-      file: of a packed data set.
+      file: the file of a packed data set.
       kind: "videos" or "images", as in `KINDS`.
-      shape: of the result.
+      shape: the shape of the result.
       rng: chooses the place.
+
+    Returns:
+      The clip, cropped around its center to the aspect of `shape`.
 
     Raises:
       BadExample: it is damaged, or too short.
@@ -185,13 +197,16 @@ def read_content(
 def packed_shape(
     name: str, shape: VideoShape, kind: str, missing_captions: str = "skip"
 ) -> VideoShape:
-    """Check the settings of a packed data set, and return the shape of its examples.
+    """Check the settings of a packed data set.
 
     Args:
-      name: of the source, for messages.
-      shape: as set; for images its frames become 1.
+      name: the name of the source, for messages.
+      shape: the setting of the source.
       kind: one of `KINDS`.
       missing_captions: "skip" or "empty"; left out where the source has no such setting.
+
+    Returns:
+      The shape of its examples: for images one frame.
 
     Raises:
       ValueError: a setting is wrong.

@@ -25,12 +25,27 @@ _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def in_words(label: str) -> str:
-    """Split a label into words in lower case, at capitals, underscores, hyphens and slashes."""
+    """Split a label into words, at capitals, underscores, hyphens and slashes.
+
+    Args:
+      label: name of a class, such as "ApplyEyeMakeup".
+
+    Returns:
+      The words in lower case, with spaces between them.
+    """
     return " ".join(re.split(r"[\s_\-/]+", _WORD_STARTS.sub(" ", label).strip())).lower()
 
 
 def check_template(template: str, setting: str) -> None:
-    """Raise ValueError unless there is exactly one {} in a template."""
+    """Check that a label can be put into a template.
+
+    Args:
+      template: a text with one {}.
+      setting: its name, for the message.
+
+    Raises:
+      ValueError: there is not exactly one {} in it.
+    """
     if template.count("{}") != 1:
         raise ValueError(f"{setting} is {template!r}; write one {{}} where the label comes in.")
 
@@ -39,6 +54,14 @@ def captions_of_labels(
     labels: Sequence[str], *, template: str = "{}", table: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
     """Caption each label: from the table, or in words in the template.
+
+    Args:
+      labels: names of classes.
+      template: a text with one {}; not used where there is a table.
+      table: captions by label, as `read_table` returns them; None takes the template.
+
+    Returns:
+      One caption for each label, in their order.
 
     Raises:
       ValueError: the table lacks a label.
@@ -52,7 +75,13 @@ def captions_of_labels(
 
 
 def read_table(path: str) -> dict[str, str]:
-    """Read captions by label: one of `TABLES`, a .json object, or a .csv with label, caption.
+    """Read captions by label.
+
+    Args:
+      path: one of `TABLES`, a .json object, or a .csv with the columns label and caption.
+
+    Returns:
+      One caption for each label.
 
     Raises:
       FileNotFoundError: no such file.
@@ -84,7 +113,7 @@ def read_table(path: str) -> dict[str, str]:
 
 
 def _only(label: str, captions: Sequence[str]) -> str:
-    """The only caption of a label."""
+    """Return the only caption of a label."""
     if len(captions) != 1:
         raise ValueError(f"{label!r} has {len(captions)} captions, and needs one")
     return captions[0]

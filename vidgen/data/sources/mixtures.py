@@ -69,17 +69,20 @@ class Mixture(Source):
         return sum(len(source) for source in self.sources)
 
     def captions(self) -> Iterator[str]:
-        """List the captions of one source after the other."""
+        """List the captions of one source after the other; see `Source.captions`."""
         for source in self.sources:
             yield from source.captions()
 
     def for_evaluation(self, shape: VideoShape) -> Source:
-        """Return the mixture of what its sources give to evaluations."""
+        """Mix what the sources give to evaluations; see `Source.for_evaluation`."""
         sources = tuple(source.for_evaluation(shape) for source in self.sources)
         return dataclasses.replace(self, sources=sources)
 
     def load(self, index: int, rng: np.random.Generator) -> Example | TokenExample:
-        """Load an example of a source that is drawn; `index` is not used, only `rng`."""
+        """Load an example of a source that is drawn; see `Source.load`.
+
+        `rng` draws both the source and its example; `index` is not used.
+        """
         del index
         source = self.sources[int(np.searchsorted(self._shares, rng.random(), side="right"))]
         return source.load(int(rng.integers(len(source))), rng)

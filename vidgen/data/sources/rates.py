@@ -24,8 +24,8 @@ class Rates(Source):
     """Another source at frame rates that are drawn.
 
     Attributes:
-      source: of videos, with a shape of its own. Sprites show the same whatever the rate is, unless
-        `Sprites.duration` gives their scenes a length in time.
+      source: a source of videos, with a shape of its own. Sprites show the same whatever the rate
+        is, unless `Sprites.duration` gives their scenes a length in time.
       fps: the rates, in frames per second.
       shape: that of `source`.
     """
@@ -65,15 +65,15 @@ class Rates(Source):
         return len(self.source)
 
     def captions(self) -> Iterator[str]:
-        """List those of the source."""
+        """List the captions of the source; see `Source.captions`."""
         return self.source.captions()
 
     def for_evaluation(self, shape: VideoShape) -> Source:
-        """Return what the source gives to evaluations, at the one rate of `shape`."""
+        """Return what the source gives to evaluations, at one rate; see `Source.for_evaluation`."""
         return self.source.for_evaluation(shape)
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Load example `index` at a rate that is drawn."""
+        """Load an example at a rate that is drawn, and say the rate; see `Source.load`."""
         source = self._at_rates[int(rng.integers(len(self.fps)))]
         example: Any = source.load(index, rng)
         return dataclasses.replace(example, fps=source.shape.fps)

@@ -37,8 +37,8 @@ class SeqioSource(Stream):
     """The examples of a split of a Task or Mixture.
 
     Attributes:
-      name: of the registered Task or Mixture.
-      shape: of an example; for images its frames become 1.
+      name: the name of the registered Task or Mixture.
+      shape: the shape of an example; for images its frames become 1.
       split: "train" and the like.
       modules: Python modules that register the tasks when they are imported.
       kind: "videos" or "images".
@@ -83,7 +83,10 @@ class SeqioSource(Stream):
     def elements(
         self, *, seed: int, shuffle: bool, repeat: bool, process: tuple[int, int]
     ) -> PartsInOrder:
-        """Open the elements of one process; without `repeat` they end with the shortest task."""
+        """Open the elements of one process; see `Stream.elements`.
+
+        Without `repeat` they end with the shortest task.
+        """
         return PartsInOrder(
             self._part,
             rates=[rate for _, rate in self._tasks],
@@ -96,7 +99,10 @@ class SeqioSource(Stream):
         )
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all examples, task after task, but for those that cannot be read."""
+        """List the captions of all examples, task after task, but for those that cannot be read.
+
+        See `Source.captions`.
+        """
         if not self.caption:
             yield ""
             return
@@ -109,7 +115,10 @@ class SeqioSource(Stream):
                         yield from self._captions(where, values)
 
     def load(self, element: tuple[str, dict[str, Any]], rng: np.random.Generator) -> Example:
-        """Cut a clip from a random place of an element's video, or take its image."""
+        """Cut a clip from a random place of an element's video, or take its image.
+
+        See `Stream.load`.
+        """
         where, values = element
         captions = self._captions(where, values) if self.caption else ()
         if self.caption and not captions:
@@ -131,7 +140,7 @@ class SeqioSource(Stream):
         return clip_of_frames(where, video, fps=fps, shape=self.shape, rng=rng)
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All captions of an element, none blank."""
+        """Return all captions of an element, none blank."""
         value = values[self.caption]
         if not isinstance(value, bytes) and np.issubdtype(value.dtype, np.integer):
             vocabulary = self._tasks[0][0].output_features[self.caption].vocabulary
@@ -211,6 +220,9 @@ class SeqioSource(Stream):
 @functools.cache
 def import_seqio() -> tuple[Any, Any]:
     """Import (seqio, tensorflow) silently, and keep TensorFlow off the accelerators.
+
+    Returns:
+      The two modules.
 
     Raises:
       ValueError: seqio is not installed.

@@ -28,13 +28,16 @@ log = logging.getLogger(__name__)
 def register(
     name: str, source: Source, *, split: str = "train", encoder: TextEncoder | None = None
 ) -> Any:
-    """Register a source as a seqio Task, and return the task.
+    """Register a source as a seqio Task.
 
     Args:
-      name: of the task: letters, digits, underscores, dots and colons.
+      name: the name of the task: letters, digits, underscores, dots and colons.
       source: any with random access; examples that cannot be loaded are left out.
       split: what the task calls it.
-      encoder: of the captions; None gives them as they are.
+      encoder: the encoder of the captions; None gives them as they are.
+
+    Returns:
+      The task, with the features of the module's docstring.
 
     Raises:
       ValueError: seqio is not installed, the name is taken or no name, or the source has a caption

@@ -61,7 +61,7 @@ class PartsInOrder:
           rates: how often each task is drawn from, relative to each other.
           parts: the parts of every task.
           lanes: how many parts are read at a time, over all processes.
-          seed: of the order.
+          seed: the seed of the order.
           shuffle: whether the order of parts differs from pass to pass.
           repeat: whether pass follows pass for ever.
           process: index and count of this process.
@@ -101,6 +101,9 @@ class PartsInOrder:
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a position of a stream with equal settings.
 
+        Args:
+          state: what `get_state` returned.
+
         Raises:
           ValueError: it is of other lanes or tasks.
         """
@@ -116,6 +119,9 @@ class PartsInOrder:
         """Go to where the processes of a run were, however many they were.
 
         They were at one position, unless some dropped bad examples: all go on from the furthest.
+
+        Args:
+          states: what `get_state` of each of them returned, in order.
 
         Raises:
           ValueError: the positions are of other lanes or tasks.
@@ -140,7 +146,15 @@ class PartsInOrder:
 
 
 def check_lanes(parts: int, lanes: int) -> None:
-    """Raise ValueError unless every lane has equally many parts."""
+    """Check that every lane has equally many parts.
+
+    Args:
+      parts: how many parts a task has.
+      lanes: how many parts are read at a time.
+
+    Raises:
+      ValueError: the parts are no multiple of the lanes.
+    """
     if parts < 1 or lanes < 1 or parts % lanes:
         raise ValueError(f"{parts} parts and {lanes} lanes: the parts must be a multiple of them.")
 

@@ -44,7 +44,21 @@ log = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=64)
 def read_index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> np.ndarray:
-    """The index of a shard, one row for each sample, from its file in `folder`, made if need be."""
+    """Read the index of a shard, and make it at the first time.
+
+    Args:
+      shard: a tar, here or in an object store.
+      version: the version of the shard (`paths.version`), so that a changed one is read anew.
+      kind: "videos" or "images", what counts as the content of a sample.
+      folder: where indices are kept.
+
+    Returns:
+      One row for each sample, mapped into memory where it is long; the last row may count members
+      that are not used (`samples_of`).
+
+    Raises:
+      ValueError: the shard is no tar that can be read in place.
+    """
     size, changed = paths.stat(shard)
     place = shard if paths.is_remote(shard) else os.path.abspath(shard)
     mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
@@ -60,12 +74,26 @@ def read_index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> 
 
 
 def samples_of(rows: np.ndarray) -> np.ndarray:
-    """The samples of an index, without the row that counts members that are not used."""
+    """Return the samples of an index.
+
+    Args:
+      rows: as `read_index` returns them.
+
+    Returns:
+      The rows without the one that counts members that are not used.
+    """
     return rows[:-1] if len(rows) and rows["suffix"][-1] == _UNUSED else rows
 
 
 def has_caption(rows: np.ndarray) -> np.ndarray:
-    """Which samples have a file that may hold a caption."""
+    """Find the samples that have a file that may hold a caption.
+
+    Args:
+      rows: samples of an index.
+
+    Returns:
+      A boolean for each.
+    """
     return (rows["text_size"] > 0) | (rows["json_size"] > 0)
 
 
@@ -113,13 +141,13 @@ def _find_rows(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]
 
 
 def _key(stem: str) -> str:
-    """The key of a sample in WebDataset: its name up to the first dot."""
+    """Return the key of a sample in WebDataset: its name up to the first dot."""
     folder, slash, base = stem.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
 
 def _content(parts: Mapping[str, Any], suffixes: Sequence[str]) -> str:
-    """The suffix of the member that is the content of a sample; "" if there is none."""
+    """Return the suffix of the member that is the content of a sample; "" if there is none."""
     return next((suffix for suffix in suffixes if suffix in parts), "")
 
 

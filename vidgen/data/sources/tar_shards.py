@@ -46,11 +46,12 @@ class TarShards(Source):
     Attributes:
       path: a tar, a folder of them, or a pattern: "laion/*.tar", "laion/{00000..00199}.tar", where
         all that braces name must be there.
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       kind: "videos" or "images", what to take of each sample.
       missing_captions: "skip" leaves out samples without a caption (they are counted in a warning);
         "empty" trains on them as unconditional examples with the caption "".
-      caption_key: of the caption in a .json, which is read where there is no .txt, or a blank one.
+      caption_key: the key of the caption in a .json, which is read where there is no .txt, or a
+        blank one.
       index_dir: folder of the indices; "" is ~/.cache/vidgen/shards.
 
     Raises:
@@ -117,20 +118,26 @@ class TarShards(Source):
         return int(self._ends[-1])
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all samples but those that cannot be read (`load` reports them)."""
+        """List the captions of all samples but those that cannot be read (`load` reports them).
+
+        See `Source.captions`.
+        """
         for number, shard in enumerate(self.shards):
             for row in self._used(number):
                 with contextlib.suppress(BadExample):
                     yield from self._captions(shard, shard, row) or ("",)
 
     def file(self, index: int) -> Packed:
-        """Read the video or image of sample `index` out of its shard."""
+        """Read the video or image of a sample out of its shard; see `Source.file`."""
         shard, row = self._sample(index)
         name = self._name(shard, row)
         return Packed(name, _bytes(shard, name, int(row["offset"]), int(row["size"])))
 
     def left_out(self) -> Iterator[tuple[str, str]]:
-        """List the samples that have no caption, and an example of what is no part of a sample."""
+        """List the samples that have no caption, and an example of what is no part of a sample.
+
+        See `Source.left_out`.
+        """
         for number, shard in enumerate(self.shards):
             rows = self._rows(number)
             samples = samples_of(rows)
@@ -145,24 +152,24 @@ class TarShards(Source):
                 )
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Read a clip from a random place of video `index`, or image `index`."""
+        """Read a clip from a random place of a sample's video, or its image; see `Source.load`."""
         file = self.file(index)
         shard, row = self._sample(index)
         captions = self._captions(shard, file.name, row)
         return captioned(read_content(file, self.kind, self.shape, rng), captions, rng)
 
     def _sample(self, index: int) -> tuple[str, np.void]:
-        """The shard of a sample, and its row in the index of it."""
+        """Return the shard of a sample, and its row in the index of it."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._used(number)[index - (self._ends[number - 1] if number else 0)]
         return self.shards[number], row
 
     def _name(self, shard: str, row: np.void) -> str:
-        """The name of a sample's content, for messages."""
+        """Name a sample's content, for messages."""
         return f"{shard}/{row['key'].decode(errors='replace')}{KINDS[self.kind][row['suffix']]}"
 
     def _captions(self, shard: str, name: str, row: np.void) -> tuple[str, ...]:
-        """The captions of a sample; () if it has none and needs none."""
+        """Return the captions of a sample; () if it has none and needs none."""
         captions: tuple[str, ...] = ()
         try:
             if row["text_size"]:
@@ -178,7 +185,7 @@ class TarShards(Source):
         return captions
 
     def _value(self, content: Any) -> Any:
-        """The caption in the content of a .json."""
+        """Return the caption in the content of a .json."""
         if not isinstance(content, dict):
             return content
         if self.caption_key not in content:
@@ -186,17 +193,17 @@ class TarShards(Source):
         return content[self.caption_key]
 
     def _used(self, number: int) -> np.ndarray:
-        """The samples of a shard that are examples."""
+        """Return the samples of a shard that are examples."""
         rows = samples_of(self._rows(number))
         return rows if self.missing_captions == "empty" else rows[has_caption(rows)]
 
     def _rows(self, number: int) -> np.ndarray:
-        """The index of a shard, read from its file when it is needed."""
+        """Return the index of a shard, read from its file when it is needed."""
         shard = self.shards[number]
         return read_index(shard, paths.version(shard), self.kind, self._folder)
 
     def _all_rows(self) -> Iterator[np.ndarray]:
-        """The indices of all shards, in order."""
+        """Yield the indices of all shards, in order."""
         if not paths.is_remote(self.shards[0]):
             yield from map(self._rows, range(len(self.shards)))
             return
@@ -211,7 +218,7 @@ class TarShards(Source):
 
 
 def _expanded(path: str) -> list[str]:
-    """The shards that a path or a pattern names, in order."""
+    """List the shards that a path or a pattern names, in order."""
     braces = re.search(r"\{(\d+)\.\.(\d+)\}", path)
     if braces:
         first, last = braces.groups()
@@ -234,7 +241,7 @@ def _expanded(path: str) -> list[str]:
 
 
 def _missing(shards: Sequence[str]) -> list[str]:
-    """The shards that do not exist; an object store is asked for one listing, not for each."""
+    """List the shards that do not exist; an object store is asked for one listing, not for each."""
     folder = shards[0].rpartition("/")[0]
     if not paths.is_remote(shards[0]) or any(s.rpartition("/")[0] != folder for s in shards):
         return [shard for shard in shards if not paths.is_file(shard)]

@@ -35,7 +35,7 @@ class Feature:
       kind: "video" (also a sequence of images), "image", "text", "label", "string", "number", or
         "other".
       many: there is a sequence of them.
-      dtype: of pixels.
+      dtype: the type of pixels.
       classes: names of the classes of a label.
     """
 
@@ -61,6 +61,12 @@ class Prepared:
 def import_tfds(module: str) -> Any:
     """Import a module of TFDS that needs no TensorFlow.
 
+    Args:
+      module: its name below `tensorflow_datasets`.
+
+    Returns:
+      The module.
+
     Raises:
       ValueError: TFDS is not installed.
     """
@@ -80,6 +86,9 @@ def open_split(name: str, split: str, data_dir: str) -> Prepared:
       split: "train", "train[:80%]", "train+test".
       data_dir: where `tfds build` wrote; "" is TFDS's own default.
 
+    Returns:
+      Its records, not yet read, and the features of an example.
+
     Raises:
       FileNotFoundError: there is no such data set, or a file of it is missing.
       ValueError: TFDS is not installed, or the split or the format of the files is wrong.
@@ -91,7 +100,7 @@ def open_split(name: str, split: str, data_dir: str) -> Prepared:
 
 
 def _folder(name: str, root: epath.Path) -> epath.Path:
-    """The folder of the version that a name means: the newest, unless the name says which."""
+    """Return the folder of the version that a name means: the newest, unless the name has one."""
     parts = _NAME.fullmatch(name)
     if parts is None:
         raise ValueError(f"{name!r} is no name of a data set; write set, set/config or set:1.0.0.")
@@ -174,7 +183,7 @@ def _features(
 
 
 def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
-    """The kind of a feature, and its further description."""
+    """Return the kind of a feature, and its further description."""
     kinds = {"text": "text", "classLabel": "label"}
     frames = "video" if depth == 1 else "image"
     kinds |= {"video": "other" if depth else "video", "image": "other" if depth > 1 else frames}
@@ -190,7 +199,7 @@ def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
 def _classes(
     folder: epath.Path, path: tuple[str, ...], about: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """The names of the classes, or their numbers if they have no names."""
+    """Return the names of the classes, or their numbers if they have no names."""
     names = folder / f"{'-'.join(path)}.labels.txt"
     if names.exists():
         return tuple(line.strip() for line in names.read_text().split("\n") if line.strip())

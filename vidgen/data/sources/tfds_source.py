@@ -41,7 +41,7 @@ class TfdsSource(Source):
     Attributes:
       name: "ucf101/ucf101_1_256", with ":2.0.0" where another than the newest version is meant.
       split: "train", or in TFDS's words a part or a sum: "train[:80%]", "train+test".
-      shape: of an example; for images its frames become 1.
+      shape: the shape of an example; for images its frames become 1.
       data_dir: where the data set is prepared; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
       kind: "videos", or "images": single pictures (of a video, a random frame).
       feature: which holds the video or image: a Video, a sequence of images, an image, or a string
@@ -83,7 +83,10 @@ class TfdsSource(Source):
         return len(self._prepared.records)
 
     def captions(self) -> Iterator[str]:
-        """List the captions of all classes, or of all examples (whose videos are not decoded)."""
+        """List the captions of all classes, or of all examples (whose videos are not decoded).
+
+        See `Source.captions`.
+        """
         if not self._text:
             yield ""
         elif self._features[self._text].kind == "label":
@@ -94,7 +97,10 @@ class TfdsSource(Source):
                     yield from self._captions(*self._read(index))
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
-        """Read a clip from a random place of example `index`, or a picture."""
+        """Read a clip from a random place of an example's video, or a picture.
+
+        See `Source.load`.
+        """
         where, values = self._read(index)
         captions = self._captions(where, values)
         caption = drawn(captions, rng)
@@ -127,7 +133,7 @@ class TfdsSource(Source):
         }
 
     def _captions(self, where: str, values: dict[str, Any]) -> tuple[str, ...]:
-        """All captions of an example; () if the data set has none."""
+        """Return all captions of an example; () if the data set has none."""
         if not self._text:
             return ()
         found = values.get(self._text, ())
@@ -143,7 +149,7 @@ class TfdsSource(Source):
         return unique([self._by_class[number] for number in found])
 
     def _rate(self, where: str, values: dict[str, Any]) -> float:
-        """The frame rate of the stored video, in frames per second."""
+        """Return the frame rate of the stored video, in frames per second."""
         if not isinstance(self.fps, str):
             return float(self.shape.fps if self.fps is None else self.fps)
         if not values.get(self.fps):

@@ -29,7 +29,14 @@ _GIF_LOOP = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 
 
 def fastest(suffix: str) -> float:
-    """The most frames per second that a ".gif" or a ".webp" can show."""
+    """Return the most frames per second that a format can show.
+
+    Args:
+      suffix: ".gif" or ".webp".
+
+    Returns:
+      The rate whose delay is one unit longer than `SHORTEST`.
+    """
     return _UNITS[suffix] / (SHORTEST * _UNITS[suffix] // 1000 + 1)
 
 
@@ -40,7 +47,7 @@ class _Delays:
         self._step, self._frames = _UNITS[suffix] / fps, 0
 
     def next(self) -> int:
-        """The delay of the next frame."""
+        """Return the delay of the next frame."""
         self._frames += 1
         return round(self._frames * self._step) - round((self._frames - 1) * self._step)
 
@@ -55,7 +62,11 @@ class GifSink:
         file.write(struct.pack(_GIF_HEADER, b"GIF89a", *size[::-1], 0, 0, 0) + _GIF_LOOP)
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Add frames."""
+        """Add frames to the animation.
+
+        Args:
+          frames: frames of the size that the sink was made for.
+        """
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=False)
             image = Image.fromarray(part).quantize(256)
@@ -87,7 +98,7 @@ class WebpSink:
           file: can be written at any place.
           fps: frames per second.
           size: height and width of the frames.
-          options: of Pillow, such as `lossless` or `quality`.
+          options: options of Pillow, such as `lossless` or `quality`.
         """
         self._file, self._delays, self._options = file, _Delays(".webp", fps), options
         self._before: np.ndarray | None = None
@@ -97,7 +108,11 @@ class WebpSink:
         file.write(_chunk(b"ANIM", struct.pack("<IH", white, for_ever)))
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Add frames."""
+        """Add frames to the animation; the file is whole after each call.
+
+        Args:
+          frames: frames of the size that the sink was made for.
+        """
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=True)
             still = io.BytesIO()
@@ -124,7 +139,7 @@ class WebpSink:
 def _changed(
     before: np.ndarray | None, pixels: UInt8[np.ndarray, "h w 3"], even: bool
 ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], int, int]:
-    """The part of a frame that changed, at least a pixel, and its top and left (even if `even`)."""
+    """Return the part of a frame that changed, at least a pixel, and its top and left."""
     if before is None:
         return np.ascontiguousarray(pixels), 0, 0
     changed = np.any(before != pixels, axis=-1)

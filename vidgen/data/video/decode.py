@@ -111,7 +111,13 @@ class VideoReader:
         return self._index is not None
 
     def frames_from(self, start: float) -> Iterator[Timed]:
-        """Decode frames from one at or before `start` (seconds) on; 0 gives the first of all.
+        """Decode frames in the order in which they are shown.
+
+        Args:
+          start: seconds from the first frame; decoding begins with a frame at or before it.
+
+        Yields:
+          Frames with their moments, to the end of the file; with 0 the first of all is the first.
 
         Raises:
           NotInOrder: the times of the file are wrong; `read_index` finds better ones.
@@ -133,6 +139,9 @@ class VideoReader:
     def first_frame(self) -> Timed:
         """Decode the frame that is shown first.
 
+        Returns:
+          The frame, at 0 seconds.
+
         Raises:
           BadExample: there is none.
         """
@@ -147,6 +156,9 @@ class VideoReader:
 
         Times that only ever rise from packet to packet are wrong if the decoder reorders frames.
 
+        Args:
+          frames: what `frames_from` returned, of which some were taken.
+
         Raises:
           NotInOrder: they are wrong.
         """
@@ -157,7 +169,14 @@ class VideoReader:
                 return
 
     def read_index(self, by_order: bool = False) -> None:
-        """Read all packets; times then no longer depend on the header or on seeking."""
+        """Read all packets; times then no longer depend on the header or on seeking.
+
+        Args:
+          by_order: do not rely on the stamps of frames either, but on their order alone.
+
+        Raises:
+          BadExample: there is no frame that can be decoded.
+        """
         if self._packets is None:
             self._open()
             self._packets = read_packets(self._container, self._stream, self._step)
@@ -275,7 +294,7 @@ class VideoReader:
                 yield number, packet
 
     def _landed(self, index: PacketIndex, key: int) -> tuple[int, Iterator[av.Packet]]:
-        """Seek until packet `key` is the next key packet: (number of the next packet, packets)."""
+        """Seek until packet `key` is the next: (its number, the packets from it on)."""
         if key and not np.isnan(index.stamps[key]):
             with contextlib.suppress(FFmpegError):
                 self._seek(int(index.stamps[key]))
@@ -297,7 +316,7 @@ class VideoReader:
         self._decoder.flush_buffers()
 
     def _stamp_of(self, packet: av.Packet) -> int | None:
-        """When the frame of a packet is shown; AVI says only when it is decoded."""
+        """Return when the frame of a packet is shown; AVI says only when it is decoded."""
         return packet.dts if self._is_avi else packet.pts
 
     def _demuxed(self) -> Iterator[av.Packet]:
@@ -313,6 +332,12 @@ class VideoReader:
 @contextlib.contextmanager
 def opened_video(path: File) -> Iterator[VideoReader]:
     """Open the first video stream of a file; to be used inside `as_bad_example`.
+
+    Args:
+      path: the path of the file, here or in an object store, or a packed one.
+
+    Yields:
+      A reader, which is closed after the block.
 
     Raises:
       BadExample: there is none, or none that can be shown.

@@ -81,7 +81,14 @@ def write_video(
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """Raise ValueError if `write_video` has no format for the suffix; for early checks."""
+    """Check that `write_video` has a format for a suffix, before anything long begins.
+
+    Args:
+      path: the path of the file that will be written.
+
+    Raises:
+      ValueError: it has none.
+    """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(
@@ -124,9 +131,12 @@ def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options
     """Encode all clips side by side as one animated WebP that repeats for ever.
 
     Args:
-      clips: "b t h w 3".
+      clips: the clips, tiled in a grid about as wide as high.
       fps: frames per second, at most `animated_pictures.fastest(".webp")`.
-      options: of Pillow for a WebP, such as `quality`.
+      **options: options of Pillow for a WebP, such as `quality`.
+
+    Returns:
+      The bytes of the file.
     """
     return _grown(functools.partial(WebpSink, **options), clips, fps)
 

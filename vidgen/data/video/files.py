@@ -63,20 +63,24 @@ class _EndsEarly(Exception):
 
 
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
-    """Read a clip of `shape` from a random or a given place of a file.
+    """Read a clip of `shape` from a random or a chosen place of a file.
 
-    The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a
-    slower file repeats frames), cropped around its center to the wanted aspect ratio, and resized
-    with anti-aliasing. Transparent parts become white; it stands upright as players show it.
+    The frame nearest in time to start + k / shape.fps is taken for k = 0 .. frames - 1 (so a slower
+    file repeats frames), cropped around its center to the wanted aspect ratio, and resized with
+    anti-aliasing. Transparent parts become white; it stands upright as players show it.
 
     Args:
       path: a video, or an animated gif, webp or png.
       shape: what to read; channels must be 3.
-      start: seconds from the first frame, or a generator that chooses it, uniformly over all
-        that fit.
+      start: seconds from the first frame, or a generator that chooses it, uniformly over all that
+        fit.
+
+    Returns:
+      The clip, in `shape`.
 
     Raises:
       BadExample: no such file, not a video, damaged, or too short for the clip.
+      ValueError: `shape` is not RGB.
     """
     if shape.channels != 3:
         raise ValueError(f"video files are read as RGB; shape.channels is {shape.channels}, set 3.")
@@ -90,6 +94,12 @@ def probe(path: File) -> Probed:
     """Look up the length, rate and size of a file that `read_clip` can read.
 
     Of a video only the first frame is decoded, of an animated gif, webp or png all.
+
+    Args:
+      path: the path of the file, here or in an object store, or a packed one.
+
+    Returns:
+      What the file says; of a file that was cut short, how long it should play.
 
     Raises:
       BadExample: no such file, not a video, or damaged.
@@ -108,7 +118,17 @@ def probe(path: File) -> Probed:
 def chosen_frames(
     path: File, times: Sequence[float] | np.ndarray, step: float, shape: VideoShape, start: Start
 ) -> Int[np.ndarray, " t"]:
-    """Choose the frames of a clip among those shown at `times`, the last for `step` seconds.
+    """Choose the frames of a clip among those of a video.
+
+    Args:
+      path: the path of the video, for messages.
+      times: when each frame is shown, in seconds.
+      step: how long the last one is shown, in seconds.
+      shape: frames and rate of the clip.
+      start: seconds from the first frame, or a generator that chooses it.
+
+    Returns:
+      The number of the frame nearest in time for each frame of the clip.
 
     Raises:
       BadExample: too short for the clip.
@@ -166,7 +186,15 @@ def _nearest(
 
 
 def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """Turn a frame upright, crop it around its center to the aspect of `shape`, and resize it."""
+    """Turn a frame upright, crop it around its center to the aspect of `shape`, and resize it.
+
+    Args:
+      frame: as it was decoded; pixels that are not square are taken into account.
+      shape: height and width of the result.
+
+    Returns:
+      RGB, over white where the frame is transparent.
+    """
     orientation = frame.orientation
     aspect = 1 / frame.aspect if orientation.swap else frame.aspect
     return _fit(orientation.apply(_av_to_rgb(frame.image)), shape, aspect)

@@ -48,7 +48,7 @@ class Footage:
       height: pixels as displayed.
       width: pixels as displayed.
       seconds: how long it plays; infinite for a still.
-      frames: of an array; 1 of a still.
+      frames: how many an array has; 1 of a still.
       fps: frames a second of a video, on average; those of a gif may last 0.12 s and 0.13 s.
     """
 
@@ -66,13 +66,28 @@ class Footage:
         return self.kind == "still" or (self.kind == "array" and self.frames == 1)
 
     def at_rate(self, fps: float) -> Footage:
-        """Return the same with this frame rate if it is an array, which has none of its own."""
+        """Give an array, which has no frame rate of its own, the one that it is played at.
+
+        Args:
+          fps: frames per second.
+
+        Returns:
+          A copy that plays as long as its frames last; videos and stills as they are.
+        """
         if self.kind != "array" or self.is_still:
             return self
         return dataclasses.replace(self, seconds=self.frames / fps)
 
     def frames_at(self, fps: float, start: float = 0.0) -> int:
-        """Count the frames at this rate from `start` seconds on; a still has one."""
+        """Count the frames at a rate, a rounded length taken into account.
+
+        Args:
+          fps: frames per second.
+          start: seconds to skip.
+
+        Returns:
+          How many frames `read` can give from there; 1 of a still.
+        """
         if self.is_still:
             return 1
         rounding = min(0.5, SLACK if self.kind == "array" else ROUNDING * fps)  # in frames
@@ -80,6 +95,14 @@ class Footage:
 
     def read(self, shape: VideoShape, start: float = 0.0) -> Float[np.ndarray, "t h w c"]:
         """Read the frames at start + k / shape.fps seconds, for k = 0 ... shape.frames - 1.
+
+        Args:
+          shape: frames, size and rate of the result.
+          start: seconds to skip.
+
+        Returns:
+          Frames in [-1, 1]; a still is repeated, and a float array of this size comes out as it is
+          stored.
 
         Raises:
           FootageError: it is too short, or damaged.
@@ -110,6 +133,12 @@ class Footage:
 
 def open_footage(path: str | os.PathLike) -> Footage:
     """Open a file far enough to know its size and length.
+
+    Args:
+      path: a video, a picture or an array on this machine; ~ is expanded.
+
+    Returns:
+      What is known of it; its frames are not read yet.
 
     Raises:
       FootageError: there is no such file, or it is none that can be read.

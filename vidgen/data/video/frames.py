@@ -47,7 +47,15 @@ class StreamedFrame:
         return self.frame.size
 
     def thumbnail(self, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The stored frame at that size, without regard to its aspect and orientation."""
+        """Scale the stored frame, without regard to its aspect and orientation.
+
+        Args:
+          height: in pixels.
+          width: likewise.
+
+        Returns:
+          RGB; two of them can be compared, but not shown to people.
+        """
         return self.frame.image.reformat(width=width, height=height, format="rgb24").to_ndarray()
 
 
@@ -56,6 +64,9 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
 
     Args:
       path: what `read_clip` reads.
+
+    Yields:
+      Each frame, in the order in which they are shown.
 
     Raises:
       BadExample: no such file, not a video, damaged, or it ends before it says that it does.
@@ -91,7 +102,14 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
 def at_rate(frames: Iterable[StreamedFrame], fps: float | int) -> Iterator[StreamedFrame]:
     """Change the frame rate: take the frame nearest in time to each of start + k / fps.
 
-    `start` is when the first is shown. Faster films lose frames, slower ones repeat some.
+    Faster films lose frames, slower ones repeat some.
+
+    Args:
+      frames: as `stream_frames` yields them; `start` is when the first is shown.
+      fps: wanted frames per second.
+
+    Yields:
+      Frames that keep their own numbers and moments.
     """
     previous, start, count = None, 0.0, 0
     for frame in frames:

@@ -23,7 +23,14 @@ _LATE = 17  # frames that times of decoding and of showing may differ by, at mos
 
 
 def video_stream(path: File, container: InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture.
+    """Return the first video stream that is no cover picture.
+
+    Args:
+      path: the path of the file, for the message.
+      container: the container of the open file.
+
+    Returns:
+      The stream; a cover picture where there is no other.
 
     Raises:
       BadExample: there is none.
@@ -37,6 +44,13 @@ def video_stream(path: File, container: InputContainer) -> av.VideoStream:
 
 def decoder_of(path: File, stream: av.VideoStream) -> av.VideoCodecContext:
     """Make the codec context that decodes a stream.
+
+    Args:
+      path: the path of the file, for messages.
+      stream: the stream of the open file.
+
+    Returns:
+      The context, which refuses frames that are larger than the stream states.
 
     Raises:
       BadExample: its pictures are too large, of an unknown kind or HDR.
@@ -56,18 +70,40 @@ def decoder_of(path: File, stream: av.VideoStream) -> av.VideoCodecContext:
 
 
 def unit_of(stream: av.VideoStream) -> fractions.Fraction:
-    """The unit in which a stream gives times, in seconds."""
+    """Return the unit in which a stream gives times.
+
+    Args:
+      stream: the stream of the open file.
+
+    Returns:
+      Seconds, exactly.
+    """
     return stream.time_base or fractions.Fraction(1, av.time_base)
 
 
 def step_of(stream: av.VideoStream) -> float:
-    """How long a frame is shown, in seconds on average."""
+    """Return how long a frame is shown, on average.
+
+    Args:
+      stream: the stream of the open file.
+
+    Returns:
+      Seconds; 1/25 where the header does not say.
+    """
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return 1 / float(rate) if rate else 0.04
 
 
 def stated_span(container: InputContainer, stream: av.VideoStream) -> Span | None:
-    """How long the stream plays, if the header says so; else None."""
+    """Return how long a stream plays, if the header says so.
+
+    Args:
+      container: the container of the open file.
+      stream: its video stream.
+
+    Returns:
+      The span; None where the format or the file does not say.
+    """
     step = step_of(stream)
     if container.format.name not in _STATING:
         return None
@@ -86,7 +122,15 @@ def stated_span(container: InputContainer, stream: av.VideoStream) -> Span | Non
 
 
 def is_seekable(container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether seeks land before the wanted moment, and the header covers the whole stream."""
+    """Whether seeks land before the wanted moment, and the header covers the whole stream.
+
+    Args:
+      container: the container of the open file.
+      stream: its video stream.
+
+    Returns:
+      False where all packets have to be read to know when frames are shown.
+    """
     alone = stream.duration or "DURATION" in stream.metadata or len(container.streams) == 1
     if container.format.name not in _SEEKABLE or not alone:
         return False

@@ -32,18 +32,40 @@ class Orientation(NamedTuple):
     mirror_y: bool = False
 
     def apply(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """Turn and mirror a stored picture as it is shown."""
+        """Turn and mirror a stored picture as it is shown.
+
+        Args:
+          pixels: as they are stored.
+
+        Returns:
+          A view of them, of the height and width that `size` says.
+        """
         if self.swap:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width as shown of a picture that is stored as (height, width)."""
+        """Return the size of a picture as it is shown.
+
+        Args:
+          height: as it is stored.
+          width: likewise.
+
+        Returns:
+          (height, width) as shown.
+        """
         return (width, height) if self.swap else (height, width)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The orientation that the container or the stream states; upright if neither does."""
+    """Read the orientation that the container or the stream states.
+
+    Args:
+      frame: a decoded frame.
+
+    Returns:
+      The nearest of the eight; upright if nothing is stated.
+    """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return Orientation()
@@ -54,12 +76,26 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture, or the current frame of an animation, as its EXIF value says."""
+    """Turn a picture, or the current frame of an animation, as its EXIF value says.
+
+    Args:
+      image: opened by Pillow.
+
+    Returns:
+      The picture as it is shown.
+    """
     shown: Any = ImageOps.exif_transpose(image)
     return shown
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """The height and width of `upright(image)`."""
+    """Return the size of `upright(image)`.
+
+    Args:
+      image: opened by Pillow.
+
+    Returns:
+      (height, width).
+    """
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)

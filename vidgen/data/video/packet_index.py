@@ -35,7 +35,14 @@ Mark = tuple[int, int]
 
 
 def mark_of(packet: Packet) -> Mark:
-    """The size and check sum by which a packet is recognized after a seek."""
+    """Return the size and check sum by which a packet is recognized after a seek.
+
+    Args:
+      packet: a packet of a video stream.
+
+    Returns:
+      Bytes, and their CRC-32.
+    """
     return packet.size, zlib.crc32(bytes(packet))
 
 
@@ -67,7 +74,14 @@ class PacketIndex:
     end: float
 
     def number_of(self, packet: Packet) -> int | None:
-        """The number of a key packet, or None if it cannot be told from others."""
+        """Recognize a key packet.
+
+        Args:
+          packet: a packet that was read after a seek.
+
+        Returns:
+          Its number; None if it is not known, or equal to others.
+        """
         numbers = self.marks.get(mark_of(packet), [])
         if len(numbers) > 1:
             numbers = [
@@ -87,7 +101,7 @@ class Packets:
         begin there leave those out. Key packets of which that is unknown are missing.
       unit: seconds of a unit.
       step: seconds of a frame, as the header says.
-      format: of the container.
+      format: the format of the container.
       end: seconds, of the last packet of any stream.
     """
 
@@ -101,7 +115,16 @@ class Packets:
 
 
 def read_packets(container: InputContainer, stream: VideoStream, step: float) -> Packets:
-    """Read all packets of a video stream; the container must be at its beginning."""
+    """Read all packets of a video stream; nothing is decoded.
+
+    Args:
+      container: the container of the open file, which must be at its beginning.
+      stream: its video stream.
+      step: seconds of a frame, as the header says.
+
+    Returns:
+      What they say.
+    """
     rows, marks, leads, end, last_key = array.array("d"), {}, {}, -math.inf, -1
     for packet in container.demux():
         stamps = [p for p in (packet.pts, packet.dts) if p is not None]
@@ -129,9 +152,10 @@ def read_packets(container: InputContainer, stream: VideoStream, step: float) ->
 
 
 def _kind(codec: str, packet: Packet) -> str:
-    """ "I" of a frame where decoding can begin, "B" of one that is shown before one stored earlier.
+    """Tell a frame where decoding can begin ("I") and one shown before one stored earlier ("B").
 
-    Told of the codecs that AVI files hold: MPEG-4 part 2, and H.264 as a byte stream.
+    It knows the codecs that AVI files hold: MPEG-4 part 2, and H.264 as a byte stream; "" of any
+    other.
     """
     if codec == "mpeg4":
         data = bytes(packet)
@@ -153,9 +177,12 @@ def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketInde
     """Work out when each frame is shown.
 
     Args:
-      packets: of the stream.
+      packets: the packets of the stream.
       depth: frames that the decoder holds back to bring them into order.
       by_order: do not rely on pts.
+
+    Returns:
+      The index; where pts are missing or derived, its frames are known by their order.
     """
     pts, dts, sizes, flags = packets.rows.T
     bits = flags.astype(int)
@@ -202,7 +229,7 @@ def _slots(clock: Float[np.ndarray, " k"], step: float, depth: int) -> Float[np.
 def _broken(
     corrupt: Bool[np.ndarray, " n"], key: Bool[np.ndarray, " n"], gaps: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Which packets precede a loss: marked as corrupt, without a key frame right behind.
+    """Find the packets that precede a loss: marked as corrupt, without a key frame right behind.
 
     Recordings joined at a key frame lose nothing, though their continuity counters do not fit. The
     mark is on the last packet before the gap or, as a parser is one late, on that before it.
@@ -216,7 +243,7 @@ def _broken(
 
 
 def _step(clock: Float[np.ndarray, " n"], packets: Packets) -> float:
-    """The time from one packet to the next, in seconds."""
+    """Return the time from one packet to the next, in seconds."""
     known = np.flatnonzero(~np.isnan(clock))
     if len(known) == len(clock) > 1:
         return float(np.median(np.abs(np.diff(clock)))) * packets.unit or packets.step
@@ -228,7 +255,7 @@ def _step(clock: Float[np.ndarray, " n"], packets: Packets) -> float:
 def _shifts(
     clock: Float[np.ndarray, " n"], step: float, packets: Packets
 ) -> Float[np.ndarray, " n"]:
-    """The seconds to add to stamps so that each recording follows the one before it."""
+    """Return the seconds to add to stamps so that each recording follows the one before it."""
     shifts, offset, previous = np.zeros(len(clock)), 0.0, math.nan
     ahead = _AHEAD if packets.format in _BROADCAST else math.inf
     back = max(_BACK, 20 * step if np.isnan(packets.rows[:, 1]).all() else 0.0)

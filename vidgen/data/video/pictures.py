@@ -36,6 +36,13 @@ class Span(NamedTuple):
 def opened(path: File) -> Iterator[Image.Image]:
     """Open a picture or an animation; to be used inside `as_bad_example`.
 
+    Args:
+      path: the path of the file, here or in an object store, or a packed one; its content says the
+        format.
+
+    Yields:
+      The picture, not yet decoded.
+
     Raises:
       BadExample: its size is absurd.
     """
@@ -50,7 +57,14 @@ def opened(path: File) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Convert a picture of any mode to RGB, over white where it is transparent."""
+    """Convert a picture of any mode to RGB, over white where it is transparent.
+
+    Args:
+      image: opened by Pillow; 16 bits of grey are rounded to 8.
+
+    Returns:
+      Its pixels.
+    """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey
         grey = np.asarray(image).astype(np.float32) / np.float32(257)
         grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
@@ -61,9 +75,15 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def timeline(image: Image.Image) -> tuple[list[float], Span]:
-    """List when each frame of an animation appears (seconds), as browsers play it.
+    """List when each frame of an animation appears, as browsers play it.
 
     They show a frame with a delay of 10 ms or less, or with none, for a tenth of a second.
+
+    Args:
+      image: opened by Pillow; it is left at its last frame.
+
+    Returns:
+      Seconds from the first frame, and the span of the whole.
     """
     times, clock, step = [], 0.0, 0.1
     for i in range(getattr(image, "n_frames", 1) - first_frame(image)):
@@ -77,13 +97,26 @@ def timeline(image: Image.Image) -> tuple[list[float], Span]:
 
 
 def seek(image: Image.Image, number: int) -> None:
-    """Go to a frame of an animation."""
+    """Go to a frame of an animation.
+
+    Args:
+      image: opened by Pillow.
+      number: the number of the frame, from 0, a picture for other viewers not counted
+        (`first_frame`).
+    """
     image.seek(number + first_frame(image))
 
 
 def first_frame(image: Image.Image) -> int:
-    """What Pillow calls the first frame: of a PNG, the picture for viewers that know no animation
-    may be in front of it.
+    """Return which frame Pillow counts as the first one of the animation.
+
+    In front of it may be, in a PNG, the picture for viewers that know no animation.
+
+    Args:
+      image: opened by Pillow.
+
+    Returns:
+      0 or 1.
     """
     animated = getattr(image, "n_frames", 1) > 1
     return int(animated and bool(image.info.get("default_image")))

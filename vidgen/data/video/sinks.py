@@ -29,7 +29,7 @@ class AvKind:
     Attributes:
       container: name of the format.
       codec: name of the encoder.
-      options: of the encoder.
+      options: options of the encoder.
       growing: options of the container for a file that is read while it grows.
     """
 
@@ -96,7 +96,11 @@ class AvSink:
             context.gop_size = max(1, round(_FRAGMENT_SECONDS * fps))
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Encode frames; the encoder holds some of them back."""
+        """Encode frames; the encoder holds some of them back.
+
+        Args:
+          frames: frames of the size that the sink was made for.
+        """
         for pixels in frames:
             self._output.mux(self._stream.encode(self._frame(pixels)))
 
@@ -124,7 +128,14 @@ class NpySink:
         self._dtype: np.dtype | None = None
 
     def write(self, frames: np.ndarray) -> None:
-        """Add frames "t h w c", always of the same dtype."""
+        """Add frames to the array.
+
+        Args:
+          frames: "t h w c", always of the same size and dtype.
+
+        Raises:
+          ValueError: they have another dtype than the first.
+        """
         if self._dtype is None:
             self._dtype = frames.dtype
             self._header(frames.shape[1:])
@@ -161,7 +172,11 @@ class PngSink:
         self._folder, self._count = folder, 0
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Write a picture for each frame."""
+        """Write a picture for each frame.
+
+        Args:
+          frames: in the order of their numbers.
+        """
         for pixels in frames:
             image = Image.fromarray(np.ascontiguousarray(pixels))
             image.save(self._folder / f"{self._count:06}.png")
@@ -172,7 +187,11 @@ class PngSink:
 
 
 def defragment(path: pathlib.Path) -> None:
-    """Replace a fragmented mp4 by one of the same packets with its index in front."""
+    """Replace a fragmented mp4 by one of the same packets with its index in front.
+
+    Args:
+      path: the path of the file; nothing is encoded again.
+    """
     whole = path.with_name(f"{path.name}.whole")
     options = {"movflags": "+faststart"}
     try:

@@ -31,11 +31,14 @@ def clip_of_frames(
     """Cut a clip from a random place; its frames are cropped around their center and resized.
 
     Args:
-      name: of the video, for messages.
+      name: the name of the video, for messages.
       frames: all of them: encoded pictures as bytes, or uint8 arrays "h w c" of 1, 3 or 4 channels.
       fps: frames of the video per second.
-      shape: of the clip; it repeats or leaves out frames where its rate differs.
+      shape: the shape of the clip; it repeats or leaves out frames where its rate differs.
       rng: chooses where the clip begins.
+
+    Returns:
+      The clip, in `shape`.
 
     Raises:
       BadExample: too short for the clip, or a frame cannot be read.
@@ -50,7 +53,15 @@ def clip_of_frames(
 
 
 def frame_of(name: str, frame: bytes | np.ndarray, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
-    """Decode one frame, or take its pixels, at the size of `shape`.
+    """Decode one frame, or take its pixels, and fit it.
+
+    Args:
+      name: the name of the frame, for messages.
+      frame: an encoded picture as bytes, or uint8 pixels "h w c" of 1, 3 or 4 channels.
+      shape: height and width of the result.
+
+    Returns:
+      RGB, cropped around the center and resized.
 
     Raises:
       BadExample: it cannot be read.
@@ -59,7 +70,14 @@ def frame_of(name: str, frame: bytes | np.ndarray, shape: VideoShape) -> UInt8[n
 
 
 def text_of(name: str, data: bytes) -> str:
-    """Decode a stored text into one line; a blank one becomes "".
+    """Decode a stored text into one line.
+
+    Args:
+      name: the name of the example, for the message.
+      data: UTF-8.
+
+    Returns:
+      The text, cleaned (`caption_text.clean`); a blank one becomes "".
 
     Raises:
       BadExample: it is not UTF-8.

@@ -65,7 +65,7 @@ class VideoStream:
         Args:
           path: what to write; the suffix is the format, see the module docstring.
           fps: frames per second, > 0.
-          height: of the frames, in pixels.
+          height: the height of the frames, in pixels.
           width: likewise.
           growing: where it grows, on the same file system; by default a hidden name beside `path`.
           min_side: as for `write_video`; .npy and .png keep the size.
@@ -105,7 +105,10 @@ class VideoStream:
         return sink(self.growing.open("wb"), fps, (height, width))
 
     def append(self, frames: UInt8[np.ndarray, "t h w c"] | Float[np.ndarray, "t h w c"]) -> None:
-        """Add frames, uint8 or float in [-1, 1], c = 3 or 1, always of the same kind and size.
+        """Add frames to the end of the video.
+
+        Args:
+          frames: uint8 or float in [-1, 1], c = 3 or 1, always of the same kind and size.
 
         Raises:
           ValueError: another size, or nothing that can be shown.
@@ -142,7 +145,15 @@ class VideoStream:
                 sink.close()
 
     def close(self) -> pathlib.Path:
-        """End the video, move it to `path`, replacing a file there, and return the path."""
+        """End the video, and move it to `path`, replacing a file there.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: no frame was appended.
+          OSError: it cannot be written there; names the path.
+        """
         self.end()
         if not self.frames:
             self.discard()
@@ -178,7 +189,14 @@ class VideoStream:
 
 
 def check_streamable(path: str | os.PathLike) -> None:
-    """Raise ValueError if a video with that suffix cannot be streamed; for early checks."""
+    """Check that a video of this suffix can be streamed, before anything long begins.
+
+    Args:
+      path: the path of the file that will be written.
+
+    Raises:
+      ValueError: it cannot.
+    """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in STREAM_SUFFIXES:
         choices = ", ".join(STREAM_SUFFIXES)
@@ -188,7 +206,15 @@ def check_streamable(path: str | os.PathLike) -> None:
 
 
 def check_rate(path: str | os.PathLike, fps: float | int) -> None:
-    """Raise ValueError if a file with that suffix cannot play at `fps`; for early checks."""
+    """Check that a file of this suffix can play at a rate, before anything long begins.
+
+    Args:
+      path: the path of the file that will be written.
+      fps: frames per second.
+
+    Raises:
+      ValueError: it cannot; the message names formats that can.
+    """
     if not 0 < fps < math.inf:
         raise ValueError(f"fps is {fps}; it must be positive.")
     suffix = pathlib.Path(path).suffix.lower()
@@ -202,7 +228,11 @@ def check_rate(path: str | os.PathLike, fps: float | int) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Remove a file, or a folder with its content, if there is one."""
+    """Remove a file, or a folder with its content, if there is one.
+
+    Args:
+      path: what to remove; of a link the link itself.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -211,7 +241,14 @@ def remove(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def errors_naming(path: pathlib.Path) -> Iterator[None]:
-    """Turn whatever goes wrong with writing into an OSError that names `path`."""
+    """Turn whatever goes wrong with writing in the block into an OSError that names a file.
+
+    Args:
+      path: the path of the file that is written there.
+
+    Yields:
+      Nothing.
+    """
     try:
         yield
     except _WRITING_ERRORS as error:

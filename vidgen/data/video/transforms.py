@@ -16,12 +16,26 @@ from PIL import Image
 
 
 def to_float(video: UInt8[np.ndarray, "*x"]) -> Float32[np.ndarray, "*x"]:
-    """Convert 0..255 to float32 in [-1, 1]."""
+    """Convert 0..255 to float32 in [-1, 1].
+
+    Args:
+      video: a video of any shape.
+
+    Returns:
+      video / 127.5 - 1.
+    """
     return video.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
-    """Convert [-1, 1] to 0..255; values outside are clipped, NaN becomes black."""
+    """Convert [-1, 1] to 0..255.
+
+    Args:
+      video: a video of any shape; values outside are clipped, NaN becomes black.
+
+    Returns:
+      round(127.5 (video + 1)).
+    """
     scaled = np.rint((np.asarray(video, np.float32) + 1) * 127.5)
     return np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255).astype(np.uint8)
 
@@ -29,10 +43,18 @@ def to_uint8(video: Float[np.ndarray, "*x"]) -> UInt8[np.ndarray, "*x"]:
 def resize(
     frame: UInt8[np.ndarray, "h w c"], height: int, width: int
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resize a frame to (height, width), with anti-aliasing.
+    """Resize a frame, with anti-aliasing.
 
     A reduction by whole factors averages blocks exactly; other reductions use a Hamming window as
     wide as the reduction; enlargements are bilinear.
+
+    Args:
+      frame: a frame of any number of channels.
+      height: the height of the result, in pixels.
+      width: likewise.
+
+    Returns:
+      The frame at that size, its aspect changed if need be; itself where it has it already.
     """
     h, w = frame.shape[:2]
     if (h, w) == (height, width):
@@ -52,7 +74,16 @@ def resize(
 def crop_to_aspect(
     frame: UInt8[np.ndarray, "h w c"], height: float | int, width: float | int
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Crop a frame to the largest central part whose aspect ratio is height : width."""
+    """Crop a frame to the largest central part of an aspect ratio.
+
+    Args:
+      frame: a frame of any number of channels.
+      height: together with `width` the ratio, in any unit.
+      width: likewise.
+
+    Returns:
+      A view of that part.
+    """
     h, w = frame.shape[:2]
     new_h, new_w = h, max(1, round(h * width / height))
     if new_w > w:
@@ -73,8 +104,8 @@ def random_crop(
 
     Args:
       video: a clip, at least as high and wide as the window.
-      height: of the window, in pixels.
-      width: of the window, in pixels.
+      height: the height of the window, in pixels.
+      width: the width of the window, in pixels.
       rng: source of the places.
       attempts: windows that are drawn; the one whose pixels differ most is returned (standard
         deviation over a frame, mean over frames and channels).
@@ -94,7 +125,16 @@ def random_crop(
 
 
 def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Crop a frame around its center to the wanted aspect ratio, then resize it."""
+    """Crop a frame around its center to the wanted aspect ratio, then resize it.
+
+    Args:
+      frame: a frame of any number of channels.
+      height: the height of the result, in pixels.
+      width: likewise.
+
+    Returns:
+      The frame at that size, undistorted.
+    """
     return resize(crop_to_aspect(frame, height, width), height, width)
 
 
@@ -104,13 +144,16 @@ def frame_indices(
     fps: float | int,
     frames: int,
 ) -> Int[np.ndarray, " frames"]:
-    """Return, for each of start + k / fps, the index of the frame nearest in time.
+    """Find the frame nearest in time to each of start + k / fps.
 
     Args:
       times: increasing time stamps of the frames at hand, in seconds.
       start: time of the first wanted frame, in seconds.
       fps: wanted frames per second.
       frames: how many.
+
+    Returns:
+      Indices into `times`; of two frames that are equally near, the earlier one.
     """
     stamps = np.asarray(times, float)
     wanted = start + np.arange(frames) / fps
@@ -124,7 +167,15 @@ def frame_indices(
 def composite(
     frame: UInt8[np.ndarray, "h w 4"], background: tuple[int, int, int] = (255, 255, 255)
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Put a straight-alpha RGBA frame over a plain color: a c + (1 - a) g."""
+    """Put a straight-alpha RGBA frame over a plain color: a c + (1 - a) g.
+
+    Args:
+      frame: color c and alpha a.
+      background: the color g, 0..255; white by default, as pages are.
+
+    Returns:
+      What is seen.
+    """
     color = np.asarray(background, np.float32)
     result = np.empty((*frame.shape[:2], 3), np.uint8)
     for row, pixels in enumerate(frame):  # a large picture need not be in memory as floats

@@ -18,23 +18,52 @@ _DIGITS = 6  # after the point, at most
 
 
 def metric_names(results: Sequence[Result]) -> list[str]:
-    """Return the names of all metrics, in the order in which they first appear."""
+    """List the names of all metrics of some results.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      Names, in the order in which they first appear.
+    """
     return list(dict.fromkeys(name for result in results for name in result["metrics"]))
 
 
 def metric_of(results: Sequence[Result], name: str) -> Metric:
-    """Return the first metric of that name, for what results agree on: what it is, its unit."""
+    """Return the first metric of a name, for what results agree on: what it is, its unit.
+
+    Args:
+      results: one of them must have it.
+      name: the name of the metric.
+
+    Returns:
+      The entry of the first result that has it.
+    """
     return next(result["metrics"][name] for result in results if name in result["metrics"])
 
 
 def description(metric: Metric) -> str:
-    """Return what the metric is, with the name of its network."""
+    """Describe a metric in a phrase.
+
+    Args:
+      metric: an entry of a result.
+
+    Returns:
+      What it is, with the name of its network.
+    """
     network = metric.get("network")
     return f"{metric['what']} ({network['name']})" if network else metric["what"]
 
 
 def value_text(metric: Metric | None) -> str:
-    """Return "812 ± 20 dB", "812.3" or "inf"; "-" where there is no value."""
+    """Write a value with its error and its unit.
+
+    Args:
+      metric: an entry of a result; None where the result has none.
+
+    Returns:
+      "812 ± 20 dB", "812.3" or "inf"; "-" where there is no value.
+    """
     value = None if metric is None else metric["value"]
     if metric is None or value is None:
         return "-"
@@ -63,7 +92,14 @@ def _with_error(value: float, error: float) -> str:
 
 
 def count_text(metric: Metric | None) -> str:
-    """Return "64", or "64 / 256" with the number of real clips; "" where there is no metric."""
+    """Write how many clips a value is of.
+
+    Args:
+      metric: an entry of a result; None where the result has none.
+
+    Returns:
+      "64", or "64 / 256" with the number of real clips; "" where there is no metric.
+    """
     if metric is None or metric.get("n") is None:
         return ""
     real = metric.get("n_real")
@@ -71,7 +107,14 @@ def count_text(metric: Metric | None) -> str:
 
 
 def plain(value: object) -> str:
-    """Write a setting as text: yes and no, lists with commas, short numbers."""
+    """Write a setting as text.
+
+    Args:
+      value: plain data.
+
+    Returns:
+      Yes and no for booleans, lists with commas, floats in six digits.
+    """
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -84,7 +127,15 @@ def plain(value: object) -> str:
 
 
 def settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten settings of any depth to texts, by names like "sampling.steps"."""
+    """Flatten settings of any depth to texts.
+
+    Args:
+      tree: settings by name, some of which hold settings.
+      prefix: what all names begin with.
+
+    Returns:
+      Texts by names like "sampling.steps".
+    """
     flat: dict[str, str] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -95,7 +146,14 @@ def settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def networks(results: Sequence[Result]) -> list[tuple[list[str], Mapping[str, Any]]]:
-    """Return each feature network once, with the names of the metrics that use it."""
+    """Collect the feature networks of some results, each once.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      (names of the metrics that use it, the network) pairs.
+    """
     users: list[tuple[list[str], Mapping[str, Any]]] = []
     for name in metric_names(results):
         for result in results:
@@ -111,7 +169,14 @@ def networks(results: Sequence[Result]) -> list[tuple[list[str], Mapping[str, An
 
 
 def different_settings(results: Sequence[Result]) -> list[str]:
-    """Return the names of settings that should agree between results, and do not."""
+    """Find the settings that should agree between results, and do not.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      Names as `settings` gives them; sampling and seed are left out.
+    """
     protocols = [settings(result["protocol"]) for result in results]
     names = dict.fromkeys(name for protocol in protocols for name in protocol)
     return [
@@ -122,10 +187,17 @@ def different_settings(results: Sequence[Result]) -> list[str]:
 
 
 def best(results: Sequence[Result], name: str) -> int | None:
-    """Return the index of the better result by one metric, if it is by more than the error.
+    """Find the better result by one metric, if it is better by more than the error.
 
-    That is the standard error of the difference, where it is known. None: there are fewer than two
-    values, no direction, results that are not comparable, or means over different clips.
+    That is the standard error of the difference, where it is known.
+
+    Args:
+      results: as results.py describes them.
+      name: the name of the metric.
+
+    Returns:
+      Its index; None: there are fewer than two values, no direction, results that are not
+      comparable, or means over different clips.
     """
     if different_settings(results) or _real_differs(results) or _network_differs(results, name):
         return None
@@ -142,7 +214,14 @@ def best(results: Sequence[Result], name: str) -> int | None:
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """Return sentences for the reader: what cannot be compared, then the metrics' warnings."""
+    """Write sentences for the reader: what cannot be compared, then the metrics' warnings.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      The sentences; none where all is well.
+    """
     sentences = []
     names = different_settings(results)
     if names:
@@ -159,7 +238,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
-    """The metrics' warnings; one that several results share is written once."""
+    """Collect the metrics' warnings; one that several results share is written once."""
     owners: dict[str, list[str]] = {}
     for name in metric_names(results):
         for result in results:

@@ -35,7 +35,13 @@ Figure = tuple[int | None, str, str]  # index of the result (None: real), media 
 
 
 def page(results: Sequence[Result]) -> str:
-    """Return the page of one result, or of several side by side.
+    """Make the page of one result, or of several side by side.
+
+    Args:
+      results: as results.py describes them, with `videos` and `curves` where there are such.
+
+    Returns:
+      HTML, all in one.
 
     Raises:
       ValueError: there is no result; a clip is of a kind that browsers do not play; matplotlib is
@@ -80,6 +86,10 @@ def page(results: Sequence[Result]) -> str:
 def write_page(path: paths.Path, results: Sequence[Result]) -> None:
     """Write the page, whole or not at all; its folder is made too.
 
+    Args:
+      path: the path of the HTML file.
+      results: as for `page`.
+
     Raises:
       ValueError: as `page`.
       OSError: as `page`, or the page cannot be written.
@@ -92,14 +102,14 @@ def _distinct(texts: Iterable[Any]) -> list[str]:
 
 
 def _row(results: Sequence[Result], name: str) -> dict[str, Any]:
-    """One row of the table: a metric, with a (value, number of clips) for each result."""
+    """Return one row of the table: a metric, with (value, number of clips) for each result."""
     metric = facts.metric_of(results, name)
     cells = []
     for result in results:
-        own = result["metrics"].get(name)
-        count, _, real = facts.count_text(own).partition(" / ")
+        entry = result["metrics"].get(name)
+        count, _, real = facts.count_text(entry).partition(" / ")
         count = f"{count} clips, {real} real" if real else f"{count} clips" if count else ""
-        cells.append((facts.value_text(own), count))
+        cells.append((facts.value_text(entry), count))
     return {
         "name": name,
         "what": facts.description(metric),
@@ -110,7 +120,7 @@ def _row(results: Sequence[Result], name: str) -> dict[str, Any]:
 
 
 def _cards(results: Sequence[Result]) -> list[tuple[str, list[Figure]]]:
-    """Prompts in the order of their first appearance, with the clips of each.
+    """Return prompts in the order of their first appearance, with the clips of each.
 
     A prompt that a result shows more than once has a card for each time; a real clip that results
     share is shown once.
@@ -121,15 +131,15 @@ def _cards(results: Sequence[Result]) -> list[tuple[str, list[Figure]]]:
         for video in result.get("videos") or ():
             prompt = video["prompt"]
             times[prompt] = times.get(prompt, 0) + 1
-            made, real = cards.setdefault((prompt, times[prompt]), ([], {}))
-            made.append((i, *_data(video["made"])))
+            generated, real = cards.setdefault((prompt, times[prompt]), ([], {}))
+            generated.append((i, *_data(video["made"])))
             if video.get("real"):
                 real[None, *_data(video["real"])] = None
-    return [(prompt, [*made, *real]) for (prompt, _), (made, real) in cards.items()]
+    return [(prompt, [*generated, *real]) for (prompt, _), (generated, real) in cards.items()]
 
 
 def _data(path: str) -> tuple[str, str]:
-    """The media type of a clip's file, and its bytes as a URI."""
+    """Return the media type of a clip's file, and its bytes as a URI."""
     kind = _KINDS.get(os.path.splitext(str(path))[1].lower())
     if kind is None:
         raise ValueError(
@@ -146,7 +156,7 @@ def _data(path: str) -> tuple[str, str]:
 
 
 def _settings(results: Sequence[Result]) -> list[dict[str, str]]:
-    """All settings of each result, and what its sets of clips are."""
+    """Return all settings of each result, and what its sets of clips are."""
     return [
         facts.settings(result["protocol"])
         | facts.settings(result["made"], "made.")

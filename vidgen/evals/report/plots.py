@@ -48,12 +48,25 @@ Number = float | int
 
 
 def color_of(index: int) -> str:
-    """Return the color of a result, the same in all plots of a page."""
+    """Return the color of a result, the same in all plots of a page.
+
+    Args:
+      index: the number of the result; after six, colors come again.
+
+    Returns:
+      A color for matplotlib and CSS.
+    """
     return COLORS[index % len(COLORS)]
 
 
 def rows(path: paths.Path) -> list[dict[str, Any]]:
     """Read the objects of a metrics.jsonl; an incomplete last line is left out.
+
+    Args:
+      path: the path of the file.
+
+    Returns:
+      One dict for each line.
 
     Raises:
       OSError: the file cannot be read.
@@ -78,7 +91,13 @@ def rows(path: paths.Path) -> list[dict[str, Any]]:
 
 
 def draw_losses(axes: Axes, metrics: Rows, names: Mapping[str, str] = LOSSES) -> None:
-    """Draw losses over steps: those of `names` that are in the log; held-out ones with dots."""
+    """Draw losses over steps, held-out ones with dots; the axis is logarithmic if all are positive.
+
+    Args:
+      axes: axes of matplotlib, to draw in.
+      metrics: the rows of a log.
+      names: what to draw, and its label; names that are not in the log are left out.
+    """
     from matplotlib import ticker
 
     for name, label in names.items():
@@ -111,7 +130,18 @@ def _thinned(points: Sequence[tuple[Number, Number]]) -> list[tuple[Number, Numb
 
 
 def loss_svgs(results: Sequence[Result]) -> list[str]:
-    """Return a plot of the losses of each result that names its training's log."""
+    """Draw the losses of each result that names its training's log.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      SVG pictures, to stand in a page.
+
+    Raises:
+      ValueError: matplotlib is not installed, or a log is none.
+      OSError: a log cannot be read.
+    """
     svgs = []
     for i, result in enumerate(results):
         if result.get("curves"):
@@ -125,7 +155,17 @@ def loss_svgs(results: Sequence[Result]) -> list[str]:
 
 
 def metric_svgs(results: Sequence[Result]) -> list[str]:
-    """Return a plot of each metric, with a bar and its standard error for each result."""
+    """Draw each metric, with a bar and its standard error for each result.
+
+    Args:
+      results: as results.py describes them.
+
+    Returns:
+      SVG pictures, to stand in a page, in the order of `metric_names`.
+
+    Raises:
+      ValueError: matplotlib is not installed.
+    """
     svgs = []
     for i, name in enumerate(facts.metric_names(results)):
         values = [facts.value_text(result["metrics"].get(name)) for result in results]

@@ -48,7 +48,14 @@ _VALUE = (int, float, type(None))
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return a text of metrics of results side by side, then protocol, networks, warnings."""
+    """Write metrics of results side by side, then protocol, networks and warnings.
+
+    Args:
+      results: one or more.
+
+    Returns:
+      Text of at most 96 columns where titles and values leave room.
+    """
     names = facts.metric_names(results)
     counts = "n / real" if any(_counts(results, name).count("/") for name in names) else "n"
     head = ["metric", *(_short(result["title"]) for result in results), counts, "better", "what"]
@@ -68,7 +75,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _row(results: Sequence[Result], name: str) -> list[str]:
-    """Cells of one metric, padded so that digits of marked and unmarked values align."""
+    """Return the cells of one metric, padded so that digits of marked and unmarked values align."""
     best = facts.best(results, name)
     marks = ["" if best is None else " *" if i == best else "  " for i in range(len(results))]
     values = [facts.value_text(result["metrics"].get(name)) for result in results]
@@ -84,7 +91,7 @@ def _counts(results: Sequence[Result], name: str) -> str:
 
 
 def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines under a rule; descriptions wrap, or stand below where there is no room."""
+    """Align lines under a rule; descriptions wrap, or stand below where there is no room."""
     *_, last = zip(*rows, strict=True)
     left = {0, len(rows[0]) - 2}
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
@@ -108,7 +115,7 @@ def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _described(results: Sequence[Result]) -> list[str]:
-    """What was measured, how, and through which networks."""
+    """Say what was measured, how, and through which networks."""
     texts = [f"{result['title']}: {_clips(result['made'])}" for result in results]
     real = dict.fromkeys(_clips(r["real"]) for r in results if r.get("real") is not None)
     texts += [f"real: {text}" for text in real]
@@ -116,15 +123,15 @@ def _described(results: Sequence[Result]) -> list[str]:
     shared = dict(set.intersection(*(set(protocol.items()) for protocol in protocols)))
     texts.append(f"protocol: {_listed({k: v for k, v in protocols[0].items() if k in shared})}")
     for result, protocol in zip(results, protocols, strict=True):
-        own = {name: value for name, value in protocol.items() if name not in shared}
-        texts += [f"protocol of {result['title']}: {_listed(own)}"] if own else []
+        settings = {name: value for name, value in protocol.items() if name not in shared}
+        texts += [f"protocol of {result['title']}: {_listed(settings)}"] if settings else []
     for names, network in facts.networks(results):
         texts.append(f"network of {', '.join(names)}: {_network_text(network)}")
     return [line for text in texts for line in _wrapped(text, "  ")]
 
 
 def _network_text(network: Mapping[str, Any]) -> str:
-    """The name and all settings of a network, with the first digits of its hash."""
+    """Write the name and all settings of a network, with the first digits of its hash."""
     rest = {key: value for key, value in network.items() if key != "name"}
     if isinstance(rest.get("sha256"), str):
         rest["sha256"] = rest["sha256"][:_HASH]
@@ -137,13 +144,13 @@ def _clips(clips: Mapping[str, Any]) -> str:
 
 
 def _listed(settings: Mapping[str, str]) -> str:
-    """Names and values; lines break only between two of them."""
+    """Write names and values; lines break only between two of them."""
     pairs = (f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     return "; ".join(pair.replace(" ", _HARD) for pair in pairs)
 
 
 def _short(title: str) -> str:
-    """The end of a long title: of paths, that is what differs."""
+    """Return the end of a long title: of paths, that is what differs."""
     return title if len(title) <= _TITLE else "..." + title[3 - _TITLE :]
 
 
@@ -156,7 +163,13 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def dumps(result: Result) -> str:
-    """Write the result as strict JSON; what is not finite is null, and noted in "not_finite".
+    """Write a result as strict JSON; what is not finite is null, and noted in "not_finite".
+
+    Args:
+      result: numbers, texts, lists and mappings.
+
+    Returns:
+      JSON that `load` reads back unchanged.
 
     Raises:
       ValueError: something in it is no number, text, list or mapping.
@@ -193,7 +206,13 @@ def _escaped(key: str) -> str:
 
 
 def load(path: paths.Path) -> dict[str, Any]:
-    """Read the result in a file that `dumps` made.
+    """Read the result in a file that `dumps` wrote.
+
+    Args:
+      path: the path of the file, here or in an object store.
+
+    Returns:
+      The result.
 
     Raises:
       OSError: the file cannot be read.
