@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import av
+import compiled_programs
 import pytest
 import yaml
 from launching import BIN, FLAGS, LAUNCH, commands, environment, run

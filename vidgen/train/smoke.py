@@ -180,7 +180,13 @@ class Smoke:
 
 
 def one_clip(run: Train) -> SampleWriter:
-    """Return what makes one clip with the model of a run: its own writer of samples, if it has one.
+    """Choose what makes one clip with the model of a run.
+
+    Args:
+      run: a training run.
+
+    Returns:
+      Its own writer of samples, reduced to one clip, or the one that suits its model.
 
     Raises:
       ValueError: the model makes none, and the configuration does not say how.

@@ -36,19 +36,34 @@ class Compilations:
     seconds: float = 0.0
 
     def on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
-        """Count a program, and the seconds until it was there."""
+        """Count a program, and the seconds until it was there.
+
+        Args:
+          event: name of an event of JAX; others are passed over.
+          duration_secs: how long it took.
+          **_: its attributes.
+        """
         if event == _COMPILED:
             self.programs += 1
             self.seconds += duration_secs
 
     def on_event(self, event: str, **_: Any) -> None:
-        """Count a program that was read and not compiled."""
+        """Count a program that was read and not compiled.
+
+        Args:
+          event: name of an event of JAX; others are passed over.
+          **_: its attributes.
+        """
         self.from_cache += event == _FROM_CACHE
 
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Compilations]:
-    """Count what is compiled in the block."""
+    """Count what is compiled in the block.
+
+    Yields:
+      The counts, which grow as the block goes on.
+    """
     count = Compilations()
     jax.monitoring.register_event_duration_secs_listener(count.on_duration)
     jax.monitoring.register_event_listener(count.on_event)
@@ -60,7 +75,12 @@ def compilations() -> Iterator[Compilations]:
 
 
 def write_life(folder: epath.Path, compilations: Compilations) -> None:
-    """Add what this life compiled, and how far it came, to lives.jsonl."""
+    """Add what this life compiled, and how far it came, to lives.jsonl.
+
+    Args:
+      folder: that of the smoke test.
+      compilations: counted since the process began. Only process 0 writes them.
+    """
     if jax.process_index() != 0:
         return
     life = {"last_step": len(_lines(folder / "metrics.jsonl"))}
@@ -71,7 +91,15 @@ def write_life(folder: epath.Path, compilations: Compilations) -> None:
 
 
 def measured(folder: epath.Path) -> dict[str, Any]:
-    """Return what the files of both runs say."""
+    """Return what the files of both runs say.
+
+    Args:
+      folder: that of the smoke test, with the undisturbed run in it.
+
+    Returns:
+      Steps, lives, medians of the rates, GiB of memory, the loss of every step, and whether both
+      logs are equal: fields of report.json.
+    """
     rows, undisturbed = (_lines(f / "metrics.jsonl") for f in (folder, folder / "undisturbed"))
     memory = {
         name: max((row[name] for row in [*rows, *undisturbed] if name in row), default=None)
@@ -89,7 +117,15 @@ def measured(folder: epath.Path) -> dict[str, Any]:
 
 
 def difference(folder: epath.Path, undisturbed: epath.Path) -> str:
-    """Return where the log of a run differs from that of the undisturbed one; "" if nowhere."""
+    """Compare the log of a run with that of an undisturbed one.
+
+    Args:
+      folder: of the run.
+      undisturbed: folder of the other.
+
+    Returns:
+      Where they first differ, as the rest of a sentence; "" if nowhere.
+    """
     rows, others = (_lines(f / "metrics.jsonl") for f in (folder, undisturbed))
     if (a := [row["step"] for row in rows]) != (b := [row["step"] for row in others]):
         return f"the run has the steps {a}, the undisturbed one {b}"
@@ -111,7 +147,14 @@ def _lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """Return the report for people."""
+    """Write the report as a table for a terminal.
+
+    Args:
+      report: the fields of report.json.
+
+    Returns:
+      Lines without a newline at the end.
+    """
     lives = report["lives"]
     stop = lives[0]["last_step"]
     mesh = ", ".join(f"{name} {size}" for name, size in report["mesh"].items())
