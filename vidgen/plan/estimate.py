@@ -24,8 +24,8 @@ from typing import Any
 import jax
 
 from vidgen.model import Model, SampledModel
-from vidgen.plan import memory, programs, sharding, tables
-from vidgen.train import flops
+from vidgen.plan import bound, memory, programs, sharding, tables
+from vidgen.train import chips, flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -185,6 +185,11 @@ class Plan:
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
             report |= programs.training_step(trainer, batch)
+            chip = chips.of(trainer.partitioner.mesh.devices.flat[0].device_kind)
+            if chip and report["fits"]:
+                once = bound.with_remat(model, "none")
+                work = flops.loss_and_gradient(once, params, trained.spec(model, self._text), batch)
+                report["bound"] = bound.of(report, work / count, chip)
         if self.sampling:
             report["sampling"] = programs.sampling_step(trainer, *self._text)
         return report

@@ -23,8 +23,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from vidgen.model import SampledModel
-from vidgen.plan import collectives
-from vidgen.train import device_mesh, frozen
+from vidgen.plan import collectives, hlo
+from vidgen.train import chips, device_mesh, flops, frozen
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch
@@ -37,8 +37,6 @@ EFFORTS = ("O0", "O1", "O2", "O3")
 # Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 _NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-# GiB of a TPU, by the beginning of `device_kind`; its compiler leaves a little for itself.
-_HBM = (("TPU v4", 32), ("TPU v5 lite", 16), ("TPU v5", 95), ("TPU v6 lite", 32))
 # "Used 47.50G of 31.25G hbm", "temporaries (38.31G) exceeds available HBM (31.25G)"
 _NEEDED = re.compile(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])")
 
@@ -129,7 +127,16 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {model.name}"
-    report, compiled = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    traced = program.trace(*arguments)
+
+    def lower() -> Any:
+        with trainer.partitioner.context():
+            return traced.lower()
+
+    report, compiled = _compiled(trainer.partitioner, what, lower)
+    if report.get("operations_per_device") is not None:
+        kernels = flops.count_kernels(traced.jaxpr) // trainer.partitioner.mesh.size
+        report["operations_per_device"] += kernels
     return Compiled(report, compiled, arguments)
 
 
@@ -196,7 +203,8 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     fits = True if device.platform == "tpu" else peak <= limit if limit else None
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
     report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
-    return report | {"collective_bytes_per_device": _collectives(compiled)}, compiled
+    slices = len({getattr(device, "slice_index", 0) for device in partitioner.mesh.devices.flat})
+    return report | _work(compiled, slices), compiled
 
 
 @contextlib.contextmanager
@@ -225,12 +233,16 @@ def effort(level: str) -> Iterator[None]:
         config.update("jax_optimization_level", before)
 
 
-def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
-    """Return the bytes a device receives, by kind; None where the compiler does not tell."""
+def _work(compiled: jax.stages.Compiled, slices: int) -> Report:
+    """Return what a device does in a step; each is None where the compiler does not tell."""
+    names = ("collective_bytes", "operations", "memory_traffic")
     try:
-        return collectives.received(compiled.as_text() or "")
+        program = hlo.Program(compiled.as_text() or "")
     except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
-        return None
+        return {f"{name}_per_device": None for name in names}
+    received = collectives.received(program, slices)
+    values = (received, program.operations(), program.traffic())
+    return {f"{name}_per_device": value for name, value in zip(names, values, strict=True)}
 
 
 def _sizes_in(error: str) -> tuple[int | None, int | None]:
@@ -250,5 +262,5 @@ def memory_of(device: Any, devices: int = 1) -> int | None:
     try:
         return (device.memory_stats() or {}).get("bytes_limit")
     except (jax.errors.JaxRuntimeError, NotImplementedError):  # of a topology
-        gigabytes = next((n for kind, n in _HBM if device.device_kind.startswith(kind)), None)
-        return gigabytes and gigabytes * 2**30
+        chip = chips.of(device.device_kind)
+        return chip.memory * 2**30 if chip and chip.memory else None

@@ -170,6 +170,10 @@ def _memory_rows(program: Report) -> list[tuple[str, str]]:
     rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[program["fits"]]))
     if received := program.get("collective_bytes_per_device"):
         rows.append(("received", _gib(sum(received.values()))))
+    if most := program.get("bound"):
+        rows.append(("MFU at most", f"{most['mfu_overlapped']:.1%}"))
+        rows.append(("where nothing overlaps", f"{most['mfu_alone']:.1%}"))
+        rows.append(("waits most for", most["waits_for"]))
     return rows
 
 

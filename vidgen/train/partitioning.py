@@ -97,8 +97,13 @@ class Program:
         with self.context():
             return self.function(*args)
 
+    def trace(self, *args: Any) -> Any:
+        """Return the traced program for these arguments (arrays or ShapeDtypeStructs)."""
+        with self.context():
+            return self.function.trace(*args)
+
     def lower(self, *args: Any) -> Any:
-        """Return the lowered program for these arguments (arrays or ShapeDtypeStructs)."""
+        """Return the lowered program for these arguments."""
         with self.context():
             return self.function.lower(*args)
 
