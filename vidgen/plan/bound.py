@@ -1,14 +1,14 @@
-"""How busy a compiled step can keep its devices at most: an upper bound of MFU, before one is rented.
+"""How busy a compiled step keeps its devices at most: an upper bound of MFU, before one is rented.
 
-    MFU = F_model / (F_peak · t)        F_model: of the loss and its gradient, nothing computed twice
+    MFU = F_model / (F_peak · t)       F_model: of the loss and its gradient, nothing computed twice
 
     t ≥ max(t_compute, t_memory, t_links, t_network)     where all of it overlaps
     t ≥ sum of the four                                  where nothing does
 
 with t_compute the operations that the program has a device do, at the chip's peak; t_memory its
 traffic to and from its memory; t_links what it receives from devices of its slice, t_network from
-other slices; all at the published rates (`train/chips.py`). No device reaches any of these rates, and
-t knows of no latency, so what is measured lies below the first bound.
+other slices; all at the published rates (`train/chips.py`). No device reaches any of these rates,
+and t knows of no latency, so what is measured lies below the first bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vidgen.train.chips import Chip
 Report = dict[str, Any]
 
 
-def of(program: Mapping[str, Any], model_flops: float, chip: Chip | None) -> Report | None:
+def of(program: Mapping[str, Any], model_flops: int | float, chip: Chip | None) -> Report | None:
     """Return the bound of a compiled training step.
 
     Args:
@@ -35,8 +35,8 @@ def of(program: Mapping[str, Any], model_flops: float, chip: Chip | None) -> Rep
 
     Returns:
       `seconds` by what takes them (None: a rate that is not published), `mfu_overlapped`,
-      `mfu_alone` where nothing overlaps, and `waits_for`, what takes longest; None where the program
-      or the chip is not known.
+      `mfu_alone` where nothing overlaps, and `waits_for`, what takes longest; None where the
+      program or the chip is not known.
     """
     received = program.get("collective_bytes_per_device")
     operations = program.get("operations_per_device")
@@ -53,7 +53,7 @@ def of(program: Mapping[str, Any], model_flops: float, chip: Chip | None) -> Rep
     )
 
 
-def from_work(chip: Chip, model_flops: float, **work: float) -> Report:
+def from_work(chip: Chip, model_flops: int | float, **work: int | float) -> Report:
     """Return the bound of a step whose work of a device is known.
 
     Args:
@@ -80,14 +80,17 @@ def from_work(chip: Chip, model_flops: float, **work: float) -> Report:
     }
 
 
-def with_remat(model: Model, policy: str) -> Model:
-    """Return a model whose trained networks compute again in the backward pass what `policy` says.
+def networks_with_remat(model: Model) -> dict[str, Any]:
+    """Return the trained networks of a model that have the setting `remat`, by their field."""
+    values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    return {name: value for name, value in values.items() if isinstance(value, Rematerialized)}
 
-    A network has the setting `remat` (`nn/remat.py`); a model without one is returned as it is.
+
+def with_remat(model: Model, policy: str) -> Model:
+    """Return a model that computes again in the backward pass what `policy` says (`nn/remat.py`).
+
+    A model whose networks lack the setting is returned as it is.
     """
-    networks = {
-        field.name: getattr(model, field.name).clone(remat=policy)
-        for field in dataclasses.fields(model)
-        if isinstance(getattr(model, field.name), Rematerialized)
-    }
-    return dataclasses.replace(model, **networks) if networks else model
+    networks = networks_with_remat(model)
+    changed = {name: network.clone(remat=policy) for name, network in networks.items()}
+    return dataclasses.replace(model, **changed) if changed else model

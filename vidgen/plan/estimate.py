@@ -25,7 +25,7 @@ import jax
 
 from vidgen.model import Model, SampledModel
 from vidgen.plan import bound, memory, programs, sharding, tables
-from vidgen.train import chips, flops
+from vidgen.train import flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -184,12 +184,10 @@ class Plan:
         report |= self._sampled(model, params)
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
-            report |= programs.training_step(trainer, batch)
-            chip = chips.of(trainer.partitioner.mesh.devices.flat[0].device_kind)
-            if chip and report["fits"]:
-                once = bound.with_remat(model, "none")
-                work = flops.loss_and_gradient(once, params, trained.spec(model, self._text), batch)
-                report["bound"] = bound.of(report, work / count, chip)
+            once = bound.with_remat(model, "none")
+            frozen = trained.spec(model, self._text)
+            useful = flops.loss_and_gradient(once, params, frozen, batch)
+            report |= programs.training_step(trainer, batch, useful)
         if self.sampling:
             report["sampling"] = programs.sampling_step(trainer, *self._text)
         return report

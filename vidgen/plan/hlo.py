@@ -1,8 +1,8 @@
 """The text of a compiled program (HLO): what runs how often, its operations and its memory traffic.
 
 JAX's `cost_analysis` counts the body of a loop once, so the text is read. Each computation is one
-device's. The body of a loop counts as often as it runs: as the compiler notes, or up to the constant
-that the condition compares its counter with, which is how libtpu prints a scan; else once.
+device's. The body of a loop counts as often as it runs: as the compiler notes, or up to the
+constant that the condition compares its counter with, which is how libtpu prints a scan; else once.
 
     operations  of dots and convolutions, a multiply-add as two; products with padding, or with the
                 holes that dilation makes, are not counted. What is inside a kernel is not seen.
@@ -164,7 +164,10 @@ class Program:
             return 2 * in_memory(x.result)
         if x.opcode in ("dynamic-update-slice", "scatter"):  # over the operand
             return 2 * in_memory(operands[-1 if x.opcode == "scatter" else 1])
-        if x.opcode.endswith("-start") or x.opcode in ("send", "recv"):  # (operands, results, flags)
+        if x.opcode.endswith("-start") or x.opcode in (
+            "send",
+            "recv",
+        ):  # (operands, results, flags)
             return in_memory(x.result)
         return in_memory(x.result) + sum(map(in_memory, operands))
 

@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from vidgen.model import SampledModel
-from vidgen.plan import collectives, hlo
+from vidgen.plan import bound, collectives, hlo
 from vidgen.train import chips, device_mesh, flops, frozen
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -115,9 +115,18 @@ class Compiled(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def training_step(trainer: Trainer, batch: Batch) -> Report:
-    """Return what the compiler says of the real training step for a batch of this shape."""
-    return compiled_training_step(trainer, batch).report
+def training_step(trainer: Trainer, batch: Batch, model_flops: int | float) -> Report:
+    """Return what the compiler says of the real training step for a batch of this shape.
+
+    Args:
+      trainer: its partitioner says for which devices.
+      batch: ShapeDtypeStructs.
+      model_flops: of the loss and its gradient, nothing computed twice: MFU is measured by them.
+    """
+    report = compiled_training_step(trainer, batch).report
+    mesh = trainer.partitioner.mesh
+    chip = chips.of(mesh.devices.flat[0].device_kind)
+    return report | {"bound": bound.of(report, model_flops / mesh.size, chip)}
 
 
 def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:

@@ -2,8 +2,8 @@
 
 A rate that no data sheet prints is None, and what would follow from it is not told.
 
-    v4      cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv:2304.01433), table 4, 6 of
-            50 GB/s; the network between slices: not published
+    v4      cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv:2304.01433), table 4:
+            6 of 50 GB/s; the network between slices: not published
     v5e     .../docs/v5e; 400 GB/s of links in both directions; 6.4 Tb/s of network for 256 chips
     v5p     .../docs/v5p; 1,200 GB/s of links in both directions; 50 Gb/s of network
     v6e     .../docs/v6e; 800 GB/s of links in both directions; 25.6 Tb/s of network for 256 chips

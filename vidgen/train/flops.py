@@ -27,6 +27,7 @@ from vidgen.model import Model
 from vidgen.train import chips
 from vidgen.types import Batch, Frozen, Params
 
+
 def peak(device_kind: str) -> float | None:
     """Return the dense bfloat16 FLOP/s of a device; None where they are not known."""
     chip = chips.of(device_kind)
