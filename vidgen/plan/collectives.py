@@ -10,8 +10,9 @@ group, s slices, and results of so many bytes,
     collective-permute  result
     between slices      result · 2(s - 1)/s of a sum over slices, else result
 
-Slices of TPUs talk over the network of their hosts: libtpu prints that as transfers to and from the
-host, apart from the collective within each slice.
+libtpu prints a reduce-scatter as an all-reduce and a slice of it, in a computation that is named
+after both. Slices of TPUs talk over the network of their hosts: it prints that as transfers to and
+from the host, apart from the collective within each slice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import re
 from vidgen.plan import hlo
 
 BETWEEN_SLICES = "between slices"
+_SCATTERED = "all-reduce-scatter"  # the name of a computation
 _KINDS = "all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
 _BETWEEN = re.compile(r"= (.*?) recv\(.*xla_megascale_runtime")
@@ -41,11 +43,14 @@ def received(text: str | hlo.Program, slices: int = 1) -> dict[str, int]:
     """
     program = hlo.Program(text) if isinstance(text, str) else text
     totals: dict[str, float] = collections.defaultdict(float)
-    for line, times in program.all_lines():
+    for computation, line, times in program.all_lines():
         if match := _COLLECTIVE.search(line):
             result, kind, starts = match.groups()
-            size = _result_bytes(result, kind, bool(starts))
-            totals[kind] += times * size * _share(kind, _group(line) or program.partitions)
+            size, group = _result_bytes(result, kind, bool(starts)), _group(line)
+            share = _share(kind, group or program.partitions)
+            if kind == "all-reduce" and computation.startswith(_SCATTERED):
+                kind, share = "reduce-scatter", share / 2
+            totals[kind] += times * size * share
         elif match := _BETWEEN.search(line):
             share = 2 * (slices - 1) / slices if _OPERATION.search(line) else 1.0
             totals[BETWEEN_SLICES] += times * hlo.array_sizes(match[1])[0] * share

@@ -110,11 +110,11 @@ class Program:
         limit = re.search(rf"%?{re.escape(below[1])} = \S+ constant\((\d+)\)", condition)
         return int(limit[1]) if limit else 1
 
-    def all_lines(self) -> Iterator[tuple[str, int]]:
-        """Yield every line that runs, and how often."""
+    def all_lines(self) -> Iterator[tuple[str, str, int]]:
+        """Yield every line that runs, with the name of its computation, and how often."""
         for name, times in self.runs.items():
             for line in self.lines.get(name, ()):
-                yield line, times
+                yield name, line, times
 
     def instructions(self, name: str) -> list[Instruction]:
         """Return the instructions of a computation."""
@@ -272,9 +272,7 @@ def _work(x: Instruction, results: Mapping[str, str]) -> int:
         _products(lhs[axis], rhs[axis], out[axis], {k: v.split("x")[i] for k, v in window.items()})
         for i, axis in enumerate(sorted(lhs.keys() - {"b", "f"}))
     )
-    groups = re.search(r"batch_group_count=(\d+)", x.rest)
-    batch = out["b"] // (int(groups[1]) if groups else 1) if groups else out["b"]
-    return 2 * batch * out["f"] * rhs["i"] * taps
+    return 2 * out["b"] * out["f"] * rhs["i"] * taps
 
 
 def _products(length: int, taps: int, outputs: int, window: Mapping[str, str]) -> int:
