@@ -86,6 +86,29 @@ def test_of_a_slice_only_the_slice_is_read():
     assert found.traffic() == 16 + 16 + 4  # row, result, index
 
 
+UPDATE = """%fused (p: f32[9,4], u: f32[4], i: s32[]) -> (f32[9,4], f32[4]) {
+  %p = f32[9,4]{1,0} parameter(0)
+  %u = f32[4]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %row = f32[1,4]{1,0} bitcast(%u)
+  %new = f32[9,4]{1,0} dynamic-update-slice(%p, %row, %i, %zero)
+  %twice = f32[4]{0} add(%u, %u)
+  ROOT %both = (f32[9,4]{1,0}, f32[4]{0}) tuple(%new, %twice)
+}
+"""
+
+
+def test_of_what_is_updated_only_the_update_is_written():
+    arrays = ("%w = f32[9,4]{1,0} parameter(0)", "%x = f32[4]{0} parameter(1)")
+    call = "fusion(%w, %x, %n), kind=kLoop, calls=%fused"
+    found = program(
+        *arrays, "%n = s32[] parameter(2)", f"ROOT %f = (f32[9,4]{{1,0}}, f32[4]{{0}}) {call}",
+        more=UPDATE,
+    )  # fmt: skip
+    assert found.traffic() == (16 + 4) + (16 + 16)  # the update once, the index; a row and a sum
+
+
 def test_what_stays_on_the_chip_is_not_moved():
     near = "%near = f32[8]{0:T(256)S(1)} add(%a, %a)"
     first = "%a = f32[8]{0:T(256)} parameter(0)"

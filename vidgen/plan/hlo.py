@@ -159,7 +159,7 @@ class Program:
         operands = [results.get(name, "") for name in x.operands]
         called = _CALLED.findall(x.rest)
         if x.opcode == "fusion" and called:
-            return self._moved_by_fusion(self.instructions(called[0]), x.result, operands)
+            return _moved_by_fusion(self.instructions(called[0]), x.result, operands)
         if x.opcode in ("dynamic-slice", "slice", "gather"):
             return 2 * in_memory(x.result)
         if x.opcode in ("dynamic-update-slice", "scatter"):  # over the operand
@@ -171,31 +171,43 @@ class Program:
             return in_memory(x.result)
         return in_memory(x.result) + sum(map(in_memory, operands))
 
-    def _moved_by_fusion(
-        self, body: Sequence[Instruction], result: str, operands: Sequence[str]
-    ) -> int:
-        inner = {x.name: x for x in body}
-        users: dict[str, list[Instruction]] = {}
-        for x in body:
-            for name in x.operands:
-                users.setdefault(name, []).append(x)
-        root = body[-1] if body else None
-        written = in_memory(result)
-        read = 0
-        for x in body:
-            if x.opcode != "parameter":
-                continue
-            index = int(x.operands[0]) if x.operands else 0
-            whole = in_memory(operands[index]) if index < len(operands) else 0
-            by = users.get(x.name, [])
-            if by and all(y.opcode in ("dynamic-slice", "slice") for y in by):
-                whole = min(whole, sum(in_memory(y.result) for y in by))
-            elif by and all(y.opcode == "dynamic-update-slice" for y in by):
-                whole = 0
-            read += whole
-        if root and root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
-            written = min(written, in_memory(inner[root.operands[1]].result))
-        return written + read
+
+def _moved_by_fusion(body: Sequence[Instruction], result: str, operands: Sequence[str]) -> int:
+    """Return the bytes that a fusion reads and writes: of a slice only the slice."""
+    inner = {x.name: x for x in body}
+    users: dict[str, list[tuple[Instruction, int]]] = {}
+    for x in body:
+        for place, name in enumerate(x.operands):
+            users.setdefault(name, []).append((x, place))
+    moved = min(in_memory(result), _written(inner, body[-1]))
+    for x in body:
+        if x.opcode == "parameter" and int(x.operands[0]) < len(operands):
+            whole = in_memory(operands[int(x.operands[0])])
+            moved += min(whole, sum(_read(users, x, *use) for use in users.get(x.name, ())))
+    return moved
+
+
+def _read(
+    users: Mapping[str, list[tuple[Instruction, int]]],
+    x: Instruction,
+    user: Instruction,
+    place: int,
+) -> int:
+    """Return the bytes that one use of an array reads of it."""
+    if user.opcode == "bitcast":
+        return sum(_read(users, user, *use) for use in users.get(user.name, ()))
+    if user.opcode in ("dynamic-slice", "slice"):
+        return in_memory(user.result)
+    return 0 if user.opcode == "dynamic-update-slice" and place == 0 else in_memory(x.result)
+
+
+def _written(inner: Mapping[str, Instruction], root: Instruction) -> int:
+    """Return the bytes that a fusion writes for its root; an update is written over an operand."""
+    if root.opcode in ("bitcast", "tuple"):
+        return sum(_written(inner, inner[name]) for name in root.operands)
+    if root.opcode == "dynamic-update-slice":
+        return in_memory(inner[root.operands[1]].result)
+    return in_memory(root.result)
 
 
 def _instruction(line: str) -> Instruction | None:
