@@ -15,7 +15,9 @@ import functools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -197,7 +199,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
     try:
         with _uncached():
-            compiled = lower().compile()
+            compiled, text = _compile(lower(), device.platform)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -213,7 +215,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
     report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
     slices = len({getattr(device, "slice_index", 0) for device in partitioner.mesh.devices.flat})
-    return report | _work(compiled, slices), compiled
+    return report | _work(text, slices), compiled
 
 
 @contextlib.contextmanager
@@ -242,13 +244,27 @@ def effort(level: str) -> Iterator[None]:
         config.update("jax_optimization_level", before)
 
 
-def _work(compiled: jax.stages.Compiled, slices: int) -> Report:
-    """Return what a device does in a step; each is None where the compiler does not tell."""
+def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+    """Compile a program; return it and its text.
+
+    libtpu writes the text itself: of programs whose collectives overlap with computation,
+    `as_text` fails (jax 0.10.2, "async-update instruction should have 1 operands").
+    """
+    if platform != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text() or ""
+    with tempfile.TemporaryDirectory(prefix="vidgen-hlo-") as folder:
+        compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = [path.read_text() for path in Path(folder).glob("*.after_optimizations.txt")]
+    return compiled, max(texts, key=len, default="")
+
+
+def _work(text: str, slices: int) -> Report:
+    """Return what a device does in a step; each is None where there is no text."""
     names = ("collective_bytes", "operations", "memory_traffic")
-    try:
-        program = hlo.Program(compiled.as_text() or "")
-    except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
+    if not text:
         return {f"{name}_per_device": None for name in names}
+    program = hlo.Program(text)
     received = collectives.received(program, slices)
     values = (received, program.operations(), program.traffic())
     return {f"{name}_per_device": value for name, value in zip(names, values, strict=True)}
