@@ -86,6 +86,24 @@ def test_of_a_slice_only_the_slice_is_read():
     assert found.traffic() == 16 + 16 + 4  # row, result, index
 
 
+OUTER = """%outer (p: f32[9,4], i: s32[]) -> f32[4] {
+  %p = f32[9,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %row = f32[4]{0} fusion(%p, %i), kind=kLoop, calls=%fused
+  ROOT %n = f32[4]{0} negate(%row)
+}
+"""
+
+
+def test_also_where_a_fusion_within_the_fusion_takes_the_slice():
+    found = program(
+        "%w = f32[9,4]{1,0} parameter(0)", "%n = s32[] parameter(1)",
+        "ROOT %f = f32[4]{0} fusion(%w, %n), kind=kOutput, calls=%outer",
+        more=FUSION + OUTER,
+    )  # fmt: skip
+    assert found.traffic() == 16 + 16 + 4
+
+
 UPDATE = """%fused (p: f32[9,4], u: f32[4], i: s32[]) -> (f32[9,4], f32[4]) {
   %p = f32[9,4]{1,0} parameter(0)
   %u = f32[4]{0} parameter(1)

@@ -24,8 +24,8 @@ ROWS: tuple[Row, ...] = (
      "keep --chips busiest, with the compiler's word on the best few; print why the others lost"),
     ("--chips", {"default": "", "metavar": "NAME"}, "with --fit, the slice: v5p:64, v6e:256, or "
      "v5p:64*2 for two slices (needs vidgen[tpu])"),
-    ("--compiles", COUNT | {"default": 3}, "with --fit, how many ways the compiler gets at most; "
-     "default: 3"),
+    ("--compiles", COUNT | {"default": 3}, "with --fit, how many ways the compiler gets at most, "
+     "and two more where none fits; default: 3"),
 )  # fmt: skip
 _MESHES = ("mesh/fsdp.gin", "mesh/fsdp_tensor.gin")
 

@@ -25,6 +25,7 @@ from vidgen.train.partitioning import Partitioner
 
 Report = dict[str, Any]
 _ROOM = 0.95  # of the memory: an estimate above it is not compiled
+_MORE = 2  # that are compiled where none fits
 # Slices that can be rented, by the number of chips: cubes of v4 and v5p, squares of v5e and v6e.
 _CUBES = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16".split()
 _SQUARES = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16".split()
@@ -74,7 +75,7 @@ class Fit:
       plan: of one model; its batch is the largest that is tried.
       meshes: partitioners by file: "mesh/fsdp.gin" and "mesh/fsdp_tensor.gin".
       chips: such as "v5p:64".
-      compiles: how many candidates the compiler gets at most.
+      compiles: how many candidates the compiler gets at most, and two more where none of them fits.
       as_json: print one JSON object.
     """
 
@@ -109,11 +110,17 @@ class Fit:
                 "in any way that is tried: make BATCH_SIZE a multiple of the chips."
             )
         compiled: list[Compiled] = []
-        while len(compiled) < self.compiles and (way := self._next(estimator, ways, compiled)):
+        while len(compiled) < self._limit(compiled) and (
+            way := self._next(estimator, ways, compiled)
+        ):
             found = self._compile(estimator, way, devices)
             estimator.correct(way, found)
             compiled.append(Compiled(way, found))
         return self._told(estimator, ways, compiled)
+
+    def _limit(self, compiled: list[Compiled]) -> int:
+        """Return how many may be compiled."""
+        return self.compiles + (0 if any(x.report["fits"] for x in compiled) else _MORE)
 
     def _estimator(self, devices: Any) -> Estimator:
         (trainer,) = self.plan.trainers
@@ -157,7 +164,7 @@ class Fit:
     ) -> Report:
         fitting = [found for found in compiled if found.report["bound"]]
         best = max(fitting, key=lambda x: rank(x.report["bound"]), default=None)
-        told = {
+        told: Report = {
             "model": self.plan.trainers[0].model.name,
             "chips": self.chips,
             "topology": topology(self.chips),

@@ -159,7 +159,9 @@ class Program:
         operands = [results.get(name, "") for name in x.operands]
         called = _CALLED.findall(x.rest)
         if x.opcode == "fusion" and called:
-            return _moved_by_fusion(self.instructions(called[0]), x.result, operands)
+            moved = min(in_memory(x.result), self._written(called[0]))
+            places = range(len(operands))
+            return moved + sum(self._read(called[0], i, operands[i]) for i in places)
         if x.opcode in ("dynamic-slice", "slice", "gather"):
             return 2 * in_memory(x.result)
         if x.opcode in ("dynamic-update-slice", "scatter"):  # over the operand
@@ -171,43 +173,43 @@ class Program:
             return in_memory(x.result)
         return in_memory(x.result) + sum(map(in_memory, operands))
 
+    def _read(self, name: str, place: int, operand: str) -> int:
+        """Return the bytes that a fusion reads of one operand: of a slice only the slice."""
+        users: dict[str, list[tuple[Instruction, int]]] = {}
+        for x in self.instructions(name):
+            for at, used in enumerate(x.operands):
+                users.setdefault(used, []).append((x, at))
+        whole = in_memory(operand)
 
-def _moved_by_fusion(body: Sequence[Instruction], result: str, operands: Sequence[str]) -> int:
-    """Return the bytes that a fusion reads and writes: of a slice only the slice."""
-    inner = {x.name: x for x in body}
-    users: dict[str, list[tuple[Instruction, int]]] = {}
-    for x in body:
-        for place, name in enumerate(x.operands):
-            users.setdefault(name, []).append((x, place))
-    moved = min(in_memory(result), _written(inner, body[-1]))
-    for x in body:
-        if x.opcode == "parameter" and int(x.operands[0]) < len(operands):
-            whole = in_memory(operands[int(x.operands[0])])
-            moved += min(whole, sum(_read(users, x, *use) for use in users.get(x.name, ())))
-    return moved
+        def of(array: str) -> int:
+            return sum(of_use(*use) for use in users.get(array, ()))
 
+        def of_use(user: Instruction, at: int) -> int:
+            if user.opcode == "bitcast":
+                return of(user.name)
+            if user.opcode == "fusion":
+                return self._read(_CALLED.findall(user.rest)[0], at, operand)
+            if user.opcode in ("dynamic-slice", "slice"):
+                return in_memory(user.result) if at == 0 else whole
+            return 0 if user.opcode == "dynamic-update-slice" and at == 0 else whole
 
-def _read(
-    users: Mapping[str, list[tuple[Instruction, int]]],
-    x: Instruction,
-    user: Instruction,
-    place: int,
-) -> int:
-    """Return the bytes that one use of an array reads of it."""
-    if user.opcode == "bitcast":
-        return sum(_read(users, user, *use) for use in users.get(user.name, ()))
-    if user.opcode in ("dynamic-slice", "slice"):
-        return in_memory(user.result)
-    return 0 if user.opcode == "dynamic-update-slice" and place == 0 else in_memory(x.result)
+        own = (x for x in self.instructions(name) if x.opcode == "parameter")
+        return min(whole, sum(of(x.name) for x in own if int(x.operands[0]) == place))
 
+    def _written(self, name: str) -> int:
+        """Return the bytes that a fusion writes; an update is written over an operand."""
+        inner = {x.name: x for x in self.instructions(name)}
 
-def _written(inner: Mapping[str, Instruction], root: Instruction) -> int:
-    """Return the bytes that a fusion writes for its root; an update is written over an operand."""
-    if root.opcode in ("bitcast", "tuple"):
-        return sum(_written(inner, inner[name]) for name in root.operands)
-    if root.opcode == "dynamic-update-slice":
-        return in_memory(inner[root.operands[1]].result)
-    return in_memory(root.result)
+        def of(x: Instruction) -> int:
+            if x.opcode in ("bitcast", "tuple"):
+                return sum(of(inner[operand]) for operand in x.operands)
+            if x.opcode == "fusion":
+                return self._written(_CALLED.findall(x.rest)[0])
+            if x.opcode == "dynamic-update-slice":
+                return in_memory(inner[x.operands[1]].result)
+            return in_memory(x.result)
+
+        return of(self.instructions(name)[-1])
 
 
 def _instruction(line: str) -> Instruction | None:
