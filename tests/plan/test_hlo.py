@@ -165,3 +165,29 @@ def test_a_loop_counts_as_often_as_it_runs():
     moved = 4 + 4 + 1  # the condition compares two counters to a bit
     assert found.traffic() == 7 * (3 * 64 + moved)
     assert found.runs == {"main": 1, "cond": 7, "body": 7}
+
+
+ROUNDS = """
+%cond (p: (u32[], f32[4,4])) -> pred[] {
+  %p = (u32[], f32[4,4]) parameter(0)
+  %limit = u32[] constant(8)
+  %i = u32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (p: (u32[], f32[4,4])) -> (u32[], f32[4,4]) {
+  %p = (u32[], f32[4,4]) parameter(0)
+  %i = u32[] get-tuple-element(%p), index=0
+  %x = f32[4,4] get-tuple-element(%p), index=1
+  %two = u32[] constant(2)
+  %more = u32[] add(%i, %two)
+  %y = f32[4,4] dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (u32[], f32[4,4]) tuple(%more, %y)
+}
+"""
+
+
+def test_a_loop_whose_counter_goes_by_two():
+    """So libtpu prints a product with gathered weights, two rounds in one: 8 rounds are 4 turns."""
+    found = program("%w = (u32[], f32[4,4]) while(%t), condition=%cond, body=%body", more=ROUNDS)
+    assert found.operations() == 4 * 2 * 4 * 4 * 4

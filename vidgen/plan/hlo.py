@@ -108,7 +108,25 @@ class Program:
         if not (below := _BELOW.search(condition)):
             return 1
         limit = re.search(rf"%?{re.escape(below[1])} = \S+ constant\((\d+)\)", condition)
-        return int(limit[1]) if limit else 1
+        return -(-int(limit[1]) // self._step(line, condition)) if limit else 1
+
+    def _step(self, line: str, condition: str) -> int:
+        """Return what a loop adds to its counter: 2 where libtpu takes two rounds in one."""
+        body = re.search(r"body=%?([\w.\-]+)", line)
+        compared = re.search(r"ROOT .* compare\(%?([\w.\-]+),", condition)
+        if not body or not compared:
+            return 1
+        place = re.search(rf"%?{re.escape(compared[1])} = .*, index=(\d+)", condition)
+        inside = {x.name: x for x in self.instructions(body[1])}
+        root = self.instructions(body[1])[-1] if inside else None
+        if not place or not root or int(place[1]) >= len(root.operands):
+            return 1
+        added = inside.get(root.operands[int(place[1])])
+        text = "\n".join(self.lines[body[1]])
+        for name in added.operands if added and added.opcode == "add" else ():
+            if by := re.search(rf"%?{re.escape(name)} = \S+ constant\((\d+)\)", text):
+                return max(1, int(by[1]))
+        return 1
 
     def all_lines(self) -> Iterator[tuple[str, str, int]]:
         """Yield every line that runs, with the name of its computation, and how often."""
