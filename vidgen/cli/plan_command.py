@@ -14,6 +14,12 @@ ROWS: tuple[Row, ...] = (
     ("--details", SWITCH, "of several models, print everything about each"),
     ("--compile", SWITCH, "compile the training step: exact memory, but slower"),
     ("--sampling", SWITCH, "compile a step that samples a whole clip: exact memory, but slower"),
+    ("--student_steps", {"type": int, "metavar": "N"}, "with --sampling: of students of so many "
+     "steps, as vidgen train makes them of these models"),
+    ("--captions", {"type": int, "metavar": "N"}, "print only where N captions are best encoded by "
+     "T5: beside the model, or once by vidgen encode"),
+    ("--epochs", {"type": float, "default": 1.0, "metavar": "E"}, "with --captions, how often "
+     "trainings read each; default: 1"),
     ("--explain", {"default": "", "metavar": "PATH"}, "print axis by axis why the parameters with "
      "this in their path are sharded as they are"),
     ("--topology", {"default": "", "metavar": "NAME"}, "compile for TPUs that need not be here: "
@@ -46,9 +52,15 @@ def run(flags: argparse.Namespace, build: Callable[..., tuple[Any, str]]) -> Any
         )
     if flags.topology or flags.chips:  # nothing runs: leave alone what accelerators there are
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = ("compile", "sampling", "topology", "effort", "details", "explain")
+    run, names = (
+        "plan.estimate.Plan",
+        ("compile", "sampling", "student_steps", "topology", "effort"),
+    )
+    names += ("details", "explain")
+    if flags.captions is not None:
+        run, names = "plan.text_encoding.TextPlan", ("captions", "epochs", "topology")
     fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
-    plan, config = build("plan.estimate.Plan", **fields)
+    plan, config = build(run, **fields)
     if flags.dry_run:
         print(config, end="")
         return None

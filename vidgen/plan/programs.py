@@ -145,9 +145,7 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
             return traced.lower()
 
     report, compiled = _compiled(trainer.partitioner, what, lower)
-    if report.get("operations_per_device") is not None:
-        kernels = flops.count_kernels(traced.jaxpr) // trainer.partitioner.mesh.size
-        report["operations_per_device"] += kernels
+    _add_kernels(report, traced.jaxpr, trainer.partitioner)
     return Compiled(report, compiled, arguments)
 
 
@@ -170,14 +168,23 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
     )
     program, arguments = planned.step_spec(params, clips, text_length, text_dim)
     arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
+    with partitioner.context():
+        traced = program.trace(*arguments)
 
     def lower() -> Any:
         with partitioner.context():
-            return program.lower(*arguments)
+            return traced.lower()
 
     report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
+    _add_kernels(report, traced.jaxpr, partitioner)
     about = {"clips": clips, "shape": list(planned.shape.thwc)}
     return Compiled(about | report, compiled, arguments)
+
+
+def _add_kernels(report: Report, jaxpr: Any, partitioner: Partitioner) -> None:
+    """Add the operations within kernels to those of a device that the program's text shows."""
+    if report.get("operations_per_device") is not None:
+        report["operations_per_device"] += flops.count_kernels(jaxpr) // partitioner.mesh.size
 
 
 def _placed(partitioner: Partitioner, x: Any) -> Any:
