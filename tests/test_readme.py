@@ -127,6 +127,9 @@ CHEAPER = (
     ),
     Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "hours; the rows are those of then"),
     Cheaper(r"weak_scaling.py", "--from=benchmarks/weak_scaling.jsonl", "hours, as above"),
+    Cheaper(
+        r"sampling_time.py", "--from=benchmarks/sampling_time.jsonl", "11 min; rows as they were"
+    ),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
@@ -203,6 +206,8 @@ MAKES = {
         "--fit": says("ways estimated, 1 of them compiled", "those that lost"),
     },
     "The cost of a chip on more of them": {"weak_scaling.py": measured_table},
+    "One clip": {"sampling_time.py": measured_table},
+    "Captions": {"--captions=14000000": says("cheaper: cache")},
     "Memory": {
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")
     },
