@@ -1,16 +1,19 @@
 """What the published models need in training on TPUs, as the TPU compiler says; no TPU is needed.
 
-    python benchmarks/plans.py --output=plans.jsonl            # every row: an hour on two cores
-    python benchmarks/plans.py --rows='^phenaki' --effort=O1 --output=plans.jsonl
-    python benchmarks/plans.py --from=plans.jsonl               # the table of what is there
+    python benchmarks/plans.py --output=plans.jsonl            # every row; goes on where it stopped
+    python benchmarks/plans.py --rows='^v5p phenaki' --output=plans.jsonl
+    python benchmarks/plans.py --from=plans.jsonl              # the table of what is there
 
-Each row is `vidgen plan --compile` in a process of its own: the training step of the `_paper`
-experiment is compiled for a topology, a mesh and a batch on which it fits (pip install libtpu).
+Each row is `vidgen plan --fit` in a process of its own: of all ways to train the `_paper`
+experiment on 64 chips, the compiler gets the few that estimates say are best, and the one that
+keeps the chips busiest is shown (pip install libtpu).
 
-    state     parameters, optimizer state, averaged parameters, gradients: of one chip
+    batch     examples of a step, and the parts that it is taken in
+    compile   processor seconds of that program: traced, compiled and read
     peak      of one chip, activations included
-    TFLOP     of one chip in a step, what is computed twice counted twice
-    compile   seconds of the whole command, on the cores that there are
+    received  by a chip from others, in a step
+    MFU       at most, by the published rates: where operations, memory and links overlap / do not
+    ways      compiled, of those that were estimated
 """
 
 from __future__ import annotations
@@ -21,89 +24,94 @@ import re
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 GIB = 2**30
 HEADER = (
-    "| model | parameters | TPU | mesh | batch | state, GiB | peak, GiB | TFLOP "
-    "| effort | compile, s |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| model | TPU | mesh | remat | batch | compile, s | peak, GiB | received, GiB "
+    "| MFU at most, % | waits for | ways |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
-
-
-# Of what `vidgen plan` says of a model.
-FIELDS = ("compiled_for", "parameters", "mesh", "devices", "batch_size", "bytes_per_device")
-FIELDS += ("flops_per_step", "fits", "peak_bytes_per_device", "device_bytes")
-
-
-class Row(NamedTuple):
-    """A configuration that is known to fit."""
-
-    experiment: str
-    topology: str
-    batch: int
-    mesh: str = "fsdp"
-    shape: str = "(1, -1, 1)"
-
-
+STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+MODELS = (*(f"imagen_{stage}" for stage in STAGES), "phenaki_cvivit", "phenaki_maskgit")
+CHIPS = ("v5p:64", "v6e:64", "v4:64")
 ROWS = {
-    "imagen base": Row("imagen_base_paper", "v4:4x4x4", 128),
-    "imagen tsr1": Row("imagen_tsr1_paper", "v4:4x4x4", 128),
-    "imagen ssr1": Row("imagen_ssr1_paper", "v4:4x4x4", 128),
-    "imagen ssr2": Row("imagen_ssr2_paper", "v5p:4x4x4", 128),
-    "imagen tsr2": Row("imagen_tsr2_paper", "v5p:4x4x4", 128),
-    "imagen tsr3": Row("imagen_tsr3_paper", "v5p:4x4x4", 128),
-    "imagen ssr3": Row("imagen_ssr3_paper", "v4:4x4x4", 128),
-    "phenaki cvivit": Row("phenaki_cvivit_paper", "v4:4x4x4", 128),
-    "phenaki maskgit": Row("phenaki_maskgit_paper", "v4:4x4x4", 512),
+    f"{chips.partition(':')[0]} {model.replace('_', ' ')}": (model, chips)
+    for chips in CHIPS
+    for model in MODELS
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile the rows, or show those of a file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Search for the rows that are not there yet, and show all."""
+    flags = parser(__doc__).parse_args(arguments)
+    found = collect(flags, list(ROWS), measure)
+    print("\n".join([HEADER, *(line(name, found.get(name)) for name in ROWS)]))
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a table whose rows take minutes each."""
+    flags = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows that this finds")
-    parser.add_argument(
-        "--effort", default="O1", help='of the compiler; "" is its own; default: O1'
-    )
-    parser.add_argument("--output", type=Path, metavar="JSONL", help="append each row here")
-    parser.add_argument("--from", dest="source", type=Path, metavar="JSONL", help="compile nothing")
-    flags = parser.parse_args(arguments)
+    flags.add_argument("--rows", default="", metavar="REGEX", help="only rows that this finds")
+    flags.add_argument("--size", default="paper", help="of the experiments; default: paper")
+    flags.add_argument("--effort", default="O1", help="of the compiler; default: O1")
+    flags.add_argument("--compiles", type=int, default=2, help="of a row at most; default: 2")
+    flags.add_argument("--output", type=Path, metavar="JSONL", help="append what is missing")
+    flags.add_argument("--from", dest="source", type=Path, metavar="JSONL", help="compile nothing")
+    return flags
+
+
+Measure = Callable[[str, argparse.Namespace], dict[str, Any]]
+
+
+def collect(
+    flags: argparse.Namespace, names: Sequence[str], measure: Measure
+) -> dict[str, dict[str, Any]]:
+    """The rows by name: those of the file, and without --from the missing ones too."""
+    file = flags.source or flags.output
+    lines = file.read_text().splitlines() if file and file.exists() else []
+    found = {row["row"]: row for row in map(json.loads, lines)}
     if flags.source:
-        found = [json.loads(line) for line in flags.source.read_text().splitlines()]
-    else:
-        names = [name for name in ROWS if re.search(flags.rows, name)]
-        found = [measure(name, flags.effort, flags.output) for name in names]
-    latest = {(row["row"], row["effort"]): row for row in found}
-    order = sorted(latest, key=lambda key: (list(ROWS).index(key[0]), key[1]))
-    print("\n".join([HEADER, *(line(latest[key]) for key in order)]))
-
-
-def measure(name: str, effort: str, output: Path | None) -> dict[str, Any]:
-    """The plan of one row, and the seconds that it took."""
-    row = ROWS[name]
-    command = [sys.executable, "-m", "vidgen.cli.main", "plan", "--json", "--compile"]
-    command += [f"--gin_file=experiments/{row.experiment}.gin", f"--gin_file=mesh/{row.mesh}.gin"]
-    command += [f"--gin.MESH_SHAPE={row.shape}", f"--gin.BATCH_SIZE={row.batch}"]
-    command += [f"--topology={row.topology}", f"--effort={effort}"]
-    start, used = time.perf_counter(), processor_seconds()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name}: {done.stderr.strip()}")
-    (model,) = json.loads(done.stdout)["models"]
-    found = {"row": name, "topology": row.topology} | {field: model[field] for field in FIELDS}
-    found["effort"] = effort
-    found["compile_seconds"] = round(time.perf_counter() - start, 1)
-    found["compile_processor_seconds"] = used = round(processor_seconds() - used, 1)
-    print(f"{name}: {used:.0f} s, fits: {model['fits']}", file=sys.stderr, flush=True)
-    if output:
-        with output.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        return found
+    for name in names:
+        if name in found or not re.search(flags.rows, name):
+            continue
+        row = {"row": name, "effort": flags.effort, "size": flags.size} | measure(name, flags)
+        found[name] = row
+        if flags.output:
+            with flags.output.open("a") as output:
+                output.write(json.dumps(row) + "\n")
     return found
+
+
+def measure(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """The best way of one row."""
+    model, chips = ROWS[name]
+    chips = chips if flags.size == "paper" else chips.replace(":64", ":4")
+    return run(
+        name,
+        f"--gin_file=experiments/{model}_{flags.size}.gin",
+        "--fit",
+        f"--chips={chips}",
+        f"--compiles={flags.compiles}",
+        f"--effort={flags.effort}",
+    )
+
+
+def run(name: str, *arguments: str) -> dict[str, Any]:
+    """What `vidgen plan --json` says, and the processor seconds that it took."""
+    command = [sys.executable, "-m", "vidgen.cli.main", "plan", "--json", *arguments]
+    used = processor_seconds()
+    done = subprocess.run(command, capture_output=True, text=True)
+    used = round(processor_seconds() - used, 1)
+    print(f"{name}: {used:.0f} processor seconds", file=sys.stderr, flush=True)
+    if done.returncode:
+        print(done.stderr.strip()[-2000:], file=sys.stderr, flush=True)
+        return {"error": done.stderr.strip().splitlines()[-1:], "processor_seconds": used}
+    return json.loads(done.stdout) | {"processor_seconds": used}
 
 
 def processor_seconds() -> float:
@@ -112,27 +120,34 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def line(found: dict[str, Any]) -> str:
+def line(name: str, found: Mapping[str, Any] | None) -> str:
     """One row of the table."""
-    held = found["bytes_per_device"]
-    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
-    peak = gib(found["peak_bytes_per_device"]) if found["fits"] else "does not fit"
+    chips, _, model = name.partition(" ")
+    if found is None:
+        return f"| {model} | 64 x {chips} | not measured" + " |" * 9
+    best = found.get("best")
+    if best is None:
+        why = "; ".join(f"{row['way']}: {row['why']}" for row in found.get("lost", ()))
+        return f"| {model} | 64 x {chips} | {why or 'failed'}" + " |" * 9
+    report, limits = best["report"], best["bound"]
+    mesh = best["way"].partition(", batch ")[0]
     cells = (
-        found["row"],
-        f"{found['parameters'] / 1e9:.2f} B",
-        f"{found['devices']} x {found['topology'].split(':')[0]}",
+        model,
+        f"64 x {chips}",
         mesh,
-        str(found["batch_size"]),
-        gib(held["total"] - held["batch"]),
-        peak,
-        f"{found['flops_per_step'] / found['devices'] / 1e12:,.3g}",
-        found["effort"] or "own",
-        f"{found['compile_seconds']:,.0f}",
+        best["remat"] or "-",
+        f"{best['batch']} in {best['microbatches']}",
+        f"{report['compile_processor_seconds']:,.0f}",
+        f"{gib(best['peak'])} of {gib(report['device_bytes'])}",
+        gib(sum(report["collective_bytes_per_device"].values())),
+        f"{limits['mfu_overlapped']:.0%} / {limits['mfu_alone']:.0%}".replace("%", ""),
+        limits["waits_for"],
+        f"{found['compiled']} of {found['candidates']}",
     )
     return "| " + " | ".join(cells) + " |"
 
 
-def gib(count: int) -> str:
+def gib(count: float) -> str:
     """Bytes in GiB."""
     return f"{count / GIB:.1f}"
 

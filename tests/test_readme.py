@@ -121,7 +121,16 @@ CHEAPER = (
     Cheaper(
         r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"
     ),
-    Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
+    Cheaper(
+        r"^vidgen plan .*--fit",
+        "--chips=v5p:4 --compiles=1 --gin_file=small.gin --effort=O0",
+        "as in training",
+    ),
+    Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "hours; the rows are those of then"),
+    Cheaper(r"weak_scaling.py", "--from=benchmarks/weak_scaling.jsonl", "hours, as above"),
+    Cheaper(
+        r"sampling_time.py", "--from=benchmarks/sampling_time.jsonl", "11 min; rows as they were"
+    ),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
@@ -194,7 +203,13 @@ MAKES = {
     "Tar shards and object stores": trained("shards"),
     "Films": trained("films") | {"vidgen prepare": files("prepared/manifest.json")},
     "TFDS and seqio": trained("ucf101"),
-    "Models at their published sizes": {"plans.py": measured_table},
+    "Models at their published sizes": {
+        "plans.py": measured_table,
+        "--fit": says("ways estimated, 1 of them compiled", "those that lost"),
+    },
+    "The cost of a chip on more of them": {"weak_scaling.py": measured_table},
+    "One clip": {"sampling_time.py": measured_table},
+    "Captions": {"--captions=14000000": says("cheaper: cache")},
     "Memory": {
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")
     },

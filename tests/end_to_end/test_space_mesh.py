@@ -1,4 +1,4 @@
-"""Sampling spread over devices by the rows of the frames gives the clip of one device."""
+"""Sampling spread over devices by the rows of the frames, or by frames, gives the clip of one."""
 
 import numpy as np
 import pytest
@@ -19,22 +19,27 @@ def cascade(tmp_path_factory):
 
 @pytest.mark.multidevice
 def test_a_clip_over_four_devices_is_the_clip_of_one(cascade, on_devices, tmp_path):
+    """By rows, and by frames with the weights in parts."""
     init = np.tanh(np.random.default_rng(0).normal(size=(16, 16, 16, 3)))
     np.save(tmp_path / "in.npy", init.astype(np.float32))
     flags = ("--from=ssr1", f"--init={tmp_path / 'in.npy'}")
     one, four = tmp_path / "one.npy", tmp_path / "four.npy"
     alone = on_devices(1, SCRIPT, cascade, str(one), *flags)
-    split = on_devices(4, SCRIPT, cascade, str(four), *flags, "--gin_file=mesh/space.gin")
-    assert (alone["devices"], split["devices"]) == (1, 4)
     assert np.load(one).shape == (16, 32, 32, 3) and np.load(one).std() > 0.1
-    np.testing.assert_allclose(np.load(four), np.load(one), atol=1e-5)
-    (whole,), (part,) = alone["programs"].values(), split["programs"].values()
-    assert part["ways"] == [1, 1, 4, 1, 1]
-    # Rows at the borders go to the neighbors; nothing is ever put together on one device.
-    assert part["collectives"]["collective-permute"] > 0
-    assert part["collectives"]["all-gather"] == part["collectives"]["all-to-all"] == 0
-    assert part["memory"] < whole["memory"]
-    assert split["compiled"] == alone["compiled"] == 1  # one program for all steps
+    (whole,) = alone["programs"].values()
+    for mesh, ways in (("space", [1, 1, 4, 1, 1]), ("frames", [1, 4, 1, 1, 1])):
+        split = on_devices(4, SCRIPT, cascade, str(four), *flags, f"--gin_file=mesh/{mesh}.gin")
+        assert (alone["devices"], split["devices"]) == (1, 4)
+        np.testing.assert_allclose(np.load(four), np.load(one), atol=1e-5)
+        (part,) = split["programs"].values()
+        assert part["ways"] == ways
+        assert part["collectives"]["collective-permute"] > 0  # borders go to the neighbors
+        if mesh == "space":  # nothing is ever put together on one device
+            assert part["collectives"]["all-gather"] == part["collectives"]["all-to-all"] == 0
+            assert part["memory"] < whole["memory"]
+        else:  # of weights that each device has a part of
+            assert part["collectives"]["all-gather"] > 0
+        assert split["compiled"] == alone["compiled"] == 1  # one program for all steps
 
 
 @pytest.mark.multidevice

@@ -1,6 +1,7 @@
 """A chain of stages: do they fit, what sizes can it make, and what does each stage get to see?"""
 
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -242,17 +243,60 @@ def test_every_stage_draws_noise_of_its_own():
 PINNED_TSR1 = [419755238, 4292612257]
 
 
-def test_the_weights_of_one_stage_at_a_time():
-    size = 1_000_003  # no other array has it
+def test_the_next_weights_are_loaded_while_a_stage_runs_and_the_former_are_gone():
+    """Each stage begins to sample when the next one is being loaded, and not before."""
+    shape = VideoShape(frames=2, height=2, width=3, fps=2.0)
+    longer = [dataclasses.replace(shape, frames=n, fps=float(n)) for n in (2, 4, 8, 16)]
+    names = ("base", "tsr1", "tsr2", "tsr3")
+    chain = Cascade(
+        [
+            Fake(name=name, shape=clip, factor=2 if name != "base" else 1)
+            for name, clip in zip(names, longer, strict=True)
+        ]
+    )
+    begun = {name: threading.Event() for name in names}
+    sampled = {name: threading.Event() for name in names}
+    size, there = 1_000_003, {}  # no other array has this size
+
+    def resident():
+        return sorted(float(x[0]) for x in jax.live_arrays() if x.shape == (size,))
 
     def load_big(name):
-        there = [x for x in jax.live_arrays() if x.shape == (size,)]
-        assert not there, f"other weights are on the device when those of {name} are loaded"
-        return load(name) | {"big": jnp.zeros(size)}
+        index = names.index(name)
+        there[name] = resident()
+        begun[name].set()
+        # Of the stage that runs meanwhile: this load ends after its clips are made.
+        assert index == 0 or sampled[names[index - 1]].wait(60)
+        return load(name) | {"big": jnp.full(size, float(index))}
 
-    parts = list(generate(fakes(), load=load_big, batch_size={"base": 1, "tsr1": 1}))
-    assert len(parts) == 6
-    assert not [x for x in jax.live_arrays() if x.shape == (size,)]
+    def sample_big(stage, params, *arguments):
+        index = names.index(stage.name)
+        assert index == 3 or begun[names[index + 1]].wait(60)
+        made = np.asarray(sample(stage, params, *arguments))
+        assert float(params["big"][0]) == index
+        sampled[stage.name].set()
+        return made
+
+    parts = list(chain.generate(load_big, text(), keys(), sample=sample_big))
+    assert there == {"base": [], "tsr1": [0.0], "tsr2": [1.0], "tsr3": [2.0]}
+    assert resident() == []
+    low_res = None
+    for stage, part in zip(chain.stages, parts, strict=True):  # the same to the bit, one by one
+        (alone,) = generate(Cascade([stage]), low_res=low_res)
+        np.testing.assert_array_equal(alone.video, part.video)
+        low_res = np.clip(part.video, -1, 1)
+
+
+def test_weights_that_cannot_be_loaded_stop_the_chain_after_the_stage_before():
+    def load_first(name):
+        if name == "tsr1":
+            raise FileNotFoundError("no weights of tsr1")
+        return load(name)
+
+    parts = generate(fakes(), load=load_first)
+    assert next(parts).stage == "base"
+    with pytest.raises(FileNotFoundError, match="no weights of tsr1"):
+        next(parts)
 
 
 def test_videos_come_as_soon_as_they_are_made():

@@ -236,6 +236,8 @@ def test_every_device_has_its_examples_and_heads(on_devices):
     assert found["error"] < 1e-4
     assert found["kernel"] == [1, 128, 2, 8]  # of 4 examples over 4 devices, of 4 heads over 2
     assert found["indivisible_error"] < 1e-4
+    error, shape = found["frames"]  # of one clip of 4 frames, over 4 devices
+    assert error < 1e-4 and shape == [1, 128, 2, 8]
 
 
 # ---- compiled for a TPU that is not here ---------------------------------------------------------

@@ -27,6 +27,9 @@ def program(*lines):
         ("all-reduce(%a), replica_groups={}, to_apply=%sum", {"all-reduce": 48}),
         ("all-reduce(%a), replica_groups={{0,1},{2,3}}, to_apply=%sum", {"all-reduce": 32}),
         ("all-to-all(%a), replica_groups=[2,2]<=[4]", {"all-to-all": 16}),
+        ("all-to-all(%a), replica_groups=mesh['a'=2,'b'=2] {'b'}", {"all-to-all": 16}),
+        ("all-to-all(%a), replica_groups=mesh['a'=4] {'a':(1)2}", {"all-to-all": 16}),
+        ("all-to-all(%a), replica_groups=mesh['a'=2,'b'=2] {'a','b'}", {"all-to-all": 24}),
         ("reduce-scatter(%a), replica_groups=[1,4]<=[4], to_apply=%sum", {"reduce-scatter": 96}),
         ("collective-permute(%a), source_target_pairs={{0,1}}", {"collective-permute": 32}),
         ("add(%a, %a)", {}),
@@ -72,3 +75,28 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 def test_a_loop_runs_as_often_as_its_condition_says(limit, known, times):
     text = LOOP.replace("LIMIT", limit).replace("KNOWN", known)
     assert collectives.received(text) == {"all-reduce": 48 * times}
+
+
+SCATTERED = """HloModule jit_step, num_partitions=4
+%all-reduce-scatter.1 (x: f32[32]) -> f32[8] {
+  %x = f32[32]{0} parameter(0)
+  %sum = f32[32]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %own = f32[8]{0} dynamic-slice(%sum, %index), dynamic_slice_sizes={8}
+}
+ENTRY %main (a: f32[32]) -> f32[8] {
+  ROOT %f = f32[8]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}"""
+
+
+def test_a_sum_of_which_each_device_keeps_its_part():
+    assert collectives.received(SCATTERED) == {"reduce-scatter": 32 * 4 * 3 / 4}
+
+
+@pytest.mark.parametrize(("kind", "share"), [("ALL_REDUCE", 2 * 3 / 4), ("ONE_TO_ONE", 1)])
+def test_between_slices(kind, share):
+    line = (
+        "  %r = (f32[4,8]{1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=9, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        f'_xla_megascale_transfer_type="{kind}"}}'
+    )
+    assert collectives.received(program(line), slices=4) == {"between slices": 128 * share}

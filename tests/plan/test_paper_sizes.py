@@ -8,6 +8,7 @@ import pytest
 
 from vidgen.config import gin_utils
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
+from vidgen.plan import memory
 from vidgen.plan.estimate import Plan
 from vidgen.train.partitioning import unbox
 from vidgen.train.train import Train
@@ -158,3 +159,19 @@ def test_what_is_planned_is_what_is_trained(size, name):
     with gin_utils.session(files, ["MODEL_DIR='m'"]):
         trained = gin_utils.build(Train).trainer.model
     assert planned == trained
+
+
+def test_what_the_last_stage_holds_on_a_chip_is_the_same_on_64_and_on_1024():
+    """Cut over 64; its levels are too narrow for 1,024, over which a quarter would stay whole."""
+    with gin_utils.session(["runs/plan.gin", "experiments/imagen_ssr3_paper.gin"]):
+        (trainer,) = gin_utils.build(Plan).trainers
+    batch = trainer.model.batch_spec(1024, 64, 4096)
+    boxed = trainer.boxed_params(trainer.model.batch_spec(1, 64, 4096))
+
+    def state(*shape):
+        mesh = dataclasses.replace(trainer.partitioner, mesh_shape=shape)
+        own = dataclasses.replace(trainer, partitioner=mesh)
+        held = memory.bytes_per_device(own, boxed, batch, math.prod(shape))["bytes_per_device"]
+        return held["total"] - held["batch"]
+
+    assert state(1, 64, 1) == state(16, 64, 1) < state(1, 1024, 1) / 10

@@ -1,6 +1,7 @@
 """What the compiler says of a sampling step, and compiling for devices that are not here."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from vidgen.nn import axes
 from vidgen.plan import programs, tables
 from vidgen.plan.estimate import Plan
 from vidgen.text.encoder import NoText
+from vidgen.train import chips
 from vidgen.train.optimizers import AdamW, LearningRate
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.trainer import Trainer
@@ -90,6 +92,34 @@ def test_the_step_that_is_planned_is_the_one_that_runs(monkeypatch):
     assert jax.tree.leaves(mine) == jax.tree.leaves(real)
 
 
+def test_the_steps_of_a_student_and_the_least_seconds_of_its_clip(monkeypatch):
+    """Guidance costs it nothing; no device makes a clip faster than its slowest part."""
+    rates = chips.Chip(flops=1e12, memory_rate=1e9, links=1e9, network=1e9)
+    monkeypatch.setattr(chips, "of", lambda kind: rates)
+    taught = plan(stage(weight=2.0), sampling=True).report(brief=True)["models"][0]
+    report = plan(stage(weight=2.0), sampling=True, student_steps=4).report(brief=True)
+    (model,) = report["models"]
+    assert (taught["sampling_steps"], taught["evaluations"]) == (3, 6)
+    assert (model["sampling_steps"], model["evaluations"]) == (4, 4)
+    program = model["sampling"]
+    seconds = program["bound"]["seconds"]
+    assert seconds["compute"] == pytest.approx(program["operations_per_device"] / 1e12)
+    assert seconds["memory"] == pytest.approx(program["memory_traffic_per_device"] / 1e9)
+    assert program["seconds_per_clip"]["overlapped"] == 4 * max(seconds.values())
+    assert program["seconds_per_clip"]["alone"] == pytest.approx(4 * sum(seconds.values()))
+    text = tables.tables(report, details=True)
+    least = f"{program['seconds_per_clip']['overlapped']:.3g}"
+    assert re.search(rf"a clip, at least +{re.escape(least)} s", text), text
+    assert "a step of 1 examples" not in text  # it is trained otherwise
+
+
+def test_only_the_sampling_of_stages_is_planned_as_that_of_students():
+    with pytest.raises(ValueError, match="leave out --compile, or it"):
+        plan(stage(), sampling=True, compile=True, student_steps=8)
+    with pytest.raises(ValueError, match="--student_steps=8 is for the sampling of diffusion"):
+        plan(toy.ToyModel(), student_steps=8)
+
+
 def test_a_model_without_sampling_is_named():
     with pytest.raises(ValueError, match="ToyModel"):
         plan(toy.ToyModel(), sampling=True)
@@ -112,7 +142,7 @@ def test_the_topology_is_what_is_compiled_for(monkeypatch):
 
     def compile_for(trainer, text_length, text_dim):
         compiled.append((trainer.partitioner, trainer.model.name, text_length, text_dim))
-        return {}
+        return {"clips": 1}
 
     monkeypatch.setattr(topologies, "get_topology_desc", describe)
     monkeypatch.setattr(programs, "sampling_step", compile_for)
@@ -148,8 +178,12 @@ def test_a_topology_needs_something_to_compile():
 
 def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
     seen = []
-    levels = lambda *_: seen.append(jax.config.jax_optimization_level) or {}  # noqa: E731
-    monkeypatch.setattr(programs, "sampling_step", levels)
+
+    def noted(*_):
+        seen.append(jax.config.jax_optimization_level)
+        return {"clips": 1}
+
+    monkeypatch.setattr(programs, "sampling_step", noted)
     plan(stage(), sampling=True, effort="O1").report(brief=True)
     plan(stage(), sampling=True).report(brief=True)
     assert seen == ["O1", "UNKNOWN"] and jax.config.jax_optimization_level == "UNKNOWN"
@@ -181,7 +215,12 @@ def test_a_compiler_out_of_memory_says_how_much_it_wanted(error, needed):
 
 def test_what_does_not_fit_is_reported(monkeypatch):
     class Program:
-        def lower(self, *arguments):
+        jaxpr = None
+
+        def trace(self, *arguments):
+            return self
+
+        def lower(self):
             return self
 
         def compile(self):

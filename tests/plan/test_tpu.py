@@ -16,6 +16,7 @@ COMMANDS = {
     "slices across": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v5e:2x2*2",
     "v4": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v4:2x2x1",
     "v6e": f"{TINY} --gin_file=mesh/fsdp.gin --topology=v6e:2x2",
+    "fit": f"{TINY.replace('--compile ', '')} --fit --chips=v5p:4 --compiles=1",
     "no such": f"{TINY} --topology=v99:2x2",
 }
 
@@ -52,9 +53,36 @@ def test_a_step_that_fits(plans):
     assert sum(found["collective_bytes_per_device"].values()) > 0.5 * missing
 
 
+def test_its_operations_are_those_of_the_package(plans):
+    """Counted on the jaxpr and in the compiled program, which leaves products with padding out."""
+    for name, devices in (("fits", 4), ("two slices", 8)):
+        found = model(plans[name])
+        assert found["operations_per_device"] * devices == pytest.approx(
+            found["flops_per_step"], rel=0.01
+        )
+        assert found["memory_traffic_per_device"] > found["bytes_per_device"]["total"]
+        assert 0 < found["bound"]["mfu_alone"] < found["bound"]["mfu_overlapped"] < 1
+
+
 def test_two_slices(plans):
     found = model(plans["two slices"])
     assert found["fits"] is True and found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    received, own = found["collective_bytes_per_device"], found["bytes_per_device"]["gradients"]
+    assert own <= received["between slices"] < 4 * own  # small arrays are padded to whole tiles
+    assert found["bound"]["waits_for"] == "network"
+
+
+def test_the_search_for_the_best_way(plans):
+    assert plans["fit"]["status"] == 0, plans["fit"]["errors"]
+    found = plans["fit"]["report"]
+    best = found["best"]
+    assert found["compiled"] == 1 < found["candidates"] and found["lost"]
+    assert best["compiled"] and best["report"]["fits"] and best["batch"] <= 8
+    assert best["bound"]["mfu_alone"] > 0
+    assert "--gin.MaskGIT.remat=" in best["flags"] and best["report"]["compiled_for"].startswith(
+        "4 x"
+    )
+    assert {row["compiled"] for row in found["lost"]} == {False}
 
 
 @pytest.mark.parametrize("generation", ["v4", "v6e"])  # README plans for v5p

@@ -12,6 +12,7 @@ stopped by the user.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -26,6 +27,7 @@ from vidgen.cli import (
     evaluate_flags,
     export_command,
     generate_flags,
+    plan_command,
     startup,
     web_command,
 )
@@ -58,18 +60,6 @@ _TRAIN: tuple[Row, ...] = (
      "into MODEL_DIR/profile, for TensorBoard or Perfetto"),
     ("--smoke", SWITCH, "first on new hardware: train ten steps, be preempted (exit status 75: run "
      "it again), resume, make a clip and report, all in MODEL_DIR/smoke"),
-)  # fmt: skip
-_PLAN: tuple[Row, ...] = (
-    ("--json", SWITCH, "print one JSON object"),
-    ("--details", SWITCH, "of several models, print everything about each"),
-    ("--compile", SWITCH, "compile the training step: exact memory, but slower"),
-    ("--sampling", SWITCH, "compile a step that samples a whole clip: exact memory, but slower"),
-    ("--explain", {"default": "", "metavar": "PATH"}, "print axis by axis why the parameters with "
-     "this in their path are sharded as they are"),
-    ("--topology", {"default": "", "metavar": "NAME"}, "compile for TPUs that need not be here: "
-     "v5p:2x2x1, v6e:2x2 (needs vidgen[tpu])"),
-    ("--effort", {"default": "", "metavar": "LEVEL"}, "effort of the compiler, O0 to O3; the "
-     "least, O0, compiles large U-Nets in minutes"),
 )  # fmt: skip
 _ASSETS: tuple[Row, ...] = (
     ("action", {"choices": ("list", "fetch", "path")}, "what to do with the files"),
@@ -146,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
         ("check", "read a folder as training would, and say what it holds", _check, none),
         ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
-        ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [_PLAN, _GIN]),
+        (
+            "plan",
+            "count parameters, FLOPs and memory of a configuration",
+            _plan,
+            [plan_command.ROWS, _GIN],
+        ),
         ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
         ("export", "write a trained model to a folder to hand on", _export, [export_command.ROWS]),
         ("merge", "write a LoRA run and its base as one model", derive.run, [derive.MERGE]),
@@ -210,12 +205,7 @@ def _check(flags: argparse.Namespace) -> Any:
 
 
 def _plan(flags: argparse.Namespace) -> Any:
-    if flags.topology:  # nothing runs: leave alone what accelerators there are
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = ("compile", "sampling", "topology", "effort", "details", "explain")
-    fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
-    run, config = _build(flags, "plan", "plan.estimate.Plan", **fields)
-    return None if _is_dry(flags, config) else run()
+    return plan_command.run(flags, functools.partial(_build, flags, "plan"))
 
 
 def _is_dry(flags: argparse.Namespace, config: str) -> bool:

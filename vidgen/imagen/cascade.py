@@ -8,16 +8,19 @@ that its first stage takes. What stage n draws depends on the clip's key and the
 
     key_n = key  for the base,   fold_in(key, h) for all others,   h = SHA-256(name)[:4],
 
-so that a part of the chain makes what the whole would have made from there. The weights of one
-stage at a time are on the device; finished videos wait on the host.
+so that a part of the chain makes what the whole would have made from there. While a stage runs, the
+weights of the next one are loaded; those of the one before are gone by then, so that two stages at
+most are on the devices. Finished videos wait on the host.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -183,7 +186,8 @@ class Cascade:
         A last, smaller batch is filled up with copies, so that one program is compiled a stage.
 
         Args:
-          load: brings the weights of a stage; they are let go before it is asked for the next.
+          load: brings the weights of a stage, in a thread of its own: those of stage n + 1 while
+            stage n runs, when those of stage n - 1 have been let go.
           text: n encoded prompts, or a function from a stage's name to them.
           keys: random keys of the n clips; `stage_keys` makes the stages' own.
           sample: makes one batch: (stage, params, text, low_res, keys, known) -> video, by the
@@ -202,11 +206,11 @@ class Cascade:
         """
         self._check_input(low_res)
         count, videos = len(keys), low_res
-        for stage in self.stages:
+        for stage, params in _loaded_ahead(load, self.stages):
             size = (batch_size or {}).get(stage.name, count)
             content = _known_batch(known, stage.shape, size)
             encoded = text(stage.name) if callable(text) else text
-            params, own_keys = load(stage.name), stage_keys(keys, stage.name)
+            own_keys = stage_keys(keys, stage.name)
             finished: list[np.ndarray] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)
@@ -244,6 +248,22 @@ def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
         return keys
     number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
     return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(number))
+
+
+def _loaded_ahead(
+    load: Callable[[str], Params], stages: Sequence[SampledModel]
+) -> Iterator[tuple[SampledModel, Params]]:
+    """Yield each stage with its weights, and load those of the next one meanwhile.
+
+    Who takes them lets go of the weights before it asks for more, and nothing here keeps them.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vidgen-weights") as loader:
+        coming: Future[Params] | None = loader.submit(load, stages[0].name)
+        for stage, after in itertools.zip_longest(stages, stages[1:]):
+            assert coming is not None
+            params = [coming.result()]
+            coming = loader.submit(load, after.name) if after else None
+            yield stage, params.pop()
 
 
 def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:

@@ -1,7 +1,8 @@
 """Prompts to video files, through one stage or a chain of them.
 
-What a clip depends on is in `clips`. Every stage makes all clips, `batch_size` at a time, before
-the next is loaded; a last, smaller batch is filled up, so that one program is compiled a stage.
+What a clip depends on is in `clips`. Every stage makes all clips, `batch_size` at a time, while the
+weights of the next one are loaded; a last, smaller batch is filled up, so that one program is
+compiled a stage.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ class Generate:
         prompts = [clip.prompt for clip in clips]
         with StageProgress(models, sizes, prompts, self.on_step) as progress:
             for name, start, videos in chain.generate(
-                functools.partial(self._load, progress),
+                self._load,
                 self._encoded(clips),
                 jnp.stack([clip_key(self.seed, clip.prompt, clip.sample) for clip in clips]),
                 low_res=low_res,
@@ -244,9 +245,8 @@ class Generate:
     def _step_of(self, stage: Stage) -> int | None:
         return per_stage.value(self.checkpoint_step, stage.model.name)
 
-    def _load(self, progress: StageProgress, name: str) -> Params:
+    def _load(self, name: str) -> Params:
         """Load the weights of a stage."""
-        progress.begin(name)
         (stage,) = (stage for stage in self.stages if stage.model.name == name)
         return stage.load(self._step_of(stage), self.mesh)
 

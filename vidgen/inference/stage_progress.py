@@ -23,7 +23,7 @@ class StageProgress:
         prompts: Sequence[str],
         look: Look | None = None,
     ) -> None:
-        """Show nothing before the first stage begins.
+        """Show the bar of the first stage, which is being loaded.
 
         Args:
           models: those that run, in order.
@@ -35,20 +35,19 @@ class StageProgress:
         self._prompts = prompts
         self._window = -1
         self._bar: tqdm | None = None
+        self._stage = next(iter(models))
+        self._begin(self._stage)
 
-    def begin(self, stage: str) -> None:
-        """Show the bar of the next stage, which is being loaded.
-
-        Args:
-          stage: its name.
-        """
+    def _begin(self, stage: str) -> None:
+        """Show the bar of the next stage."""
         self.close()
+        self._stage = stage
         place = f"{list(self._models).index(stage) + 1}/{len(self._models)} {stage}"
         steps = self._windows(stage) * self._models[stage].sampler.steps
         self._bar, self._window = progress_bar(steps, desc=place, unit="step"), -1
 
     def steps_of(self, model: SampledModel) -> OnStep:
-        """Return what follows the steps of the next batch of a model; call it once a batch.
+        """Make what follows the steps of the next batch of a model; call it once a batch.
 
         Args:
           model: the one that runs.
@@ -56,6 +55,8 @@ class StageProgress:
         Returns:
           A callback for `Generator.generate`.
         """
+        if model.name != self._stage:
+            self._begin(model.name)
         self._window += 1
         return functools.partial(self._step, model, self._window)
 

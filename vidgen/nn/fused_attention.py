@@ -15,6 +15,7 @@ all their tokens: what a mesh cuts of those is gathered before it.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -252,25 +253,21 @@ def _on_each_device(kernel: Callable[..., Array], q: Array, *rest: Array) -> Arr
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return kernel(q, *rest)
-    names = spmd.logical_to_mesh_axes(("batch", None, "heads", None)) or ()
+    names = spmd.logical_to_mesh_axes(("batch", "frames", "heads")) or (None,) * 3
+    batch, frames, heads = ((to,) if isinstance(to, str) else tuple(to or ()) for to in names)
     spec = PartitionSpec(
         *(
-            axes if _ways(mesh, axes) and size % _ways(mesh, axes) == 0 else None
-            for axes, size in zip(names, q.shape, strict=False)
+            axes if axes and size % _ways(mesh, axes) == 0 else None
+            for axes, size in ((batch + frames, len(q)), ((), 0), (heads, q.shape[2]))
         )
     )
     specs = tuple(spec if x.ndim == 4 else PartitionSpec(*spec[:1]) for x in (q, *rest))
     return jax.shard_map(kernel, in_specs=specs, out_specs=spec, check_vma=False)(q, *rest)
 
 
-def _ways(mesh: AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
-    """Count the devices along these mesh axes; 0 for None."""
-    if axes is None:
-        return 0
-    ways = 1
-    for axis in (axes,) if isinstance(axes, str) else axes:
-        ways *= mesh.shape[axis]
-    return ways
+def _ways(mesh: AbstractMesh, axes: tuple[str, ...]) -> int:
+    """Count the devices along these mesh axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _padded(x: Array, axis: int, multiple: int) -> Array:

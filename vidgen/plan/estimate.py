@@ -23,9 +23,11 @@ from typing import Any
 
 import jax
 
+from vidgen.imagen import students
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import Model, SampledModel
-from vidgen.plan import memory, programs, sharding, tables
-from vidgen.train import flops
+from vidgen.plan import bound, clip_time, memory, programs, sharding, tables
+from vidgen.train import chips, flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -48,6 +50,8 @@ class Plan:
         one size open, the devices at hand or the fewest that the mesh can have.
       compile: also compile the training step.
       sampling: also compile a step that samples a whole clip.
+      student_steps: plan the sampling of students of so many steps, made of the models as
+        runs/distill.gin makes them; None: of the models themselves.
       topology: TPUs to compile for, such as "v5p:2x2x1"; "" is the devices at hand.
       effort: of the compiler: a name of `programs.EFFORTS`; "" is its own.
       details: also print everything about each of several models, the work of training too.
@@ -63,6 +67,7 @@ class Plan:
     device_count: int | None = None
     compile: bool = False
     sampling: bool = False
+    student_steps: int | None = None
     topology: str = ""
     effort: str = ""
     details: bool = False
@@ -88,6 +93,11 @@ class Plan:
                 raise ValueError(
                     f"a {kind} has no steps of sampling to compile; leave out --sampling."
                 )
+            if self.student_steps and (self.compile or not isinstance(model, DiffusionStage)):
+                raise ValueError(
+                    f"--student_steps={self.student_steps} is for the sampling of diffusion "
+                    "stages, and no training is compiled with it: leave out --compile, or it."
+                )
         if self.cascade is not None:
             self.cascade([trainer.model for trainer in self.trainers])
 
@@ -108,6 +118,14 @@ class Plan:
         """The devices of the topology; None: the devices at hand."""
         return programs.topology(self.topology) if self.topology else None
 
+    @property
+    def _own_devices(self) -> int | None:
+        """Devices of the topology's first process; None: no topology."""
+        if self._devices is None:
+            return None
+        processes = [device.process_index for device in self._devices]
+        return processes.count(processes[0])
+
     def __call__(self) -> Report | None:
         """Print the report on standard output: tables, or with `as_json` one object.
 
@@ -117,7 +135,8 @@ class Plan:
         if self.explain:
             print("\n\n".join(self.explanations()))
             return None
-        brief = len(self.trainers) > 1 and not self.details
+        # A student is trained otherwise than its stage (imagen/distillation.py).
+        brief = self.student_steps is not None or len(self.trainers) > 1 and not self.details
         report = self.report(brief=brief)
         print(json.dumps(report) if self.as_json else tables.tables(report, self.details))
         return report
@@ -158,11 +177,19 @@ class Plan:
             ]
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
-        text = memory.frozen_text(self.text_encoder, self.device_count)
+        text = memory.frozen_text(self.text_encoder, self.device_count or self._own_devices)
         chained = self.cascade is not None
-        return {"models": models, "totals": totals, "chained": chained, "text_encoder": text}
+        report = {"models": models, "totals": totals, "chained": chained, "text_encoder": text}
+        if chained and self.sampling:
+            device = (self._devices or jax.devices())[0]
+            report["clip"] = clip_time.of_cascade(models, text, chips.of(device.device_kind))
+        return report
 
     def _model(self, trainer: Trainer, batch_size: int, brief: bool) -> Report:
+        if self.student_steps is not None:
+            of_few: Any = {"stage": trainer.model, "steps": self.student_steps}
+            pupil = students.student(**of_few, guidance_head=True)
+            trainer = dataclasses.replace(trainer, model=pupil)
         if self._devices is not None:
             elsewhere = programs.Elsewhere.of(trainer.partitioner, self._devices)
             trainer = dataclasses.replace(trainer, partitioner=elsewhere)
@@ -184,10 +211,21 @@ class Plan:
         report |= self._sampled(model, params)
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
-            report |= programs.training_step(trainer, batch)
+            once = bound.with_remat(model, "none")
+            frozen = trained.spec(model, self._text)
+            useful = flops.loss_and_gradient(once, params, frozen, batch)
+            report |= programs.training_step(trainer, batch, useful)
         if self.sampling:
-            report["sampling"] = programs.sampling_step(trainer, *self._text)
+            report["sampling"] = self._sampling(trainer, report)
         return report
+
+    def _sampling(self, trainer: Trainer, report: Report) -> Report:
+        """Compile a step that samples a clip, and bound its seconds."""
+        sampling, steps = programs.sampling_step(trainer, *self._text), report["sampling_steps"]
+        chip = chips.of(trainer.partitioner.mesh.devices.flat[0].device_kind)
+        work = report["flops_per_clip"] / steps * sampling["clips"] / report["devices"]
+        most = bound.of(sampling, work, chip)
+        return sampling | {"bound": most, "seconds_per_clip": clip_time.of_stage(most, steps)}
 
     @property
     def _text(self) -> tuple[int, int]:

@@ -15,7 +15,9 @@ import functools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +25,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from vidgen.model import SampledModel
-from vidgen.plan import collectives
-from vidgen.train import device_mesh, frozen
+from vidgen.plan import bound, collectives, hlo
+from vidgen.train import chips, device_mesh, flops, frozen
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch
@@ -37,8 +39,6 @@ EFFORTS = ("O0", "O1", "O2", "O3")
 # Or libtpu asks the network of a cloud which machine it is on; and it may be used by others too.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 _NO_TPU |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-# GiB of a TPU, by the beginning of `device_kind`; its compiler leaves a little for itself.
-_HBM = (("TPU v4", 32), ("TPU v5 lite", 16), ("TPU v5", 95), ("TPU v6 lite", 32))
 # "Used 47.50G of 31.25G hbm", "temporaries (38.31G) exceeds available HBM (31.25G)"
 _NEEDED = re.compile(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])")
 
@@ -117,9 +117,18 @@ class Compiled(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def training_step(trainer: Trainer, batch: Batch) -> Report:
-    """Return what the compiler says of the real training step for a batch of this shape."""
-    return compiled_training_step(trainer, batch).report
+def training_step(trainer: Trainer, batch: Batch, model_flops: int | float) -> Report:
+    """Return what the compiler says of the real training step for a batch of this shape.
+
+    Args:
+      trainer: its partitioner says for which devices.
+      batch: ShapeDtypeStructs.
+      model_flops: of the loss and its gradient, nothing computed twice: MFU is measured by them.
+    """
+    report = compiled_training_step(trainer, batch).report
+    mesh = trainer.partitioner.mesh
+    chip = chips.of(mesh.devices.flat[0].device_kind)
+    return report | {"bound": bound.of(report, model_flops / mesh.size, chip)}
 
 
 def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
@@ -129,7 +138,14 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {model.name}"
-    report, compiled = _compiled(trainer.partitioner, what, lambda: program.lower(*arguments))
+    traced = program.trace(*arguments)
+
+    def lower() -> Any:
+        with trainer.partitioner.context():
+            return traced.lower()
+
+    report, compiled = _compiled(trainer.partitioner, what, lower)
+    _add_kernels(report, traced.jaxpr, trainer.partitioner)
     return Compiled(report, compiled, arguments)
 
 
@@ -152,14 +168,23 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
     )
     program, arguments = planned.step_spec(params, clips, text_length, text_dim)
     arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
+    with partitioner.context():
+        traced = program.trace(*arguments)
 
     def lower() -> Any:
         with partitioner.context():
-            return program.lower(*arguments)
+            return traced.lower()
 
     report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
+    _add_kernels(report, traced.jaxpr, partitioner)
     about = {"clips": clips, "shape": list(planned.shape.thwc)}
     return Compiled(about | report, compiled, arguments)
+
+
+def _add_kernels(report: Report, jaxpr: Any, partitioner: Partitioner) -> None:
+    """Add the operations within kernels to those of a device that the program's text shows."""
+    if report.get("operations_per_device") is not None:
+        report["operations_per_device"] += flops.count_kernels(jaxpr) // partitioner.mesh.size
 
 
 def _placed(partitioner: Partitioner, x: Any) -> Any:
@@ -181,7 +206,7 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
     try:
         with _uncached():
-            compiled = lower().compile()
+            compiled, text = _compile(lower(), device.platform)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -196,7 +221,8 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     fits = True if device.platform == "tpu" else peak <= limit if limit else None
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
     report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
-    return report | {"collective_bytes_per_device": _collectives(compiled)}, compiled
+    slices = len({getattr(device, "slice_index", 0) for device in partitioner.mesh.devices.flat})
+    return report | _work(text, slices), compiled
 
 
 @contextlib.contextmanager
@@ -225,12 +251,30 @@ def effort(level: str) -> Iterator[None]:
         config.update("jax_optimization_level", before)
 
 
-def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
-    """Return the bytes a device receives, by kind; None where the compiler does not tell."""
-    try:
-        return collectives.received(compiled.as_text() or "")
-    except jax.errors.JaxRuntimeError:  # libtpu cannot print every program that it compiles
-        return None
+def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+    """Compile a program; return it and its text.
+
+    libtpu writes the text itself: of programs whose collectives overlap with computation,
+    `as_text` fails (jax 0.10.2, "async-update instruction should have 1 operands").
+    """
+    if platform != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text() or ""
+    with tempfile.TemporaryDirectory(prefix="vidgen-hlo-") as folder:
+        compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        texts = [path.read_text() for path in Path(folder).glob("*.after_optimizations.txt")]
+    return compiled, max(texts, key=len, default="")
+
+
+def _work(text: str, slices: int) -> Report:
+    """Return what a device does in a step; each is None where there is no text."""
+    names = ("collective_bytes", "operations", "memory_traffic")
+    if not text:
+        return {f"{name}_per_device": None for name in names}
+    program = hlo.Program(text)
+    received = collectives.received(program, slices)
+    values = (received, program.operations(), program.traffic())
+    return {f"{name}_per_device": value for name, value in zip(names, values, strict=True)}
 
 
 def _sizes_in(error: str) -> tuple[int | None, int | None]:
@@ -250,5 +294,5 @@ def memory_of(device: Any, devices: int = 1) -> int | None:
     try:
         return (device.memory_stats() or {}).get("bytes_limit")
     except (jax.errors.JaxRuntimeError, NotImplementedError):  # of a topology
-        gigabytes = next((n for kind, n in _HBM if device.device_kind.startswith(kind)), None)
-        return gigabytes and gigabytes * 2**30
+        chip = chips.of(device.device_kind)
+        return chip.memory * 2**30 if chip and chip.memory else None

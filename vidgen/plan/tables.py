@@ -22,9 +22,20 @@ def tables(report: Report, details: bool) -> str:
     parts = [_model(model) for model in models] if details or len(models) == 1 else []
     if len(models) > 1:
         parts.append(_cascade(report))
+    if report.get("clip"):
+        parts.append(_clip(report["clip"]))
     if report["text_encoder"] is not None:
         parts.append(_text_encoder(report["text_encoder"]))
     return "\n\n".join(parts)
+
+
+def _clip(clip: Report) -> str:
+    """Return the line of a clip through all stages, with the weights that come meanwhile."""
+    held, most, alone = max(clip["held_bytes_per_device"]), clip["overlapped"], clip["alone"]
+    return (
+        f"a clip: at least {most:.3g} s ({alone:.3g} s where nothing overlaps); a device holds "
+        f"{_gib(held)} with the weights of the next stage"
+    )
 
 
 def _text_encoder(encoder: Report) -> str:
@@ -148,10 +159,11 @@ def _compiled(model: Report) -> list[tuple[str, Report]]:
 
 def _operations(model: Report) -> list[tuple[str, str]]:
     rows = [
-        (f"a step of {model['batch_size']} examples", _tera(model["flops_per_step"])),
-        ("a step, per example", _tera(model["flops_per_step_per_example"])),
-        ("a forward pass, per example", _tera(model["flops_forward_per_example"])),
+        (f"a step of {model['batch_size']} examples", model["flops_per_step"]),
+        ("a step, per example", model["flops_per_step_per_example"]),
+        ("a forward pass, per example", model["flops_forward_per_example"]),
     ]
+    rows = [(what, _tera(count)) for what, count in rows if count is not None]
     if model["flops_per_clip"] is not None:
         rows.append(("sampling, an evaluation", _tera(model["flops_per_evaluation"])))
         count = model["evaluations"]
@@ -170,6 +182,12 @@ def _memory_rows(program: Report) -> list[tuple[str, str]]:
     rows.append(("fits", {True: "yes", False: "no", None: "unknown"}[program["fits"]]))
     if received := program.get("collective_bytes_per_device"):
         rows.append(("received", _gib(sum(received.values()))))
+    if most := program.get("bound"):
+        rows.append(("MFU at most", f"{most['mfu_overlapped']:.1%}"))
+        rows.append(("where nothing overlaps", f"{most['mfu_alone']:.1%}"))
+        rows.append(("waits most for", most["waits_for"]))
+    if times := program.get("seconds_per_clip"):
+        rows.append(("a clip, at least", f"{times['overlapped']:.3g} s"))
     return rows
 
 

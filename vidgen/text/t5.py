@@ -12,16 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sentencepiece
 from flax.core import meta
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Bool, Int
 
 from vidgen.nn.transformer import DTYPES
@@ -38,14 +38,30 @@ VOCABULARY = Path(__file__).parent / "t5_vocabulary" / "spiece.model"
 class Mesh(Protocol):
     """Devices, and the layout of parameters over them: `train.partitioning.Partitioner`."""
 
-    def param_shardings(self, boxed_params: Params) -> Params:
-        """Compute the sharding of every parameter.
+    def replicated(self) -> NamedSharding:
+        """Return the sharding of what every device holds, those of all processes."""
+        ...
+
+    def sizes(self, device_count: int | None = None) -> dict[str, int]:
+        """Count the devices along each mesh axis.
+
+        Args:
+          device_count: devices to lay out; by default all.
+
+        Returns:
+          Sizes by the names of the axes.
+        """
+        ...
+
+    def placements(self, boxed_params: Params, device_count: int | None = None) -> Sequence[Any]:
+        """Compute the layout of every parameter.
 
         Args:
           boxed_params: parameters or ShapeDtypeStructs, boxed with the names of their axes.
+          device_count: devices of the layout; by default all.
 
         Returns:
-          A PyTree of shardings, without boxes.
+          One object a parameter in tree order, with a `spec`.
         """
         ...
 
@@ -76,7 +92,8 @@ class T5:
       length: number of tokens of a prompt, the end mark included. [guess] 64, as UniSim.
       dtype: dtype of the computation, and with "bfloat16" of the kept products too; norms, the
         table of distances and the softmax are always float32.
-      mesh: devices to spread the weights over; None is the first device of this process.
+      mesh: devices to spread the weights over, those of this process where there are several: then
+        no process waits for the captions of another. None is its first device.
     """
 
     path: str = ""
@@ -118,11 +135,13 @@ class T5:
           ValueError: there are no prompts, or no weights.
         """
         encoder.require_prompts(prompts)
-        count, ways = len(prompts), 1 if self.mesh is None else self.mesh.batch_ways()
+        count, ways = len(prompts), 1
+        if self.mesh is not None:
+            ways = self.mesh.batch_ways(self._devices.size)
         filled = [*prompts, *[""] * (-count % ways)]
         ids, mask = self.tokenize(filled)
         program, params = self._program
-        with self._devices():
+        with self._context():
             tokens = np.asarray(jax.device_get(program(params, ids, mask)))
         return encoder.host_embedding(tokens[:count], mask[:count])
 
@@ -178,7 +197,9 @@ class T5:
             first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             places = jax.tree.map(lambda _: first, shapes)
         else:
-            places = self.mesh.param_shardings(boxed)
+            placed = self.mesh.placements(boxed, self._devices.size)
+            each = [NamedSharding(self._devices, one.spec) for one in placed]
+            places = jax.tree.unflatten(jax.tree.structure(shapes), each)
         with T5Files(self._folder) as files:
             if files.size != self.shape:
                 raise T5FileError(
@@ -190,11 +211,26 @@ class T5:
     def _program(self) -> tuple[Callable[..., jax.Array], Params]:
         return jax.jit(self.network.apply), {"params": self.load()}
 
-    def _devices(self) -> contextlib.AbstractContextManager[object]:
-        if self.mesh is not None:
-            return self.mesh.context()
-        # The caller may be inside `jax.set_mesh` of many devices; the encoder runs on one.
-        return jax.set_mesh(jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",)))
+    @functools.cached_property
+    def _devices(self) -> jax.sharding.Mesh:
+        """The devices of the encoder: of the mesh, those of this process."""
+        if self.mesh is None:
+            return jax.sharding.Mesh([jax.local_devices()[0]], ("encoder",))
+        whole = self.mesh.replicated().mesh
+        assert isinstance(whole, jax.sharding.Mesh)
+        own = whole.local_devices
+        if len(own) == whole.size:
+            return whole
+        sizes = self.mesh.sizes(len(own))
+        kinds = (AxisType.Auto,) * len(sizes)
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), kinds, devices=own)
+
+    @contextlib.contextmanager
+    def _context(self) -> Iterator[None]:
+        """Enter the encoder's mesh: the caller may be in another, of more devices."""
+        rules = contextlib.nullcontext() if self.mesh is None else self.mesh.context()
+        with rules, jax.set_mesh(self._devices):
+            yield
 
     def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """Give a parameter's shape the dtype in which it is kept."""

@@ -24,19 +24,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_i
 from jax.sharding import Mesh
 
 from vidgen.model import Model
+from vidgen.train import chips
 from vidgen.types import Batch, Frozen, Params
-
-# Dense bfloat16 operations a second of one device as JAX counts devices, from the makers' data
-# sheets; the beginning of `device_kind`, the longest that fits counts.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,  # v5e
-    "TPU v5": 459e12,  # v5p
-    "TPU v6 lite": 918e12,  # v6e
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,  # SXM
-    "NVIDIA H200": 989e12,
-}
 
 
 def peak(device_kind: str) -> float | None:
@@ -46,10 +35,10 @@ def peak(device_kind: str) -> float | None:
       device_kind: what JAX calls it (`device.device_kind`).
 
     Returns:
-      FLOP/s, from the maker's data sheet; None for a device that is not in `PEAK_FLOPS`.
+      FLOP/s, from the maker's data sheet (`chips.py`); None for a device that is not in it.
     """
-    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+    chip = chips.of(device_kind)
+    return chip and chip.flops
 
 
 def utilization(values: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
@@ -128,24 +117,41 @@ def count_jaxpr(jaxpr: Jaxpr | ClosedJaxpr) -> int:
     return _count(jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr, {})
 
 
+def count_kernels(jaxpr: ClosedJaxpr) -> int:
+    """Count the operations within kernels, which the text of a compiled program does not show.
+
+    Args:
+      jaxpr: of a step, say.
+
+    Returns:
+      Floating-point operations of its Pallas kernels alone.
+    """
+    return _count(jaxpr.jaxpr, {}, kernels_only=True)
+
+
 def _key() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def _count(jaxpr: Jaxpr, seen: dict[int, int]) -> int:
+def _count(jaxpr: Jaxpr, seen: dict[int, int], kernels_only: bool = False) -> int:
     """Count a jaxpr; `seen` maps jaxprs by identity to their count, so shared ones count fast."""
     if id(jaxpr) not in seen:
-        seen[id(jaxpr)] = sum(_count_equation(equation, seen) for equation in jaxpr.eqns)
+        seen[id(jaxpr)] = sum(_count_equation(x, seen, kernels_only) for x in jaxpr.eqns)
     return seen[id(jaxpr)]
 
 
-def _count_equation(equation: JaxprEqn, seen: dict[int, int]) -> int:
+def _count_equation(equation: JaxprEqn, seen: dict[int, int], kernels_only: bool) -> int:
     name = equation.primitive.name
+    if name in ("dot_general", "conv_general_dilated") and kernels_only:
+        return 0
     if name == "dot_general":
         return _dot_general(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
-    bodies = [_count(body, seen) for body in jaxprs_in_params(equation.params)]
+    if name == "pallas_call":  # its body is one cell of the grid
+        bodies = [_count(body, {}) for body in jaxprs_in_params(equation.params)]
+        return math.prod(equation.params["grid_mapping"].grid) * sum(bodies)
+    bodies = [_count(body, seen, kernels_only) for body in jaxprs_in_params(equation.params)]
     if not bodies:
         return 0
     if name == "cond":
@@ -154,8 +160,6 @@ def _count_equation(equation: JaxprEqn, seen: dict[int, int]) -> int:
         return equation.params["length"] * sum(bodies)
     if name == "shard_map":  # its body is one device's share
         return equation.params["mesh"].size * sum(bodies)
-    if name == "pallas_call":  # its body is one cell of the grid
-        return math.prod(equation.params["grid_mapping"].grid) * sum(bodies)
     return sum(bodies)  # jit, remat, custom_vjp, custom_jvp, while, ...
 
 

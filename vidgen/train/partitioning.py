@@ -122,6 +122,18 @@ class Program:
         with self.context():
             return self.function(*args)
 
+    def trace(self, *args: Any) -> Any:
+        """Trace the program without lowering it.
+
+        Args:
+          *args: its arguments, arrays or ShapeDtypeStructs.
+
+        Returns:
+          The traced program of JAX.
+        """
+        with self.context():
+            return self.function.trace(*args)
+
     def lower(self, *args: Any) -> Any:
         """Lower the program without running it.
 

@@ -1,0 +1,264 @@
+"""Ways to train a model on a slice of chips, and what each costs: cheap estimates, no compiler.
+
+A candidate is a mesh, a batch, what is computed again and microbatches. Of one device, with d, f
+and t devices along the axes data, fsdp and tensor, s slices along data, m microbatches, P bytes of
+parameters, e = batch/(d·f) examples, of F operations and A bytes that the backward pass needs,
+
+    compute   F(remat) · e / t
+    links     P/t · (f - 1)/f · 3m             gathers forward and backward, and gradients scattered
+              + R/t · 2(f - 1)/f               gradients summed of the R bytes that no rule cuts
+              + P/(t·f) · 2(d/s - 1)/(d/s)     gradients summed over data, within a slice
+              + A(products) · e · 4(t - 1)/t   partial results summed over tensor, both ways
+    network   P/(t·f) · 2(s - 1)/s             gradients summed over slices
+    memory    2 · state + P/t · (2m + 1)/2 + A(none) · e/t · (2, or 3 where blocks run again)
+    peak      state + gradients + (A(remat) + A(none)/8 of blocks that run again) · e/(t·m)
+
+State and gradients are exact. F and A are read off the jaxpr, before any fusion. The share of one
+block in A(none), 1/8, is a [guess]: the networks have some dozen blocks, of unlike sizes. Each
+program that was compiled corrects the estimates of the others (`Corrections`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from vidgen.model import Model
+from vidgen.nn.remat import POLICIES
+from vidgen.plan import bound, memory
+from vidgen.train import flops
+from vidgen.train import frozen as trained
+from vidgen.train.chips import Chip
+from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.trainer import Trainer
+
+_BLOCK = 1 / 8
+_HALVES = 3  # batches: the one that was asked for, a half of it, a quarter
+_TENSOR = (1, 2, 4, 8)  # devices that share heads and features: those of one or two hosts
+
+
+class Candidate(NamedTuple):
+    """A way to train.
+
+    Attributes:
+      mesh: the file of `gin_configs/mesh/`.
+      shape: devices along data, fsdp and tensor.
+      batch: examples of a step.
+      remat: of `nn/remat.py`; None where the network has no such setting.
+      microbatches: parts of the batch.
+    """
+
+    mesh: str
+    shape: tuple[int, int, int]
+    batch: int
+    remat: str | None
+    microbatches: int
+
+    def __str__(self) -> str:
+        mesh = ", ".join(
+            f"{axis} {size}"
+            for axis, size in zip(("data", "fsdp", "tensor"), self.shape, strict=True)
+            if size > 1
+        )
+        remat = "" if self.remat is None else f", remat {self.remat}"
+        return f"{mesh or 'one device'}, batch {self.batch} in {self.microbatches}{remat}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one example costs a model.
+
+    Attributes:
+      model_flops: of the loss and its gradient, nothing computed twice.
+      flops: with what is computed twice, by what is.
+      kept: bytes that the backward pass finds, by the same.
+    """
+
+    model_flops: float
+    flops: Mapping[str | None, float]
+    kept: Mapping[str | None, float]
+
+
+def work_of(trainer: Trainer, text: tuple[int, int]) -> Work:
+    """Return what one example costs, traced as for the devices of the trainer's partitioner."""
+    operations: dict[str | None, float] = {}
+    kept: dict[str | None, float] = {}
+    policies: Sequence[str | None] = (
+        tuple(POLICIES) if bound.networks_with_remat(trainer.model) else (None,)
+    )
+    for policy in policies:
+        model = trainer.model if policy is None else bound.with_remat(trainer.model, policy)
+        operations[policy], kept[policy] = _traced(model, trainer.partitioner, text)
+    return Work(operations[policies[0]], operations, kept)
+
+
+def _traced(model: Model, partitioner: Partitioner, text: tuple[int, int]) -> tuple[float, float]:
+    """Return the operations of an example, and the bytes that its backward pass finds."""
+    examples = partitioner.batch_ways()
+    batch, key = model.batch_spec(examples, *text), jax.eval_shape(lambda: jax.random.key(0))
+    loss = functools.partial(model.loss, train=True)
+
+    def backward(params: Any, *rest: Any) -> Any:
+        return jax.vjp(lambda own: loss(own, *rest), params, has_aux=True)[1]
+
+    params = unbox(jax.eval_shape(model.init, key, batch))
+    frozen = trained.spec(model, text)
+    with partitioner.context():
+        operations = flops.loss_and_gradient(model, params, frozen, batch)
+        found = jax.tree.leaves(jax.eval_shape(backward, params, frozen, batch, key))
+    weights = {x.shape for x in jax.tree.leaves(params)}  # or casts of them
+    kept = sum(x.size * x.dtype.itemsize for x in found if x.shape not in weights)
+    return operations / examples, kept / examples
+
+
+class Estimate(NamedTuple):
+    """What a candidate would cost a device.
+
+    Attributes:
+      peak: bytes; `state` of them do not depend on the batch.
+      state: bytes of parameters, optimizer state, averages and gradients.
+      bound: as `bound.of` gives it.
+    """
+
+    peak: float
+    state: float
+    bound: Mapping[str, Any]
+
+
+@dataclasses.dataclass
+class Corrections:
+    """What the compiler found, over what was estimated, by quantity and by what is kept."""
+
+    ratios: dict[str, dict[str | None, float]] = dataclasses.field(default_factory=dict)
+
+    def note(self, quantity: str, remat: str | None, ratio: float) -> None:
+        """Remember the newest ratio of a quantity."""
+        self.ratios.setdefault(quantity, {})[remat] = ratio
+
+    def of(self, quantity: str, remat: str | None) -> float:
+        """Return the ratio, of the same `remat` or the mean of others; 1 without."""
+        known = self.ratios.get(quantity, {})
+        if remat in known or not known:
+            return known.get(remat, 1.0)
+        return sum(known.values()) / len(known)
+
+
+class Estimator:
+    """Estimates of candidates for one model and one kind of chip.
+
+    Attributes:
+      trainer: model, optimizer and averages.
+      meshes: partitioners by the file of `gin_configs/mesh/`.
+      text: length and width of the text in a batch.
+      work: of one example.
+      chip: what is known of a device.
+      slices: that a slower network connects.
+      corrections: from what was compiled.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        meshes: Mapping[str, Partitioner],
+        text: tuple[int, int],
+        work: Work,
+        chip: Chip,
+        slices: int,
+    ) -> None:
+        self.trainer, self.meshes, self.text = trainer, meshes, text
+        self.work, self.chip, self.slices = work, chip, slices
+        self.corrections = Corrections()
+        self._held: dict[Any, Mapping[str, int]] = {}
+
+    def candidates(self, chips: int, batch: int) -> Iterator[Candidate]:
+        """Yield meshes of powers of two, the batch and two halves, remat and microbatches."""
+        with_tensor = "tensor" in self.meshes["mesh/fsdp.gin"].mesh_axes
+        for tensor, shift in itertools.product(_TENSOR, range(chips.bit_length())):
+            fsdp, rest = 2**shift, chips // tensor >> shift
+            shape = (rest, fsdp, tensor)
+            if rest * fsdp * tensor != chips or rest % self.slices or not with_tensor:
+                continue
+            mesh = "mesh/fsdp.gin" if tensor == 1 else "mesh/fsdp_tensor.gin"
+            for half, remat, power in itertools.product(
+                range(_HALVES), self.work.flops, range(batch.bit_length())
+            ):
+                size, parts = batch >> half, 2**power
+                if size << half == batch and size % (rest * fsdp * parts) == 0:
+                    yield Candidate(mesh, shape, size, remat, parts)
+
+    def estimate(self, candidate: Candidate) -> Estimate:
+        """Return what a candidate would cost, as corrected by what was compiled."""
+        data, fsdp, tensor = candidate.shape
+        remat, parts, slices = candidate.remat, candidate.microbatches, self.slices
+        held = self._of_state(candidate.mesh, candidate.shape)
+        state = held["total"] - held["batch"]
+        own = held["parameters"]
+        whole = self._of_state(candidate.mesh, (data * fsdp, 1, tensor))["parameters"]
+        cut = (whole - own) * fsdp / max(fsdp - 1, 1)
+        examples = candidate.batch / (data * fsdp)
+        none = next(iter(self.work.kept))
+        every, again = self.work.kept[none], remat not in (none, None)
+        links = (whole - own) * 3 * parts + (whole - cut) * 2 * (fsdp - 1) / fsdp
+        links += own * 2 * (data / slices - 1) / (data / slices)
+        links += self.work.kept.get("products", every) * examples * 4 * (tensor - 1) / tensor
+        quantities = {
+            "compute": self.work.flops[remat] * examples / tensor,
+            "memory": 2 * state
+            + whole * (2 * parts + 1) / 2
+            + every * examples / tensor * (2 + again),
+            "links": links,
+            "network": own * 2 * (slices - 1) / slices,
+        }
+        fixed = {name: x * self.corrections.of(name, remat) for name, x in quantities.items()}
+        activations = (self.work.kept[remat] + again * _BLOCK * every) * examples
+        activations *= self.corrections.of("activations", remat) / (tensor * parts)
+        useful = self.work.model_flops * examples / tensor
+        return Estimate(state + activations, state, bound.from_work(self.chip, useful, **fixed))
+
+    def correct(self, candidate: Candidate, program: Mapping[str, Any]) -> None:
+        """Learn from what the compiler said of a candidate."""
+        estimate, remat = self.estimate(candidate), candidate.remat
+        activations = estimate.peak - estimate.state
+        peak = program["peak_bytes_per_device"] or 2 * estimate.peak  # it did not fit: more
+        found = max(peak - estimate.state, 0.01 * activations)
+        before = self.corrections.of("activations", remat)
+        self.corrections.note("activations", remat, before * found / activations)
+        if not program.get("bound"):
+            return
+        for name, seconds in program["bound"]["seconds"].items():
+            guess = estimate.bound["seconds"][name]
+            if seconds and guess:
+                ratio = self.corrections.of(name, remat) * seconds / guess
+                self.corrections.note(name, remat, ratio)
+
+    def _of_state(self, mesh: str, shape: tuple[int, int, int]) -> Mapping[str, int]:
+        """Return the exact bytes of a device."""
+        if (mesh, shape) not in self._held:
+            chips = math.prod(shape)
+            trainer = self.trainer_of(Candidate(mesh, shape, chips, None, 1))
+            batch = trainer.model.batch_spec(chips, *self.text)
+            report = memory.bytes_per_device(trainer, self._boxed, batch, chips)
+            self._held[mesh, shape] = report["bytes_per_device"]
+        return self._held[mesh, shape]
+
+    @functools.cached_property
+    def _boxed(self) -> Any:
+        return self.trainer.boxed_params(self.trainer.model.batch_spec(1, *self.text))
+
+    def trainer_of(self, candidate: Candidate) -> Trainer:
+        """Return the trainer that a candidate describes."""
+        mesh = dataclasses.replace(
+            self.meshes[candidate.mesh], mesh_shape=candidate.shape, device_count=None
+        )
+        model = self.trainer.model
+        if candidate.remat is not None:
+            model = bound.with_remat(model, candidate.remat)
+        return dataclasses.replace(
+            self.trainer, model=model, partitioner=mesh, microbatches=candidate.microbatches
+        )
