@@ -107,11 +107,6 @@ class Program:
         with self.context():
             return self.function.lower(*args)
 
-    def jaxpr(self, *args: Any) -> Any:
-        """Return the closed jaxpr for these arguments."""
-        with self.context():
-            return jax.make_jaxpr(self.function)(*args)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partitioner:
