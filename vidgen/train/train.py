@@ -229,8 +229,8 @@ class _Session:
         batch = trainer.partitioner.to_global(encoded.batch)
         if not self.timer.compiled:
             program = trainer.train_program(batch)
-            jaxpr = program.jaxpr(self.state, self.frozen, batch, self.key, np.float32(math.inf))
-            self.flops = float(flops.count_jaxpr(jaxpr))
+            traced = program.trace(self.state, self.frozen, batch, self.key, np.float32(math.inf))
+            self.flops = float(flops.count_jaxpr(traced.jaxpr))
             self.bar.set_description("compiling")
         limit = self.monitor.limit(self.step + 1)
         self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)
