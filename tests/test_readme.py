@@ -121,6 +121,9 @@ CHEAPER = (
         r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"
     ),
     Cheaper(r"plans.py", "--from=benchmarks/plans.jsonl", "an hour; the rows are those of then"),
+    Cheaper(r"hosts.py", "--from=benchmarks/hosts.jsonl", "200,000 files; the rows of then"),
+    Cheaper(r"manifests.py", "--from=benchmarks/manifests.jsonl", "minutes; the rows of then"),
+    Cheaper(r"faults.py", "--from=benchmarks/faults.jsonl", "an hour; the trials of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
@@ -193,6 +196,11 @@ MAKES = {
     "Films": trained("films") | {"vidgen prepare": files("prepared/manifest.json")},
     "TFDS and seqio": trained("ucf101"),
     "Models at their published sizes": {"plans.py": measured_table},
+    "A thousand hosts": {
+        "hosts.py": says("| made |", "| tar |"),
+        "manifests.py": says("imagen base"),
+        "faults.py": says("coordinator", "sigterm", "straggler", "checkpoint"),
+    },
     "Memory": {
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")
     },
