@@ -227,6 +227,7 @@ def test_a_bit_that_turned_is_seen(tmp_path, trainer, caplog, item):
     settle()
 
 
+@READING
 def test_what_lost_its_names_is_damaged_and_no_other_model(tmp_path, trainer, caplog):
     newest = two_saved(tmp_path, trainer)
     metadata = newest / "params" / "_METADATA"
