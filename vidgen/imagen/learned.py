@@ -117,6 +117,7 @@ def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
         "guidance_rescale": guidance.rescale != 0,
         "guidance_parallel": guidance.parallel != 1,
         "guidance_norm": guidance.norm is not None,
+        "guidance_momentum": guidance.momentum != 0,
     }
     for flag in (flag for flag, given in asked.items() if given):
         raise ValueError(

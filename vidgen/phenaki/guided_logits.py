@@ -67,6 +67,7 @@ def check_guidance(name: str, guidance: GuidanceSpec) -> None:
     """Raise ValueError where guidance is asked for what is of videos, not of tokens."""
     asked = {"guidance_rescale": guidance.rescale != 0, "guidance_parallel": guidance.parallel != 1}
     asked["guidance_norm"] = guidance.norm is not None
+    asked["guidance_momentum"] = guidance.momentum != 0
     for flag in (flag for flag, given in asked.items() if given):
         raise ValueError(
             f"--{flag}: {name} guides the logits of tokens, which have no spread and no direction "
