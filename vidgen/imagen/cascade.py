@@ -136,13 +136,7 @@ class Cascade:
         Raises:
           ValueError: no stage is told the rate of its clips, or it is not positive.
         """
-        if not any(isinstance(s, DiffusionStage) and s.fps_condition for s in self.stages):
-            raise ValueError(
-                f"--fps={fps:g}: {' '.join(self.names)} makes clips of one frame rate, "
-                f"{self.shape.fps:g}; train with several (models/imagen/fps.gin)."
-            )
-        if not 0 < fps < math.inf:
-            raise ValueError(f"--fps is {fps:g}; it must be positive.")
+        check_rate(self.stages, fps)
         stages: list[SampledModel] = []
         for stage in self.stages:
             rate = stage.shape.fps * fps / self.shape.fps
@@ -259,6 +253,18 @@ def _check_fit(before: SampledModel, after: SampledModel) -> None:
             verb = "is" if len(between) == 1 else "are"
             sentence += f": {' and '.join(between)} {verb} missing between them"
     raise ValueError(sentence + ".")
+
+
+def check_rate(stages: Sequence[SampledModel], fps: float) -> None:
+    """Raise ValueError where none of the stages is told the rate of its clips, or --fps is none."""
+    if not any(isinstance(stage, DiffusionStage) and stage.fps_condition for stage in stages):
+        names = " ".join(stage.name for stage in stages)
+        raise ValueError(
+            f"--fps={fps:g}: {names} makes clips of one frame rate, {stages[-1].shape.fps:g}; "
+            "train with several (models/imagen/fps.gin)."
+        )
+    if not 0 < fps < math.inf:
+        raise ValueError(f"--fps is {fps:g}; it must be positive.")
 
 
 def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) -> None:
