@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ class Projected:
         return cond + w * (change - (1 - self.parallel) * along)
 
 
+@no_type_check  # its arrays may be shapes alone, as where a plan traces a step
 class Momentum(PyTreeNode):
     """What guidance has changed so far, Δ of the evaluation before with all that went into it.
 
