@@ -110,12 +110,13 @@ class UniPC(Sampler, name="unipc"):
     def __call__(self, denoise, keys, z, x0_before, levels):
         """Take one step; see `Sampler`."""
         x0 = denoise(z, levels.t)
-        corrected = z + alpha_sigma(levels.t)[0] * self._correction(x0, *x0_before, levels)
+        first, second = x0_before
+        corrected = z + alpha_sigma(levels.t)[0] * self._correction(x0, first, second, levels)
         near = _inverse(0.5 * (levels.t - levels.before), 0.5 * (levels.s - levels.t))
-        return ddim_step(corrected, x0 + 0.5 * near * (x0 - x0_before[0]), levels.t, levels.s), x0
+        return ddim_step(corrected, x0 + 0.5 * near * (x0 - first), levels.t, levels.s), x0
 
     def _correction(self, x0, first, second, levels):
-        """What the step before would have added to z/α, had it known x̂ at its end."""
+        """Return what the step before would have added to z/α, had it known x̂ at its end."""
         assert levels.earlier is not None
         length = 0.5 * (levels.t - levels.before)
         h = jnp.where(jnp.isfinite(length), length, 1)
