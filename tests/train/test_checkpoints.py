@@ -227,6 +227,21 @@ def test_a_bit_that_turned_is_seen(tmp_path, trainer, caplog, item):
     settle()
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_weights_alone_are_checked_too(tmp_path, trainer, averaged):
+    """Of a model that generates, or begins another run."""
+    newest = two_saved(tmp_path, trainer)
+    files = (newest / ("ema" if averaged else "params")).glob("ocdbt.*/d/*")
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(CheckpointError, match=r"2 is damaged: \w+/\w+ is not as written"):
+            checkpointer.restore_params(averaged=averaged)
+        assert checkpointer.restore_params(averaged=not averaged)
+
+
 @READING
 def test_what_lost_its_names_is_damaged_and_no_other_model(tmp_path, trainer, caplog):
     newest = two_saved(tmp_path, trainer)

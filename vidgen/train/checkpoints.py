@@ -202,10 +202,15 @@ class Checkpointer:
         if not positions.everywhere(error is None):
             raise error or DamagedCheckpoint(f"{where} is damaged: another process cannot read it.")
         for name, tree in restored.items():
-            wrong = checksums.first_difference(record.get("arrays", {}).get(name, {}), tree)
-            if wrong is not None:
-                raise DamagedCheckpoint(f"{where} is damaged: {name}/{wrong} is not as written.")
+            self._verify(step, name, tree, record)
         return restored, record["processes"]
+
+    def _verify(self, step: int, item: str, tree: Any, record: Mapping[str, Any]) -> None:
+        """Raise DamagedCheckpoint where an array is not what its checksum says."""
+        wrong = checksums.first_difference(record.get("arrays", {}).get(item, {}), tree)
+        if wrong is not None:
+            where = f"checkpoint {self.directory / str(step)}"
+            raise DamagedCheckpoint(f"{where} is damaged: {item}/{wrong} is not as written.")
 
     def _record(self, step: int) -> dict[str, Any]:
         """Read what `save` wrote beside the arrays; the first vidgens wrote no checksums."""
@@ -261,7 +266,7 @@ class Checkpointer:
         Raises:
           FileNotFoundError: there is no such checkpoint.
           CheckpointError: it was written by another model.
-          DamagedCheckpoint: what it says of its arrays cannot be read.
+          DamagedCheckpoint: it cannot be read, or a weight is not as it was written.
         """
         step = self._existing(step)
         item = self._weights_item(step, averaged)
@@ -270,7 +275,9 @@ class Checkpointer:
         else:
             self._check_fit(step, item, abstract)
         restore = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
-        return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        params = self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        self._verify(step, item, params, self._record(step))
+        return params
 
     def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
         """Describe the weights that `restore_params` would read.
