@@ -117,7 +117,7 @@ def stat(path: Path) -> Stat:
       Both; the mark of a local file is its time of modification in nanoseconds.
 
     Raises:
-      OSError: there is no such file, it is a folder, or its store does not answer.
+      OSError: there is no such file, its store has only a folder of that name, or does not answer.
     """
     if not is_remote(path):
         status = os.stat(path)
@@ -155,7 +155,7 @@ def is_file(path: Path) -> bool:
       path: local or in a store.
 
     Returns:
-      False for a folder too.
+      True for a file; False for a folder, or where there is nothing.
 
     Raises:
       OSError: the store refuses the request, or does not answer.
@@ -175,7 +175,7 @@ def is_folder(path: Path) -> bool:
       path: local or in a store.
 
     Returns:
-      False for a file too.
+      True for a folder; False for a file, or where there is nothing.
 
     Raises:
       OSError: the store refuses the request, or does not answer.
