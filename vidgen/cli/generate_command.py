@@ -13,13 +13,13 @@ from vidgen.story import generate_story, long_video, upscale
 
 
 def build(flags: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, str]]:
-    """Build the run; wrong input stops here, and nothing is written.
+    """Build the run of `vidgen generate`; wrong input stops here, and nothing is written.
 
     Args:
       flags: of the command, and `bindings`; `on_step`, if it is there, sees the sampling steps.
 
     Returns:
-      The run, and the configurations that it used, by what they are of.
+      The run, and the configurations that it used, by what each is of.
 
     Raises:
       ValueError: a flag, a file or a setting is wrong.
