@@ -3,6 +3,8 @@
 Tests of vidgen/loaded_model.py too.
 """
 
+import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -301,6 +303,35 @@ def test_a_callback_sees_every_step_and_ends_the_call(base):
 
     with pytest.raises(StopGenerating):
         base.generate(PROMPT, on_step=stop, **FEWEST)
+
+
+def bytes_on_devices():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+@pytest.mark.parametrize("kind", ["clips", "film"])
+def test_a_call_that_was_ended_gives_its_memory_back(kind, base, phenaki):
+    """All but the weights, which a loaded model keeps."""
+    during = []
+
+    def end(preview):
+        during.append(bytes_on_devices())
+        if preview.step == 2:
+            raise StopGenerating
+
+    def call(on_step=None):
+        if kind == "film":
+            phenaki.story(STORY, frames=17, steps=2, on_step=on_step)
+        else:
+            base.generate(PROMPT, num_samples=3, on_step=on_step, **FEWEST)
+
+    call()  # reads the weights
+    before = bytes_on_devices()
+    with contextlib.suppress(StopGenerating):
+        call(end)
+    assert len(during) == 2 and min(during) > before
+    assert bytes_on_devices() == before
 
 
 def test_settings_of_gin_reach_a_loaded_model():

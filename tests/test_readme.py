@@ -131,6 +131,9 @@ CHEAPER = (
     Cheaper(
         r"sampling_time.py", "--from=benchmarks/sampling_time.jsonl", "11 min; rows as they were"
     ),
+    Cheaper(r"hosts.py", "--from=benchmarks/hosts.jsonl", "200,000 files; the rows of then"),
+    Cheaper(r"manifests.py", "--from=benchmarks/manifests.jsonl", "minutes; the rows of then"),
+    Cheaper(r"faults.py", "--from=benchmarks/faults.jsonl", "an hour; the trials of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
@@ -210,6 +213,11 @@ MAKES = {
     "The cost of a chip on more of them": {"weak_scaling.py": measured_table},
     "One clip": {"sampling_time.py": measured_table},
     "Captions": {"--captions=14000000": says("cheaper: cache")},
+    "A thousand hosts": {
+        "hosts.py": says("| made |", "| tar |"),
+        "manifests.py": says("imagen base"),
+        "faults.py": says("coordinator", "sigterm", "straggler", "checkpoint"),
+    },
     "Memory": {
         "memory.py": says("phenaki_cvivit_tiny", "phenaki_maskgit_tiny", "imagen_base_tiny")
     },

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vidgen.cli import evaluate_command, evaluate_flags, generate_flags, keywords, startup
+from vidgen.cli import (
+    evaluate_command,
+    evaluate_flags,
+    generate_command,
+    generate_flags,
+    keywords,
+    startup,
+)
 from vidgen.config.gin_sessions import Sessions
 from vidgen.data.video import transforms
 from vidgen.data.video.footage import open_footage
@@ -32,7 +39,6 @@ from vidgen.inference.loaded import Tokenizer
 from vidgen.inference.preview import Look
 from vidgen.inference.stages import Stage
 from vidgen.model import TokenizerModel
-from vidgen.story.generate_story import GenerateStory
 from vidgen.story.upscale import Upscale
 from vidgen.types import TextEmbedding
 
@@ -41,7 +47,7 @@ Video = Clip | np.ndarray | str | os.PathLike  # frames "t h w c", float in [-1,
 _NOT_HERE = frozenset(
     ("model", "until", "first_stage", "prompts_file", "output", "keep_stages", "restart")
 )
-_OF_STORIES = frozenset(("context", "upscale", "upscale_model"))
+_OF_STORIES = frozenset(("context", "long", "story", "upscale", "upscale_model"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,25 +93,31 @@ class LoadedModel:
         self,
         prompts: str | Sequence[str] = (),
         *,
+        long: bool = False,
         on_step: Look | None = None,
         **flags: Any,
     ) -> Clips:
         """Make clips of these prompts; nothing is written.
 
-        Args:
-          prompts: one, or several; there may be none where a flag names a video or frames to begin
-            with, such as init.
-          on_step: is called after every sampling step with a `StepPreview`
-            (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
-          **flags: of `vidgen generate`, such as seed=1 or steps=32.
+          Args:
+        prompts: one, or several; there may be none where a flag names a video or frames to begin
+          with, such as init.
+        long: make one video of any number of `frames`, chunk by chunk, as --long.
+            on_step: is called after every sampling step with a `StepPreview`
+              (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
+            **flags: of `vidgen generate`, such as seed=1 or steps=32.
 
-        Returns:
-          The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
+          Returns:
+            The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
 
-        Raises:
-          ValueError: an unknown flag, or a value that does not fit.
+          Raises:
+            ValueError: an unknown flag, or a value that does not fit.
         """
-        return self._generated(self._makers(), prompts, on_step, flags)
+        if not long:
+            return self._generated(self._makers(), prompts, on_step, flags)
+        film = self._film({**flags, "prompts": _listed(prompts), "long": True}, on_step)
+        last, videos = self.names[-1], film.video[None]
+        return Clips(prompts=(film.prompt,), stages={last: videos}, rates={last: film.fps})
 
     def upscale(
         self,
@@ -170,14 +182,8 @@ class LoadedModel:
             for value in values
         }
 
-    def story(
-        self,
-        story: str | os.PathLike,
-        *,
-        on_step: Look | None = None,
-        **flags: Any,
-    ) -> Film:
-        """Make a film of a story; nothing is written.
+    def story(self, story: str | os.PathLike, *, on_step: Look | None = None, **flags: Any) -> Film:
+        """Make a film of a story, by the first stage, which the others up-sample.
 
         Args:
           story: a file, or "scene one. then scene two.".
@@ -190,17 +196,20 @@ class LoadedModel:
         Raises:
           ValueError: an unknown flag, a story that does not fit, or a model that tells none.
         """
-        stage = stages.single(self._makers())
+        return self._film(flags | {"story": os.fspath(story)}, on_step)
+
+    def _film(self, wanted: Mapping[str, Any], on_step: Look | None) -> Film:
+        """Make the video of a --story or of --long, as the command does, and read it."""
+        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
         with tempfile.TemporaryDirectory() as folder:
-            wanted = flags | {"story": os.fspath(story)}
-            parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
             parsed.output, parsed.on_step = os.path.join(folder, "film.npy"), on_step
             fields = generate_flags.story_settings(parsed)
-            run = self._sessions.build(GenerateStory, stage=stage, **fields)
-            upscaled = self._upscaled(run, parsed)
+            raising = self._raising(parsed)
+            trained = self._makers()[:1] if raising else self._makers()
+            made = generate_command.story_run(parsed, self._sessions, trained, raising, fields)
             self._sessions.check_bindings()
-            path = run.write() if upscaled is None else upscaled.write()
-            video = transforms.to_float(np.load(path))
+            video = transforms.to_float(np.load(made.write()))
+        run = made.generate if isinstance(made, Upscale) else made
         begins = [part.first_frame for part in run.segments if part.part == 0]
         slower = len(video) // run.segments[-1].end_frame
         ends = [*begins[1:], run.segments[-1].end_frame]
@@ -317,12 +326,11 @@ class LoadedModel:
         on_step: Look | None,
         flags: Mapping[str, Any],
     ) -> Clips:
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        wanted = {**flags, "prompts": texts}
-        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES | {"story"})
+        wanted = {**flags, "prompts": _listed(prompts)}
+        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES)
         parsed.on_step = on_step
-        settings = generate_flags.settings(parsed)
-        run = self._sessions.build(Generate, stages=list(trained), **settings)
+        fields = generate_flags.settings(parsed)
+        run = self._sessions.build(Generate, stages=list(trained), **fields)
         self._sessions.check_bindings()
         clips: dict[str, list[np.ndarray]] = {}
         for model, _, video in run.stage_videos():
@@ -333,15 +341,13 @@ class LoadedModel:
             rates={model.name: model.shape.fps for model in run.chain.stages},
         )
 
-    def _upscaled(self, run: GenerateStory, parsed: Any) -> Upscale | None:
-        """Build the run that sends a story's video through other stages, if flags ask for it."""
-        elsewhere = parsed.upscale_model
-        later = upscale_stages.find(parsed.upscale, self._source.model, elsewhere)
+    def _raising(self, parsed: Any) -> list[Stage]:
+        """Build the stages of --upscale, if the flags ask for any."""
+        later = upscale_stages.find(parsed.upscale, self._source.model, parsed.upscale_model)
         raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
-        if not raising:
-            return None
-        upscale_stages.check_names(raising, later, parsed.upscale)
-        return self._sessions.build(Upscale, generate=run, stages=raising)
+        if raising:
+            upscale_stages.check_names(raising, later, parsed.upscale)
+        return raising
 
     def _encoder(self) -> Tokenizer:
         """Return the tokenizer, by itself or of the stage that reads it."""
@@ -374,6 +380,10 @@ def evaluated(
     parsed = keywords.as_flags(evaluate_flags.add, flags)
     parsed.gin_file, parsed.bindings, parsed.dry_run = list(gin_files), list(bindings), False
     return evaluate_command.run(parsed)
+
+
+def _listed(prompts: str | Sequence[str]) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:

@@ -13,7 +13,6 @@ without its package is a MissingPackage that names it, and a scheme that nothing
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import glob as local_glob
 import hashlib
@@ -27,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
-from etils import epath
 from fsspec.spec import AbstractBufferedFile
 
 Path = str | os.PathLike
@@ -125,7 +123,7 @@ def stat(path: Path) -> Stat:
     info = _request(path, lambda system, name: system.info(name))
     if info["type"] == "directory":
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return Stat(info.get("size"), ":".join(f"{info[key]}" for key in _MARKS if key in info))
+    return _stat(info)
 
 
 def version(path: Path) -> tuple[str, ...]:
@@ -230,14 +228,44 @@ def names_in(folder: Path) -> set[str]:
     if not is_remote(folder):
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
-    def ls(system: FileSystem, name: str) -> list[str]:
+    return {info["name"].rstrip("/").rpartition("/")[2] for info in _listing(folder)}
+
+
+def stats_in(folder: Path) -> dict[str, Stat]:
+    """Look up the size and the mark of all files in a folder by one listing.
+
+    Args:
+      folder: local, or in a store, which is asked anew.
+
+    Returns:
+      Both by the name of the file, without the folder's; empty where a store has no such folder.
+
+    Raises:
+      OSError: there is no such local folder, it cannot be read, or its store does not answer.
+    """
+    if not is_remote(folder):
+        with os.scandir(folder or ".") as entries:
+            stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
+            return {name: Stat(status.st_size, str(status.st_mtime_ns)) for name, status in stats}
+    files = (info for info in _listing(folder) if info["type"] != "directory")
+    return {info["name"].rpartition("/")[2]: _stat(info) for info in files}
+
+
+def _listing(folder: Path) -> list[dict[str, Any]]:
+    """What a store says of each object in a folder; nothing if there is no such folder."""
+
+    def ls(system: FileSystem, name: str) -> list[dict[str, Any]]:
         system.invalidate_cache(name)
-        return list(system.ls(name, detail=False))
+        return list(system.ls(name, detail=True))
 
     try:
-        return {name.rstrip("/").rpartition("/")[2] for name in _request(folder, ls)}
+        return _request(folder, ls)
     except FileNotFoundError:
-        return set()
+        return []
+
+
+def _stat(info: dict[str, Any]) -> Stat:
+    return Stat(info.get("size"), ":".join(f"{info[key]}" for key in _MARKS if key in info))
 
 
 def glob(pattern: str) -> list[str]:
@@ -383,28 +411,6 @@ def move_to(partial: pathlib.Path, path: Path) -> None:
         return
     _request(path, lambda system, name: system.put_file(str(partial), name))
     partial.unlink()
-
-
-def remove_folder(folder: epath.Path) -> None:
-    """Delete a folder into which other processes, which failed, may go on writing for a while.
-
-    They may create it again with every file, so it has to be absent at three looks in a row; after
-    4 seconds of looks it is left as it is.
-
-    Args:
-      folder: local or in a store; it need not exist.
-    """
-    absent = 0
-    for _ in range(40):
-        if folder.exists():
-            absent = 0
-            with contextlib.suppress(OSError):
-                folder.rmtree()
-        else:
-            absent += 1
-        if absent == 3:
-            return
-        time.sleep(0.1)
 
 
 def local_copy(path: Path) -> str:

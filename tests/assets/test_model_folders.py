@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import fsspec
+import local_hub
 import pytest
 
 from vidgen import paths
@@ -90,8 +91,28 @@ def test_a_training_run_in_a_store_is_not_copied(monkeypatch):
         model_folders.check_local("--model", address)
 
 
+def test_the_hub_by_its_own_client(tmp_path, monkeypatch):
+    """Copied, and asked for what is not there; tests/inference/test_export.py writes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, data in FILES.items():
+        (tmp_path / "hub/me/tigers" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub/me/tigers" / name).write_bytes(data)
+    with local_hub.serve(tmp_path / "hub"):
+        folder = Path(model_folders.find("hf://me/tigers"))
+        found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        assert found == {"config.json", "base/config.gin", "base/model.safetensors"}
+        one = Path(model_folders.find("hf://me/tigers/base"))
+        assert (one / "model.safetensors").read_bytes() == b"weights"
+        with pytest.raises(FileNotFoundError, match="there is no such folder.*HF_TOKEN"):
+            model_folders.find("hf://me/lions")
+        with pytest.raises(FileNotFoundError, match="tigers/cubs holds no exported model"):
+            model_folders.find("hf://me/tigers/cubs")
+
+
 def test_the_hub_needs_its_package(vidgen, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    imported = sys.modules["fsspec.registry"]._registry  # by an earlier test
+    monkeypatch.delitem(imported, "hf", raising=False)
     for flags in ("a --model=", "--story=a --upscale=ssr1 --upscale_model="):
         told = vidgen("generate", *f"{flags}hf://owner/model".split())
         told.assert_sentence("hf://owner/model", 'pip install "vidgen[hub]"')

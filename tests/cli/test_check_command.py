@@ -66,7 +66,7 @@ def test_wide_videos_get_a_wide_clip(vidgen, tmp_path):
     (tmp_path / "wide").mkdir()
     write_video(tmp_path / "wide" / "a.mp4", wide, 10, min_side=0)
     (tmp_path / "wide" / "a.txt").write_text("wide")
-    told = vidgen("check", "wide", "--sheet=sheets/a.jpg")
+    told = vidgen("check", "wide", "-o", "sheets/a.jpg")
     assert told.status == 0, told.err
     assert "a clip    4 frames of 16x28 at 10 fps, 0.4 s" in told.out
     for change in ("frames=4", "width=28", "fps=10.0"):

@@ -151,6 +151,7 @@ CONTROLS = {  # by flag, its text, and the value in `Sampling`
     "guidance_interval": ("0.2:1.6,base=0:inf", PerStage((0.2, 1.6), {"base": (0.0, math.inf)})),
     "guidance_parallel": ("base=0", PerStage(None, {"base": 0.0})),
     "guidance_norm": ("0.1", PerStage(0.1)),
+    "guidance_momentum": ("-0.5", PerStage(-0.5)),
     "churn": ("40", PerStage(40.0)),
     "resample": ("10", PerStage(10)),
     "resample_jump": ("base=5", PerStage(None, {"base": 5})),

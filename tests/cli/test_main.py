@@ -355,6 +355,24 @@ def test_a_run_that_fails_at_once_leaves_the_old_configuration(tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.glob("*.gin")} == {"config.gin": "old"}
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_first_run_that_fails_at_once_leaves_nothing(tmp_path, existed):
+    folder = tmp_path / "m"
+    if existed:
+        folder.mkdir()
+    for inner in (None, "checkpoints"):
+        with pytest.raises(ValueError, match="misfit"):
+            with saved_config(str(folder), "new"):
+                _ = inner and (folder / inner).mkdir()
+                raise ValueError("misfit")
+        assert (folder.exists(), list(tmp_path.rglob("m/*"))) == (existed, [])
+    with pytest.raises(ValueError, match="diverged"):  # later, there is something to look at
+        with saved_config(str(folder), "new"):
+            (folder / "tensorboard").mkdir()
+            raise ValueError("diverged")
+    assert {path.name for path in folder.iterdir()} == {"config.gin", "tensorboard"}
+
+
 def test_every_process_says_the_same_of_a_folder_that_is_a_file(tmp_path, monkeypatch):
     """Also those that write no configuration: whichever ends first is the one that is shown."""
     (tmp_path / "m").write_text("")

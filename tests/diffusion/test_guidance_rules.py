@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from vidgen.diffusion.guidance import GuidanceSpec, classifier_free_batched, guide
+from vidgen.diffusion.guidance import (
+    GuidanceSpec,
+    classifier_free_batched,
+    guide,
+    reconstruction_guided,
+)
 from vidgen.diffusion.guidance_rules import (
+    Momentum,
     NoiseInterval,
     Projected,
     Rescaled,
@@ -15,7 +21,7 @@ from vidgen.diffusion.guidance_rules import (
     rescaled,
     within,
 )
-from vidgen.diffusion.samplers import Ddim
+from vidgen.diffusion.samplers import Corrected, Ddim, Heun
 from vidgen.diffusion.sampling import sample
 from vidgen.diffusion.schedules import alpha_sigma
 
@@ -108,6 +114,65 @@ def test_the_rule_of_settings():
     assert hash(GuidanceSpec(rescale=0.7).rule) == hash(Rescaled(share=0.7))
 
 
+# ---- momentum (APG) ------------------------------------------------------------------------------
+
+
+DDIM = Ddim()
+
+
+def with_momentum(rate, rule=guide, weight=2.0):
+    """Predicts 1 without text and 1 + 2^n with it at evaluation n, so that Δ is 1, 2, 4, ..."""
+
+    def both(z, logsnr, step):
+        return jnp.array([[1.0], [0.0]]) * 2.0**step + 1 + 0 * z
+
+    momentum = Momentum(before=jnp.zeros((1, 1)), rate=jnp.asarray(rate))
+    return classifier_free_batched(both, np.full(4, weight), rule, momentum)
+
+
+def end_of(denoiser, levels, sampler=DDIM, on_step=None):
+    keys = jax.random.split(jax.random.key(0), 1)
+    settings = {"logsnrs": levels, "z": jnp.array([[0.3]]), "to_data": False, "on_step": on_step}
+    return sample(denoiser, sampler, keys=keys, **settings).item()
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.75, 0.5])
+def test_momentum_sums_the_differences_of_earlier_steps(x64, rate):
+    """x̂_n = 1 + 2^n + 2 Σ_k β^k 2^(n-k), and the path of constant x̂ is exact."""
+    levels = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
+    change = [sum(rate**k * 2.0 ** (n - k) for k in range(n + 1)) for n in range(4)]
+    x0 = np.array([1 + 2.0**n + 2 * change[n] for n in range(4)])
+    alpha, sigma = (np.asarray(x) for x in alpha_sigma(jnp.asarray(levels)))
+    expected = sigma[-1] * (0.3 / sigma[0] + np.sum(x0 * np.diff(alpha / sigma)))
+    assert end_of(with_momentum(rate), levels) == pytest.approx(expected, rel=1e-10)
+    stepwise = end_of(with_momentum(rate), levels, on_step=lambda *now: None)
+    assert stepwise == pytest.approx(expected, rel=1e-10)
+
+
+def test_momentum_goes_through_whatever_is_around_guidance(x64):
+    """An interval leaves it as it is; a gradient, a corrector and a second evaluation bear it."""
+    levels = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
+    alone = Partial(lambda z, logsnr, step: 1 + 2.0**step + 0 * z)
+    inside = within(NoiseInterval(0.0, 4.0), with_momentum(-0.5), alone)  # not the first step
+    change = [0, 2, 4 - 0.5 * 2, 8 - 0.5 * 3]
+    x0 = np.array([1 + 2.0**n + 2 * change[n] for n in range(4)])
+    alpha, sigma = (np.asarray(x) for x in alpha_sigma(jnp.asarray(levels)))
+    expected = sigma[-1] * (0.3 / sigma[0] + np.sum(x0 * np.diff(alpha / sigma)))
+    assert end_of(inside, levels) == pytest.approx(expected, rel=1e-10)
+    drawn = reconstruction_guided(with_momentum(-0.5), lambda x: x, jnp.zeros((1, 1)), 1.0)
+    drawn_not = end_of(with_momentum(-0.5), levels)
+    assert end_of(drawn, levels) == pytest.approx(drawn_not, rel=1e-10)  # x̂ does not read z
+    for sampler in (Heun(), Corrected(sampler=Ddim(), steps=2, delta=1e-12)):
+        ends = [end_of(with_momentum(rate), levels, sampler) for rate in (0.0, -0.5)]
+        assert abs(ends[0] - ends[1]) > 0.1
+
+
+def test_a_denoiser_outside_of_the_loop_has_no_momentum():
+    z, level = jnp.zeros((1, 1)), jnp.zeros(1)
+    for _ in range(2):
+        assert with_momentum(0.5)(z, level, jnp.array(1)).item() == 1 + 2 + 2 * 2
+
+
 # ---- in an interval of noise levels (2404.07724) -------------------------------------------------
 
 LEVELS = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])  # σ/α = e², e, 1, 1/e, 1/e²
@@ -173,6 +238,7 @@ def test_share_inside():
         ({"rescale": 1.5}, r"rescale is 1.5; it must be in \[0, 1\]"),
         ({"parallel": -0.5}, r"parallel is -0.5; it must be in \[0, 1\]"),
         ({"norm": 0.0}, "norm is 0.0; it must be more than 0"),
+        ({"momentum": -1.0}, r"momentum is -1.0; it must be in \(-1, 1\)"),
         ({"interval": (2.0, 1.0)}, r"interval is \(2.0, 1.0\); it must be \(low, high\)"),
         ({"interval": (1.0,)}, "interval is"),
         ({"interval": (-1.0, 1.0)}, "0 <= low < high"),

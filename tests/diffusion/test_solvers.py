@@ -11,7 +11,7 @@ import pytest
 from vidgen.diffusion.samplers import SAMPLERS, Corrected, Ddim, SamplerSpec
 from vidgen.diffusion.sampling import sample
 from vidgen.diffusion.schedules import Cosine
-from vidgen.diffusion.solvers import DpmSolverPP3M, Heun
+from vidgen.diffusion.solvers import DpmSolverPP3M, Heun, UniPC
 
 ORDERS = {"ddim": 1, "dpmpp_2m": 2, "dpmpp_2s": 2, "heun": 2}
 
@@ -40,19 +40,20 @@ def test_twice_the_steps_divide_the_error_by_the_power_of_the_order(x64, gaussia
     assert coarse / fine == pytest.approx(2 ** ORDERS[kind], rel=0.07)
 
 
-def test_the_order_is_three_from_pure_noise(x64, gaussian):
+@pytest.mark.parametrize("kind", ["dpmpp_3m", "unipc"])
+def test_the_order_is_three_from_pure_noise(x64, gaussian, kind):
     """There x̂ hardly changes at first, so that first steps of a lower order leave no error."""
-    coarse, fine = errors(gaussian, "dpmpp_3m", (256, 512), noise=1.0, data=0.1)
+    coarse, fine = errors(gaussian, kind, (256, 512), noise=1.0, data=0.1)
     assert coarse / fine == pytest.approx(8, rel=0.07)
 
 
 def test_a_higher_order_is_nearer_at_the_same_number_of_evaluations(x64, gaussian):
     found = {}
-    for kind in (*ORDERS, "dpmpp_3m"):
+    for kind in (*ORDERS, "dpmpp_3m", "unipc"):
         steps = 64 // SAMPLERS[kind].evaluations
         (error,) = errors(gaussian, kind, [steps])
         found[kind] = abs(error)
-    assert found["dpmpp_3m"] < found["dpmpp_2m"] < found["ddim"]
+    assert max(found["dpmpp_3m"], found["unipc"]) < found["dpmpp_2m"] < found["ddim"]
     assert max(found["dpmpp_2s"], found["heun"]) < found["ddim"]
 
 
@@ -83,7 +84,47 @@ def test_the_third_order_begins_as_the_first_and_is_exact_where_x0_is_a_parabola
     assert gained == pytest.approx(integral(s) - integral(t), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["dpmpp_2s", "dpmpp_3m", "heun"])
+def unipc_of_the_paper(x0_of, logsnrs, z):
+    """UniPC-2 with B₂(h), multistep and data prediction, as its authors' code has it."""
+    lambdas = 0.5 * np.asarray(logsnrs)
+    alphas, sigmas = np.sqrt(1 / (1 + np.exp(-logsnrs))), np.sqrt(1 / (1 + np.exp(logsnrs)))
+    kept = []  # (λ, x̂), the last one first
+    for n, (now, alpha, sigma) in enumerate(zip(lambdas, alphas, sigmas, strict=True)):
+        if n:  # predict z at `now` from `last`, and correct it by x̂ there
+            (before, x0), hh = kept[0], -(now - kept[0][0])
+            phi, rest = np.expm1(hh), [k for k in kept[1:2]]
+            ratios = [(level - before) / -hh for level, _ in rest]
+            differences = [(x - x0) / r for (_, x), r in zip(rest, ratios, strict=True)]
+            plain = sigma / sigmas[n - 1] * z - alpha * phi * x0
+            z = plain - alpha * phi * 0.5 * sum(differences)
+            if n == len(lambdas) - 1:
+                return z
+            k1 = phi / hh - 1
+            b = np.array([k1, 2 * (k1 / hh - 0.5)]) / phi
+            ratios, order = np.array([*ratios, 1.0]), len(ratios) + 1
+            rho = [0.5]
+            if order == 2:
+                rho = np.linalg.solve(np.stack([ratios**0, ratios]), b)
+            new = x0_of(z, logsnrs[n])
+            differences.append(new - x0)
+            z = plain - alpha * phi * np.dot(rho, differences)
+        kept.insert(0, (now, new if n else x0_of(z, logsnrs[0])))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 6])
+def test_unipc_is_that_of_the_paper(x64, gaussian, steps):
+    """Levels that are not even in log-SNR, whose steps have lengths of their own."""
+    levels = SamplerSpec(steps=steps).logsnrs(Cosine()).astype(np.float64)
+
+    def x0_of(z, logsnr):
+        return float(gaussian(jnp.asarray(z), jnp.asarray(logsnr), 0))
+
+    settings = {"logsnrs": levels, "z": jnp.array([1.3]), "keys": keys(), "to_data": False}
+    found = sample(gaussian, UniPC(), **settings).item()
+    assert found == pytest.approx(unipc_of_the_paper(x0_of, levels, 1.3), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["dpmpp_2s", "dpmpp_3m", "heun", "unipc"])
 def test_stepwise_is_the_scan_and_examples_are_apart(kind):
     def curved(z, logsnr, step):
         return jnp.tanh(z + 0.3 * z.mean(axis=1, keepdims=True)) + 0.01 * step

@@ -134,7 +134,7 @@ def test_wrong_input_is_one_sentence(tune, tmp_path, flags, words):
     assert status == 2 and out == "" and len(told) == 1, err
     for word in words:
         assert word in told[0]
-    assert not (tmp_path / "m" / "lora.json").exists()
+    assert not (tmp_path / "m").exists()
 
 
 def test_another_alpha_is_not_the_same_run(tune):

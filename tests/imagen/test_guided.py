@@ -135,6 +135,7 @@ def test_a_student_is_told_the_least_weight_outside_of_the_interval():
         ({"rescale": 0.7}, "--guidance_rescale: the stage base is a distilled student"),
         ({"parallel": 0.0}, "--guidance_parallel: the stage base is a distilled student"),
         ({"norm": 1.0}, "--guidance_norm: the stage base is a distilled student"),
+        ({"momentum": -0.5}, "--guidance_momentum: the stage base is a distilled student"),
         (
             {"interval": (0.1, 2.0), "learned": Learned(weight_range=(1.0, 4.0))},
             "--guidance_interval: .* no weight below 1",
@@ -225,10 +226,10 @@ def test_a_strength_and_a_video_go_together():
 def test_the_program_of_a_step_remembers_what_the_sampler_does():
     """`vidgen plan` compiles it."""
     model = dataclasses.replace(
-        stage(weight=1.0), network=tiny.network(tiny.ONE_LEVEL),
+        stage(weight=1.0, momentum=-0.5), network=tiny.network(tiny.ONE_LEVEL),
         sampler=SamplerSpec(kind="dpmpp_3m", steps=2),
     )  # fmt: skip
     params = jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, 4, 5))
     program, arguments = model.step_spec(params, 1, 4, 5)
-    _, (first, second) = program.trace(*arguments).out_info
-    assert first.shape == second.shape == (1, *SHAPE.thwc)
+    _, (first, second), (momentum,) = program.trace(*arguments).out_info
+    assert first.shape == second.shape == momentum.shape == (1, *SHAPE.thwc)

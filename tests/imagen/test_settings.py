@@ -52,6 +52,7 @@ SAMPLERS = {
     samplers.Euler: ({"kind": "euler"}, {}),
     samplers.DpmSolverPP2S: ({"kind": "dpmpp_2s"}, {}),
     samplers.DpmSolverPP3M: ({"kind": "dpmpp_3m"}, {}),
+    samplers.UniPC: ({"kind": "unipc"}, {}),
     samplers.Heun: (
         {"kind": "heun", "steps": 16, "churn": 4.0},
         {"gamma": 0.25, "low": 0.05, "high": 50.0, "noise": 1.003},
@@ -121,7 +122,7 @@ def test_a_binding_makes_the_sampler(cls, tmp_path):
     assert {f.name for f in dataclasses.fields(cls)} == values.keys()
 
 
-CONTROLS = {"rescale": 0.7, "interval": (0.2, 1.6), "parallel": 0.0, "norm": 0.1}
+CONTROLS = {"rescale": 0.7, "interval": (0.2, 1.6), "parallel": 0.0, "norm": 0.1, "momentum": -0.5}
 AGAIN = {"resample": 5, "resample_jump": 4, "churn": 3.0}
 
 

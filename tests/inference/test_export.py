@@ -9,10 +9,12 @@ import shutil
 
 import fsspec
 import jax
+import local_hub
 import numpy as np
 import pytest
 import yaml
 
+from vidgen.assets import model_folders
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import stages
@@ -158,6 +160,18 @@ def test_into_a_store(folder, vidgen, tmp_path):
     told = vidgen("export", str(folder / "cvivit"), "-o", "memory://out/tok")
     told.assert_sentence("--output memory://out/tok is there already")
     system.store.clear()
+
+
+def test_into_a_repository_of_the_hub(folder, vidgen, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("export", folder / "cvivit", "-o", "hf://me/tok", "--samples=0")
+    with local_hub.serve(tmp_path / "hub"):
+        told = vidgen(*map(str, words))  # at once, not after the work
+        told.assert_sentence("no such repository", "hf repos create me/tok", "HF_TOKEN")
+        (tmp_path / "hub/me/tok").mkdir(parents=True)
+        (tmp_path / "hub/me/tok/.gitattributes").touch()  # as the Hub makes it
+        run(vidgen, *words)
+        assert same(leaves(model_folders.find("hf://me/tok")), leaves(folder / "cvivit"))
 
 
 def test_wrong_input_is_one_sentence_and_leaves_nothing(folder, vidgen, tmp_path):

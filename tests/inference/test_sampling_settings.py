@@ -71,11 +71,12 @@ def test_every_setting_reaches_its_part():
     asked = Sampling(
         sampler="heun", churn=30.0, resample=4, resample_jump=2, guidance_rescale=0.7,
         guidance_interval=(0.2, 1.6), guidance_parallel=0.0, guidance_norm=0.1,
+        guidance_momentum=-0.5,
     )  # fmt: skip
     changed = asked.apply(stage())
     assert changed.sampler == SamplerSpec(kind="heun", churn=30.0, resample=4, resample_jump=2)
     assert changed.guidance == GuidanceSpec(
-        weight=1.0, rescale=0.7, interval=(0.2, 1.6), parallel=0.0, norm=0.1
+        weight=1.0, rescale=0.7, interval=(0.2, 1.6), parallel=0.0, norm=0.1, momentum=-0.5
     )
     assert Sampling().apply(stage()) == stage()
 
@@ -198,7 +199,12 @@ def test_controls_at_their_defaults_leave_a_clip_as_it_was():
     model = stage(sampler=SamplerSpec(kind="ddim", steps=2))
     params = tiny.random_params(model.network, *tiny.inputs(t=2, h=4, w=4))
     off = Sampling(
-        guidance_rescale=0.0, guidance_parallel=1.0, churn=0.0, resample=1, resample_jump=3
+        guidance_rescale=0.0,
+        guidance_parallel=1.0,
+        guidance_momentum=0.0,
+        churn=0.0,
+        resample=1,
+        resample_jump=3,
     )
     keys, text = jax.random.split(jax.random.key(0), 2), tiny.text(2)
     clips = [

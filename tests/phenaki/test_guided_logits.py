@@ -102,6 +102,7 @@ def test_outside_of_the_interval_the_logits_are_those_without_guidance_bit_for_b
         ({"rescale": 0.7}, "--guidance_rescale: maskgit guides the logits of tokens"),
         ({"parallel": 0.0}, "--guidance_parallel: maskgit"),
         ({"norm": 0.1}, "--guidance_norm: maskgit"),
+        ({"momentum": -0.5}, "--guidance_momentum: maskgit"),
         ({"interval": (0.2, 1.6)}, "shares of its decoding steps, .*not 1.6"),
     ],
 )

@@ -4,6 +4,7 @@ Tests of vidgen/train/checkpoint_errors.py, vidgen/train/positions.py too.
 """
 
 import gc
+import json
 import time
 
 import compiled_programs
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import toy_training as toy
 
-from vidgen.train import optimizers
+from vidgen.train import optimizers, positions
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
 from vidgen.train.partitioning import unbox
 
@@ -195,6 +196,68 @@ def test_damage_is_not_taken_for_another_model(tmp_path, trainer):
         with pytest.raises(CheckpointError, match="does not fit this model"):
             checkpointer.restore_newest(other.abstract_state(toy.spec()))
         assert checkpointer.steps() == [1, 2]
+
+
+def two_saved(tmp_path, trainer):
+    """Checkpoints of the steps 1 and 2, whose moments are no zeros; returns the newest."""
+    state = fresh(trainer)
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (1, 2):
+            state, _ = toy.run_steps(trainer, state, step - 1, 1)
+            checkpointer.save(step, state, {"at": step})
+    return tmp_path / "checkpoints" / "2"
+
+
+@READING
+@pytest.mark.parametrize("item", ["params", "optimizer", "ema", "data"])
+def test_a_bit_that_turned_is_seen(tmp_path, trainer, caplog, item):
+    """Where the numbers themselves lie, nothing but our checksums would tell."""
+    newest = two_saved(tmp_path, trainer)
+    largest = max((newest / item).rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    if item != "data":
+        largest = max((newest / item).glob("ocdbt.*/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    place = content.index(b"at") + 5 if item == "data" else len(content) // 2
+    content[place] ^= 1
+    largest.write_bytes(content)
+    with Checkpointer(tmp_path) as checkpointer:
+        state, position = checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
+    assert int(state.step) == 1 and position == [{"at": 1}]
+    assert "2 is damaged" in caplog.text
+    settle()
+
+
+@READING
+def test_what_lost_its_names_is_damaged_and_no_other_model(tmp_path, trainer, caplog):
+    newest = two_saved(tmp_path, trainer)
+    metadata = newest / "params" / "_METADATA"
+    metadata.write_text(metadata.read_text().replace("mid_bias", "mid_bjas"))
+    with Checkpointer(tmp_path) as checkpointer:
+        state, _ = checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
+    assert int(state.step) == 1 and "2 is damaged" in caplog.text
+    settle()
+
+
+def test_damage_that_another_process_sees(tmp_path, trainer, caplog, monkeypatch):
+    """All go back together, or they would wait for each other."""
+    newest = two_saved(tmp_path, trainer)
+    answers = iter([False, True])
+    monkeypatch.setattr(positions, "everywhere", lambda own: own and next(answers))
+    with Checkpointer(tmp_path) as checkpointer:
+        state, _ = checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
+    assert int(state.step) == 1 and not newest.exists()
+    assert "another process cannot read it" in caplog.text
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path, trainer):
+    """As vidgen wrote them before it had any."""
+    newest = two_saved(tmp_path, trainer)
+    (file,) = (newest / "data").glob("metadata*")
+    kept = {"processes": json.loads(file.read_text())["processes"]}
+    file.write_text(json.dumps(kept))
+    with Checkpointer(tmp_path) as checkpointer:
+        state, position = checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
+    assert int(state.step) == 2 and position == [{"at": 2}]
 
 
 @READING

@@ -148,7 +148,7 @@ def test_constraints_reach_the_program_only_inside_the_contexts():
     assert "sharding_constraint" in partitioner.jit(constrained).lower(x).as_text()
     assert "sharding_constraint" not in jax.jit(constrained).lower(x).as_text()
     # Calling traces in the same contexts as lowering; the jaxpr shows it too.
-    assert "sharding_constraint" in str(partitioner.jit(constrained).jaxpr(x))
+    assert "sharding_constraint" in str(partitioner.jit(constrained).trace(x).jaxpr)
     np.testing.assert_array_equal(partitioner.jit(constrained)(x), x * 2)
 
 

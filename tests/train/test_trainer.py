@@ -171,12 +171,11 @@ def test_step_compiles_once():
 def test_program_can_be_counted():
     t = toy.make_trainer(model=toy.ToyModel(noise=0.0))
     state = t.abstract_state(toy.spec())
-    jaxpr = t.train_program(toy.spec()).jaxpr(
-        state, None, toy.spec(), jax.random.key(0), np.float32(1)
-    )
+    program = t.train_program(toy.spec())
+    traced = program.trace(state, None, toy.spec(), jax.random.key(0), np.float32(1))
     # Three dense layers, batch 8: forward, gradient of kernels, gradient of inputs but the first.
     sizes = [40 * 16, 16 * 32, 32 * 32]
-    assert flops.count_jaxpr(jaxpr) == 2 * 8 * (3 * sum(sizes) - sizes[0])
+    assert flops.count_jaxpr(traced.jaxpr) == 2 * 8 * (3 * sum(sizes) - sizes[0])
 
 
 TOY = "toy_training.py"

@@ -56,7 +56,13 @@ def find(model: str) -> str:
     address = model.rstrip("/")
     if is_run(address):
         return address
-    files = _files(address)
+    try:
+        files = _files(address)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{address}: there is no such folder, or none that you may read (hf:// reads a private "
+            "one with HF_TOKEN)."
+        ) from error
     if not any(name.endswith(WEIGHTS) for name in files):
         raise FileNotFoundError(
             f"{address} holds no exported model (a config.gin with a model.safetensors beside it, "

@@ -24,7 +24,7 @@ _FLAGS: tuple[Row, ...] = (
     ("data", FILE | {"metavar": "DATA_DIR", "nargs": "?"}, "a folder of captioned videos, of tar "
      "shards or of records, here or in an object store, or a pattern of shards; without it, "
      "--gin_file=data/... names the data"),
-    ("--sheet", FILE | {"default": "check.png"}, "write 16 clips with their captions as this "
+    ("-o --sheet", FILE | {"default": "check.png"}, "write 16 clips with their captions as this "
      "picture; default: check.png; --sheet= writes none"),
     ("--clips", COUNT, "how many clips are read, evenly spread; default: 1000; 0 is all"),
     ("--json", SWITCH, "print one JSON object"),

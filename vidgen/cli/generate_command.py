@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vidgen.cli import generate_flags
 from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import generate, stages, upscale_stages
+from vidgen.inference.stages import Stage
 from vidgen.story import generate_story, long_video, upscale
 
 
@@ -36,30 +37,50 @@ def build(flags: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, str]]
     trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
     raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
+    if flags.upscale is not None:
+        upscale_stages.check_names(raising, later, flags.upscale)
     if is_story:
-        run, raising = _story(flags, sessions, trained, raising, fields)
+        run = story_run(flags, sessions, trained, raising, fields)
     else:
         run = sessions.build(generate.Generate, stages=trained, **fields)
-    if raising:
-        if flags.upscale is not None:
-            upscale_stages.check_names(raising, later, flags.upscale)
-        options = {"stages": raising, "keep_stages": flags.keep_stages}
-        run = sessions.build(upscale.Upscale, generate=run, **options)
     sessions.check_bindings()
     titles = [*map(str, (*folders, *later)), "the run", "the upscaling"][: len(sessions.configs)]
     return run, dict(zip(titles, sessions.configs, strict=True))
 
 
-def _story(
-    flags: argparse.Namespace, sessions: Sessions, trained: list, raising: list, fields: dict
-) -> tuple[Any, list]:
-    """Build the run that tells a story, and list the stages that up-sample what it makes."""
+def story_run(
+    flags: argparse.Namespace,
+    sessions: Sessions,
+    trained: Sequence[Stage],
+    raising: Sequence[Stage],
+    fields: dict[str, Any],
+) -> generate_story.GenerateStory | upscale.Upscale:
+    """Build the run that makes a --story or a --long video.
+
+    Args:
+      flags: of the command.
+      sessions: build the run with the configurations of the stages.
+      trained: the stages of --model, of which the first makes the story.
+      raising: those of --upscale; where there are none, the others of `trained` up-sample.
+      fields: as `generate_flags.story_settings` returns them.
+
+    Returns:
+      The run of the story, or of the stages that up-sample it.
+
+    Raises:
+      ValueError: a flag or a story does not fit the stages.
+    """
     teller, others = long_video.split(trained)
     raising = raising or others
     if flags.keep_stages and not raising:
         raise ValueError("--keep_stages is not for a story that one stage alone makes.")
     if flags.long:
         prompt = generate_flags.long_prompt(flags)
-        fields["story"] = long_video.story(prompt, flags.frames, trained)
+        fields = fields | {"story": long_video.story(prompt, flags.frames, trained)}
+    if flags.fps is not None:
+        teller = long_video.at_rate([teller, *raising], flags.fps)
     run = sessions.build(generate_story.GenerateStory, stage=teller, **fields)
-    return run, raising
+    if not raising:
+        return run
+    options = {"stages": raising, "keep_stages": flags.keep_stages}
+    return sessions.build(upscale.Upscale, generate=run, **options)

@@ -88,6 +88,8 @@ _SAMPLING: tuple[Row, ...] = (
      "projected guidance (APG), 1 the usual"),
     ("--guidance_norm", EACH, "the largest root mean square that guidance of weight 1 may change a "
      "prediction by (APG), such as .1"),
+    ("--guidance_momentum", EACH, "how much of the guidance of earlier steps goes into the next, "
+     "between -1 and 1 (APG: -.5); 0 is none"),
     ("--churn", EACH, "noise that the sampler heun adds, over all steps, such as 40"),
     ("--threshold", EACH, "thresholding of the predicted video: none, static or dynamic"),
 )  # fmt: skip
@@ -122,7 +124,7 @@ _STORY: tuple[Row, ...] = (
 
 # Flags that a story has no use for, and those that only a story has.
 _NOT_OF_STORIES = (
-    "prompts", "prompts_file", "num_samples", "size", "fps", "batch_size", "first_stage", "init",
+    "prompts", "prompts_file", "num_samples", "size", "batch_size", "first_stage", "init",
     "strength", "last", "overlap", "inpaint", "mask",
 )  # fmt: skip
 _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
@@ -271,8 +273,6 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
     """
     from vidgen.inference.conditioning_inputs import KnownFiles
 
-    if flags.long:
-        raise ValueError("--long makes a story of one scene: tell it by the command or as a story.")
     for name in _OF_STORIES:
         if _is_given(flags, name):
             raise ValueError(
@@ -329,7 +329,9 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
     readers |= {"guidance_interval": per_stage.interval, "resample": per_stage.whole}
     readers |= {"resample_jump": per_stage.whole, "churn": per_stage.number}
-    readers |= {f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm")}
+    readers |= {
+        f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm", "momentum")
+    }
     readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)

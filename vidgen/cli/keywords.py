@@ -54,8 +54,9 @@ def _value(value: Any, kind: Any) -> Any:
         value = os.fspath(value)
     if kind is as_path and isinstance(value, str):
         return as_path(value)
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if plain and kind not in (int, float) else value
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or kind is int:
+        return value
+    return float(value) if kind is float else str(value)
 
 
 def command_line(command: str, gin_files: GinFiles, given: Mapping[str, Any]) -> list[str]:

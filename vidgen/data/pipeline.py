@@ -263,7 +263,7 @@ class BatchIterator:
             count = len(self.skipped) + 1
             log.warning("skipped %s: %s (%d bad so far)", bad.path, bad.reason, count)
         self.skipped[bad.path] += 1
-        self._bad_indices.add(bad.index)
+        self._bad_indices |= set() if self._good else {bad.index}
         if not self._good and len(self._bad_indices) >= self._hopeless:
             raise ValueError(
                 f"none of the first {self._hopeless} examples of {self._source} can be used; "

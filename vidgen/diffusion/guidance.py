@@ -34,7 +34,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.diffusion.guidance_rules import Projected, Rescaled, checked_interval, guide
+from vidgen.diffusion.guidance_rules import Momentum, Projected, Rescaled, checked_interval, guide
 from vidgen.diffusion.schedules import Data, alpha_sigma, expand
 
 T = TypeVar("T")  # a PyTree
@@ -83,6 +83,8 @@ class GuidanceSpec:
         (APG, 2410.02416, which takes 0). 1: all of it.
       norm: r, the largest root mean square that guidance with w = 1 may change a value by (APG);
         None: any.
+      momentum: β in (-1, 1), how much of the guidance of the evaluations before goes into the next
+        (APG, which takes -0.5 to -0.75: against the way that was gone). 0: none.
       reconstruction: w_r, how strongly what is not known is drawn to agree with what is
         (diffusion/known.py); without known content it has no effect. 0 saves the backward pass.
     """
@@ -96,6 +98,7 @@ class GuidanceSpec:
     interval: Sequence[float] | None = None
     parallel: float = 1.0
     norm: float | None = None
+    momentum: float = 0.0
     reconstruction: float = 0.0
 
     def __post_init__(self) -> None:
@@ -111,6 +114,8 @@ class GuidanceSpec:
                 raise ValueError(f"GuidanceSpec.{name} is {value}; it must be in [0, 1].")
         if self.norm is not None and not self.norm > 0:
             raise ValueError(f"GuidanceSpec.norm is {self.norm}; it must be more than 0.")
+        if not -1 < self.momentum < 1:
+            raise ValueError(f"GuidanceSpec.momentum is {self.momentum}; it must be in (-1, 1).")
         if self.interval is not None:
             object.__setattr__(self, "interval", checked_interval(self.interval))
         if not 0 <= self.reconstruction < float("inf"):
@@ -187,7 +192,10 @@ def with_text(weights: Weights, mask: Mask, least: float = 0.0) -> Float[Array, 
 
 
 def classifier_free_batched(
-    both_fn: Callable[..., Array], weights: Weights | EachWeights, rule: Rule = guide
+    both_fn: Callable[..., Array],
+    weights: Weights | EachWeights,
+    rule: Rule = guide,
+    momentum: Momentum | None = None,
 ) -> Partial:
     """Guide x0, or logits, by one evaluation of twice the batch.
 
@@ -201,12 +209,13 @@ def classifier_free_batched(
       weights: one w per sampling step, or one for every example too.
       rule: makes one prediction of the one with text, the one without and w; see
         `GuidanceSpec.rule`.
+      momentum: of the difference between both; None is none.
 
     Returns:
       A function of (arrays "b ...", step) with the guided prediction "b ..." as its result: an
       `X0Fn` where `both_fn` takes (z, log-SNR, step).
     """
-    return Partial(_GuidePairs(rule), as_tree(both_fn), jnp.asarray(weights))
+    return Partial(_GuidePairs(rule), as_tree(both_fn), jnp.asarray(weights), momentum)
 
 
 def mixed(both_fn: Callable[..., Array], weight: Float[Array, "b"]) -> Partial:
@@ -338,8 +347,10 @@ class _GuidePairs:
 
     rule: Rule
 
-    def __call__(self, both_fn, weights, *arrays_and_step):
+    def __call__(self, both_fn, weights, momentum, *arrays_and_step):
         with_text, without = _in_pairs(both_fn, *arrays_and_step)
+        if momentum is not None:
+            without = momentum.without(with_text, without)
         return self.rule(with_text, without, weights[arrays_and_step[-1]])
 
 

@@ -5,13 +5,14 @@ With x̂_c = x̂(z, c), x̂_u = x̂(z) and the weight w (w = 0: unguided; papers
     classifier-free (2207.12598)        x̃ = x̂_c + w Δ,   Δ = x̂_c - x̂_u
     projected (APG, 2410.02416)         Δ' = Δ min(1, r/|Δ|),  Δ' = Δ∥ + Δ⊥  along x̂_c and across it
                                         x̃ = x̂_c + w (Δ⊥ + η Δ∥)
+    with momentum (APG)                 Δ_n <- Δ_n + β Δ_{n-1}  before that, β < 0 against what was
     rescaled (2305.08891, eq. 15, 16)   x̃ <- φ (std x̂_c / std x̃) x̃ + (1 - φ) x̃
     in an interval (2404.07724)         x̃ where low < σ/α <= high, x̂_c elsewhere
 
 All are of predictions of the data, as APG is and as thresholding is: rescaling does not then depend
 on what a network's output means, where the paper has the output itself. |Δ| and r are root mean
 squares over an example, so that r does not depend on its size; the paper's r = 15 over latents of
-4 x 64 x 64 is .12. APG's momentum is left out (β = 0): a denoiser here has no state.
+4 x 64 x 64 is .12. Momentum is the one state of a denoiser: the loop of sampling carries it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+from flax.struct import PyTreeNode
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Int
 
@@ -64,7 +66,7 @@ def rescaled(guided: Data, cond: Data, share: float) -> Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Projected:
-    """Guidance across the prediction, and less of it along (APG without momentum).
+    """Guidance across the prediction, and less of it along (APG).
 
     Equal settings compare equal, so compiled steps are reused.
 
@@ -88,6 +90,40 @@ class Projected:
         along = inner / jnp.where(square > 0, square, 1) * cond
         w = expand(w, cond).astype(cond.dtype)
         return cond + w * (change - (1 - self.parallel) * along)
+
+
+@no_type_check  # its arrays may be shapes alone, as where a plan traces a step
+class Momentum(PyTreeNode):
+    """What guidance has changed so far, Δ of the evaluation before with all that went into it.
+
+    A class of its own, so that the loop of sampling finds it in any denoiser, and carries it.
+
+    Attributes:
+      before: Δ_{n-1}, 0 at first.
+      rate: β.
+      now: a mutable array with the same value, of the loop; None outside of one, where guidance has
+        no momentum.
+    """
+
+    before: Array
+    rate: Array
+    now: Any = None
+
+    def without(self, cond: Data, uncond: Data) -> Data:
+        """Compute what guidance leads away from with momentum, and keep Δ_n in `now`.
+
+        Args:
+          cond: x̂_c, the prediction with text.
+          uncond: x̂_u, the one without.
+
+        Returns:
+          x̂_c - Δ_n; x̂_u itself where there is no momentum.
+        """
+        if self.now is None:
+            return uncond
+        change = cond - uncond + self.rate * self.now[...]
+        self.now[...] = jax.lax.stop_gradient(change)
+        return cond - change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from vidgen.diffusion.schedules import (
     posterior_mean,
     renoise,
 )
-from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun
+from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC
 
 __all__ = [
     "SAMPLERS",
@@ -59,6 +59,7 @@ __all__ = [
     "SamplerSpec",
     "StepLevels",
     "StochasticNStep",
+    "UniPC",
     "ddim_step",
     "fold",
     "langevin_step",

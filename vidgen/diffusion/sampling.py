@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion.guidance import X0Fn, as_tree
+from vidgen.diffusion.guidance_rules import Momentum
 from vidgen.diffusion.sampler_step import Sampler, StepLevels, fold, normal_like
 from vidgen.diffusion.schedules import Data, renoise
 from vidgen.types import Estimate, OnStep
@@ -79,15 +80,15 @@ def sample(
         raise ValueError(f"A sampler needs at least 2 log-SNR levels, got {len(logsnrs)}.")
     walk = walk_of(len(logsnrs) - 1) if walk is None else walk
     plan = _plan(logsnrs, z, to_data, walk, sampler.memory)
-    before = jnp.zeros_like(z)
+    carry = first_carry(x0_fn, sampler, z)
     if on_step is None:
 
         def step(carry, xs):
             return _step(x0_fn, sampler, keys, carry, *xs), None
 
-        return jax.lax.scan(step, (z, _remembered(before, sampler)), plan)[0][0]
+        return jax.lax.scan(step, carry, plan)[0][0]
     # Laid out as z is, or the second step, whose x̂ before is a result, would be compiled anew.
-    carry = (z, _remembered(jax.device_put(before, z.sharding), sampler))
+    carry = jax.tree.map(lambda x: jax.device_put(x, z.sharding), carry)
     steps = len(walk)
     for i in range(steps):
         xs = jax.tree.map(lambda a, i=i: a[i], plan)
@@ -144,9 +145,21 @@ def walk_of(steps: int, *, first: int = 0, times: int = 1, jump: int = 1) -> Wal
     return [*visits, Visit(last, last)]
 
 
-def _remembered(before: Data, sampler: Sampler) -> Data | tuple[Data, ...]:
-    """Return what a sampler reads of earlier x̂, before there are any."""
-    return before if sampler.memory == 1 else (before,) * sampler.memory
+def first_carry(x0_fn: X0Fn, sampler: Sampler, z: Data) -> tuple:
+    """Collect what the first step is handed, and each step hands on to the next.
+
+    Args:
+      x0_fn: the denoiser; each `Momentum` among its leaves begins with its own value.
+      sampler: says of how many earlier x̂ it reads.
+      z: noise at the first level.
+
+    Returns:
+      (z, x̂ of the steps before, the sums of momenta), the x̂ as zeros.
+    """
+    before = jnp.zeros_like(z)
+    momenta = jax.tree.leaves(x0_fn, is_leaf=_is_momentum)
+    sums = [leaf.before for leaf in momenta if _is_momentum(leaf)]
+    return z, before if sampler.memory == 1 else (before,) * sampler.memory, sums
 
 
 def _plan(logsnrs: Ladder, z: Data, to_data: bool, walk: Walk, memory: int) -> tuple:
@@ -201,9 +214,24 @@ def renew_estimate(x0_fn: X0Fn, x0_before: Data | tuple[Data, ...]) -> X0Fn:
     return jax.tree.map(renewed, x0_fn, is_leaf=lambda leaf: isinstance(leaf, Estimate))
 
 
+def _is_momentum(leaf: object) -> bool:
+    return isinstance(leaf, Momentum)
+
+
+def _with_momenta(x0_fn: X0Fn, arrays: Sequence[jax.Ref]) -> X0Fn:
+    """Give the momenta of a denoiser, in their order, arrays that they change."""
+    left = iter(arrays)
+
+    def renewed(leaf):
+        return leaf.replace(now=next(left)) if _is_momentum(leaf) else leaf
+
+    return jax.tree.map(renewed, x0_fn, is_leaf=_is_momentum)
+
+
 def _step(x0_fn, sampler, keys, carry, number, levels, is_last, at=None, visit=None):
-    z, x0_before = carry
-    x0_fn = renew_estimate(x0_fn, x0_before)
+    z, x0_before, sums = carry
+    momenta = [jax.new_ref(value) for value in sums]
+    x0_fn = _with_momenta(renew_estimate(x0_fn, x0_before), momenta)
 
     def denoise(z, logsnr):
         return x0_fn(z, jnp.broadcast_to(logsnr, z.shape[:1]), number)
@@ -215,7 +243,7 @@ def _step(x0_fn, sampler, keys, carry, number, levels, is_last, at=None, visit=N
         z = jnp.where(at > levels.t, noisier, z)
     moved, x0 = sampler(denoise, keys, z, x0_before, levels)
     remembered = x0 if sampler.memory == 1 else (x0, *x0_before[:-1])
-    return jnp.where(is_last, x0, moved), remembered
+    return jnp.where(is_last, x0, moved), remembered, [jax.freeze(ref) for ref in momenta]
 
 
 compiled_step = jax.jit(_step, static_argnums=1)

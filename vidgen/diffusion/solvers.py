@@ -1,13 +1,19 @@
 """Samplers of higher order in the length of a step.
 
-DPM-Solver++ (2211.01095), EDM (2206.00364, algorithm 2). With the noise level σ̃ = σ/α = e^{-λ/2} of
-y = z/α, whose path is dy/dσ̃ = (y - x̂)/σ̃ = ε̂, and h = (λ_s - λ_t)/2 > 0 the length of a step:
+DPM-Solver++ (2211.01095), UniPC (2302.04867), EDM (2206.00364, algorithm 2). With the noise level
+σ̃ = σ/α = e^{-λ/2} of y = z/α, whose path is dy/dσ̃ = (y - x̂)/σ̃ = ε̂, and h = (λ_s - λ_t)/2 > 0 the
+length of a step:
 
     dpmpp_2m    ddim with D in place of x̂:  D = x̂ + (h/2h') (x̂ - x̂'),
                 h' the length of the step before and x̂' its prediction
     dpmpp_2s    ddim with x̂ of the middle, (λ_t + λ_s)/2, where a first half step by ddim leads
     dpmpp_3m    z_s = ddim(x̂) + α_s [(1 + φ) D₁ - ((1 + φ)/h - 1/2) D₂],   φ = (e^{-h} - 1)/h
                 D₁ = h x̂', D₂ = h² x̂'' of the parabola through the last three x̂
+    unipc       dpmpp_2m, and once x̂ is there z is corrected by the parabola through the last three,
+                as if it had been known: UniPC-2, of third order. For the step from t' to t,
+                z_t <- z_t - α_t [c₁ D₁ + c₂ (x̂ - x̂') - (φ/2) D₁],  D₁ = (h'/h'') (x̂' - x̂''),
+                φ = e^{-h'} - 1,  c₁ + c₂ = k,  c₂ - (h''/h') c₁ = 2 k',
+                k = -φ/h' - 1,  k' = -k/h' - 1/2
     heun        up from σ̃_t to σ̂ = (1 + γ) σ̃_t by new noise, then down to s by the mean of the
                 slopes ε̂ at both ends:  z_s = ddim(x̂) + (α_s/2) (σ̃_s - σ̂) (ε̂_s - ε̂)
 """
@@ -86,6 +92,41 @@ class DpmSolverPP3M(Sampler, name="dpmpp_3m"):
         phi = jnp.expm1(-h) / h
         step = (1 + phi) * slope - ((phi + 1) / h - 0.5) * curvature
         return ddim_step(z, x0, levels.t, levels.s) + alpha_sigma(levels.s)[0] * step, x0
+
+
+@dataclasses.dataclass(frozen=True)
+class UniPC(Sampler, name="unipc"):
+    """Deterministic, of third order, by a corrector that costs no evaluation (UniPC-2, B₂(h)).
+
+    Its predictor is `DpmSolverPP2M`: with B₂(h) = e^h - 1 the paper's coefficient 1/2 gives that
+    step. The first z has no step before it and is not corrected; the second is, by a line.
+    """
+
+    @property
+    def memory(self) -> int:
+        """It reads two earlier x̂."""
+        return 2
+
+    def __call__(self, denoise, keys, z, x0_before, levels):
+        """Take one step; see `Sampler`."""
+        x0 = denoise(z, levels.t)
+        corrected = z + alpha_sigma(levels.t)[0] * self._correction(x0, *x0_before, levels)
+        near = _inverse(0.5 * (levels.t - levels.before), 0.5 * (levels.s - levels.t))
+        return ddim_step(corrected, x0 + 0.5 * near * (x0 - x0_before[0]), levels.t, levels.s), x0
+
+    def _correction(self, x0, first, second, levels):
+        """What the step before would have added to z/α, had it known x̂ at its end."""
+        assert levels.earlier is not None
+        length = 0.5 * (levels.t - levels.before)
+        h = jnp.where(jnp.isfinite(length), length, 1)
+        back = _inverse(0.5 * (levels.before - levels.earlier), h)  # h'/h''
+        phi = jnp.expm1(-h)
+        k = -phi / h - 1
+        c1 = (k + 2 * k / h + 1) * back / (1 + back)
+        c2 = jnp.where(back == 0, 0.5 * phi, k - c1)
+        slope = back * (first - second)
+        added = (0.5 * phi - c1) * slope - c2 * (x0 - first)
+        return jnp.where(jnp.isfinite(length), added, 0)
 
 
 def _inverse(length: Float[Array, "*steps"], h: Float[Array, "*steps"]) -> Float[Array, "*steps"]:

@@ -154,13 +154,7 @@ class Cascade:
         Raises:
           ValueError: no stage has the frame rate as an input, or the rate is not positive.
         """
-        if not any(isinstance(s, DiffusionStage) and s.fps_condition for s in self.stages):
-            raise ValueError(
-                f"--fps={fps:g}: {' '.join(self.names)} makes clips of one frame rate, "
-                f"{self.shape.fps:g}; train with several (models/imagen/fps.gin)."
-            )
-        if not 0 < fps < math.inf:
-            raise ValueError(f"--fps is {fps:g}; it must be positive.")
+        check_rate(self.stages, fps)
         stages: list[SampledModel] = []
         for stage in self.stages:
             rate = stage.shape.fps * fps / self.shape.fps
@@ -306,6 +300,26 @@ def _check_fit(before: SampledModel, after: SampledModel) -> None:
             verb = "is" if len(between) == 1 else "are"
             sentence += f": {' and '.join(between)} {verb} missing between them"
     raise ValueError(sentence + ".")
+
+
+def check_rate(stages: Sequence[SampledModel], fps: float) -> None:
+    """Check that a frame rate can be asked of a cascade.
+
+    Args:
+      stages: those that run.
+      fps: frames per second of the last.
+
+    Raises:
+      ValueError: none of the stages has the frame rate as a condition, or it is not positive.
+    """
+    if not any(isinstance(stage, DiffusionStage) and stage.fps_condition for stage in stages):
+        names = " ".join(stage.name for stage in stages)
+        raise ValueError(
+            f"--fps={fps:g}: {names} makes clips of one frame rate, {stages[-1].shape.fps:g}; "
+            "train with several (models/imagen/fps.gin)."
+        )
+    if not 0 < fps < math.inf:
+        raise ValueError(f"--fps is {fps:g}; it must be positive.")
 
 
 def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) -> None:

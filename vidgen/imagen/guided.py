@@ -11,7 +11,7 @@ import jax
 
 from vidgen.diffusion import guidance
 from vidgen.diffusion.guidance import GuidanceSpec, X0Fn
-from vidgen.diffusion.guidance_rules import NoiseInterval, within
+from vidgen.diffusion.guidance_rules import Momentum, NoiseInterval, within
 from vidgen.imagen.denoiser import Denoiser, at_weight
 from vidgen.types import Conditioning, Params, TextEmbedding, null_text
 
@@ -25,6 +25,7 @@ def guided(
     spec: GuidanceSpec,
     *,
     steps: int,
+    size: tuple[int, ...],
     negative: TextEmbedding | None = None,
 ) -> X0Fn:
     """Build the guided denoiser of a network that does not have its guidance weight as an input.
@@ -35,6 +36,7 @@ def guided(
       cond: its conditioning, for b clips.
       spec: how it is guided.
       steps: sampling steps.
+      size: of a clip, "t h w c".
       negative: what to guide away from, one prompt a clip; None is the prediction without text.
 
     Returns:
@@ -49,7 +51,12 @@ def guided(
     weights = guidance.with_text(spec.weights(steps), mask)
     both = guidance.pair(cond, cond.replace(text=without))
     denoise = Partial(denoiser, params, both)
-    return _inside(spec, guidance.classifier_free_batched(denoise, weights, spec.rule), alone)
+    momentum = None
+    if spec.momentum:
+        nothing = jax.numpy.zeros((len(mask), *size))
+        momentum = Momentum(before=nothing, rate=jax.numpy.asarray(spec.momentum))
+    x0_fn = guidance.classifier_free_batched(denoise, weights, spec.rule, momentum)
+    return _inside(spec, x0_fn, alone)
 
 
 def guided_student(

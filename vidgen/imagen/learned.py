@@ -144,6 +144,7 @@ def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
         "guidance_rescale": guidance.rescale != 0,
         "guidance_parallel": guidance.parallel != 1,
         "guidance_norm": guidance.norm is not None,
+        "guidance_momentum": guidance.momentum != 0,
     }
     for flag in (flag for flag, is_set in settings.items() if is_set):
         raise ValueError(

@@ -256,7 +256,8 @@ class DiffusionStage(SampledModel):
             check_no_negative(self.name, negative)
             x0_fn = guided_student(*network, steps=steps, least=self._least)
         else:
-            x0_fn = guided(*network, steps=steps, negative=negative)
+            size = self._size(cond)
+            x0_fn = guided(*network, steps=steps, size=size, negative=negative)
         if mix is not None:
             x0_fn = guidance.mixed(x0_fn, mix.weight)
         if known is not None:
@@ -354,8 +355,8 @@ class DiffusionStage(SampledModel):
         level = spec((), z.dtype)
         sampler = self.sampler.sampler()
         step = (spec((), jnp.int32), (level,) * (3 + sampler.memory), spec((), jnp.bool_))
-        before = z if sampler.memory == 1 else (z,) * sampler.memory
-        return sampling.compiled_step, (x0_fn, sampler, keys, (z, before), *step)
+        carry = jax.eval_shape(lambda f, z: sampling.first_carry(f, sampler, z), x0_fn, z)
+        return sampling.compiled_step, (x0_fn, sampler, keys, carry, *step)
 
     def _size(self, cond: Conditioning) -> tuple[int, int, int, int]:
         """Return (t, h, w, c) of the clips to generate."""

@@ -94,8 +94,7 @@ class Export:
           OSError: the folder cannot be written.
         """
         is_remote = paths.is_remote(self.output)
-        if paths.is_file(self.output) or paths.names_in(self.output):
-            raise ValueError(f"--output {self.output} is there already; name a new folder.")
+        _check_new(self.output)
         target = Path(
             tempfile.gettempdir() if is_remote else paths.expanded(self.output)
         ).absolute()
@@ -242,6 +241,19 @@ def _last_metrics(source: Path) -> dict[str, float]:
         row = json.loads(line)
         losses |= {n: row[n] for n in ("loss", "eval_loss") if row.get(n) is not None}
     return losses
+
+
+def _check_new(output: str) -> None:
+    """Raise ValueError where the folder is there already, or a repository of the Hub is not."""
+    names = paths.names_in(output) - {".gitattributes"}  # which a new repository has
+    if paths.is_file(output) or names:
+        raise ValueError(f"--output {output} is there already; name a new folder.")
+    repository = "/".join(output.split("/")[:4])  # hf: / / OWNER / NAME
+    if output.startswith("hf://") and not paths.is_folder(repository):
+        raise ValueError(
+            f"--output {output}: there is no such repository, or none that you may read; make it "
+            f"(`hf repos create {repository.removeprefix('hf://')}`), and log in (HF_TOKEN)."
+        )
 
 
 def _upload(folder: Path, address: str) -> None:

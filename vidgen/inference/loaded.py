@@ -21,7 +21,16 @@ from vidgen.types import Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeptStage(Stage):
-    """A stage whose weights are loaded once for all calls of one step and mesh."""
+    """A stage whose weights are loaded once for all calls of one step and mesh.
+
+    Attributes:
+      kept: what was loaded last, and for which step and mesh; empty before. A stage that is made of
+        this one by `dataclasses.replace` has the same.
+    """
+
+    kept: list[tuple[Any, Params]] = dataclasses.field(
+        default_factory=list, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, stage: Stage) -> KeptStage:
@@ -35,19 +44,14 @@ class KeptStage(Stage):
         """
         return cls(**{f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)})
 
-    @functools.cached_property
-    def _last(self) -> list[tuple[Any, Params]]:
-        """What was loaded last, and for which step and mesh; empty before."""
-        return []
-
     def load(self, step: int | None = None, mesh: Partitioner | None = None) -> Params:
         """Load what the model generates with, or return what was loaded last; see `Stage.load`."""
-        for wanted, params in self._last:
+        for wanted, params in self.kept:
             if wanted == (step, mesh):
                 return params
-        self._last.clear()  # not two in memory while the next is read
+        self.kept.clear()  # not two in memory while the next is read
         params = super().load(step, mesh)
-        self._last.append(((step, mesh), params))
+        self.kept.append(((step, mesh), params))
         return params
 
 

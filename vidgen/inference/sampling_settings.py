@@ -32,6 +32,7 @@ _SETTINGS = {
     "guidance_interval": ("guidance", "interval"),
     "guidance_parallel": ("guidance", "parallel"),
     "guidance_norm": ("guidance", "norm"),
+    "guidance_momentum": ("guidance", "momentum"),
     "reconstruction": ("guidance", "reconstruction"),
 }
 
@@ -54,6 +55,7 @@ class Sampling:
       guidance_interval: (low, high), the noise levels with guidance.
       guidance_parallel: how much is left of guidance along the prediction, 0 to 1.
       guidance_norm: the largest root mean square of what guidance of weight 1 changes.
+      guidance_momentum: how much of guidance goes on from evaluation to evaluation, -1 to 1.
       threshold: none, static or dynamic.
       reconstruction: weight with which new content is drawn to agree with known content.
     """
@@ -71,6 +73,7 @@ class Sampling:
     guidance_interval: tuple[float, float] | PerStage | None = None
     guidance_parallel: float | PerStage | None = None
     guidance_norm: float | PerStage | None = None
+    guidance_momentum: float | PerStage | None = None
     reconstruction: float | PerStage | None = None
 
     def apply(self, model: SampledModel) -> SampledModel:

@@ -11,13 +11,16 @@ stages are those that up-sample. A base that was trained on earlier frames
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 
-from vidgen.imagen.cascade import Cascade
+from vidgen.imagen.cascade import Cascade, check_rate
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.stages import Stage
 from vidgen.story.script import Scene, Story
+from vidgen.story.upscale import factors
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,26 @@ def split(stages: Sequence[Stage]) -> tuple[Stage, list[Stage]]:
                 first.name,
             )
     return stages[0], list(stages[1:])
+
+
+def at_rate(stages: Sequence[Stage], fps: float) -> Stage:
+    """Set the frame rate of the first stage so that the last stage's video has `fps`.
+
+    Args:
+      stages: the stages that the video goes through, the first of which makes it from text.
+      fps: frames per second.
+
+    Returns:
+      The first stage, at that rate.
+
+    Raises:
+      ValueError: no stage has the frame rate as a condition, or it is not positive.
+    """
+    models = [stage.model for stage in stages]
+    check_rate(models, fps)
+    time = math.prod(factors(model)[0] for model in models[1:])
+    shape = dataclasses.replace(models[0].shape, fps=fps / time)
+    return dataclasses.replace(stages[0], model=dataclasses.replace(models[0], shape=shape))
 
 
 def story(prompt: str, frames: int | None, stages: Sequence[Stage]) -> Story:

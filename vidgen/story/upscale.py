@@ -87,9 +87,10 @@ class Upscale:
         named = temperature.by_stage if isinstance(temperature, PerStage) else {}
         sampling = dataclasses.replace(generate.sampling, temperature=PerStage(None, named))
         for stage in self.stages:
-            time, space = _factors(stage.model)
+            time, space = factors(stage.model)
             height, width = video.height * space, video.width * space
-            shape = dataclasses.replace(stage.model.shape, height=height, width=width)
+            rate = video.fps * time  # which the network may be told
+            shape = dataclasses.replace(stage.model.shape, height=height, width=width, fps=rate)
             model = sampling.apply(stage.model)
             low_res_frames = shape.frames // time
             known = min(math.ceil(self.overlap * low_res_frames), low_res_frames - 1) * time
@@ -180,9 +181,8 @@ class Pass:
     @property
     def upscaled(self) -> VideoShape:
         """The video that comes out."""
-        time, _ = _factors(self.model)
-        frames, fps = self.video.frames * time, self.video.fps * time
-        return dataclasses.replace(self.model.shape, frames=frames, fps=fps)
+        time, _ = factors(self.model)
+        return dataclasses.replace(self.model.shape, frames=self.video.frames * time)
 
     def identity(self, params: Params | None = None) -> dict[str, Any]:
         """Collect all that the pass depends on besides the video that goes in.
@@ -280,7 +280,7 @@ class Pass:
         self, segment: Segment, video: ResumableVideo, before: ResumableVideo
     ) -> dict[str, Any]:
         """Read what a chunk is made from: arrays whose shapes are the same in all chunks."""
-        shape, (time, _) = self.model.shape, _factors(self.model)
+        shape, (time, _) = self.model.shape, factors(self.model)
         first = segment.first_frame - segment.context
         start, count = first // time, shape.frames // time
         low_res = before.read(start, start + count)
@@ -342,8 +342,18 @@ def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list
     ]
 
 
-def _factors(model: SampledModel) -> tuple[int, int]:
-    """Return how many times as many frames, and pixels along a side, a stage makes."""
+def factors(model: SampledModel) -> tuple[int, int]:
+    """Return how many times as many frames, and pixels along a side, a stage makes.
+
+    Args:
+      model: a stage that makes video from video.
+
+    Returns:
+      The factors of time and of space.
+
+    Raises:
+      ValueError: it makes video from text alone.
+    """
     before, after = model.input_shape, model.shape
     if before is None:
         raise ValueError(
@@ -357,7 +367,7 @@ def _check_size(video: VideoShape, models: Sequence[SampledModel]) -> None:
     """Raise ValueError, with the nearest size, where the networks cannot take such frames."""
     larger, multiple = 1, 1
     for model in models:
-        larger *= _factors(model)[1]
+        larger *= factors(model)[1]
         multiple = math.lcm(multiple, model.stride // math.gcd(model.stride, larger))
     names = ", ".join(model.name for model in models)
     for side, value in (("height", video.height), ("width", video.width)):

@@ -37,6 +37,28 @@ def check_shapes(where: str, stored: Params, wanted: Params) -> None:
             )
 
 
+def check_item(where: str, item: str, stored: Any, wanted: Any) -> None:
+    """Raise CheckpointError unless an item of a checkpoint has the arrays that a run expects.
+
+    Args:
+      where: what is read, for the message.
+      item: its name: "optimizer", "power_ema", or that of a tree of weights.
+      stored: arrays there, or what describes them.
+      wanted: those of the run.
+    """
+    if item == "optimizer":
+        if differing := sorted(shapes(stored).items() ^ shapes(wanted).items()):
+            raise CheckpointError(
+                f"{where} has the weights of this model, but not the state of this optimizer: use "
+                "the optimizer settings that it was trained with, or another MODEL_DIR "
+                f"({differing[0][0]} differs)."
+            )
+    elif item == "power_ema":
+        check_lengths(where, stored, wanted)
+    else:
+        check_shapes(where, stored, wanted)
+
+
 def check_lengths(where: str, stored: Iterable[str], wanted: Iterable[str]) -> None:
     """Raise CheckpointError unless two sets of power-function averages have the same lengths.
 

@@ -4,7 +4,7 @@
                                  ema        averaged weights, where they are kept
                                  power_ema  averages for `vidgen average`, likewise
                                  optimizer  optimizer state and step number
-                                 data       position of each process in the data
+                                 data       each process's position in the data, and checksums
 
 The parts are separate items, so that generating reads one tree of weights and nothing else. A
 step folder appears by a rename once it is complete: a run killed while saving leaves none. This is
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,13 +24,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vidgen import paths
-from vidgen.train import positions
+from vidgen.train import checkpoint_folders, checksums, positions
 from vidgen.train.checkpoint_errors import (
     CheckpointError,
     DamagedCheckpoint,
-    check_lengths,
-    check_shapes,
+    check_item,
     first_line,
     no_folder,
     reason,
@@ -106,7 +104,7 @@ class Checkpointer:
         Raises:
           FileNotFoundError: it is `read_only`, and there is no such folder.
         """
-        self.directory = _absolute(model_dir) / name
+        self.directory = checkpoint_folders.absolute(model_dir) / name
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(no_folder(self.directory))
         options = (settings or CheckpointSettings()).options(read_only=read_only)
@@ -139,13 +137,11 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "optimizer": ocp.args.StandardSave(_optimizer_item(state)),
-            "data": ocp.args.JsonSave({"processes": positions.gathered(data_state)}),
-        }
-        averages = {"ema": state.ema, "power_ema": state.power_ema}
-        items |= {n: ocp.args.StandardSave(x) for n, x in averages.items() if x is not None}
+        trees = _items_of(state)
+        items: dict[str, Any] = {name: ocp.args.StandardSave(x) for name, x in trees.items()}
+        record = {"processes": positions.gathered(data_state)}
+        record |= {"arrays": {name: checksums.sums(x) for name, x in trees.items()}}
+        items["data"] = ocp.args.JsonSave(record | {"checksum": checksums.of_json(record)})
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax lets those of tensorstore and of the system through
@@ -174,33 +170,52 @@ class Checkpointer:
         """
         step = self._existing(step)
         kept = self._items(step)
-        self._check_fit(step, "params", abstract.params)
-        trees = {"params": abstract.params, "optimizer": _optimizer_item(abstract)}
-        self._check_optimizer(step, trees["optimizer"])
-        if abstract.ema is not None:
-            # Averaging that begins later begins at the weights of that moment.
-            trees["ema"] = abstract.ema
-        if abstract.power_ema is not None:
-            with self._reading(step):
-                stored = self._metadata(step, "power_ema") if "power_ema" in kept else {}
-            check_lengths(f"checkpoint {self.directory / str(step)}", stored, abstract.power_ema)
-            trees["power_ema"] = abstract.power_ema
-        sources = {n: n if n in kept else "params" for n in trees}
-        items = {n: ocp.args.StandardRestore(trees[n]) for n in trees if sources[n] == n}
-        with self._reading(step):
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), **items)
-            )
+        trees = _items_of(abstract)
+        if "ema" in trees and "ema" not in kept:
+            del trees["ema"]  # averaging that begins later begins at the weights of that moment
+        restored, processes = self._read(step, trees)
         state = TrainState(
-            step=restored["optimizer"]["step"],
+            **restored["optimizer"],
             params=restored["params"],
-            opt_state=restored["optimizer"]["opt_state"],
-            ema=None if abstract.ema is None else restored[sources["ema"]],
-            power_ema=None if abstract.power_ema is None else restored["power_ema"],
+            ema=None if abstract.ema is None else restored.get("ema"),
+            power_ema=restored.get("power_ema"),
         )
-        if abstract.ema is not None and sources["ema"] == "params":
+        if abstract.ema is not None and state.ema is None:
             state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
-        return state, [positions.decoded(text) for text in restored["data"]["processes"]]
+        return state, [positions.decoded(text) for text in processes]
+
+    def _read(self, step: int, trees: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Read items and data positions; where a process cannot, all raise CheckpointError."""
+        where, error = f"checkpoint {self.directory / str(step)}", None
+        restored, record = {}, {}
+        try:
+            record = self._record(step)
+            for name, tree in trees.items():
+                self._check_fit(step, name, tree, record)
+            with self._reading(step):
+                for name, tree in trees.items():  # without orbax's barriers: a process may fail
+                    restored[name] = ocp.StandardCheckpointHandler().restore(
+                        self.directory / str(step) / name, args=ocp.args.StandardRestore(tree)
+                    )
+        except CheckpointError as own:
+            error = own
+        if not positions.everywhere(error is None):
+            raise error or DamagedCheckpoint(f"{where} is damaged: another process cannot read it.")
+        for name, tree in restored.items():
+            wrong = checksums.first_difference(record.get("arrays", {}).get(name, {}), tree)
+            if wrong is not None:
+                raise DamagedCheckpoint(f"{where} is damaged: {name}/{wrong} is not as written.")
+        return restored, record["processes"]
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """Read what `save` wrote beside the arrays; the first vidgens wrote no checksums."""
+        with self._reading(step):
+            folder, args = self.directory / str(step) / "data", ocp.args.JsonRestore()
+            record: Any = ocp.JsonCheckpointHandler().restore(folder, args=args)
+            checksum = record.pop("checksum", None)
+            if checksum not in (None, checksums.of_json(record)):
+                raise ValueError("its positions in the data are not as written")
+        return record
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, list[Any]]:
         """Read the newest checkpoint that is not damaged.
@@ -226,7 +241,8 @@ class Checkpointer:
                 if len(steps) < 2:
                     raise
                 log.warning("%s; going back to step %d", str(error).rstrip("."), steps[-2])
-                self._set_aside(steps[-1])
+                checkpoint_folders.set_aside(self.directory, steps[-1])
+                self._manager.reload()
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
@@ -323,21 +339,22 @@ class Checkpointer:
     def _metadata(self, step: int, item: str) -> Any:
         return ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / item)
 
-    def _check_fit(self, step: int, item: str, abstract: Params) -> None:
+    def _check_fit(
+        self, step: int, item: str, abstract: Params, record: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raise CheckpointError unless an item has the shapes of `abstract`."""
+        where = f"checkpoint {self.directory / str(step)}"
         with self._reading(step):
-            stored = dict(self._metadata(step, item))
-        check_shapes(f"checkpoint {self.directory / str(step)}", stored, abstract)
-
-    def _check_optimizer(self, step: int, abstract: dict[str, Any]) -> None:
-        with self._reading(step):
-            stored = shapes(self._metadata(step, "optimizer"))
-        wanted = shapes(abstract)
-        if differing := sorted(stored.items() ^ wanted.items()):
-            raise CheckpointError(
-                f"checkpoint {self.directory / str(step)} has the weights of this model, but not "
-                "the state of this optimizer: use the optimizer settings that it was trained "
-                f"with, or another MODEL_DIR ({differing[0][0]} differs)."
-            )
+            absent = record is not None and item not in self._items(step)
+            stored = {} if absent else self._metadata(step, item)
+            stored = dict(stored) if item != "optimizer" else stored
+        try:
+            check_item(where, item, stored, abstract)
+        except CheckpointError as error:
+            written = (record or {}).get("arrays", {}).get(item, {})
+            if written and checksums.describes(written, shapes(abstract)):
+                raise DamagedCheckpoint(f"{where} is damaged: its {item} lost arrays.") from error
+            raise
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
@@ -350,25 +367,11 @@ class Checkpointer:
                 f"({first_line(error)})."
             ) from error
 
-    def _set_aside(self, step: int) -> None:
-        """Move a checkpoint to MODEL_DIR/damaged; all processes call this, the first one moves."""
-        source, target = self.directory / str(step), self.directory.parent / "damaged" / str(step)
-        if jax.process_index() == 0:
-            if target.exists():
-                target.rmtree()
-            target.parent.mkdir(exist_ok=True)
-            source.rename(target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"set aside {step}")
-        self._manager.reload()
-
     def _cannot_write(self, error: Exception) -> CheckpointError:
         """Delete what was written of a failed checkpoint, and return the error for a user."""
         if jax.process_index() == 0:
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-                paths.remove_folder(unfinished)
+                checkpoint_folders.remove_folder(unfinished)
         last = max((s for s in self.steps()), default=None)
         kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
         return CheckpointError(
@@ -377,14 +380,12 @@ class Checkpointer:
         )
 
 
-def _absolute(path: epath.PathLike) -> epath.Path:
-    """Make a local path absolute, as orbax wants; object-store addresses stay as they are."""
-    folder = epath.Path(path).expanduser()
-    return folder if "://" in str(folder) else folder.resolve()
-
-
-def _optimizer_item(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state}
+def _items_of(state: TrainState) -> dict[str, Any]:
+    """The trees of arrays in a checkpoint, by the names of their folders."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state}
+    trees = {"params": state.params, "optimizer": optimizer}
+    averages = {"ema": state.ema, "power_ema": state.power_ema}
+    return trees | {name: tree for name, tree in averages.items() if tree is not None}
 
 
 def placed(x: Any) -> Any:

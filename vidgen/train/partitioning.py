@@ -146,18 +146,6 @@ class Program:
         with self.context():
             return self.function.lower(*args)
 
-    def jaxpr(self, *args: Any) -> Any:
-        """Trace the program without compiling it.
-
-        Args:
-          *args: its arguments, arrays or ShapeDtypeStructs.
-
-        Returns:
-          The closed jaxpr.
-        """
-        with self.context():
-            return jax.make_jaxpr(self.function)(*args)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partitioner:

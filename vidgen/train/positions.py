@@ -56,3 +56,19 @@ def gathered(position: Any) -> list[str]:
     padded[: data.size] = data
     rows = multihost_utils.process_allgather(padded)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def everywhere(condition: bool) -> bool:
+    """Check whether something is true in all processes, which all ask at the same point.
+
+    Args:
+      condition: what holds in this process.
+
+    Returns:
+      True where it holds in all of them.
+    """
+    if jax.process_count() == 1:
+        return condition
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.bool_(condition)).all())

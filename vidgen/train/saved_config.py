@@ -18,6 +18,7 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
 
     The file describes the checkpoints beside it. An older one that differs is kept as config.1.gin,
     config.2.gin, ... If the block fails before it adds a checkpoint, the older file comes back.
+    Where there was none, and nothing else was written, the folder is as it was before.
 
     Args:
       model_dir: folder of the run; made if absent.
@@ -30,6 +31,7 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
       ValueError: the folder cannot be made or written.
       OSError: the file cannot be written; an old one is then as it was.
     """
+    is_new = not epath.Path(model_dir).expanduser().exists()
     folder = check_model_dir(model_dir)
     if jax.process_index() != 0:
         yield
@@ -49,7 +51,22 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
     except BaseException:
         if old is not None and _checkpoints(folder) == before:
             kept.replace(target)
+        if old is None:
+            _clear(folder, is_new)
         raise
+
+
+def _clear(folder: epath.Path, is_new: bool) -> None:
+    """Remove what a run wrote that failed at once: its configuration and empty folders."""
+    names = {path.name for path in folder.iterdir()}
+    if _checkpoints(folder) or not names <= {"config.gin", "checkpoints"}:
+        return
+    with contextlib.suppress(OSError):  # another process may still write there
+        (folder / "config.gin").unlink()
+        if "checkpoints" in names:
+            (folder / "checkpoints").rmdir()
+        if is_new:
+            folder.rmdir()
 
 
 def _free_name(folder: epath.Path) -> epath.Path:

@@ -129,6 +129,7 @@ class _Session:
     def __init__(self, run: Train, stack: contextlib.ExitStack) -> None:
         """Restore or initialise the state, and open everything that `stack` will close."""
         self.run = run
+        self.frozen: Frozen = None if run.frozen is None else run.frozen()  # before any file
         self.spec = _batch_spec(run)
         self.log = Accumulator()
         self.monitor = LossMonitor(run.trainer.guard)
@@ -149,7 +150,6 @@ class _Session:
         )
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
-        self.frozen: Frozen = None if run.frozen is None else run.frozen()
         self.batches = BatchPrefetcher(iterator, run.text_encoder)
         stack.callback(self.batches.close)
         self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
@@ -229,8 +229,8 @@ class _Session:
         batch = trainer.partitioner.to_global(encoded.batch)
         if not self.timer.compiled:
             program = trainer.train_program(batch)
-            jaxpr = program.jaxpr(self.state, self.frozen, batch, self.key, np.float32(math.inf))
-            self.flops = float(flops.count_jaxpr(jaxpr))
+            traced = program.trace(self.state, self.frozen, batch, self.key, np.float32(math.inf))
+            self.flops = float(flops.count_jaxpr(traced.jaxpr))
             self.bar.set_description("compiling")
         limit = self.monitor.limit(self.step + 1)
         self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)

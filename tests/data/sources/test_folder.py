@@ -72,6 +72,10 @@ def test_missing_captions_are_counted_and_reported(tmp_path, caplog):
 
 
 def test_nothing_usable_is_explained(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(FileNotFoundError, match="a.mp4 is a file; name the folder"):
+        FolderSource(path=str(tmp_path / "a.mp4"), shape=SHAPE)
+    (tmp_path / "a.mp4").unlink()
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         FolderSource(path=str(tmp_path / "nowhere"), shape=SHAPE)
     (tmp_path / "notes.txt").write_text("x")

@@ -54,6 +54,9 @@ def picture(value, kind="png"):
     return stream.getvalue()
 
 
+SMALL = picture(90)
+
+
 def write(path, members):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -156,6 +159,44 @@ def test_an_index_is_made_once_and_anew_for_another_file(tmp_path, clip, monkeyp
     tar_index.read_index.cache_clear()
     assert len(TarShards(path=str(path), shape=SHAPE, index_dir=str(tmp_path / "own"))) == 2
     assert len(list((tmp_path / "own").iterdir())) == 1
+
+
+def pictures(folder, shards, uncaptioned=()):
+    """Shards of two pictures each, the second without a caption in some."""
+    for number in range(shards):
+        members = [("a.png", SMALL), ("a.txt", f"{number} a"), ("b.png", SMALL)]
+        members += [] if number in uncaptioned else [("b.txt", f"{number} b")]
+        write(folder / f"{number:03}.tar", members)
+    return str(folder / f"{{000..{shards - 1:03}}}.tar")
+
+
+def test_many_shards_are_counted_once(tmp_path, monkeypatch, caplog):
+    """A thousand hosts start again: none opens all indices, and one that changed is seen."""
+    settings = {"shape": SHAPE, "kind": "images", "index_dir": str(tmp_path / "index")}
+    path = pictures(tmp_path / "shards", 5, uncaptioned=[3])
+    write(tmp_path / "shards" / "004.tar", [("a.png", SMALL), ("a.txt", "4 a"), ("of.no", "x")])
+    first = TarShards(path=path, **settings)
+    assert len(first) == 8
+    warnings = caplog.text
+    caplog.clear()
+    opened, read = [], tar_shards.read_index
+    monkeypatch.setattr(tar_shards, "read_index", lambda *a: opened.append(a[0]) or read(*a))
+    again = TarShards(path=path, **settings)
+    assert len(again) == 8 and [name[-7:] for name in opened] == ["004.tar"]  # named in a warning
+    assert "1 samples" in warnings and "1 samples" in caplog.text
+    assert again.load(5, np.random.default_rng(0)).caption == "2 b"
+    empty = TarShards(path=path, missing_captions="empty", **settings)
+    assert len(empty) == 9 and {name[-7:] for name in opened} == {"002.tar", "004.tar"}
+    write(tmp_path / "shards" / "001.tar", [("a.png", SMALL), ("a.txt", "1 a")])
+    assert len(TarShards(path=path, **settings)) == 7
+
+
+def test_an_example_is_one_row_of_the_index(tmp_path, monkeypatch):
+    """Where all samples have captions, no index is read whole for an example."""
+    source = TarShards(path=pictures(tmp_path, 2), shape=SHAPE, kind="images")
+    monkeypatch.setattr(tar_shards, "has_caption", None)
+    captions = [source.load(i, np.random.default_rng(0)).caption for i in range(4)]
+    assert captions == ["0 a", "0 b", "1 a", "1 b"]
 
 
 def test_batches_do_not_depend_on_processes(tmp_path, clip):
@@ -281,7 +322,6 @@ KEYS = st.text(
 FOLDERS = st.sampled_from(["", "a/", "./", "deep/er/", "é" * 60 + "/"])
 WORDS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)
 FORMATS = st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-SMALL = picture(90)
 
 
 @given(
@@ -493,7 +533,7 @@ def test_shards_in_an_object_store(store, tmp_path, clip, pattern, monkeypatch):
     example = source.load(3, np.random.default_rng(0))
     assert example.caption == "clip 11" and mean(example) == pytest.approx(191, abs=3)
     assert store.requests == before + 2  # the bytes of the video, those of its caption
-    assert len(paths.names_in(f"{store.url}/index")) == 3
+    assert len(paths.names_in(f"{store.url}/index")) == 4  # of each shard, and what they count
 
 
 def test_an_index_of_objects_is_made_once_and_anew_for_another(store, tmp_path, clip, monkeypatch):

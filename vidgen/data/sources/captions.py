@@ -135,7 +135,9 @@ def _contents(
 ) -> tuple[list[str], FolderCaptions, list[str]]:
     """Return the files that are wanted, their captions, and the files that nothing reads."""
     if not paths.is_folder(path):
-        raise FileNotFoundError(f"the data folder {path} does not exist.")
+        is_file = paths.is_file(path)
+        why = "is a file; name the folder that it lies in" if is_file else "does not exist"
+        raise FileNotFoundError(f"the data folder {path} {why}.")
     files = sorted(paths.files_under(path))
     wanted = [file for file in files if suffix(file) in suffixes]
     if not wanted:

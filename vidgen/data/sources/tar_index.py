@@ -4,7 +4,8 @@
 
 A shard is read once for its index, which is kept in a small file and mapped into memory, so memory
 does not grow with the number of samples. (Without an index, a sample in the middle of a shard would
-take reading all before it.)
+take reading all before it.) What the indices of many shards count is kept in one more file, or each
+of a thousand hosts would open all of them whenever it starts.
 
 Members belong together if their names without suffix are equal, since names with dots are common.
 WebDataset's key, which ends at the first dot, is used only if it has one video: "KEY.front.mp4"
@@ -22,7 +23,7 @@ import logging
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ _ROW = np.dtype(
     [("key", "S64"), ("suffix", "u1"), ("offset", "<i8"), ("size", "<i8")]
     + [("text_offset", "<i8"), ("text_size", "<i4"), ("json_offset", "<i8"), ("json_size", "<i4")]
 )
+_COUNT = np.dtype([("samples", "<i8"), ("captioned", "<i8"), ("unused", "<i8")])
 _VERSION = "2"  # of the rows above and of how they are found
 
 log = logging.getLogger(__name__)
@@ -59,10 +61,7 @@ def read_index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> 
     Raises:
       ValueError: the shard is no tar that can be read in place.
     """
-    size, changed = paths.stat(shard)
-    place = shard if paths.is_remote(shard) else os.path.abspath(shard)
-    mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
-    file = paths.join(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
+    file = index_file(shard, kind, folder)
     if not paths.is_file(file):
         rows = np.array(list(_find_rows(shard, KINDS[kind])), _ROW)
         stream = io.BytesIO()
@@ -71,6 +70,63 @@ def read_index(shard: str, version: tuple[str, ...], kind: str, folder: str) -> 
     if paths.is_remote(file):
         return np.load(io.BytesIO(paths.read(file)))
     return np.load(file, mmap_mode="r" if os.path.getsize(file) > 4096 else None)
+
+
+def index_file(shard: str, kind: str, folder: str) -> str:
+    """Name the file of a shard's index, by where the shard is, its size and its mark.
+
+    Args:
+      shard: a tar, here or in an object store.
+      kind: "videos" or "images".
+      folder: where indices are kept.
+
+    Returns:
+      A path in `folder`; the file need not be there.
+    """
+    size, changed = paths.stat(shard)
+    place = shard if paths.is_remote(shard) else os.path.abspath(shard)
+    mark = f"{_VERSION}:{place}:{size}:{changed}:{kind}"
+    return paths.join(folder, hashlib.sha256(mark.encode()).hexdigest()[:32] + ".npy")
+
+
+def counted(
+    shards: Sequence[str],
+    stats: Sequence[paths.Stat],
+    folder: str,
+    kind: str,
+    all_rows: Callable[[], Iterator[np.ndarray]],
+) -> np.ndarray:
+    """Count the samples of each shard, those with a caption, and the members that are not used.
+
+    Args:
+      shards: the tar files.
+      stats: size and mark of each; the counts are kept as long as these stay the same.
+      folder: of the indices.
+      kind: of content.
+      all_rows: reads the index of each shard; it is called if the counts are not known.
+
+    Returns:
+      One row a shard: samples, captioned, unused.
+    """
+    mark = hashlib.sha256(f"{_VERSION}:{kind}".encode())
+    for shard, stat in zip(shards, stats, strict=True):
+        place = shard if paths.is_remote(shard) else os.path.abspath(shard)
+        mark.update(f"\n{place}:{stat.size}:{stat.mark}".encode(errors="surrogateescape"))
+    file = paths.join(folder, f"{mark.hexdigest()[:32]}.counts.npy")
+    if len(shards) > 1 and paths.is_file(file):
+        return np.load(io.BytesIO(paths.read(file)))
+    counts = np.zeros(len(shards), _COUNT)
+    for number, rows in enumerate(all_rows()):
+        samples = samples_of(rows)
+        unused = int(rows["size"][-1]) if len(rows) > len(samples) else 0
+        counts[number] = len(samples), int(has_caption(samples).sum()), unused
+        if number and not number % 100:
+            log.info("%d of %d shards are indexed", number, len(shards))
+    if len(shards) > 1:
+        stream = io.BytesIO()
+        np.save(stream, counts)
+        paths.write(file, stream.getvalue())
+    return counts
 
 
 def samples_of(rows: np.ndarray) -> np.ndarray:

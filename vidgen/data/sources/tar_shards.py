@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -31,7 +32,7 @@ from vidgen.data.sources.caption_text import captions_in, parsed, unique
 from vidgen.data.sources.captions import warn_once
 from vidgen.data.sources.files import Packed
 from vidgen.data.sources.images import KINDS, packed_shape, read_content
-from vidgen.data.sources.tar_index import has_caption, read_index, samples_of
+from vidgen.data.sources.tar_index import counted, has_caption, read_index, samples_of
 from vidgen.types import VideoShape
 
 _SIDE_BY_SIDE = 16  # [guess] shards in an object store that are indexed at the same time
@@ -82,21 +83,17 @@ class TarShards(Source):
         return self.shards
 
     @functools.cached_property
+    def _counts(self) -> np.ndarray:
+        """What each shard holds, one row a shard; see `tar_index.counted`."""
+        stats = _stats(self.path, self.shards)
+        return counted(self.shards, stats, self._folder, self.kind, self._all_rows)
+
+    @functools.cached_property
     def _ends(self) -> np.ndarray:
         """How many samples each shard and those before it have together."""
-        counts, without, passed_over, example = [], 0, 0, ""
-        for number, rows in enumerate(self._all_rows()):
-            samples = samples_of(rows)
-            missing = int((~has_caption(samples)).sum())
-            counts.append(len(samples) - (missing if self.missing_captions == "skip" else 0))
-            without += missing
-            if len(rows) > len(samples):
-                passed_over += int(rows["size"][-1])
-                name = rows["key"][-1].decode(errors="replace")
-                example = example or f"{self.shards[number]}/{name}"
-            if number and not number % 100:
-                log.info("%d of %d shards are indexed", number, len(self.shards))
-        total = sum(counts)
+        counts, unused = self._counts, int(self._counts["unused"].sum())
+        ends = np.cumsum(counts["samples" if self.missing_captions == "empty" else "captioned"])
+        without = int((counts["samples"] - counts["captioned"]).sum())
         if without:
             done = "skipped" if self.missing_captions == "skip" else 'used with the caption ""'
             log.warning("%d samples in %s have no caption (%s)", without, self.path, done)
@@ -104,15 +101,21 @@ class TarShards(Source):
             f"a sample is KEY{KINDS[self.kind][0]} beside KEY.txt or KEY.json with a "
             f"{self.caption_key!r}"
         )
-        unused = f"{passed_over} files in {self.path} are passed over, e.g. {example}"
-        if not total:
+        words = self._passed_over(unused) if unused else ""
+        if not ends[-1]:
             raise FileNotFoundError(
                 f"{self.path}: {len(self.shards)} shard(s) hold no {self.kind} with a caption: "
-                f"{sample}{f'; {unused}' if passed_over else ''}."
+                f"{'; '.join(filter(None, (sample, words)))}."
             )
-        if passed_over:
-            warn_once(f"{unused}; {sample}")
-        return np.cumsum(counts)
+        if words:
+            warn_once(f"{words}; {sample}")
+        return ends
+
+    def _passed_over(self, unused: int) -> str:
+        """Say how many files of the shards are no part of a sample, with the first of them."""
+        number = int(self._counts["unused"].argmax())
+        name = self._rows(number)["key"][-1].decode(errors="replace")
+        return f"{unused} files in {self.path} are passed over, e.g. {self.shards[number]}/{name}"
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -193,8 +196,10 @@ class TarShards(Source):
         return content[self.caption_key]
 
     def _used(self, number: int) -> np.ndarray:
-        """Return the samples of a shard that are examples."""
-        rows = samples_of(self._rows(number))
+        """Return the samples of a shard that are examples; where all are, only counts are read."""
+        rows, counts = samples_of(self._rows(number)), self._counts[number]
+        if len(rows) == counts["samples"] == counts["captioned"]:
+            return rows
         return rows if self.missing_captions == "empty" else rows[has_caption(rows)]
 
     def _rows(self, number: int) -> np.ndarray:
@@ -224,9 +229,6 @@ def _expanded(path: str) -> list[str]:
         first, last = braces.groups()
         names = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         shards = [path[: braces.start()] + name + path[braces.end() :] for name in names]
-        if missing := _missing(shards):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise FileNotFoundError(f"{path}: there is no shard {missing[0]}{more}.")
     elif paths.is_folder(path):
         shards = sorted(
             paths.join(path, name)
@@ -240,17 +242,26 @@ def _expanded(path: str) -> list[str]:
     return shards
 
 
-def _missing(shards: Sequence[str]) -> list[str]:
-    """List the shards that do not exist; an object store is asked for one listing, not for each."""
-    folder = shards[0].rpartition("/")[0]
-    if not paths.is_remote(shards[0]) or any(s.rpartition("/")[0] != folder for s in shards):
-        return [shard for shard in shards if not paths.is_file(shard)]
-    try:
-        listed = paths.names_in(folder)
-    except OSError:  # a web server need not have listings
-        listed = set()
-    rest = [shard for shard in shards if shard.rpartition("/")[2] not in listed]
-    return [shard for shard in rest if listed or not paths.is_file(shard)]
+def _stats(path: str, shards: Sequence[str]) -> list[paths.Stat]:
+    """Look up size and mark of all shards; a folder is listed once, not asked for each.
+
+    Raises:
+      FileNotFoundError: a shard that the braces of `path` name is not there.
+    """
+    folder, listed = posixpath.dirname(shards[0]), {}
+    if all(posixpath.dirname(shard) == folder for shard in shards):
+        with contextlib.suppress(OSError):  # a web server need not have listings
+            listed = paths.stats_in(folder)
+    stats, missing = [], []
+    for shard in shards:
+        try:
+            stats.append(listed.get(shard.rpartition("/")[2]) or paths.stat(shard))
+        except (FileNotFoundError, IsADirectoryError):
+            missing.append(shard)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"{path}: there is no shard {missing[0]}{more}.")
+    return stats
 
 
 def _bytes(shard: str, name: str, offset: int, size: int) -> bytes:

@@ -1,0 +1,87 @@
+"""benchmarks/faults.py: a trial of each kind over two processes, and what it damages and compares.
+
+Tests of benchmarks/fault_processes.py, benchmarks/faults_network.py too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from places import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import faults  # noqa: E402
+
+
+def test_a_trial_of_each_kind(tmp_path):
+    """One run of two processes goes from fault to fault, to the bits of an undisturbed one."""
+    flags = ["--trials=4", "--processes=2", "--steps=24", "--seed=2", f"--folder={tmp_path}/f"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/faults.py", *flags, f"--output={tmp_path}/lines"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(text) for text in (tmp_path / "lines").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == list(faults.KINDS)
+    assert all(line["equal"] and line["compared"] > line["step"] for line in lines), lines
+    killed, signaled, stopped, damaged = lines
+    assert killed["statuses"][0] == -9 and signaled["statuses"] == [75, 75]
+    assert signaled["saving"] and signaled["redone"] == 0
+    assert "statuses" not in stopped and damaged["damaged"] % 3 == 0
+    assert "skipped" in (tmp_path / "f/logs/0.log").read_text()  # examples of the damaged shard
+    assert done.stdout.count("| 1 | 1 |") == 4
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with a log and two checkpoints, of which nothing is started."""
+    run = faults.Run(folder=tmp_path, steps=9, processes=2)
+    for step in (3, 6):
+        folder = run.model_dir / "checkpoints" / f"{step}"
+        folder.mkdir(parents=True)
+        (folder / "small").write_bytes(b"ab")
+        (folder / "large").write_bytes(bytes(range(1, 251)))
+    return run
+
+
+def test_the_log_is_read_while_it_is_written(run):
+    assert run.last() == 0 and run.lines() == {}
+    line = {"step": 1, "loss": 0.5, "seconds_per_step": 3.0, "host_memory_gib": 1.0}
+    file = run.model_dir / "metrics.jsonl"
+    file.write_text(json.dumps(line) + "\n" + json.dumps(line | {"step": 2})[:20])
+    assert run.lines() == {1: {"loss": 0.5}} and run.last() == 1
+    file.write_text("".join(json.dumps(line | {"step": n}) + "\n" for n in range(1, 100)))
+    assert run.last() == 99
+
+
+def test_one_file_of_the_newest_checkpoint_is_damaged(run):
+    before = {p: p.read_bytes() for p in run.model_dir.rglob("*") if p.is_file()}
+    ways = set()
+    for seed in range(12):
+        told = faults.damage(run, np.random.default_rng(seed))
+        after = {p: p.read_bytes() for p in run.model_dir.rglob("*") if p.is_file()}
+        (changed,) = (p for p in before if before[p] != after.get(p))
+        folder = run.model_dir / "checkpoints" / "6"
+        assert told["damaged"] == 6 and changed == folder / told["file"]
+        if told["way"] == "bit":
+            bits = np.frombuffer(before[changed], np.uint8) ^ np.frombuffer(after[changed], "u1")
+            assert np.unpackbits(bits).sum() == 1
+        ways.add(told["way"])
+        changed.write_bytes(before[changed])
+    assert ways == {"bit", "block", "cut", "gone"}
+
+
+def test_instants_are_of_the_seed():
+    drawn = [faults.Strike.drawn(0, trial, 4) for trial in range(200)]
+    for trial, when in enumerate(drawn):
+        again = faults.Strike.drawn(0, trial, 4)
+        assert (when.lines, when.delay, when.process) == (again.lines, again.delay, again.process)
+    assert all(when.process == 0 for when in drawn[::4])
+    assert {when.process for when in drawn[1::4]} == set(range(4))
+    assert 5 < sum(when.starting for when in drawn) < 40
