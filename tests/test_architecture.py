@@ -70,30 +70,6 @@ LINEN = {  # the only files that may build layers; see "Exit cost" of Linen in C
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 LINEN_RULES = {"train.partitioning"}  # axis rules, no layers
 MAX_FUNCTION, MAX_MODULE, MAX_ARGUMENTS = 55, 310, 8  # lines beside docstrings; keyword arguments
-# Where every public function says what it takes and returns.
-CONTRACTS = {
-    "api",
-    "assets",
-    "config",
-    "data",
-    "diffusion",
-    "display",
-    "evals",
-    "imagen",
-    "inference",
-    "loaded_model",
-    "model",
-    "nn",
-    "phenaki",
-    "precompute",
-    "pretrained",
-    "progress",
-    "sprites",
-    "story",
-    "text",
-    "train",
-    "types",
-}
 
 
 def name_of(path):
@@ -209,8 +185,6 @@ def returns_something(function):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_public_functions_have_contracts(path):
     """Args and Returns, or a reference ("see `Base`") to the one that has them."""
-    if name_of(path).split(".")[0] not in CONTRACTS:
-        return
     classes = [n for n in tree_of(path).body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
     for node in [n for owner in (tree_of(path), *classes) for n in owner.body]:
         if not isinstance(node, ast.FunctionDef) or node.name[0] == "_":

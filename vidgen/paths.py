@@ -7,8 +7,8 @@ for each store. A request that fails is repeated a few times, because stores do 
 Nothing stays open and nothing is remembered here, so whoever holds a path can be sent to another
 process. MODEL_DIR, films and T5's weights do not come through here: orbax reads those with epath.
 
-Whatever cannot be read or written is an OSError whose `strerror` is a clause for users; a scheme
-without its package is a MissingPackage that names it.
+Whatever cannot be read or written is an OSError whose `strerror` is a clause for users. A scheme
+without its package is a MissingPackage that names it, and a scheme that nothing knows a ValueError.
 """
 
 from __future__ import annotations
@@ -69,25 +69,53 @@ class Stat(NamedTuple):
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path has a scheme."""
+    """Whether a path has a scheme, as objects in a store have.
+
+    Args:
+      path: anything; only a str can have a scheme.
+
+    Returns:
+      True for "gs://bucket/name" and its like.
+    """
     return isinstance(path, str) and _SCHEME.match(path) is not None
 
 
 def expanded(path: Path) -> str:
-    """Replace "~" in a local path by the home folder."""
+    """Replace "~" in a local path by the home folder.
+
+    Args:
+      path: of a file, a folder or an object.
+
+    Returns:
+      The path as a str; one with a scheme is unchanged.
+    """
     return str(path) if is_remote(path) else os.path.expanduser(os.fspath(path))
 
 
 def join(folder: Path, name: str) -> str:
-    """Join a folder and a relative name, which may have "/" in it."""
+    """Join a folder and a name in it.
+
+    Args:
+      folder: local or in a store.
+      name: relative to the folder; it may have "/" in it.
+
+    Returns:
+      The path; in a store with exactly one "/" between the two.
+    """
     return f"{str(folder).rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
 def stat(path: Path) -> Stat:
     """Look up the size and the mark of a file.
 
+    Args:
+      path: of a file or an object.
+
+    Returns:
+      Both; the mark of a local file is its time of modification in nanoseconds.
+
     Raises:
-      OSError: there is no such file, or it is a folder.
+      OSError: there is no such file, its store has only a folder of that name, or does not answer.
     """
     if not is_remote(path):
         status = os.stat(path)
@@ -99,9 +127,14 @@ def stat(path: Path) -> Stat:
 
 
 def version(path: Path) -> tuple[str, ...]:
-    """What a process may remember a file by: it differs for a local file that was replaced.
+    """Identify the content of a file, so that a process may remember the file by it.
 
-    Of an object it is the path alone, because every look at an object is a request.
+    Args:
+      path: of a file or an object; it need not exist.
+
+    Returns:
+      Texts that differ once a local file was replaced: path, inode, size and time. Of an object it
+      is the path alone, because every look at an object is a request.
     """
     if is_remote(path):
         return (str(path),)
@@ -114,7 +147,17 @@ def version(path: Path) -> tuple[str, ...]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of that name."""
+    """Whether there is a file of that name.
+
+    Args:
+      path: local or in a store.
+
+    Returns:
+      True for a file; False for a folder, or where there is nothing.
+
+    Raises:
+      OSError: the store refuses the request, or does not answer.
+    """
     if not is_remote(path):
         return os.path.isfile(path)
     try:
@@ -124,14 +167,35 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of that name, or objects whose names begin with it."""
+    """Whether there is a folder of that name, or objects whose names begin with it.
+
+    Args:
+      path: local or in a store.
+
+    Returns:
+      True for a folder; False for a file, or where there is nothing.
+
+    Raises:
+      OSError: the store refuses the request, or does not answer.
+    """
     if not is_remote(path):
         return os.path.isdir(path)
     return _request(path, lambda system, name: system.isdir(name))
 
 
 def files_under(folder: Path) -> Iterator[str]:
-    """List all files in a folder and below, except hidden ones, as relative names with "/"."""
+    """List all files in a folder and in the folders below it, except hidden ones.
+
+    Args:
+      folder: local, where links to folders are followed, or in a store, which is asked anew.
+
+    Yields:
+      Names relative to the folder, with "/", in no particular order; none where there is no such
+      local folder. A file is left out where any part of its name begins with ".".
+
+    Raises:
+      OSError: the store refuses the request, or does not answer.
+    """
     if is_remote(folder):
 
         def find(system: FileSystem, name: str) -> list[str]:
@@ -150,7 +214,17 @@ def files_under(folder: Path) -> Iterator[str]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """List the names of the files and folders in a folder; no names if there is no such folder."""
+    """List the files and folders in a folder, hidden ones too.
+
+    Args:
+      folder: local, or in a store, which is asked anew.
+
+    Returns:
+      Their names without the folder's; empty where there is no such folder.
+
+    Raises:
+      OSError: the folder cannot be read, or its store does not answer.
+    """
     if not is_remote(folder):
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
@@ -158,7 +232,17 @@ def names_in(folder: Path) -> set[str]:
 
 
 def stats_in(folder: Path) -> dict[str, Stat]:
-    """Look up size and mark of all files in a folder by one listing, by their names."""
+    """Look up the size and the mark of all files in a folder by one listing.
+
+    Args:
+      folder: local, or in a store, which is asked anew.
+
+    Returns:
+      Both by the name of the file, without the folder's; empty where a store has no such folder.
+
+    Raises:
+      OSError: there is no such local folder, it cannot be read, or its store does not answer.
+    """
     if not is_remote(folder):
         with os.scandir(folder or ".") as entries:
             stats = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
@@ -185,7 +269,17 @@ def _stat(info: dict[str, Any]) -> Stat:
 
 
 def glob(pattern: str) -> list[str]:
-    """List the paths that match a pattern with *, ? and ** (folders of any depth), sorted."""
+    """List the files and folders whose paths match a pattern.
+
+    Args:
+      pattern: a path with *, ? and ** (folders of any depth).
+
+    Returns:
+      The paths, sorted, with the scheme of the pattern.
+
+    Raises:
+      OSError: the store refuses the request, or does not answer.
+    """
     if not is_remote(pattern):
         return sorted(local_glob.glob(pattern, recursive=True))
 
@@ -196,7 +290,15 @@ def glob(pattern: str) -> list[str]:
 
 
 def read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
-    """Read all bytes of a file, or at most `size` bytes from `offset` on.
+    """Read a file, or a part of it.
+
+    Args:
+      path: of a file or an object.
+      offset: of the first byte that is read, >= 0.
+      size: bytes to read at most; None reads to the end.
+
+    Returns:
+      The bytes; fewer than `size` where the file ends before.
 
     Raises:
       OSError: it cannot be read, or its server gives no parts of files.
@@ -217,7 +319,15 @@ def read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
-    """Read the first `limit` bytes of each file, objects side by side, and errors in place."""
+    """Read the beginning of each of many files, objects of a store side by side.
+
+    Args:
+      paths: all local, or all in one store.
+      limit: bytes to read at most of each file.
+
+    Yields:
+      For each path in its order the bytes, or the error where it cannot be read.
+    """
     for start in range(0, len(paths), _MANY):
         some = paths[start : start + _MANY]
         contents: Sequence[bytes | Exception | None] = (None,) * len(some)
@@ -236,7 +346,18 @@ def read_many(paths: Sequence[Path], limit: int) -> Iterator[bytes | OSError]:
 
 
 def open_binary(path: Path) -> io.BufferedReader:
-    """Open a file to read and to seek in; of a large object only what is asked for is fetched."""
+    """Open a file to read and to seek in.
+
+    Args:
+      path: of a file or an object. An object of at most 8 MiB is fetched at once, of a larger one
+        only what is read.
+
+    Returns:
+      The open file, which the caller closes.
+
+    Raises:
+      OSError: it cannot be read.
+    """
     if not is_remote(path):
         return open(path, "rb")
     size = stat(path).size
@@ -256,7 +377,15 @@ class _LargeObject(AbstractBufferedFile):
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, replacing an older one; its folder is made if need be."""
+    """Write a file whole or not at all, replacing an older one.
+
+    Args:
+      path: of a file, whose folder is created where it is missing, or of an object.
+      data: all that the file will hold.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     if is_remote(path):
         _request(path, lambda system, name: system.pipe_file(name, data))
         return
@@ -268,7 +397,15 @@ def write(path: Path, data: bytes) -> None:
 
 
 def move_to(partial: pathlib.Path, path: Path) -> None:
-    """Move a complete local file to `path`, whole or not at all."""
+    """Move a complete local file to another place, whole or not at all.
+
+    Args:
+      partial: the local file; it is gone afterwards.
+      path: where to: a path on the same local file system, or of an object.
+
+    Raises:
+      OSError: it cannot be moved or uploaded; the file stays.
+    """
     if not is_remote(path):
         partial.replace(path)
         return
@@ -277,9 +414,17 @@ def move_to(partial: pathlib.Path, path: Path) -> None:
 
 
 def local_copy(path: Path) -> str:
-    """Return a local file of the same content: the file itself, or a copy of an object.
+    """Return a local file of the same content, for libraries that read nothing else.
 
-    Copies are made at the first use and stay in ~/.cache/vidgen/copies, by path and mark.
+    Args:
+      path: of a file or an object.
+
+    Returns:
+      A local path: the file itself, or a copy of the object. A copy is written at the first use and
+      stays in ~/.cache/vidgen/copies, by path and mark.
+
+    Raises:
+      OSError: the object cannot be read, or its copy cannot be written.
     """
     if not is_remote(path):
         return os.fspath(path)
@@ -295,7 +440,14 @@ def local_copy(path: Path) -> str:
 
 
 def cache_folder(name: str) -> str:
-    """~/.cache/vidgen/NAME, or the same under XDG_CACHE_HOME; the folder need not exist."""
+    """Return the path of a folder in the user's cache, which need not exist.
+
+    Args:
+      name: of the folder, relative to vidgen's cache.
+
+    Returns:
+      ~/.cache/vidgen/NAME, or $XDG_CACHE_HOME/vidgen/NAME where that variable is an absolute path.
+    """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):  # which the XDG specification says to ignore
         cache = os.path.expanduser("~/.cache")

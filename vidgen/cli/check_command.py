@@ -41,12 +41,23 @@ Facts = Mapping[str, Any]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add all flags but those of the configuration."""
+    """Add all flags of `vidgen check` but those of the configuration.
+
+    Args:
+      parser: of the sub-command; it is changed.
+    """
     add_rows(parser, _FLAGS)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any] | None:
-    """Read the data, print what they hold and draw the sheet; return it as plain data.
+    """Read the data, print what they hold, and draw the sheet of clips.
+
+    Args:
+      flags: of the command, and `bindings`, the NAME=VALUE of its --gin.NAME=VALUE.
+
+    Returns:
+      What is printed, as plain data that JSON can hold; None with --dry_run, which prints the
+      configuration.
 
     Raises:
       ValueError: a flag is wrong, or no clip can be used.
@@ -64,18 +75,18 @@ def run(flags: argparse.Namespace) -> dict[str, Any] | None:
         raise ValueError("name the data: vidgen check DATA_DIR, or --gin_file=data/....")
     layer = [] if flags.data is None else [layer_of(flags.data)]
     place = [f"{macro}={flags.data!r}" for _, macro in layer]
-    given: dict[str, Any] = {} if flags.clips is None else {"clips": flags.clips}
+    fields: dict[str, Any] = {} if flags.clips is None else {"clips": flags.clips}
     files = [*flags.gin_file, *(file for file, _ in layer)]
     sessions = Sessions(["runs/check.gin"], files, flags.bindings)
-    check = sessions.build(CheckData, (), place, **given)
+    check = sessions.build(CheckData, (), place, **fields)
     experiment, changes = "", ()
     if check.source.shape.thwc[:3] == NO_CLIP:
-        given["known"] = check.probed()
-        found = [file for file in given["known"].values() if file is not None]
-        experiment, shape, changes = suggest(found)
+        fields["known"] = check.probed()
+        videos = [file for file in fields["known"].values() if file is not None]
+        experiment, shape, changes = suggest(videos)
         if layer:  # a folder of millions is not searched again
-            given["source"] = of_shape(check.source, shape)
-        check = sessions.build(CheckData, [experiment], [*place, *changes], **given)
+            fields["source"] = of_shape(check.source, shape)
+        check = sessions.build(CheckData, [experiment], [*place, *changes], **fields)
     sessions.check_bindings()
     if flags.dry_run:
         print(sessions.configs[-1], end="")
@@ -90,7 +101,14 @@ def run(flags: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def layer_of(data: str) -> tuple[str, str]:
-    """Return the file of gin_configs/data/ for data of this place, and its macro for the place."""
+    """Choose the configuration for data by what lies at their place.
+
+    Args:
+      data: a folder, a file or a pattern of shards, here or in a store.
+
+    Returns:
+      The file of gin_configs/data/, and the macro of it that says where the data are.
+    """
     names = paths.names_in(data) if paths.is_folder(data) else {data}
     if any(name.endswith(".array_record") or name == "manifest.json" for name in names):
         return _RECORDS
@@ -103,13 +121,17 @@ def command(
     layer: Sequence[tuple[str, str]],
     changes: Sequence[str],
 ) -> str:
-    """Return the command that trains on the data, in lines.
+    """Write the command that trains on the data.
 
     Args:
       flags: of this command, whose files and bindings are the user's.
-      experiment: the file that was chosen; "" where the user's files say it.
-      layer: of the data.
+      experiment: the file that was chosen; "" where the user's files name the experiment.
+      layer: (file, macro) of the data, as `layer_of` gives them; empty where the user's files name
+        the data.
       changes: NAME=VALUE, of the experiment's clip.
+
+    Returns:
+      The command as a shell reads it, one flag a line.
     """
     files = [*filter(None, [experiment]), *flags.gin_file, *(file for file, _ in layer)]
     bindings = [f"{macro}={flags.data!r}" for _, macro in layer]
@@ -152,7 +174,14 @@ def _drawn(check: CheckData, sheet: str, suffix: str) -> str | None:
 
 
 def text(facts: Facts) -> str:
-    """Return what was found, for people."""
+    """Write what was read of the data, for people.
+
+    Args:
+      facts: as `run` returns them.
+
+    Returns:
+      Lines, without an end of the last.
+    """
     rows = [
         ("examples", _examples(facts)),
         ("length", _length(facts["seconds"])),

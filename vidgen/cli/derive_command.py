@@ -25,16 +25,24 @@ AVERAGE: tuple[Row, ...] = (
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Run the command whose flags these are; only `average` has a length."""
+    """Write the model that `vidgen merge` or `vidgen average` makes of a training run.
+
+    Args:
+      flags: of the command, and `bindings`; those of `average` have a `length`.
+
+    Raises:
+      ValueError: a binding was set, the run lacks what the command needs, or the output is taken.
+      OSError: there is no such run, or the output cannot be written.
+    """
     if flags.bindings:
         raise ValueError(f"this command takes no --gin.{flags.bindings[0]}; it has no settings.")
     startup.setup_process(flags.debug)
     from vidgen.train import derived_models  # which is heavy
 
     if hasattr(flags, "length"):
-        made = derived_models.average(flags.model, flags.length, flags.output, flags.step)
+        derived = derived_models.average(flags.model, flags.length, flags.output, flags.step)
     else:
-        made = derived_models.merge(flags.model, flags.output, flags.step)
-    print(f"{made.path}: {made.what}")
-    if made.warning:
-        print(f"vidgen: note: {made.warning}", file=sys.stderr)
+        derived = derived_models.merge(flags.model, flags.output, flags.step)
+    print(f"{derived.path}: {derived.what}")
+    if derived.warning:
+        print(f"vidgen: note: {derived.warning}", file=sys.stderr)

@@ -7,12 +7,27 @@ import sys
 
 
 def report(error: Exception) -> int:
-    """Tell the user in one sentence, and return the exit status."""
+    """Print what is wrong on stderr, in one sentence.
+
+    Args:
+      error: as it was raised.
+
+    Returns:
+      The exit status; see `sentence`.
+    """
     return fail(*sentence(error))
 
 
 def sentence(error: Exception) -> tuple[str, int]:
-    """Return what is wrong in one sentence, and the exit status."""
+    """Say what is wrong in one sentence.
+
+    Args:
+      error: as it was raised, with its cause.
+
+    Returns:
+      The sentence, and the exit status: 2 for wrong input, a full disk or too little memory, 1 for
+      a fault of vidgen.
+    """
     chain = [error, *filter(None, (error.__cause__, error.__context__))]
     text = " ".join(str(error).split()) or type(error).__name__
     full = any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain)
@@ -30,6 +45,14 @@ def sentence(error: Exception) -> tuple[str, int]:
 
 
 def fail(sentence: str, status: int = 2) -> int:
-    """Print the sentence and return the status."""
+    """Print a sentence on stderr as the error of the command.
+
+    Args:
+      sentence: what is wrong.
+      status: the exit status.
+
+    Returns:
+      The status.
+    """
     print(f"vidgen: error: {sentence}", file=sys.stderr)
     return status

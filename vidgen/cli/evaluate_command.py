@@ -19,7 +19,14 @@ from vidgen.config import gin_files
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any] | None:
-    """Build what the flags ask for, and run it; return the result where there is one.
+    """Build the evaluation that the flags ask for, and run it.
+
+    Args:
+      flags: of the command, and `bindings`, the NAME=VALUE of its --gin.NAME=VALUE.
+
+    Returns:
+      The result of a model or of clips; None for --dry_run, --metrics=help, results that are
+      compared, and stories.
 
     Raises:
       ValueError: flags do not fit together, or their values do not fit the model or the clips.
@@ -75,24 +82,26 @@ def _of_files(flags: argparse.Namespace) -> Any:
 
     size = None if flags.size is None else generate_flags.read_size(flags.size)
     window = stored_clips.Window(frames=flags.frames, stride=flags.stride, fps=flags.fps, size=size)
-    made, *rest = [stored_clips.open_clips(path, window, flags.clips) for path in flags.inputs]
+    generated, *rest = [stored_clips.open_clips(path, window, flags.clips) for path in flags.inputs]
     real = rest[0] if rest else None
-    if real is not None and real.shape.thwc != made.shape.thwc:
+    if real is not None and real.shape.thwc != generated.shape.thwc:
         raise ValueError(
-            f"{made.name} has clips of {made.shape}, {real.name} of {real.shape} (frames x height "
-            "x width); give --size=HEIGHTxWIDTH and --frames=N to make them one."
+            f"{generated.name} has clips of {generated.shape}, {real.name} of {real.shape} (frames "
+            "x height x width); give --size=HEIGHTxWIDTH and --frames=N to make them one."
         )
-    paired = real is not None and len(made) == len(real) and made.names == real.names
-    captions = all(made.read(number)[1] for number in (0, len(made) - 1))
+    paired = real is not None and len(generated) == len(real) and generated.names == real.names
+    captions = all(generated.read(number)[1] for number in (0, len(generated) - 1))
     sessions = Sessions(["runs/evaluate.gin"], list(flags.gin_file), flags.bindings)
     inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
-    data = EvalData(generated=made, real=real, paired=paired, captioned=captions, inputs=inputs)
-    protocol = Protocol(name="files", clips=len(made if real is None else real))
+    data = EvalData(
+        generated=generated, real=real, paired=paired, captioned=captions, inputs=inputs
+    )
+    protocol = Protocol(name="files", clips=len(generated if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
     reports = _reports(flags)
     reports["settings"] = settings
-    return Evaluate(data=data, protocol=protocol, title=made.name, **reports)
+    return Evaluate(data=data, protocol=protocol, title=generated.name, **reports)
 
 
 def _of_model(flags: argparse.Namespace) -> Any:
@@ -115,22 +124,22 @@ def _of_model(flags: argparse.Namespace) -> Any:
         if flags.protocol is None:
             raise
         supply = sessions.build(Protocol).supply
-        told = str(error).rstrip(".")
-        raise ValueError(f"{told}; --protocol={flags.protocol} takes {supply}.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{reason}; --protocol={flags.protocol} takes {supply}.") from error
     protocol = _pinned(flags, model.protocol)
     model = dataclasses.replace(model, protocol=protocol, stages=len(folders))
     trained, run = [], None
-    given = generate_flags.sampling_settings(flags)
-    sampling = given.get("sampling", stages.Sampling())
+    fields = generate_flags.sampling_settings(flags)
+    sampling = fields.get("sampling", stages.Sampling())
     if isinstance(model.model, SampledModel):
         trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
-        given |= {"seed": protocol.seed, "prompts": ("?",)}
+        fields |= {"seed": protocol.seed, "prompts": ("?",)}
         if model.task == "generate":
-            given |= {} if model.frames is None else {"frames": model.frames}
-            run = sessions.build(Generate, stages=trained, **given)
+            fields |= {} if model.frames is None else {"frames": model.frames}
+            run = sessions.build(Generate, stages=trained, **fields)
     inputs = sessions.build(MetricInputs, **_weights(flags))
     sessions.check_bindings()
-    step = given.get("checkpoint_step")
+    step = fields.get("checkpoint_step")
     task = setup.choose_task(model, trained, run, str(folders[-1]), sampling, step)
     reports = _reports(flags)
     title = flags.model.rstrip("/")
@@ -157,17 +166,17 @@ def _stories(flags: argparse.Namespace) -> None:
     if folder.is_file():
         raise ValueError(f"--output {folder} is a file; films of StoryBench take a folder.")
     sessions = Sessions(["runs/generate.gin"], list(flags.gin_file), flags.bindings)
-    found = [
+    trained = [
         stages.build_trained(sessions, stages.Stage, path) for path in stages.find(flags.model)
     ]
-    given = generate_flags.sampling_settings(flags)
-    given.pop("batch_size", None)  # a film is made one segment at a time
-    given |= {"stage": stages.single(found)}
-    given |= {} if flags.seed is None else {"seed": flags.seed}
-    given |= {"output": str(folder / "films" / "film.npy")}
-    given |= {} if flags.given is None else {"context_frames": flags.given}
+    fields = generate_flags.sampling_settings(flags)
+    fields.pop("batch_size", None)  # a film is made one segment at a time
+    fields |= {"stage": stages.single(trained)}
+    fields |= {} if flags.seed is None else {"seed": flags.seed}
+    fields |= {"output": str(folder / "films" / "film.npy")}
+    fields |= {} if flags.given is None else {"context_frames": flags.given}
     story = storybench_task_files.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
-    generate = sessions.build(GenerateStory, story=story, **given)
+    generate = sessions.build(GenerateStory, story=story, **fields)
     sessions.check_bindings()
     run = StoryBenchmark(
         generate=generate,
@@ -178,12 +187,12 @@ def _stories(flags: argparse.Namespace) -> None:
     )
     if flags.dry_run:
         return
-    made, truth = run()
-    print(made, flush=True)
+    generated, truth = run()
+    print(generated, flush=True)
     if truth is None or run.samples > 1:
         return
-    frames = min(len(np.load(path)["video"]) for path in [*made.iterdir(), *truth.iterdir()])
-    other = {"frames": flags.frames or frames, "inputs": [str(made), str(truth)]}
+    frames = min(len(np.load(path)["video"]) for path in [*generated.iterdir(), *truth.iterdir()])
+    other = {"frames": flags.frames or frames, "inputs": [str(generated), str(truth)]}
     other |= {"output": None, "clips": None}
     _of_files(argparse.Namespace(**vars(flags) | other))()
 
@@ -191,11 +200,11 @@ def _stories(flags: argparse.Namespace) -> None:
 def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
     """Return the protocol with what the flags change of it."""
     names = ("clips", "samples", "given", "seed")
-    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    changes = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name, default in (("frames", None), ("stride", 1), ("fps", None), ("size", None)):
         if getattr(flags, name) != default:
             raise ValueError(f"--{name} is for files; a model says itself what its clips are.")
-    return dataclasses.replace(protocol, **given)
+    return dataclasses.replace(protocol, **changes)
 
 
 def _weights(flags: argparse.Namespace) -> dict[str, Any]:
@@ -204,12 +213,12 @@ def _weights(flags: argparse.Namespace) -> dict[str, Any]:
         if path is not None and not os.path.exists(os.path.expanduser(path)):
             raise FileNotFoundError(f"--{name}: there is no {path}.")
     names, size = ("inception", "clip"), flags.batch_size
-    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    fields = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     if size is None:
-        return given
+        return fields
     if not size.isdecimal() or not int(size):
         raise ValueError(f"--batch_size={size}: give one whole number, 1 or more.")
-    return given | {"batch_size": int(size)}
+    return fields | {"batch_size": int(size)}
 
 
 def _reports(flags: argparse.Namespace) -> dict[str, Any]:
@@ -224,13 +233,19 @@ def _reports(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def protocols() -> list[str]:
-    """Return all names of --protocol."""
+    """List the names that --protocol takes, sorted."""
     folders = (root / "evaluations" for root in gin_files.config_roots())
     return sorted({path.stem for folder in folders for path in folder.glob("*.gin")})
 
 
 def protocol_files(name: str | None) -> list[str]:
-    """Return the file of a protocol in a list; an empty list for None.
+    """Look up the configuration of a protocol.
+
+    Args:
+      name: of the protocol, as --protocol takes it; None: there is none.
+
+    Returns:
+      Its file in a list; an empty list for None.
 
     Raises:
       ValueError: there is no such protocol; the message lists those that there are.

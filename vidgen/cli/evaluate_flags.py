@@ -41,7 +41,11 @@ _MODEL: tuple[Row, ...] = (
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add all flags but those of the configuration."""
+    """Add all flags of `vidgen evaluate` but those of the configuration.
+
+    Args:
+      parser: of the sub-command; it is changed.
+    """
     add_rows(parser, _GENERAL)
     add_rows(parser.add_argument_group("which frames of files"), _FRAMES)
     group = parser.add_argument_group("sampling from a model")

@@ -30,7 +30,10 @@ ROWS: tuple[Row, ...] = (
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Write the folder, and say what can be done with it.
+    """Write the folder of a trained model, and print its path.
+
+    Args:
+      flags: of the command, and `bindings`, of which there must be none.
 
     Raises:
       ValueError: a flag does not fit, or a result is none of `vidgen evaluate`.

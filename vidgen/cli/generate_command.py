@@ -14,13 +14,13 @@ from vidgen.story import generate_story, long_video, upscale
 
 
 def build(flags: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, str]]:
-    """Build the run; wrong input stops here, and nothing is written.
+    """Build the run of `vidgen generate`; wrong input stops here, and nothing is written.
 
     Args:
       flags: of the command, and `bindings`; `on_step`, if it is there, sees the sampling steps.
 
     Returns:
-      The run, and the configurations that it used, by what they are of.
+      The run, and the configurations that it used, by what each is of.
 
     Raises:
       ValueError: a flag, a file or a setting is wrong.
@@ -59,10 +59,13 @@ def story_run(
 
     Args:
       flags: of the command.
-      sessions: build it.
-      trained: the stages of --model, the one that tells first.
-      raising: those of --upscale; none are the others of `trained`.
-      fields: what `generate_flags.story_settings` said.
+      sessions: build the run with the configurations of the stages.
+      trained: the stages of --model, of which the first makes the story.
+      raising: those of --upscale; where there are none, the others of `trained` up-sample.
+      fields: as `generate_flags.story_settings` returns them.
+
+    Returns:
+      The run of the story, or of the stages that up-sample it.
 
     Raises:
       ValueError: a flag or a story does not fit the stages.

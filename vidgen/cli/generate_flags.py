@@ -131,13 +131,22 @@ _OF_STORIES = ("context", "restart", "upscale", "upscale_model")
 
 
 def add_rows(group: argparse._ActionsContainer, rows: Iterable[Row]) -> None:
-    """Add flags to a parser or to a group of one."""
+    """Add flags to a parser or to a group of one.
+
+    Args:
+      group: the parser or the group; it is changed.
+      rows: of each flag its names, the options of `add_argument`, and its help.
+    """
     for names, options, text in rows:
         group.add_argument(*names.split(), **options, help=text)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add all flags but those of the configuration."""
+    """Add all flags of `vidgen generate` but those of the configuration.
+
+    Args:
+      parser: of the sub-command; it is changed.
+    """
     add_rows(parser, _GENERAL)
     for title, rows in (
         ("stages of a cascade", _STAGES),
@@ -149,12 +158,24 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(group: argparse._ActionsContainer) -> None:
-    """Add the flags that say how the stages sample."""
+    """Add the flags that say how the stages sample.
+
+    Args:
+      group: a parser or a group of one; it is changed.
+    """
     add_rows(group, _SAMPLING)
 
 
 def models(flags: argparse.Namespace) -> tuple[str, str | None]:
-    """Return the model that makes the video, and the one whose stages up-sample a story's."""
+    """Choose the models by --model, --story and --upscale_model.
+
+    Args:
+      flags: of the command.
+
+    Returns:
+      The model that generates the video, and the one whose stages up-sample a story; None where
+      that is the first one.
+    """
     if flags.model is not None:
         return flags.model, flags.upscale_model
     if flags.story is None:  # also where it is --long
@@ -163,10 +184,18 @@ def models(flags: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `story.generate_story.GenerateStory` that the flags give.
+    """Read the flags of a story, or of a video that is --long.
+
+    Args:
+      flags: of the command.
+
+    Returns:
+      Fields of `story.generate_story.GenerateStory`: those that flags set. Of --long there is no
+      `story` yet, whose length depends on the stages.
 
     Raises:
-      ValueError: a flag that cannot be read or that is not for stories, or a wrong story.
+      ValueError: a flag cannot be read or is not for stories, or the story is wrong.
+      FileNotFoundError: there is no such file of --story or --prompts_file.
     """
     from vidgen.story import parse
     from vidgen.story.script import FirstFrames
@@ -199,7 +228,18 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def long_prompt(flags: argparse.Namespace) -> str:
-    """Return the one prompt of a video that is --long; a ValueError where there are several."""
+    """Read the prompt of a video that is --long.
+
+    Args:
+      flags: of the command.
+
+    Returns:
+      The prompt.
+
+    Raises:
+      ValueError: there is none, or more than one.
+      FileNotFoundError: there is no such --prompts_file.
+    """
     prompts = read_prompts(flags.prompts, flags.prompts_file)
     if len(prompts) != 1:
         count = f"there are {len(prompts)} prompts"
@@ -219,10 +259,17 @@ def _check_long(flags: argparse.Namespace) -> None:
 
 
 def settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `inference.generate.Generate` that the flags give.
+    """Read the flags of clips.
+
+    Args:
+      flags: of the command.
+
+    Returns:
+      Fields of `inference.generate.Generate`: those that flags set, and `prompts`.
 
     Raises:
       ValueError: a flag that cannot be read, or a file that cannot be used.
+      FileNotFoundError: there is no such --prompts_file.
     """
     from vidgen.inference.conditioning_inputs import KnownFiles
 
@@ -263,7 +310,17 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return `batch_size`, `checkpoint_step` and `sampling` of a run, where flags give them."""
+    """Read the flags that may differ from stage to stage.
+
+    Args:
+      flags: of the command; some of these flags may be missing.
+
+    Returns:
+      `batch_size`, `checkpoint_step` and `sampling` of a run, each only where a flag sets it.
+
+    Raises:
+      ValueError: a value cannot be read.
+    """
     from vidgen.inference import per_stage
     from vidgen.inference.stages import Sampling
 
@@ -307,7 +364,13 @@ def _init(flags: argparse.Namespace) -> Init | None:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Return (height, width) in pixels: "96x160" is (96, 160).
+    """Read the --size of a clip.
+
+    Args:
+      text: HEIGHTxWIDTH.
+
+    Returns:
+      (height, width) in pixels: "96x160" is (96, 160).
 
     Raises:
       ValueError: the text is not of that form.
@@ -321,13 +384,16 @@ def read_size(text: str) -> tuple[int, int]:
 def read_prompts(
     prompts: Sequence[str], file: str | None, required: bool = True
 ) -> tuple[str, ...]:
-    """Return the prompts of the command, then those of a file; blank lines do not count.
+    """Read the prompts of the command, then those of a file.
 
     Args:
       prompts: of the command.
-      file: has one prompt a line.
+      file: has one prompt a line, in UTF-8; blank lines do not count. None: there is no file.
       required: whether having no prompt is an error; else it is one empty prompt, which generates
         without text.
+
+    Returns:
+      The prompts, at least one, without blanks around them.
 
     Raises:
       FileNotFoundError: there is no such file.

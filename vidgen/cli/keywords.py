@@ -21,15 +21,19 @@ def as_flags(
     given: Mapping[str, Any],
     without: Collection[str] = (),
 ) -> argparse.Namespace:
-    """Return the flags that a command line would give.
+    """Turn keywords into the flags that a command line would give.
 
     Args:
-      add: adds them to a parser.
-      given: those that are not at their default; a number stands for its text.
-      without: those that a call has no use for.
+      add: adds the flags of a command to a parser.
+      given: values of flags by name; those that are missing have their default, and a number stands
+        for its text.
+      without: names of flags that a call has no use for.
+
+    Returns:
+      All flags of the command.
 
     Raises:
-      ValueError: there is no such flag.
+      ValueError: there is no such flag, or the call has no use for it.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add(parser)
@@ -56,13 +60,16 @@ def _value(value: Any, kind: Any) -> Any:
 
 
 def command_line(command: str, gin_files: GinFiles, given: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of `vidgen COMMAND`.
+    """Turn keywords into the arguments of `vidgen COMMAND`.
 
     Args:
       command: its name.
-      gin_files: as --gin_file.
+      gin_files: one file or several, as --gin_file.
       given: flags by their names, which are in small letters; everything else is a gin macro or,
-        with a dot in its name, a parameter.
+        with a dot in its name, a parameter. False and None leave a flag out.
+
+    Returns:
+      The arguments, the name of the command first.
     """
     flags = {name: value for name, value in given.items() if is_flag(name)}
     arguments = [f"--gin_file={file}" for file in listed(gin_files)]
@@ -73,20 +80,40 @@ def command_line(command: str, gin_files: GinFiles, given: Mapping[str, Any]) ->
 
 
 def listed(gin_files: GinFiles) -> list[str]:
-    """Return the names of configuration files, of which one need not be in a list."""
+    """List the names of configuration files, of which one need not be in a list.
+
+    Args:
+      gin_files: one file or several.
+
+    Returns:
+      Their names, in order.
+    """
     one = isinstance(gin_files, (str, os.PathLike))
     return [os.fspath(file) for file in ([gin_files] if one else gin_files)]
 
 
 def is_flag(name: str) -> bool:
-    """Whether a keyword is a flag: macros of gin are in capitals, and parameters have a dot."""
+    """Whether a keyword is a flag: macros of gin are in capitals, and parameters have a dot.
+
+    Args:
+      name: of the keyword.
+
+    Returns:
+      False for a macro or a parameter of gin.
+    """
     return name.islower() and "." not in name
 
 
 def bindings(given: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
-    """Return NAME=VALUE as gin reads it, of values that Python holds.
+    """Write values that Python holds as bindings of gin.
 
-    Text that begins with @ or % refers to what gin knows by this name: "@Sprites()", "%CLIP_SHAPE".
+    Args:
+      given: values by the name of a macro or a parameter. Text that begins with @ or % refers to
+        what gin knows by this name: "@Sprites()", "%CLIP_SHAPE".
+      without: names that are left out.
+
+    Returns:
+      NAME=VALUE for each, the value as gin reads it.
     """
     return [f"{name}={_literal(value)}" for name, value in given.items() if name not in without]
 

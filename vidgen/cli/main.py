@@ -80,7 +80,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one `vidgen` command line and return its exit status."""
+    """Run one `vidgen` command line, and print an error as one sentence.
+
+    Args:
+      argv: the words behind `vidgen`; None: those of this process.
+
+    Returns:
+      The exit status; see the module docstring.
+    """
     try:
         flags = _parsed(sys.argv[1:] if argv is None else argv)
     except _UsageError as error:
@@ -101,10 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def call(argv: Sequence[str]) -> Any:
-    """Run one `vidgen` command line, and return its result, if it has one: for Python.
+    """Run one `vidgen` command line from Python.
+
+    Args:
+      argv: the words behind `vidgen`.
+
+    Returns:
+      The result of the command; None where it has none.
 
     Raises:
       ValueError: the command line, or what it asks for, is wrong.
+      FileNotFoundError: a file or a model that it names is not there.
     """
     return _call(_parsed(argv))
 
@@ -158,12 +172,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
         sub.set_defaults(command=command)
-        if own := {
+        if module := {
             "generate": generate_flags,
             "check": check_command,
             "evaluate": evaluate_flags,
         }.get(name):
-            own.add(sub)
+            module.add(sub)
         for group in rows:
             title = "configuration" if group is _GIN else None
             add_rows(sub.add_argument_group(title) if title else sub, group)
@@ -244,9 +258,9 @@ def _build(
     configs = map(Path, _trained_configs(flags.bindings, "TOKENIZER_DIR"))
     excerpts = [gin_files.excerpt(config, "tokenizer", "TOKENIZER") for config in configs]
     files = [f"runs/{mode}.gin", *teacher, *flags.gin_file]
-    given = [*flags.bindings, *bindings]
+    all_bindings = [*flags.bindings, *bindings]
     trusted = untrusted.packages_of(flags.gin_file) if teacher or excerpts else ()
-    with gin_utils.session(files, given, renamed, excerpts, trusted):
+    with gin_utils.session(files, all_bindings, renamed, excerpts, trusted):
         if class_path is None:
             run_class = gin_utils.named_by(macro)
         else:

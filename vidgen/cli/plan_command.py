@@ -37,14 +37,18 @@ _MESHES = ("mesh/fsdp.gin", "mesh/fsdp_tensor.gin")
 
 
 def run(flags: argparse.Namespace, build: Callable[..., tuple[Any, str]]) -> Any:
-    """Print the plan that the flags ask for, and return it.
+    """Print the plan that the flags ask for.
 
     Args:
       flags: of the command.
-      build: makes a run of a class path and fields; returns it and its configuration.
+      build: builds a run from its class path and fields; returns it and its configuration.
+
+    Returns:
+      The report of the plan, or of the search for the best one; None with --explain, and with
+      --dry_run, which prints the configuration.
 
     Raises:
-      ValueError: flags are wrong together.
+      ValueError: flags are wrong together, or the configuration cannot be planned.
     """
     if bool(flags.chips) != flags.fit or (flags.fit and (flags.topology or flags.compile)):
         raise ValueError(

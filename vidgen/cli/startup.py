@@ -91,6 +91,13 @@ def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
 
     JAX would start it before it takes the CPU, and libtpu asks the network of a cloud which machine
     it is on, and complains at length.
+
+    Args:
+      devices: the folder in which the system lists what is on the PCI bus.
+
+    Returns:
+      False where JAX may choose by itself: without libtpu, with a plug-in for GPUs, beside a device
+      of Google's, or where no device is listed.
     """
     plugins = importlib.metadata.entry_points(group="jax_plugins")  # of GPUs
     if plugins or importlib.util.find_spec("jax_plugins") or not importlib.util.find_spec("libtpu"):
@@ -100,9 +107,10 @@ def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
 
 
 def initialize_distributed() -> None:
-    """Join the processes that work together, as the environment says.
+    """Join the group of processes that the environment describes.
 
-    On Cloud TPU, Slurm and Kubernetes jax finds the numbers itself; elsewhere they are given.
+    On Cloud TPU, Slurm and Kubernetes jax looks up the numbers itself; elsewhere they are in
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     import jax
 

@@ -28,7 +28,7 @@ Parse = Callable[[Sequence[str]], argparse.Namespace]
 
 
 def run(flags: argparse.Namespace, parse: Parse) -> None:
-    """Serve the page until it is told to stop.
+    """Serve the page until SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
       flags: of the command, and `bindings`.
@@ -58,7 +58,15 @@ def run(flags: argparse.Namespace, parse: Parse) -> None:
 
 
 def builder(parse: Parse) -> Callable[[Sequence[str], Look], Callable[[], Any]]:
-    """Return what builds a run of words, and of what sees its sampling steps."""
+    """Return the function by which the page builds a run.
+
+    Args:
+      parse: reads the words of `vidgen generate`.
+
+    Returns:
+      A function of those words and of a callback that sees the sampling steps; it returns the run,
+      and raises a ValueError or a FileNotFoundError as `generate_command.build` does.
+    """
 
     def build(words: Sequence[str], look: Look) -> Callable[[], Any]:
         from vidgen.cli import generate_command

@@ -54,12 +54,16 @@ def of(program: Mapping[str, Any], model_flops: int | float, chip: Chip | None) 
 
 
 def from_work(chip: Chip, model_flops: int | float, **work: int | float) -> Report:
-    """Return the bound of a step whose work of a device is known.
+    """Compute the bound of a step from the work of a device.
 
     Args:
       chip: the device.
-      model_flops: of a device.
-      **work: operations of `compute`, and bytes of `memory`, `links` and `network`.
+      model_flops: of a device, for the loss and its gradient without anything computed twice.
+      **work: floating-point operations as `compute`, and bytes as `memory`, `links` and `network`;
+        all four are needed, and one of them is positive.
+
+    Returns:
+      `seconds`, `mfu_overlapped`, `mfu_alone` and `waits_for`; see `of`.
     """
     rates = {
         "compute": chip.flops,
@@ -81,15 +85,27 @@ def from_work(chip: Chip, model_flops: int | float, **work: int | float) -> Repo
 
 
 def networks_with_remat(model: Model) -> dict[str, Any]:
-    """Return the trained networks of a model that have the setting `remat`, by their field."""
+    """Collect the trained networks of a model that have the setting `remat`.
+
+    Args:
+      model: any.
+
+    Returns:
+      The networks by the name of the model's field; empty where none has the setting.
+    """
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     return {name: value for name, value in values.items() if isinstance(value, Rematerialized)}
 
 
 def with_remat(model: Model, policy: str) -> Model:
-    """Return a model that computes again in the backward pass what `policy` says (`nn/remat.py`).
+    """Change what the networks of a model compute again in the backward pass.
 
-    A model whose networks lack the setting is returned as it is.
+    Args:
+      model: any.
+      policy: a name of `nn.remat.POLICIES`.
+
+    Returns:
+      A model whose networks have this `remat`; the same model where no network has the setting.
     """
     networks = networks_with_remat(model)
     changed = {name: network.clone(remat=policy) for name, network in networks.items()}

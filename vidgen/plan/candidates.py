@@ -86,7 +86,15 @@ class Work:
 
 
 def work_of(trainer: Trainer, text: tuple[int, int]) -> Work:
-    """Return what one example costs, traced as for the devices of the trainer's partitioner."""
+    """Trace what one example costs a model, with every policy of `remat`.
+
+    Args:
+      trainer: its model is traced as for the devices of its partitioner; nothing is allocated.
+      text: length (tokens) and width (features) of the text in a batch.
+
+    Returns:
+      Operations and bytes of an example.
+    """
     operations: dict[str | None, float] = {}
     kept: dict[str | None, float] = {}
     policies: Sequence[str | None] = (
@@ -105,15 +113,15 @@ def _traced(model: Model, partitioner: Partitioner, text: tuple[int, int]) -> tu
     loss = functools.partial(model.loss, train=True)
 
     def backward(params: Any, *rest: Any) -> Any:
-        return jax.vjp(lambda own: loss(own, *rest), params, has_aux=True)[1]
+        return jax.vjp(lambda values: loss(values, *rest), params, has_aux=True)[1]
 
     params = unbox(jax.eval_shape(model.init, key, batch))
     frozen = trained.spec(model, text)
     with partitioner.context():
         operations = flops.loss_and_gradient(model, params, frozen, batch)
-        found = jax.tree.leaves(jax.eval_shape(backward, params, frozen, batch, key))
+        residuals = jax.tree.leaves(jax.eval_shape(backward, params, frozen, batch, key))
     weights = {x.shape for x in jax.tree.leaves(params)}  # or casts of them
-    kept = sum(x.size * x.dtype.itemsize for x in found if x.shape not in weights)
+    kept = sum(x.size * x.dtype.itemsize for x in residuals if x.shape not in weights)
     return operations / examples, kept / examples
 
 
@@ -133,16 +141,34 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass
 class Corrections:
-    """What the compiler found, over what was estimated, by quantity and by what is kept."""
+    """Ratios of what the compiler reports to what was estimated.
+
+    Attributes:
+      ratios: by quantity (one of `bound.from_work`, or "activations") and by `remat`.
+    """
 
     ratios: dict[str, dict[str | None, float]] = dataclasses.field(default_factory=dict)
 
     def note(self, quantity: str, remat: str | None, ratio: float) -> None:
-        """Remember the newest ratio of a quantity."""
+        """Store the newest ratio of a quantity.
+
+        Args:
+          quantity: what was estimated.
+          remat: of the program that was compiled.
+          ratio: the compiler's value over the uncorrected estimate, > 0.
+        """
         self.ratios.setdefault(quantity, {})[remat] = ratio
 
     def of(self, quantity: str, remat: str | None) -> float:
-        """Return the ratio, of the same `remat` or the mean of others; 1 without."""
+        """Look up the factor that corrects an estimate.
+
+        Args:
+          quantity: what is estimated.
+          remat: of the candidate.
+
+        Returns:
+          The ratio of the same `remat`, or the mean over others; 1 before anything was compiled.
+        """
         known = self.ratios.get(quantity, {})
         if remat in known or not known:
             return known.get(remat, 1.0)
@@ -177,7 +203,16 @@ class Estimator:
         self._held: dict[Any, Mapping[str, int]] = {}
 
     def candidates(self, chips: int, batch: int) -> Iterator[Candidate]:
-        """Yield meshes of powers of two, the batch and two halves, remat and microbatches."""
+        """List the ways to train on a slice.
+
+        Args:
+          chips: devices of all slices together.
+          batch: the largest batch, in examples over all devices.
+
+        Yields:
+          Meshes of powers of two, each with the batch, a half and a quarter of it, every `remat`,
+          and microbatches that divide the batch of a device.
+        """
         with_tensor = "tensor" in self.meshes["mesh/fsdp.gin"].mesh_axes
         for tensor, shift in itertools.product(_TENSOR, range(chips.bit_length())):
             fsdp, rest = 2**shift, chips // tensor >> shift
@@ -193,19 +228,26 @@ class Estimator:
                     yield Candidate(mesh, shape, size, remat, parts)
 
     def estimate(self, candidate: Candidate) -> Estimate:
-        """Return what a candidate would cost, as corrected by what was compiled."""
+        """Estimate what a candidate would cost, corrected by the programs that were compiled.
+
+        Args:
+          candidate: one of `candidates`.
+
+        Returns:
+          Memory and bound of a device; see the module docstring.
+        """
         data, fsdp, tensor = candidate.shape
         remat, parts, slices = candidate.remat, candidate.microbatches, self.slices
         held = self._of_state(candidate.mesh, candidate.shape)
         state = held["total"] - held["batch"]
-        own = held["parameters"]
+        share = held["parameters"]
         whole = self._of_state(candidate.mesh, (data * fsdp, 1, tensor))["parameters"]
-        cut = (whole - own) * fsdp / max(fsdp - 1, 1)
+        cut = (whole - share) * fsdp / max(fsdp - 1, 1)
         examples = candidate.batch / (data * fsdp)
         none = next(iter(self.work.kept))
         every, again = self.work.kept[none], remat not in (none, None)
-        links = (whole - own) * 3 * parts + (whole - cut) * 2 * (fsdp - 1) / fsdp
-        links += own * 2 * (data / slices - 1) / (data / slices)
+        links = (whole - share) * 3 * parts + (whole - cut) * 2 * (fsdp - 1) / fsdp
+        links += share * 2 * (data / slices - 1) / (data / slices)
         links += self.work.kept.get("products", every) * examples * 4 * (tensor - 1) / tensor
         quantities = {
             "compute": self.work.flops[remat] * examples / tensor,
@@ -213,7 +255,7 @@ class Estimator:
             + whole * (2 * parts + 1) / 2
             + every * examples / tensor * (2 + again),
             "links": links,
-            "network": own * 2 * (slices - 1) / slices,
+            "network": share * 2 * (slices - 1) / slices,
         }
         fixed = {name: x * self.corrections.of(name, remat) for name, x in quantities.items()}
         activations = (self.work.kept[remat] + again * _BLOCK * every) * examples
@@ -222,13 +264,18 @@ class Estimator:
         return Estimate(state + activations, state, bound.from_work(self.chip, useful, **fixed))
 
     def correct(self, candidate: Candidate, program: Mapping[str, Any]) -> None:
-        """Learn from what the compiler said of a candidate."""
+        """Correct later estimates by what the compiler reports of a candidate.
+
+        Args:
+          candidate: that was compiled.
+          program: of `programs.training_step`.
+        """
         estimate, remat = self.estimate(candidate), candidate.remat
         activations = estimate.peak - estimate.state
         peak = program["peak_bytes_per_device"] or 2 * estimate.peak  # it did not fit: more
-        found = max(peak - estimate.state, 0.01 * activations)
+        compiled = max(peak - estimate.state, 0.01 * activations)
         before = self.corrections.of("activations", remat)
-        self.corrections.note("activations", remat, before * found / activations)
+        self.corrections.note("activations", remat, before * compiled / activations)
         if not program.get("bound"):
             return
         for name, seconds in program["bound"]["seconds"].items():
@@ -252,7 +299,15 @@ class Estimator:
         return self.trainer.boxed_params(self.trainer.model.batch_spec(1, *self.text))
 
     def trainer_of(self, candidate: Candidate) -> Trainer:
-        """Return the trainer that a candidate describes."""
+        """Build the trainer that a candidate describes.
+
+        Args:
+          candidate: one of `candidates`.
+
+        Returns:
+          A trainer with its mesh, `remat` and microbatches; the batch size is no setting of a
+          trainer.
+        """
         mesh = dataclasses.replace(
             self.meshes[candidate.mesh], mesh_shape=candidate.shape, device_count=None
         )

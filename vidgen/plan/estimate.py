@@ -276,7 +276,14 @@ def _sum(values: Sequence[Any]) -> Any:
 
 
 def count_by_module(params: Params) -> dict[str, int]:
-    """Return the parameters of each module (the first two names of a path), in tree order."""
+    """Count the parameters of each module, which is the first two names of a path.
+
+    Args:
+      params: arrays, or ShapeDtypeStructs.
+
+    Returns:
+      Parameters by "FIRST/SECOND", in the order of the tree.
+    """
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]

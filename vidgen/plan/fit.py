@@ -33,7 +33,13 @@ _SHAPES = {"v4": _CUBES, "v5p": _CUBES, "v5e": _SQUARES, "v6e": _SQUARES}
 
 
 def topology(chips: str) -> str:
-    """Return the topology of a number of chips: "v5p:64" is "v5p:4x4x4", "v5p:64*2" two of them.
+    """Translate a number of chips into a topology.
+
+    Args:
+      chips: KIND:COUNT, or KIND:COUNT*SLICES, as --chips takes it.
+
+    Returns:
+      What `programs.topology` takes: "v5p:64" is "v5p:4x4x4", and "v5p:64*2" is "v5p:4x4x4*2".
 
     Raises:
       ValueError: there is no such slice.
@@ -69,7 +75,7 @@ class Compiled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The search for one model; calling it prints what was found.
+    """The search for the best way to train one model on a slice; calling it prints the report.
 
     Attributes:
       plan: of one model; its batch is the largest that is tried.
@@ -93,13 +99,26 @@ class Fit:
         topology(self.chips)
 
     def __call__(self) -> Report:
-        """Search, print and return what was found."""
+        """Search, and print the report on standard output: text, or with `as_json` one object.
+
+        Returns:
+          The report.
+        """
         report = self.report()
         print(json.dumps(report) if self.as_json else table(report))
         return report
 
     def report(self) -> Report:
-        """Return the best candidate, those that lost and why, and how many were looked at."""
+        """Search the best candidate.
+
+        Returns:
+          `best`, the candidate (None where no program that was compiled fits), `lost`, the others
+          and why, how many were estimated (`candidates`) and `compiled`, and what the search was
+          for.
+
+        Raises:
+          ValueError: the batch divides over the chips in no way that is tried.
+        """
         assert isinstance(self.plan.batch_size, int)
         devices = programs.topology(topology(self.chips))
         estimator = self._estimator(devices)
@@ -113,10 +132,10 @@ class Fit:
         while len(compiled) < self._limit(compiled) and (
             way := self._next(estimator, ways, compiled)
         ):
-            found = self._compile(estimator, way, devices)
-            estimator.correct(way, found)
-            compiled.append(Compiled(way, found))
-        return self._told(estimator, ways, compiled)
+            report = self._compile(estimator, way, devices)
+            estimator.correct(way, report)
+            compiled.append(Compiled(way, report))
+        return self._summary(estimator, ways, compiled)
 
     def _limit(self, compiled: list[Compiled]) -> int:
         """Return how many may be compiled."""
@@ -139,7 +158,7 @@ class Fit:
         self, estimator: Estimator, ways: list[Candidate], compiled: list[Compiled]
     ) -> Candidate | None:
         """Return what to compile next: the best that may fit and beat what was compiled."""
-        done = {found.candidate for found in compiled}
+        done = {entry.candidate for entry in compiled}
         best = max((rank(x.report["bound"]) for x in compiled if x.report["bound"]), default=0.0)
         memory = (estimator.chip.memory or 0) * 2**30
         left = [(way, estimator.estimate(way)) for way in ways if way not in done]
@@ -159,12 +178,12 @@ class Fit:
             report = programs.training_step(trainer, batch, estimator.work.model_flops * way.batch)
         return report | {"compile_processor_seconds": time.process_time() - start}
 
-    def _told(
+    def _summary(
         self, estimator: Estimator, ways: list[Candidate], compiled: list[Compiled]
     ) -> Report:
-        fitting = [found for found in compiled if found.report["bound"]]
+        fitting = [entry for entry in compiled if entry.report["bound"]]
         best = max(fitting, key=lambda x: rank(x.report["bound"]), default=None)
-        told: Report = {
+        report: Report = {
             "model": self.plan.trainers[0].model.name,
             "chips": self.chips,
             "topology": topology(self.chips),
@@ -175,13 +194,13 @@ class Fit:
             "lost": [],
         }
         if best is None:
-            told["lost"] = [_row(x.candidate, x.report, None) for x in compiled]
-            return told
-        told["best"] = _row(best.candidate, best.report, None) | {
+            report["lost"] = [_row(x.candidate, x.report, None) for x in compiled]
+            return report
+        report["best"] = _row(best.candidate, best.report, None) | {
             "flags": flags(best.candidate, self.plan.trainers[0].model),
             "report": best.report,
         }
-        told["lost"] = [
+        report["lost"] = [
             _row(x.candidate, x.report, best.report["bound"]) for x in compiled if x is not best
         ]
         shown = {x.candidate for x in compiled}
@@ -189,12 +208,19 @@ class Fit:
             if way not in shown:
                 shown.add(way)
                 estimate = estimator.estimate(way)
-                told["lost"].append(_estimated_row(way, estimate, best, estimator))
-        return told
+                report["lost"].append(_estimated_row(way, estimate, best, estimator))
+        return report
 
 
 def rank(bound: Mapping[str, Any]) -> float:
-    """Return what candidates are ranked by."""
+    """Return the number by which candidates are ranked.
+
+    Args:
+      bound: of `bound.of`.
+
+    Returns:
+      The bound of MFU where nothing overlaps; more is better.
+    """
     return bound["mfu_alone"]
 
 
@@ -208,8 +234,8 @@ def _rivals(estimator: Estimator, ways: list[Candidate], best: Candidate) -> lis
 
     rivals: list[Candidate] = []
     for field in ("shape", "batch", "remat", "microbatches"):
-        own = {"shape", "mesh"} if field == "shape" else {field}
-        same = [n for n in Candidate._fields if n not in own]
+        varied = {"shape", "mesh"} if field == "shape" else {field}
+        same = [n for n in Candidate._fields if n not in varied]
         alike = [way for way in ways if all(getattr(way, n) == getattr(best, n) for n in same)]
         rivals += sorted((x for x in alike if x != best), key=worth, reverse=True)[:3]
     return rivals
@@ -263,7 +289,15 @@ def _slower(bound: Mapping[str, Any], best: Mapping[str, Any]) -> str:
 
 
 def flags(way: Candidate, model: Model) -> str:
-    """Return the flags of `vidgen train` that train so."""
+    """Write the flags of `vidgen train` that train as a candidate does.
+
+    Args:
+      way: the candidate.
+      model: whose networks with the setting `remat` get the candidate's.
+
+    Returns:
+      One line, quoted for a shell.
+    """
     parts = [f"--gin_file={way.mesh}", f'--gin.MESH_SHAPE="{way.shape}"']
     parts += [f"--gin.BATCH_SIZE={way.batch}", f"--gin.Trainer.microbatches={way.microbatches}"]
     networks = [type(network).__name__ for network in networks_with_remat(model).values()]
@@ -272,7 +306,14 @@ def flags(way: Candidate, model: Model) -> str:
 
 
 def table(report: Report) -> str:
-    """Return what was found as text."""
+    """Write the report of a search as text.
+
+    Args:
+      report: of `Fit.report`.
+
+    Returns:
+      Lines, without an end of the last.
+    """
     best = report["best"]
     head = f"{report['model']} on {report['chips']} ({report['topology']})"
     lines = [

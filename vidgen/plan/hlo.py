@@ -50,11 +50,14 @@ class Instruction(NamedTuple):
 
 
 class Program:
-    """The computations of a program.
+    """The computations of a compiled program, read from its text.
+
+    Args:
+      text: as `compiled.as_text()` gives it.
 
     Attributes:
       lines: the lines of each computation, by its name.
-      entry: the name of the computation that runs.
+      entry: the name of the computation that runs first.
       partitions: devices.
     """
 
@@ -85,14 +88,14 @@ class Program:
 
     def _calls(self, name: str) -> Sequence[tuple[str, int]]:
         if name not in self._called:
-            found: list[tuple[str, int]] = []
+            calls: list[tuple[str, int]] = []
             for line in self.lines.get(name, ()):
                 called = _CALLED.findall(line)
                 for branches in _BRANCHES.findall(line):
                     called += [branch.strip().lstrip("%") for branch in branches.split(",")]
                 trips = self._trips(line) if called and " while(" in line else 1
-                found += [(inner, trips) for inner in called]
-            self._called[name] = found
+                calls += [(inner, trips) for inner in called]
+            self._called[name] = calls
         return self._called[name]
 
     @functools.cached_property
@@ -135,7 +138,14 @@ class Program:
                 yield name, line, times
 
     def instructions(self, name: str) -> list[Instruction]:
-        """Return the instructions of a computation."""
+        """Parse the instructions of a computation.
+
+        Args:
+          name: of the computation.
+
+        Returns:
+          The instructions in their order, the root last; empty where there is no such computation.
+        """
         if name not in self._parsed:
             parsed = (_instruction(line) for line in self.lines.get(name, ()))
             self._parsed[name] = [instruction for instruction in parsed if instruction]
@@ -211,8 +221,8 @@ class Program:
                 return in_memory(user.result) if at == 0 else whole
             return 0 if user.opcode == "dynamic-update-slice" and at == 0 else whole
 
-        own = (x for x in self.instructions(name) if x.opcode == "parameter")
-        return min(whole, sum(of(x.name) for x in own if int(x.operands[0]) == place))
+        parameters = (x for x in self.instructions(name) if x.opcode == "parameter")
+        return min(whole, sum(of(x.name) for x in parameters if int(x.operands[0]) == place))
 
     def _written(self, name: str) -> int:
         """Return the bytes that a fusion writes; an update is written over an operand."""
@@ -257,12 +267,26 @@ def _closing(text: str, start: int) -> int:
 
 
 def array_sizes(result: str) -> list[int]:
-    """Return the bytes of each array in a result."""
+    """Compute the size of each array in a result.
+
+    Args:
+      result: type as the program prints it, such as "(f32[8,128]{1,0}, pred[])".
+
+    Returns:
+      Bytes of each array, rounded down to whole ones.
+    """
     return [_bytes(array) for array in _ARRAY.finditer(result)]
 
 
 def in_memory(result: str) -> int:
-    """Return the bytes of the arrays of a result that lie in the device's memory."""
+    """Compute the size of the arrays of a result that lie in the device's memory (HBM).
+
+    Args:
+      result: type as the program prints it; its layouts say what lies on the chip.
+
+    Returns:
+      Bytes.
+    """
     arrays = _ARRAY.finditer(result)
     return sum(_bytes(array) for array in arrays if not _ON_CHIP.search(array[4] or ""))
 

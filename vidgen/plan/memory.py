@@ -50,14 +50,16 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Batch, device_count
         specs,
         transform_non_params=lambda x: shard_bytes(x, PartitionSpec(), sizes),
     )
-    own = sum(jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs)))
+    weights = sum(
+        jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs))
+    )
     partitioner.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_count)
     spread = partitioner.batch_spec()
     held = {
-        "parameters": own,
+        "parameters": weights,
         "optimizer_state": sum(jax.tree.leaves(state_bytes)),
-        "averaged_parameters": own * trainer.averages,
-        "gradients": own,
+        "averaged_parameters": weights * trainer.averages,
+        "gradients": weights,
         "batch": sum(shard_bytes(x, spread, sizes) for x in jax.tree.leaves(batch)),
     }
     held["total"] = sum(held.values())
@@ -66,10 +68,16 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Batch, device_count
 
 
 def frozen_text(encoder: TextEncoder, device_count: int | None = None) -> Report | None:
-    """Return the parameters of a text encoder and their bytes on one device.
+    """Compute the memory of a text encoder, which is frozen.
 
-    Without a mesh of its own, all of it is on the first device. An encoder that has no parameters
-    to plan gives None.
+    Args:
+      encoder: any; behind a cache, the one that fills it.
+      device_count: devices of its mesh, if it has one; None: as its mesh says, or those at hand.
+
+    Returns:
+      `parameters`, `bytes_per_device` and `devices`, over which they are laid out: one without a
+      mesh of its own, where all is on the first device. None for an encoder without parameters to
+      plan.
     """
     if isinstance(encoder, CachedEncoder | EncodedText):
         encoder = encoder.encoder
@@ -90,7 +98,16 @@ def frozen_text(encoder: TextEncoder, device_count: int | None = None) -> Report
 
 
 def shard_bytes(x: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
-    """Return the bytes of one device for an array laid out by `spec` on a mesh of `sizes`."""
+    """Compute the bytes of an array on one device of a mesh.
+
+    Args:
+      x: has `shape` and `dtype`.
+      spec: mesh axes by which the axes of the array are cut; those it lacks are whole.
+      sizes: devices along each axis of the mesh.
+
+    Returns:
+      Bytes of the largest part.
+    """
     ways = [math.prod(sizes[axis] for axis in axes_of(to)) for to in spec]
     ways += [1] * (len(x.shape) - len(ways))
     part = [-(-length // way) for length, way in zip(x.shape, ways, strict=True)]

@@ -55,7 +55,18 @@ class Elsewhere(Partitioner):
 
     @classmethod
     def of(cls, partitioner: Partitioner, devices: Sequence[Any]) -> Elsewhere:
-        """Return the same axes and rules over other devices: all, or `device_count` of them."""
+        """Lay the axes and rules of a partitioner over other devices.
+
+        Args:
+          partitioner: whose axes and rules are kept.
+          devices: to choose from: all, or the first `device_count` of the partitioner.
+
+        Returns:
+          The partitioner over these devices.
+
+        Raises:
+          ValueError: there are fewer devices than `device_count`.
+        """
         fields = {f.name: getattr(partitioner, f.name) for f in dataclasses.fields(partitioner)}
         count = partitioner.device_count or len(devices)
         if count > len(devices):
@@ -71,11 +82,14 @@ class Elsewhere(Partitioner):
 
 
 def topology(name: str) -> Sequence[Any]:
-    """Return the devices of a TPU topology; no TPU is needed.
+    """Describe the devices of a TPU topology; no TPU is needed.
 
     Args:
       name: such as "v5p:2x2x1" or "v6e:2x2"; "v6e:16x16*2" is two slices of it, which a slower
         network connects.
+
+    Returns:
+      Devices that programs can be compiled for.
 
     Raises:
       ValueError: libtpu is not installed, or knows no such topology.
@@ -118,12 +132,19 @@ class Compiled(NamedTuple):
 
 
 def training_step(trainer: Trainer, batch: Batch, model_flops: int | float) -> Report:
-    """Return what the compiler says of the real training step for a batch of this shape.
+    """Compile the real training step for a batch of this shape, and read what it needs.
 
     Args:
       trainer: its partitioner says for which devices.
-      batch: ShapeDtypeStructs.
-      model_flops: of the loss and its gradient, nothing computed twice: MFU is measured by them.
+      batch: ShapeDtypeStructs of the whole batch.
+      model_flops: of the whole batch, for the loss and its gradient without anything computed
+        twice, by which MFU is measured.
+
+    Returns:
+      Of a device: `fits`, `peak_bytes_per_device`, `device_bytes`, and where it fits also
+      `temporary_bytes_per_device`, `collective_bytes_per_device` by kind, `operations_per_device`,
+      `memory_traffic_per_device`; `compiled_for`, and `bound`, as `bound.of` gives it. What is not
+      known is None.
     """
     report = compiled_training_step(trainer, batch).report
     mesh = trainer.partitioner.mesh
@@ -132,7 +153,15 @@ def training_step(trainer: Trainer, batch: Batch, model_flops: int | float) -> R
 
 
 def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
-    """Compile the real training step for a batch of this shape."""
+    """Compile the real training step for a batch of this shape.
+
+    Args:
+      trainer: its partitioner says for which devices.
+      batch: ShapeDtypeStructs of the whole batch.
+
+    Returns:
+      The program, and a report as of `training_step`, without the bound.
+    """
     model = trainer.model
     key, limit = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), "float32")
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
@@ -150,12 +179,31 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
 
 
 def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
-    """Return what the compiler says of a step that samples one whole clip a part of the batch."""
+    """Compile a step that samples one whole clip a part of the batch, and read what it needs.
+
+    Args:
+      trainer: its model is sampled; its partitioner says for which devices.
+      text_length: tokens of a text.
+      text_dim: features of a token.
+
+    Returns:
+      `clips`, `shape` of a clip as "t h w c", and the report of the program as of `training_step`,
+      without the bound.
+    """
     return compiled_sampling_step(trainer, text_length, text_dim).report
 
 
 def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
-    """Compile a step that samples one whole clip for each part of the batch."""
+    """Compile a step that samples one whole clip for each part of the batch.
+
+    Args:
+      trainer: its model is sampled; its partitioner says for which devices.
+      text_length: tokens of a text.
+      text_dim: features of a token.
+
+    Returns:
+      The program, and a report as of `sampling_step`.
+    """
     partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
     planned = trainer.model
@@ -241,7 +289,14 @@ def _uncached() -> Iterator[None]:
 
 @contextlib.contextmanager
 def effort(level: str) -> Iterator[None]:
-    """Set the compiler's effort inside the block: one of `EFFORTS`, or "" for its own."""
+    """Set the compiler's effort inside the block, and set it back behind it.
+
+    Args:
+      level: one of `EFFORTS`; "" leaves it as it is.
+
+    Yields:
+      Nothing.
+    """
     config: Any = jax.config
     before = config.jax_optimization_level
     try:
@@ -288,7 +343,15 @@ def _sizes_in(error: str) -> tuple[int | None, int | None]:
 
 
 def memory_of(device: Any, devices: int = 1) -> int | None:
-    """Return the bytes of a device's memory; simulated CPU devices share the machine's."""
+    """Return the memory of a device.
+
+    Args:
+      device: of `jax.devices()` or of a topology.
+      devices: that share the machine's memory, if they are simulated on a CPU.
+
+    Returns:
+      Bytes; None where neither the device nor its data sheet says.
+    """
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
     try:

@@ -24,17 +24,21 @@ _SHOWN = 50  # parameters; of a whole U-Net there are thousands
 
 
 class NoSuchParameter(ValueError):
-    """No parameter of a model has the path that was asked for."""
+    """No parameter of a model has this in its path."""
 
 
 def explain(partitioner: Partitioner, boxed: Params, path: str, device_count: int) -> list[str]:
-    """Return a paragraph for every parameter whose path contains `path`.
+    """Explain axis by axis how parameters are laid out over a mesh.
 
     Args:
       partitioner: mesh and rules; its devices need not be here.
       boxed: parameters as boxed ShapeDtypeStructs.
       path: a part of a path, such as "down_0/conv".
       device_count: devices of the mesh.
+
+    Returns:
+      A paragraph for each parameter whose path contains `path`: at most 50, and how many more there
+      are.
 
     Raises:
       NoSuchParameter: there is none.

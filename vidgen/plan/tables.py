@@ -12,11 +12,14 @@ _WORK = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 
 
 def tables(report: Report, details: bool) -> str:
-    """Return a report as text: models in detail, and more than one as a table.
+    """Write a report as text: one model in detail, several as a table.
 
     Args:
       report: of `Plan.report`.
-      details: also tell the details of several models.
+      details: write everything about each of several models too.
+
+    Returns:
+      Paragraphs, without an end of the last line.
     """
     models = report["models"]
     parts = [_model(model) for model in models] if details or len(models) == 1 else []

@@ -96,19 +96,28 @@ class TextPlan:
         return round(2 + tokens * (2 + state)) + len(text_cache.key_of(""))
 
     def report(self) -> Report:
-        """Return operations, bytes and chip-seconds of both ways, and which takes fewer of them."""
+        """Count operations, bytes and chip-seconds of both ways to encode captions.
+
+        Returns:
+          `ways`, what "beside" and "cache" take, `cheaper`, the one that takes fewer chip-seconds,
+          and what was planned. Chip-seconds are None where a rate is not published; then `cheaper`
+          takes fewer operations.
+
+        Raises:
+          ValueError: there is no such topology.
+        """
         encoder, stored = self._encoder, self.bytes_per_caption
         devices = programs.topology(self.topology) if self.topology else jax.devices()
         hosts = self.processes or len({device.process_index for device in devices})
-        own, read = len(devices) // hosts, self.captions * self.epochs
-        shared = 1 if encoder.mesh is None else own
+        per_host, read = len(devices) // hosts, self.captions * self.epochs
+        shared = 1 if encoder.mesh is None else per_host
         params = unbox(encoder.boxed_params())
         weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
         work = _operations(encoder, params)
 
         def way(captions: float, batch: int) -> Report:
             wait = _seconds(chip, weights, batch * work, shared)
-            cost = wait and wait * own * captions / batch
+            cost = wait and wait * per_host * captions / batch
             return {"encoded": captions, "flops": captions * work, "chip_seconds": cost}
 
         chip = chips.of(devices[0].device_kind)
@@ -161,7 +170,14 @@ def _number(value: int | float | None, unit: float) -> str:
 
 
 def table(report: Report) -> str:
-    """Return a plan as text."""
+    """Write a plan as text.
+
+    Args:
+      report: of `TextPlan.report`.
+
+    Returns:
+      A table of both ways, without an end of the last line.
+    """
     rows = [("", *report["ways"])]
     for name, title, unit in (
         ("encoded", "captions encoded", 1.0),

@@ -41,7 +41,10 @@ class Command:
 
         Args:
           output: the file to write.
-          upload: the name of the uploaded file; None: where it lies.
+          upload: what --init names the uploaded file; None: the path where it lies.
+
+        Returns:
+          One word of the command each: the flags, then "--" and the prompt, if there is one.
         """
         words = [*self.flags]
         if self.upload is not None:
@@ -59,7 +62,14 @@ class Command:
 
 
 def clip(prompt: str, **flags: str | None) -> Command:
-    """Read a prompt and the flags of a clip; an empty flag is left out.
+    """Read a prompt and the flags of a clip.
+
+    Args:
+      prompt: as it was typed.
+      **flags: values by the name of the flag; one that is empty or None is left out.
+
+    Returns:
+      The command.
 
     Raises:
       ValueError: the prompt is empty, or a text is too long.
@@ -71,7 +81,14 @@ def clip(prompt: str, **flags: str | None) -> Command:
 
 
 def story(scenes: Sequence[str], **flags: str | None) -> Command:
-    """Read the prompts of the scenes in the order in which they are told; empty ones are left out.
+    """Read the prompts of the scenes and the flags of a story.
+
+    Args:
+      scenes: prompts as they were typed, in the order of the story; empty ones are left out.
+      **flags: values by the name of the flag; one that is empty or None is left out.
+
+    Returns:
+      The command, whose --story holds all scenes in one line.
 
     Raises:
       ValueError: there is no scene, or the story in one line would be another one.
@@ -81,12 +98,12 @@ def story(scenes: Sequence[str], **flags: str | None) -> Command:
     if not prompts:
         raise ValueError("There is no scene: say what the first one shows.")
     text = ". then ".join(prompts)
-    told = [scene.prompt for scene in parse.short(text).scenes]
+    parsed = [scene.prompt for scene in parse.short(text).scenes]
     name = Path(text.partition("#")[0].strip())
     if name.suffix.lower() in parse.SUFFIXES:  # `--story` would read a file of that name
         raise ValueError(f"A scene cannot end in {name.suffix}: that names the file of a story.")
     for number, prompt in enumerate(prompts):
-        if number >= len(told) or told[number] != prompt:
+        if number >= len(parsed) or parsed[number] != prompt:
             raise ValueError(
                 f"Scene {number + 1} ends in a period, or holds “. then”, which begins another "
                 "scene: take it out, or make two scenes of it."
@@ -97,8 +114,16 @@ def story(scenes: Sequence[str], **flags: str | None) -> Command:
 def upscaling(upload: str | None, prompt: str, **flags: str | None) -> Command:
     """Read an uploaded clip that stages make larger or smoother.
 
+    Args:
+      upload: path of the uploaded file; None: nothing was uploaded.
+      prompt: what the clip shows, as it was typed; it may be empty.
+      **flags: values by the name of the flag; one that is empty or None is left out.
+
+    Returns:
+      The command.
+
     Raises:
-      ValueError: there is none, or its kind is not known.
+      ValueError: there is no clip, its kind is not known, or a text is too long.
     """
     if upload is None:
         raise ValueError("There is no clip: choose or drop a file first.")
@@ -110,11 +135,14 @@ def upscaling(upload: str | None, prompt: str, **flags: str | None) -> Command:
 
 
 def cleaned(what: str, text: str | None) -> str:
-    """Return a text on one line.
+    """Bring a text to one line: what cannot be printed is a blank, and blanks in a row are one.
 
     Args:
-      what: it is, for the message.
-      text: as it was typed.
+      what: the text is, for the message.
+      text: as it was typed; None is empty.
+
+    Returns:
+      The line, without blanks around it.
 
     Raises:
       ValueError: it is longer than `MAX_TEXT`.

@@ -30,7 +30,7 @@ WAITING = 8  # [guess] generations that may wait; each takes from seconds to man
 PICTURE_EVERY = 1.0  # [guess] seconds between two pictures, which then take little of the time
 MAX_FRAMES, MAX_SIDE = 16, 192  # [guess] of a picture: some 100 kB
 
-# Builds what the words of `vidgen generate` say, and has its steps told.
+# Builds a run from the words of `vidgen generate`; the callback sees its sampling steps.
 Build = Callable[[Sequence[str], Look], Callable[[], Any]]
 
 
@@ -48,21 +48,28 @@ class Step:
 
 
 class Job:
-    """One generation.
+    """A generation: what it runs, how far it is, and what came of it.
 
     Attributes:
       command: what it runs.
       state: waiting, running, done, failed or stopped.
       step: how far it is; None before the first step.
-      picture: the current prediction, as an animated WebP; None before the first step.
+      picture: the current prediction, as an animated WebP; None before the first step and after the
+        end.
       pictures: how many there were.
-      error: the sentence that says why it failed.
-      video: the file that it wrote; `Worker.remove` and `Worker.close` remove it.
-      seconds: that it took.
+      error: the sentence that says why it failed; None unless it failed.
+      video: the file that it wrote, which `Worker.remove` and `Worker.close` remove; None unless it
+        is done.
+      seconds: that it took; 0 before its end.
+      began: when it began to run, or before that to wait, on the clock of `time.monotonic`.
     """
 
     def __init__(self, command: Command) -> None:
-        """Let it wait."""
+        """Start in the state "waiting".
+
+        Args:
+          command: what it will run.
+        """
         self.command, self.state = command, "waiting"
         self.step: Step | None = None
         self.picture: bytes | None = None
@@ -75,12 +82,12 @@ class Job:
         self._next_picture = 0.0
 
     def stop(self) -> None:
-        """Let it end: at once while it waits, else after the step that runs."""
+        """Ask it to end after the sampling step that runs; see `Worker.stop` for one that waits."""
         self._stop.set()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stop.is_set()
 
     @property
@@ -89,10 +96,13 @@ class Job:
         return self.state in ("done", "failed", "stopped")
 
     def look(self, preview: StepPreview) -> None:
-        """Note a step, and draw it if it is time.
+        """Note a sampling step, and draw the prediction if the last picture is old enough.
+
+        Args:
+          preview: the run after that step.
 
         Raises:
-          StopGenerating: it was told to stop.
+          StopGenerating: `stop` was called.
         """
         if self.is_stopping:
             raise StopGenerating
@@ -104,13 +114,14 @@ class Job:
 
 
 class Worker:
-    """Runs generations one after the other, in a thread of its own."""
+    """A thread that runs generations one after the other."""
 
     def __init__(self, build: Build, explain: Callable[[Exception], str]) -> None:
-        """Wait for the first.
+        """Start the thread, which waits for the first generation.
 
         Args:
-          build: makes a run of words and of what is told its steps.
+          build: builds a run from the words of a command and from the callback that sees its
+            sampling steps.
           explain: says in one sentence what went wrong.
         """
         self._build, self._explain = build, explain
@@ -122,7 +133,13 @@ class Worker:
         self._thread.start()
 
     def submit(self, command: Command) -> Job:
-        """Let a command run when those before it have ended.
+        """Put a command at the end of the queue.
+
+        Args:
+          command: what to run.
+
+        Returns:
+          Its job, which waits or runs.
 
         Raises:
           ValueError: too many are waiting.
@@ -136,12 +153,23 @@ class Worker:
         return job
 
     def ahead(self, job: Job) -> int:
-        """Return how many come before it."""
+        """Count the jobs that end before a job can begin.
+
+        Args:
+          job: of this worker.
+
+        Returns:
+          Jobs that run or wait before it; 0 for one that runs or has ended.
+        """
         with self._change:
             return self._jobs.index(job) if job in self._jobs else 0
 
     def stop(self, job: Job) -> None:
-        """Stop it; one that waits leaves the queue at once."""
+        """Stop a job: at once if it waits, after the sampling step if it runs.
+
+        Args:
+          job: of this worker; nothing happens to one that has ended.
+        """
         job.stop()
         with self._change:
             if job.state == "waiting" and job in self._jobs:
@@ -149,13 +177,17 @@ class Worker:
                 job.state = "stopped"
 
     def remove(self, job: Job) -> None:
-        """Stop it if it has not ended, and remove the file that it wrote."""
+        """Stop a job if it has not ended, and delete the video that it wrote.
+
+        Args:
+          job: of this worker.
+        """
         self.stop(job)
         if job.video is not None:
             shutil.rmtree(job.video.parent, ignore_errors=True)
 
     def close(self) -> None:
-        """Stop all, wait for the step that runs, and remove all files."""
+        """Stop all jobs, wait for the sampling step that runs, and delete all files."""
         with self._change:
             self._closed = True
             jobs = list(self._jobs)
@@ -209,7 +241,15 @@ class Worker:
 
 
 def step_of(preview: StepPreview) -> Step:
-    """Say how far a run is; each stage counts the same, and each of its windows."""
+    """Say how far a run is.
+
+    Args:
+      preview: the run after a sampling step.
+
+    Returns:
+      The text, and the share of the work that is done, for which each stage counts the same, and
+      each window of a stage.
+    """
     number = list(preview.stages).index(preview.stage)
     of_stage = (preview.window + preview.step / preview.steps) / preview.windows
     places = []
@@ -224,7 +264,15 @@ def step_of(preview: StepPreview) -> Step:
 
 
 def picture_of(preview: StepPreview) -> bytes:
-    """Draw the first clip of a preview, small: at most so many frames and pixels of a side."""
+    """Draw the first clip of a preview, small.
+
+    Args:
+      preview: the run after a sampling step.
+
+    Returns:
+      An animated WebP of at most `MAX_FRAMES` frames and `MAX_SIDE` pixels of a side, evenly
+      picked; a clip of 32 pixels or less is enlarged, because WebP halves the resolution of colors.
+    """
     clip = np.asarray(preview.video)[0]
     frames = -(-len(clip) // MAX_FRAMES)
     pixels = -(-max(clip.shape[1:3]) // MAX_SIDE)

@@ -23,15 +23,22 @@ class Offer:
 
     @property
     def upscaling(self) -> tuple[str, ...]:
-        """The stages that start from a video."""
+        """The stages that start from a video: super-resolution in space or time."""
         return tuple(stage for stage in self.stages if stage in STAGES[1:])
 
 
 def offer(model: str) -> Offer:
-    """Look at a model.
+    """Look up a model and its stages.
+
+    Args:
+      model: what --model takes: a folder, an address or a name.
+
+    Returns:
+      The model, which can then be chosen.
 
     Raises:
       FileNotFoundError: there is none of that name.
+      ValueError: it is a training run in a store.
     """
     folders = stages.find(model)
     return Offer(model, tuple(folder.name for folder in folders) if len(folders) > 1 else ())
@@ -50,19 +57,30 @@ class Offers:
     stories: Offer
 
     def named(self, name: str) -> Offer:
-        """Return the model of clips of that name."""
+        """Look up a model of clips by its name.
+
+        Args:
+          name: of one of `clips`.
+
+        Returns:
+          The model.
+        """
         return next(offer for offer in self.clips if offer.name == name)
 
 
 def offers(model: str | None, story_model: str | None) -> Offers:
-    """Find the models that the flags of `vidgen web` name.
+    """Look up the models that the flags of `vidgen web` name.
 
     Args:
       model: makes clips; None: every one that comes with vidgen does, from the default on.
       story_model: tells stories, and makes clips as well; None: the one that comes with vidgen.
 
+    Returns:
+      The models of the page, each once.
+
     Raises:
       FileNotFoundError: there is none of that name.
+      ValueError: one of them is a training run in a store.
     """
     stories = offer(story_model or zoo.STORIES)
     if model is None:

@@ -142,10 +142,10 @@ class Page:
         sampling = sampling_fields("story")
 
         def read(count: int, *values: Any) -> Command:
-            told, sampled = values[:MAX_SCENES], values[MAX_SCENES:]
+            prompts, sampled = values[:MAX_SCENES], values[MAX_SCENES:]
             flags = Sampling.flags(*sampled)
             model = self._offers.stories.name
-            return self._with_more(commands.story(told[:count], model=model, **flags))
+            return self._with_more(commands.story(prompts[:count], model=model, **flags))
 
         go = gr.Button("Tell the story", variant="primary", elem_id="vg-tell")
         return go, [count, *scenes, *sampling.fields], read

@@ -26,12 +26,22 @@ class Sampling:
 
     @property
     def fields(self) -> list[Any]:
-        """In the order in which `flags` takes their values."""
+        """The fields, in the order in which `flags` takes their values."""
         return [self.negative, self.guidance, self.steps, self.seed]
 
     @staticmethod
     def flags(negative: str, guidance: str, steps: str, seed: int | None) -> dict[str, str | None]:
-        """The flags of these values; an empty one is left to the model."""
+        """Turn the values of the fields into flags.
+
+        Args:
+          negative: text that guidance leads away from.
+          guidance: weight, or a weight for each stage, as --guidance takes it.
+          steps: number, or a number for each stage, as --steps takes it.
+          seed: of all noise; None: the field is empty.
+
+        Returns:
+          Values by the name of the flag; an empty one or None leaves the choice to the model.
+        """
         return {
             "negative": negative,
             "guidance": guidance,
@@ -53,15 +63,22 @@ class Result:
 
 
 def sampling_fields(part: str) -> Sampling:
-    """Lay out the fields that say how to sample."""
-    own: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
+    """Lay out the fields that say how to sample.
+
+    Args:
+      part: of the page; the fields' ids begin with "vg-PART-".
+
+    Returns:
+      The fields.
+    """
+    options: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
     negative = gr.Textbox(
         "", label="Negative prompt", placeholder="what guidance leads away from", max_lines=2,
         max_length=MAX_TEXT, elem_id=f"vg-{part}-negative",
     )  # fmt: skip
     with gr.Row():
-        guidance = gr.Textbox("", label="Guidance", elem_id=f"vg-{part}-guidance", **own)
-        steps = gr.Textbox("", label="Steps", elem_id=f"vg-{part}-steps", **own)
+        guidance = gr.Textbox("", label="Guidance", elem_id=f"vg-{part}-guidance", **options)
+        steps = gr.Textbox("", label="Steps", elem_id=f"vg-{part}-steps", **options)
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90,
             elem_id=f"vg-{part}-seed",
@@ -73,13 +90,28 @@ def sampling_fields(part: str) -> Sampling:
 
 
 def stages_of(model: Offer) -> dict[str, Any]:
-    """What the choice of a last stage shows for a model."""
+    """Return the settings of the menu of last stages for a model.
+
+    Args:
+      model: that was chosen.
+
+    Returns:
+      Keywords of gradio's `Dropdown`: the choices, with the last stage chosen. The menu is hidden
+      for a model of one stage.
+    """
     stages = list(model.stages)
     return {"choices": stages, "value": stages[-1] if stages else None, "visible": bool(stages)}
 
 
 def hint(model: Offer) -> str | None:
-    """What the models that come with vidgen know."""
+    """Say what a model can show, if it comes with vidgen.
+
+    Args:
+      model: that the page offers first.
+
+    Returns:
+      A sentence; None for a model of the user's.
+    """
     if model.name not in zoo.names():
         return None
     return "The demo knows animated emoji that move, grow or shrink on a background of a color."

@@ -1,4 +1,4 @@
-"""`vidgen web`: serve the page until it is told to stop.
+"""`vidgen web`: serve the page until SIGINT or SIGTERM.
 
 Nothing leaves the machine: no fonts, no analytics, no check for new versions, no tunnel. The page
 is bound to this machine unless --host says otherwise; whoever reaches it can then use the machine.
@@ -56,6 +56,11 @@ class Settings:
 def serve(settings: Settings, build: Build, explain: Callable[[Exception], str]) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
+    Args:
+      settings: what to serve, and where.
+      build: builds a run; see `jobs.Worker`.
+      explain: says in one sentence what went wrong; see `jobs.Worker`.
+
     Raises:
       ValueError: gradio is not installed, or the port is taken.
       FileNotFoundError: there is no such model.
@@ -77,12 +82,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def serving(settings: Settings, build: Build, explain: Callable[[Exception], str]) -> Iterator[str]:
-    """Serve the page in the block; gives its address.
+    """Serve the page in the block.
 
     Args:
-      settings: see there.
-      build: see `Worker`.
-      explain: see `Worker`.
+      settings: what to serve, and where.
+      build: builds a run; see `jobs.Worker`.
+      explain: says in one sentence what went wrong; see `jobs.Worker`.
+
+    Yields:
+      The address of the page.
+
+    Raises:
+      ValueError: gradio is not installed, or the port is taken.
+      FileNotFoundError: there is no such model.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('the page needs gradio: pip install -e ".[web]" (or vidgen[web]).')

@@ -15,7 +15,14 @@ EMPTY = '<div class="vg-screen"><p>The video appears here.</p></div>'
 
 
 def picture(job: Job) -> str:
-    """Show the current prediction, or an empty screen before there is one."""
+    """Show the current prediction of a generation.
+
+    Args:
+      job: the generation.
+
+    Returns:
+      HTML that holds the picture; an empty screen before there is one.
+    """
     if job.picture is None:
         return '<div class="vg-screen"></div>'
     data = base64.b64encode(job.picture).decode()
@@ -28,7 +35,10 @@ def progress(job: Job, ahead: int) -> str:
 
     Args:
       job: the generation.
-      ahead: how many come before it.
+      ahead: how many come before it, >= 0.
+
+    Returns:
+      HTML: a bar while it waits or runs, then a message.
     """
     if job.state == "waiting":
         others = "1 generation" if ahead == 1 else f"{ahead} generations"
@@ -48,7 +58,15 @@ def progress(job: Job, ahead: int) -> str:
 
 
 def message(text: str, kind: str) -> str:
-    """Show a sentence; `kind` is error or note."""
+    """Show a sentence.
+
+    Args:
+      text: the sentence, which is escaped.
+      kind: "error", which a screen reader says at once, or "note".
+
+    Returns:
+      HTML.
+    """
     role = "alert" if kind == "error" else "status"
     return f'<p class="vg-message vg-{kind}" role="{role}">{html.escape(text)}</p>'
 
