@@ -182,6 +182,11 @@ def returns_something(function):
     return ast.unparse(function.returns or ast.Constant(None)) not in ("None", "NoReturn")
 
 
+def sections(docstring):
+    """Headings that are not indented, as those that belong to the text are."""
+    return set(re.findall("^([A-Z][a-z]+):$", docstring, re.MULTILINE))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_public_functions_have_contracts(path):
     """Args and Returns, or a reference ("see `Base`") to the one that has them."""
@@ -193,8 +198,8 @@ def test_public_functions_have_contracts(path):
         if not takes_arguments(node) or "see `" in text.lower():
             continue
         where = f"{name_of(path)}.{node.name}, line {node.lineno}"
-        assert "Args:" in text, where
-        assert not returns_something(node) or re.search("(Returns|Yields):", text), where
+        assert "Args" in sections(text), where
+        assert not returns_something(node) or sections(text) & {"Returns", "Yields"}, where
 
 
 def modules_with_tests_elsewhere():

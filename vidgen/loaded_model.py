@@ -99,19 +99,19 @@ class LoadedModel:
     ) -> Clips:
         """Make clips of these prompts; nothing is written.
 
-          Args:
-        prompts: one, or several; there may be none where a flag names a video or frames to begin
-          with, such as init.
-        long: make one video of any number of `frames`, chunk by chunk, as --long.
-            on_step: is called after every sampling step with a `StepPreview`
-              (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
-            **flags: of `vidgen generate`, such as seed=1 or steps=32.
+        Args:
+          prompts: one, or several; there may be none where a flag names a video or frames to begin
+            with, such as init.
+          long: make one video of any number of `frames`, chunk by chunk, as --long.
+          on_step: is called after every sampling step with a `StepPreview`
+            (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
+          **flags: of `vidgen generate`, such as seed=1 or steps=32.
 
-          Returns:
-            The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
+        Returns:
+          The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
 
-          Raises:
-            ValueError: an unknown flag, or a value that does not fit.
+        Raises:
+          ValueError: an unknown flag, or a value that does not fit.
         """
         if not long:
             return self._generated(self._makers(), prompts, on_step, flags)

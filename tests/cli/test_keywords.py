@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vidgen.cli import generate_flags, keywords, main
@@ -26,6 +27,12 @@ def test_defaults_are_those_of_the_command():
         ({"init": Path("a.mp4")}, "--init=a.mp4"),
         ({"init": "~/a.mp4"}, "--init=~/a.mp4"),
         ({"fps": 12}, "--fps=12"),
+        ({"fps": np.float32(12)}, "--fps=12"),
+        ({"seed": np.int64(3)}, "--seed=3"),
+        ({"seed": "3"}, "--seed=3"),
+        ({"steps": np.int32(64)}, "--steps=64"),
+        ({"guidance": np.float32(0.7)}, "--guidance=0.7"),
+        ({"prompts": ["a tiger"]}, "a tiger"),
     ],
 )
 def test_a_keyword_is_the_flag_as_it_would_be_read(keyword, word):
@@ -40,6 +47,28 @@ def test_flags_that_are_not_there_are_told():
         keywords.as_flags(generate_flags.add, {"stepps": 3})
     with pytest.raises(ValueError, match="no flag 'until'"):
         keywords.as_flags(generate_flags.add, {"until": "base"}, without=["until"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [
+        ({"seed": 1.5}, "seed=1.5: expected a whole number, as in --seed=N"),
+        ({"seed": True}, "seed=True: expected a whole number"),
+        ({"frames": "many"}, "frames='many': expected a whole number"),
+        ({"strength": "half"}, "strength='half': expected a number, as in --strength=S"),
+        ({"size": (96, 160)}, r"size=\(96, 160\): expected text or a number, as in --size=HxW"),
+        ({"guidance_interval": (0.2, 3)}, "expected text or a number, as in .*=LOW:HIGH"),
+        ({"steps": {"base": 8}}, "steps=.*: expected text or a number"),
+        ({"negative": ["a frog"]}, "negative=.*: expected text or a number"),
+        ({"first": np.zeros((9, 9, 3))}, "first=.*: expected the name of a file or folder"),
+        ({"prompts": 1j}, "prompts=1j: expected text or a number"),
+        ({"prompts": [None]}, "prompts=None: expected text or a number"),
+        ({"long": "yes"}, "long='yes': expected True or False"),
+    ],
+)
+def test_values_that_no_flag_takes_are_told(keyword, words):
+    with pytest.raises(ValueError, match=words):
+        keywords.as_flags(generate_flags.add, keyword)
 
 
 def test_a_command_line_has_files_flags_and_settings():

@@ -86,6 +86,7 @@ def test_the_card(folder):
     assert result["metrics"] == [{"type": "flicker", "name": "flicker", "value": 1.5}]
     for words in ("| maskgit | MaskedVideoModel | 5 x 16 x 16", "`sprites.Sprites`", "seed 0"):
         assert words in body
+    assert f'vidgen generate "{PROMPT}" --model=tigers -o clip.mp4' in body
     assert "last loss in training" in body and "| flicker | 1.5 |" in body
     about = json.loads((folder / "config.json").read_text())
     assert about["text_encoder"] == {"name": "bytes-8-12-0", "length": 12, "dim": 8}
@@ -194,6 +195,8 @@ def test_a_model_without_text_to_start_from_makes_no_samples(vidgen, tmp_path):
     told = run(vidgen, "export", "imagen_demo/ssr1", "-o", "ssr1", "--weights=8bit")
     assert told.out == "ssr1\n"
     assert not (tmp_path / "ssr1" / "samples").exists()
+    card = (tmp_path / "ssr1" / "README.md").read_text()
+    assert "pipeline_tag: video-to-video" in card and "--model=ssr1 --init=video.mp4" in card
     (stage,) = (
         stages.build_trained(Sessions(["runs/generate.gin"], [], []), stages.Stage, folder)
         for folder in stages.find(str(tmp_path / "ssr1"))

@@ -29,12 +29,14 @@ def stages():
     with gin_utils.session(["runs/plan.gin", "experiments/imagen_cascade_paper.gin"]):
         plan = gin_utils.build(Plan)
         unused = set(gin_utils.unused_bindings())
-    # There is no one model: these are for runs of one.
-    assert {name.rpartition(".")[2] for name in unused} == {
+    # There is no one model: these are for runs of one, and for the plan of captions.
+    assert set(unused) == {
         "MODEL",
         "CLIP_SHAPE",
         "TRAIN_SHAPE",
-        "model",
+        "vidgen.train.trainer.Trainer.model",
+        "vidgen.plan.text_encoding.TextPlan.text_encoder",
+        "vidgen.plan.text_encoding.TextPlan.batch_size",
     }
     assert (plan.text_encoder.length, plan.text_encoder.dim) == (64, 4096)
     return {trainer.model.name: trainer.model for trainer in plan.trainers}

@@ -7,7 +7,10 @@ MODEL_DIR="runs/a", TRAIN_STEPS=100   --gin.MODEL_DIR='runs/a' --gin.TRAIN_STEPS
 from __future__ import annotations
 
 import argparse
+import contextlib
+import numbers
 import os
+import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +36,7 @@ def as_flags(
       All flags of the command.
 
     Raises:
-      ValueError: there is no such flag, or the call has no use for it.
+      ValueError: there is no such flag, or the call has no use for it, or it takes no such value.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add(parser)
@@ -42,21 +45,32 @@ def as_flags(
     for name in given:
         if name not in known:
             raise ValueError(f"there is no flag {name!r} here; choose from {', '.join(known)}.")
-    kinds = {action.dest: action.type for action in parser._actions}
+    actions = {action.dest: action for action in parser._actions}
     return argparse.Namespace(
-        **flags | {name: _value(value, kinds[name]) for name, value in given.items()}
+        **flags | {name: _value(value, actions[name]) for name, value in given.items()}
     )
 
 
-def _value(value: Any, kind: Any) -> Any:
-    """A value as its flag gives it: most flags are text, also where they are to be read as 64."""
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if kind is as_path and isinstance(value, str):
-        return as_path(value)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or kind is int:
+def _value(value: Any, action: argparse.Action) -> Any:
+    """A value as its flag gives it, which None and the bool of a switch are already."""
+    if value is None or (action.nargs == 0 and isinstance(value, bool)):
         return value
-    return float(value) if kind is float else str(value)
+    if action.nargs == "*" and isinstance(value, (list, tuple)):
+        return [_read(item, action) for item in value]
+    return _read(value, action)
+
+
+def _read(value: Any, action: argparse.Action) -> Any:
+    """Read a value from the text that it would have in a command; numbers of numpy are numbers."""
+    kind: Any = str if action.type is None else action.type
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if action.nargs != 0 and (is_number or isinstance(value, (str, os.PathLike))):
+        with contextlib.suppress(ValueError):
+            return kind(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
+    wanted = {int: "a whole number", float: "a number", as_path: "the name of a file or folder"}
+    words = "True or False" if action.nargs == 0 else wanted.get(kind, "text or a number")
+    example = f", as in --{action.dest}={action.metavar}" if action.metavar else ""
+    raise ValueError(f"{action.dest}={reprlib.repr(value)}: expected {words}{example}.")
 
 
 def command_line(command: str, gin_files: GinFiles, given: Mapping[str, Any]) -> list[str]:

@@ -160,6 +160,7 @@ class Export:
         return {
             "class": type(loaded.model).__name__,
             "shape": None if shape is None else dataclasses.asdict(shape),
+            "starts_from": _starts_from(loaded.model),
             "sampling_steps": getattr(sampler, "steps", None),
             "parameters": count,
             "trained_steps": step,
@@ -170,7 +171,7 @@ class Export:
     def _sample(self, folder: Path, models: Sequence[Model]) -> list[Sample]:
         """Let the folder that was written make clips, if its first model starts from text."""
         makers = [model for model in models if isinstance(model, SampledModel)]
-        if not makers or not self.samples or any(m.input_shape for m in makers[:1]):
+        if not makers or not self.samples or _starts_from(makers[0]) != "text":
             return []
         folders = stages.find(str(folder))
         config = (folders[0] / "config.gin").read_text(encoding="utf-8")
@@ -223,6 +224,13 @@ def _with_tokenizers(
         named[name or (model.model.name if other else "")] = (folder, model, other)
     # Those that make video come first: one of them is the model, for whoever reads the card.
     return dict(sorted(named.items(), key=lambda x: not isinstance(x[1][1].model, SampledModel)))
+
+
+def _starts_from(model: Model) -> str | None:
+    """Return what a model that makes video makes it of; None of a tokenizer."""
+    if not isinstance(model, SampledModel):
+        return None
+    return "text" if model.input_shape is None else "video"
 
 
 def _data(config: str) -> dict[str, Any]:

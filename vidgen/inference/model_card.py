@@ -66,7 +66,13 @@ def text(
         keep_trailing_newline=True,
     ).get_template("model_card.md")
     body = template.render(
-        title=title, folder=folder, about=about, said=said, samples=samples, tag=_tag(about)
+        title=title,
+        folder=folder,
+        about=about,
+        said=said,
+        samples=samples,
+        tag=_tag(about),
+        starts_from=_starts_from(about),
     )
     return f"---\n{front}---\n\n{body.rstrip()}\n"
 
@@ -85,16 +91,21 @@ def front_matter(
     Returns:
       Plain data, for YAML; what is not known is left out.
     """
-    makes_video = any(model["sampling_steps"] for model in about["models"].values())
+    task = {"text": "text-to-video", "video": "video-to-video"}.get(_starts_from(about) or "")
     front: dict[str, Any] = {"license": said.license} if said.license else {}
     front |= {"library_name": about["library_name"]}
-    front |= {"pipeline_tag": "text-to-video"} if makes_video else {}
+    front |= {"pipeline_tag": task} if task else {}
     front |= {"tags": ["jax", "flax", "vidgen", _tag(about)]}
     if samples:
         front["widget"] = [{"text": s.prompt, "output": {"url": s.file}} for s in samples]
     if said.results:
         front["model-index"] = [{"name": title, "results": [_result(r) for r in said.results]}]
     return front
+
+
+def _starts_from(about: Mapping[str, Any]) -> str | None:
+    """Return what the first model makes video of, or None; the others go on from it."""
+    return next(iter(about["models"].values()))["starts_from"]
 
 
 def _result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class MaskedVideoModel(SampledModel):
         if self.network.codes != self.tokenizer.codes:
             raise ValueError(
                 f"the network has {self.network.codes} codes and the tokenizer "
-                f"{self.tokenizer.codes}; set network.codes to the latter."
+                f"{self.tokenizer.codes}; give it as many: "
+                f"--gin.maskgit/maskgit.MaskGIT.codes={self.tokenizer.codes}."
             )
         check_guidance(self.name, self.guidance)
         if not self.network.cross and not self.guidance.is_unguided:
