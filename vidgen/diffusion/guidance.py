@@ -267,7 +267,7 @@ def static_threshold(x0: Data) -> Data:
 
 
 def dynamic_threshold(x0: Data, percentile: float = 99.5) -> Data:
-    """Clip x0 to [-s, s] and divide by s, the percentile of an example's |x0|, at least 1.
+    """Divide x0 by s and clip it to [-1, 1]; s is the percentile of an example's |x0|, at least 1.
 
     From Imagen, sec. 2.3: pixels that guidance saturated are pulled inwards.
 
@@ -280,7 +280,7 @@ def dynamic_threshold(x0: Data, percentile: float = 99.5) -> Data:
     """
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.percentile(jnp.abs(x0), percentile, axis=axes, keepdims=True), 1)
-    return jnp.clip(x0, -s, s) / s
+    return jnp.clip(x0 / s, -1, 1)  # in this order: rounded division of s by s may exceed 1
 
 
 def thresholded(x0_fn: X0Fn, *, method: str, percentile: float = 99.5) -> X0Fn:
