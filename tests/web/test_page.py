@@ -197,7 +197,7 @@ def test_an_uploaded_clip_is_made_larger(page, vidgen, tmp_path):
 
 def test_a_cancel_ends_it_and_gives_the_memory_back(page):
     before = live_bytes()
-    page.fill(STEPS, "5000")
+    page.fill(STEPS, "100000")
     page.click("#vg-generate")
     progress(page, "step ")
     assert live_bytes() > before
@@ -212,7 +212,7 @@ def test_a_cancel_ends_it_and_gives_the_memory_back(page):
 
 def test_one_at_a_time_and_a_page_that_closes_ends_its_own(page, browser, served):
     with opened(browser, served) as first:
-        first.fill(STEPS, "5000")
+        first.fill(STEPS, "100000")
         first.click("#vg-generate")
         progress(first, "step ")
         page.click("#vg-generate")
