@@ -34,7 +34,8 @@ def test_a_trial_of_each_kind(tmp_path):
     assert killed["statuses"][0] == -9 and signaled["statuses"] == [75, 75]
     assert signaled["saving"] and signaled["redone"] == 0
     assert "statuses" not in stopped and damaged["damaged"] % 3 == 0
-    assert "skipped" in (tmp_path / "f/logs/0.log").read_text()  # examples of the damaged shard
+    logs = [path.read_text() for path in (tmp_path / "f/logs").glob("*.log")]
+    assert any("skipped" in log for log in logs)  # examples of the damaged shard
     assert done.stdout.count("| 1 | 1 |") == 4
 
 

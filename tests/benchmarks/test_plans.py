@@ -1,10 +1,10 @@
 """benchmarks/plans.py and benchmarks/weak_scaling.py, of experiments of tiny size."""
 
 import json
-import os
 import subprocess
 import sys
 
+import compiled_programs
 import pytest
 from places import ROOT
 
@@ -13,11 +13,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import plans  # noqa: E402
 import weak_scaling  # noqa: E402
 
+ENVIRONMENT = compiled_programs.environment_with_libtpu()
+
 
 def run(script, *arguments):
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )

@@ -1,10 +1,10 @@
 """benchmarks/sampling_time.py: a row of the tiny cascade compiled for TPUs, and its tables."""
 
 import json
-import os
 import subprocess
 import sys
 
+import compiled_programs
 import pytest
 from places import PYTHONPATH, ROOT
 
@@ -16,6 +16,8 @@ from vidgen.types import STAGES  # noqa: E402
 
 SCRIPT = [sys.executable, str(ROOT / "benchmarks" / "sampling_time.py"), "--size=tiny"]
 
+ENVIRONMENT = compiled_programs.environment_with_libtpu()
+
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
@@ -23,7 +25,7 @@ def compiled(tmp_path_factory):
     output = tmp_path_factory.mktemp("plans") / "rows.jsonl"
     done = subprocess.run(
         [*SCRIPT, "--rows=v6e-8 tsr1$", f"--output={output}"],
-        env=os.environ | {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=ENVIRONMENT | {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         timeout=400,

@@ -172,7 +172,8 @@ def run(words: Sequence[str]) -> Told:
     """
     if words[0].startswith("launch/"):
         return _process(words)
-    if any(word.startswith("--topology") for word in words):  # libtpu would stay in this process
+    # libtpu would stay in this process, and ends one that has options of XLA for CPUs.
+    if any(word.startswith(("--topology", "--chips")) for word in words):
         return _process([sys.executable, "-m", *words], compiled_programs.environment_with_libtpu())
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
