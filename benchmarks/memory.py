@@ -47,7 +47,7 @@ def measure(experiment: str, batch_size: int | None, files: list[str]) -> dict[s
     model: Any = trainer.model
     spec = model.batch_spec(size, run.text_encoder.length, run.text_encoder.dim)
     device = jax.devices()[0]
-    predicted = programs.training_step(trainer, spec)["peak_bytes_per_device"]
+    predicted = programs.compiled_training_step(trainer, spec).report["peak_bytes_per_device"]
     steps(trainer, spec)  # compiles all that runs
     forget_peak()
     before = resident()
