@@ -165,6 +165,17 @@ class GuidanceSpec:
         return float(np.mean((low < levels) & (levels <= high)))
 
     @property
+    def rule_flags(self) -> tuple[str, ...]:
+        """The flags in use that shape a difference of two predictions, beyond its weight."""
+        settings = {
+            "guidance_rescale": self.rescale != 0,
+            "guidance_parallel": self.parallel != 1,
+            "guidance_norm": self.norm is not None,
+            "guidance_momentum": self.momentum != 0,
+        }
+        return tuple(flag for flag, is_set in settings.items() if is_set)
+
+    @property
     def rule(self) -> Rule:
         """The function that joins the predictions with and without text (`guidance_rules`)."""
         rule = None

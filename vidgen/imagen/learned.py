@@ -140,13 +140,7 @@ def check_student(stage: str, guidance: GuidanceSpec, least: float) -> None:
       ValueError: guidance is rescaled, projected or bounded; or it has an interval, and no weight
         of 0 was learned for outside of it.
     """
-    settings = {
-        "guidance_rescale": guidance.rescale != 0,
-        "guidance_parallel": guidance.parallel != 1,
-        "guidance_norm": guidance.norm is not None,
-        "guidance_momentum": guidance.momentum != 0,
-    }
-    for flag in (flag for flag, is_set in settings.items() if is_set):
+    for flag in guidance.rule_flags:
         raise ValueError(
             f"--{flag}: the stage {stage} is a distilled student, whose guidance is an input of "
             "its network and no difference of two predictions; take the model that it was "

@@ -74,13 +74,7 @@ def check_guidance(name: str, guidance: GuidanceSpec) -> None:
       ValueError: guidance is rescaled, projected or bounded, has momentum, or its interval reaches
         beyond 1, the share of the steps that is left at the first.
     """
-    settings = {
-        "guidance_rescale": guidance.rescale != 0,
-        "guidance_parallel": guidance.parallel != 1,
-        "guidance_norm": guidance.norm is not None,
-        "guidance_momentum": guidance.momentum != 0,
-    }
-    for flag in (flag for flag, is_set in settings.items() if is_set):
+    for flag in guidance.rule_flags:
         raise ValueError(
             f"--{flag}: {name} guides the logits of tokens, which have no spread and no direction "
             "as a video has; leave it out."

@@ -266,7 +266,8 @@ class Checkpointer:
         Raises:
           FileNotFoundError: there is no such checkpoint.
           CheckpointError: it was written by another model.
-          DamagedCheckpoint: it cannot be read, or a weight is not as it was written.
+          DamagedCheckpoint: what it says of its arrays cannot be read, or a weight is not as it was
+            written.
         """
         step = self._existing(step)
         item = self._weights_item(step, averaged)
