@@ -27,7 +27,6 @@ import io
 import json
 import os
 import resource
-import subprocess
 import sys
 import tarfile
 import time
@@ -35,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import child_rows
 import numpy as np
 from peer_timing import MIB, resident
 from PIL import Image
@@ -226,16 +226,10 @@ def main() -> None:
     print(f"{flags.processes:,} parts of a batch checked in {spent:.3f} s\n\n{HEADER}", flush=True)
     for child in ("made", "tar"):
         for process in (0, flags.processes // 2, flags.processes - 1):
-            command = [sys.executable, __file__, *sys.argv[1:]]
-            command += [f"--child={child}", f"--process={process}"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{child}, process {process}: {done.stderr.strip()}")
-            row = json.loads(done.stdout.splitlines()[-1])
+            command = [__file__, *sys.argv[1:], f"--child={child}", f"--process={process}"]
+            row = child_rows.measure(f"{child}, process {process}", command)
             print(line(row), flush=True)
-            if flags.output:
-                with open(flags.output, "a") as file:
-                    file.write(json.dumps(row) + "\n")
+            child_rows.append(row, flags.output)
 
 
 if __name__ == "__main__":

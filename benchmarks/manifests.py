@@ -24,12 +24,12 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import child_rows
 
 STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
 EXPERIMENTS = tuple(f"imagen_{stage}_paper" for stage in STAGES)
@@ -181,15 +181,9 @@ def main() -> None:
     devices = f"--xla_force_host_platform_device_count={DEVICES}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
     for experiment in flags.experiments:
-        command = [sys.executable, __file__, experiment, "--child"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{experiment}: {done.stderr.strip()}")
-        row = json.loads(done.stdout.splitlines()[-1])
+        row = child_rows.measure(experiment, [__file__, experiment, "--child"], environment)
         print(line(row), flush=True)
-        if flags.output:
-            with open(flags.output, "a") as file:
-                file.write(json.dumps(row) + "\n")
+        child_rows.append(row, flags.output)
 
 
 if __name__ == "__main__":

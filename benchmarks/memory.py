@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 from typing import Any
 
+import child_rows
 import jax
 import numpy as np
 from peer_timing import MIB, forget_peak, peak, resident
@@ -98,13 +97,10 @@ def main() -> None:
         return
     print(HEADER, flush=True)
     for name in flags.experiments:
-        command = [sys.executable, __file__, name, "--child"]
+        command = [__file__, name, "--child"]
         command += [f"--batch_size={flags.batch_size}"] if flags.batch_size else []
         command += [f"--gin_file={file}" for file in flags.gin_file]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr.strip()}")
-        row = json.loads(done.stdout.splitlines()[-1])
+        row = child_rows.measure(name, command)
         ratio = row["measured"] / row["predicted"]
         sizes = (f"{row[key] / MIB:,.0f}" for key in ("predicted", "measured"))
         print("|", name, "|", row["batch"], "|", row["device"], "|", " | ".join(sizes), end=" ")
