@@ -1,5 +1,6 @@
 """Two processes train with T5 beside the model and from a cache that they fill: the same losses."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -48,17 +49,17 @@ def processes(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    started = [start(folder, number, port) for number in range(2)]
-    found = []
-    for process in started:
-        try:
-            out, err = process.communicate(timeout=300)
-        finally:
-            process.kill()
-        assert process.returncode == 0, err
-        (line,) = (line for line in out.splitlines() if line.startswith("{"))  # gloo talks, too
-        found.append(json.loads(line))
-    return folder, found
+    printed = []
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(start(folder, number, port)) for number in range(2)]
+        for process in started:
+            stack.callback(process.kill)
+        for process in started:
+            out, err = process.communicate(timeout=200)
+            assert process.returncode == 0, err
+            (line,) = (line for line in out.splitlines() if line.startswith("{"))  # gloo talks, too
+            printed.append(json.loads(line))
+    return folder, printed
 
 
 def test_each_process_has_the_encoder_over_its_own_devices(processes):

@@ -5,8 +5,10 @@ test_text_processes.py.
 """
 
 import json
+import os
 import pathlib
 import sys
+import traceback
 
 import jax
 import numpy as np
@@ -72,4 +74,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BaseException:  # at a usual exit it would wait for the other, which waits for it
+        traceback.print_exc()
+        os._exit(1)

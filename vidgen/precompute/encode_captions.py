@@ -19,7 +19,7 @@ from vidgen.data.cache import text_cache
 from vidgen.data.source import Source, Stream
 from vidgen.progress import progress_bar
 from vidgen.text.encoder import CachedEncoder
-from vidgen.train.batches import encode_captions, this_process
+from vidgen.train.batches import encode_captions, this_process, wait_for_all_processes
 from vidgen.types import TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,10 @@ class Encode:
             raise ValueError("TEXT_CACHE is empty; name a folder for the encoded captions.")
 
     def __call__(self) -> None:
-        """Encode what is missing, and log how many captions there are."""
+        """Encode what is missing, and log how many captions there are.
+
+        Of several processes each returns when all parts are there, so that a training may follow.
+        """
         part, parts = this_process()
         encoder = self.text_encoder
         if isinstance(encoder, CachedEncoder):  # it would keep what is asked once
@@ -80,6 +83,7 @@ class Encode:
                 shards.add(part, shards.count(part), shard, text, dtype=self.dtype)
         count = shards.finish_part(part)
         log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
+        wait_for_all_processes("captions encoded")
 
     def _encoded(self, encoder: TextEncoder, captions: list[str], progress: tqdm) -> TextEmbedding:
         """Encode captions in batches of one size, so that one program is compiled."""

@@ -21,7 +21,7 @@ from vidgen.data.pipeline import in_order
 from vidgen.data.source import BadExample, Example, Source, TokenExample
 from vidgen.data.video.transforms import to_float
 from vidgen.progress import progress_bar
-from vidgen.train.batches import this_process
+from vidgen.train.batches import this_process, wait_for_all_processes
 from vidgen.train.frozen import fingerprint
 from vidgen.types import Frozen, Params
 
@@ -64,7 +64,10 @@ class EncodeTokens:
             raise ValueError("TOKEN_CACHE is empty; name a folder for the tokens.")
 
     def __call__(self) -> None:
-        """Encode what is missing, and log how many examples there are."""
+        """Encode what is missing, and log how many examples there are.
+
+        Of several processes each returns when all parts are there, so that a training may follow.
+        """
         part, parts = this_process()
         shape, frozen = self.source.shape, self.weights() or {}
         manifest = token_cache.TokenCacheManifest(
@@ -86,6 +89,7 @@ class EncodeTokens:
         summary = shards.finish_part(part)
         count, bad = summary["examples"], summary["bad"]
         log.info("%d examples are in %s, %d of them cannot be used", count, self.output, bad)
+        wait_for_all_processes("tokens encoded")
 
     def _encode(
         self, params: Params, manifest: token_cache.TokenCacheManifest, part: int, done: int

@@ -141,3 +141,15 @@ class BatchPrefetcher:
 def this_process() -> tuple[int, int]:
     """Return (index, count) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
+
+
+def wait_for_all_processes(what: str) -> None:
+    """Return when every process of the run has called this.
+
+    Args:
+      what: a name of the moment, the same in every process, for the message of a mismatch.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
