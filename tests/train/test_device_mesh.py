@@ -1,5 +1,8 @@
 """Meshes over slices: what is near must stay near."""
 
+import dataclasses
+import itertools
+import math
 import types
 
 import numpy as np
@@ -44,3 +47,30 @@ def test_tpu_slices_that_do_not_divide_their_axis():
         device_mesh.make(described(2, "tpu"), {"data": 1, "fsdp": 8}, "data")
     # GPUs of different hosts may lie as they come.
     assert not device_mesh._check(described(2), {"data": 1, "fsdp": 8}, "data", 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class CubeChip:
+    """A chip of a v5p slice of 4 x 4 x 4."""
+
+    coords: tuple[int, int, int]
+    id: int
+    slice_index: int = 0
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+
+
+def test_every_mesh_of_powers_of_two_fits_a_cube_of_chips():
+    """An axis of 8 is one side of 4 and half of another, which `jax.make_mesh` refuses."""
+    places = itertools.product(range(4), repeat=3)
+    chips = [CubeChip(coords=place, id=number) for number, place in enumerate(places)]
+    powers = [2**n for n in range(7)]
+    shapes = [shape for shape in itertools.product(powers, repeat=3) if math.prod(shape) == 64]
+    assert (8, 8, 1) in shapes and len(shapes) == 28
+    for shape in shapes:
+        sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+        mesh = device_mesh.make(chips, sizes, "data")
+        assert mesh.devices.shape == shape
+        assert {chip.id for chip in mesh.devices.flat} == set(range(64))

@@ -66,7 +66,7 @@ def _product(shape: str) -> int:
     return count
 
 
-class Compiled(NamedTuple):
+class CompiledCandidate(NamedTuple):
     """A candidate that was compiled, and what the plan says of it."""
 
     candidate: Candidate
@@ -128,16 +128,16 @@ class Fit:
                 f"a batch of {self.plan.batch_size} does not divide over {len(devices)} chips "
                 "in any way that is tried: make BATCH_SIZE a multiple of the chips."
             )
-        compiled: list[Compiled] = []
+        compiled: list[CompiledCandidate] = []
         while len(compiled) < self._limit(compiled) and (
             way := self._next(estimator, ways, compiled)
         ):
             report = self._compile(estimator, way, devices)
             estimator.correct(way, report)
-            compiled.append(Compiled(way, report))
+            compiled.append(CompiledCandidate(way, report))
         return self._summary(estimator, ways, compiled)
 
-    def _limit(self, compiled: list[Compiled]) -> int:
+    def _limit(self, compiled: list[CompiledCandidate]) -> int:
         """Return how many may be compiled."""
         return self.compiles + (0 if any(x.report["fits"] for x in compiled) else _MORE)
 
@@ -155,7 +155,7 @@ class Fit:
         return Estimator(trainer, self.meshes, text, work, chip, slices)
 
     def _next(
-        self, estimator: Estimator, ways: list[Candidate], compiled: list[Compiled]
+        self, estimator: Estimator, ways: list[Candidate], compiled: list[CompiledCandidate]
     ) -> Candidate | None:
         """Return what to compile next: the best that may fit and beat what was compiled."""
         done = {entry.candidate for entry in compiled}
@@ -179,7 +179,7 @@ class Fit:
         return report | {"compile_processor_seconds": time.process_time() - start}
 
     def _summary(
-        self, estimator: Estimator, ways: list[Candidate], compiled: list[Compiled]
+        self, estimator: Estimator, ways: list[Candidate], compiled: list[CompiledCandidate]
     ) -> Report:
         fitting = [entry for entry in compiled if entry.report["bound"]]
         best = max(fitting, key=lambda x: rank(x.report["bound"]), default=None)
@@ -256,7 +256,9 @@ def _row(way: Candidate, report: Report, best: Mapping[str, Any] | None) -> Repo
     return row
 
 
-def _estimated_row(way: Candidate, x: Estimate, best: Compiled, estimator: Estimator) -> Report:
+def _estimated_row(
+    way: Candidate, x: Estimate, best: CompiledCandidate, estimator: Estimator
+) -> Report:
     there = (estimator.chip.memory or 0) * 2**30
     limits = best.report["bound"]
     if x.peak > _ROOM * there:
