@@ -107,6 +107,49 @@ def test_the_mask_is_what_the_network_is_told():
     assert metrics["masked"] == 1
 
 
+class FirstOfEach(tiny.Pixels):
+    """Tokens 0, 1 and 2 hold the brightness of frames 0, 1 and 3, the first of their own."""
+
+    def encode(self, params, video):
+        first = video[..., 0][:, jnp.array([0, 1, 3]), ::4, ::4]
+        return jnp.round((first + 1) * 100).astype(jnp.int32)
+
+    def decode(self, params, tokens):
+        frames = tokens[:, jnp.array([0, 1, 1, 2, 2])].repeat(4, axis=2).repeat(4, axis=3)
+        return jnp.broadcast_to(frames[..., None] / 100 - 1, (len(tokens), *tiny.SHAPE.thwc))
+
+
+def test_what_is_visible_has_been_decoded_backwards_before():
+    """Frames 0 1 2 3 4: backwards coded as 4 3 3 1 1, whose reverse has tokens 1 1 3, not 0 1 3."""
+    frames = (jnp.arange(5) / 100 - 1)[:, None, None, None]
+    clips = dataclasses.replace(
+        tiny.videos(8),
+        video=jnp.broadcast_to(frames, (8, *tiny.SHAPE.thwc)),
+        independent_frames=jnp.arange(8) == 1,
+    )
+    seen, losses = {}, {}
+
+    def right_about_the_true_ones(params, tokens, text, valid):
+        seen["tokens"] = tokens
+        true = jnp.array([0, 1, 3])[:, None, None] * jnp.ones(GRID, int)
+        return 60.0 * jax.nn.one_hot(jnp.broadcast_to(true, tokens.shape), CODES)
+
+    for rate in (0.0, 0.5):
+        model = tiny.model(right_about_the_true_ones, tokenizer=FirstOfEach(), decoded_rate=rate)
+        losses[rate] = loss_of(model, clips, {"tokenizer": None})[0]
+        for example, tokens in enumerate(np.asarray(seen["tokens"])):
+            decoded = rate and example < 4 and example != 1  # that one is a set of images
+            codes = [0, 0, 0] if example == 1 else [1, 1, 3] if decoded else [0, 1, 3]
+            for visible, code in zip(tokens, codes, strict=True):
+                assert set(visible.ravel().tolist()) <= {MASK, code}
+    assert losses[0.5] == losses[0.0] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_has_been_decoded_needs_frames():
+    with pytest.raises(ValueError, match=r"decoded_rate is 0\.25"):
+        tiny.model(decoded_rate=0.25, batches="tokens")
+
+
 # ---- images --------------------------------------------------------------------------------------
 
 

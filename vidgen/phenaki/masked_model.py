@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, SampledModel, TokenizerModel
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import decoding, generation, token_batch
@@ -62,6 +63,10 @@ class MaskedVideoModel(SampledModel):
         more stable; 0 is Phenaki.
       label_smoothing: s. MaskGIT has 0.1, MAGVIT 0.0001, Phenaki prints none.
       text_drop_rate: share of training examples that lose their text (Phenaki: 0.1).
+      decoded_rate: share of training examples whose visible tokens come from frames that went
+        through the tokenizer once before, as those do from which a story goes on; the tokens to
+        predict stay those of the true frames, so that what a segment inherits is mended, not handed
+        on. Videos only. 0 is Phenaki.
       sampler: how tokens are sampled.
       guidance: λ, in its `weight` (and `low`, at every second step); nothing is thresholded.
         Phenaki takes 0.1, 6 and 12. [guess] Its formula is not printed; 0.1 makes sense in this.
@@ -76,6 +81,7 @@ class MaskedVideoModel(SampledModel):
     min_mask_rate: float = 0.0
     label_smoothing: float = 0.0
     text_drop_rate: float = 0.1
+    decoded_rate: float = 0.0
     sampler: DecodingSpec = DecodingSpec()
     guidance: GuidanceSpec = GuidanceSpec(weight=1.0)
 
@@ -85,10 +91,15 @@ class MaskedVideoModel(SampledModel):
             raise ValueError(
                 f"MaskedVideoModel.batches is {self.batches!r}; choose one of {BATCHES}."
             )
-        for name in ("min_mask_rate", "label_smoothing", "text_drop_rate"):
+        for name in ("min_mask_rate", "label_smoothing", "text_drop_rate", "decoded_rate"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"MaskedVideoModel.{name} is {value}; it must be in [0, 1].")
+        if self.decoded_rate and self.batches != "videos":
+            raise ValueError(
+                f"MaskedVideoModel.decoded_rate is {self.decoded_rate}, which needs the frames: "
+                "train on videos, not on tokens, or set it to 0."
+            )
         if self.network.codes != self.tokenizer.codes:
             raise ValueError(
                 f"the network has {self.network.codes} codes and the tokenizer "
@@ -156,7 +167,7 @@ class MaskedVideoModel(SampledModel):
         logits = apply_module(
             self.network,
             params,
-            jnp.where(masked, self.mask_id, tokens),
+            jnp.where(masked, self.mask_id, self._visible(batch, tokens, frozen)),
             text,
             valid=valid,
             train=train,
@@ -173,6 +184,26 @@ class MaskedVideoModel(SampledModel):
             "loss_many_masked": Mean.of(error, many),
             "loss_few_masked": Mean.of(error, ~many),
         }
+
+    def _visible(
+        self,
+        batch: VideoBatch | TokenBatch,
+        tokens: Int[Array, "b gt gh gw"],
+        frozen: Frozen,
+    ) -> Int[Array, "b gt gh gw"]:
+        """Replace the tokens of the first `decoded_rate` of the videos by those of decoded frames.
+
+        The clip is coded backwards before: a frame that is alone in its token, or shares one with
+        the frame after it, then shared one with the frame before it, as it may have in a story.
+        """
+        count = math.ceil(self.decoded_rate * len(tokens))
+        if not count or not isinstance(batch, VideoBatch):
+            return tokens
+        tokenizer, weights = self.tokenizer, (frozen or {})["tokenizer"]
+        backwards = tokenizer.encode(weights, batch.video[:count, ::-1])
+        again = tokenizer.encode(weights, tokenizer.decode(weights, backwards)[:, ::-1])
+        first = jnp.where(expand(batch.independent_frames[:count], again), tokens[:count], again)
+        return jnp.concatenate([jax.lax.stop_gradient(first), tokens[count:]])
 
     def masked(
         self, key: Key[Array, ""], valid: Bool[Array, "b gt gh gw"]
