@@ -228,6 +228,28 @@ def test_upscaled_clips_are_those_of_the_command(vidgen, tmp_path):
         model.upscale(video[0])
 
 
+def test_frames_in_memory_are_as_good_as_files(base, tmp_path):
+    """For every flag that names a video: arrays, clips, and a mask of bool."""
+    start = base.generate("a panda growing on a red background", seed=1, **FEWEST)
+    video, hole = start.video[0], np.zeros((16, 16), bool)
+    hole[:, 8:] = True
+    white = np.where(hole, np.uint8(255), np.uint8(0))[None, ..., None].repeat(3, axis=-1)
+    files = {"video": video, "still": video[:1], "end": video[-1:], "hole": white}
+    names = {name: str(tmp_path / f"{name}.npy") for name in files}
+    for name, frames in files.items():
+        np.save(names[name], frames)
+    for in_memory, in_files in (
+        ({"init": start[0], "strength": 0.5}, {"init": names["video"], "strength": 0.5}),
+        ({"first": video[:1]}, {"first": names["still"]}),
+        ({"last": video[-1:]}, {"last": names["end"]}),
+        ({"inpaint": video, "mask": hole}, {"inpaint": names["video"], "mask": names["hole"]}),
+    ):
+        made, again = (base.generate(PROMPT, **flags, **FEWEST) for flags in (in_memory, in_files))
+        np.testing.assert_array_equal(made.video, again.video)
+    with pytest.raises(ValueError, match=r"a video of shape \(16, 16, 3\)"):
+        base.generate(PROMPT, init=video[0], strength=0.5)
+
+
 def test_upscaling_takes_a_stage_that_does(base):
     with pytest.raises(ValueError, match="base: no stage that starts from a video"):
         base.upscale(np.zeros((4, 16, 16, 3), np.float32))

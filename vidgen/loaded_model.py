@@ -47,6 +47,7 @@ Video = Clip | np.ndarray | str | os.PathLike  # frames "t h w c", float in [-1,
 _NOT_HERE = frozenset(
     ("model", "until", "first_stage", "prompts_file", "output", "keep_stages", "restart")
 )
+_FILES = ("init", "first", "last", "inpaint", "mask")
 _OF_STORIES = frozenset(("context", "long", "story", "upscale", "upscale_model"))
 
 
@@ -105,7 +106,9 @@ class LoadedModel:
           long: make one video of any number of `frames`, chunk by chunk, as --long.
           on_step: is called after every sampling step with a `StepPreview`
             (vidgen/inference/preview.py), and may end the call by raising `StopGenerating`.
-          **flags: of `vidgen generate`, such as seed=1 or steps=32.
+          **flags: of `vidgen generate`, such as seed=1 or steps=32. init, first, last, inpaint and
+            mask also take clips and frames "t h w c", float in [-1, 1] or uint8, and a mask may be
+            bool, "h w" or "t h w", True where a part is generated anew.
 
         Returns:
           The clips of every stage, "b t h w c" in [-1, 1], with their prompts and frame rates.
@@ -156,9 +159,7 @@ class LoadedModel:
         end = len(names) if until is None else names.index(until) + 1
         if end <= begin:
             raise ValueError(f"until={until!r} comes before first={first!r}; swap them.")
-        with tempfile.TemporaryDirectory() as folder:
-            init = _as_file(video, Path(folder, "video.npy"))
-            return self._generated(wanted[begin:end], prompts, on_step, flags | {"init": init})
+        return self._generated(wanted[begin:end], prompts, on_step, flags | {"init": video})
 
     def compare(
         self, prompt: str, flag: str, values: Sequence[Any], **flags: Any
@@ -200,8 +201,9 @@ class LoadedModel:
 
     def _film(self, wanted: Mapping[str, Any], on_step: Look | None) -> Film:
         """Make the video of a --story or of --long, as the command does, and read it."""
-        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
         with tempfile.TemporaryDirectory() as folder:
+            wanted = _frames_as_files(wanted, Path(folder))
+            parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
             parsed.output, parsed.on_step = os.path.join(folder, "film.npy"), on_step
             fields = generate_flags.story_settings(parsed)
             raising = self._raising(parsed)
@@ -327,14 +329,16 @@ class LoadedModel:
         flags: Mapping[str, Any],
     ) -> Clips:
         wanted = {**flags, "prompts": _listed(prompts)}
-        parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES)
-        parsed.on_step = on_step
-        fields = generate_flags.settings(parsed)
-        run = self._sessions.build(Generate, stages=list(trained), **fields)
-        self._sessions.check_bindings()
         clips: dict[str, list[np.ndarray]] = {}
-        for model, _, video in run.stage_videos():
-            clips.setdefault(model.name, []).append(video)
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = _frames_as_files(wanted, Path(folder))
+            parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE | _OF_STORIES)
+            parsed.on_step = on_step
+            fields = generate_flags.settings(parsed)
+            run = self._sessions.build(Generate, stages=list(trained), **fields)
+            self._sessions.check_bindings()
+            for model, _, video in run.stage_videos():
+                clips.setdefault(model.name, []).append(video)
         return Clips(
             prompts=tuple(clip.prompt for clip in run.clips()),
             stages={name: np.stack(videos) for name, videos in clips.items()},
@@ -394,9 +398,16 @@ def _as_float(video: Any) -> Float[np.ndarray, "t h w c"]:
     return transforms.to_float(frames) if frames.dtype == np.uint8 else frames.astype(np.float32)
 
 
-def _as_file(video: Video, place: Path) -> str:
-    """Name the file that a video lies in; frames are written to `place`."""
-    if isinstance(video, (str, os.PathLike)):
-        return os.fspath(video)
-    np.save(place, _as_float(video))
-    return str(place)
+def _frames_as_files(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Replace frames among the flags by the names of files in a folder, which hold them."""
+    files = dict(flags)
+    for name in _FILES:
+        frames = files.get(name)
+        if not isinstance(frames, (Clip, np.ndarray)):
+            continue
+        if isinstance(frames, np.ndarray) and frames.dtype == bool:  # a mask: white where True
+            white = np.repeat(np.where(frames, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
+            frames = white[None] if white.ndim == 3 else white
+        files[name] = str(folder / f"{name}.npy")
+        np.save(files[name], _as_float(frames))
+    return files
