@@ -202,6 +202,16 @@ def test_public_functions_have_contracts(path):
         assert not returns_something(node) or sections(text) & {"Returns", "Yields"}, where
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_a_model_can_do_is_declared_not_probed(path):
+    """`vidgen/model.py` declares it; see the classes there."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            owner, name = node.args[:2]
+            probed = re.fullmatch(r"(.*[._])?(model|stage)", ast.unparse(owner))
+            assert not (probed and isinstance(name, ast.Constant)), f"line {node.lineno}"
+
+
 def modules_with_tests_elsewhere():
     """Paths that the docstring of a test file names: "Tests of vidgen/ROOM/MODULE.py too."."""
     for path in (ROOT / "tests").rglob("test_*.py"):

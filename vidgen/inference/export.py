@@ -155,13 +155,12 @@ class Export:
         count = sum(leaf.size for leaf in named_leaves(params).values())
         size = path.stat().length / 1e6
         log.info("%s: step %s, %s parameters, %.2f MB", loaded.model.name, step, f"{count:,}", size)
-        shape = getattr(loaded.model, "shape", None)
-        sampler = getattr(loaded.model, "sampler", None)
+        model = loaded.model
         return {
-            "class": type(loaded.model).__name__,
-            "shape": None if shape is None else dataclasses.asdict(shape),
-            "starts_from": _starts_from(loaded.model),
-            "sampling_steps": getattr(sampler, "steps", None),
+            "class": type(model).__name__,
+            "shape": dataclasses.asdict(model.shape),
+            "starts_from": _starts_from(model),
+            "sampling_steps": model.sampler.steps if isinstance(model, SampledModel) else None,
             "parameters": count,
             "trained_steps": step,
             "weights": "8 bits" if self.eight_bits else "float32",

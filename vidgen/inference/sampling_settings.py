@@ -153,7 +153,8 @@ def takes_negative(model: SampledModel) -> bool:
     Returns:
       False where there is no guidance, and for a distilled student, which has learned its own.
     """
-    return not (model.guidance.is_unguided or getattr(model, "guidance_input", False))
+    is_student = isinstance(model, DiffusionStage) and model.guidance_input
+    return not (model.guidance.is_unguided or is_student)
 
 
 def check_negative(models: Sequence[SampledModel]) -> None:

@@ -8,7 +8,9 @@
 with t_compute the operations that the program has a device do, at the chip's peak; t_memory its
 traffic to and from its memory; t_links what it receives from devices of its slice, t_network from
 other slices; all at the published rates (`train/chips.py`). No device reaches any of these rates,
-and t knows of no latency, so what is measured lies below the first bound.
+and t knows of no latency, so what is measured lies below the first bound. It may lie a few percent
+above 1: F_model counts every product of a convolution, as MFU does everywhere, and a program leaves
+out those with the padding at the borders, which on a grid of 3 x 5 are a third of them.
 """
 
 from __future__ import annotations
