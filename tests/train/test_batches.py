@@ -1,5 +1,8 @@
 """The feed: right pixels, right captions, and the position of the batch that was handed out."""
 
+import itertools
+import types
+
 import numpy as np
 import pytest
 import toy_training as toy
@@ -25,7 +28,25 @@ def test_position_is_that_of_the_batch_not_of_the_reader():
     positions = [next(made).position for _ in range(3)]
     made.close()
     assert positions == [{"at": 1}, {"at": 2}, {"at": 3}]
-    assert made.waited >= 0.0
+
+
+def test_only_the_time_when_nothing_runs_is_lost(monkeypatch):
+    """A clock that goes on by one at each look, and a batch that is there at the fifth."""
+    clock = itertools.count()
+    looks = itertools.chain([False] * 4, itertools.repeat(True))
+    monkeypatch.setattr(batches.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        batches.futures, "wait", lambda ones, timeout: types.SimpleNamespace(done=next(looks))
+    )
+    prefetcher = batches.BatchPrefetcher(toy.ToyIterator(4, (0, 1)), toy.ToyEncoder())
+    running = iter([True, True, True, False, False])
+    prefetcher.next_while(lambda: next(running))
+    assert prefetcher.waited == 2  # of five looks
+    prefetcher.next_while(lambda: True)
+    assert prefetcher.waited == 2
+    next(prefetcher)
+    assert prefetcher.waited == 3
+    prefetcher.close()
 
 
 def test_ends_with_the_data():

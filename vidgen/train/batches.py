@@ -7,7 +7,8 @@ training on it must hold; the reader itself is already one batch further.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ import numpy as np
 from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
 from vidgen.types import TextEmbedding, TextEncoder, TokenBatch, VideoBatch
+
+_LOOK_EVERY = 0.01  # seconds: whether the step before has ended, while a batch is waited for
 
 
 class EncodedBatch(NamedTuple):
@@ -103,7 +106,7 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
 
 
 class BatchPrefetcher:
-    """Iterator over `EncodedBatch`; `waited` adds up the seconds that the caller had to wait."""
+    """Iterator over `EncodedBatch`; `waited` adds up the seconds in which nothing else ran."""
 
     def __init__(self, iterator: Batches, encoder: TextEncoder) -> None:
         """Start to prepare the first batch at the iterator's position."""
@@ -117,9 +120,30 @@ class BatchPrefetcher:
         return self
 
     def __next__(self) -> EncodedBatch:
-        start = time.perf_counter()
+        return self.next_while(lambda: False)
+
+    def next_while(self, is_running: Callable[[], bool]) -> EncodedBatch:
+        """Return the next batch, and add to `waited` the time when nothing ran.
+
+        A batch may come late because its captions are encoded on the device that the step before
+        keeps busy: no time is lost until that step is done.
+
+        Args:
+          is_running: whether the device still has work.
+
+        Returns:
+          The batch.
+
+        Raises:
+          StopIteration: the data ended.
+        """
+        is_there = False
+        while not is_there:
+            start = time.perf_counter()
+            is_there = bool(futures.wait([self._next], timeout=_LOOK_EVERY).done)
+            if not is_running():
+                self.waited += time.perf_counter() - start
         encoded = self._next.result()
-        self.waited += time.perf_counter() - start
         if encoded is None:
             raise StopIteration
         self._next = self._pool.submit(self._prepare)

@@ -155,7 +155,6 @@ class _Session:
         self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
         self.timer = throughput.StepTimer()
         self.flops: float | None = None
-        self.waited = 0.0
         self.trace = profiler.Trace(
             run.profile, self.folder / "profile", run.train_steps - self.step
         )
@@ -214,13 +213,11 @@ class _Session:
 
     def _next_batch(self, running: tuple[int, Metrics] | None) -> EncodedBatch | None:
         """Return the next batch, and add up the time that the device was idle meanwhile."""
-        before = self.batches.waited
-        encoded = next(self.batches, None)
         loss: Any = None if running is None else running[1]["loss"].total
-        # While a step still runs no time was lost, however long this took.
-        if loss is None or loss.is_ready():
-            self.waited += self.batches.waited - before
-        return encoded
+        try:
+            return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
+        except StopIteration:
+            return None
 
     def _train_step(self, encoded: EncodedBatch) -> Metrics:
         trainer = self.run.trainer
@@ -262,7 +259,7 @@ class _Session:
         run, values = self.run, {}
         if self._is_due(run.log_every):
             values = self.log.result()  # waits for the device, so the rates are those of work done
-            values |= self.timer.reading(run.dataset.batch_size, self.waited, self.flops)
+            values |= self.timer.reading(run.dataset.batch_size, self.batches.waited, self.flops)
             values |= throughput.memory()
             values |= flops.utilization(values, run.trainer.partitioner.mesh)
         began = time.perf_counter()
