@@ -1,6 +1,6 @@
 """How long a video of one unchanged prompt keeps its subject.
 
-    python benchmarks/drift.py --model=phenaki_demo --frames=200 --clips=8 -o drift.png
+    python benchmarks/drift.py --model=phenaki_demo --frames=203 --clips=8 -o drift.png
 
 Prompts are combinations that training never showed, each a story of one scene. Windows of 11
 frames that begin 6 apart, as a story's segments do, are read by synthesis (story_probe.py): the
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="phenaki_demo", help="a model that tells stories")
-    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--frames", type=int, default=203)
     parser.add_argument("--clips", type=int, default=8, help="prompts, at least 2")
     parser.add_argument("-o", "--output", type=Path, default=Path("drift.png"))
     flags = parser.parse_args(arguments)
