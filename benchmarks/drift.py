@@ -70,7 +70,7 @@ def table(readings: Float[np.ndarray, "clips windows 3"], true: np.ndarray) -> s
     """The parts of the videos, and one window of true clips."""
     lines = [HEADER, row(f"first of {len(readings)} videos", readings[:, :1])]
     numbers = np.arange(1, readings.shape[1])
-    for part in np.array_split(numbers, PARTS):
+    for part in filter(len, np.array_split(numbers, PARTS)):
         name = f"{part[0] + 1} to {part[-1] + 1}"
         lines.append(row(name, readings[:, part]))
     return "\n".join([*lines, row(f"of {len(true)} true clips", true)])

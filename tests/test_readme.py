@@ -114,6 +114,7 @@ CHEAPER = (
     Cheaper(r"--protocol=bair", "--samples=2 --steps=1", "a hundred for each clip"),
     Cheaper(r"--protocol=storybench", "--given=3", "the tiny clip has five frames"),
     Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
+    Cheaper(r"drift.py", "--clips=2 --frames=17", "minutes"),
     Cheaper(r"distillation.py", "--teacher_steps=2,base=3 --until=tsr1", "minutes"),
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=80", "ten thousand clips"),
@@ -274,6 +275,7 @@ MAKES = {
     | {
         "--story=benchmarks": array("film.npy", 71, 32, 32, 3),
         "story_strip.py": files("story.png", "story.json"),
+        "drift.py": all_of(files("drift.png"), says("| first of 2 videos", "| of 2 true clips")),
         "--temperature=4": files("probe.jsonl"),
         "--true": all_of(files("probe.jsonl", "probe_true.png"), says("true clips held_out")),
         "shots.py": files("shots/train/shot_001.mp4", "shots/held_out/shot_000.mp4"),
