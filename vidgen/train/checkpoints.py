@@ -266,8 +266,7 @@ class Checkpointer:
         Raises:
           FileNotFoundError: there is no such checkpoint.
           CheckpointError: it was written by another model.
-          DamagedCheckpoint: what it says of its arrays cannot be read, or a weight is not as it was
-            written.
+          DamagedCheckpoint: it cannot be read, or a weight is not as it was written.
         """
         step = self._existing(step)
         item = self._weights_item(step, averaged)
@@ -276,7 +275,8 @@ class Checkpointer:
         else:
             self._check_fit(step, item, abstract)
         restore = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
-        params = self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        with self._reading(step):
+            params = self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
         self._verify(step, item, params, self._record(step))
         return params
 
