@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from vidgen import __version__, paths
 from vidgen.data.video.encode import write_video
@@ -30,6 +29,7 @@ from vidgen.evals.protocols import Protocol
 from vidgen.evals.report import page as report_page
 from vidgen.evals.report import results
 from vidgen.progress import progress_bar
+from vidgen.train.batches import wait_for_all_processes
 
 SHOWN = 8  # clips on a page
 
@@ -98,7 +98,7 @@ class Evaluate:
                 for start in missing:
                     clips.make(start)
                     bar.update()
-        _wait("clips", processes)
+        wait_for_all_processes("vidgen evaluate: clips")
 
     def _measure(self, process: int, processes: int) -> dict[str, list[np.ndarray]]:
         """Return the rows of each metric, by its name."""
@@ -115,7 +115,7 @@ class Evaluate:
                 self.data.real,
                 self.folder / "features",
                 process=(process, processes),
-                wait=functools.partial(_wait, "features", processes),
+                wait=functools.partial(wait_for_all_processes, "vidgen evaluate: features"),
                 on_block=on_block,
             )
         remaining = iter(rows)
@@ -166,9 +166,3 @@ class Evaluate:
         if not path.exists():
             write_video(path, clip, fps)
         return str(path)
-
-
-def _wait(what: str, processes: int) -> None:
-    """Wait until all processes have reached this point."""
-    if processes > 1:
-        multihost_utils.sync_global_devices(f"vidgen evaluate: {what}")

@@ -8,6 +8,8 @@ import time
 import jax
 from etils import epath
 
+from vidgen.train.batches import wait_for_all_processes
+
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """Make a local path absolute, as orbax wants; object-store addresses stay as they are.
@@ -35,10 +37,7 @@ def set_aside(directory: epath.Path, step: int) -> None:
             target.rmtree()
         target.parent.mkdir(exist_ok=True)
         source.rename(target)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"set aside {step}")
+    wait_for_all_processes(f"set aside {step}")
 
 
 def remove_folder(folder: epath.Path) -> None:
