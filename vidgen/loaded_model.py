@@ -403,9 +403,9 @@ def _frames_as_files(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     files = dict(flags)
     for name in _FILES:
         frames = files.get(name)
-        if not isinstance(frames, (Clip, np.ndarray)):
+        if np.ndim(frames) == 0:  # None or a name; the flag refuses a number
             continue
-        if isinstance(frames, np.ndarray) and frames.dtype == bool:  # a mask: white where True
+        if name == "mask" and np.asarray(frames).dtype == bool:  # white where True
             white = np.repeat(np.where(frames, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
             frames = white[None] if white.ndim == 3 else white
         files[name] = str(folder / f"{name}.npy")
