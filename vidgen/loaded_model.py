@@ -402,7 +402,7 @@ def _frames_as_files(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Replace frames among the flags by the names of files in a folder, which hold them."""
     files = dict(flags)
     for name in _FILES:
-        frames = files.get(name)
+        frames: Any = files.get(name)
         if np.ndim(frames) == 0:  # None or a name; the flag refuses a number
             continue
         if name == "mask" and np.asarray(frames).dtype == bool:  # white where True
