@@ -91,7 +91,7 @@ def compiled(name: str, size: str, effort: str) -> dict[str, Any]:
     (trainer,) = (trainer for trainer in whole.trainers if trainer.model.name == stage)
     settings = {"batch_size": 1, "student_steps": STUDENT_STEPS, "device_count": chips_there}
     start, used = time.perf_counter(), time.process_time()
-    one = dataclasses.replace(whole, trainers=[trainer], cascade=None, **settings)
+    one = dataclasses.replace(whole, trainers=[trainer], chained=False, **settings)
     report = one.report(brief=True)
     (model,) = report["models"]
     return {

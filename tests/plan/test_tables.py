@@ -46,7 +46,7 @@ def with_models(plan, models, batch_size=8):
 
 def test_the_seven_stages_are_planned_in_order(cascade_plan):
     assert tuple(trainer.model.name for trainer in cascade_plan.trainers) == STAGES
-    cascade_plan.cascade([trainer.model for trainer in cascade_plan.trainers])
+    assert cascade_plan.chained
 
 
 def test_each_model_has_a_batch_of_its_own(two_stages, report):
@@ -108,7 +108,7 @@ def test_the_table_says_the_same(report):
 def test_the_json_holds_all_with_details(cascade_plan, capsys):
     (tsr1,) = (t.model for t in cascade_plan.trainers if t.model.name == "tsr1")
     twin = dataclasses.replace(tsr1, name="twin")
-    plan = with_models(dataclasses.replace(cascade_plan, cascade=None), [tsr1, twin])
+    plan = with_models(dataclasses.replace(cascade_plan, chained=False), [tsr1, twin])
     dataclasses.replace(plan, as_json=True, details=True)()
     found = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in found["models"]] == ["tsr1", "twin"]
@@ -138,6 +138,6 @@ def test_an_evaluation_is_the_network_on_a_whole_clip(cascade_plan):
         shape = dataclasses.replace(stage.shape, width=width)
         model = dataclasses.replace(stage, shape=shape)
         trainer = dataclasses.replace(ssr3, model=model)
-        one = dataclasses.replace(cascade_plan, trainers=[trainer], batch_size=2, cascade=None)
+        one = dataclasses.replace(cascade_plan, trainers=[trainer], batch_size=2, chained=False)
         work.append(one.report(brief=True)["models"][0]["flops_per_evaluation"])
     assert work[1] / work[0] == pytest.approx(2, rel=0.01)

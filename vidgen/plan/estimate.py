@@ -18,12 +18,13 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from vidgen.imagen import students
+from vidgen.imagen.cascade import Cascade
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import Model, SampledModel
 from vidgen.plan import bound, clip_time, memory, programs, sharding, tables
@@ -45,7 +46,7 @@ class Plan:
       trainers: one for each model to report; the model, mesh, optimizer and averaging are its.
       text_encoder: has the length and width of the text in a batch.
       batch_size: examples of a step, over all devices; one number, or one for each trainer.
-      cascade: makes a chain of the models, which checks that they fit; None: they are no chain.
+      chained: whether the models are a cascade, where each takes what the one before makes.
       device_count: devices to plan for; None is what the mesh shape says, and where that leaves
         one size open, the devices at hand or the fewest that the mesh can have.
       compile: also compile the training step.
@@ -63,7 +64,7 @@ class Plan:
     trainers: Sequence[Trainer]
     text_encoder: TextEncoder
     batch_size: int | Sequence[int]
-    cascade: Callable[..., Any] | None = None
+    chained: bool = False
     device_count: int | None = None
     compile: bool = False
     sampling: bool = False
@@ -98,8 +99,8 @@ class Plan:
                     f"--student_steps={self.student_steps} is for the sampling of diffusion "
                     "stages, and no training is compiled with it: leave out --compile, or it."
                 )
-        if self.cascade is not None:
-            self.cascade([trainer.model for trainer in self.trainers])
+        if self.chained:  # an error where two neighbours do not fit
+            Cascade([trainer.model for trainer in self.trainers])
 
     def _batch_sizes(self) -> list[int]:
         """Return the examples of a step of each trainer."""
@@ -178,9 +179,8 @@ class Plan:
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
         text = memory.frozen_text(self.text_encoder, self.device_count or self._own_devices)
-        chained = self.cascade is not None
-        report = {"models": models, "totals": totals, "chained": chained, "text_encoder": text}
-        if chained and self.sampling:
+        report = {"models": models, "totals": totals, "chained": self.chained, "text_encoder": text}
+        if self.chained and self.sampling:
             device = (self._devices or jax.devices())[0]
             report["clip"] = clip_time.of_cascade(models, text, chips.of(device.device_kind))
         return report
