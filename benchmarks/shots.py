@@ -1,18 +1,21 @@
 """Cuts a film into its shots, as folders to train on and to test on; measures how cuts are found.
 
-    python benchmarks/shots.py film.mp4 shots.json -o shots/ --last_frame=11500
+    python benchmarks/shots.py film.mp4 shots.json -o shots/ --last_frame=11500 \\
+        --captions=benchmarks/big_buck_bunny_captions.csv
     vidgen train --gin_file=experiments/phenaki_cvivit_demo.gin --gin_file=data/folder.gin \\
-        --gin.DATA_DIR="'shots/train'" --gin.FolderSource.missing_captions="'empty'" ...
+        --gin.DATA_DIR="'shots/train'" ...
     python benchmarks/shots.py film.mp4 shots.json --score --last_frame=11500
 
 shots.json is a list of [first frame, last frame + 1]; without it, cuts are found. Every
 fifth shot goes to OUTPUT/held_out, the others to OUTPUT/train: split by shot, since frames of one
-shot look alike. Each is written as shot_NNN.mp4 in its own size and frame rate.
+shot look alike. Each is written as shot_NNN.mp4 in its own size and frame rate, and where a table
+of captions is given (columns `shot`, its number, and `caption`), beside a captions.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +62,19 @@ def cut(
     return counts
 
 
+def write_captions(table: Path, output: Path) -> None:
+    """Write captions.csv into the folder of each shot that the table has a caption for."""
+    with table.open(encoding="utf-8", newline="") as file:
+        captions = {int(row["shot"]): row["caption"] for row in csv.DictReader(file)}
+    for folder in (output / "train", output / "held_out"):
+        with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("file", "caption"))
+            for path in sorted(folder.glob("shot_*.mp4")):
+                if caption := captions.get(int(path.stem.removeprefix("shot_"))):
+                    rows.writerow((path.name, caption))
+
+
 def score(film: Path, shots: list[Shot], limit: int | None, within: int) -> str:
     """How many of the true cuts are found, to `within` frames, and of the found ones are true."""
     end = limit or shots[-1][1]
@@ -95,6 +111,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("shots"))
     parser.add_argument("--last_frame", type=int, help="leave out shots that end after this frame")
     parser.add_argument("--least", type=int, default=34, help="leave out shots of fewer frames")
+    parser.add_argument("--captions", type=Path, help="CSV of shot and caption")
     parser.add_argument("--score", action="store_true", help="compare found cuts with the given")
     parser.add_argument("--within", type=int, default=2, help="frames that a cut may be off")
     flags = parser.parse_args()
@@ -108,6 +125,8 @@ def main() -> None:
         flags.film, shots, flags.output, flags.last_frame, flags.least
     ).items():
         print(f"{flags.output / folder}: {count} frames")
+    if flags.captions:
+        write_captions(flags.captions, flags.output)
 
 
 if __name__ == "__main__":
