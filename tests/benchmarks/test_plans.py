@@ -39,7 +39,12 @@ def test_a_row_is_searched_once(tmp_path):
     assert len(lines) == 2 + len(plans.ROWS) and len(output.read_text().splitlines()) == 1
     (row,) = (line for line in lines if "not measured" not in line and "maskgit" in line)
     model, chips, mesh, remat, batch, *_, limits, waits, ways = cells(row)
-    assert (model, chips, mesh, batch) == ("phenaki maskgit", "64 x v5p", "fsdp 4", "8 in 1")
+    assert (model, chips, mesh, batch) == (
+        "phenaki maskgit",
+        "64 x v5p",
+        "data 2, fsdp 2",
+        "8 in 1",
+    )
     assert remat in ("none", "products", "dots", "full") and ways.startswith("1 of ")
     assert limits.count(" / ") == 1 and waits in ("compute", "memory", "links")
     again, told = run("plans.py", *flags, f"--output={output}")

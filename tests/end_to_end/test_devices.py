@@ -8,10 +8,11 @@ import pytest
 
 SCRIPT = "losses_on_devices.py"
 ONE = "1:fsdp:1,1,1"
-# Devices in all, the file of the mesh, and devices along data, fsdp and tensor.
+# Devices in all, the file of the mesh, and devices along data, fsdp, and tensor or space.
 ALL_AXES = {"8:fsdp_tensor:2,2,2": 4}  # ways of a parameter
 ONE_AXIS = {"2:fsdp:2,1,1": 1, "4:fsdp:1,4,1": 4}
-MESHES = {"maskgit": ONE_AXIS | ALL_AXES}
+ROWS = {"8:fsdp_space:1,4,2": 4}
+MESHES = {"maskgit": ONE_AXIS | ALL_AXES, "stage": ALL_AXES | ROWS}
 # Sums in another order; a code of a quantizer, or the sign of a step of Adam, may then change.
 TOLERANCE = {"stage": 2e-5, "maskgit": 2e-5, "distillation": 2e-5, "tokenizer": 1e-4}
 

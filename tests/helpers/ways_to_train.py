@@ -2,6 +2,7 @@
 
 import toy_training as toy
 
+from vidgen.plan import candidates
 from vidgen.plan.candidates import Estimator, Work
 from vidgen.train.chips import Chip
 from vidgen.train.optimizers import AdamW, LearningRate
@@ -9,10 +10,7 @@ from vidgen.train.partitioning import Partitioner
 from vidgen.train.trainer import Trainer
 
 CHIP = Chip(flops=1e6, memory=1, memory_rate=1e6, links=1e6, network=1e5)
-MESHES = {
-    "mesh/fsdp.gin": Partitioner(rules=toy.RULES),
-    "mesh/fsdp_tensor.gin": Partitioner(rules=toy.RULES),
-}
+MESHES = {name: Partitioner(rules=toy.RULES) for name in candidates.MESHES}
 WORK = Work(
     model_flops=100.0,
     flops={"none": 100.0, "products": 110.0, "full": 140.0},

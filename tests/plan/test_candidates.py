@@ -9,6 +9,7 @@ import pytest
 import toy_training as toy
 import ways_to_train as ways
 
+from vidgen.config import gin_utils
 from vidgen.imagen.blocks import LevelSpec
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.unet import VideoUNet
@@ -41,7 +42,7 @@ def test_every_way_is_tried_once():
     for x in found:
         data, fsdp, tensor = x.shape
         assert data * fsdp * tensor == 4 and x.batch % (data * fsdp * x.microbatches) == 0
-        assert x.mesh == ("mesh/fsdp.gin" if tensor == 1 else "mesh/fsdp_tensor.gin")
+        assert x.mesh == ("mesh/fsdp.gin" if tensor == 1 else "mesh/fsdp_tensor.gin")  # no rows
     # (4, 1, 1), (2, 2, 1), (1, 4, 1): 8 in 1 or 2, 4 in 1
     assert sum(x.shape[2] == 1 and x.remat == "full" for x in found) == 3 * 3
 
@@ -77,8 +78,53 @@ def test_microbatches_gather_again_and_hold_less():
     inputs = 2 * 4 * 4 + toy.DIM
     cut = 4 * (inputs * 16 + 16 + 16 * 32)  # by embed; what begins with mlp is whole
     summed = parameters() - cut
-    assert one.bound["seconds"]["links"] == pytest.approx((3 * cut / 2 + summed) / 1e6)
-    assert two.bound["seconds"]["links"] == pytest.approx((6 * cut / 2 + summed) / 1e6)
+    # Over all devices, gathers and scattered sums are all-reduces, of twice the bytes.
+    assert one.bound["seconds"]["links"] == pytest.approx((2 * 3 * cut / 2 + summed) / 1e6)
+    assert two.bound["seconds"]["links"] == pytest.approx((2 * 6 * cut / 2 + summed) / 1e6)
+
+
+def test_gathers_over_a_part_of_the_devices_are_gathers():
+    links = [
+        ways.estimator().estimate(way(shape=(data, 2, 1), batch=4 * data)).bound["seconds"]["links"]
+        for data in (1, 2)
+    ]
+    inputs = 2 * 4 * 4 + toy.DIM
+    cut = 4 * (inputs * 16 + 16 + 16 * 32)
+    share = parameters() - cut / 2
+    assert links[0] - links[1] == pytest.approx((3 * cut / 2 - share) / 1e6)
+
+
+def rows_estimator(model):
+    partitioner = {name: unet_mesh(name) for name in candidates.MESHES}
+    work = ways.WORK
+    return candidates.Estimator(ways.trainer(model), partitioner, (3, 8), work, ways.CHIP, 1)
+
+
+def unet_mesh(name):
+    with gin_utils.session([name]):
+        return gin_utils.build(gin_utils.named_by("MESH"))
+
+
+@pytest.mark.parametrize("height, devices", [(8, {2, 4, 8}), (12, {2, 4}), (3, set())])
+def test_rows_are_cut_where_all_levels_have_enough_of_them(height, devices):
+    shape = VideoShape(frames=2, height=height, width=8)
+    model = dataclasses.replace(stage(), shape=shape)
+    candidate = rows_estimator(model).candidates(chips=8, batch=8)
+    space = [x for x in candidate if x.mesh == candidates.SPACE]
+    assert {x.shape[2] for x in space} == devices
+    assert all("space" in str(x) and "tensor" not in str(x) for x in space)
+
+
+def test_rows_over_devices_by_hand():
+    estimates = rows_estimator(stage())
+    one = estimates.estimate(way(shape=(4, 1, 1), batch=4))
+    four = estimates.estimate(way(candidates.SPACE, shape=(1, 1, 4), batch=1))
+    assert four.state == one.state  # every device has all parameters
+    assert four.peak - four.state == (one.peak - one.state) / 4
+    seconds = [x.bound["seconds"] for x in (one, four)]
+    assert seconds[1]["compute"] == pytest.approx(seconds[0]["compute"] / 4)
+    borders = 4000 * 4 / 8  # of 8 rows one from either neighbor, in both passes
+    assert seconds[1]["links"] - seconds[0]["links"] == pytest.approx(borders / 1e6)
 
 
 def test_a_network_between_slices_sums_what_each_chip_has():
@@ -113,7 +159,7 @@ def test_a_peak_that_the_compiler_does_not_say_is_more_than_was_thought():
 
 
 def test_corrections_without_any_are_one():
-    assert Corrections().of("peak", "none") == 1.0
+    assert Corrections().of("peak", ("mesh/fsdp.gin", "none")) == 1.0
 
 
 def stage(remat="full"):

@@ -33,7 +33,6 @@ ROWS: tuple[Row, ...] = (
     ("--compiles", COUNT | {"default": 3}, "with --fit, how many ways the compiler gets at most, "
      "and two more where none fits; default: 3"),
 )  # fmt: skip
-_MESHES = ("mesh/fsdp.gin", "mesh/fsdp_tensor.gin")
 
 
 def run(flags: argparse.Namespace, build: Callable[..., tuple[Any, str]]) -> Any:
@@ -73,10 +72,11 @@ def run(flags: argparse.Namespace, build: Callable[..., tuple[Any, str]]) -> Any
 
 def _fit(flags: argparse.Namespace, plan: Any) -> Any:
     from vidgen.config import gin_utils
+    from vidgen.plan import candidates
     from vidgen.plan.fit import Fit
 
     meshes = {}
-    for file in _MESHES:
+    for file in candidates.MESHES:
         with gin_utils.session([file]):
             meshes[file] = gin_utils.build(gin_utils.named_by("MESH"))
     chosen = {"chips": flags.chips, "compiles": flags.compiles, "as_json": flags.json}

@@ -13,6 +13,12 @@ parameters, e = batch/(d·f) examples, of F operations and A bytes that the back
     memory    2 · state + P/t · (2m + 1)/2 + A(none) · e/t · (2, or 3 where blocks run again)
     peak      state + gradients + (A(remat) + A(none)/8 of blocks that run again) · e/(t·m)
 
+With r devices along space in place of tensor, each has the rows r divides, and whole parameters:
+P/t above is P, d/s in the gradients is d·r/s, and the last of the links is A(products) · e · 4/H,
+one of H rows from either neighbor, both ways. Where fsdp is all chips of a slice, the gathers and
+the scattered gradients count twice: there, and only there, the compiler for TPUs writes them as
+all-reduces (32 x 2 of 64 chips receive 44 % less than 64 x 1).
+
 State and gradients are exact. F and A are read off the jaxpr, before any fusion. The share of one
 block in A(none), 1/8, is a [guess]: the networks have some dozen blocks, of unlike sizes. Each
 program that was compiled corrects the estimates of the others (`Corrections`).
@@ -29,6 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import Model
 from vidgen.nn.remat import POLICIES
 from vidgen.plan import bound, memory
@@ -40,15 +47,20 @@ from vidgen.train.trainer import Trainer
 
 _BLOCK = 1 / 8
 _HALVES = 3  # batches: the one that was asked for, a half of it, a quarter
-_TENSOR = (1, 2, 4, 8)  # devices that share heads and features: those of one or two hosts
+_TOGETHER = (2, 4, 8)  # devices that share heads and features, or rows: those of one or two hosts
+SPACE = "mesh/fsdp_space.gin"
+MESHES = ("mesh/fsdp.gin", "mesh/fsdp_tensor.gin", SPACE)
+
+
+Kind = tuple[str, str | None]  # file of a mesh, and `remat`
 
 
 class Candidate(NamedTuple):
     """A way to train.
 
     Attributes:
-      mesh: the file of `gin_configs/mesh/`.
-      shape: devices along data, fsdp and tensor.
+      mesh: the file of `gin_configs/mesh/`, one of `MESHES`.
+      shape: devices along data, fsdp, and tensor or space.
       batch: examples of a step.
       remat: of `nn/remat.py`; None where the network has no such setting.
       microbatches: parts of the batch.
@@ -60,10 +72,16 @@ class Candidate(NamedTuple):
     remat: str | None
     microbatches: int
 
+    @property
+    def kind(self) -> Kind:
+        """By which estimates are corrected."""
+        return self.mesh, self.remat
+
     def __str__(self) -> str:
+        last = "space" if self.mesh == SPACE else "tensor"
         mesh = ", ".join(
             f"{axis} {size}"
-            for axis, size in zip(("data", "fsdp", "tensor"), self.shape, strict=True)
+            for axis, size in zip(("data", "fsdp", last), self.shape, strict=True)
             if size > 1
         )
         remat = "" if self.remat is None else f", remat {self.remat}"
@@ -144,34 +162,34 @@ class Corrections:
     """Ratios of what the compiler reports to what was estimated.
 
     Attributes:
-      ratios: by quantity (one of `bound.from_work`, or "activations") and by `remat`.
+      ratios: by quantity (one of `bound.from_work`, or "activations"), and by mesh and `remat`.
     """
 
-    ratios: dict[str, dict[str | None, float]] = dataclasses.field(default_factory=dict)
+    ratios: dict[str, dict[Kind, float]] = dataclasses.field(default_factory=dict)
 
-    def note(self, quantity: str, remat: str | None, ratio: float) -> None:
+    def note(self, quantity: str, kind: Kind, ratio: float) -> None:
         """Store the newest ratio of a quantity.
 
         Args:
           quantity: what was estimated.
-          remat: of the program that was compiled.
+          kind: file of the mesh and `remat` of the program that was compiled.
           ratio: the compiler's value over the uncorrected estimate, > 0.
         """
-        self.ratios.setdefault(quantity, {})[remat] = ratio
+        self.ratios.setdefault(quantity, {})[kind] = ratio
 
-    def of(self, quantity: str, remat: str | None) -> float:
+    def of(self, quantity: str, kind: Kind) -> float:
         """Look up the factor that corrects an estimate.
 
         Args:
           quantity: what is estimated.
-          remat: of the candidate.
+          kind: file of the mesh and `remat` of the candidate.
 
         Returns:
-          The ratio of the same `remat`, or the mean over others; 1 before anything was compiled.
+          The ratio of the same kind, or the mean over others; 1 before anything was compiled.
         """
         known = self.ratios.get(quantity, {})
-        if remat in known or not known:
-            return known.get(remat, 1.0)
+        if kind in known or not known:
+            return known.get(kind, 1.0)
         return sum(known.values()) / len(known)
 
 
@@ -213,19 +231,33 @@ class Estimator:
           Meshes of powers of two, each with the batch, a half and a quarter of it, every `remat`,
           and microbatches that divide the batch of a device.
         """
-        with_tensor = "tensor" in self.meshes["mesh/fsdp.gin"].mesh_axes
-        for tensor, shift in itertools.product(_TENSOR, range(chips.bit_length())):
-            fsdp, rest = 2**shift, chips // tensor >> shift
-            shape = (rest, fsdp, tensor)
-            if rest * fsdp * tensor != chips or rest % self.slices or not with_tensor:
+        for (mesh, last), shift in itertools.product(self._meshes(), range(chips.bit_length())):
+            fsdp, rest = 2**shift, chips // last >> shift
+            shape = (rest, fsdp, last)
+            if rest * fsdp * last != chips or rest % self.slices:
                 continue
-            mesh = "mesh/fsdp.gin" if tensor == 1 else "mesh/fsdp_tensor.gin"
             for half, remat, power in itertools.product(
                 range(_HALVES), self.work.flops, range(batch.bit_length())
             ):
                 size, parts = batch >> half, 2**power
                 if size << half == batch and size % (rest * fsdp * parts) == 0:
                     yield Candidate(mesh, shape, size, remat, parts)
+
+    def _meshes(self) -> Iterator[tuple[str, int]]:
+        """Yield each file of a mesh with the devices that share examples in it."""
+        yield "mesh/fsdp.gin", 1
+        for devices in _TOGETHER:
+            yield "mesh/fsdp_tensor.gin", devices
+            if self._rows and self._rows % devices == 0:
+                yield SPACE, devices
+
+    @property
+    def _rows(self) -> int:
+        """Rows of the coarsest level of a U-Net, and 0 of other networks."""
+        model = self.trainer.model
+        if not isinstance(model, DiffusionStage):
+            return 0
+        return (model.train_shape or model.shape).height // model.stride
 
     def estimate(self, candidate: Candidate) -> Estimate:
         """Estimate what a candidate would cost, corrected by the programs that were compiled.
@@ -236,32 +268,52 @@ class Estimator:
         Returns:
           Memory and bound of a device; see the module docstring.
         """
-        data, fsdp, tensor = candidate.shape
-        remat, parts, slices = candidate.remat, candidate.microbatches, self.slices
+        (data, fsdp, last), remat, parts = candidate.shape, candidate.remat, candidate.microbatches
         held = self._of_state(candidate.mesh, candidate.shape)
         state = held["total"] - held["batch"]
-        share = held["parameters"]
-        whole = self._of_state(candidate.mesh, (data * fsdp, 1, tensor))["parameters"]
-        cut = (whole - share) * fsdp / max(fsdp - 1, 1)
+        whole = self._of_state(candidate.mesh, (data * fsdp, 1, last))["parameters"]
         examples = candidate.batch / (data * fsdp)
         none = next(iter(self.work.kept))
         every, again = self.work.kept[none], remat not in (none, None)
-        links = (whole - share) * 3 * parts + (whole - cut) * 2 * (fsdp - 1) / fsdp
-        links += share * 2 * (data / slices - 1) / (data / slices)
-        links += self.work.kept.get("products", every) * examples * 4 * (tensor - 1) / tensor
-        quantities = {
-            "compute": self.work.flops[remat] * examples / tensor,
+        quantities = self._received(candidate, whole, held["parameters"], examples) | {
+            "compute": self.work.flops[remat] * examples / last,
             "memory": 2 * state
             + whole * (2 * parts + 1) / 2
-            + every * examples / tensor * (2 + again),
-            "links": links,
-            "network": share * 2 * (slices - 1) / slices,
+            + every * examples / last * (2 + again),
         }
-        fixed = {name: x * self.corrections.of(name, remat) for name, x in quantities.items()}
+        fixed = {
+            name: x * self.corrections.of(name, candidate.kind) for name, x in quantities.items()
+        }
         activations = (self.work.kept[remat] + again * _BLOCK * every) * examples
-        activations *= self.corrections.of("activations", remat) / (tensor * parts)
-        useful = self.work.model_flops * examples / tensor
+        activations *= self.corrections.of("activations", candidate.kind) / (last * parts)
+        useful = self.work.model_flops * examples / last
         return Estimate(state + activations, state, bound.from_work(self.chip, useful, **fixed))
+
+    def _received(
+        self, candidate: Candidate, whole: int, share: int, examples: float
+    ) -> dict[str, float]:
+        """Return the bytes that a device receives over `links` and over `network`.
+
+        Args:
+          candidate: the way to train.
+          whole: bytes of the parameters that a device computes with.
+          share: those of them that it stores.
+          examples: of a device and those that it shares them with.
+        """
+        (data, fsdp, last), slices = candidate.shape, self.slices
+        rows = candidate.mesh == SPACE
+        cut = (whole - share) * fsdp / max(fsdp - 1, 1)
+        gathers = 2 if data == slices and last == 1 else 1
+        links = (whole - share) * 3 * candidate.microbatches * gathers
+        links += (whole - cut) * 2 * (fsdp - 1) / fsdp
+        sums = data * (last if rows else 1) / slices
+        links += share * 2 * (sums - 1) / sums
+        kept = self.work.kept.get("products", next(iter(self.work.kept.values()))) * examples
+        if rows:
+            links += kept * 4 / (self._rows * self.trainer.model.stride)
+        else:
+            links += kept * 4 * (last - 1) / last
+        return {"links": links, "network": share * 2 * (slices - 1) / slices}
 
     def correct(self, candidate: Candidate, program: Mapping[str, Any]) -> None:
         """Correct later estimates by what the compiler reports of a candidate.
@@ -270,19 +322,19 @@ class Estimator:
           candidate: that was compiled.
           program: of `programs.training_step`.
         """
-        estimate, remat = self.estimate(candidate), candidate.remat
+        estimate, kind = self.estimate(candidate), candidate.kind
         activations = estimate.peak - estimate.state
         peak = program["peak_bytes_per_device"] or 2 * estimate.peak  # it did not fit: more
         compiled = max(peak - estimate.state, 0.01 * activations)
-        before = self.corrections.of("activations", remat)
-        self.corrections.note("activations", remat, before * compiled / activations)
+        before = self.corrections.of("activations", kind)
+        self.corrections.note("activations", kind, before * compiled / activations)
         if not program.get("bound"):
             return
         for name, seconds in program["bound"]["seconds"].items():
             guess = estimate.bound["seconds"][name]
             if seconds and guess:
-                ratio = self.corrections.of(name, remat) * seconds / guess
-                self.corrections.note(name, remat, ratio)
+                ratio = self.corrections.of(name, kind) * seconds / guess
+                self.corrections.note(name, kind, ratio)
 
     def _of_state(self, mesh: str, shape: tuple[int, int, int]) -> Mapping[str, int]:
         """Return the exact bytes of a device."""

@@ -79,7 +79,7 @@ class Fit:
 
     Attributes:
       plan: of one model; its batch is the largest that is tried.
-      meshes: partitioners by file: "mesh/fsdp.gin" and "mesh/fsdp_tensor.gin".
+      meshes: partitioners by file: all of `candidates.MESHES`.
       chips: such as "v5p:64".
       compiles: how many candidates the compiler gets at most, and two more where none of them fits.
       as_json: print one JSON object.
