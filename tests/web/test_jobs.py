@@ -87,7 +87,11 @@ def runs():
 def worker(runs):
     worker = Worker(runs.build, lambda error: errors.sentence(error)[0])
     yield worker
-    worker.close()
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    while closing.is_alive():  # a step that runs ends, and only then is it seen that all stop
+        runs.may_step.release()
+        closing.join(0.01)
     assert not worker._folder.exists()
 
 
@@ -139,7 +143,6 @@ def test_the_queue_has_an_end(worker, runs):
         worker.submit(Command(prompt="b"))
     worker.stop(asked[-1])
     assert worker.submit(Command(prompt="b")).state == "waiting"
-    runs.may_step.release()  # the worker is closed in the midst of the first
 
 
 def test_an_error_is_one_sentence_without_folders(worker, runs, tmp_path):
