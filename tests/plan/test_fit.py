@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import os
+from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,8 @@ from vidgen.plan.candidates import Estimator
 from vidgen.plan.estimate import Plan
 from vidgen.plan.fit import Fit
 from vidgen.text.encoder import NoText
+
+APART = fit.apart
 
 
 def test_slices_by_the_number_of_their_chips():
@@ -58,6 +62,7 @@ def search(monkeypatch):
             }
 
         monkeypatch.setattr(programs, "training_step", training_step)
+        monkeypatch.setattr(fit, "apart", lambda function, *arguments: function(*arguments))
         plan = Plan(
             trainers=[ways.trainer()],
             text_encoder=NoText(length=3, dim=8),
@@ -115,3 +120,24 @@ def test_wrong_settings_are_named(search):
         Fit(plan=plan, compiles=0, **settings)
     with pytest.raises(ValueError, match="--fit takes one model"):
         Fit(plan=dataclasses.replace(plan, trainers=[ways.trainer()] * 2), **settings)
+
+
+def test_a_compiler_that_breaks_off_loses_its_candidate_alone(search):
+    tried = []
+
+    def breaks_off_once(trainer):
+        tried.append(trainer)
+        if len(tried) == 1:
+            APART(os.abort)  # as libtpu does
+        return 2**20
+
+    report, asked = search(breaks_off_once)
+    assert report["best"] and len(asked) >= 2
+    (broken,) = (row for row in report["lost"] if row["compiled"] and row["bound"] is None)
+    assert broken["why"] == "the compiler broke off" and "broke off" in fit.table(report)
+
+
+def test_a_process_of_its_own_returns_a_report():
+    assert fit.apart(dict, {"fits": True}) == {"fits": True}
+    with pytest.raises(BrokenProcessPool):
+        fit.apart(os.abort)

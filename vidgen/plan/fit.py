@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from vidgen.model import Model
@@ -22,10 +26,13 @@ from vidgen.plan.candidates import Candidate, Estimate, Estimator
 from vidgen.plan.estimate import Plan
 from vidgen.train import chips as chip_facts
 from vidgen.train.partitioning import Partitioner
+from vidgen.train.trainer import Trainer
 
 Report = dict[str, Any]
 _ROOM = 0.95  # of the memory: an estimate above it is not compiled
 _MORE = 2  # that are compiled where none fits
+# The report of a program at which the compiler ended its process, as libtpu does at what it lacks.
+_BROKEN: Report = {"fits": False, "peak_bytes_per_device": None, "bound": None}
 # Slices that can be rented, by the number of chips: cubes of v4 and v5p, squares of v5e and v6e.
 _CUBES = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16".split()
 _SQUARES = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16".split()
@@ -132,8 +139,9 @@ class Fit:
         while len(compiled) < self._limit(compiled) and (
             way := self._next(estimator, ways, compiled)
         ):
-            report = self._compile(estimator, way, devices)
-            estimator.correct(way, report)
+            report = self._compile(estimator, way)
+            if report != _BROKEN:
+                estimator.correct(way, report)
             compiled.append(CompiledCandidate(way, report))
         return self._summary(estimator, ways, compiled)
 
@@ -168,15 +176,17 @@ class Fit:
         better = [(way, x) for way, x in fit if rank(x.bound) > best]
         return max(better, key=lambda pair: rank(pair[1].bound))[0] if better else None
 
-    def _compile(self, estimator: Estimator, way: Candidate, devices: Sequence[Any]) -> Report:
-        trainer = estimator.trainer_of(way)
-        elsewhere = programs.Elsewhere.of(trainer.partitioner, devices)
-        trainer = dataclasses.replace(trainer, partitioner=elsewhere)
-        batch = trainer.model.batch_spec(way.batch, *estimator.text)
-        start = time.process_time()
-        with programs.effort(self.plan.effort):
-            report = programs.training_step(trainer, batch, estimator.work.model_flops * way.batch)
-        return report | {"compile_processor_seconds": time.process_time() - start}
+    def _compile(self, estimator: Estimator, way: Candidate) -> Report:
+        """Return the compiler's report of a candidate; one of `_BROKEN` if it broke off."""
+        print(f"vidgen: {way}", file=sys.stderr, flush=True)
+        work = estimator.work.model_flops * way.batch
+        where = topology(self.chips), self.plan.effort
+        try:
+            return apart(
+                compile_step, estimator.trainer_of(way), way.batch, estimator.text, work, *where
+            )
+        except BrokenProcessPool:
+            return dict(_BROKEN)
 
     def _summary(
         self, estimator: Estimator, ways: list[Candidate], compiled: list[CompiledCandidate]
@@ -210,6 +220,53 @@ class Fit:
                 estimate = estimator.estimate(way)
                 report["lost"].append(_estimated_row(way, estimate, best, estimator))
         return report
+
+
+def apart(function: Callable[..., Report], *arguments: Any) -> Report:
+    """Call a function in a process of its own: a compiler that breaks off ends no search.
+
+    Args:
+      function: of a module.
+      *arguments: that can be pickled.
+
+    Returns:
+      What it returns.
+
+    Raises:
+      BrokenProcessPool: the process ended before the function did.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def compile_step(
+    trainer: Trainer,
+    batch_size: int,
+    text: tuple[int, int],
+    model_flops: float,
+    target: str,
+    effort: str,
+) -> Report:
+    """Compile a training step for TPUs, and read what it needs.
+
+    Args:
+      trainer: with the mesh of the candidate.
+      batch_size: examples of a step.
+      text: length and width of the text in a batch.
+      model_flops: of the whole batch; see `programs.training_step`.
+      target: the TPUs, as `programs.topology` takes them.
+      effort: of the compiler.
+
+    Returns:
+      The report of `programs.training_step`, and `compile_processor_seconds`.
+    """
+    elsewhere = programs.Elsewhere.of(trainer.partitioner, programs.topology(target))
+    trainer = dataclasses.replace(trainer, partitioner=elsewhere)
+    batch = trainer.model.batch_spec(batch_size, *text)
+    start = time.process_time()
+    with programs.effort(effort):
+        report = programs.training_step(trainer, batch, model_flops)
+    return report | {"compile_processor_seconds": time.process_time() - start}
 
 
 def rank(bound: Mapping[str, Any]) -> float:
@@ -246,7 +303,9 @@ def _row(way: Candidate, report: Report, best: Mapping[str, Any] | None) -> Repo
     limits = report["bound"]
     row = way._asdict() | {"way": str(way), "compiled": True}
     row |= {"peak": report["peak_bytes_per_device"], "bound": limits}
-    if limits is None and report["fits"]:
+    if report == _BROKEN:
+        row["why"] = "the compiler broke off"
+    elif limits is None and report["fits"]:
         row["why"] = "fits, but the compiler does not print it"
     elif limits is None:
         there = report["device_bytes"]
