@@ -11,6 +11,10 @@ VMEM, experimental features of the scheduler) is left out, as its gain was not m
     all-gather backward pipelining                  the same in the backward pass of scanned blocks
     data-parallel all-reduce                        gradients of any sizes, over "data" and slices
     collective permute, all-to-all                  rows of the picture that devices pass on
+    windowed einsum, threshold                      off: on v6e a product by weights that are cut is
+                                                    taken in as many parts as devices, each of
+                                                    which reads and writes the whole result, and
+                                                    attention in frames ends this compiler
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ TPU = (
     "--xla_tpu_data_parallel_opt_different_sized_ops=true",
     "--xla_enable_async_collective_permute=true",
     "--xla_tpu_enable_async_all_to_all=true",
+    "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
 )
 
 
