@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vidgen.cli import xla_flags
 from vidgen.config import gin_utils
 from vidgen.plan import clip_time
 from vidgen.plan.estimate import Plan
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = flags.source or flags.output
     rows = {row["row"]: row for row in read(path)} if path and path.exists() else {}
     names = [f"{kind} {stage}" for kind in CHIPS for stage in STAGES]
+    xla_flags.set_defaults()  # as `vidgen` does
     for name in () if flags.source else names:
         if name in rows or not re.search(flags.rows, name):
             continue
