@@ -135,6 +135,12 @@ def test_a_compiler_that_breaks_off_loses_its_candidate_alone(search):
     assert report["best"] and len(asked) >= 2
     (broken,) = (row for row in report["lost"] if row["compiled"] and row["bound"] is None)
     assert broken["why"] == "the compiler broke off" and "broke off" in fit.table(report)
+    # Nor is the same part of a device compiled on a mesh of another shape.
+    (data, fsdp, _), parts = broken["shape"], broken["microbatches"]
+    for row in (row for row in report["lost"] if row["compiled"] and row is not broken):
+        assert row["batch"] / row["shape"][0] / row["shape"][1] / row["microbatches"] != (
+            broken["batch"] / data / fsdp / parts
+        )
 
 
 def test_a_process_of_its_own_returns_a_report():

@@ -167,9 +167,12 @@ class Fit:
     ) -> Candidate | None:
         """Return what to compile next: the best that may fit and beat what was compiled."""
         done = {entry.candidate for entry in compiled}
+        # At what the compiler breaks off, it does so on other shapes of the mesh as well.
+        broken = {_part(x.candidate) for x in compiled if x.report == _BROKEN}
         best = max((rank(x.report["bound"]) for x in compiled if x.report["bound"]), default=0.0)
         memory = (estimator.chip.memory or 0) * 2**30
-        left = [(way, estimator.estimate(way)) for way in ways if way not in done]
+        ways = [way for way in ways if way not in done and _part(way) not in broken]
+        left = [(way, estimator.estimate(way)) for way in ways]
         fit = [(way, x) for way, x in left if x.peak <= _ROOM * memory]
         if not fit and not best:  # nothing seems to fit: the compiler may know better
             return min(left, key=lambda pair: pair[1].peak)[0] if left else None
@@ -220,6 +223,11 @@ class Fit:
                 estimate = estimator.estimate(way)
                 report["lost"].append(_estimated_row(way, estimate, best, estimator))
         return report
+
+
+def _part(way: Candidate) -> tuple[object, ...]:
+    """What a device computes at a time, wherever the others are."""
+    return way.remat, way.batch / way.shape[0] / way.shape[1] / way.microbatches
 
 
 def apart(function: Callable[..., Report], *arguments: Any) -> Report:
