@@ -267,7 +267,7 @@ def trial(run: Run, number: int, seed: int, expected: dict[int, Any]) -> dict[st
 
 def _resumption(run: Run, struck: dict[str, Any]) -> dict[str, Any]:
     """Where the run went on, from the log of process 0."""
-    if "stopped_s" in struck:
+    if "stopped_s" in struck or not any(struck["statuses"]):  # the latter had come to its end
         return {}
     words = _log(run).partition("resuming from step ")[2].split()
     resumed = int(words[0]) if words else 0
