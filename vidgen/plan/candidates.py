@@ -246,18 +246,19 @@ class Estimator:
     def _meshes(self) -> Iterator[tuple[str, int]]:
         """Yield each file of a mesh with the devices that share examples in it."""
         yield "mesh/fsdp.gin", 1
+        coarsest = self._rows()[1]
         for devices in _TOGETHER:
             yield "mesh/fsdp_tensor.gin", devices
-            if self._rows and self._rows % devices == 0:
+            if coarsest and coarsest % devices == 0:
                 yield SPACE, devices
 
-    @property
-    def _rows(self) -> int:
-        """Rows of the coarsest level of a U-Net, and 0 of other networks."""
+    def _rows(self) -> tuple[int, int]:
+        """Return the rows of a U-Net's clip, and of its coarsest level; (0, 0) of other networks."""
         model = self.trainer.model
         if not isinstance(model, DiffusionStage):
-            return 0
-        return (model.train_shape or model.shape).height // model.stride
+            return 0, 0
+        height = (model.train_shape or model.shape).height
+        return height, height // model.stride
 
     def estimate(self, candidate: Candidate) -> Estimate:
         """Estimate what a candidate would cost, corrected by the programs that were compiled.
@@ -310,7 +311,7 @@ class Estimator:
         links += share * 2 * (sums - 1) / sums
         kept = self.work.kept.get("products", next(iter(self.work.kept.values()))) * examples
         if rows:
-            links += kept * 4 / (self._rows * self.trainer.model.stride)
+            links += kept * 4 / self._rows()[0]
         else:
             links += kept * 4 * (last - 1) / last
         return {"links": links, "network": share * 2 * (slices - 1) / slices}

@@ -19,7 +19,7 @@ import functools
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -100,7 +100,7 @@ class Plan:
                     "stages, and no training is compiled with it: leave out --compile, or it."
                 )
         if self.chained:  # an error where two neighbours do not fit
-            Cascade([trainer.model for trainer in self.trainers])
+            Cascade([cast(SampledModel, trainer.model) for trainer in self.trainers])
 
     def _batch_sizes(self) -> list[int]:
         """Return the examples of a step of each trainer."""
