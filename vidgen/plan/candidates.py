@@ -253,7 +253,7 @@ class Estimator:
                 yield SPACE, devices
 
     def _rows(self) -> tuple[int, int]:
-        """Return the rows of a U-Net's clip, and of its coarsest level; (0, 0) of other networks."""
+        """Return the rows of a U-Net's clip and of its coarsest level; (0, 0) of others."""
         model = self.trainer.model
         if not isinstance(model, DiffusionStage):
             return 0, 0
