@@ -123,6 +123,8 @@ def test_rows_over_devices_by_hand():
     assert four.peak - four.state == (one.peak - one.state) / 4
     seconds = [x.bound["seconds"] for x in (one, four)]
     assert seconds[1]["compute"] == pytest.approx(seconds[0]["compute"] / 4)
+    copies = 8000 * 2 * 3.5 / 4 - 8000 * 2  # of an example's rows with those of neighbors
+    assert seconds[1]["memory"] - seconds[0]["memory"] == pytest.approx(copies / 1e6)
     borders = 4000 * 4 / 8  # of 8 rows one from either neighbor, in both passes
     assert seconds[1]["links"] - seconds[0]["links"] == pytest.approx(borders / 1e6)
 

@@ -10,14 +10,17 @@ parameters, e = batch/(d·f) examples, of F operations and A bytes that the back
               + P/(t·f) · 2(d/s - 1)/(d/s)     gradients summed over data, within a slice
               + A(products) · e · 4(t - 1)/t   partial results summed over tensor, both ways
     network   P/(t·f) · 2(s - 1)/s             gradients summed over slices
-    memory    2 · state + P/t · (2m + 1)/2 + A(none) · e/t · (2, or 3 where blocks run again)
+    memory    2 · state + P/t · (2m + 1)/2 + A(none) · e · (2, or 3 where blocks run again)
     peak      state + gradients + (A(remat) + A(none)/8 of blocks that run again) · e/(t·m)
 
-With r devices along space in place of tensor, each has the rows r divides, and whole parameters:
-P/t above is P, d/s in the gradients is d·r/s, and the last of the links is A(products) · e · 4/H,
-one of H rows from either neighbor, both ways. Where fsdp is all chips of a slice, the gathers and
-the scattered gradients count twice: there, and only there, the compiler for TPUs writes them as
-all-reduces (32 x 2 of 64 chips receive 44 % less than 64 x 1).
+Between its products every device along tensor has all features. With r devices along space in its
+place, each has the rows r divides, and whole parameters: P/t above is P, d/s in the gradients is
+d·r/s, the last of the links is A(products) · e · 4/H, one of H rows from either neighbor, both
+ways, and the traffic to memory is 1/r, times what the copies with the rows of neighbors add: 3.5
+where nothing runs again and 1.4 else (3.0 to 3.9, and 1.3 to 1.4 in programs of tsr2 and tsr3).
+Where fsdp is all chips of a slice, the gathers and the scattered gradients count twice: there, and
+only there, the compiler for TPUs writes them as all-reduces (32 x 2 of 64 chips receive 44 % less
+than 64 x 1).
 
 State and gradients are exact. F and A are read off the jaxpr, before any fusion. The share of one
 block in A(none), 1/8, is a [guess]: the networks have some dozen blocks, of unlike sizes. Each
@@ -48,6 +51,7 @@ from vidgen.train.trainer import Trainer
 _BLOCK = 1 / 8
 _HALVES = 3  # batches: the one that was asked for, a half of it, a quarter
 _TOGETHER = (2, 4, 8)  # devices that share heads and features, or rows: those of one or two hosts
+_COPIES = {False: 3.5, True: 1.4}  # traffic with the rows of neighbors, by whether blocks run again
 SPACE = "mesh/fsdp_space.gin"
 MESHES = ("mesh/fsdp.gin", "mesh/fsdp_tensor.gin", SPACE)
 
@@ -276,11 +280,12 @@ class Estimator:
         examples = candidate.batch / (data * fsdp)
         none = next(iter(self.work.kept))
         every, again = self.work.kept[none], remat not in (none, None)
+        traffic = every * examples * (2 + again)
+        if candidate.mesh == SPACE:
+            traffic *= _COPIES[again] / last
         quantities = self._received(candidate, whole, held["parameters"], examples) | {
             "compute": self.work.flops[remat] * examples / last,
-            "memory": 2 * state
-            + whole * (2 * parts + 1) / 2
-            + every * examples / last * (2 + again),
+            "memory": 2 * state + whole * (2 * parts + 1) / 2 + traffic,
         }
         fixed = {
             name: x * self.corrections.of(name, candidate.kind) for name, x in quantities.items()
