@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import sys
 import time
@@ -67,10 +68,7 @@ def topology(chips: str) -> str:
 
 
 def _product(shape: str) -> int:
-    count = 1
-    for size in shape.split("x"):
-        count *= int(size)
-    return count
+    return math.prod(map(int, shape.split("x")))
 
 
 class CompiledCandidate(NamedTuple):
