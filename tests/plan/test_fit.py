@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import ways_to_train as ways
+from jax.errors import JaxRuntimeError
 
 from vidgen.plan import fit, programs
 from vidgen.plan.candidates import Estimator
@@ -122,13 +123,18 @@ def test_wrong_settings_are_named(search):
         Fit(plan=dataclasses.replace(plan, trainers=[ways.trainer()] * 2), **settings)
 
 
-def test_a_compiler_that_breaks_off_loses_its_candidate_alone(search):
+def an_internal_error():
+    raise JaxRuntimeError("INTERNAL: Expected instruction to have another shape")
+
+
+@pytest.mark.parametrize("end", [lambda: APART(os.abort), an_internal_error])
+def test_a_compiler_that_breaks_off_loses_its_candidate_alone(search, end):
     tried = []
 
     def breaks_off_once(trainer):
         tried.append(trainer)
         if len(tried) == 1:
-            APART(os.abort)  # as libtpu does
+            end()  # libtpu does either
         return 2**20
 
     report, asked = search(breaks_off_once)

@@ -20,6 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+from jax.errors import JaxRuntimeError
+
 from vidgen.model import Model
 from vidgen.plan import candidates, programs
 from vidgen.plan.bound import networks_with_remat
@@ -181,12 +183,11 @@ class Fit:
         """Return the compiler's report of a candidate; one of `_BROKEN` if it broke off."""
         print(f"vidgen: {way}", file=sys.stderr, flush=True)
         work = estimator.work.model_flops * way.batch
-        where = topology(self.chips), self.plan.effort
+        trainer, where = estimator.trainer_of(way), (topology(self.chips), self.plan.effort)
         try:
-            return apart(
-                compile_step, estimator.trainer_of(way), way.batch, estimator.text, work, *where
-            )
-        except BrokenProcessPool:
+            return apart(compile_step, trainer, way.batch, estimator.text, work, *where)
+        except (BrokenProcessPool, JaxRuntimeError) as error:
+            print(f"vidgen: the compiler broke off: {error}", file=sys.stderr, flush=True)
             return dict(_BROKEN)
 
     def _summary(
