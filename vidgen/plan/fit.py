@@ -180,7 +180,7 @@ class Fit:
         return max(better, key=lambda pair: rank(pair[1].bound))[0] if better else None
 
     def _compile(self, estimator: Estimator, way: Candidate) -> Report:
-        """Return the compiler's report of a candidate; one of `_BROKEN` if it broke off."""
+        """Return the compiler's report of a candidate, or `_BROKEN` if the compiler broke off."""
         print(f"vidgen: {way}", file=sys.stderr, flush=True)
         work = estimator.work.model_flops * way.batch
         trainer, where = estimator.trainer_of(way), (topology(self.chips), self.plan.effort)
