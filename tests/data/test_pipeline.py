@@ -107,7 +107,7 @@ def test_a_source_that_miscounts_its_captions_is_explained():
         def load(self, index, rng):
             return dataclasses.replace(super().load(index, rng), caption=("one", "two"))
 
-    with pytest.raises(ValueError, match="gave 2 captions for a clip, and says that it gives 3"):
+    with pytest.raises(ValueError, match=r"2 captions .* 3 \(captions_per_clip\)"):
         next(Pipeline(source=Wrong(), batch_size=2).iterator())
 
 
@@ -197,7 +197,7 @@ def test_another_batch_size_goes_on_too():
 
 def test_a_position_of_something_else_is_refused():
     iterator = Pipeline(source=Numbers(), batch_size=2).iterator()
-    with pytest.raises(ValueError, match="position in the data is of other data"):
+    with pytest.raises(ValueError, match="position .*INIT_FROM"):
         iterator.set_state({"next_index": 3})
 
 
@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_is_reported():
     next(iterator)
     (worker,) = multiprocessing.active_children()
     worker.kill()
-    with pytest.raises(ChildProcessError, match="loads the data died .*exit code -9.*fewer"):
+    with pytest.raises(ChildProcessError, match=r"worker .*exit code -9.*Pipeline\.workers"):
         _take(iterator, 1000)
     iterator.close()
 
@@ -259,7 +259,7 @@ def test_bad_examples_are_skipped_counted_and_named_once(caplog):
 @pytest.mark.parametrize("repeat", [True, False])
 def test_a_source_without_one_good_example_is_an_error(repeat):
     pipeline = Pipeline(source=Numbers(bad=tuple(range(10))), batch_size=4, repeat=repeat)
-    with pytest.raises(ValueError, match="none of the first 10 examples of Numbers.* too short"):
+    with pytest.raises(ValueError, match="first 10 examples of Numbers.* too short"):
         next(pipeline.iterator())
 
 

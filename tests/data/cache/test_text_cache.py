@@ -127,10 +127,10 @@ class Named:
 @pytest.mark.parametrize(
     ("encoder", "words"),
     [
-        (Named("bytes-8-12-1"), r"encoded by bytes-8-12-0 .* this run has bytes-8-12-1"),
+        (Named("bytes-8-12-1"), " bytes-8-12-0 .* bytes-8-12-1 "),
         (Named("bytes-8-12-0", dim=9), "'dim': 8.*'dim': 9"),
         (Named("bytes-8-12-0", length=13), "'length': 12.*'length': 13"),
-        (Named("t5-v1_1-xxl-without-weights"), "this run has t5-v1_1-xxl-without-weights"),
+        (Named("t5-v1_1-xxl-without-weights"), " bytes-8-12-0 .* t5-v1_1-xxl-without-weights "),
     ],
 )
 def test_another_encoder_is_refused(tmp_path, encoder, words):
@@ -147,15 +147,15 @@ def test_an_encoder_without_its_weights_can_stand_in(tmp_path):
 
 
 def test_what_is_not_finished_or_no_cache(tmp_path):
-    with pytest.raises(CacheError, match="no cache of captions"):
+    with pytest.raises(CacheError, match=r"captions: .*manifest\.json"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     write(tmp_path, parts=3)
     (tmp_path / "part_00001.json").unlink()
-    with pytest.raises(CacheError, match="part_00001.json is missing; run the same vidgen encode"):
+    with pytest.raises(CacheError, match=r"part_00001\.json is missing.*vidgen encode"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
     table = json.loads((tmp_path / "manifest.json").read_text()) | {"version": 0}
     (tmp_path / "manifest.json").write_text(json.dumps(table))
-    with pytest.raises(CacheError, match="is of version 0, this vidgen reads 1"):
+    with pytest.raises(CacheError, match=r"manifest\.json .*version 0, .* 1;"):
         EncodedText(path=str(tmp_path), encoder=ENCODER)
 
 
@@ -187,10 +187,10 @@ def test_a_cache_in_an_object_store(store, tmp_path, monkeypatch, parts):
 
 
 def test_an_unfinished_or_other_cache_in_an_object_store(store):
-    with pytest.raises(CacheError, match=f"{store.url} is no cache of captions"):
+    with pytest.raises(CacheError, match=rf"{store.url} .*captions: .*manifest\.json"):
         EncodedText(path=store.url, encoder=ENCODER)
     write(store.url, CAPTIONS[:5], parts=2, finish=False)
     with pytest.raises(CacheError, match="part_00000.json is missing"):
         EncodedText(path=store.url, encoder=ENCODER)
-    with pytest.raises(CacheError, match="was begun with length 12, not 9"):
+    with pytest.raises(CacheError, match="length 12, .*9;"):
         manifest(2, length=9).agree(store.url)

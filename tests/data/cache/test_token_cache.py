@@ -122,17 +122,17 @@ def test_what_a_part_says_of_itself(tmp_path):
 
 
 def test_no_cache_half_a_cache_another_cache(tmp_path):
-    with pytest.raises(CacheError, match="is no cache of tokens: there is no manifest.json"):
+    with pytest.raises(CacheError, match=r"tokens: .*manifest\.json"):
         cache(tmp_path)
     write(tmp_path, finish=False)
-    with pytest.raises(CacheError, match="is not finished: part_00000.json is missing"):
+    with pytest.raises(CacheError, match=r"part_00000\.json is missing"):
         cache(tmp_path)
     token_cache.TokenShards(tmp_path).finish_part(0)
     assert len(cache(tmp_path, tokenizer="abc")) == 20
-    with pytest.raises(CacheError, match="made by the tokenizer abc; this run has xyz"):
+    with pytest.raises(CacheError, match=r"tokenizer abc; .* xyz\."):
         cache(tmp_path, tokenizer="xyz")
     longer = dataclasses.replace(SHAPE, frames=7)
-    with pytest.raises(CacheError, match=r"of clips \(5, 8, 8, 3, 8.0\); this run has \(7, "):
+    with pytest.raises(CacheError, match=r"\(5, 8, 8, 3, 8\.0\); .*\(7, "):
         cache(tmp_path, shape=longer)
     (tmp_path / "tokens-00000-000003.array_record").unlink()
     with pytest.raises(CacheError, match="tokens-00000-000003.array_record is missing"):
@@ -142,11 +142,11 @@ def test_no_cache_half_a_cache_another_cache(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"tokenizer": "other"}, "begun with tokenizer 'abc', not 'other'"),
-        ({"grid": (3, 4, 4)}, r"begun with grid \(3, 2, 2\), not \(3, 4, 4\)"),
-        ({"examples": 11}, "begun with examples 10, not 11"),
-        ({"draws": 1}, "begun with draws 2, not 1"),
-        ({"parts": 4}, "begun with parts 1, not 4"),
+        ({"tokenizer": "other"}, "tokenizer 'abc', .*'other'"),
+        ({"grid": (3, 4, 4)}, r"grid \(3, 2, 2\), .*\(3, 4, 4\)"),
+        ({"examples": 11}, "examples 10, .*11;"),
+        ({"draws": 1}, "draws 2, .*1;"),
+        ({"parts": 4}, "parts 1, .*4;"),
     ],
 )
 def test_a_folder_is_gone_on_with_as_it_was_begun(tmp_path, change, message):
@@ -158,7 +158,7 @@ def test_a_folder_is_gone_on_with_as_it_was_begun(tmp_path, change, message):
 
 def test_a_folder_of_captions_is_no_folder_of_tokens(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "encoder": "t5"}))
-    with pytest.raises(CacheError, match="a cache of something else than tokens"):
+    with pytest.raises(CacheError, match="something else .*tokens"):
         TokenCacheManifest.read(tmp_path)
 
 

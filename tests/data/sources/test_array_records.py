@@ -34,7 +34,7 @@ def test_a_file_that_was_replaced(tmp_path, monkeypatch):
 def test_no_records(tmp_path):
     assert write_records(tmp_path / "a", []) == 0 and count_records(tmp_path / "a") == 0
     for number in (0, 3, -1):
-        with pytest.raises(RecordsError, match=f"there is no record {number} of 0"):
+        with pytest.raises(RecordsError, match=f"record {number} of 0"):
             read_record(tmp_path / "a", number)
 
 
@@ -63,16 +63,16 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         "ArrayRecordWriter",
         lambda path, options: real("/dev/full", options),
     )
-    with pytest.raises(OSError, match="a.array_record: .*No space left on device"):
+    with pytest.raises(OSError, match=r"a\.array_record: .*No space left"):
         write_records(tmp_path / "a.array_record", [b"x" * 100])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_read(tmp_path):
-    with pytest.raises(RecordsError, match="there is no file of records .*nowhere"):
+    with pytest.raises(RecordsError, match="no file .*nowhere"):
         count_records(tmp_path / "nowhere")
     for size in (0, 10, 131072):
         path = tmp_path / str(size)
         path.write_bytes(b"x" * size)
-        with pytest.raises(RecordsError, match="is cut, damaged, or no ArrayRecord"):
+        with pytest.raises(RecordsError, match=rf"{path} .*no ArrayRecord"):
             read_record(path, 0)

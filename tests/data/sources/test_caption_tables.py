@@ -60,9 +60,9 @@ def test_what_would_cut_or_swallow_a_caption(tmp_path, text, line, mend):
     [
         ("", r"names \[\]"),
         ("name,text\na.mp4,x\n", r"\['name', 'text'\]"),
-        ("file,caption,caption\na.mp4,x,y\n", "each once"),
-        ("file\tcaption\na.mp4\tx\n", r"by a comma, not by '\\t'"),
-        ("file;caption\na.mp4;x\n", "by a comma, not by ';'"),
+        ("file,caption,caption\na.mp4,x,y\n", r"\['caption', 'caption', 'file'\]"),
+        ("file\tcaption\na.mp4\tx\n", r"comma, .*'\\t'"),
+        ("file;caption\na.mp4;x\n", "comma, .*';'"),
         ("file,caption\n".encode("utf-16"), "not UTF-8"),
     ],
 )

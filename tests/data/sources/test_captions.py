@@ -101,7 +101,7 @@ def test_rows_that_match_no_file_are_told(tmp_path, caplog):
         assert captions_of(path) == {"a.mp4": ("x",)}
     assert "313 rows of captions.csv match no file, e.g. gone/0.mp4 (line 3)" in caplog.text
     (tmp_path / "captions.csv").write_text("file,caption\nc.mp4,x\n")
-    with pytest.raises(FileNotFoundError, match="1 row of captions.csv match no file, e.g. c.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"1 row .*captions\.csv .* c\.mp4"):
         captioned_files(path, (".mp4",), "video", "skip")
 
 
@@ -115,13 +115,13 @@ def test_a_quotation_mark_that_takes_in_other_rows(tmp_path):
     path = folder(
         tmp_path, "a.mp4", "b.mp4", captions__csv='file,caption\na,"x\nvideos\\b.mp4,y\nb,z"\n'
     )
-    with pytest.raises(ValueError, match=r"captions\.csv line 2: .*takes in the row of .*b.mp4"):
+    with pytest.raises(ValueError, match=r"captions\.csv line 2: .*quotation .*b\.mp4"):
         captions_of(path)
 
 
 def test_a_quotation_mark_that_takes_in_the_row_of_a_file_elsewhere(tmp_path):
     path = folder(tmp_path, "a.mp4", captions__csv='file,caption\na.mp4,"x\ngone.mp4,y"\n')
-    with pytest.raises(ValueError, match=r"captions\.csv line 2: .*takes in the row of gone.mp4"):
+    with pytest.raises(ValueError, match=r"captions\.csv line 2: .*quotation .* gone\.mp4"):
         captions_of(path)
 
 

@@ -86,9 +86,9 @@ def test_a_record_comes_back(clip):
     more = msgpack.unpackb(clip(3).pack()) | {"added later": 1}
     assert ClipRecord.unpack(msgpack.packb(more)) == clip(3)
     for wrong in (b"", b"\xc1", msgpack.packb([1]), msgpack.packb({"key": "a"})):
-        with pytest.raises(ValueError, match="no record of a clip"):
+        with pytest.raises(ValueError, match=r"no record .*\([A-Z]\w+\)"):
             ClipRecord.unpack(wrong)
-    with pytest.raises(ValueError, match="a field is of another type"):
+    with pytest.raises(ValueError, match="another type"):
         ClipRecord.unpack(msgpack.packb(more | {"content": "text"}))
 
 
@@ -126,7 +126,7 @@ def test_several_captions(tmp_path, clip):
     old = {"key": "k", "caption": "x", "suffix": ".mp4", "content": b"x", "metadata": {}}
     assert ClipRecord.unpack(msgpack.packb(old)).captions == ("x",)
     assert set(msgpack.unpackb(clip(1).pack())) == set(old)  # as it was for one
-    with pytest.raises(ValueError, match="a field is of another type"):
+    with pytest.raises(ValueError, match="another type"):
         ClipRecord.unpack(msgpack.packb(old | {"other_captions": [7]}))
 
 
@@ -161,11 +161,11 @@ def test_clips_without_a_caption(tmp_path, clip, caplog):
     assert [load(every, i).caption for i in range(5)] == ["clip 0", "", "", "", "clip 4"]
     assert list(every.captions()) == ["clip 0", "", "", "", "clip 4"]
     loose = records(f"{folder}/clips-*")  # without a manifest it turns out when it is read
-    with pytest.raises(BadExample, match=r"k1.mp4: it has no caption"):
+    with pytest.raises(BadExample, match=r"k1\.mp4: .*no caption"):
         load(loose, 1)
-    with pytest.raises(ValueError, match="clip k0 with a caption comes after one without"):
+    with pytest.raises(ValueError, match="clip k0 .*after"):
         write(tmp_path / "b", [[clip(1, ""), clip(0)]])
-    with pytest.raises(FileNotFoundError, match="hold no clip with a caption"):
+    with pytest.raises(FileNotFoundError, match=r"1 shard.*ClipRecords\.missing_captions"):
         records(write(tmp_path / "c", [[clip(1, "")]]))
 
 
@@ -292,7 +292,7 @@ def test_a_shard_that_goes_while_it_is_read(tmp_path, clip):
     source = records(folder)
     (folder / shard_name(1, 2)).unlink()
     assert load(source, 0).caption == "clip 0"
-    with pytest.raises(BadExample, match="there is no file of records"):
+    with pytest.raises(BadExample, match=f"no file .*{shard_name(1, 2)}"):
         load(source, 1)
 
 
@@ -304,9 +304,9 @@ def test_a_cut_shard(tmp_path, clip):
         cut = tmp_path / f"cut{end}"
         write(cut, [[clip(i) for i in range(6)]])
         (cut / path.name).write_bytes(data[:end])
-        with pytest.raises(ValueError, match=f"has {end} bytes, the manifest says {len(data)}"):
+        with pytest.raises(ValueError, match=f"{path.name} has {end} bytes, .* {len(data)}:"):
             records(cut)
-        with pytest.raises(ValueError, match="is cut, damaged, or no ArrayRecord"):
+        with pytest.raises(ValueError, match=f"{path.name} .*no ArrayRecord"):
             records(cut / path.name)
 
 
@@ -314,21 +314,21 @@ def test_a_cut_shard(tmp_path, clip):
 def test_what_is_no_array_record(tmp_path, size):
     path = tmp_path / "clips.array_record"
     path.write_bytes(b"x" * size)
-    with pytest.raises(ValueError, match="is cut, damaged, or no ArrayRecord"):
+    with pytest.raises(ValueError, match=f"{path.name} .*no ArrayRecord"):
         records(path)
 
 
 def test_a_folder_that_is_not_finished(tmp_path, clip):
     folder = write(tmp_path / "a", [[clip(0)]], finish=False)
-    with pytest.raises(FileNotFoundError, match="no finished records: there is no manifest.json"):
+    with pytest.raises(FileNotFoundError, match=r"no finished records: .*manifest\.json"):
         records(folder)
-    with pytest.raises(FileNotFoundError, match="no folder and no shard of that name"):
+    with pytest.raises(FileNotFoundError, match="/b: .*no shard"):
         records(tmp_path / "b")
     for text, words in (
-        ("{", "is no manifest of clips"),
-        ("[]", "is no manifest of clips"),
-        ('{"version": 2}', "is of version 2; this vidgen reads 1"),
-        ('{"version": 1, "shards": [{}]}', "is no manifest of clips"),
+        ("{", r"manifest\.json .*no manifest"),
+        ("[]", r"manifest\.json .*no manifest"),
+        ('{"version": 2}', r"manifest\.json .*version 2; .* 1\."),
+        ('{"version": 1, "shards": [{}]}', r"manifest\.json .*no manifest"),
     ):
         (folder / "manifest.json").write_text(text)
         with pytest.raises(ValueError, match=words):
@@ -338,8 +338,8 @@ def test_a_folder_that_is_not_finished(tmp_path, clip):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kind": "audio"}, "ClipRecords.kind is 'audio'; choose videos or images"),
-        ({"missing_captions": "keep"}, "missing_captions is 'keep'; choose skip or empty"),
+        ({"kind": "audio"}, r"ClipRecords\.kind .*'audio'; .*videos or images"),
+        ({"missing_captions": "keep"}, "missing_captions .*'keep'; .*skip or empty"),
         ({"shape": VideoShape(frames=1, height=4, width=4, channels=1)}, "channels is 1"),
     ],
 )

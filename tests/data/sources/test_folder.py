@@ -73,10 +73,10 @@ def test_missing_captions_are_counted_and_reported(tmp_path, caplog):
 
 def test_nothing_usable_is_explained(tmp_path):
     (tmp_path / "a.mp4").touch()
-    with pytest.raises(FileNotFoundError, match="a.mp4 is a file; name the folder"):
+    with pytest.raises(FileNotFoundError, match=r"a\.mp4 is a file"):
         FolderSource(path=str(tmp_path / "a.mp4"), shape=SHAPE)
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere .*not exist"):
         FolderSource(path=str(tmp_path / "nowhere"), shape=SHAPE)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FileNotFoundError, match=r"holds no video.*\.mp4 \.webm"):
@@ -89,16 +89,24 @@ def test_nothing_usable_is_explained(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "hint"),
     [
-        ("captions.csv", "name,text\na.mp4,x\n", r"header line.*\['name', 'text'\]"),
-        ("captions.jsonl", '{"file": "a.mp4"}\n', "line 1 is not like"),
-        ("captions.jsonl", '{"file": "a.mp4", "caption": "x"}\nnonsense\n', "line 2 is not like"),
-        ("captions.jsonl", "[" * 100_000, "line 1 is not like"),
+        (
+            "captions.csv",
+            "name,text\na.mp4,x\n",
+            r"captions\.csv .*header line.*\['name', 'text'\]",
+        ),
+        ("captions.jsonl", '{"file": "a.mp4"}\n', r"captions\.jsonl line 1 .*not like"),
+        (
+            "captions.jsonl",
+            '{"file": "a.mp4", "caption": "x"}\nnonsense\n',
+            r"captions\.jsonl line 2 .*not like",
+        ),
+        ("captions.jsonl", "[" * 100_000, r"captions\.jsonl line 1 .*not like"),
         (
             "captions.csv",
             'file,caption\na.mp4,"' + "x\n" * 100_000,
-            "line 2 .*quotation mark is not closed",
+            r"captions\.csv line 2 .*quotation mark",
         ),
-        ("captions.csv", b"file,caption\na.mp4,caf\xe9\n", "is not UTF-8 text; save it as UTF-8"),
+        ("captions.csv", b"file,caption\na.mp4,caf\xe9\n", r"captions\.csv .*not UTF-8"),
     ],
 )
 def test_wrong_caption_files_are_explained(tmp_path, name, text, hint):
@@ -139,7 +147,7 @@ def test_one_caption_that_cannot_be_read_costs_one_clip(tmp_path, caplog):
         assert "1 of 3 videos" in caplog.text and "b.mp4: it is no UTF-8 text" in caplog.text
     for name in ("a", "c"):
         (tmp_path / f"{name}.mp4").unlink()
-    with pytest.raises(FileNotFoundError, match="1 have a caption that cannot be read, e.g. b.mp4"):
+    with pytest.raises(FileNotFoundError, match=r": 1 .* b\.mp4: .*UTF-8"):
         FolderSource(path=str(tmp_path), shape=SHAPE)
 
 

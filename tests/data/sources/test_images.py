@@ -116,15 +116,15 @@ def test_damaged_images_are_bad_examples(tmp_path, content, reason):
 
 
 def test_wrong_image_folders_are_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere .*not exist"):
         ImageFolder(path=str(tmp_path / "nowhere"), shape=SHAPE)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FileNotFoundError, match=r"holds no image.*\.png \.jpg"):
         ImageFolder(path=str(tmp_path), shape=SHAPE)
     picture(tmp_path / "a.png")
-    with pytest.raises(FileNotFoundError, match=r"1 images but no caption for any.*a\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"1 images .*no caption.*a\.txt"):
         ImageFolder(path=str(tmp_path), shape=SHAPE)
-    with pytest.raises(ValueError, match="missing_captions is 'drop'; choose skip or empty"):
+    with pytest.raises(ValueError, match="missing_captions .*'drop'; .*skip or empty"):
         ImageFolder(path=str(tmp_path), shape=SHAPE, missing_captions="drop")
     with pytest.raises(ValueError, match="channels is 1"):
         ImageFolder(path=str(tmp_path), shape=dataclasses.replace(SHAPE, channels=1))
@@ -267,13 +267,13 @@ def test_files_of_both_kinds(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_rate": 1.5}, r"image_rate is 1.5; it must be in \[0, 1\]"),
+        ({"image_rate": 1.5}, r"image_rate .*1\.5; .*\[0, 1\]"),
         ({"image_rate": float("nan")}, "image_rate is nan"),
-        ({"images": Numbers()}, "Joint.images gives 3x4x6; .* single frames, 1x4x6"),
-        ({"images": Numbers(shape=ONE_FRAME, count=0)}, "Joint.images is empty"),
+        ({"images": Numbers()}, r"Joint\.images .*3x4x6; .*1x4x6"),
+        ({"images": Numbers(shape=ONE_FRAME, count=0)}, r"Joint\.images is empty"),
         (
             {"images": Numbers(shape=VideoShape(frames=1, height=8, width=6))},
-            "gives 1x8x6; beside videos of 3x4x6",
+            r"Joint\.images .*1x8x6; .*3x4x6",
         ),
     ],
 )

@@ -70,10 +70,10 @@ def test_tables_of_the_user(tmp_path):
 )
 def test_what_is_no_table(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=f"{name} is no table of captions by label"):
+    with pytest.raises(ValueError, match=f"{name} is no table"):
         labels.read_table(str(tmp_path / name))
 
 
 def test_no_table(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no table of captions .*one of ucf101"):
+    with pytest.raises(FileNotFoundError, match=r"no table .*t\.json .*ucf101"):
         labels.read_table(str(tmp_path / "t.json"))

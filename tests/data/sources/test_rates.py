@@ -75,17 +75,17 @@ def test_sprites_of_a_length_in_time_move_less_at_a_higher_rate():
         for fps in (4.0, 8.0)
     )
     assert slow == 2 * fast
-    with pytest.raises(ValueError, match="duration is 1.0 s, but its clips last 2 s"):
+    with pytest.raises(ValueError, match=r"duration .*1\.0 s, .* 2 s"):
         Rates(source=sprites, fps=(2.0, 4.0))
 
 
 @pytest.mark.parametrize("fps", [(), (0.0,), (8.0, -1.0), (float("inf"),)])
 def test_wrong_rates_are_explained(fps):
-    with pytest.raises(ValueError, match="give one positive rate or more"):
+    with pytest.raises(ValueError, match=r"Rates\.fps is \(.*positive"):
         Rates(source=Clock(), fps=fps)
 
 
 @pytest.mark.parametrize("source", [Mixture(sources=[Clock()]), 3])
 def test_a_source_without_a_shape_of_its_own_is_refused(source):
-    with pytest.raises(ValueError, match="give one source with a shape of its own"):
+    with pytest.raises(ValueError, match=f"Rates.source .* {type(source).__name__};"):
         Rates(source=source, fps=(8.0,))

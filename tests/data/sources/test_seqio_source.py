@@ -141,7 +141,7 @@ def test_captions_that_are_none(values):
     elements = frames.elements(seed=0, shuffle=False, repeat=False, process=(0, 1))
     _, (where, element) = next(elements)
     element = element | {"caption": values}
-    with pytest.raises(BadExample, match="it has no caption, or a blank one|is no text"):
+    with pytest.raises(BadExample, match="no caption|is no text"):
         frames.load((where, element), np.random.default_rng(0))
 
 
@@ -184,7 +184,7 @@ def test_bad_elements_are_skipped(name, settings, reason, caplog, monkeypatch):
     monkeypatch.setattr("vidgen.data.pipeline._HOPELESS", 6)
     iterator = Pipeline(source=source(name, **settings), batch_size=3, shuffle=False).iterator()
     with caplog.at_level(logging.WARNING, logger="vidgen"):
-        with pytest.raises(ValueError, match=f"none of the first 6 examples.*{name} train 1/1"):
+        with pytest.raises(ValueError, match=f"first 6 examples.*{name} train 1/1"):
             next(iterator)
     assert __import__("re").search(reason, caplog.text)
     assert next(iter(iterator.skipped)) == f"{name} train 1/1 [0]"
@@ -196,15 +196,15 @@ def test_bad_elements_are_skipped(name, settings, reason, caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": "nowhere"}, r"no seqio task or mixture 'nowhere' .*numbers.*SeqioSource.modules"),
-        ({"split": "test"}, "numbers has no split 'test'; it has one, train"),
-        ({"name": "mixed", "split": "test"}, "mixed has no split 'test'"),
-        ({"video": "frames"}, "video is 'frames', .* numbers does not give; it gives caption, vid"),
-        ({"caption": "text"}, "caption is 'text', which the seqio task numbers does not give"),
-        ({"name": "unseeded"}, "the seqio task unseeded cannot be read: .*seed"),
-        ({"kind": "audio"}, "kind is 'audio'; choose videos or images"),
-        ({"fps": -1}, "fps is -1; it must be positive"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer is 0; it must be positive"),
+        ({"name": "nowhere"}, r"'nowhere' .*numbers.*SeqioSource\.modules"),
+        ({"split": "test"}, "numbers .*split 'test'; .* train"),
+        ({"name": "mixed", "split": "test"}, "mixed .*split 'test'"),
+        ({"video": "frames"}, "video is 'frames', .* numbers .*caption, video"),
+        ({"caption": "text"}, "caption is 'text', .* numbers .*caption, video"),
+        ({"name": "unseeded"}, "task unseeded .*: .*seed"),
+        ({"kind": "audio"}, "kind .*'audio'; .*videos or images"),
+        ({"fps": -1}, "fps is -1; .*positive"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer is 0; .*positive"),
         ({"parts": 4, "lanes": 3}, "4 parts and 3 lanes"),
         ({"shape": VideoShape(frames=1, height=4, width=4, channels=1)}, "channels is 1"),
     ],
@@ -219,7 +219,7 @@ def test_modules_register_tasks(tmp_path, monkeypatch, seqio):
     code = "import seqio\nseqio.MixtureRegistry.add('theirs', ['numbers'], default_rate=1.0)\n"
     (tmp_path / "tasks_of_a_user.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match="no seqio task or mixture 'theirs'"):
+    with pytest.raises(ValueError, match=r"'theirs' .*SeqioSource\.modules"):
         source("theirs")
     with pytest.raises(ModuleNotFoundError, match="no_such_tasks"):
         source("theirs", modules=("no_such_tasks",))

@@ -150,7 +150,7 @@ def test_what_is_refused(registered):
     joint = Joint(
         videos=Sprites(shape=SHAPE), images=Sprites(shape=SHAPE, stills=True), image_rate=0.5
     )
-    with pytest.raises(ValueError, match="joint gives 2 captions for a clip; a task has one"):
+    with pytest.raises(ValueError, match="joint .* 2 captions"):
         seqio_tasks.register("joint", joint)
     registered("twice", Counted())
     with pytest.raises(ValueError, match="duplicate|already|twice"):

@@ -144,16 +144,16 @@ def test_empty_parts_are_passed_over_and_empty_data_is_told_of():
     found = [element for _, element in taken(stream([[0, 2, 0, 1]], shuffle=False), 6)]
     assert [element[1] for element in found] == [1, 1, 3, 1, 1, 3]
     assert list(stream([[0, 0]], repeat=False)) == []
-    with pytest.raises(ValueError, match="task 1 of the data gives no element in a whole pass"):
+    with pytest.raises(ValueError, match="task 1 .*no element"):
         taken(stream([[1], [0]]), 20)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lanes": 3}, "4 parts and 3 lanes: the parts must be a multiple"),
+        ({"lanes": 3}, "4 parts and 3 lanes"),
         ({"lanes": 0}, "4 parts and 0 lanes"),
-        ({"lanes": 4, "process": (0, 6)}, "4 lanes and 6 processes: one must be a multiple"),
+        ({"lanes": 4, "process": (0, 6)}, "4 lanes and 6 processes"),
     ],
 )
 def test_wrong_settings(settings, words):
@@ -163,13 +163,13 @@ def test_wrong_settings(settings, words):
 
 def test_positions_of_other_data():
     state = stream([[1, 1]], lanes=2).get_state()
-    with pytest.raises(ValueError, match="another number of lanes or processes"):
+    with pytest.raises(ValueError, match="number of lanes"):
         stream([[1, 1]]).set_state(state)
     two = stream([[1], [1]])
     next(two)
-    with pytest.raises(ValueError, match=r"one of 2 task\(s\), the data has 1"):
+    with pytest.raises(ValueError, match=r" 2 task\(s\), .* 1;"):
         stream([[1]]).set_state(two.get_state())
-    with pytest.raises(ValueError, match="another number of lanes"):
+    with pytest.raises(ValueError, match="number of lanes"):
         stream([[1]]).set_state({"next_index": 3})
 
 
@@ -242,16 +242,16 @@ def test_bad_elements_are_skipped(caplog):
     with caplog.at_level(logging.WARNING, logger="vidgen"):
         found = {c for batch in taken(iterator, 11) for c in batch["caption"]}
     assert not found & set(source.bad) and set(iterator.skipped) == set(source.bad)
-    with pytest.raises(ValueError, match="none of the first 1000 examples of .* too short"):
+    with pytest.raises(ValueError, match="first 1000 examples .* too short"):
         next(Pipeline(source=Numbers(bad=("all",)), batch_size=4).iterator())
 
 
 def test_where_a_stream_does_not_fit():
-    with pytest.raises(ValueError, match="workers is 2, but a Numbers is read in order .*; set 0"):
+    with pytest.raises(ValueError, match="workers is 2, .*Numbers .*; set 0"):
         Pipeline(source=Numbers(), batch_size=4, workers=2)
-    with pytest.raises(ValueError, match="which is no source"):
+    with pytest.raises(ValueError, match=r"sources\[0\] .*Numbers.*no source"):
         Mixture(sources=[Numbers()])
-    with pytest.raises(ValueError, match="Joint.videos is .*, which is not read in random order"):
+    with pytest.raises(ValueError, match=r"Joint\.videos .*Numbers.*random order"):
         Joint(videos=Numbers(), images=Numbers(), image_rate=0.5)
-    with pytest.raises(ValueError, match="a Numbers cannot list its captions"):
+    with pytest.raises(ValueError, match="Numbers .*TEXT_ENCODER"):
         Numbers().captions()

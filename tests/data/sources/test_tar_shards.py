@@ -133,7 +133,7 @@ def test_laion(tmp_path):
         assert example.caption == f"picture {index}" and example.video.shape == (1, 16, 16, 3)
         assert mean(example) == pytest.approx(50 * index, abs=2)
     write(tmp_path / "b.tar", members[:2])
-    with pytest.raises(FileNotFoundError, match="hold no videos with a caption"):
+    with pytest.raises(FileNotFoundError, match=r"b\.tar: .*no videos"):
         TarShards(path=str(tmp_path / "b.tar"), shape=SHAPE)
 
 
@@ -265,47 +265,41 @@ def test_a_shard_that_shrinks_or_goes(tmp_path, clip):
     assert len(source) == 1
     source._rows(0)  # as it was
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(BadExample, match="shorter than when it was indexed"):
+    with pytest.raises(BadExample, match=r"a\.tar/a\.mp4: .*shorter"):
         tar_shards._bytes(str(path), "a.tar/a.mp4", 512, 2000)
     path.unlink()
-    with pytest.raises(BadExample, match="its shard cannot be read"):
+    with pytest.raises(BadExample, match=r"a\.tar/a\.mp4: .*No such file"):
         tar_shards._bytes(str(path), "a.tar/a.mp4", 512, 2000)
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda path: None, "there is no tar of that name"),
-        (lambda path: (path / "x.txt").write_text("x"), "none in such a folder"),
-    ],
-)
-def test_no_shards(tmp_path, make, words):
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "x.txt").write_text("x")])
+def test_no_shards(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(FileNotFoundError, match=words):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: .*no tar"):
         TarShards(path=str(tmp_path), shape=SHAPE)
 
 
 def test_a_missing_shard_is_named(tmp_path, clip):
     write(tmp_path / "00.tar", [("a.mp4", clip(0.0)), ("a.txt", "first")])
-    with pytest.raises(FileNotFoundError, match="there is no shard .*01.tar and 1 more"):
+    with pytest.raises(FileNotFoundError, match=r"no shard .*01\.tar and 1 more"):
         TarShards(path=str(tmp_path / "{00..02}.tar"), shape=SHAPE)
 
 
 def test_what_is_no_tar(tmp_path, clip):
     (tmp_path / "a.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(ValueError, match="a.tar is no tar that can be read in place"):
+    with pytest.raises(ValueError, match=r"a\.tar .*no tar"):
         TarShards(path=str(tmp_path), shape=SHAPE)
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.txt"))
-    with pytest.raises(ValueError, match="it is compressed: unpack it first"):
+    with pytest.raises(ValueError, match=r"a\.tar .*compressed"):
         TarShards(path=str(tmp_path), shape=SHAPE)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kind": "audio"}, "TarShards.kind is 'audio'; choose videos or images"),
-        ({"missing_captions": "keep"}, "missing_captions is 'keep'; choose skip or empty"),
+        ({"kind": "audio"}, r"TarShards\.kind .*'audio'; .*videos or images"),
+        ({"missing_captions": "keep"}, "missing_captions .*'keep'; .*skip or empty"),
         ({"shape": VideoShape(frames=1, height=4, width=4, channels=1)}, "channels is 1"),
     ],
 )
@@ -349,7 +343,7 @@ def test_tars_of_any_layout(tmp_path_factory, names, words, kind, order):
             except ValueError:  # ustar has no room for such a name
                 return
     if not names:
-        with pytest.raises(FileNotFoundError, match="hold no images with a caption"):
+        with pytest.raises(FileNotFoundError, match=r"a\.tar: .*no images"):
             TarShards(path=str(path), shape=SHAPE, kind="images")
         return
     source = TarShards(path=str(path), shape=SHAPE, kind="images")
@@ -495,7 +489,7 @@ def test_several_members_of_a_key_need_captions_of_their_own(tmp_path, caplog):
     assert f"4 files in {path} are passed over, e.g. {path}/a.mask.png" in caplog.text
     assert "1 samples in" in caplog.text  # c.right, whose key has no caption at all
     only = shard(tmp_path, **{n: d for n, d in members.items() if n[0] == "b"})
-    with pytest.raises(FileNotFoundError, match="3 files in .* are passed over, e.g. .*b.left.png"):
+    with pytest.raises(FileNotFoundError, match=r"3 files .*b\.left\.png"):
         TarShards(path=only, shape=SHAPE, kind="images")
 
 
@@ -551,15 +545,15 @@ def test_an_index_of_objects_is_made_once_and_anew_for_another(store, tmp_path, 
 
 def test_objects_that_are_missing_or_fail(store, tmp_path, clip):
     path = stored(store, tmp_path, clip, count=2)
-    with pytest.raises(FileNotFoundError, match=r"there is no shard .*/002.tar and 1 more"):
+    with pytest.raises(FileNotFoundError, match=r"no shard .*/002\.tar and 1 more"):
         TarShards(path=path + "/{000..003}.tar", shape=SHAPE)
-    with pytest.raises(FileNotFoundError, match="none in such a folder"):
+    with pytest.raises(FileNotFoundError, match="/nowhere: .*no tar"):
         TarShards(path=store.url + "/nowhere", shape=SHAPE)
     source = TarShards(path=path, shape=SHAPE)
     store.fail(2)
     assert source.load(0, np.random.default_rng(0)).caption == "clip 00"
     store.fail(4)
-    with pytest.raises(BadExample, match=r"00.mp4: its shard cannot be read \(it failed after 4"):
+    with pytest.raises(BadExample, match=r"00\.mp4: .*failed after 4"):
         source.load(0, np.random.default_rng(0))
 
 

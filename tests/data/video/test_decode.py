@@ -115,7 +115,7 @@ def test_lost_data_are_no_long_frame(tmp_path):
     data = path.read_bytes()
     lost = len(data) // 188 // 2
     path.write_bytes(data[: 188 * lost] + data[188 * (lost + 9) :])
-    with pytest.raises(BadExample, match="damaged: data are missing at [345]"):
+    with pytest.raises(BadExample, match=r"a\.ts: .*missing at [345]\.\d\d s"):
         list(stream_frames(path))
     reasons, right = [], 0
     for start in range(76):
@@ -134,9 +134,9 @@ def test_files_that_were_cut(tmp_path, suffix):
     data = path.read_bytes()
     head = data.index(b"movi") if suffix == "avi" else 0
     path.write_bytes(data[: (head + len(data)) // 2])
-    with pytest.raises(BadExample, match=r"its frames end at [1-6].* of (9.88|10)|decoded"):
+    with pytest.raises(BadExample, match=r"end at [1-6]\.\d\d s of (9\.88|10)|decoded"):
         list(stream_frames(path))
-    with pytest.raises(BadExample, match="its frames end at|too short"):
+    with pytest.raises(BadExample, match="frames end|too short"):
         read_clip(path, SHAPE, 8.0)
     assert numbers_of(read_clip(path, SHAPE, 1.0)) == [8, 9, 10, 11]
 

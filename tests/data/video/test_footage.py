@@ -112,15 +112,15 @@ def test_numpy_numbers_outside_of_the_range_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("none.mp4", None, "there is no file"),
+        ("none.mp4", None, r"no file .*none\.mp4"),
         ("a.mp4", b"", "empty"),
         ("a.mp4", b"no video at all", "cannot be decoded"),
         ("a.gif", b"no video at all", "cannot be read"),
         ("a.jpg", b"no picture", r"a\.jpg: cannot be read \(.*\)\.$"),
         ("a.npy", b"no array", "no numpy array"),
-        ("a.npy", np.zeros((2, 2), np.float32), r"shape is \(2, 2\); a video is"),
-        ("a.npy", np.zeros((2, 4, 4, 3), np.int64), "int64; a video is uint8, or"),
-        ("a.npy", np.full((2, 4, 4, 3), np.nan), "finite float"),
+        ("a.npy", np.zeros((2, 2), np.float32), r"\(2, 2\); .*\(frames, height, width, 3\)"),
+        ("a.npy", np.zeros((2, 4, 4, 3), np.int64), "int64; .*uint8"),
+        ("a.npy", np.full((2, 4, 4, 3), np.nan), "float64; .*finite float"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, name, content, words):

@@ -36,10 +36,10 @@ def test_what_cannot_be_streamed(tmp_path):
     path = film(tmp_path / "a.mp4", frames=60)
     data = path.read_bytes()
     path.write_bytes(data[:200])
-    with pytest.raises(BadExample, match="a.mp4: cannot be decoded"):
+    with pytest.raises(BadExample, match=r"a\.mp4: .*decoded"):
         list(stream_frames(path))
     path.write_bytes(b"")
-    with pytest.raises(BadExample, match="the file is empty"):
+    with pytest.raises(BadExample, match=r"a\.mp4: .*empty"):
         list(stream_frames(path))
     with pytest.raises(BadExample, match="No such file"):
         list(stream_frames(tmp_path / "b.mp4"))
@@ -53,7 +53,7 @@ def test_a_film_that_ends_too_early(tmp_path):
         stream.append(rng.integers(0, 256, (96, 32, 32, 3), np.uint8))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(BadExample, match="damaged: its frames end at .* s of 7.92 s|decoded"):
+    with pytest.raises(BadExample, match=r"end at .* s of 7\.92 s|decoded"):
         list(stream_frames(path))
 
 

@@ -47,13 +47,11 @@ def test_rates():
 def test_exactly_long_enough():
     assert clip(numbered(4), 8) == [0, 1, 2, 3]
     assert clip(numbered(10), 24) == [0, 3, 6, 9]
-    with pytest.raises(
-        BadExample, match=r"v: too short: 0.38 s, .* 4 frames at 8 fps needs 0.50 s"
-    ):
+    with pytest.raises(BadExample, match=r"v: too short: 0\.38 s, .* 4 .* 8 fps .*0\.50 s"):
         clip(numbered(3), 8)
-    with pytest.raises(BadExample, match="it has no frames"):
+    with pytest.raises(BadExample, match="v: .*no frames"):
         clip([], 8)
-    with pytest.raises(BadExample, match="its frame rate is 0"):
+    with pytest.raises(BadExample, match=r"v: .*rate is 0\.0"):
         clip(numbered(4), 0.0)
 
 

@@ -75,7 +75,7 @@ def test_png_is_a_folder_of_frames(tmp_path):
     assert names == ["000000.png", "000001.png", "000002.png"]
     for name, frame in zip(names, video, strict=True):
         assert (np.array(Image.open(tmp_path / "film" / name)) == frame).all()
-    with pytest.raises(OSError, match="this folder of frames is there already"):
+    with pytest.raises(OSError, match=r"already\).*film\.png"):
         VideoStream(tmp_path / "film.png", 8, 16, 24)
 
 
@@ -116,23 +116,23 @@ def test_an_error_leaves_nothing(tmp_path, suffix):
 
 
 def test_wrong_use_is_told(tmp_path):
-    with pytest.raises(ValueError, match="unknown suffix '.mov'; choose .mp4, .webm, .gif, .webp"):
+    with pytest.raises(ValueError, match=r"'\.mov'; .*\.mp4, \.webm, \.gif, \.webp"):
         check_streamable(tmp_path / "a.mov")
-    with pytest.raises(ValueError, match="unknown suffix '.avi'; choose .mp4"):
+    with pytest.raises(ValueError, match=r"'\.avi'; .*\.mp4"):
         VideoStream(tmp_path / "a.avi", 8, 16, 24)
     with pytest.raises(ValueError, match="fps is 0"):
         VideoStream(tmp_path / "a.mp4", 0, 16, 24)
-    with pytest.raises(OSError, match=r"cannot write the video \(No such file.*a\.mp4"):
+    with pytest.raises(OSError, match=r"\(No such file.*a\.mp4"):
         VideoStream(tmp_path / "no" / "a.mp4", 8, 16, 24)
     with pytest.raises(ValueError, match="no frame"), VideoStream(tmp_path / "a.mp4", 8, 16, 24):
         pass
     with VideoStream(tmp_path / "a.npy", 8, 16, 24) as stream:
         stream.append(film(1))
-        with pytest.raises(ValueError, match=r"shape \(1, 24, 16, 3\); expected \(t, 16, 24"):
+        with pytest.raises(ValueError, match=r"\(1, 24, 16, 3\); .*\(t, 16, 24"):
             stream.append(film(1, 24, 16))
-        with pytest.raises(ValueError, match="3 channels; frames with 1"):
+        with pytest.raises(ValueError, match="3 channels; .* 1 "):
             stream.append(film(1)[..., :1])
-        with pytest.raises(ValueError, match="holds uint8 numbers; float32"):
+        with pytest.raises(ValueError, match="uint8 .*; float32"):
             stream.append(transforms.to_float(film(1)))
     with pytest.raises(ValueError, match="is closed"):
         stream.append(film(1))
