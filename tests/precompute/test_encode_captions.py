@@ -92,7 +92,7 @@ class Marked(ByteEncoder):
 
 
 def test_wrong_settings(tmp_path):
-    with pytest.raises(ValueError, match="dtype is 'int8'; choose one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="dtype is 'int8'; .*float32, bfloat16"):
         encode(tmp_path, dtype="int8")
     with pytest.raises(ValueError, match="shard_size is 0"):
         encode(tmp_path, shard_size=0)
@@ -100,10 +100,10 @@ def test_wrong_settings(tmp_path):
         encode("")
     mute = Says(CAPTIONS)
     mute.captions = None
-    with pytest.raises(ValueError, match="cannot list its captions"):
+    with pytest.raises(ValueError, match="Mute .*TEXT_ENCODER"):
         encode(tmp_path, source=Mute(CAPTIONS))()
     encode(tmp_path)()
-    with pytest.raises(CacheError, match="was begun with dtype 'float32', not 'bfloat16'"):
+    with pytest.raises(CacheError, match="dtype 'float32', .*'bfloat16';"):
         encode(tmp_path, dtype="bfloat16")()
 
 

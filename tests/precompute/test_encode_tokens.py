@@ -97,7 +97,7 @@ def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         encode(tmp_path)()
     monkeypatch.undo()
-    with pytest.raises(CacheError, match="is not finished"):
+    with pytest.raises(CacheError, match=r"not finished: .*part_\d+\.json"):
         TokenCache(path=str(tmp_path), shape=Clips().shape)
     source = Clips()
     encode(tmp_path, source=source)()
@@ -116,11 +116,11 @@ def test_another_tokenizer_or_other_settings_are_refused(tmp_path):
     encode(tmp_path)()
     one, other = fingerprint(weights), fingerprint(lambda: weights(4))
     assert one != other == fingerprint(lambda: jax.tree.map(jnp.asarray, weights(4)))
-    with pytest.raises(CacheError, match=f"begun with tokenizer '{one}', not '{other}'"):
+    with pytest.raises(CacheError, match=f"tokenizer '{one}', .*'{other}';"):
         encode(tmp_path, weights=lambda: weights(4))()
-    with pytest.raises(CacheError, match="begun with seed 0, not 1"):
+    with pytest.raises(CacheError, match="seed 0, .* 1;"):
         encode(tmp_path, seed=1)()
-    with pytest.raises(ValueError, match="EncodeTokens.draws is 0; it must be >= 1"):
+    with pytest.raises(ValueError, match=r"EncodeTokens\.draws is 0; .*>= 1"):
         encode(tmp_path, draws=0)
     with pytest.raises(ValueError, match="TOKEN_CACHE is empty"):
         encode("")

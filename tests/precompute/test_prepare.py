@@ -137,10 +137,10 @@ def test_a_failed_pipeline_leaves_no_records_and_goes_on(short, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "write_shard", full)
-        with pytest.raises(Exception, match="No space left on device"):
+        with pytest.raises(Exception, match="No space left"):
             made(short, output)()
     assert visible(output) == []
-    with pytest.raises(FileNotFoundError, match="holds no finished records"):
+    with pytest.raises(FileNotFoundError, match=r"no finished records: .*manifest\.json"):
         ClipRecords(path=str(output), shape=SHAPE)
     with monkeypatch.context() as patch:
         patch.setattr(clip_cutting, "stream_frames", None)  # what was cut is not cut again
@@ -162,15 +162,15 @@ def test_a_part_of_the_films(short, tmp_path):
     assert [film.name for film in found] == ["a.mp4"] and found[0].captions == ("two colors",)
     same = made(f"{tmp_path}/sh*/*.mp4", tmp_path / "out").films
     assert [film.name for film in same] == ["short/a.mp4", "short/b.mp4"]
-    with pytest.raises(FileNotFoundError, match="there is no video of that name"):
+    with pytest.raises(FileNotFoundError, match=r"c\*\.mp4: .*no video"):
         made(f"{short}/c*.mp4", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="1 videos have no caption; write clip.txt"):
+    with pytest.raises(FileNotFoundError, match=r"b\*\.mp4: 1 videos .*Prepare\.missing_captions"):
         made(f"{short}/b*.mp4", tmp_path / "out")
 
 
 def test_nothing_but_rejected_films(short, tmp_path):
     long = ClipCutter(shape=VideoShape(frames=80, height=18, width=32, fps=8.0))
-    with pytest.raises(ValueError, match=r"no clip came of 2 videos; .*rejected.jsonl"):
+    with pytest.raises(ValueError, match=r" 2 videos; .*rejected\.jsonl"):
         made(short, tmp_path / "out", cutter=long)()
     assert visible(tmp_path / "out") == ["rejected.jsonl"]
     assert "no shot of it has 80 frames" in (tmp_path / "out" / "rejected.jsonl").read_text()
@@ -178,16 +178,16 @@ def test_nothing_but_rejected_films(short, tmp_path):
 
 def test_wrong_settings(short, tmp_path, monkeypatch):
     for settings, words in (
-        ({"missing_captions": "keep"}, "missing_captions is 'keep'; choose skip or empty"),
-        ({"shards": 0}, "shards is 0; it must be 1 to 99999"),
+        ({"missing_captions": "keep"}, "missing_captions .*'keep'; .*skip or empty"),
+        ({"shards": 0}, "shards is 0; .*1 to 99999"),
         ({"output": ""}, "RECORDS is empty"),
     ):
         with pytest.raises(ValueError, match=words):
             made(short, **{"output": tmp_path / "out"} | settings)
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere .*not exist"):
         made(tmp_path / "nowhere", tmp_path / "out")
     ShardsManifest(shards=[]).write(tmp_path)
-    with pytest.raises(ValueError, match="holds finished records .manifest.json.; name another"):
+    with pytest.raises(ValueError, match=r"finished records \(manifest\.json\)"):
         made(short, tmp_path)
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match=r'pip install "vidgen\[beam\]"'):

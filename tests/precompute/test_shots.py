@@ -90,7 +90,7 @@ def test_shots_in_a_file(tmp_path):
     assert read_shots(path) == [(0, 36), (40, 285)]
     for wrong in ("{", "3", "[3]", "[[1, 2, 3]]", "[[5, 5]]", "[[0, 9], [8, 12]]", "[[0.0, 3]]"):
         path.write_text(wrong)
-        with pytest.raises(ValueError, match="a.shots.json is no list of shots like"):
+        with pytest.raises(ValueError, match=r"a\.shots\.json .*no list"):
             read_shots(path)
     with pytest.raises(ValueError, match=r"\[8, 12\] after frame 9"):
         path.write_text(json.dumps([[0, 9], [8, 12]]))
