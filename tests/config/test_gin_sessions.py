@@ -68,7 +68,7 @@ def test_a_flag_is_for_whoever_understands_it(built, capsys):
 
 
 def test_a_flag_that_nobody_understands_is_an_error(built):
-    with pytest.raises(gin_utils.GinError, match="mentions a macro RAT, did you mean RATE"):
+    with pytest.raises(gin_utils.GinError, match="macro RAT, .*RATE"):
         built("GAMMA=0.5", "RAT=0.75")
     with pytest.raises(gin_utils.GinError, match="takes a number"):
         built("RATE=fast")

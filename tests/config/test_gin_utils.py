@@ -233,7 +233,7 @@ def test_missing_directory_macro_shows_the_quotes(tmp_path):
 
 
 def test_missing_file_names_the_nearest():
-    with pytest.raises(GinError, match="did you mean experiments/imagen_base_tiny.gin"):
+    with pytest.raises(GinError, match=r"base_tny\.gin'.* experiments/imagen_base_tiny\.gin"):
         resolve("experiments/imagen_base_tny.gin")
 
 
@@ -252,10 +252,10 @@ def test_search_paths_come_before_the_files_of_vidgen(tmp_path, monkeypatch):
     (own / "job.gin").write_text("include 'runs/train.gin'\nFOLDER = 'own'\n")
     with gin_files.searching([str(own)]):
         assert resolve("job.gin")[0] == Job(shape=Shape(sides=4), folder="own", steps=3, loud=False)
-    with pytest.raises(GinError, match="there is no configuration file 'job.gin'"):
+    with pytest.raises(GinError, match=r"no configuration file 'job\.gin'"):
         resolve("job.gin")
     with (
-        pytest.raises(GinError, match="--gin_search_paths: there is no folder nowhere"),
+        pytest.raises(GinError, match="--gin_search_paths: .*nowhere"),
         gin_files.searching(["nowhere"]),
     ):
         pass
@@ -268,7 +268,7 @@ def test_a_run_that_no_file_binds_is_refused(tmp_path):
         pass
 
     with gin_utils.session([str(tmp_path / "empty.gin")]):
-        with pytest.raises(GinError, match="no configuration file binds anything of Nothing"):
+        with pytest.raises(GinError, match=r"binds .*Nothing; .*runs/\*\.gin"):
             gin_utils.build(Nothing)
 
 
@@ -312,7 +312,7 @@ def test_what_cannot_be_renamed(file, tmp_path):
     with pytest.raises(GinError, match="sets no MODEL"):
         with gin_utils.session([file], [], {file: {"MODEL": "TEACHER"}}):
             pass
-    with pytest.raises(GinError, match="has a STEPS already; its SHAPE cannot become another"):
+    with pytest.raises(GinError, match="STEPS already; .*SHAPE .*another STEPS"):
         with gin_utils.session([file], [], {file: {"SHAPE": "STEPS"}}):
             pass
 
@@ -322,7 +322,7 @@ def test_what_cannot_be_renamed(file, tmp_path):
 )
 def test_a_macro_that_names_no_class(file, name, value):
     with gin_utils.session([file]):
-        with pytest.raises(GinError, match=f"{name} is .*{value}.*it must name a class"):
+        with pytest.raises(GinError, match=f"{name} is .*{value}.*name a class"):
             gin_utils.named_by(name)
 
 
@@ -340,6 +340,6 @@ def test_an_excerpt_wins_over_files_and_loses_to_bindings(file):
     for bindings, steps in ((["FOLDER='a'"], 7), (["FOLDER='a'", "Job.steps=9"], 9)):
         with gin_utils.session([file], bindings, excerpts=[text], trusted=["gadgets"]):
             assert gin_utils.build(Job).steps == steps
-    with pytest.raises(GinError, match="the tokenizer's configuration imports gadgets"):
+    with pytest.raises(GinError, match="tokenizer's .*imports gadgets"):
         with gin_utils.session([file], excerpts=[text]):
             pass

@@ -18,14 +18,14 @@ SHELL = "import os\nMODEL = @os.system()\nos.system.command = 'touch {mark}'\n"
 
 # What would run something, or leave vidgen, and a word of the sentence that says so.
 REFUSED = {
-    "a module of Python": (HEAD + SHELL, "imports os, which no model"),
+    "a module of Python": (HEAD + SHELL, "imports os,"),
     "from a package": (HEAD + "from os import path\n", "imports os.path"),
     "over two lines": (HEAD + "from os \\\n  import path\n", "imports os.path"),
     "a module of no model": (HEAD + "from vidgen.cli import main\n", "imports vidgen.cli.main"),
     "the package itself": (HEAD + "import vidgen\n", "imports vidgen,"),
     "through a module": (
         HEAD + "from vidgen.data import pipeline\nX = @pipeline.np.load()\n",
-        "uses pipeline.np.load, which is no class",
+        "uses pipeline.np.load,",
     ),
     "inside of values": (
         HEAD + "from vidgen.data import pipeline\nX = [{'a': (1, @s/pipeline.np.save)}]\n",
@@ -55,11 +55,11 @@ REFUSED = {
     "a name of nothing": (HEAD + "X = @nothing.Class()\n", "uses nothing.Class"),
     "two modules of one name": (
         HEAD + "from vidgen.data import pipeline\nfrom vidgen.train import train as pipeline\n",
-        "imports two modules as pipeline",
+        "modules as pipeline",
     ),
     "another file": (HEAD + "include 'other.gin'\n", "includes other.gin"),
     "names by their ends": ("from vidgen import types\nX = 1\n", "lacks dynamic_registration"),
-    "no configuration": (HEAD + "X = (1,\n", "ends inside a bracket"),
+    "no configuration": (HEAD + "X = (1,\n", "c.gin .*inside a bracket"),
     "no line of gin": (HEAD + "X 1\n", "line 2: cannot read 'X 1'"),
 }
 
@@ -117,7 +117,7 @@ def own(tmp_path, monkeypatch):
 
 def test_a_module_of_the_users_own_is_read_where_a_file_of_the_user_imports_it(own):
     saved = HEAD + "import own_net\nMODEL = @own_net.Net()\n"
-    with pytest.raises(GinError, match="imports own_net.*pass a --gin_file that imports it"):
+    with pytest.raises(GinError, match="imports own_net.*--gin_file"):
         check(saved, "c.gin")
     assert "own_net" not in sys.modules
     for file in ("own.gin", "more.gin"):
