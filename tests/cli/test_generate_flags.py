@@ -91,7 +91,7 @@ def test_sizes():
     assert settings("a", "--frames=0")["frames"] == 0  # which the run refuses
     assert read_size(" 96 X 160") == (96, 160)
     for wrong in ("96", "96x", "axb", "-96x160", "96x160x3"):
-        with pytest.raises(ValueError, match="give HEIGHTxWIDTH"):
+        with pytest.raises(ValueError, match=f"--size={wrong}: .*HEIGHTxWIDTH"):
             read_size(wrong)
 
 
@@ -112,7 +112,7 @@ PNG = bytes.fromhex(
 
 @pytest.mark.parametrize("flag", ["--init_size=own", "--init_start=2"])
 def test_flags_without_their_file(flag):
-    with pytest.raises(ValueError, match="says how to read --init=FILE, which is missing"):
+    with pytest.raises(ValueError, match=f"{flag.partition('=')[0]} .*--init=FILE"):
         settings("a", flag)
 
 
@@ -126,9 +126,9 @@ def test_prompt_files_that_are_wrong(tmp_path):
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
     empty.write_text("\n  \n")
     binary.write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(ValueError, match="empty.txt holds no prompt"):
+    with pytest.raises(ValueError, match=r"empty\.txt .*no prompt"):
         read_prompts([], str(empty))
-    with pytest.raises(ValueError, match="binary.txt is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"binary\.txt .*UTF-8"):
         read_prompts([], str(binary))
     with pytest.raises(FileNotFoundError):
         read_prompts([], str(tmp_path / "none.txt"))
@@ -140,9 +140,9 @@ def test_prompt_files_that_are_wrong(tmp_path):
 def test_a_preview_is_drawn_into_its_file(read, start, tmp_path):
     look = read(start, f"--preview={tmp_path / 'now.png'}")["on_step"]
     assert look is not None
-    with pytest.raises(ValueError, match="unknown suffix '.txt'"):
+    with pytest.raises(ValueError, match=r"unknown suffix '\.txt'"):
         read(start, "--preview=now.txt")
-    with pytest.raises(ValueError, match="--preview and --output are both out.mp4; name two"):
+    with pytest.raises(ValueError, match=r"--preview .*--output .*out\.mp4"):
         read(start, "--preview=out.mp4")
 
 
@@ -167,7 +167,7 @@ def test_controls_of_sampling(read, start, flag):
 
 @pytest.mark.parametrize("text", ["1", "a:b", "1:", "base=1"])
 def test_an_interval_is_two_numbers(text):
-    with pytest.raises(ValueError, match="--guidance_interval=.*is not two numbers as LOW:HIGH"):
+    with pytest.raises(ValueError, match=f"--guidance_interval={text}.*LOW:HIGH"):
         settings("a", f"--guidance_interval={text}")
 
 
@@ -175,5 +175,5 @@ def test_a_negative_prompt_and_a_strength():
     assert settings("a", "--negative=blurred")["negative"] == "blurred"
     assert story_settings("--story=a", "--negative=blurred")["negative"] == "blurred"
     assert settings("a", "--strength=0.6")["strength"] == 0.6
-    with pytest.raises(ValueError, match="--strength is not for a story"):
+    with pytest.raises(ValueError, match="--strength .*--story"):
         story_settings("--story=a", "--strength=0.6")

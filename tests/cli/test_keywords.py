@@ -43,7 +43,7 @@ def test_a_keyword_is_the_flag_as_it_would_be_read(keyword, word):
 
 
 def test_flags_that_are_not_there_are_told():
-    with pytest.raises(ValueError, match=r"no flag 'stepps' here; choose from .*steps"):
+    with pytest.raises(ValueError, match=r"no flag 'stepps' .* steps[,.]"):
         keywords.as_flags(generate_flags.add, {"stepps": 3})
     with pytest.raises(ValueError, match="no flag 'until'"):
         keywords.as_flags(generate_flags.add, {"until": "base"}, without=["until"])
@@ -52,18 +52,18 @@ def test_flags_that_are_not_there_are_told():
 @pytest.mark.parametrize(
     ("keyword", "words"),
     [
-        ({"seed": 1.5}, "seed=1.5: expected a whole number, as in --seed=N"),
-        ({"seed": True}, "seed=True: expected a whole number"),
-        ({"frames": "many"}, "frames='many': expected a whole number"),
-        ({"strength": "half"}, "strength='half': expected a number, as in --strength=S"),
-        ({"size": (96, 160)}, r"size=\(96, 160\): expected text or a number, as in --size=HxW"),
-        ({"guidance_interval": (0.2, 3)}, "expected text or a number, as in .*=LOW:HIGH"),
-        ({"steps": {"base": 8}}, "steps=.*: expected text or a number"),
-        ({"negative": ["a frog"]}, "negative=.*: expected text or a number"),
-        ({"first": np.zeros((9, 9, 3))}, "first=.*: expected the name of a file or folder"),
-        ({"prompts": 1j}, "prompts=1j: expected text or a number"),
-        ({"prompts": [None]}, "prompts=None: expected text or a number"),
-        ({"long": "yes"}, "long='yes': expected True or False"),
+        ({"seed": 1.5}, r"seed=1\.5: .*whole number, .*--seed=N"),
+        ({"seed": True}, "seed=True: .*whole number"),
+        ({"frames": "many"}, "frames='many': .*whole number"),
+        ({"strength": "half"}, "strength='half': expected a number, .*--strength=S"),
+        ({"size": (96, 160)}, r"size=\(96, 160\): .*text or .*--size=HxW"),
+        ({"guidance_interval": (0.2, 3)}, r"guidance_interval=\(0\.2, 3\): .*text or .*=LOW:HIGH"),
+        ({"steps": {"base": 8}}, r"steps=\{'base': 8\}: .*text or"),
+        ({"negative": ["a frog"]}, r"negative=\['a frog'\]: .*text or"),
+        ({"first": np.zeros((9, 9, 3))}, "first=.*: .*file or folder"),
+        ({"prompts": 1j}, "prompts=1j: .*text or"),
+        ({"prompts": [None]}, "prompts=None: .*text or"),
+        ({"long": "yes"}, "long='yes': .*True or False"),
     ],
 )
 def test_values_that_no_flag_takes_are_told(keyword, words):
