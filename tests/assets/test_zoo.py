@@ -75,7 +75,5 @@ def test_every_tokenizer_is_beside_its_reader():
 
 
 def test_an_unknown_name_lists_them():
-    with pytest.raises(
-        FileNotFoundError, match=f"a model that comes with vidgen.*{zoo.names()[0]}"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"no_such_model.*{zoo.names()[0]}"):
         stages.find("no_such_model")
