@@ -43,7 +43,7 @@ def test_any_prompt_stays_a_prompt(prompt):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_any_scene_and_any_setting_stay_so_too(prompt):
     if prompt == "--":  # of which Python's parser makes nothing
-        with pytest.raises(ValueError, match="--guidance is --; it must be a value."):
+        with pytest.raises(ValueError, match="--guidance is --;"):
             commands.story(["a"], guidance=prompt)
         return
     command = commands.story(["", prompt, " b "], model="m", guidance=prompt)
@@ -72,11 +72,11 @@ def test_text_is_brought_to_one_line():
     [
         ([], "There is no scene"),
         ([" ", ""], "There is no scene"),
-        (["a cat. then a dog", "b"], "Scene 1 ends in a period, or holds"),
-        (["b", "a cat.", "c"], "Scene 2 ends in a period"),
-        (["then a cat", "b; then c"], "Scene 2 ends in a period, or holds"),
-        (["/etc/story.yaml"], "cannot end in .yaml"),
-        (["a story.JSON#3 of it", "b"], "cannot end in .JSON"),
+        (["a cat. then a dog", "b"], "Scene 1 ends"),
+        (["b", "a cat.", "c"], "Scene 2 ends"),
+        (["then a cat", "b; then c"], "Scene 2 ends"),
+        (["/etc/story.yaml"], r"end in \.yaml"),
+        (["a story.JSON#3 of it", "b"], r"end in \.JSON"),
         (["a" * (MAX_TEXT + 1)], f"Scene 1 has {MAX_TEXT + 1} characters"),
     ],
 )
@@ -94,13 +94,13 @@ def test_as_many_scenes_as_the_page_has():
 
 @pytest.mark.parametrize("prompt", ["", " \n", "\x00"])
 def test_no_prompt(prompt):
-    with pytest.raises(ValueError, match="The prompt is empty: say what to show."):
+    with pytest.raises(ValueError, match="prompt is empty"):
         commands.clip(prompt)
 
 
 def test_long_text():
     commands.clip("a" * MAX_TEXT)
-    with pytest.raises(ValueError, match="The prompt has 1001 characters, more than 1000."):
+    with pytest.raises(ValueError, match=r"prompt .*1001 characters, .* 1000\."):
         commands.clip("a" * (MAX_TEXT + 1))
     with pytest.raises(ValueError, match="--steps has 1001 characters"):
         commands.clip("a", steps="1" * (MAX_TEXT + 1))
@@ -124,7 +124,7 @@ def test_an_upload_is_shown_by_its_name():
 
 @pytest.mark.parametrize("name", ["a.exe", "a", "a.npy", "a.mp4.sh", "a.yaml"])
 def test_uploads_of_another_kind(name):
-    with pytest.raises(ValueError, match=f"{name} is no clip that can be read: choose one of .mp4"):
+    with pytest.raises(ValueError, match=rf"{name} .*no clip .*\.mp4"):
         commands.upscaling(f"/tmp/{name}", "")
     with pytest.raises(ValueError, match="There is no clip"):
         commands.upscaling(None, "")

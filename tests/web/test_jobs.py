@@ -139,7 +139,7 @@ def test_one_that_waits_stops_at_once(worker, runs):
 
 def test_the_queue_has_an_end(worker, runs):
     asked = [worker.submit(Command(prompt="a")) for _ in range(WAITING + 1)]
-    with pytest.raises(ValueError, match=f"{WAITING} generations are waiting already"):
+    with pytest.raises(ValueError, match=f"{WAITING} generations"):
         worker.submit(Command(prompt="b"))
     worker.stop(asked[-1])
     assert worker.submit(Command(prompt="b")).state == "waiting"
@@ -163,7 +163,7 @@ def test_words_that_the_parser_refuses(capsys):
         argparse.ArgumentParser(prog="vidgen").parse_args(words)
 
     build = web_command.builder(parse)
-    with pytest.raises(ValueError, match="a setting cannot be read; the terminal says which."):
+    with pytest.raises(ValueError, match="setting .*terminal"):
         build(["--nonsense"], lambda preview: None)
     assert "--nonsense" in capsys.readouterr().err
 
