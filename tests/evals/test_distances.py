@@ -99,11 +99,11 @@ def test_inception_score_of_known_classes():
 def test_mistakes():
     with pytest.raises(ValueError, match=" 4 .* 2 "):
         distances.frechet(given(ZERO, ONE), given((0, 0), np.eye(2)))
-    with pytest.raises(ValueError, match="the set of clips is empty"):
+    with pytest.raises(ValueError, match="no features"):
         Moments.of(np.zeros((0, 3)))
     bad = np.zeros((4, 3))
     bad[2, 1] = np.nan
     with pytest.raises(ValueError, match="clip 2 "):
         Moments.of(bad)
-    with pytest.raises(ValueError, match="two or more vectors"):
+    with pytest.raises(ValueError, match=r"\(1, 3\) and \(5, 3\)"):
         distances.kernel(np.zeros((1, 3)), np.zeros((5, 3)))

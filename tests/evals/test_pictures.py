@@ -77,11 +77,11 @@ def test_cuts():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="videos of one size"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 24, 24, 3\) and \(2, 2, 24, 24, 3\)"):
         pictures.psnr(clip(), clip(frames=2))
-    with pytest.raises(ValueError, match="24 x 24 pixels are too small .* 176 on a side"):
+    with pytest.raises(ValueError, match="24 x 24 .* 176 "):
         pictures.ms_ssim(clip(), clip())
-    with pytest.raises(ValueError, match="a clip of 2 frame.* 3 are needed"):
+    with pytest.raises(ValueError, match="clip of 2 frame.* 3 "):
         pictures.flicker(clip(frames=2))
 
 

@@ -55,7 +55,7 @@ def test_captions_of_tables_and_json_of_which_the_first_counts(folder):
     found = stored_clips.open_clips(str(folder))
     assert found.read(1)[1] == "five lines" and found.fingerprint != before
     (folder / "b.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"b\.npy: it is no UTF-8 text; mend its caption"):
+    with pytest.raises(ValueError, match=r"b\.npy: .*UTF-8 .*caption"):
         stored_clips.open_clips(str(folder))
 
 
@@ -129,15 +129,15 @@ def wrong(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("empty", "no video in this folder"),
-        ("mixed", r"b.npy: 4x16x8, but a.npy is 4x8x8 .*--size"),
-        ("damaged", "a.mp4"),
-        ("short", "4 frames are too few for 9.*lower --frames"),
+        ("empty", "empty: .*no video"),
+        ("mixed", r"b\.npy: 4x16x8, .*a\.npy .*4x8x8 .*--size"),
+        ("damaged", r"a\.mp4"),
+        ("short", "4 frames .* 9; .*--frames"),
         ("nan", "clip 0 .*NaN"),
-        ("range", r"reaches 255; give uint8, or float in \[-1, 1\]"),
-        ("whole", "holds int64"),
-        ("flat", r"its shape is \(4, 8, 8, 3\); clips are \(n, t, h, w, 3\)"),
-        ("gray", r"its shape is"),
+        ("range", r"clip 0 reaches 255; .*\[-1, 1\]"),
+        ("whole", r"clips\.npy holds int64"),
+        ("flat", r"\(4, 8, 8, 3\); .*\(n, t, h, w, 3\)"),
+        ("gray", r"\(2, 4, 8, 8, 1\); .*\(n, t, h, w, 3\)"),
     ],
 )
 def test_what_cannot_be_compared_is_told(tmp_path, name, words):
@@ -147,10 +147,10 @@ def test_what_cannot_be_compared_is_told(tmp_path, name, words):
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder and no file"):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         stored_clips.open_clips(str(tmp_path / "nowhere"))
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="is one file; give a folder"):
+    with pytest.raises(ValueError, match=r"a\.mp4 is one file"):
         stored_clips.open_clips(str(tmp_path / "a.mp4"))
     with pytest.raises(ValueError, match="--stride is 0"):
         Window(stride=0)

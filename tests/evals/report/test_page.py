@@ -245,7 +245,7 @@ def test_a_log_with_a_torn_end_and_one_that_is_none(tmp_path):
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert plots.rows(path) == [{"step": 1, "loss": 2.0}]
     path.write_text("hello\n{}\n")
-    with pytest.raises(ValueError, match="expected the metrics.jsonl .* line 1 is none"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: .* line 1 "):
         plots.rows(path)
 
 
@@ -263,12 +263,12 @@ def test_a_missing_clip_is_a_sentence(tmp_path):
 
 def test_a_clip_that_browsers_do_not_play():
     found = result(videos=[{"prompt": "x", "made": "a.npy", "real": None}])
-    with pytest.raises(ValueError, match=r"a.npy: browsers do not play .* \.mp4, \.webm, \.gif"):
+    with pytest.raises(ValueError, match=r"a\.npy: .* \.mp4, \.webm, \.gif"):
         report_page.page([found])
 
 
 def test_no_result_is_a_sentence():
-    with pytest.raises(ValueError, match="a page needs a result"):
+    with pytest.raises(ValueError, match="needs a result"):
         report_page.page([])
 
 

@@ -163,7 +163,7 @@ def test_json_of_arrays_scalars_and_paths(tmp_path):
     assert tree["metrics"]["m"]["value"] == 0.5 and tree["metrics"]["m"]["n"] == 3
     assert tree["not_finite"] == {"/metrics/m/stderr": "inf"}
     assert tree["curves"] == str(tmp_path)
-    with pytest.raises(ValueError, match="a result holds a ndarray at /real"):
+    with pytest.raises(ValueError, match="ndarray at /real"):
         report.dumps(result(real=np.zeros(2)))
 
 
@@ -182,7 +182,7 @@ def test_json_of_arrays_scalars_and_paths(tmp_path):
 def test_a_wrong_file_is_a_sentence(tmp_path, change, reason):
     path = tmp_path / "r.json"
     path.write_text(json.dumps(change(result())))
-    with pytest.raises(ValueError, match="expected a result that vidgen evaluate wrote") as error:
+    with pytest.raises(ValueError, match=r"r\.json: .*vidgen evaluate") as error:
         report.load(path)
     assert reason in str(error.value) and str(path) in str(error.value)
 
@@ -190,7 +190,7 @@ def test_a_wrong_file_is_a_sentence(tmp_path, change, reason):
 @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b""])
 def test_a_file_that_is_no_json(tmp_path, data):
     (tmp_path / "r.json").write_bytes(data)
-    with pytest.raises(ValueError, match="but it is not JSON"):
+    with pytest.raises(ValueError, match=r"r\.json: .*not JSON"):
         report.load(tmp_path / "r.json")
 
 
