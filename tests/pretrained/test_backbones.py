@@ -69,7 +69,7 @@ def test_i3d_layers_halve_time_and_space_rounding_up():
 @pytest.mark.parametrize("shape", [(1, 8, 224, 224, 3), (1, 16, 224, 192, 3)])
 def test_i3d_logits_of_too_little_video_are_refused(shape):
     said = f"has {shape[1]} of {shape[2]} x {shape[3]}"
-    with pytest.raises(ValueError, match=f"at least 9 frames of 193 x 193 pixels; .*{said}"):
+    with pytest.raises(ValueError, match=f"9 frames of 193 x 193 .*{said}"):
         shapes(i3d, *shape)
 
 
@@ -105,13 +105,13 @@ def test_folding_is_the_normalisation_behind_the_convolution():
 
 @pytest.mark.parametrize("wanted, said", [(["fire10"], "no layer 'fire10'"), ([], "no layer is")])
 def test_an_unknown_layer_lists_the_layers(wanted, said):
-    with pytest.raises(ValueError, match=f"{said}.*choose from: conv1, fire2"):
+    with pytest.raises(ValueError, match=f"{said}.*: conv1, fire2"):
         squeezenet.features(params(squeezenet), jnp.zeros((1, 8, 8, 3)), wanted)
 
 
 @pytest.mark.parametrize("network, size", [(squeezenet, 2), (vgg, 15)])
 def test_images_that_are_too_small_are_refused(network, size):
-    with pytest.raises(ValueError, match=rf"at least .* pixels; these are of {size} x {size}"):
+    with pytest.raises(ValueError, match=f"at least .* {size} x {size}:"):
         network.features({}, jnp.zeros((1, size, size, 3)))
 
 
@@ -177,12 +177,12 @@ def test_vgg_layers_and_sizes(vgg_state, tmp_path):
 def test_a_file_that_is_no_vgg_says_what_is_wrong(vgg_state, tmp_path):
     del (state := dict(vgg_state))["features.5.bias"]
     path = torch_files.save(state, tmp_path / "half.pth")
-    with pytest.raises(ValueError, match=r"features.5.bias must be of shape \(128,\), it is miss"):
+    with pytest.raises(ValueError, match=r"features\.5\.bias .*\(128,\), .*missing"):
         vgg.load_params(path)
     safetensors.numpy.save_file(
         {"features.0.weight": np.zeros((96, 3, 7, 7), np.float32)}, tmp_path / "other.safetensors"
     )
-    with pytest.raises(ValueError, match=r"no VGG-16 .*, it is \(96, 3, 7, 7\)"):
+    with pytest.raises(ValueError, match=r"no VGG-16 .*\(96, 3, 7, 7\)"):
         vgg.load_params(tmp_path / "other.safetensors")
 
 
@@ -219,7 +219,7 @@ def test_a_hostile_pickle_is_refused_before_it_runs(tmp_path, protocol):
         (weight_files.read_tensors, hostile_zip(tmp_path / "zip.pth", payload)),
         (weight_files.read_tensors, hostile_legacy(tmp_path / "old.pth", payload)),
     ):
-        with pytest.raises(weight_files.WeightFileError, match=r"refused: it asks for \w+.system"):
+        with pytest.raises(weight_files.WeightFileError, match=r"asks for \w+\.system"):
             read(path)
     assert not (tmp_path / "ran").exists()
     pickle.loads(payload)
@@ -300,16 +300,16 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         archive.writestr("a.txt", "hello")
     nested = torch_files.save({"state_dict": dict(state)}, tmp_path / "nested.pth")
     for path, said in (
-        (tmp_path / "text.pth", "not a readable weight file"),
-        (tmp_path / "text.safetensors", "not a safetensors file"),
-        (foreign, "zip without PyTorch's data.pkl"),
-        (nested, "no state dict .*torch.save"),
-        (cut(torch_files.save(state, tmp_path / "cut.pth")), "not a readable weight file"),
+        (tmp_path / "text.pth", "readable weight file"),
+        (tmp_path / "text.safetensors", "safetensors file"),
+        (foreign, r"zip .*data\.pkl"),
+        (nested, r"no state dict .*torch\.save"),
+        (cut(torch_files.save(state, tmp_path / "cut.pth")), "readable weight file"),
         (cut(torch_files.save_legacy(state, tmp_path / "old.pth")), "damaged at tensor 'a'"),
     ):
         with pytest.raises(weight_files.WeightFileError, match=f"{path.name} .*{said}"):
             weight_files.read_tensors(path)
-    with pytest.raises(FileNotFoundError, match="none.pth cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth .*No such file"):
         weight_files.read_tensors(tmp_path / "none.pth")
 
 

@@ -103,7 +103,7 @@ def test_weights_are_leaves_and_the_rest_is_static(loaded):
 
 
 def test_images_of_another_size_are_refused(loaded):
-    with pytest.raises(ValueError, match="of 32 x 32 pixels; these are of 32 x 40: resize"):
+    with pytest.raises(ValueError, match="32 x 32 .* 32 x 40:"):
         clip.image_features(loaded[0], jnp.zeros((1, 32, 40, 3)))
 
 
@@ -133,19 +133,19 @@ def test_an_older_configuration_overrides_by_a_dict(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
     (write(tmp_path) / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"has no {name}.*download the whole folder"):
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         clip.load(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*clip; give the one"):
+    with pytest.raises(FileNotFoundError, match="no folder .*/clip;"):
         clip.load(tmp_path / "clip")
 
 
 def test_a_missing_tensor_is_named(tmp_path):
     weights = clip_folders.state()
     del weights["vision_model.encoder.layers.2.mlp.fc2.bias"]
-    said = r"no CLIP of .*vision_model.encoder.layers.2.mlp.fc2.bias .* \(32,\), it is missing"
+    said = r"no CLIP .*vision_model\.encoder\.layers\.2\.mlp\.fc2\.bias .* \(32,\), .*missing"
     with pytest.raises(weight_files.WeightFileError, match=said):
         clip.load(write(tmp_path, weights=weights))
 
@@ -159,21 +159,21 @@ def changed(part, **values):
     [
         (
             {"projection_dim": 32},
-            r"visual_projection.weight must be of shape \(32, 32\), it is \(2",
+            r"visual_projection\.weight .*\(32, 32\), .*\(2",
         ),
         (
             changed("vision_config", patch_size=16),
-            r"patch_embedding.weight must .* \(32, 3, 16, 16",
+            r"patch_embedding\.weight .*\(32, 3, 16, 16",
         ),
         (
             changed("vision_config", image_size=None),
-            "config.json, image_size is None; it must be a",
+            r"config\.json, image_size is None;",
         ),
-        (changed("text_config", hidden_act="relu"), "activation 'relu'; .* quick_gelu or gelu"),
-        (changed("text_config", num_attention_heads=7), "7 heads do not divide .* 40"),
+        (changed("text_config", hidden_act="relu"), "'relu'; .* quick_gelu or gelu"),
+        (changed("text_config", num_attention_heads=7), "7 heads .* 40;"),
         (changed("text_config", eos_token_id=5), r"another model's tokenizer: .*the end 5\."),
-        (changed("text_config", vocab_size=60), "it has 68 tokens .* at most 60"),
-        ({"vision_config": "vit"}, "config.json describes no CLIP"),
+        (changed("text_config", vocab_size=60), " 68 tokens .* 60,"),
+        ({"vision_config": "vit"}, r"config\.json .*no CLIP"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_named(tmp_path, changes, said):
@@ -186,7 +186,7 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path, changes, said):
     [
         ("config.json", "describes no CLIP"),
         ("tokenizer.json", "is no tokenizer"),
-        ("model.safetensors", "is not a safetensors file"),
+        ("model.safetensors", "is not a safetensors"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, said):

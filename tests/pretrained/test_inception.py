@@ -106,17 +106,23 @@ def test_a_safetensors_file_is_read_too(tmp_path):
 
 def test_the_file_of_torchvision_is_named(tmp_path):
     path = cheap_file(tmp_path / "tv.pth", fc__weight=(1000, 2048), fc__bias=(1000,))
-    with pytest.raises(ValueError, match=r"tv.pth is torchvision's .*1000 classes.*give pt_incept"):
+    with pytest.raises(ValueError, match=r"tv\.pth .*torchvision's .*1000 classes.* pt_inception"):
         inception.load_params(path)
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"Mixed_6c__branch7x7_2__bn__bias": None}, r"of shape \(160,\), it is missing"),
-        ({"Conv2d_1a_3x3__conv__weight": None, "fc__bias": None}, r"Conv2d_1a_3x3.conv.* missing"),
-        ({"Mixed_7b__branch3x3_2a__conv__weight": (384, 384, 3, 1)}, r"it is \(384, 384, 3, 1\)"),
-        ({"fc__weight": (10, 2048)}, r"fc.weight must be of shape \(1008, 2048\), it is \(10, 2"),
+        (
+            {"Mixed_6c__branch7x7_2__bn__bias": None},
+            r"Mixed_6c\.branch7x7_2\.bn\.bias .*\(160,\), .*missing",
+        ),
+        ({"Conv2d_1a_3x3__conv__weight": None, "fc__bias": None}, r"Conv2d_1a_3x3\.conv.* missing"),
+        (
+            {"Mixed_7b__branch3x3_2a__conv__weight": (384, 384, 3, 1)},
+            r"Mixed_7b\.branch3x3_2a\.conv.*\(384, 384, 3, 1\)",
+        ),
+        ({"fc__weight": (10, 2048)}, r"fc\.weight .*\(1008, 2048\), .*\(10, 2048\)"),
     ],
 )
 def test_the_first_wrong_tensor_is_named(tmp_path, changes, said):
@@ -126,10 +132,10 @@ def test_the_first_wrong_tensor_is_named(tmp_path, changes, said):
 
 
 def test_images_that_are_too_small_are_refused():
-    with pytest.raises(ValueError, match=r"at least 75 x 75 pixels; these are of 75 x 74"):
+    with pytest.raises(ValueError, match=r"at least 75 x 75 .* 75 x 74:"):
         inception.features({}, jnp.zeros((1, 75, 74, 3)))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.pth cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth .*No such file"):
         inception.load_params(tmp_path / "none.pth")
