@@ -31,7 +31,8 @@ from typing import Any
 
 import child_rows
 
-STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+from vidgen.types import STAGES
+
 EXPERIMENTS = tuple(f"imagen_{stage}_paper" for stage in STAGES)
 DEVICES = 8
 MESHES = {"fsdp": (1, DEVICES, 1), "fsdp_tensor": (2, DEVICES // 4, 2)}

@@ -28,12 +28,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidgen.types import STAGES
+
 GIB = 2**30
 HEADER = (
     "| model | TPU | mesh | remat | batch | compile, s | peak, GiB | received, GiB "
     "| MFU at most, % | waits for | ways |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
-STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
 MODELS = (*(f"imagen_{stage}" for stage in STAGES), "phenaki_cvivit", "phenaki_maskgit")
 CHIPS = ("v5p:64", "v6e:64", "v4:64")
 ROWS = {

@@ -26,7 +26,8 @@ from vidgen.cli.keywords import GinFiles
 from vidgen.config.gin_sessions import Sessions
 from vidgen.display.generated import Clip, Clips, Film
 from vidgen.inference import stages
-from vidgen.inference.loaded import KeptStage, Tokenizer, Trained
+from vidgen.inference.loaded import KeptStage, Tokenizer
+from vidgen.inference.stage_folders import Trained
 from vidgen.inference.stages import Stage
 from vidgen.loaded_model import LoadedModel, Origin, evaluated
 from vidgen.model import TokenizerModel

@@ -397,15 +397,15 @@ def test_where_the_stages_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names, words",
+    "names, error, words",
     [
-        ("base,ssr1", "base makes video from text alone; choose from tsr1, "),
-        ("ssr9", "there is no stage 'ssr9'; choose from tsr1, "),
-        ("", "there is no stage ''"),
-        ("ssr2,ssr1", "order of the cascade; give --upscale=ssr1,ssr2."),
-        ("ssr1,ssr1", "runs once, .*; give --upscale=ssr1."),
+        ("ssr9", FileNotFoundError, "ssr9 .* which has tsr1, ssr1, ssr2"),
+        ("", FileNotFoundError, "which has tsr1, ssr1, ssr2"),
+        ("ssr2,ssr1", ValueError, "--upscale=ssr1,ssr2"),
+        ("ssr1,ssr1", ValueError, "--upscale=ssr1[.]"),
     ],
 )
-def test_names_of_stages(names, words):
-    with pytest.raises(ValueError, match=words):
-        upscale_stages.find(names, "m")
+def test_names_of_stages(names, error, words, tmp_path):
+    folders(tmp_path, "tsr1", "ssr1", "ssr2")
+    with pytest.raises(error, match=words):
+        upscale_stages.find(names, str(tmp_path))

@@ -6,6 +6,7 @@ Nothing heavy is imported until the flags are known to be right.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -321,20 +322,20 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     Raises:
       ValueError: a value cannot be read.
     """
-    from vidgen.inference import per_stage
+    from vidgen.inference import per_stage, stage_folders
     from vidgen.inference.stages import Sampling
 
-    readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
-    readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
-    readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
-    readers |= {"guidance_interval": per_stage.interval, "resample": per_stage.whole}
-    readers |= {"resample_jump": per_stage.whole, "churn": per_stage.number}
-    readers |= {
-        f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm", "momentum")
-    }
-    readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
+    whole = ("steps", "batch_size", "step", "resample", "resample_jump")
+    number = ("gamma", "churn", "reconstruction", "temperature")
+    number += tuple(f"guidance_{name}" for name in ("rescale", "parallel", "norm", "momentum"))
+    readers: dict[str, Any] = dict.fromkeys(whole, per_stage.whole)
+    readers |= dict.fromkeys(number, per_stage.number)
+    readers |= dict.fromkeys(("sampler", "threshold"), per_stage.word)
+    readers |= {"guidance": per_stage.weights, "guidance_interval": per_stage.interval}
+    models = [getattr(flags, name, None) for name in ("model", "upscale_model")]
+    further = functools.partial(stage_folders.of_models, [model for model in models if model])
     each: dict[str, Any] = {
-        name: per_stage.parse(name, getattr(flags, name), read)
+        name: per_stage.parse(name, getattr(flags, name), read, further)
         for name, read in readers.items()
         if getattr(flags, name, None) is not None
     }

@@ -26,7 +26,7 @@ from typing import Any
 from vidgen import __version__, paths
 from vidgen.assets import model_folders
 from vidgen.config.gin_sessions import Sessions
-from vidgen.inference import model_card, portable_config, stages
+from vidgen.inference import model_card, portable_config, stage_folders, stages
 from vidgen.inference.generate import Generate
 from vidgen.inference.model_card import CardText, Sample
 from vidgen.model import Model, SampledModel
@@ -200,8 +200,7 @@ def _folders(model: str) -> dict[str, Path]:
             f"{model}: there is no {folder / 'config.gin'}, nor one in a folder in it; name a "
             "folder that vidgen train wrote."
         )
-    order = [*stages.MODELS, *inner]
-    return {name: inner[name] for name in sorted(inner, key=order.index)}
+    return {name: inner[name] for name in dict.fromkeys([*stage_folders.names(folder), *inner])}
 
 
 def _with_tokenizers(

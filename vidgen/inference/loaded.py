@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from vidgen.inference.stage_folders import Trained
 from vidgen.inference.stages import Stage
-from vidgen.model import Model, TokenizerModel
+from vidgen.model import TokenizerModel
 from vidgen.train import frozen
 from vidgen.train.partitioning import Partitioner
 from vidgen.types import Params
@@ -53,19 +54,6 @@ class KeptStage(Stage):
         params = super().load(step, mesh)
         self.kept.append(((step, mesh), params))
         return params
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a training run has left, whatever its model can do.
-
-    Attributes:
-      model: the trained model.
-      model_dir: folder of the training run.
-    """
-
-    model: Model
-    model_dir: str
 
 
 @dataclasses.dataclass(frozen=True)

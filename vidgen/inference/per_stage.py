@@ -8,7 +8,7 @@ base=256,tsr1=64    for these; the others keep their own
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, TypeVar
 
 from vidgen.types import STAGES
@@ -33,13 +33,19 @@ class PerStage(Generic[T]):
         return self.by_stage.get(stage, self.default)
 
 
-def parse(flag: str, text: str, read: Callable[[str], T]) -> PerStage[T]:
+def parse(
+    flag: str,
+    text: str,
+    read: Callable[[str], T],
+    further: Callable[[], Collection[str]] = tuple,
+) -> PerStage[T]:
     """Parse the text of a flag.
 
     Args:
       flag: its name, for messages.
       text: what was given, in the form of the module's docstring.
       read: one value from its text; raises ValueError with what it takes.
+      further: the stages beside those of the paper, asked for where another name is given.
 
     Returns:
       The setting.
@@ -51,9 +57,10 @@ def parse(flag: str, text: str, read: Callable[[str], T]) -> PerStage[T]:
     named: dict[str, T] = {}
     for item in text.split(","):
         stage, equals, value = (part.strip() for part in item.rpartition("="))
-        if equals and stage not in STAGES:
+        if equals and stage not in STAGES and stage not in further():
+            choices = dict.fromkeys([*STAGES, *further()])
             raise ValueError(
-                f"--{flag}={text}: there is no stage {stage!r}; choose from {', '.join(STAGES)}."
+                f"--{flag}={text}: there is no stage {stage!r}; choose from {', '.join(choices)}."
             )
         if stage in named or (not equals and default is not None):
             raise ValueError(

@@ -23,15 +23,15 @@ from vidgen import __version__
 from vidgen.assets import model_folders, zoo
 from vidgen.config.gin_sessions import Sessions
 from vidgen.imagen.stage import DiffusionStage
+from vidgen.inference import stage_folders
 from vidgen.inference.sampling_settings import Sampling
 from vidgen.model import SampledModel
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.weights import open_weights
-from vidgen.types import STAGES, Frozen, Params, TextEmbedding, TextEncoder
+from vidgen.types import Frozen, Params, TextEmbedding, TextEncoder
 
 __all__ = [
-    "MODELS",
     "Sampling",
     "Stage",
     "build_trained",
@@ -44,8 +44,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-MODELS = ("maskgit", *STAGES)  # that make video, in the order in which they may follow each other
 
 
 @no_type_check  # gin may name any model here: the check below says it in words
@@ -177,12 +175,12 @@ def find(model: str, first: str | None = None, last: str | None = None) -> tuple
     folder = model_folders.check_local("--model", model_folders.find(model))
     if (folder / "config.gin").is_file():
         return (folder,)
-    here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
+    here = stage_folders.names(folder)
     if not here:
         raise FileNotFoundError(
             f"--model={model}: there is no {folder / 'config.gin'}, nor one in a folder of a stage "
-            f"({', '.join(MODELS)}) in it; name a folder that vidgen train or export wrote, or a "
-            f"model that comes with vidgen ({', '.join(zoo.names())})."
+            f"({', '.join(stage_folders.PUBLISHED)}) in it; name a folder that vidgen train or "
+            f"export wrote, or a model that comes with vidgen ({', '.join(zoo.names())})."
         )
     for flag, name in (("from", first), ("until", last)):
         if name is not None and name not in here:

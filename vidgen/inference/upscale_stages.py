@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidgen.assets import model_folders
-from vidgen.inference.stages import MODELS, Stage
-from vidgen.types import STAGES
+from vidgen.inference import stage_folders
+from vidgen.inference.stages import Stage
 
 
 def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[Path, ...]:
@@ -22,19 +22,19 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
       The folders, in the order in which the stages run.
 
     Raises:
-      ValueError: a name that is no stage that up-samples, twice the same, or another order.
+      ValueError: twice the same name, or another order.
       FileNotFoundError: a stage is not there.
     """
     if names is None:
         return ()
-    wanted = _names(names)
+    wanted = [name.strip() for name in names.split(",")]
     flag = "--upscale_model" if elsewhere else "--model"
     folder = model_folders.check_local(flag, model_folders.find(elsewhere or model))
     if (folder / "config.gin").is_file():
         if elsewhere and len(wanted) == 1:
             return (folder,)
         folder = folder.parent
-    here = [name for name in MODELS if (folder / name / "config.gin").is_file()]
+    here = stage_folders.names(folder)
     for name in wanted:
         if name not in here:
             raise FileNotFoundError(
@@ -42,32 +42,17 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
                 f"{', '.join(here) or 'no stage'}; name the folder of a cascade with "
                 f"--upscale_model."
             )
+    ordered = [name for name in here if name in wanted]
+    if wanted != ordered:
+        raise ValueError(
+            f"--upscale={names}: each stage runs once, in the order of the cascade; give "
+            f"--upscale={','.join(ordered)}."
+        )
     return tuple(folder / name for name in wanted)
 
 
-def _names(text: str) -> list[str]:
-    names, choices = [name.strip() for name in text.split(",")], STAGES[1:]
-    for name in names:
-        if name == STAGES[0]:
-            raise ValueError(
-                f"--upscale={text}: {name} makes video from text alone; choose from "
-                f"{', '.join(choices)}."
-            )
-        if name not in choices:
-            raise ValueError(
-                f"--upscale={text}: there is no stage {name!r}; choose from {', '.join(choices)}."
-            )
-    ordered = [name for name in choices if name in names]
-    if names != ordered:
-        raise ValueError(
-            f"--upscale={text}: each stage runs once, in the order of the cascade; give "
-            f"--upscale={','.join(ordered)}."
-        )
-    return names
-
-
 def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) -> None:
-    """Check that each folder holds the stage that --upscale names.
+    """Check that each folder holds the stage that --upscale names, and that it up-samples.
 
     Args:
       stages: as they were loaded.
@@ -75,10 +60,15 @@ def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) ->
       names: value of --upscale.
 
     Raises:
-      ValueError: a folder holds another stage.
+      ValueError: a folder holds another stage, or one that makes video from text alone.
     """
-    for stage, folder, name in zip(stages, folders, _names(names), strict=True):
-        if stage.model.name != name:
+    for stage, folder, name in zip(stages, folders, names.split(","), strict=True):
+        if stage.model.name != name.strip():
             raise ValueError(
                 f"--upscale={names}: {folder} holds the stage {stage.model.name}, not {name}."
+            )
+        if stage.model.input_shape is None:
+            raise ValueError(
+                f"--upscale={names}: {name} makes video from text alone; name stages that "
+                "start from a video."
             )

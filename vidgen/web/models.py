@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
-from vidgen.assets import zoo
-from vidgen.inference import stages
-from vidgen.types import STAGES
+from vidgen.assets import model_folders, zoo
+from vidgen.inference import stage_folders, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,10 @@ class Offer:
     @property
     def upscaling(self) -> tuple[str, ...]:
         """The stages that start from a video: super-resolution in space or time."""
-        return tuple(stage for stage in self.stages if stage in STAGES[1:])
+        folder = Path(model_folders.find(self.name))
+        return tuple(
+            stage for stage in self.stages if stage_folders.starts_from_video(folder / stage)
+        )
 
 
 def offer(model: str) -> Offer:
