@@ -201,7 +201,7 @@ def test_what_is_no_t5(tmp_path):
         T5Files(t5_folders.write_safetensors(tmp_path / "ungated", ungated))
     cut = t5_folders.write_safetensors(tmp_path / "cut", FOUND) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-9])
-    with pytest.raises(T5FileError, match=r"model\.safetensors .*whole"):
+    with pytest.raises(T5FileError, match=r"model\.safetensors .*whole safetensors"):
         T5Files(cut.parent)
     shards = t5_folders.write_safetensors(tmp_path / "shards", FOUND, shards=2)
     (shards / "model-00002-of-00002.safetensors").unlink()
