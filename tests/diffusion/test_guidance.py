@@ -209,7 +209,7 @@ def test_is_unguided():
     [
         ({"threshold": "clip"}, "threshold 'clip'.*none, static, dynamic"),
         ({"percentile": 0.0}, r"percentile is 0.0.* \(0, 100\]"),
-        ({"weight": -1.0}, "weight is -1.0.*>= 0"),
+        ({"weight": -1.0}, "GuidanceSpec.weight is -1.0.*>= 0"),
         ({"weight": float("nan")}, "weight is nan"),
         ({"low": -2.0}, "low is -2.0"),
         ({"constant_fraction": 1.5}, r"constant_fraction is 1.5.*\[0, 1\]"),

@@ -237,7 +237,7 @@ def test_share_inside():
     [
         ({"rescale": 1.5}, r"rescale is 1.5.*\[0, 1\]"),
         ({"parallel": -0.5}, r"parallel is -0.5.*\[0, 1\]"),
-        ({"norm": 0.0}, "norm is 0.0"),
+        ({"norm": 0.0}, "GuidanceSpec.norm is 0.0"),
         ({"momentum": -1.0}, r"momentum is -1.0.*\(-1, 1\)"),
         ({"interval": (2.0, 1.0)}, r"interval is \(2.0, 1.0\).*\(low, high\)"),
         ({"interval": (1.0,)}, r"interval is \(1.0,\)"),
