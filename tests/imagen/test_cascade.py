@@ -157,7 +157,7 @@ def test_a_stage_whose_factor_does_not_divide_its_own_clip():
 
 
 def test_no_stage_at_all():
-    with pytest.raises(ValueError, match="one stage"):
+    with pytest.raises(ValueError, match="cascade .*one stage"):
         Cascade([])
 
 
