@@ -498,7 +498,7 @@ def test_clips_of_another_shape(tmp_path):
 def test_checkpoint_of_another_model(tmp_path):
     make(tmp_path, train_steps=1)()
     t = toy.make_trainer(model=toy.ToyModel(network=toy.Regressor(hidden=8)))
-    with pytest.raises(ValueError, match=r"in_bias is \(16,\).*\(8,\)"):
+    with pytest.raises(ValueError, match=r"checkpoints/1 .*in_bias is \(16,\).*\(8,\)"):
         make(tmp_path, trainer=t)()
 
 
