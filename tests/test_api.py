@@ -127,7 +127,7 @@ def test_errors_are_raised_and_not_printed(tmp_path):
         face.train(["no_such.gin"], MODEL_DIR=str(tmp_path / "a"))
     with pytest.raises(FileNotFoundError, match="no_such_model"):
         face.load("no_such_model")
-    with pytest.raises(ValueError, match="load takes no 'steps'; it takes first, until"):
+    with pytest.raises(ValueError, match="load .*'steps'.*first, until"):
         face.load("imagen_demo", steps=4)
     with pytest.raises(ValueError, match="no flag 'clip_count'.*clips"):
         face.evaluate(model="imagen_demo", clip_count=3)
@@ -140,11 +140,11 @@ def test_a_flag_of_another_place_is_told(base, flags):
 
 
 def test_each_kind_of_model_says_what_it_lacks(base, phenaki):
-    with pytest.raises(ValueError, match="base: no model with a tokenizer"):
+    with pytest.raises(ValueError, match="base: .*tokenizer; Phenaki"):
         base.tokens(np.zeros((11, 32, 32, 3), np.float32))
-    with pytest.raises(ValueError, match="base starts from text alone"):
+    with pytest.raises(ValueError, match="base .*text alone.*later stage"):
         base.augmented(np.zeros((1, 4, 8, 8, 3), np.float32))
-    with pytest.raises(ValueError, match="maskgit starts from text alone"):
+    with pytest.raises(ValueError, match="maskgit .*text alone.*later stage"):
         phenaki.augmented(np.zeros((1, 4, 8, 8, 3), np.float32))
 
 
@@ -220,12 +220,12 @@ def test_upscaled_clips_are_those_of_the_command(vidgen, tmp_path):
     silent = face.load("imagen_demo/ssr1").upscale(made[0].video[:, :16, :16], **flags)
     assert silent.prompts == ("",)
     for wrong, words in (
-        ({"first": "base"}, "no stage 'base' up-samples here; choose tsr1, ssr1, ssr2"),
+        ({"first": "base"}, "no stage 'base' .*tsr1, ssr1, ssr2"),
         ({"first": "ssr2", "until": "tsr1"}, "until='tsr1' comes before first='ssr2'"),
     ):
         with pytest.raises(ValueError, match=words):
             model.upscale(video, **wrong)
-    with pytest.raises(ValueError, match=r"a video of shape \(16, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"video .*\(16, 16, 3\)"):
         model.upscale(video[0])
 
 
@@ -247,12 +247,12 @@ def test_frames_in_memory_are_as_good_as_files(base, tmp_path):
     ):
         made, again = (base.generate(PROMPT, **flags, **FEWEST) for flags in (in_memory, in_files))
         np.testing.assert_array_equal(made.video, again.video)
-    with pytest.raises(ValueError, match=r"a video of shape \(16, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"video .*\(16, 16, 3\)"):
         base.generate(PROMPT, init=video[0], strength=0.5)
 
 
 def test_upscaling_takes_a_stage_that_does(base):
-    with pytest.raises(ValueError, match="base: no stage that starts from a video"):
+    with pytest.raises(ValueError, match="base: no stage .*video"):
         base.upscale(np.zeros((4, 16, 16, 3), np.float32))
 
 
@@ -290,7 +290,7 @@ def test_reconstruction_is_the_tokenizers(phenaki, tmp_path):
         tokenizer.tokens(transforms.to_float(video)), phenaki.tokens(video)
     )
     assert tokenizer.names == ("cvivit",) and "phenaki_demo/cvivit" in repr(tokenizer)
-    with pytest.raises(ValueError, match="is a tokenizer, which makes no video from text"):
+    with pytest.raises(ValueError, match="cvivit .*tokenizer"):
         tokenizer.generate(PROMPT)
     with pytest.raises(ValueError, match="frames"):
         tokenizer.reconstruct(video[:4])
@@ -303,7 +303,7 @@ def test_a_model_evaluates_itself(base, tmp_path):
     only = face.load("imagen_demo", first="base", until="base")
     assert only.evaluate(**said)["metrics"] == found["metrics"]
     part = face.load("imagen_demo", first="tsr1", until="ssr1")
-    with pytest.raises(ValueError, match="begins at the first, not at tsr1"):
+    with pytest.raises(ValueError, match="not at tsr1"):
         part.evaluate(**said)
 
 

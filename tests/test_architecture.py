@@ -243,6 +243,19 @@ def test_modules_that_tests_name_exist():
     assert not wrong
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.stem)
+def test_errors_are_matched_by_what_they_name_not_by_their_sentences(path):
+    """At most three plain words in a row: a sentence can be put better without a change of tests."""
+    matched = [
+        part.value
+        for keyword in ast.walk(tree_of(path))
+        if isinstance(keyword, ast.keyword) and keyword.arg == "match"
+        for part in ast.walk(keyword.value)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
+    assert [text for text in matched if re.search(r"\b[a-z]+(?:,? [a-z]+){3,}\b", text)] == []
+
+
 def test_no_bag_of_helpers():
     assert not [p for p in MODULES if p.stem in ("utils", "util", "helpers", "common", "misc")]
 

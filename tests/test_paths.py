@@ -104,7 +104,7 @@ def test_what_fails_now_and_then_is_tried_again(store):
 
 def test_what_is_not_there_is_not_asked_for_twice(store):
     before = store.requests
-    with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{store.url}/none'"):
+    with pytest.raises(FileNotFoundError, match=f"'{store.url}/none'"):
         paths.read(f"{store.url}/none")
     assert store.requests == before + 1
 
@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(monkeypatch, scheme, package, extra):
 
 
 def test_an_unknown_scheme_is_explained():
-    with pytest.raises(ValueError, match="no file system is known for floppy://; choose gs, s3"):
+    with pytest.raises(ValueError, match="floppy://; .*gs, s3"):
         paths.is_folder("floppy://a/videos")
 
 
@@ -149,7 +149,7 @@ def test_a_server_without_parts_is_refused(store, monkeypatch):
     plain = fsspec.get_filesystem_class("flaky").cat_file
     whole = lambda self, path, start=None, end=None: plain(self, path)  # noqa: E731
     monkeypatch.setattr(fsspec.get_filesystem_class("flaky"), "cat_file", whole)
-    with pytest.raises(OSError, match="its server gives no parts of files"):
+    with pytest.raises(OSError, match=r"no parts .*a\.tar"):
         paths.read(path, 10, 10)
     assert list(paths.read_many([path], 7)) == [DATA[:7]]
 

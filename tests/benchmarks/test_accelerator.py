@@ -146,7 +146,7 @@ def test_batch_and_layers_are_halved_until_the_step_fits(
 
 def test_what_never_fits_and_what_takes_too_long(maskgit, monkeypatch):
     compiler = Compiler(monkeypatch, 10, 10)
-    with pytest.raises(ValueError, match="one example with one layer"):
+    with pytest.raises(ValueError, match="one example .*one layer"):
         accelerator_training.largest(maskgit, 128, 12, NEVER)
     assert compiler.asked[-1] == (1, 1)
     over = on_device.Deadline(time.monotonic() - 1)

@@ -34,5 +34,5 @@ def test_a_row(flags, child):
 def test_parts(flags, monkeypatch):
     hosts.check_parts(flags)
     monkeypatch.setattr(hosts.Blocks, "position", lambda self, number: number)
-    with pytest.raises(SystemExit, match="are not its batch"):
+    with pytest.raises(SystemExit, match=f"{flags.processes} parts of step {flags.step} "):
         hosts.check_parts(flags)

@@ -227,12 +227,12 @@ def test_drawn_samples_have_nearly_the_conditional_distribution(kind, replaced, 
 
 def test_wrong_sizes_and_weights_are_explained():
     known = first_frames(1)
-    with pytest.raises(ValueError, match=r"shape \(2, 3, 2, 2, 3\), but \(2, 4, 2, 2, 3\) is sam"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 2, 2, 3\).*\(2, 4, 2, 2, 3\)"):
         known_content.replace_known(Partial(curved, 1.0), known, jnp.zeros((2, 4, 2, 2, 3)))
     for mask in (known.mask[:, :2], known.mask[None]):
-        with pytest.raises(ValueError, match="mask of the known content has the shape"):
+        with pytest.raises(ValueError, match=r"mask .*\(2, 3, 2, 2, 3\)"):
             known_content.replace_known(Partial(curved, 1.0), known.replace(mask=mask), known.video)
-    with pytest.raises(ValueError, match="reconstruction weight is -1.0; it must be >= 0"):
+    with pytest.raises(ValueError, match="reconstruction weight is -1.0"):
         known_content.reconstruction_guidance(Partial(curved, 1.0), known, -1.0)
-    with pytest.raises(ValueError, match="GuidanceSpec.reconstruction is -1.0; it must be >= 0"):
+    with pytest.raises(ValueError, match="GuidanceSpec.reconstruction is -1.0"):
         GuidanceSpec(reconstruction=-1.0)

@@ -476,11 +476,11 @@ def test_ladder_can_be_made_while_tracing():
     [
         (
             {"kind": "leap"},
-            "sampler kind 'leap'; choose one of dpmpp_2m, .*heun, ddim, ancestral, stoch",
+            "sampler kind 'leap'.*dpmpp_2m, .*heun, ddim, ancestral, stoch",
         ),
-        ({"spacing": "karras"}, "sampler spacing 'karras'; choose one of time, logsnr, edm"),
-        ({"steps": 0}, "steps is 0; it must be >= 1"),
-        ({"gamma": 1.5}, r"gamma is 1.5; it must be in \[0, 1\]"),
+        ({"spacing": "karras"}, "sampler spacing 'karras'.*time, logsnr, edm"),
+        ({"steps": 0}, "SamplerSpec.steps is 0"),
+        ({"gamma": 1.5}, r"gamma is 1.5.*\[0, 1\]"),
     ],
 )
 def test_wrong_settings_are_explained(settings, message):

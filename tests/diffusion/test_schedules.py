@@ -149,12 +149,15 @@ def test_schedules_decrease_and_stay_finite_in_float32(schedule):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cosine(logsnr_min=3.0, logsnr_max=-3.0), "min must be below max"),
+        (lambda: Cosine(logsnr_min=3.0, logsnr_max=-3.0), "logsnr_min is 3.0 .*logsnr_max is -3.0"),
         (lambda: LinearBetas(steps=1), "steps is 1"),
         (lambda: LinearBetas(beta_min=0.5, beta_max=0.1), "0 < beta_min <= beta_max < 1"),
-        (lambda: LogitNormalTimes(std=0.0), "must be positive"),
-        (lambda: RectifiedFlow(shift=0.0), "shift is 0.0; it must be positive"),
-        (lambda: RectifiedFlow(logsnr_min=3.0, logsnr_max=-3.0), "min must be below max"),
+        (lambda: LogitNormalTimes(std=0.0), "LogitNormalTimes.std is 0.0"),
+        (lambda: RectifiedFlow(shift=0.0), "RectifiedFlow.shift is 0.0"),
+        (
+            lambda: RectifiedFlow(logsnr_min=3.0, logsnr_max=-3.0),
+            "logsnr_min is 3.0 .*logsnr_max is -3.0",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, message):

@@ -70,10 +70,10 @@ def test_a_clip_of_the_demo_size_is_small():
 @pytest.mark.parametrize(
     ("video", "options", "words"),
     [
-        (ramp(3, 8, 8), {"fps": 8}, "has shape"),
-        (ramp(3, 8, 8, 2), {"fps": 8}, "has shape"),
-        (np.zeros((0, 8, 8, 3), np.float32), {"fps": 8}, "has shape"),
-        (ramp(3, 8, 8, 3), {"fps": 0}, "positive"),
+        (ramp(3, 8, 8), {"fps": 8}, r"\(3, 8, 8\)"),
+        (ramp(3, 8, 8, 2), {"fps": 8}, r"\(3, 8, 8, 2\)"),
+        (np.zeros((0, 8, 8, 3), np.float32), {"fps": 8}, r"\(0, 8, 8, 3\)"),
+        (ramp(3, 8, 8, 3), {"fps": 0}, "fps is 0"),
         (ramp(3, 8, 8, 3), {"fps": 8, "captions": ["a", "b"]}, "2 captions for 1 clip"),
     ],
 )

@@ -99,7 +99,7 @@ def test_long_captions_end_with_a_mark():
 
 
 def test_no_contacts_are_told():
-    with pytest.raises(ValueError, match="no clip to show"):
+    with pytest.raises(ValueError, match="no clip"):
         sheets.contacts([])
 
 

@@ -171,13 +171,13 @@ def test_skip_is_concatenated():
 @pytest.mark.parametrize(
     "setting, message",
     [
-        (dict(spatial="conv"), "spatial is 'conv'; choose one of .*none.*attention"),
-        (dict(text="pool"), "text is 'pool'; choose one of .*none.*attention"),
-        (dict(temporal="lstm"), r"temporal is 'lstm'; choose one of .*attention\+conv"),
-        (dict(width=0), "width is 0; it must be >= 1"),
-        (dict(blocks=0), "blocks is 0; it must be >= 1"),
-        (dict(stride=0), "stride is 0; it must be >= 1"),
-        (dict(temporal="attention"), "width 48 is not a multiple of head_dim 64"),
+        (dict(spatial="conv"), "spatial is 'conv'.*none.*attention"),
+        (dict(text="pool"), "text is 'pool'.*none.*attention"),
+        (dict(temporal="lstm"), r"temporal is 'lstm'.*attention\+conv"),
+        (dict(width=0), "width is 0.*>= 1"),
+        (dict(blocks=0), "blocks is 0.*>= 1"),
+        (dict(stride=0), "stride is 0.*>= 1"),
+        (dict(temporal="attention"), "width 48 .*head_dim 64"),
     ],
 )
 def test_wrong_setting_is_named(setting, message):

@@ -145,7 +145,7 @@ def test_stages_that_do_not_fit(names, words):
 def test_frame_rates_must_fit_too():
     base, tsr1 = published("base", "tsr1")
     slow = dataclasses.replace(tsr1, shape=dataclasses.replace(tsr1.shape, fps=5.0))
-    with pytest.raises(ValueError, match="at 2.5 fps, but base gives .* at 3 fps"):
+    with pytest.raises(ValueError, match=r"tsr1 .* 2\.5 fps.* base .* 3 fps"):
         Cascade([base, slow])
 
 
@@ -157,7 +157,7 @@ def test_a_stage_whose_factor_does_not_divide_its_own_clip():
 
 
 def test_no_stage_at_all():
-    with pytest.raises(ValueError, match="one stage or more"):
+    with pytest.raises(ValueError, match="cascade .*one stage"):
         Cascade([])
 
 
@@ -344,13 +344,9 @@ def _whole(content):
 @pytest.mark.parametrize(
     ("first", "low_res", "words"),
     [
-        ("base", np.zeros((3, 2, 2, 3, 3), np.float32), "base makes video from text alone"),
-        ("tsr1", None, "tsr1 starts from a video of 2 frames of 2x3 at 2 fps; give one"),
-        (
-            "tsr1",
-            np.zeros((3, 4, 2, 3, 3), np.float32),
-            "starts from 2 frames .*, not from 4x2x3",
-        ),
+        ("base", np.zeros((3, 2, 2, 3, 3), np.float32), "stage base .*takes no video"),
+        ("tsr1", None, "tsr1 .*2 frames of 2x3 at 2 fps; give one"),
+        ("tsr1", np.zeros((3, 4, 2, 3, 3), np.float32), "tsr1 .*2 frames of .*not from 4x2x3"),
     ],
 )
 def test_a_wrong_video_to_start_from(first, low_res, words):

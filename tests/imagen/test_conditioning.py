@@ -52,5 +52,5 @@ def test_base_stage_generates_from_text_alone():
     keys = jax.random.split(jax.random.key(0), 2)
     cond = conditioning.NoLowRes().for_sampling(None, tiny.text(2), keys)
     np.testing.assert_array_equal(cond.independent_frames, [False, False])
-    with pytest.raises(ValueError, match="base stage takes no low-resolution video"):
+    with pytest.raises(ValueError, match="base stage .*low-resolution"):
         conditioning.NoLowRes().for_sampling(tiny.normal(0, 2, 2, 4, 4, 3), tiny.text(2), keys)

@@ -107,16 +107,16 @@ def test_only_the_beginning_is_shown_and_at_most_k_frames():
 
 
 def test_wrong_settings_are_explained():
-    with pytest.raises(ValueError, match="frames is 0; it must be >= 1"):
+    with pytest.raises(ValueError, match="frames is 0.*>= 1"):
         EarlierFrames(frames=0)
-    with pytest.raises(ValueError, match=r"rate is 1.5; it must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"rate is 1.5.*\[0, 1\]"):
         EarlierFrames(rate=1.5)
-    with pytest.raises(ValueError, match="frames is 6, and a clip has 6: show at most 5"):
+    with pytest.raises(ValueError, match="frames is 6.*at most 5"):
         EarlierFrames(frames=6).for_training(batch(2), jax.random.key(0))
     model = stage(constant_in_time, EarlierFrames())
     small = Known(video=jnp.zeros((2, 1, 2, 2, 3)), mask=jnp.ones((2, 1, 1, 1, 1), bool))
     keys = jax.random.split(jax.random.key(0), 2)
-    with pytest.raises(ValueError, match="known content has the shape .* resize it first"):
+    with pytest.raises(ValueError, match=r"\(2, 1, 2, 2, 3\).*\(2, 6, 2, 2, 3\)"):
         model.generate({}, tiny.text(2), None, keys, known=small)
 
 

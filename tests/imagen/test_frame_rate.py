@@ -66,7 +66,7 @@ def test_a_cascade_at_another_rate_tells_it_to_its_stages():
 
 def test_rates_that_no_stage_has_learned_are_refused():
     plain = Cascade([stage(fps_condition=False)])
-    with pytest.raises(ValueError, match="--fps=12: base makes clips of one frame rate, 8; train"):
+    with pytest.raises(ValueError, match=r"--fps=12: base .* 8; .*fps\.gin"):
         plain.at_rate(12.0)
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="must be positive"):
@@ -77,12 +77,14 @@ def test_data_and_model_agree_on_whether_there_are_rates():
     spec = stage().batch_spec(3, 5, 12)
     _check_shapes(batch(jnp.ones(3)), spec, 1)
     with pytest.raises(
-        ValueError, match="data gives no frame rates, and the model is told its own"
+        ValueError, match="no frame rates.*told its own.*DiffusionStage.fps_condition"
     ):
         _check_shapes(batch(), spec, 1)
     spec = stage(fps_condition=False).batch_spec(3, 5, 12)
     assert spec.fps is None
-    with pytest.raises(ValueError, match="data gives frame rates, and the model is told none"):
+    with pytest.raises(
+        ValueError, match="gives frame rates.*told none.*DiffusionStage.fps_condition"
+    ):
         _check_shapes(batch(jnp.ones(3)), spec, 1)
 
 

@@ -82,7 +82,7 @@ def test_both_prompts_of_a_transition_are_guided_away():
 
 def test_a_student_refuses_a_negative_prompt():
     model = stage(weight=1.0, student=True)
-    with pytest.raises(ValueError, match="--negative: the stage base is a distilled student"):
+    with pytest.raises(ValueError, match="--negative: .*base .*distilled student"):
         model.generate({}, prompts(0.1), None, jax.random.split(jax.random.key(0), 1),
                        negative=prompts(0.2))  # fmt: skip
 
@@ -132,10 +132,10 @@ def test_a_student_is_told_the_least_weight_outside_of_the_interval():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rescale": 0.7}, "--guidance_rescale: the stage base is a distilled student"),
-        ({"parallel": 0.0}, "--guidance_parallel: the stage base is a distilled student"),
-        ({"norm": 1.0}, "--guidance_norm: the stage base is a distilled student"),
-        ({"momentum": -0.5}, "--guidance_momentum: the stage base is a distilled student"),
+        ({"rescale": 0.7}, "--guidance_rescale: .*base .*distilled student"),
+        ({"parallel": 0.0}, "--guidance_parallel: .*base .*distilled student"),
+        ({"norm": 1.0}, "--guidance_norm: .*base .*distilled student"),
+        ({"momentum": -0.5}, "--guidance_momentum: .*base .*distilled student"),
         (
             {"interval": (0.1, 2.0), "learned": Learned(weight_range=(1.0, 4.0))},
             "--guidance_interval: .* no weight below 1",
@@ -216,10 +216,10 @@ def test_resampling_is_for_known_content_alone():
 
 def test_a_strength_and_a_video_go_together():
     keys, text = jax.random.split(jax.random.key(0), 1), prompts(0.1)
-    with pytest.raises(ValueError, match="a video to begin with and a strength below 1 go togeth"):
+    with pytest.raises(ValueError, match="stage base: .*strength is 1.0"):
         stage().generate({}, text, None, keys, init=jnp.zeros((1, *SHAPE.thwc)))
     half = dataclasses.replace(stage(), sampler=SamplerSpec(kind="ddim", steps=4, strength=0.5))
-    with pytest.raises(ValueError, match="go together; strength is 0.5"):
+    with pytest.raises(ValueError, match="stage base: .*strength is 0.5"):
         half.generate({}, text, None, keys)
 
 

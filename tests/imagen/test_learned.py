@@ -61,12 +61,12 @@ def test_own_ladder_comes_first_and_every_second_jump_is_one_too():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"steps": 4}, "8 steps of stochastic or 4 steps of ddim, not 4 steps of stochastic"),
+        ({"steps": 4}, "8 steps of stochastic .*4 steps of ddim, not 4 steps of stochastic"),
         ({"steps": 16}, "not 16 steps of stochastic"),
         ({"kind": "ddim"}, "not 8 steps of ddim"),
         ({"kind": "dpmpp_2m", "steps": 4}, "not 4 steps of dpmpp_2m"),
         ({"kind": "ancestral"}, "not 8 steps of ancestral"),
-        ({"spacing": "logsnr"}, "even in time, not in logsnr"),
+        ({"spacing": "logsnr"}, "base .*not in logsnr"),
     ],
 )
 def test_other_steps_are_refused(changes, words):
@@ -91,7 +91,7 @@ def test_what_was_learned_is_taken():
     for spec in ({"weight": 0.0}, {"weight": 2.0}, {"weight": 2.0, "low": 0.5}):
         stage = dataclasses.replace(stage, guidance=GuidanceSpec(**spec))
     stage = dataclasses.replace(stage, sampler=SamplerSpec(kind="ddim", steps=4))
-    with pytest.raises(ValueError, match="guidance 0.0, which is not in"):
+    with pytest.raises(ValueError, match="guidance 0.0.*GUIDANCE_RANGE, 1 to 2"):
         make_student(weight_range=(1.0, 2.0))
     unknown = make_student(weight_range=None)  # an old folder may not say it
     dataclasses.replace(unknown, guidance=GuidanceSpec(weight=50.0))

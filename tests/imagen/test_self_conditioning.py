@@ -147,9 +147,9 @@ def test_gin_reaches_it_and_wrong_values_are_explained():
     setting = "base/DiffusionStage.self_conditioning=0.5"
     with gin_utils.session(files, ["MODEL_DIR='m'", setting]):
         assert gin_utils.build(Train).trainer.model.self_conditioning == 0.5
-    with pytest.raises(ValueError, match=r"self_conditioning is 1.5; it must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"self_conditioning is 1.5.*\[0, 1\]"):
         stage(plus_one, self_conditioning=1.5)
-    with pytest.raises(ValueError, match="self-conditioned, which no student learns"):
+    with pytest.raises(ValueError, match="base .*self-conditioned.*student"):
         student(stage=stage(plus_one))
 
 

@@ -438,7 +438,7 @@ def test_thresholds_bound_the_result(threshold):
 
 def test_base_stage_refuses_a_low_resolution_video():
     keys = jax.random.split(jax.random.key(0), 2)
-    with pytest.raises(ValueError, match="takes no low-resolution video"):
+    with pytest.raises(ValueError, match="base stage .*low-resolution"):
         stage().generate({}, tiny.text(2), tiny.normal(0, 2, *SHAPE.thwc), keys)
 
 
@@ -468,9 +468,9 @@ def test_init_of_a_real_network_is_boxed_and_fits_the_batch():
 @pytest.mark.parametrize(
     "setting, message",
     [
-        (dict(parameterization="score"), "parameterization 'score'; choose one of eps, x0, v"),
-        (dict(loss_weight="l2"), "loss weight 'l2'; choose one of v_mse, eps_mse"),
-        (dict(text_drop_rate=1.5), r"text_drop_rate is 1.5; it must be in \[0, 1\]"),
+        (dict(parameterization="score"), "parameterization 'score'.*eps, x0, v"),
+        (dict(loss_weight="l2"), "loss weight 'l2'.*v_mse, eps_mse"),
+        (dict(text_drop_rate=1.5), r"text_drop_rate is 1.5.*\[0, 1\]"),
     ],
 )
 def test_wrong_setting_is_named(setting, message):

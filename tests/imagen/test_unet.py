@@ -318,7 +318,7 @@ def test_longer_and_wider_clips_than_trained():
 def test_wrong_size_says_what_is_right(size):
     h, w = size
     net = tiny.network(patch=2, levels=(tiny.EVERY_OPERATOR, tiny.EVERY_OPERATOR))
-    message = f"frames are {h}x{w}, .* down-samples by 8: height and width must be multiples of 8"
+    message = f"{h}x{w}.*multiples of 8"
     with pytest.raises(ValueError, match=message):
         tiny.shapes(net, *tiny.inputs(h=h, w=w))
 
@@ -354,10 +354,10 @@ def test_width_may_change_between_levels_of_one_resolution():
 @pytest.mark.parametrize(
     "setting, choices",
     [
-        (dict(norm="batch"), "'batch'; choose one of .*group.*channel"),
-        (dict(dtype="float16"), "'float16'; choose one of .*float32.*bfloat16"),
-        (dict(remat="some"), "'some'; choose one of .*none.*products.*dots.*full"),
-        (dict(levels=()), "levels is empty; give at least one LevelSpec"),
+        (dict(norm="batch"), "'batch'.*group.*channel"),
+        (dict(dtype="float16"), "'float16'.*float32.*bfloat16"),
+        (dict(remat="some"), "'some'.*none.*products.*dots.*full"),
+        (dict(levels=()), "levels is empty.*LevelSpec"),
     ],
 )
 def test_wrong_setting_lists_the_choices(setting, choices):

@@ -272,11 +272,17 @@ def test_chain_of_shapes():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SpatialUpsample(factor=1), "must be >= 2"),
-        (lambda: TemporalUpsample(fill="mirror"), "choose one of"),
-        (lambda: Augmentation(noised="output"), "choose one of"),
-        (lambda: SpatialUpsample(factor=4).degrade(jnp.zeros((1, 1, 6, 8, 3))), "multiples of 4"),
-        (lambda: TemporalUpsample().degrade(jnp.zeros((1, 3, 2, 2, 3))), "a multiple of 2"),
+        (lambda: SpatialUpsample(factor=1), "SpatialUpsample.factor is 1.*>= 2"),
+        (lambda: TemporalUpsample(fill="mirror"), "'mirror'.*'repeat', 'blank', 'interpolate'"),
+        (lambda: Augmentation(noised="output"), "'output'.*'input', 'upsampled'"),
+        (
+            lambda: SpatialUpsample(factor=4).degrade(jnp.zeros((1, 1, 6, 8, 3))),
+            "6x8 .*multiples of 4",
+        ),
+        (
+            lambda: TemporalUpsample().degrade(jnp.zeros((1, 3, 2, 2, 3))),
+            "3 frames .*multiple of 2",
+        ),
     ],
 )
 def test_wrong_settings_are_explained(make, words):
@@ -285,5 +291,5 @@ def test_wrong_settings_are_explained(make, words):
 
 
 def test_a_missing_video_is_explained():
-    with pytest.raises(ValueError, match="needs the video of the stage before"):
+    with pytest.raises(ValueError, match="SpatialUpsample .*--from, --init"):
         SpatialUpsample().for_sampling(None, tiny.text(1), keys(1))

@@ -108,7 +108,7 @@ def test_a_picture_is_a_clip_of_one_frame(picture):
     assert sized(Init(path=picture)) == ("1x4x4", "1x8x8")
     assert sized(Init(path=picture, size="own")) == ("1x6x10", "1x12x20")
     assert sized(Init(path=picture), frames=8) == ("8x4x4", "8x8x8")  # it stands still
-    with pytest.raises(ValueError, match="one picture, and up put frames between"):
+    with pytest.raises(ValueError, match=r"in\.png .*picture.* up .*--until"):
         sized(Init(path=picture), chain(time=2))
 
 
@@ -123,8 +123,8 @@ def test_an_array_is_handed_on_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"path": "none.mp4"}, "--init: there is no file none.mp4"),
-        ({"size": "big"}, "--init_size=big: choose one of model, own"),
+        ({"path": "none.mp4"}, r"--init: .*no file none\.mp4"),
+        ({"size": "big"}, "--init_size=big: .*model, own"),
         ({"start": -1.0}, "--init_start is -1"),
         ({"start": float("inf")}, "--init_start is inf"),
     ],
@@ -237,11 +237,11 @@ def test_nothing_known():
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"first": "none.png"}, "--first: there is no file none.png"),
-        ({"inpaint": "{film}"}, "--inpaint=VIDEO and --mask=FILE go together"),
-        ({"mask": "{film}"}, "go together"),
+        ({"first": "none.png"}, r"--first: .*no file none\.png"),
+        ({"inpaint": "{film}"}, "--inpaint=VIDEO .*--mask=FILE .*together"),
+        ({"mask": "{film}"}, "--inpaint=VIDEO .*--mask=FILE .*together"),
         ({"inpaint": "{film}", "mask": "{film}", "last": "{film}"}, "drop --first, --last"),
-        ({"overlap": 1.0}, "--overlap is for a video"),
+        ({"overlap": 1.0}, "--overlap .*--first or --last"),
         ({"first": "{film}", "overlap": 0.0}, "--overlap is 0"),
     ],
 )
@@ -254,9 +254,12 @@ def test_wrong_files(film, files, words):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"first": "{film}", "overlap": 2.0}, "leaves nothing to make of 2.00 s"),
-        ({"first": "{film}", "last": "{film}", "overlap": 1.0}, "leaves nothing"),
-        ({"first": "{short}", "overlap": 1.5}, "plays 1.00 s, less than the overlap of 1.50 s"),
+        ({"first": "{film}", "overlap": 2.0}, "--overlap is 2 s.*nothing .*2.00 s"),
+        (
+            {"first": "{film}", "last": "{film}", "overlap": 1.0},
+            "--overlap is 1 s.*nothing .*2.00 s",
+        ),
+        ({"first": "{short}", "overlap": 1.5}, "--first .*plays 1.00 s.* 1.50 s"),
         ({"last": "{short}", "overlap": 1.5}, "--last .*too short"),
         ({"inpaint": "{short}", "mask": "{film}"}, "--inpaint .*too short"),
     ],

@@ -62,5 +62,5 @@ def test_clips_that_do_not_fit_are_told(tokenizer):
 def test_other_models_are_no_tokenizers():
     folder = zoo.FOLDER / "imagen_demo" / "base"
     trained = Sessions(["runs/generate.gin"], [], []).build_trained(Trained, folder)
-    with pytest.raises(ValueError, match="base holds a DiffusionStage, which is no tokenizer"):
+    with pytest.raises(ValueError, match="base .*DiffusionStage.* no tokenizer"):
         Tokenizer.of(trained)

@@ -188,7 +188,7 @@ def test_what_cannot_be_drawn_is_told_at_once(tmp_path):
     with pytest.raises(ValueError, match="unknown suffix '.jpg'; choose"):
         DrawPreview(tmp_path / "now.jpg")
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(ValueError, match="is a folder; name a file in it"):
+    with pytest.raises(ValueError, match=r"--preview=.*a\.png .*folder"):
         DrawPreview(tmp_path / "a.png")
 
 

@@ -83,11 +83,11 @@ def test_every_setting_reaches_its_part():
 
 def test_a_setting_of_another_kind_of_model_is_refused():
     model = token_fakes.model()
-    with pytest.raises(ValueError, match="--resample: maskgit is a kind of model that has no such"):
+    with pytest.raises(ValueError, match="--resample: maskgit .*no such setting"):
         Sampling(resample=3).apply(model)
-    with pytest.raises(ValueError, match="--guidance_rescale: maskgit guides the logits"):
+    with pytest.raises(ValueError, match="--guidance_rescale: maskgit .*logits"):
         Sampling(guidance_rescale=0.7).apply(model)
-    with pytest.raises(ValueError, match="--strength: maskgit is a kind of model that has no such"):
+    with pytest.raises(ValueError, match="--strength: maskgit .*no such setting"):
         at_strength(model, 0.5)
     assert Sampling(guidance_interval=(0.0, 0.5)).apply(model).guidance.interval == (0.0, 0.5)
 
@@ -125,9 +125,9 @@ def upsample():
 
 
 def test_a_negative_prompt_that_changes_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="base samples without guidance: give --guidance=W"):
+    with pytest.raises(ValueError, match="--negative .*base .*--guidance=W"):
         run(tmp_path, stage(guidance=GuidanceSpec()), negative="blurred")
-    with pytest.raises(ValueError, match="--negative: the stage base is a distilled student"):
+    with pytest.raises(ValueError, match="--negative: .*base .*distilled student"):
         run(tmp_path, stage(student=True), negative="blurred")
     assert takes_negative(stage()) and isinstance(stage(), SampledModel)
 
@@ -167,14 +167,11 @@ def test_a_cascade_starts_at_its_base_alone(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"strength": 0.5}, "--strength says how far to change the video of --init=FILE, which is"),
-        ({"strength": 1.0, "init": True}, "--strength is 1.0; it must be between 0 and 1"),
+        ({"strength": 0.5}, "--strength .*--init=FILE.*missing"),
+        ({"strength": 1.0, "init": True}, "--strength is 1.0.* 0 and 1"),
         ({"strength": 0.0, "init": True}, "--strength is 0.0"),
-        ({"init": True}, "or --strength=0.6 to change the video"),
-        (
-            {"sampling": Sampling(resample=3)},
-            "--resample makes new content agree .* give --inpaint",
-        ),
+        ({"init": True}, "--init .*--from=STAGE.*--strength=0.6"),
+        ({"sampling": Sampling(resample=3)}, "--resample .*--inpaint, --first or --last"),
     ],
 )
 def test_wrong_settings_stop_before_anything_is_loaded(tmp_path, settings, words):
@@ -190,7 +187,7 @@ def test_strength_is_not_for_a_stage_that_starts_from_a_video(tmp_path):
     later = noting(
         name="ssr1", conditioner=upsample(), shape=dataclasses.replace(SHAPE, height=8, width=8)
     )
-    with pytest.raises(ValueError, match="ssr1 makes its video from --init: leave it out"):
+    with pytest.raises(ValueError, match="--strength .*ssr1 .*--init"):
         run(tmp_path, later, init=Init(path=str(tmp_path / "in.npy")), strength=0.5)
 
 

@@ -34,8 +34,8 @@ def test_stages_that_are_not_there_are_left_to_the_chain(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (("ssr2", None), "--from=ssr2: there is no such stage in .*; it has base, tsr1."),
-        ((None, "ssr9"), "--until=ssr9: there is no such stage"),
+        (("ssr2", None), r"--from=ssr2: .*no such stage .*base, tsr1\."),
+        ((None, "ssr9"), "--until=ssr9: .*no such stage"),
         (("tsr1", "base"), "--until=base comes before --from=tsr1"),
     ],
 )
@@ -45,5 +45,5 @@ def test_stages_that_cannot_be_run(tmp_path, asked, words):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no .*config.gin, nor one in a folder of a stage"):
+    with pytest.raises(FileNotFoundError, match=r"--model=.*config\.gin.*maskgit, base, tsr1"):
         find(str(tmp_path))

@@ -178,11 +178,11 @@ def test_grid_tells_the_shape(module):
 @pytest.mark.parametrize(
     "size, message",
     [
-        ((16, 128, 128), "frames of 1 .* 4; got 16, the nearest is 13 or 17"),
-        ((3, 128, 128), "got 3, the nearest is 1 or 5"),
-        ((0, 128, 128), "got 0, the nearest is 1\\."),
-        ((5, 60, 128), "height of .* 8; got 60, the nearest is 56 or 64"),
-        ((5, 64, 3), "width of .* 8; got 3, the nearest is 8\\."),
+        ((16, 128, 128), "frames .* 4; got 16.* 13 or 17"),
+        ((3, 128, 128), "got 3.* 1 or 5"),
+        ((0, 128, 128), "got 0.* 1\\."),
+        ((5, 60, 128), "height .* 8; got 60.* 56 or 64"),
+        ((5, 64, 3), "width .* 8; got 3.* 8\\."),
     ],
 )
 def test_grid_names_the_nearest_sizes(size, message):
@@ -268,10 +268,10 @@ def test_bfloat16():
     "changes, message",
     [
         (dict(widths=()), "0 widths"),
-        (dict(space=(2, 2)), "4 widths, 2 strides in space and 3 in time"),
-        (dict(time=(1, 2, 0)), "time is \\(1, 2, 0\\); give numbers >= 1"),
-        (dict(kernel="3x3"), "'3x3'; choose one of .*factorized"),
-        (dict(norm="batch"), "'batch'; choose one of .*channel"),
+        (dict(space=(2, 2)), "4 widths, 2 strides.* 3 in time"),
+        (dict(time=(1, 2, 0)), "time is \\(1, 2, 0\\).*>= 1"),
+        (dict(kernel="3x3"), "'3x3'.*full.*factorized"),
+        (dict(norm="batch"), "'batch'.*group.*channel"),
         (dict(dtype="float16"), "'float16'"),
         (dict(blocks=-1), "blocks is -1"),
         (dict(pixel_patch=0), "pixel_patch is 0"),

@@ -139,10 +139,10 @@ def test_two_fifths_fewer_tokens_than_per_frame():
 @pytest.mark.parametrize(
     "size, message",
     [
-        ((12, 64, 64), "got 12, the nearest is 11 or 13"),
-        ((0, 64, 64), "got 0, the nearest is 1"),
-        ((3, 60, 64), "height .* 8; got 60, the nearest is 56 or 64"),
-        ((3, 64, 4), "width .* 8; got 4, the nearest is 8"),
+        ((12, 64, 64), "got 12.* 11 or 13"),
+        ((0, 64, 64), r"got 0.* 1\."),
+        ((3, 60, 64), "height .* 8; got 60.* 56 or 64"),
+        ((3, 64, 4), r"width .* 8; got 4.* 8\."),
     ],
 )
 def test_sizes_that_do_not_fit(size, message):

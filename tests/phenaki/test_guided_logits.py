@@ -99,11 +99,11 @@ def test_outside_of_the_interval_the_logits_are_those_without_guidance_bit_for_b
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rescale": 0.7}, "--guidance_rescale: maskgit guides the logits of tokens"),
+        ({"rescale": 0.7}, "--guidance_rescale: maskgit"),
         ({"parallel": 0.0}, "--guidance_parallel: maskgit"),
         ({"norm": 0.1}, "--guidance_norm: maskgit"),
         ({"momentum": -0.5}, "--guidance_momentum: maskgit"),
-        ({"interval": (0.2, 1.6)}, "shares of its decoding steps, .*not 1.6"),
+        ({"interval": (0.2, 1.6)}, "--guidance_interval: maskgit .*not 1.6"),
     ],
 )
 def test_what_is_of_videos_is_refused(settings, message):

@@ -133,12 +133,12 @@ def test_size_scales_the_shorter_side():
 @pytest.mark.parametrize(
     "build, said",
     [
-        (lambda: ImagePerceptual(network="vgg"), "is 'vgg'; choose one of squeezenet, vgg16"),
-        (lambda: ImagePerceptual(network="vgg16"), "set it together with network='vgg16'"),
+        (lambda: ImagePerceptual(network="vgg"), "network is 'vgg'.*squeezenet, vgg16"),
+        (lambda: ImagePerceptual(network="vgg16"), "network='vgg16', weights=None"),
         (lambda: ImagePerceptual(weights="a.pth"), "network='squeezenet', weights='a.pth'"),
         (lambda: ImagePerceptual(layers=("relu1_2",)), "ImagePerceptual.layers: .* conv1, fire2"),
         (lambda: ImagePerceptual(size=0), "ImagePerceptual.size is 0"),
-        (lambda: VideoPerceptual(layers=("Mixed_4g",)), "'Mixed_4g'; choose from: Conv3d_1a_7x7"),
+        (lambda: VideoPerceptual(layers=("Mixed_4g",)), "'Mixed_4g'.*Conv3d_1a_7x7"),
         (lambda: VideoPerceptual(layers=()), "VideoPerceptual.layers is empty"),
     ],
 )
@@ -182,7 +182,7 @@ def test_vgg_takes_the_users_file(tmp_path):
 
 def test_missing_weights_are_asset_errors(tmp_path, monkeypatch):
     one = ImagePerceptual(network="vgg16", weights=str(tmp_path / "none.pth"))
-    with pytest.raises(downloads.AssetError, match="none.pth', which is no file; .*squeezenet"):
+    with pytest.raises(downloads.AssetError, match=r"none\.pth'.* no file.*squeezenet"):
         one.load()
 
     def nowhere(name):
@@ -197,5 +197,5 @@ def test_missing_weights_are_asset_errors(tmp_path, monkeypatch):
 
 def test_a_pickle_in_place_of_vgg_is_refused(tmp_path):
     (tmp_path / "vgg16.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ValueError, match="refused: it asks for os.system"):
+    with pytest.raises(ValueError, match=r"vgg16\.pth .*refused: .*os\.system"):
         ImagePerceptual(network="vgg16", weights=str(tmp_path / "vgg16.pth")).load()

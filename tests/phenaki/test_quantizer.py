@@ -370,16 +370,16 @@ def test_published_codebook_size():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: VectorQuantizer(codes=1), "VectorQuantizer.codes is 1; it must be >= 2"),
+        (lambda: VectorQuantizer(codes=1), "VectorQuantizer.codes is 1.*>= 2"),
         (lambda: VectorQuantizer(dim=0), "dim is 0"),
         (lambda: VectorQuantizer(revive=-1.0), "revive is -1.0"),
-        (lambda: VectorQuantizer(dtype="float16"), "'float16'; choose one of .*bfloat16"),
+        (lambda: VectorQuantizer(dtype="float16"), "'float16'.*float32.*bfloat16"),
         (lambda: FSQ(levels=()), "FSQ.levels is \\(\\)"),
-        (lambda: FSQ(levels=(8, 1)), "numbers >= 2"),
+        (lambda: FSQ(levels=(8, 1)), r"FSQ.levels is \(8, 1\).*>= 2"),
         (lambda: FSQ(levels=(8,) * 11), "int32"),
         (lambda: FSQ(dtype="half"), "'half'"),
         (lambda: LFQ(bits=0), "LFQ.bits is 0"),
-        (lambda: LFQ(bits=25), "LFQ.bits is 25; it must be <= 24"),
+        (lambda: LFQ(bits=25), "LFQ.bits is 25.*<= 24"),
         (lambda: LFQ(temperature=0.0), "temperature is 0.0"),
     ],
 )

@@ -211,7 +211,7 @@ def test_wrong_settings_are_named():
         plan(batch_size=0)
     with pytest.raises(ValueError, match="trainers is empty"):
         Plan(trainers=(), text_encoder=NoText(length=1, dim=1), batch_size=1)
-    with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
+    with pytest.raises(ValueError, match="batch of 3 .* 2 devices"):
         plan(trainer((2, 1, 1)), batch_size=3).report()
 
 

@@ -116,7 +116,7 @@ def test_the_steps_of_a_student_and_the_least_seconds_of_its_clip(monkeypatch):
 def test_only_the_sampling_of_stages_is_planned_as_that_of_students():
     with pytest.raises(ValueError, match="leave out --compile, or it"):
         plan(stage(), sampling=True, compile=True, student_steps=8)
-    with pytest.raises(ValueError, match="--student_steps=8 is for the sampling of diffusion"):
+    with pytest.raises(ValueError, match="--student_steps=8 .*diffusion stages"):
         plan(toy.ToyModel(), student_steps=8)
 
 
@@ -187,7 +187,7 @@ def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
     plan(stage(), sampling=True, effort="O1").report(brief=True)
     plan(stage(), sampling=True).report(brief=True)
     assert seen == ["O1", "UNKNOWN"] and jax.config.jax_optimization_level == "UNKNOWN"
-    with pytest.raises(ValueError, match="--effort=O9 is not one of O0, O1, O2, O3"):
+    with pytest.raises(ValueError, match="--effort=O9 .*O0, O1, O2, O3"):
         plan(stage(), sampling=True, effort="O9")
 
 

@@ -60,8 +60,8 @@ def test_each_model_has_a_batch_of_its_own(two_stages, report):
 @pytest.mark.parametrize(
     ("order", "words"),
     [
-        ((0, 2), r"stage ssr1 takes clips of .*, but base gives .*: tsr1 is missing"),
-        ((1, 0), r"stage base makes video from text alone; it cannot come after tsr1"),
+        ((0, 2), "stage ssr1 .* base .*: tsr1 is missing"),
+        ((1, 0), "stage base .*after tsr1"),
     ],
 )
 def test_a_chain_that_is_broken(cascade_plan, order, words):

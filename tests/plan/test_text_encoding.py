@@ -100,10 +100,10 @@ def test_the_command_prints_a_table_or_json(capsys):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"captions": 0}, "--captions is 0; it must be positive"),
-        ({"epochs": -1.0}, "--epochs is -1.0; it must be positive"),
-        ({"dtype": "int8"}, "TextPlan.dtype is 'int8'; choose one of float32, bfloat16"),
-        ({"text_encoder": NoText()}, "the text encoder is no-text: add --gin_file=text/t5.gin"),
+        ({"captions": 0}, "--captions is 0"),
+        ({"epochs": -1.0}, "--epochs is -1.0"),
+        ({"dtype": "int8"}, "TextPlan.dtype is 'int8'.*float32, bfloat16"),
+        ({"text_encoder": NoText()}, "no-text: .*--gin_file=text/t5.gin"),
     ],
 )
 def test_wrong_settings(settings, words):

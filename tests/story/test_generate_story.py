@@ -143,7 +143,7 @@ def test_an_interrupted_film_does_not_go_on_from_something_else(tmp_path):
     swapped = OtherWeights(model=Counter(), text_encoder=toy.ToyEncoder(), model_dir="runs/p")
     for changed, words in (
         (dataclasses.replace(tell, stage=swapped), "model weights is .* there and .* here"),
-        (other(tmp_path, text_encoder=OtherEncoder()), "model text encoder is .toy, 3"),
+        (other(tmp_path, text_encoder=OtherEncoder()), "text encoder .*toy, 3 .*toy-2, 3"),
         (other(tmp_path, model=Counter(patch_time=1)), "model settings is"),
     ):
         with pytest.raises(ResumeError, match=words):
@@ -159,7 +159,7 @@ def test_an_interrupted_film_does_not_go_on_from_another_picture(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, story, Counter(stop_at=1), first=first)()
     np.save(picture, np.full((1, *SHAPE.thwc[1:]), 0.5, np.float32))
-    with pytest.raises(ResumeError, match="settings content of first is"):
+    with pytest.raises(ResumeError, match="settings .*content of first"):
         run(tmp_path, story, first=first)()
 
 
@@ -187,7 +187,7 @@ def test_a_film_goes_on_from_a_picture_or_a_video(tmp_path):
         ({"context_frames": 4}, "context of 4 known frames"),
         ({"context_frames": 11}, "context of 11 known frames"),
         ({"seed": -1}, "--seed is -1"),
-        ({"sampling": Sampling(gamma=0.5)}, "--gamma: maskgit is a kind of model that has no"),
+        ({"sampling": Sampling(gamma=0.5)}, "--gamma: maskgit .*no such setting"),
         ({"first": FirstFrames(path="nowhere.png")}, "nowhere.png"),
     ],
 )
@@ -235,7 +235,7 @@ def test_the_run_says_what_to_get_away_from_then_the_scene_then_the_story(
 
 def test_without_guidance_a_negative_prompt_is_refused(tmp_path):
     story = Story([Scene("a", frames=11, negative="d")], guidance=0.0)
-    with pytest.raises(ValueError, match="--negative .* maskgit samples without guidance"):
+    with pytest.raises(ValueError, match="--negative .* maskgit .*--guidance=W"):
         run(tmp_path, story)
 
 

@@ -65,7 +65,7 @@ def test_the_context_is_what_the_base_has_learned():
     assert (
         GenerateStory(stage=ready(EarlierFrames(frames=3)), context_frames=2, **tell).context == 2
     )
-    with pytest.raises(ValueError, match="context is 4 frames, and base was trained .* at most 3"):
+    with pytest.raises(ValueError, match="4 frames.* base .*--context=3"):
         GenerateStory(stage=ready(EarlierFrames(frames=3)), context_frames=4, **tell)
 
 
@@ -77,7 +77,7 @@ def test_a_base_that_was_not_trained_to_go_on_is_told_of(caplog):
 
 
 def test_a_story_begins_with_a_model_that_makes_video_from_text():
-    with pytest.raises(ValueError, match="begins with a model that makes video from text, and tsr"):
+    with pytest.raises(ValueError, match="story .*tsr1 up-samples"):
         long_video.split([ready(TemporalUpsample(), name="tsr1")])
 
 
@@ -144,7 +144,7 @@ def test_python_makes_what_the_command_makes(vidgen, cascade):
     assert film.fps == 16.0 and [(s.begin, s.end) for s in film.scenes] == [(0, 16), (16, 24)]
     with pytest.raises(ValueError, match="there are 2 prompts"):
         model.generate(["a", "b"], long=True)
-    with pytest.raises(ValueError, match="--long and --story do not go together"):
+    with pytest.raises(ValueError, match="--long and --story .*together"):
         model.generate("a", long=True, story="b")
 
 
@@ -181,7 +181,7 @@ def test_stages_are_told_the_rate_that_was_asked_for(tmp_path):
         video = np.load(path)
         assert len(video) == frames
         np.testing.assert_allclose(transforms.to_float(video), rate / 100, atol=1 / 255)
-    with pytest.raises(ValueError, match="--fps=12: base makes clips of one frame rate"):
+    with pytest.raises(ValueError, match=r"--fps=12: base .* 8; .*fps\.gin"):
         long_video.at_rate([ready(NoLowRes())], 12.0)
 
 

@@ -160,10 +160,10 @@ def test_files_that_are_none(tmp_path):
         load(str(tmp_path / "none.yaml"))
     path = tmp_path / "s.yaml"
     path.write_bytes(b"- \xff\xfe")
-    with pytest.raises(StoryError, match="not a text file in UTF-8"):
+    with pytest.raises(StoryError, match=r"s\.yaml: .*UTF-8"):
         load(str(path))
     path = write(tmp_path, "- a")
-    with pytest.raises(StoryError, match="holds one story; leave out #2"):
+    with pytest.raises(StoryError, match=r"story\.yaml .*one story.*#2"):
         load(path + "#2")
 
 
@@ -171,7 +171,7 @@ def test_frames_that_are_asked_for_win_over_those_of_a_file(tmp_path):
     path = write(tmp_path, "frames: 71\nscenes: [a, b]")
     assert (load(path).frames, load(path, frames=23).frames) == (71, 23)
     path = write(tmp_path, "scenes: [{prompt: a, frames: 11}]")
-    with pytest.raises(StoryError, match="frames is 17, but the scenes have 11 frames"):
+    with pytest.raises(StoryError, match="frames is 17.* 11 frames"):
         plan(load(path, frames=17), 11, 5, 2, 8)
 
 

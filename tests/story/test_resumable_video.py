@@ -231,14 +231,14 @@ def test_wrong_use(tmp_path):
         film.resume()
         with pytest.raises(ValueError, match="`resume` was called"):
             film.resume()
-        with pytest.raises(ValueError, match="film.npy has no frame"):
+        with pytest.raises(ValueError, match=r"film\.npy .*no frame yet"):
             film.finish()
         with pytest.raises(ValueError, match="segment 1 .* 0"):
             film.append(1, frames_of(1))
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").write_bytes(b"")
     with new_film(tmp_path / "frames.png") as film:
-        with pytest.raises(OSError, match="this folder of frames is there already"):
+        with pytest.raises(OSError, match=r"already.*frames\.png"):
             film.resume()
 
 

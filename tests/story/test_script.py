@@ -11,12 +11,12 @@ from vidgen.story.script import FirstFrames, Scene, Story, StoryError
     "scene, words",
     [
         (Scene(" "), "prompt is empty"),
-        (Scene("a", frames=0), "frames is 0; it must be 1 or more"),
-        (Scene("a", seconds=0), "seconds is 0; it must be more than 0"),
+        (Scene("a", frames=0), "frames is 0"),
+        (Scene("a", seconds=0), "seconds is 0"),
         (Scene("a", seconds=float("inf")), "seconds is inf"),
-        (Scene("a", frames=3, seconds=1), "both frames and seconds"),
-        (Scene("a", seed=-1), "seed is -1; it must be 0 or more"),
-        (Scene("a", seed=2**32), "less than 2"),
+        (Scene("a", frames=3, seconds=1), "frames.*seconds.*keep one"),
+        (Scene("a", seed=-1), "seed is -1"),
+        (Scene("a", seed=2**32), r"seed is 4294967296.*2\^32"),
         (Scene("a", guidance=float("nan")), "guidance is nan"),
         (Scene("a", steps=0), "steps is 0"),
         (Scene("a", transition=-1), "transition is -1"),
@@ -31,9 +31,9 @@ def test_a_scene_that_is_none_is_named(scene, words):
 def test_a_story_that_is_none():
     with pytest.raises(StoryError, match="my.yaml: no scene"):
         Story([], source="my.yaml")
-    with pytest.raises(StoryError, match="scene 1: transition is 1; no scene comes before"):
+    with pytest.raises(StoryError, match="scene 1: transition is 1; .*before"):
         Story([Scene("a", transition=1)])
-    with pytest.raises(StoryError, match="fit is 'loose'; choose exact, nearest, trim"):
+    with pytest.raises(StoryError, match="fit is 'loose'.*exact, nearest, trim"):
         Story([Scene("a")], fit="loose")
     with pytest.raises(StoryError, match="frames is 0"):
         Story([Scene("a")], frames=0)

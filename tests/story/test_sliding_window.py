@@ -104,7 +104,7 @@ def test_what_is_known_has_one_shape_so_that_one_program_is_compiled():
 @pytest.mark.parametrize("second", [segment("b", 6, 5), segment("b", 5, 7), segment("b", 5, 0)])
 def test_a_segment_that_does_not_fit_is_refused(second):
     segments = [segment("a", 0, 11), second]
-    with pytest.raises(ValueError, match=r"at most 5\), and a clip has 11"):
+    with pytest.raises(ValueError, match=r"at most 5\).* 11"):
         list(sliding_window.generate_segments(segments, Counting(), shape=SHAPE, context_frames=5))
 
 

@@ -288,7 +288,7 @@ def test_weights_that_change_while_a_film_is_made_are_told(tmp_path):
 
     upscaling = run(tmp_path, spatial())
     stage = Training(model=spatial(), text_encoder=toy.ToyEncoder(), model_dir="runs/ssr1")
-    with pytest.raises(ResumeError, match="the weights of ssr1 in runs/ssr1 have changed"):
+    with pytest.raises(ResumeError, match="weights of ssr1 .*runs/ssr1 .*--step=ssr1=N"):
         dataclasses.replace(upscaling, stages=[stage])()
 
 
@@ -318,7 +318,7 @@ def test_a_temperature_is_for_the_tokens(tmp_path):
     assert upscaling.generate.model.sampler.temperature == 4.0
     assert upscaling.passes[0].model.sampler == Spec()
     sampling = Sampling(temperature=PerStage(None, {"ssr1": 4.0}))
-    with pytest.raises(ValueError, match="--temperature: ssr1 is a kind of model"):
+    with pytest.raises(ValueError, match="--temperature: ssr1 .*no such setting"):
         run(tmp_path, spatial(), tell={"sampling": sampling})
 
 
@@ -326,9 +326,9 @@ def test_a_temperature_is_for_the_tokens(tmp_path):
     "stages, settings, words",
     [
         ([Nearest(name="base")], {}, "--upscale=base"),
-        ([spatial(stride=8)], {}, "of 4x6 does not fit ssr1: its width must .* nearest is 4 or 8"),
-        ([spatial(), spatial("ssr2", stride=16)], {}, "fit ssr1, ssr2: its width .* 4 or 8"),
-        ([temporal(stride=5)], {}, "its height must be a multiple of 5, and the nearest is 5"),
+        ([spatial(stride=8)], {}, "4x6 .* ssr1: .*width .* 4 or 8"),
+        ([spatial(), spatial("ssr2", stride=16)], {}, "4x6 .* ssr1, ssr2: .*width .* 4 or 8"),
+        ([temporal(stride=5)], {}, "4x6 .* tsr2: .*height .*multiple of 5"),
         ([spatial()], {"overlap": 1.0}, "overlap is 1.0"),
     ],
 )
@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_told_before_anything_is_made(tmp_path, stages, set
 
 def test_a_missing_checkpoint_or_format_is_told_before_anything_is_made(tmp_path):
     teller = Teller()
-    with pytest.raises(FileNotFoundError, match="no checkpoint in nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         run(tmp_path, spatial(), teller=teller, noise="nowhere")()
     with pytest.raises(ValueError, match="mov"):
         run(tmp_path, spatial(), teller=teller, tell={"output": str(tmp_path / "a.mov")})()
@@ -348,7 +348,7 @@ def test_a_missing_checkpoint_or_format_is_told_before_anything_is_made(tmp_path
 
 
 def test_broken_weights_are_told(tmp_path):
-    with pytest.raises(ValueError, match="stage ssr1 contains NaN or inf"):
+    with pytest.raises(ValueError, match="stage ssr1 .*NaN"):
         run(tmp_path, spatial(), noise=float("nan"))()
 
 
@@ -390,9 +390,9 @@ def test_where_the_stages_are(tmp_path):
     assert find("ssr1", model, str(tmp_path / "alone")) == (tmp_path / "alone",)
     with pytest.raises(FileNotFoundError, match="no trained ssr2 in .*, which has maskgit, ssr1;"):
         find("ssr1,ssr2", model)
-    with pytest.raises(FileNotFoundError, match="which has no stage"):
+    with pytest.raises(FileNotFoundError, match="ssr1 in nowhere.* no stage"):
         find("ssr1", model, "nowhere")
-    with pytest.raises(ValueError, match="holds the stage ssr1, not ssr2"):
+    with pytest.raises(ValueError, match="--upscale=ssr2: .*stage ssr1, not ssr2"):
         upscale_stages.check_names([ready(spatial())], [cascade], "ssr2")
 
 

@@ -88,13 +88,13 @@ def test_both_are_text_encoders():
 
 @pytest.mark.parametrize("one", [ByteEncoder(), encoder.CachedEncoder(encoder=ByteEncoder())])
 def test_no_prompts_is_an_error(one):
-    with pytest.raises(ValueError, match="no prompts to encode"):
+    with pytest.raises(ValueError, match="no prompts"):
         one([])
 
 
 @pytest.mark.parametrize("one", [ByteEncoder(), encoder.CachedEncoder(encoder=ByteEncoder())])
 def test_one_string_is_not_a_list_of_prompts(one):
-    with pytest.raises(ValueError, match="must be a list of strings; got the string 'cat'"):
+    with pytest.raises(ValueError, match="prompts .*list .*'cat'"):
         one("cat")
 
 

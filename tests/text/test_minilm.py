@@ -132,7 +132,7 @@ def test_a_long_prompt_is_cut_and_said_once(caplog):
 
 @pytest.mark.parametrize("length", [2, 513])
 def test_wrong_length_is_named(length):
-    with pytest.raises(ValueError, match=rf"MiniLM.length is {length}; it must lie in 3..512"):
+    with pytest.raises(ValueError, match=rf"MiniLM.length is {length}; .*3\.\.512"):
         minilm.MiniLM(length=length)
 
 

@@ -174,22 +174,22 @@ def test_a_name_tells_weights_from_others(folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"size": "huge"}, "T5.size is 'huge'; choose one of small, base, large, xl, xxl"),
-        ({"dtype": "float16"}, "T5.dtype is 'float16'; choose one of float32, bfloat16"),
+        ({"size": "huge"}, "T5.size is 'huge'.*small, base, large, xl, xxl"),
+        ({"dtype": "float16"}, "T5.dtype is 'float16'.*float32, bfloat16"),
         ({"length": 0}, "T5.length is 0"),
     ],
 )
 def test_wrong_settings(settings, words):
-    with pytest.raises(ValueError, match=re.escape(words)):
+    with pytest.raises(ValueError, match=words):
         T5(**settings)
 
 
 def test_weights_that_are_not_there(tmp_path, folder):
     with pytest.raises(T5FileError, match="download google/t5-v1_1-xxl .* T5_DIR"):
         T5()(["a tiger"])
-    with pytest.raises(T5FileError, match="there is no folder"):
+    with pytest.raises(T5FileError, match="T5_DIR: .*no folder .*none"):
         T5(path=str(tmp_path / "none")).load()
-    with pytest.raises(T5FileError, match="holds no weights of T5"):
+    with pytest.raises(T5FileError, match=r"no weights.*\*\.safetensors.*pytorch_model"):
         T5(path=str(tmp_path)).load()
     with pytest.raises(T5FileError, match=r"T5.size is small, .*width=512.*holds .*width=24"):
         T5(path=str(folder), size="small").load()
@@ -197,11 +197,11 @@ def test_weights_that_are_not_there(tmp_path, folder):
 
 def test_what_is_no_t5(tmp_path):
     ungated = {n.replace("wi_0", "wi"): x for n, x in FOUND.items() if "wi_1" not in n}
-    with pytest.raises(T5FileError, match=r"wi_0.weight \(T5 1.0 has no gated feed-forward\)"):
+    with pytest.raises(T5FileError, match=r"wi_0\.weight \(T5 1\.0 "):
         T5Files(t5_folders.write_safetensors(tmp_path / "ungated", ungated))
     cut = t5_folders.write_safetensors(tmp_path / "cut", FOUND) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-9])
-    with pytest.raises(T5FileError, match="not a whole safetensors file"):
+    with pytest.raises(T5FileError, match=r"model\.safetensors .*whole safetensors"):
         T5Files(cut.parent)
     shards = t5_folders.write_safetensors(tmp_path / "shards", FOUND, shards=2)
     (shards / "model-00002-of-00002.safetensors").unlink()

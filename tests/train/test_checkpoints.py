@@ -140,7 +140,7 @@ def test_other_optimizer(tmp_path, trainer):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, fresh(trainer))
         checkpointer.wait()
-        with pytest.raises(CheckpointError, match="not the state of this optimizer"):
+        with pytest.raises(CheckpointError, match="optimizer .*opt_state/1/0/mu"):
             checkpointer.restore(other.abstract_state(toy.spec()))
 
 
@@ -194,7 +194,7 @@ def test_damage_is_not_taken_for_another_model(tmp_path, trainer):
         for step in (1, 2):
             checkpointer.save(step, fresh(trainer))
         checkpointer.wait()
-        with pytest.raises(CheckpointError, match="does not fit this model"):
+        with pytest.raises(CheckpointError, match=r"checkpoints/2 .*in_bias is \(16,\).*\(8,\)"):
             checkpointer.restore_newest(other.abstract_state(toy.spec()))
         assert checkpointer.steps() == [1, 2]
 
@@ -296,7 +296,7 @@ def test_when_all_are_damaged_it_is_one_sentence(tmp_path, trainer):
         checkpointer.save(1, fresh(trainer))
         checkpointer.wait()
         (tmp_path / "checkpoints/1/params/_METADATA").write_text("")
-        with pytest.raises(CheckpointError, match="1 is damaged and cannot be read"):
+        with pytest.raises(CheckpointError, match="checkpoints/1 .*damaged.*cannot be read"):
             checkpointer.restore_newest(trainer.abstract_state(toy.spec()))
         assert checkpointer.steps() == [1]
     settle()

@@ -79,7 +79,7 @@ def test_an_average_may_end_earlier(runs, tmp_path):
     made = derived_models.average(str(root / "lora"), 0.1, str(tmp_path / "out"), step=4)
     assert made.step == 4 and "made of 2 snapshots with the lengths 0.05 and 0.1" in made.what
     assert weights.open_weights(tmp_path / "out").latest_step() == 4
-    with pytest.raises(ValueError, match=r"no snapshot of step 5 in .*; there are \[2, 4, 6\]"):
+    with pytest.raises(ValueError, match=r"snapshot of step 5 .*\[2, 4, 6\]"):
         derived_models.average(str(root / "lora"), 0.1, str(tmp_path / "out"), step=5)
 
 

@@ -42,7 +42,7 @@ def test_every_device_is_there_once():
 
 
 def test_tpu_slices_that_do_not_divide_their_axis():
-    words = "8 devices are in 2 slices, .* mesh axis 'data' of size 1: make it a multiple of 2"
+    words = "8 devices .*2 slices, .*'data' of size 1: .*multiple of 2"
     with pytest.raises(ValueError, match=words):
         device_mesh.make(described(2, "tpu"), {"data": 1, "fsdp": 8}, "data")
     # GPUs of different hosts may lie as they come.

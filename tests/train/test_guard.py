@@ -48,7 +48,7 @@ def test_a_bad_loss_does_not_count_for_the_average(caplog):
 )
 def test_stopping_names_step_reason_and_checkpoint(loss, grad_norm, words):
     seen = watch([3.0] * 4, DivergencePolicy(spike=10, average=1))
-    with pytest.raises(TrainingDiverged, match=rf"diverged at step 5 \({words}\); checkpoint 3 is"):
+    with pytest.raises(TrainingDiverged, match=rf"step 5 \({words}\); checkpoint 3 "):
         seen.update(5, loss, grad_norm, 3)
 
 
@@ -56,7 +56,7 @@ def test_patience(caplog):
     seen = LossMonitor(DivergencePolicy(policy="skip", patience=3))
     for step, loss in enumerate([math.nan, math.nan, 1.0, math.nan, math.nan], start=1):
         seen.update(step, loss, 1.0, None)
-    with pytest.raises(TrainingDiverged, match="after 3 bad steps in a row; there is no check"):
+    with pytest.raises(TrainingDiverged, match="step 6 .* 3 bad steps .*no checkpoint"):
         seen.update(6, math.nan, 1.0, None)
 
 
@@ -77,8 +77,8 @@ def test_a_state_goes_on_exactly(at):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"policy": "ignore"}, "choose 'stop' or 'skip'"),
-        ({"spike": 1}, "spike is 1; it must be over 1"),
+        ({"policy": "ignore"}, "policy is 'ignore'.*'stop' or 'skip'"),
+        ({"spike": 1}, "spike is 1;"),
         ({"average": 0}, "average is 0"),
         ({"patience": 0}, "patience is 0"),
     ],

@@ -111,10 +111,10 @@ def test_a_is_random_with_the_variance_of_its_inputs_and_b_is_zero():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "LoRA.rank is 0; it must be >= 1"),
-        ({"alpha": 0.0}, "LoRA.alpha is 0.0; it must be positive"),
-        ({"layers": ("attention", "norms")}, "LoRA.layers is .*choose some of"),
-        ({"layers": ()}, "choose some of"),
+        ({"rank": 0}, "LoRA.rank is 0.*>= 1"),
+        ({"alpha": 0.0}, "LoRA.alpha is 0.0"),
+        ({"layers": ("attention", "norms")}, "LoRA.layers is .*'norms'.*'dense'"),
+        ({"layers": ()}, r"LoRA.layers is \(\).*'dense'"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -123,15 +123,13 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_a_model_without_such_kernels():
-    with pytest.raises(ValueError, match="no kernels of the kinds"):
+    with pytest.raises(ValueError, match=r"no kernels .*\('conv',\)"):
         LoRA(layers=("conv",)).adapters({"mlp": boxed()["mlp"]}, jax.random.key(0))
 
 
 def test_only_what_makes_clips_is_fine_tuned():
     other: Any = toy.ToyEncoder()
-    with pytest.raises(
-        ValueError, match="models that make clips, and MODEL is a ToyEncoder; train"
-    ):
+    with pytest.raises(ValueError, match=r"LoRA .*MODEL is a ToyEncoder; .*lora\.gin"):
         LoraModel(base=other)
 
 
@@ -237,7 +235,7 @@ def test_a_run_is_read_as_the_whole_model(run, base):
         jax.tree.map(np.testing.assert_array_equal, reader.restore_params(), whole)
         half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), spec)
         assert {x.dtype.name for x in jax.tree.leaves(reader.restore_params(half))} == {"bfloat16"}
-        with pytest.raises(FileNotFoundError, match="no checkpoint of step 4"):
+        with pytest.raises(FileNotFoundError, match=r"step 4 .*\[3\]"):
             reader.stored_params(4)
     changed = np.abs(np.asarray(whole["dense"]["kernel"]) - base[1]["dense"]["kernel"])
     assert changed.max() > 1e-4
@@ -291,7 +289,7 @@ def test_other_weights_in_the_place_of_the_base(run, base, tmp_path):
     weights.write(tmp_path / "other", other, 3, eight_bits=False)
     record = json.loads((folder / "lora.json").read_text())
     (folder / "lora.json").write_text(json.dumps(record | {"base": str(tmp_path / "other")}))
-    with pytest.raises(CheckpointError, match="has other weights now than those that were"):
+    with pytest.raises(CheckpointError, match=r"/other, .*other weights .*step 3\)"):
         weights.open_weights(folder).restore_params()
 
 
@@ -300,7 +298,7 @@ def test_going_on_takes_the_same_base_rank_and_alpha(run, base):
     before = (folder / "lora.json").read_bytes()
     fine_tuning(base[0], folder)[1]()
     assert (folder / "lora.json").read_bytes() == before
-    with pytest.raises(CheckpointError, match=r"begun with the LoRA alpha 8.0, not 4.0; name ano"):
+    with pytest.raises(CheckpointError, match=r"LoRA alpha 8.0, not 4.0; .*MODEL_DIR"):
         fine_tuning(base[0], folder, alpha=4.0)[1]()
     with Checkpointer(base[0]) as checkpointer:  # the base has been trained further
         state = toy.make_trainer(Affine(), ema_decay=None).init_state(jax.random.key(2), toy.spec())
@@ -310,19 +308,19 @@ def test_going_on_takes_the_same_base_rank_and_alpha(run, base):
 
 
 def test_no_base(base, tmp_path):
-    with pytest.raises(ValueError, match="INIT_FROM is empty: LoRA fine-tunes a trained model"):
+    with pytest.raises(ValueError, match="INIT_FROM is empty"):
         fine_tuning("", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no weights to fine-tune \(INIT_FROM\): no model"):
+    with pytest.raises(FileNotFoundError, match="INIT_FROM.*nowhere"):
         fine_tuning(tmp_path / "nowhere", tmp_path)[1]()
     weights.write(tmp_path / "small", {"dense": {"kernel": jnp.ones((4, 4))}}, 1)
-    with pytest.raises(CheckpointError, match="does not fit this model"):
+    with pytest.raises(CheckpointError, match=r"small.*dense/bias .*\(32,\)"):
         fine_tuning(tmp_path / "small", tmp_path / "m")[1]()
     assert not (tmp_path / "m").exists()
 
 
 def test_a_record_that_is_not_whole(tmp_path):
     (tmp_path / "lora.json").write_text('{"base": "x"')
-    with pytest.raises(CheckpointError, match="lora.json is not a LoRA record of vidgen"):
+    with pytest.raises(CheckpointError, match=r"lora\.json .*LoRA record"):
         lora_weights.read_record(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_the_weights_of_a_run_of_t5x(run):
         jax.tree.map(np.testing.assert_array_equal, reader.restore_params(step=3), _plus(3))
         half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), TREE)
         assert reader.restore_params(half)["params"]["stem"]["kernel"].dtype == jnp.bfloat16
-        with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 4 in .*\[3, 12\]"):
+        with pytest.raises(FileNotFoundError, match=r"step 4 .*\[3, 12\]"):
             reader.stored_params(4)
         other = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, 4), x.dtype), TREE)
         with pytest.raises(CheckpointError, match=r"is \(2, 3\) there and \(2, 4\) here"):
@@ -57,5 +57,5 @@ def _plus(step):
 
 def test_a_checkpoint_without_weights(tmp_path):
     (tmp_path / "checkpoint_1").mkdir()
-    with pytest.raises(CheckpointError, match="holds no weights that t5x wrote"):
+    with pytest.raises(CheckpointError, match="checkpoint_1 .*no weights .*t5x"):
         open_weights(tmp_path).stored_params()

@@ -53,10 +53,10 @@ def test_cosine_quarter_point():
     "settings, words",
     [
         ({"peak": 1.0, "decay": "step"}, "rsqrt"),
-        ({"peak": 0.0}, "positive"),
+        ({"peak": 0.0}, "peak is 0.0"),
         ({"peak": 1.0, "decay": "cosine"}, "total_steps"),
         ({"peak": 1.0, "warmup_steps": -1}, "warmup_steps is -1"),
-        ({"peak": 1.0, "floor": 2.0}, "fraction"),
+        ({"peak": 1.0, "floor": 2.0}, "floor is 2.0"),
     ],
 )
 def test_wrong_learning_rate(settings, words):

@@ -84,10 +84,10 @@ def test_mesh_that_does_not_fit_the_devices(shape, count):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"mesh_shape": (-1, -1, 1)}, "one may be -1"),
-        ({"mesh_shape": (0, 1, 1)}, ">= 1"),
-        ({"mesh_shape": (1, 1)}, "one size for each axis"),
-        ({"rules": (("embed", "model"),)}, "'model'; choose from"),
+        ({"mesh_shape": (-1, -1, 1)}, r"\(-1, -1, 1\).*one may be -1"),
+        ({"mesh_shape": (0, 1, 1)}, r"\(0, 1, 1\).*>= 1"),
+        ({"mesh_shape": (1, 1)}, r"\('data', 'fsdp', 'tensor'\).*\(1, 1\)"),
+        ({"rules": (("embed", "model"),)}, r"axis 'model'.*\('data', 'fsdp', 'tensor'\)"),
     ],
 )
 def test_wrong_settings(settings, words):
@@ -122,12 +122,12 @@ def test_batch_sizes_of_devices_that_are_not_here():
     partitioner = Partitioner(rules=RULES, mesh_shape=(-1, 2, 2))
     assert partitioner.batch_ways(16) == 8
     partitioner.check_batch_size(24, 16)
-    with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
+    with pytest.raises(ValueError, match="batch of 12 .* 8 devices"):
         partitioner.check_batch_size(12, 16)
 
 
 def test_batch_needs_a_rule():
-    with pytest.raises(ValueError, match='no partitioning rule for "batch"'):
+    with pytest.raises(ValueError, match='no .*rule for "batch"'):
         Partitioner(rules=(("embed", None),)).batch_sharding()
 
 

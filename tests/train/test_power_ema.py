@@ -37,7 +37,7 @@ def test_the_exponents_of_the_paper():
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.29, float("nan")])
 def test_lengths_out_of_range(length):
-    with pytest.raises(ValueError, match=r"over 0, and at most 0.2887, which is the mean of all"):
+    with pytest.raises(ValueError, match=f"is {length}; .*0.2887"):
         exponent(length)
 
 
@@ -162,9 +162,9 @@ def test_more_snapshots_come_closer():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lengths": ()}, "give one or more different lengths"),
-        ({"lengths": (0.1, 0.1)}, "different lengths"),
-        ({"lengths": (0.1, 0.5)}, "length of an average is 0.5"),
+        ({"lengths": ()}, r"PowerEma.lengths is \(\)"),
+        ({"lengths": (0.1, 0.1)}, r"PowerEma.lengths is \(0.1, 0.1\)"),
+        ({"lengths": (0.1, 0.5)}, "length .*is 0.5"),
         ({"every": 0}, "PowerEma.every is 0"),
     ],
 )

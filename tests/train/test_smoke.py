@@ -61,14 +61,14 @@ def test_two_lives(tmp_path, capsys):
     assert report["clip"].endswith("step_10.mp4") and Path(report["clip"]).stat().st_size > 100
     text = capsys.readouterr().out
     assert "equal to the last bit" in text and report["clip"] in text
-    with pytest.raises(ValueError, match="from an earlier smoke test; remove"):
+    with pytest.raises(ValueError, match=r"smoke/report\.json .*earlier .*MODEL_DIR"):
         smoke(tmp_path)()
 
 
 def test_another_curve_is_a_failure(tmp_path):
     """The second life draws other noise, as if the checkpoint had lost its place."""
     preempted(tmp_path)
-    with pytest.raises(ValueError, match=r"failed at resuming: loss of step 1 is [\d.]+, that of"):
+    with pytest.raises(ValueError, match=r"at resuming: .*step 1 is [\d.]+, .* [\d.]+;"):
         smoke(tmp_path, seed=1)()
     report = json.loads((tmp_path / "smoke/report.json").read_text())
     assert not report["curves_equal"] and "step 1" in report["difference"] and report["repeats"]
@@ -88,7 +88,7 @@ class Restless(toy.ToyData):
 
 def test_a_device_that_does_not_repeat_itself_is_named(tmp_path):
     preempted(tmp_path, dataset=Restless())
-    with pytest.raises(ValueError, match="does not compute the same twice: loss of step 1 is"):
+    with pytest.raises(ValueError, match="twice: .*step 1 .*--xla_gpu_deterministic_ops=true"):
         smoke(tmp_path, dataset=Restless())()
     report = json.loads((tmp_path / "smoke/report.json").read_text())
     assert not report["repeats"] and not report["curves_equal"]
@@ -110,10 +110,10 @@ class Broken(toy.ToyData):
 
 
 def test_the_part_that_fails_is_named(tmp_path):
-    with pytest.raises(ValueError, match="^the smoke test failed at training: no such bucket.$"):
+    with pytest.raises(ValueError, match=r"at training: no such bucket\.$"):
         smoke(tmp_path, dataset=Broken())()
     preempted(tmp_path)
-    with pytest.raises(ValueError, match="at generating a clip: no accelerator answers.$"):
+    with pytest.raises(ValueError, match=r"generating a clip: no accelerator answers\.$"):
         smoke(tmp_path, text_encoder=Mute())()
     assert not (tmp_path / "smoke/report.json").exists()
 
@@ -125,7 +125,7 @@ class Nan(toy.ToyModel):
 
 def test_a_clip_of_no_numbers_is_a_failure(tmp_path):
     preempted(tmp_path)
-    with pytest.raises(ValueError, match="at generating a clip: the clip has values that are no"):
+    with pytest.raises(ValueError, match=r"generating a clip: .*no numbers\.$"):
         smoke(tmp_path, trainer=toy.make_trainer(Nan()))()
 
 

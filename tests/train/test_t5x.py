@@ -124,7 +124,7 @@ def test_a_task_and_the_converter_give_the_batches_of_vidgen(registered, source,
 
 
 def test_what_is_no_kind_of_pixels():
-    with pytest.raises(ValueError, match="choose video or tokens"):
+    with pytest.raises(ValueError, match="'frames'.*video or tokens"):
         t5x.feature_converter("frames")
 
 
@@ -234,12 +234,12 @@ def test_rules_for_all_names_and_no_name_twice():
     rules = t5x.axis_rules({"conv_out": "model", "embed": "data"})
     assert dict(rules)["conv_out"] == "model" and dict(rules)["embed"] == "data"
     assert len(dict(rules)) == len(rules)
-    with pytest.raises(ValueError, match="there is no axis 'width_of'"):
+    with pytest.raises(ValueError, match="no axis 'width_of'"):
         t5x.axis_rules({"width_of": "model"})
 
 
 def test_a_task_of_captions_takes_no_tokens():
-    with pytest.raises(ValueError, match="gives tokens; a task of captions is made of videos"):
+    with pytest.raises(ValueError, match="tokens; .*captions"):
         seqio, _ = import_seqio()
         task = seqio_tasks.register("t5x_no_tokens", Tokens())
         try:

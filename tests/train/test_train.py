@@ -331,7 +331,7 @@ def test_a_spike_stops_where_the_policy_says_so(tmp_path):
 def test_too_many_bad_steps_in_a_row_stop_all_the_same(tmp_path):
     guard = DivergencePolicy(policy="skip", patience=3)
     trainer = toy.make_trainer(model=Exploding(), optimizer=Counter(), guard=guard)
-    with pytest.raises(TrainingDiverged, match="at step 6 .*after 3 bad steps in a row"):
+    with pytest.raises(TrainingDiverged, match="step 6 .* 3 bad steps"):
         make(tmp_path, trainer=trainer)()
 
 
@@ -480,7 +480,7 @@ def _five(self):
 
 def test_model_dir_that_is_a_file(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(ValueError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="MODEL_DIR .*/x' is a file"):
         make(tmp_path / "x")()
     with pytest.raises(ValueError, match="cannot be written"):
         make(tmp_path / "x" / "y")()
@@ -491,14 +491,14 @@ def test_model_dir_that_is_a_file(tmp_path):
 def test_clips_of_another_shape(tmp_path):
     shape = VideoShape(frames=2, height=8, width=8, channels=1)
     t = toy.make_trainer(model=toy.ToyModel(shape=shape))
-    with pytest.raises(ValueError, match=r"gives video of shape \(8, 2, 4, 4, 1\).*\(8, 2, 8, 8"):
+    with pytest.raises(ValueError, match=r"\(8, 2, 4, 4, 1\).*\(8, 2, 8, 8, 1\)"):
         make(tmp_path, trainer=t)()
 
 
 def test_checkpoint_of_another_model(tmp_path):
     make(tmp_path, train_steps=1)()
     t = toy.make_trainer(model=toy.ToyModel(network=toy.Regressor(hidden=8)))
-    with pytest.raises(ValueError, match="does not fit this model: in_bias"):
+    with pytest.raises(ValueError, match=r"checkpoints/1 .*in_bias is \(16,\).*\(8,\)"):
         make(tmp_path, trainer=t)()
 
 
@@ -508,7 +508,7 @@ def test_checkpoint_of_another_model(tmp_path):
         ({"train_steps": 0}, "train_steps is 0"),
         ({"log_every": 0}, "log_every is 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
-        ({"time_limit_minutes": 0.0}, "positive"),
+        ({"time_limit_minutes": 0.0}, "time_limit_minutes is 0.0"),
     ],
 )
 def test_wrong_settings(tmp_path, settings, words):
@@ -519,7 +519,7 @@ def test_wrong_settings(tmp_path, settings, words):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"prompts": ()}, "at least one prompt"),
+        ({"prompts": ()}, "prompts is empty"),
         ({"every": 0}, "every is 0"),
         ({"suffix": "avi"}, "mp4"),
     ],
@@ -538,7 +538,7 @@ def test_sampler_needs_a_model_that_generates(tmp_path):
 def test_a_sampler_writes_a_format_that_plays_at_the_rate_of_the_model(tmp_path):
     model = toy.ToyModel(shape=dataclasses.replace(toy.ToyModel().shape, fps=60.0))
     sampler = SampleVideos(prompts=("a",), every=1, suffix="gif")
-    with pytest.raises(ValueError, match="at 60 frames a second: a .gif plays"):
+    with pytest.raises(ValueError, match="60 frames .*[.]gif .*0.002 to 50"):
         make(tmp_path, trainer=toy.make_trainer(model=model), sample_writer=sampler)
 
 

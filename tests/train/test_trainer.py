@@ -100,7 +100,7 @@ def test_microbatches_have_noise_of_their_own():
 
 
 def test_batch_that_cannot_be_cut():
-    with pytest.raises(ValueError, match="8 cannot be cut into 3 microbatches"):
+    with pytest.raises(ValueError, match="8 .* 3 microbatches"):
         toy.make_trainer(microbatches=3).train_program(toy.batch())
 
 

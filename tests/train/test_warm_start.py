@@ -102,7 +102,7 @@ def test_wrong_weights_are_one_sentence(first, tmp_path):
     small = fresh(toy.ToyModel(network=toy.Regressor(hidden=8)))
     with pytest.raises(CheckpointError, match=r"in_bias is \(16,\) there and \(8,\) here"):
         WarmStart(model_dir=folder)(small)
-    with pytest.raises(CheckpointError, match="another kind of model: it has no parameter strange"):
+    with pytest.raises(CheckpointError, match="another kind.*no parameter strange"):
         WarmStart(model_dir=folder)(fresh(Other()))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         WarmStart(model_dir=str(tmp_path / "nowhere"))(fresh())

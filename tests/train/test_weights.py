@@ -53,7 +53,7 @@ def test_in_full_all_is_kept_to_the_bit(tmp_path):
         assert not file.in_eight_bits and file.latest_step() == 7
         jax.tree.map(np.testing.assert_array_equal, file.restore_params(), given)
     assert oct(path.stat().mode & 0o777) == oct(0o666 & ~weights._umask())
-    with pytest.raises(ValueError, match="single precision cannot hold"):
+    with pytest.raises(ValueError, match="kernel .*single precision"):
         weights.write(tmp_path, {"kernel": jnp.array([jnp.inf])}, 2, eight_bits=False)
     assert [p.name for p in tmp_path.iterdir()] == [weights.FILE]  # nothing half-written
 
@@ -91,7 +91,7 @@ def test_the_deflated_file_of_before_is_read(tmp_path):
 def test_names_that_are_no_tree(tmp_path, names):
     arrays = {name: np.ones(1, np.float32) for name in names}
     safetensors.numpy.save_file(arrays, tmp_path / weights.FILE, {"step": "1"})
-    with pytest.raises(CheckpointError, match="not a whole weight file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors .*whole weight file"):
         weights.open_weights(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_reads_like_checkpoints(tmp_path):
         assert named_leaves(spec)["params/conv/kernel"].shape == (3, 3, 32, 64)
         half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), spec)
         assert {x.dtype.name for x in jax.tree.leaves(file.restore_params(half))} == {"bfloat16"}
-        with pytest.raises(FileNotFoundError, match="no weights of step 8 .* there is 7 alone"):
+        with pytest.raises(FileNotFoundError, match="step 8 .* 7 alone"):
             file.restore_params(step=8)
         other = jax.eval_shape(lambda: params(hidden=32))
         with pytest.raises(CheckpointError, match=r"conv/bias is \(64,\) there and \(32,\) here"):
@@ -176,8 +176,8 @@ def test_what_is_no_weight_file(tmp_path):
         weights.open_weights(tmp_path)
     path = weights.write(tmp_path, params(), 7)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole weight file of vidgen .*fetch it again"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors .*whole weight file .*again"):
         weights.open_weights(tmp_path)
     path.write_text("")
-    with pytest.raises(CheckpointError, match="not a whole weight file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors .*whole weight file"):
         weights.open_weights(tmp_path)
