@@ -245,7 +245,7 @@ def test_modules_that_tests_name_exist():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.stem)
 def test_errors_are_matched_by_what_they_name_not_by_their_sentences(path):
-    """At most three plain words in a row: a sentence can be put better without a change of tests."""
+    """At most three plain words in a row: who puts a sentence better changes no test."""
     matched = [
         part.value
         for keyword in ast.walk(tree_of(path))
