@@ -478,7 +478,7 @@ def test_ladder_can_be_made_while_tracing():
             {"kind": "leap"},
             "sampler kind 'leap'; choose one of dpmpp_2m, .*heun, ddim, ancestral, stoch",
         ),
-        ({"spacing": "karras"}, "sampler spacing 'karras'; choose one of time, logsnr, edm"),
+        ({"spacing": "karras"}, "spacing is 'karras'; choose one of time, logsnr, edm"),
         ({"steps": 0}, "steps is 0; it must be >= 1"),
         ({"gamma": 1.5}, r"gamma is 1.5; it must be in \[0, 1\]"),
     ],

@@ -244,7 +244,7 @@ def test_dropout_acts_in_training_alone(params, inputs):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layers": 0}, "layers is 0; it must be at least 1"),
+        ({"layers": 0}, "layers is 0; it must be >= 1"),
         ({"dtype": "float64"}, "'float64'; choose one of .*bfloat16"),
         ({"heads": 3}, "3 heads do not divide the width 8"),
     ],

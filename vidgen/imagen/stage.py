@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen import checks
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
@@ -98,9 +99,7 @@ class DiffusionStage(SampledModel):
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
         parameterization.loss_weight_by_name(self.loss_weight)
-        for name in ("text_drop_rate", "self_conditioning"):
-            if not 0 <= (rate := getattr(self, name)) <= 1:
-                raise ValueError(f"DiffusionStage.{name} is {rate}; it must be in [0, 1].")
+        checks.share(self, "text_drop_rate", "self_conditioning")
         if self.guidance_input:
             check_student(self.name, self.guidance, self._least)
         conditioning.check_parameterization(self.conditioner, self.parameterization)

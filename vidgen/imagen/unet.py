@@ -33,6 +33,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vidgen import checks
 from vidgen.imagen import preconditioning
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
 from vidgen.imagen.denoiser import DenoisingNetwork
@@ -46,6 +47,7 @@ from vidgen.nn.conv import (
     swish,
     upsample_nearest,
 )
+from vidgen.nn.transformer import DTYPES
 from vidgen.types import Conditioning
 
 # Three quarters of a fresh student's error go when it is guided by the mean weight whatever it is
@@ -103,11 +105,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("VideoUNet.levels is empty; give at least one LevelSpec.")
-        remat.check("VideoUNet", self.remat)
-        for name, choices in (("norm", NORMS), ("dtype", ("float32", "bfloat16"))):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"VideoUNet.{name} is {value!r}; choose one of {choices}.")
+        checks.one_of(self, norm=NORMS, dtype=DTYPES, remat=remat.POLICIES)
         super().__post_init__()
 
     @property

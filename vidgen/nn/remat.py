@@ -39,20 +39,6 @@ class Rematerialized(Protocol):
         ...
 
 
-def check(owner: str, policy: str) -> None:
-    """Check that a rematerialisation policy exists.
-
-    Args:
-      owner: the class that has the setting, for the message.
-      policy: one of `POLICIES`.
-
-    Raises:
-      ValueError: there is no such policy.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"{owner}.remat is {policy!r}; choose one of {tuple(POLICIES)}.")
-
-
 def rematerialized(block: type[nn.Module], policy: str, *, in_loop: bool) -> type[nn.Module]:
     """Wrap a module class so that it keeps what a policy says for the backward pass.
 

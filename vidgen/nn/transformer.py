@@ -24,6 +24,7 @@ from flax.struct import PyTreeNode
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from vidgen import checks
 from vidgen.nn import axes, initializers, remat
 from vidgen.nn.attention import attend, heads_of, merge_heads
 
@@ -119,11 +120,8 @@ class Transformer(nn.Module):
     dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"Transformer.layers is {self.layers}; it must be at least 1.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"Transformer.dtype is {self.dtype!r}; choose one of {DTYPES}.")
-        remat.check("Transformer", self.remat)
+        checks.at_least(self, layers=1)
+        checks.one_of(self, dtype=DTYPES, remat=remat.POLICIES)
         super().__post_init__()
 
     @nn.compact

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vidgen import checks
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, SampledModel, TokenizerModel
@@ -87,14 +88,8 @@ class MaskedVideoModel(SampledModel):
 
     def __post_init__(self) -> None:
         decoding.mask_schedule(self.schedule)
-        if self.batches not in BATCHES:
-            raise ValueError(
-                f"MaskedVideoModel.batches is {self.batches!r}; choose one of {BATCHES}."
-            )
-        for name in ("min_mask_rate", "label_smoothing", "text_drop_rate", "decoded_rate"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"MaskedVideoModel.{name} is {value}; it must be in [0, 1].")
+        checks.one_of(self, batches=BATCHES)
+        checks.share(self, "min_mask_rate", "label_smoothing", "text_drop_rate", "decoded_rate")
         if self.decoded_rate and self.batches != "videos":
             raise ValueError(
                 f"MaskedVideoModel.decoded_rate is {self.decoded_rate}, which needs the frames: "

@@ -24,6 +24,7 @@ from flax.core import meta
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Bool, Int
 
+from vidgen import checks
 from vidgen.nn.transformer import DTYPES
 from vidgen.text import encoder
 from vidgen.text.t5_files import T5FileError, T5Files, fingerprint
@@ -103,12 +104,10 @@ class T5:
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, str) and self.size not in SIZES:
-            raise ValueError(f"T5.size is {self.size!r}; choose one of {', '.join(SIZES)}.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"T5.dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
-        if self.length < 1:
-            raise ValueError(f"T5.length is {self.length}; it must be >= 1.")
+        if isinstance(self.size, str):
+            checks.one_of(self, size=SIZES)
+        checks.one_of(self, dtype=DTYPES)
+        checks.at_least(self, length=1)
 
     @property
     def shape(self) -> Size:
