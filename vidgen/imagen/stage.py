@@ -150,16 +150,14 @@ class DiffusionStage(SampledModel):
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
         """Describe a batch of clips of `train_shape` with their text; see `Model.batch_spec`."""
-        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
-        texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
-        return VideoBatch(
-            video=spec((batch_size, *(self.train_shape or self.shape).thwc), jnp.float32),
-            text=TextEmbedding(
-                tokens=spec((*texts, text_length, text_dim), jnp.float32),
-                mask=spec((*texts, text_length), jnp.bool_),
-            ),
-            independent_frames=spec((batch_size,), jnp.bool_),
-            fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
+        sizes, spec = (batch_size, text_length, text_dim), jax.ShapeDtypeStruct
+        return (
+            super()
+            .batch_spec(*sizes, captions_per_clip=captions_per_clip)
+            .replace(
+                video=spec((batch_size, *(self.train_shape or self.shape).thwc), jnp.float32),
+                fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
+            )
         )
 
     # ---- training ----------------------------------------------------------------------------

@@ -122,21 +122,19 @@ class MaskedVideoModel(SampledModel):
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
         """Describe a training batch of videos, or of tokens; see `Model.batch_spec`."""
-        return token_batch.spec_of(
-            self.batches,
-            batch_size,
-            shape=self.shape,
-            grid=self.grid,
-            text=(text_length, text_dim),
-            captions_per_clip=captions_per_clip,
-        )
+        sizes = (batch_size, text_length, text_dim)
+        videos = super().batch_spec(*sizes, captions_per_clip=captions_per_clip)
+        if self.batches == "videos":
+            return videos
+        tokens: Any = jax.ShapeDtypeStruct((batch_size, *self.grid), jnp.int32)
+        alone = videos.independent_frames
+        return TokenBatch(tokens=tokens, text=videos.text, independent_frames=alone)
 
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
         """Draw fresh parameters of the transformer; see `Model.init`."""
-        grid = token_batch.grid_of(batch, self.tokenizer)
-        tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
+        tokens = token_batch.blank_tokens(batch, self.tokenizer)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
 
     def loss(

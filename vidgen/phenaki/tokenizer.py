@@ -29,7 +29,6 @@ from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, TokenizerModel
 from vidgen.nn import axes, initializers
 from vidgen.nn.apply import apply_module
-from vidgen.phenaki import token_batch
 from vidgen.phenaki import tokenizer_losses as losses
 from vidgen.phenaki.autoencoder import CausalAutoencoder, State
 from vidgen.phenaki.discriminator import Discriminator, anchor_loss
@@ -107,21 +106,6 @@ class VideoTokenizer(TokenizerModel):
             "image_perceptual": self.image_perceptual,
             "video_perceptual": self.video_perceptual,
         }
-
-    def batch_spec(
-        self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
-    ) -> VideoBatch:
-        """Describe a training batch of videos, whose text is not read; see `Model.batch_spec`."""
-        batch = token_batch.spec_of(
-            "videos",
-            batch_size,
-            shape=self.shape,
-            grid=self.grid(*self.shape.thwc[:3]),
-            text=(text_length, text_dim),
-            captions_per_clip=captions_per_clip,
-        )
-        assert isinstance(batch, VideoBatch)
-        return batch
 
     # ---- training ----------------------------------------------------------------------------
 
