@@ -36,6 +36,7 @@ from vidgen.imagen.guidance_response import LOGSNRS, guidance_response
 from vidgen.imagen.students import StudentSchedule
 from vidgen.inference import per_stage, stages
 from vidgen.inference.generate import Generate
+from vidgen.inference.sampling_settings import Sampling
 from vidgen.sprites import probe
 from vidgen.sprites.sprites import Sprites, Triple
 from vidgen.train.batches import encode_batch
@@ -106,7 +107,7 @@ def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: 
     ]
     if steps is not None:
         chosen = per_stage.parse("teacher_steps", steps, per_stage.whole)
-        given["sampling"] = stages.Sampling(steps=chosen)
+        given["sampling"] = Sampling(steps=chosen)
     return sessions.build(Generate, **given)
 
 

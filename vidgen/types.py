@@ -56,6 +56,16 @@ class VideoShape:
         """(t, h, w, c), the shape of one example."""
         return (self.frames, self.height, self.width, self.channels)
 
+    @property
+    def seconds(self) -> float:
+        """The time that the clip takes."""
+        return self.frames / self.fps
+
+    @property
+    def words(self) -> str:
+        """Size and rate for people: "16 frames of 24x40 at 8 fps"."""
+        return f"{self.frames} frames of {self.height}x{self.width} at {self.fps:g} fps"
+
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 

@@ -10,6 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 from vidgen.diffusion import guidance, samplers, sampling, schedules
+from vidgen.diffusion.sampler_step import StepLevels
 from vidgen.diffusion.samplers import (
     Ancestral,
     Ddim,
@@ -17,7 +18,6 @@ from vidgen.diffusion.samplers import (
     Euler,
     Sampler,
     SamplerSpec,
-    StepLevels,
     StochasticNStep,
 )
 from vidgen.diffusion.sampling import sample

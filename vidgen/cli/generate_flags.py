@@ -322,7 +322,7 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
       ValueError: a value cannot be read.
     """
     from vidgen.inference import per_stage
-    from vidgen.inference.stages import Sampling
+    from vidgen.inference.sampling_settings import Sampling
 
     readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
     readers |= {"sampler": per_stage.word, "threshold": per_stage.word}

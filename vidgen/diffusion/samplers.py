@@ -23,16 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vidgen import checks
 from vidgen.diffusion.parameterization import eps_from_x0
-from vidgen.diffusion.sampler_step import (
-    SAMPLERS,
-    Denoise,
-    Sampler,
-    Spec,
-    StepLevels,
-    ddim_step,
-    fold,
-    normal_like,
-)
+from vidgen.diffusion.sampler_step import SAMPLERS, Sampler, Spec, ddim_step, fold, normal_like
 from vidgen.diffusion.schedules import (
     Data,
     LogSnr,
@@ -43,29 +34,9 @@ from vidgen.diffusion.schedules import (
     posterior_mean,
     renoise,
 )
-from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC
 
-__all__ = [
-    "SAMPLERS",
-    "SPACINGS",
-    "Ancestral",
-    "Corrected",
-    "Ddim",
-    "Denoise",
-    "DpmSolverPP2M",
-    "DpmSolverPP2S",
-    "DpmSolverPP3M",
-    "Heun",
-    "Sampler",
-    "SamplerSpec",
-    "StepLevels",
-    "StochasticNStep",
-    "UniPC",
-    "ddim_step",
-    "fold",
-    "langevin_step",
-    "normal_like",
-]
+# They are in `SAMPLERS` once they are imported, and configurations find them here too.
+from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC  # noqa: F401
 
 SPACINGS = ("time", "logsnr", "edm")
 

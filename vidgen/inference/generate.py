@@ -27,17 +27,15 @@ from vidgen.inference.clips import Clip, check_finite, check_folder, clip_key
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
-from vidgen.inference.sampling_settings import at_strength, check_negative, takes_negative
+from vidgen.inference.sampling_settings import Sampling, at_strength, check_negative, takes_negative
 from vidgen.inference.stage_progress import StageProgress
-from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
+from vidgen.inference.stages import Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
 from vidgen.types import Known, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
-
-__all__ = ["BATCH_SIZE", "Clip", "Generate", "clip_key"]
 
 BATCH_SIZE = 8
 
@@ -166,11 +164,7 @@ class Generate:
             if model is last:
                 print(path, flush=True)
         shape = last.shape
-        log.info(
-            "%d clip(s) of %d frames of %dx%d at %g fps, %.2f s",
-            *(len(clips), shape.frames, shape.height, shape.width),
-            *(shape.fps, shape.frames / shape.fps),
-        )
+        log.info("%d clip(s) of %s, %.2f s", len(clips), shape.words, shape.seconds)
         return [clip.path for clip in clips]
 
     def clips(self) -> list[Clip]:
@@ -222,7 +216,8 @@ class Generate:
             rates = {"coarse_fps": chain.stages[0].shape.fps, "array_fps": chain.shape.fps}
             known = functools.partial(self.known.at, **rates)
         prompts = [clip.prompt for clip in clips]
-        with StageProgress(models, sizes, prompts, self.on_step) as progress:
+        bars = StageProgress(models, sizes, prompts, self.on_step)
+        with contextlib.closing(bars) as progress:
             for name, start, videos in chain.generate(
                 self._load,
                 self._encoded(clips),
