@@ -13,7 +13,6 @@ The latents also scale and shift the features at each level of the decoder (adap
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -34,7 +33,7 @@ from vidgen.nn.conv import (
     upsample_nearest,
 )
 from vidgen.nn.transformer import DTYPES
-from vidgen.phenaki.autoencoder import CausalAutoencoder
+from vidgen.phenaki.autoencoder import CausalAutoencoder, settings_of
 
 
 class Block(nn.Module):
@@ -233,10 +232,7 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
 
     def setup(self) -> None:
         """Make the encoder and the decoder."""
-        fields = dataclasses.fields(ConvSettings)
-        settings = {
-            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
-        }
+        settings = settings_of(self, ConvSettings)
         self.encoder = ConvEncoder(**settings)
         self.decoder = ConvDecoder(**settings)
 
