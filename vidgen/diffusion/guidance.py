@@ -388,9 +388,8 @@ class _Thresholded:
 
     def __call__(self, x0_fn, z, logsnr, step):
         x0 = x0_fn(z, logsnr, step)
-        return static_threshold(x0) if self.method == "static" else self._dynamic(x0)
-
-    def _dynamic(self, x0):
+        if self.method == "static":
+            return static_threshold(x0)
         return dynamic_threshold(x0, self.percentile)
 
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +51,7 @@ from vidgen.model import Student
 from vidgen.types import (
     Conditioning,
     Frozen,
-    Known,
     Metrics,
-    OnStep,
     Params,
     TextEmbedding,
     TextMix,
@@ -209,14 +207,9 @@ class Distillation(Student):
         text: TextEmbedding | TextMix,
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
-        *,
-        on_step: OnStep | None = None,
-        known: Known | None = None,
-        negative: TextEmbedding | None = None,
-        init: Float[Array, "b t h w c"] | None = None,
+        **more: Any,
     ) -> Float[Array, "b t h w c"]:
         """Make clips with the student as it is now; see `Generator.generate`."""
-        more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
         return self.stage.generate(params, text, low_res, keys, **more)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from vidgen.types import STAGES
 
@@ -33,7 +33,8 @@ class PerStage(Generic[T]):
         return self.by_stage.get(stage, self.default)
 
 
-class Kind(NamedTuple, Generic[T]):
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[T]):
     """How people write a value.
 
     Attributes:
