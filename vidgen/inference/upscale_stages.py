@@ -66,18 +66,19 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) -> None:
+def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str | None) -> None:
     """Check that each folder holds the stage that --upscale names.
 
     Args:
       stages: as they were loaded.
       folders: where each was loaded from.
-      names: value of --upscale.
+      names: value of --upscale; None is none.
 
     Raises:
       ValueError: a folder holds another stage.
     """
-    for stage, folder, name in zip(stages, folders, _names(names), strict=True):
+    wanted = [] if names is None else _names(names)
+    for stage, folder, name in zip(stages, folders, wanted, strict=True):
         if stage.model.name != name:
             raise ValueError(
                 f"--upscale={names}: {folder} holds the stage {stage.model.name}, not {name}."

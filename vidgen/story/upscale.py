@@ -33,6 +33,7 @@ import numpy as np
 from vidgen.data.video import stream, transforms
 from vidgen.imagen.cascade import stage_keys
 from vidgen.inference import per_stage
+from vidgen.inference.clips import check_finite
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.sampling_settings import takes_negative
 from vidgen.inference.stages import Stage
@@ -256,11 +257,7 @@ class Pass:
                     inputs["negative"] = text(segment.negative)
                 clip = self.model.generate(params, text(prompt), **inputs, on_step=progress.step)
                 frames = np.asarray(clip, np.float32)[0, segment.context :][: segment.frames]
-                if not np.isfinite(frames).all():
-                    raise ValueError(
-                        f"the output of stage {name} contains NaN or inf: the weights in this "
-                        f"checkpoint are broken; use an earlier one (--step={name}=N)."
-                    )
+                check_finite(name, "the output", frames)
                 video.append(segment.index, frames)
                 progress.end(segment)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -140,7 +140,9 @@ class T5:
         filled = [*prompts, *[""] * (-count % ways)]
         ids, mask = self.tokenize(filled)
         program, params = self._program
-        with self._context():
+        # The caller may be in another mesh, of more devices.
+        rules = contextlib.nullcontext() if self.mesh is None else self.mesh.context()
+        with rules, jax.set_mesh(self._devices):
             tokens = np.asarray(jax.device_get(program(params, ids, mask)))
         return encoder.host_embedding(tokens[:count], mask[:count])
 
@@ -223,13 +225,6 @@ class T5:
         sizes = self.mesh.sizes(len(own))
         kinds = (AxisType.Auto,) * len(sizes)
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), kinds, devices=own)
-
-    @contextlib.contextmanager
-    def _context(self) -> Iterator[None]:
-        """Enter the encoder's mesh: the caller may be in another, of more devices."""
-        rules = contextlib.nullcontext() if self.mesh is None else self.mesh.context()
-        with rules, jax.set_mesh(self._devices):
-            yield
 
     def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """Give a parameter's shape the dtype in which it is kept."""
