@@ -206,7 +206,7 @@ class Cascade:
             finished: list[np.ndarray] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)
-                low = None if videos is None else _handed_on([videos[i] for i in rows])
+                low = None if videos is None else np.clip([videos[i] for i in rows], -1, 1)
                 words = jax.tree.map(lambda x, rows=rows: x[rows], encoded)
                 video = sample(stage, params, words, low, own_keys[rows], content)
                 video = np.asarray(video, np.float32)[: count - start]
@@ -256,11 +256,6 @@ def _loaded_ahead(
             params = [coming.result()]
             coming = loader.submit(load, after.name) if after else None
             yield stage, params.pop()
-
-
-def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
-    """Make videos of one stage the input of the next."""
-    return np.clip(np.stack(videos), -1, 1)
 
 
 def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:

@@ -253,12 +253,9 @@ class T5:
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
     """Read the weights of `files` into the tree of `shapes`, on the devices of `places`."""
     params: Params = {"layers": {}}
-    for name, leaf in (("embedding", ""), ("distance", "bias"), ("norm", "scale")):
-        shape, place = shapes[name], places[name]
-        if leaf:
-            params[name] = {leaf: _placed(files.outer(name), shape[leaf], place[leaf])}
-        else:
-            params[name] = _placed(files.outer(name), shape, place)
+    for name in ("embedding", "distance", "norm"):  # an array, or one in a module of its own
+        placed = functools.partial(_placed, files.outer(name))
+        params[name] = jax.tree.map(placed, shapes[name], places[name])
     # Layer by layer: the host then holds one array at a time.
     pieces: dict[str, list[jax.Array]] = {name: [] for name in shapes["layers"]}
     for index in range(files.size.layers):
