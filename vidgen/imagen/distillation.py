@@ -9,7 +9,7 @@ A student begins as a copy of its teacher, with the guidance weight w as one mor
 What guidance adds, w (x̂_T(z, text) - x̂_T(z)), is affine in w and depends on text and video: the
 student's network has an output for it that w multiplies (`VideoUNet.guidance_head`), besides w in
 its conditioning vector. By the latter alone, which starts at zero, a student made a tenth as much
-of the teacher's change after 250 updates (`guidance_response.py` measures it).
+of the teacher's change after 250 updates (`benchmarks/guidance_response.py` measures it).
 
 With a = e^{(λ_t-λ_m)/2} and b = e^{(λ_m-λ_s)/2}, two DDIM steps with the predictions x̂₁ and x̂₂ are
 
