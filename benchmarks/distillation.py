@@ -7,7 +7,7 @@ Both folders hold one training folder a stage, named by the stage. Prompts are c
 subject, motion and background, half of which training never showed. The clips of the last stage are
 read with vidgen/sprites/probe.py, made smaller first. Seconds are those of sampling: what JAX
 says that it spent on lowering and compiling is taken out and shown apart, weights are read before.
-Beside that, how far each student follows its guidance weight: vidgen/imagen/guidance_response.py.
+Beside that, how far each student follows its guidance weight: guidance_response.py.
 One JSON line goes to STUDENTS/distillation.jsonl, Markdown tables to standard output.
 """
 
@@ -26,16 +26,17 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging as absl_logging
+from guidance_response import LOGSNRS, guidance_response
 from sprite_probe import scenes, triples_of
 
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.video.encode import write_video
-from vidgen.imagen.guidance_response import LOGSNRS, guidance_response
 from vidgen.imagen.students import StudentSchedule
 from vidgen.inference import per_stage, stages
 from vidgen.inference.generate import Generate
+from vidgen.inference.sampling_settings import Sampling
 from vidgen.sprites import probe
 from vidgen.sprites.sprites import Sprites, Triple
 from vidgen.train.batches import encode_batch
@@ -106,7 +107,7 @@ def cascade(flags: argparse.Namespace, folder: str, captions: list[str], steps: 
     ]
     if steps is not None:
         chosen = per_stage.parse("teacher_steps", steps, per_stage.whole)
-        given["sampling"] = stages.Sampling(steps=chosen)
+        given["sampling"] = Sampling(steps=chosen)
     return sessions.build(Generate, **given)
 
 

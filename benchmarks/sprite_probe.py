@@ -32,6 +32,7 @@ from vidgen.data.video.encode import write_video
 from vidgen.data.video.transforms import to_float
 from vidgen.inference import stages
 from vidgen.inference.generate import Generate
+from vidgen.inference.sampling_settings import Sampling
 from vidgen.sprites import probe as sprite_probe
 from vidgen.sprites.scenes import SpriteScene
 from vidgen.sprites.sprites import Sprites
@@ -57,7 +58,7 @@ def generated(flags: argparse.Namespace, captions: list[str], step: int | None) 
     given: dict[str, Any] = {"prompts": captions, "batch_size": min(32, len(captions))}
     folders = stages.find(flags.model)
     given["stages"] = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
-    given["sampling"] = stages.Sampling(
+    given["sampling"] = Sampling(
         steps=flags.steps, guidance=flags.guidance, temperature=flags.temperature
     )
     run = sessions.build(Generate, checkpoint_step=step, **given)

@@ -17,6 +17,7 @@ def test_a_shape_of_nothing_is_refused(field):
 def test_a_shape_in_the_order_of_arrays():
     shape = VideoShape(frames=2, height=3, width=4)
     assert shape.thwc == (2, 3, 4, 3) and str(shape) == "2x3x4"
+    assert shape.words == "2 frames of 3x4 at 8 fps" and shape.seconds == 0.25
 
 
 def test_a_mean_does_not_depend_on_how_values_are_grouped():

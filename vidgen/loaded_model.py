@@ -206,7 +206,9 @@ class LoadedModel:
             parsed = keywords.as_flags(generate_flags.add, wanted, _NOT_HERE)
             parsed.output, parsed.on_step = os.path.join(folder, "film.npy"), on_step
             fields = generate_flags.story_settings(parsed)
-            raising = self._raising(parsed)
+            later = upscale_stages.find(parsed.upscale, self._source.model, parsed.upscale_model)
+            raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
+            upscale_stages.check_names(raising, later, parsed.upscale)
             trained = self._makers()[:1] if raising else self._makers()
             made = generate_command.story_run(parsed, self._sessions, trained, raising, fields)
             self._sessions.check_bindings()
@@ -344,14 +346,6 @@ class LoadedModel:
             stages={name: np.stack(videos) for name, videos in clips.items()},
             rates={model.name: model.shape.fps for model in run.chain.stages},
         )
-
-    def _raising(self, parsed: Any) -> list[Stage]:
-        """Build the stages of --upscale, if the flags ask for any."""
-        later = upscale_stages.find(parsed.upscale, self._source.model, parsed.upscale_model)
-        raising = [stages.build_trained(self._sessions, Stage, folder) for folder in later]
-        if raising:
-            upscale_stages.check_names(raising, later, parsed.upscale)
-        return raising
 
     def _encoder(self) -> Tokenizer:
         """Return the tokenizer, by itself or of the stage that reads it."""

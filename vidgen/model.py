@@ -18,6 +18,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from vidgen.diffusion.guidance import GuidanceSpec
@@ -30,6 +32,7 @@ from vidgen.types import (
     Params,
     TextEmbedding,
     TextMix,
+    VideoBatch,
     VideoShape,
 )
 
@@ -77,11 +80,10 @@ class Model(abc.ABC):
           The loss, and means to log beside it, by name.
         """
 
-    @abc.abstractmethod
     def batch_spec(
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> Batch:
-        """Describe a training batch by ShapeDtypeStructs.
+        """Describe a training batch by ShapeDtypeStructs; by default one of videos with captions.
 
         Args:
           batch_size: examples.
@@ -92,6 +94,16 @@ class Model(abc.ABC):
         Returns:
           A batch with a ShapeDtypeStruct in the place of each array.
         """
+        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
+        texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
+        return VideoBatch(
+            video=spec((batch_size, *self.shape.thwc), jnp.float32),
+            text=TextEmbedding(
+                tokens=spec((*texts, text_length, text_dim), jnp.float32),
+                mask=spec((*texts, text_length), jnp.bool_),
+            ),
+            independent_frames=spec((batch_size,), jnp.bool_),
+        )
 
     @property
     def frozen_networks(self) -> Mapping[str, Model | None]:

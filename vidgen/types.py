@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float, Int
 
+from vidgen import checks
+
 Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
 Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
 Batch = Any  # a PyTree of arrays whose first axis is the batch: VideoBatch, TokenBatch
@@ -46,16 +48,23 @@ class VideoShape:
     fps: float = 8.0
 
     def __post_init__(self) -> None:
-        for name in ("frames", "height", "width", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"VideoShape.{name} is {getattr(self, name)}; it must be >= 1.")
-        if not self.fps > 0:
-            raise ValueError(f"VideoShape.fps is {self.fps}; it must be positive.")
+        checks.at_least(self, frames=1, height=1, width=1, channels=1)
+        checks.positive(self, "fps")
 
     @property
     def thwc(self) -> tuple[int, int, int, int]:
         """(t, h, w, c), the shape of one example."""
         return (self.frames, self.height, self.width, self.channels)
+
+    @property
+    def seconds(self) -> float:
+        """The time that the clip takes."""
+        return self.frames / self.fps
+
+    @property
+    def words(self) -> str:
+        """Size and rate for people: "16 frames of 24x40 at 8 fps"."""
+        return f"{self.frames} frames of {self.height}x{self.width} at {self.fps:g} fps"
 
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"

@@ -8,7 +8,7 @@ import pytest
 from vidgen.cli import generate_flags
 from vidgen.cli.generate_flags import read_prompts, read_size
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Sampling
+from vidgen.inference.sampling_settings import Sampling
 
 
 def settings(*arguments):

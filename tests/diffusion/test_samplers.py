@@ -10,6 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 from vidgen.diffusion import guidance, samplers, sampling, schedules
+from vidgen.diffusion.sampler_step import StepLevels
 from vidgen.diffusion.samplers import (
     Ancestral,
     Ddim,
@@ -17,7 +18,6 @@ from vidgen.diffusion.samplers import (
     Euler,
     Sampler,
     SamplerSpec,
-    StepLevels,
     StochasticNStep,
 )
 from vidgen.diffusion.sampling import sample
@@ -478,7 +478,7 @@ def test_ladder_can_be_made_while_tracing():
             {"kind": "leap"},
             "sampler kind 'leap'.*dpmpp_2m, .*heun, ddim, ancestral, stoch",
         ),
-        ({"spacing": "karras"}, "sampler spacing 'karras'.*time, logsnr, edm"),
+        ({"spacing": "karras"}, "spacing is 'karras'.*time, logsnr, edm"),
         ({"steps": 0}, "SamplerSpec.steps is 0"),
         ({"gamma": 1.5}, r"gamma is 1.5.*\[0, 1\]"),
     ],

@@ -6,7 +6,8 @@ from vidgen.evals import setup
 from vidgen.imagen.conditioning import SpatialUpsample, TemporalUpsample
 from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.inference.stages import Sampling, Stage
+from vidgen.inference.sampling_settings import Sampling
+from vidgen.inference.stages import Stage
 from vidgen.sprites.sprites import Sprites
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape

@@ -41,7 +41,7 @@ class Counter(FakeSampled):
         new = level + params * (1 + np.arange(SHAPE.frames - len(given)))
         new = np.broadcast_to(new[:, None, None, None], (len(new), *SHAPE.thwc[1:]))
         for step in range(self.sampler.steps):
-            on_step(step + 1, self.sampler.steps)
+            on_step(step + 1, self.sampler.steps, lambda: None)
         return jnp.asarray(np.concatenate([given, new])[None], jnp.float32)
 
 

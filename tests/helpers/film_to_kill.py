@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from vidgen.story.resumable_video import ResumableVideo
+from vidgen.types import VideoShape
 
 SIZE = (6, 8)
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}]}, "seed": 3}
@@ -24,7 +25,8 @@ def make(index, state):
 
 
 def tell(output, segments, told=lambda index: None):
-    with ResumableVideo(output, fps=8, height=SIZE[0], width=SIZE[1], identity=IDENTITY) as film:
+    shape = VideoShape(frames=1, height=SIZE[0], width=SIZE[1], fps=8.0)
+    with ResumableVideo(output, shape, identity=IDENTITY) as film:
         begin, state = film.resume()
         for index in range(begin, segments):
             frames, state = make(index, state)

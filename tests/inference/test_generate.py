@@ -17,7 +17,8 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.inference.generate import Generate, clip_key
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Sampling, Stage
+from vidgen.inference.sampling_settings import Sampling
+from vidgen.inference.stages import Stage
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.state import TrainState
@@ -50,7 +51,7 @@ class FakeStage(FakeSampled):
     def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
         assert low_res is None and known is None
         for step in range(self.sampler.steps if on_step else 0):
-            on_step(step + 1, self.sampler.steps)
+            on_step(step + 1, self.sampler.steps, lambda: None)
         noise = jax.vmap(lambda key: jax.random.normal(key, self.shape.thwc))(keys)
         shift = jnp.sum(text.tokens, (1, 2)) + jnp.sum(params["w"]) + self.guidance.weight
         return jnp.tanh(noise + shift[:, None, None, None, None] / self.sampler.steps)

@@ -106,7 +106,7 @@ class Telling(Counter):
     """Counts, and predicts what it was given, everywhere."""
 
     def generate(self, params, text, low_res, keys, *, on_step=None, known=None):
-        def step(done, total):
+        def step(done, total, _):
             on_step(done, total, lambda: known.video)
 
         return super().generate(params, text, low_res, keys, on_step=step, known=known)

@@ -16,8 +16,8 @@ from vidgen.imagen.conditioning import SpatialUpsample
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference.conditioning_inputs import Init
 from vidgen.inference.generate import Generate
-from vidgen.inference.sampling_settings import at_strength, takes_negative
-from vidgen.inference.stages import Sampling, Stage
+from vidgen.inference.sampling_settings import Sampling, at_strength, takes_negative
+from vidgen.inference.stages import Stage
 from vidgen.model import SampledModel
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape

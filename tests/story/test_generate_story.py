@@ -9,7 +9,7 @@ import toy_training as toy
 from counting_model import SHAPE, Counter, Ready
 
 from vidgen.data.video.encode import write_video
-from vidgen.inference.stages import Sampling
+from vidgen.inference.sampling_settings import Sampling
 from vidgen.story.generate_story import GenerateStory, segment_key
 from vidgen.story.parse import short
 from vidgen.story.resumable_video import ResumeError

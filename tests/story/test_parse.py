@@ -5,7 +5,7 @@ import json
 import pytest
 from story_tasks import built, task
 
-from vidgen.story import parse
+from vidgen.story import script
 from vidgen.story.parse import load
 from vidgen.story.script import FirstFrames, Scene, Story, StoryError
 from vidgen.story.segments import plan
@@ -266,7 +266,7 @@ def test_choice_among_storybench_entries(tmp_path):
 
 
 def test_unknown_key_without_a_near_one():
-    assert parse.unknown_key("q", ["a", "b"]) == "unknown key 'q'. The keys are a, b."
+    assert script.unknown_key("q", ["a", "b"]) == "unknown key 'q'. The keys are a, b."
 
 
 def test_a_negative_prompt_of_a_story_and_of_a_scene(tmp_path):

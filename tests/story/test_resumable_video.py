@@ -23,17 +23,17 @@ from vidgen.story.progress_bar import StoryProgress
 from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
 from vidgen.story.segments import plan
+from vidgen.types import VideoShape
 
+SIZE = {"frames": 1, "height": 4, "width": 6, "fps": 8.0}
 SCRIPT = HELPERS / "film_to_kill.py"
 
 IDENTITY = {"story": {"scenes": [{"prompt": "a tiger"}, {"prompt": "it sleeps"}]}, "seed": 3}
 
 
-def new_film(path, identity=None, **options):
-    size = {"fps": 8, "height": 4, "width": 6}
-    return ResumableVideo(
-        path, identity=IDENTITY if identity is None else identity, **(size | options)
-    )
+def new_film(path, identity=None, restart=False, **size):
+    identity = IDENTITY if identity is None else identity
+    return ResumableVideo(path, VideoShape(**SIZE | size), identity=identity, restart=restart)
 
 
 def frames_of(value, count=3):
@@ -223,7 +223,7 @@ def test_wrong_use(tmp_path):
     with pytest.raises(ValueError, match="'.mov'"):
         new_film(tmp_path / "film.mov")
     with pytest.raises(ValueError, match="60 frames a second"):
-        new_film(tmp_path / "film.gif", fps=60)
+        new_film(tmp_path / "film.gif", fps=60.0)
     assert not list(tmp_path.iterdir())
     with new_film(tmp_path / "film.npy") as film:
         with pytest.raises(ValueError, match="`resume`"):
@@ -300,7 +300,7 @@ def test_progress_shows_scene_segment_frames_and_time(segments, monkeypatch, cap
     with StoryProgress(segments) as progress:
         for segment in segments:
             progress.begin(segment)
-            progress.step(1, 2)
+            progress.step(1, 2, lambda: None)
             now[0] += 50.0 if segment.index == 0 else 6.0  # the first one compiles
             progress.end(segment)
     shown = capsys.readouterr().err
@@ -314,7 +314,7 @@ def test_progress_without_a_terminal(segments, caplog):
     with StoryProgress(segments, begin=1) as progress:
         for segment in segments[1:]:
             progress.begin(segment)
-            progress.step(1, 2)
+            progress.step(1, 2, lambda: None)
             progress.end(segment)
     texts = [record.message for record in caplog.records]
     assert [text.split(" frames")[0] for text in texts] == [

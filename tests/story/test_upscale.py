@@ -12,13 +12,15 @@ import pytest
 import toy_training as toy
 from fake_models import FakeSampled
 
+from vidgen.imagen.cascade import stage_keys
 from vidgen.inference import upscale_stages
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Sampling, Stage
+from vidgen.inference.sampling_settings import Sampling
+from vidgen.inference.stages import Stage
 from vidgen.story.generate_story import GenerateStory
 from vidgen.story.resumable_video import ResumableVideo, ResumeError
 from vidgen.story.script import Scene, Story
-from vidgen.story.upscale import Upscale, stage_key
+from vidgen.story.upscale import Upscale
 from vidgen.types import VideoShape
 
 SHAPE = VideoShape(frames=5, height=4, width=6, fps=8.0)
@@ -47,7 +49,7 @@ class Toy(FakeSampled):
         if len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
         self.calls.append(given)
-        on_step(1, 1)
+        on_step(1, 1, lambda: None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,8 @@ def test_each_chunk_draws_its_own_noise(tmp_path):
     found = [jax.random.key_data(c["keys"][0]).tolist() for s in stages for c in s.calls]
     seed = jax.random.key(3)
     chunks = range(len(found) // 2)
-    expected = [stage_key(jax.random.fold_in(seed, n), s.name) for s in stages for n in chunks]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed, np.arange(len(chunks)))
+    expected = [key for stage in stages for key in stage_keys(keys, stage.name)]
     assert found == [jax.random.key_data(key).tolist() for key in expected]
     assert len({tuple(key) for key in found}) == len(found) >= 10
 
@@ -357,13 +360,13 @@ def test_broken_weights_are_told(tmp_path):
 
 def test_frames_of_a_film_are_read_from_the_disk(tmp_path):
     video = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
-    size = {"fps": 8, "height": 4, "width": 6, "identity": {}}
-    with ResumableVideo(tmp_path / "film.npy", **size) as film:
+    told = (tmp_path / "film.npy", VideoShape(frames=1, height=4, width=6))
+    with ResumableVideo(*told, identity={}) as film:
         film.resume()
         assert film.read(0, 3).shape == (0, 4, 6, 3)
         for index, (begin, end) in enumerate([(0, 3), (3, 4), (4, 10)]):
             film.append(index, video[begin:end])
-    with ResumableVideo(tmp_path / "film.npy", **size) as film:
+    with ResumableVideo(*told, identity={}) as film:
         film.resume()
         for begin in range(11):
             for end in range(begin, 14):

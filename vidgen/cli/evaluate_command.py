@@ -113,6 +113,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     from vidgen.evals.protocols import Protocol
     from vidgen.inference import stages
     from vidgen.inference.generate import Generate
+    from vidgen.inference.sampling_settings import Sampling
     from vidgen.model import SampledModel
 
     later = [*protocol_files(flags.protocol), *flags.gin_file]
@@ -130,7 +131,7 @@ def _of_model(flags: argparse.Namespace) -> Any:
     model = dataclasses.replace(model, protocol=protocol, stages=len(folders))
     trained, run = [], None
     fields = generate_flags.sampling_settings(flags)
-    sampling = fields.get("sampling", stages.Sampling())
+    sampling = fields.get("sampling", Sampling())
     if isinstance(model.model, SampledModel):
         trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
         fields |= {"seed": protocol.seed, "prompts": ("?",)}

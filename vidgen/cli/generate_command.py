@@ -37,8 +37,7 @@ def build(flags: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, str]]
     trained = [stages.build_trained(sessions, stages.Stage, folder) for folder in folders]
     raising = [stages.build_trained(sessions, stages.Stage, folder) for folder in later]
     stages.check_names(trained, flags.first_stage, flags.until)
-    if flags.upscale is not None:
-        upscale_stages.check_names(raising, later, flags.upscale)
+    upscale_stages.check_names(raising, later, flags.upscale)
     if is_story:
         run = story_run(flags, sessions, trained, raising, fields)
     else:

@@ -323,7 +323,7 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
       ValueError: a value cannot be read.
     """
     from vidgen.inference import per_stage, stage_folders
-    from vidgen.inference.stages import Sampling
+    from vidgen.inference.sampling_settings import Sampling
 
     whole = ("steps", "batch_size", "step", "resample", "resample_jump")
     number = ("gamma", "churn", "reconstruction", "temperature")

@@ -34,6 +34,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from vidgen import checks
 from vidgen.diffusion.guidance_rules import Momentum, Projected, Rescaled, checked_interval, guide
 from vidgen.diffusion.schedules import Data, alpha_sigma, expand
 
@@ -108,10 +109,7 @@ class GuidanceSpec:
                 raise ValueError(
                     f"GuidanceSpec.{name} is {value}; it must be a number >= 0 (0: unguided)."
                 )
-        for name in ("constant_fraction", "rescale", "parallel"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"GuidanceSpec.{name} is {value}; it must be in [0, 1].")
+        checks.share(self, "constant_fraction", "rescale", "parallel")
         if self.norm is not None and not self.norm > 0:
             raise ValueError(f"GuidanceSpec.norm is {self.norm}; it must be more than 0.")
         if not -1 < self.momentum < 1:
@@ -390,9 +388,8 @@ class _Thresholded:
 
     def __call__(self, x0_fn, z, logsnr, step):
         x0 = x0_fn(z, logsnr, step)
-        return static_threshold(x0) if self.method == "static" else self._dynamic(x0)
-
-    def _dynamic(self, x0):
+        if self.method == "static":
+            return static_threshold(x0)
         return dynamic_threshold(x0, self.percentile)
 
 

@@ -39,6 +39,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vidgen import checks
 from vidgen.diffusion.schedules import Data, LogSnr, alpha_sigma, expand
 
 
@@ -176,8 +177,7 @@ class Edm:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"Edm.sigma_data is {self.sigma_data}; it must be positive.")
+        checks.positive(self, "sigma_data")
 
     def target(self, x0: Data, eps: Data, logsnr: LogSnr) -> Data:
         """Return F = (σ x - d² α ε)/(d √D); see `Parameterization.target`."""
@@ -331,8 +331,7 @@ class MinSnr:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"MinSnr.gamma is {self.gamma}; it must be positive.")
+        checks.positive(self, "gamma")
 
     def __call__(self, parameterization: Parameterization, logsnr: LogSnr) -> LogSnr:
         """Return min(SNR, γ) k(λ); see `LossWeight.__call__`."""

@@ -21,17 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from vidgen import checks
 from vidgen.diffusion.parameterization import eps_from_x0
-from vidgen.diffusion.sampler_step import (
-    SAMPLERS,
-    Denoise,
-    Sampler,
-    Spec,
-    StepLevels,
-    ddim_step,
-    fold,
-    normal_like,
-)
+from vidgen.diffusion.sampler_step import SAMPLERS, Sampler, Spec, ddim_step, fold, normal_like
 from vidgen.diffusion.schedules import (
     Data,
     LogSnr,
@@ -42,29 +34,9 @@ from vidgen.diffusion.schedules import (
     posterior_mean,
     renoise,
 )
-from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC
 
-__all__ = [
-    "SAMPLERS",
-    "SPACINGS",
-    "Ancestral",
-    "Corrected",
-    "Ddim",
-    "Denoise",
-    "DpmSolverPP2M",
-    "DpmSolverPP2S",
-    "DpmSolverPP3M",
-    "Heun",
-    "Sampler",
-    "SamplerSpec",
-    "StepLevels",
-    "StochasticNStep",
-    "UniPC",
-    "ddim_step",
-    "fold",
-    "langevin_step",
-    "normal_like",
-]
+# They are in `SAMPLERS` once they are imported, and configurations find them here too.
+from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC  # noqa: F401
 
 SPACINGS = ("time", "logsnr", "edm")
 
@@ -91,8 +63,7 @@ class Ancestral(Sampler, name="ancestral"):
     gamma: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"Ancestral.gamma is {self.gamma}; it must be in [0, 1].")
+        checks.share(self, "gamma")
 
     @classmethod
     def from_spec(cls, spec: Spec) -> Ancestral:
@@ -251,14 +222,10 @@ class SamplerSpec:
             raise ValueError(
                 f"Unknown sampler kind {self.kind!r}; choose one of {', '.join(SAMPLERS)}."
             )
-        if self.spacing not in SPACINGS:
-            raise ValueError(
-                f"Unknown sampler spacing {self.spacing!r}; choose one of {', '.join(SPACINGS)}."
-            )
-        if self.steps < 1:
-            raise ValueError(f"SamplerSpec.steps is {self.steps}; it must be >= 1.")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"SamplerSpec.gamma is {self.gamma}; it must be in [0, 1].")
+        checks.one_of(self, spacing=SPACINGS)
+        checks.at_least(self, steps=1, resample=1, resample_jump=1)
+        checks.share(self, "gamma")
+        checks.positive(self, "rho", "corrector_delta")
         if self.corrector_steps < 0:
             raise ValueError(
                 f"SamplerSpec.corrector_steps is {self.corrector_steps}; it must be >= 0 (0: none)."
@@ -269,12 +236,6 @@ class SamplerSpec:
             raise ValueError(
                 f"SamplerSpec.strength is {self.strength}; it must be more than 0, and at most 1."
             )
-        for name, value in (("resample", self.resample), ("resample_jump", self.resample_jump)):
-            if value < 1:
-                raise ValueError(f"SamplerSpec.{name} is {value}; it must be >= 1.")
-        for name, value in (("rho", self.rho), ("corrector_delta", self.corrector_delta)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"SamplerSpec.{name} is {value}; it must be positive.")
 
     @property
     def name(self) -> str:

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from vidgen import checks
+
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0  # truncation used by VDM, CFG and progressive distillation
 
 LogSnr = Float[Array, "b"] | Float[Array, ""]  # one level per example, or one for all of them
@@ -136,8 +138,7 @@ class LinearBetas:
     logsnr_min: float = LOGSNR_MIN
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ValueError(f"LinearBetas.steps is {self.steps}; it must be >= 2.")
+        checks.at_least(self, steps=2)
         if not 0 < self.beta_min <= self.beta_max < 1:
             raise ValueError(
                 f"LinearBetas has beta_min {self.beta_min} and beta_max {self.beta_max}; "
@@ -406,8 +407,7 @@ class LogitNormalTimes:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"LogitNormalTimes.std is {self.std}; it must be positive.")
+        checks.positive(self, "std")
 
     def __call__(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         """Draw u in (0, 1) as the sigmoid of a normal number; see `TimeSampler.__call__`."""
@@ -429,8 +429,7 @@ class LogNormalSigmas:
     std: float = 1.2
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"LogNormalSigmas.std is {self.std}; it must be positive.")
+        checks.positive(self, "std")
 
     def logsnrs(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         """Draw λ = -2 ln σ, without regard to a schedule (EDM table 1, "noise distribution").

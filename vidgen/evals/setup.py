@@ -22,7 +22,8 @@ from vidgen.evals.tasks import EvalTask, GenerateTask, PredictTask, ReconstructT
 from vidgen.inference import per_stage
 from vidgen.inference.generate import Generate
 from vidgen.inference.per_stage import PerStage
-from vidgen.inference.stages import Sampling, Stage, tell_of_images
+from vidgen.inference.sampling_settings import Sampling
+from vidgen.inference.stages import Stage, tell_of_images
 from vidgen.model import Model, TokenizerModel
 from vidgen.train.callbacks import HeldOutLoss
 from vidgen.train.weights import open_weights

@@ -18,6 +18,7 @@ from flax.struct import PyTreeNode
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from vidgen import checks
 from vidgen.nn import attention, axes
 from vidgen.nn.conv import TemporalConv, mask_independent, norm, spatial_conv, swish
 
@@ -52,18 +53,8 @@ class LevelSpec:
     head_dim: int = 64
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("spatial", ATTENTION),
-            ("text", ATTENTION),
-            ("temporal", TEMPORAL),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"LevelSpec.{name} is {getattr(self, name)!r}; choose one of {choices}."
-                )
-        for name in ("width", "blocks", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"LevelSpec.{name} is {getattr(self, name)}; it must be >= 1.")
+        checks.one_of(self, spatial=ATTENTION, text=ATTENTION, temporal=TEMPORAL)
+        checks.at_least(self, width=1, blocks=1, stride=1)
         attends = "attention" in self.spatial + self.text + self.temporal
         if attends and self.width % self.head_dim:
             raise ValueError(

@@ -31,8 +31,6 @@ from vidgen.imagen.stage import DiffusionStage
 from vidgen.model import SampledModel
 from vidgen.types import STAGES, Known, Params, TextEmbedding, VideoShape
 
-__all__ = ["STAGES", "Cascade", "StageClips", "stage_keys"]
-
 KnownAt = Callable[[VideoShape], tuple[Float[np.ndarray, "t h w c"], Bool[np.ndarray, "t h w"]]]
 Sample = Callable[..., Array | np.ndarray]
 
@@ -208,7 +206,7 @@ class Cascade:
             finished: list[np.ndarray] = []
             for start in range(0, count, size):
                 rows = np.minimum(np.arange(start, start + size), count - 1)
-                low = None if videos is None else _handed_on([videos[i] for i in rows])
+                low = None if videos is None else np.clip([videos[i] for i in rows], -1, 1)
                 words = jax.tree.map(lambda x, rows=rows: x[rows], encoded)
                 video = sample(stage, params, words, low, own_keys[rows], content)
                 video = np.asarray(video, np.float32)[: count - start]
@@ -222,10 +220,10 @@ class Cascade:
         if wanted is None and low_res is not None:
             raise ValueError(f"stage {first} makes video from text alone; it takes no video.")
         if wanted is not None and low_res is None:
-            raise ValueError(f"stage {first} starts from a video of {_words(wanted)}; give one.")
+            raise ValueError(f"stage {first} starts from a video of {wanted.words}; give one.")
         if low_res is not None and wanted is not None and low_res.shape[1:] != wanted.thwc:
             size = "x".join(map(str, low_res.shape[1:4]))
-            raise ValueError(f"stage {first} starts from {_words(wanted)}, not from {size}.")
+            raise ValueError(f"stage {first} starts from {wanted.words}, not from {size}.")
 
 
 def stage_keys(keys: Key[Array, "n"], stage: str) -> Key[Array, "n"]:
@@ -260,11 +258,6 @@ def _loaded_ahead(
             yield stage, params.pop()
 
 
-def _handed_on(videos: Sequence[np.ndarray]) -> Float[np.ndarray, "b t h w c"]:
-    """Make videos of one stage the input of the next."""
-    return np.clip(np.stack(videos), -1, 1)
-
-
 def _known_batch(known: KnownAt | None, shape: VideoShape, size: int) -> Known | None:
     """Repeat the known content for each of a batch, without a copy."""
     if known is None:
@@ -291,8 +284,7 @@ def _check_fit(before: SampledModel, after: SampledModel) -> None:
     if wanted.thwc == output.thwc and math.isclose(wanted.fps, output.fps, rel_tol=1e-6):
         return
     sentence = (
-        f"stage {after.name} takes clips of {_words(wanted)}, but {before.name} gives "
-        f"{_words(output)}"
+        f"stage {after.name} takes clips of {wanted.words}, but {before.name} gives {output.words}"
     )
     if before.name in STAGES and after.name in STAGES:
         between = STAGES[STAGES.index(before.name) + 1 : STAGES.index(after.name)]
@@ -332,8 +324,3 @@ def _check_multiple(names: Sequence[str], what: str, value: int, multiple: int) 
         f"{' '.join(names)} cannot make {value} {what}: it must be a multiple of {multiple}; "
         f"nearest: {near}."
     )
-
-
-def _words(shape: VideoShape) -> str:
-    """Write a shape as "16 frames of 24x40 at 3 fps"."""
-    return f"{shape.frames} frames of {shape.height}x{shape.width} at {shape.fps:g} fps"

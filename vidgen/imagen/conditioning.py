@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen import checks
 from vidgen.diffusion import samplers, schedules
 from vidgen.diffusion.parameterization import X0, Parameterization, by_name
 from vidgen.diffusion.schedules import expand
@@ -111,8 +112,7 @@ class Augmentation:
     noised: str = "input"
 
     def __post_init__(self) -> None:
-        if self.noised not in NOISED:
-            raise ValueError(f"Augmentation.noised is {self.noised!r}; choose one of {NOISED}.")
+        checks.one_of(self, noised=NOISED)
 
     def training_level(self, key: Key[Array, ""], batch_size: int) -> Float[Array, "b"]:
         """Draw the log-SNR of each example's noise; see `schedules.draw_logsnrs`."""
@@ -189,12 +189,8 @@ class Upsample(abc.ABC):
     residual_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.factor < 2:
-            raise ValueError(f"{type(self).__name__}.factor is {self.factor}; it must be >= 2.")
-        if self.residual_std is not None and not self.residual_std > 0:
-            raise ValueError(
-                f"{type(self).__name__}.residual_std is {self.residual_std}; it must be positive."
-            )
+        checks.at_least(self, factor=2)
+        checks.positive(self, "residual_std")
 
     @property
     @abc.abstractmethod
@@ -333,8 +329,7 @@ class TemporalUpsample(Upsample):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fill not in FILLS:
-            raise ValueError(f"TemporalUpsample.fill is {self.fill!r}; choose one of {FILLS}.")
+        checks.one_of(self, fill=FILLS)
 
     @property
     def factors(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ A student begins as a copy of its teacher, with the guidance weight w as one mor
 What guidance adds, w (x̂_T(z, text) - x̂_T(z)), is affine in w and depends on text and video: the
 student's network has an output for it that w multiplies (`VideoUNet.guidance_head`), besides w in
 its conditioning vector. By the latter alone, which starts at zero, a student made a tenth as much
-of the teacher's change after 250 updates (`guidance_response.py` measures it).
+of the teacher's change after 250 updates (`benchmarks/guidance_response.py` measures it).
 
 With a = e^{(λ_t-λ_m)/2} and b = e^{(λ_m-λ_s)/2}, two DDIM steps with the predictions x̂₁ and x̂₂ are
 
@@ -36,7 +36,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +51,7 @@ from vidgen.model import Student
 from vidgen.types import (
     Conditioning,
     Frozen,
-    Known,
     Metrics,
-    OnStep,
     Params,
     TextEmbedding,
     TextMix,
@@ -209,14 +207,9 @@ class Distillation(Student):
         text: TextEmbedding | TextMix,
         low_res: Float[Array, "b t0 h0 w0 c"] | None,
         keys: Key[Array, "b"],
-        *,
-        on_step: OnStep | None = None,
-        known: Known | None = None,
-        negative: TextEmbedding | None = None,
-        init: Float[Array, "b t h w c"] | None = None,
+        **more: Any,
     ) -> Float[Array, "b t h w c"]:
         """Make clips with the student as it is now; see `Generator.generate`."""
-        more = {"on_step": on_step, "known": known, "negative": negative, "init": init}
         return self.stage.generate(params, text, low_res, keys, **more)
 
 

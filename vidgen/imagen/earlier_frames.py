@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen import checks
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.schedules import expand
 from vidgen.imagen.conditioning import NoLowRes
@@ -38,10 +39,8 @@ class EarlierFrames(NoLowRes):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"EarlierFrames.frames is {self.frames}; it must be >= 1.")
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"EarlierFrames.rate is {self.rate}; it must be in [0, 1].")
+        checks.at_least(self, frames=1)
+        checks.share(self, "rate")
 
     def for_training(
         self, batch: VideoBatch, key: Key[Array, ""]

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen import checks
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
@@ -98,9 +99,7 @@ class DiffusionStage(SampledModel):
     def __post_init__(self) -> None:
         parameterization.by_name(self.parameterization)
         parameterization.loss_weight_by_name(self.loss_weight)
-        for name in ("text_drop_rate", "self_conditioning"):
-            if not 0 <= (rate := getattr(self, name)) <= 1:
-                raise ValueError(f"DiffusionStage.{name} is {rate}; it must be in [0, 1].")
+        checks.share(self, "text_drop_rate", "self_conditioning")
         if self.guidance_input:
             check_student(self.name, self.guidance, self._least)
         conditioning.check_parameterization(self.conditioner, self.parameterization)
@@ -151,16 +150,14 @@ class DiffusionStage(SampledModel):
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch:
         """Describe a batch of clips of `train_shape` with their text; see `Model.batch_spec`."""
-        spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
-        texts = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
-        return VideoBatch(
-            video=spec((batch_size, *(self.train_shape or self.shape).thwc), jnp.float32),
-            text=TextEmbedding(
-                tokens=spec((*texts, text_length, text_dim), jnp.float32),
-                mask=spec((*texts, text_length), jnp.bool_),
-            ),
-            independent_frames=spec((batch_size,), jnp.bool_),
-            fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
+        sizes, spec = (batch_size, text_length, text_dim), jax.ShapeDtypeStruct
+        return (
+            super()
+            .batch_spec(*sizes, captions_per_clip=captions_per_clip)
+            .replace(
+                video=spec((batch_size, *(self.train_shape or self.shape).thwc), jnp.float32),
+                fps=spec((batch_size,), jnp.float32) if self.fps_condition else None,
+            )
         )
 
     # ---- training ----------------------------------------------------------------------------

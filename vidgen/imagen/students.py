@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vidgen import checks
 from vidgen.diffusion import schedules
 from vidgen.imagen.distillation import Distillation, GuidanceDistillation, ProgressiveDistillation
 from vidgen.imagen.learned import Learned, check_weights, checked_range
@@ -111,9 +112,7 @@ class StudentSchedule:
                 f"START_STEPS is {self.start_steps}; halving must lead to STUDENT_STEPS, {steps}: "
                 f"take {steps * 4}, {steps * 8} or {steps * 16}."
             )
-        for name in ("train_steps", "guidance_train_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"StudentSchedule.{name} is {value}; it must be >= 1.")
+        checks.at_least(self, train_steps=1, guidance_train_steps=1)
         self.phases()
         check_weights(self.student.name, self.student.guidance, self._agreed_range())
 

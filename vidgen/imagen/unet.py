@@ -27,16 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vidgen import checks
 from vidgen.imagen import preconditioning
 from vidgen.imagen.blocks import BlockInputs, LevelSpec, SpaceTimeBlock
 from vidgen.imagen.denoiser import DenoisingNetwork
-from vidgen.nn import attention, axes, embeddings, initializers, remat
+from vidgen.nn import attention, axes, embeddings, remat
 from vidgen.nn.conv import (
     NORMS,
     depth_to_space,
@@ -46,6 +46,7 @@ from vidgen.nn.conv import (
     swish,
     upsample_nearest,
 )
+from vidgen.nn.transformer import DTYPES
 from vidgen.types import Conditioning
 
 # Three quarters of a fresh student's error go when it is guided by the mean weight whatever it is
@@ -103,11 +104,7 @@ class VideoUNet(nn.Module, DenoisingNetwork):
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("VideoUNet.levels is empty; give at least one LevelSpec.")
-        remat.check("VideoUNet", self.remat)
-        for name, choices in (("norm", NORMS), ("dtype", ("float32", "bfloat16"))):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"VideoUNet.{name} is {value!r}; choose one of {choices}.")
+        checks.one_of(self, norm=NORMS, dtype=DTYPES, remat=remat.POLICIES)
         super().__post_init__()
 
     @property
@@ -230,32 +227,21 @@ class VideoUNet(nn.Module, DenoisingNetwork):
 
     def _blocks(self, name: str, level: LevelSpec, train: bool) -> nn.Module:
         """Build a level's blocks: (x, stacked skips | None, inputs) -> (x, stacked outputs)."""
-        block = remat.rematerialized(SpaceTimeBlock, self.remat, in_loop=not self.unroll)
-        scan: Any = nn.scan  # its stub knows one axis only
-        going_up = name.startswith("up")
-        scanned = scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0 if going_up else nn.broadcast, nn.broadcast),
-            length=level.blocks,
-            # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn.
-            unroll=level.blocks + 1 if self.unroll else 1,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+        stack = remat.stacked(
+            SpaceTimeBlock,
+            level.blocks,
+            policy=self.remat,
+            unroll=self.unroll,
+            by_layer=name.startswith("up"),  # each has the skip of its own
         )
-        return scanned(level, self.norm, self.dropout, train, self.dtype, name=name)
+        return stack(level, self.norm, self.dropout, train, self.dtype, name=name)
 
     def _conditioning(
         self, frames: int, logsnr: Float[Array, "b"], cond: Conditioning
     ) -> BlockInputs:
         """Compute the conditioning vector of each frame, and normalise the text."""
         width, dtype = self.cond_width, self.dtype
-        text = nn.LayerNorm(
-            dtype=jnp.float32,
-            scale_init=axes.partitioned(initializers.ones, ("text",)),
-            bias_init=axes.partitioned(initializers.zeros, ("text",)),
-            name="text_norm",
-        )(cond.text.tokens).astype(dtype)
+        text = axes.layer_norm("text_norm", "text")(cond.text.tokens).astype(dtype)
         pool = attention.AttentionPool(width, self.pool_queries, dtype=dtype, name="text_pool")
         pooled = pool(text, cond.text.mask)
         e = self._scalar(embeddings.logsnr_features(logsnr, width), "logsnr")

@@ -40,21 +40,21 @@ class Clip:
         return self.path.with_name(f"{self.path.stem}.{stage}{self.path.suffix}")
 
 
-def check_finite(stage: str, clip: Clip, video: np.ndarray) -> None:
-    """Check that a clip can be shown.
+def check_finite(stage: str, what: str, video: np.ndarray) -> None:
+    """Check that frames can be shown.
 
     Args:
       stage: name of the stage that made it, for the message.
-      clip: which clip it is.
-      video: its frames, of any shape.
+      what: which clip or film they are of, for the message.
+      video: the frames, of any shape.
 
     Raises:
-      ValueError: the clip contains NaN or inf.
+      ValueError: they contain NaN or inf.
     """
     if not np.isfinite(video).all():
         raise ValueError(
-            f"stage {stage}: the clip for {clip.prompt!r} contains NaN or inf: the "
-            f"weights in this checkpoint are broken; use an earlier one (--step={stage}=N)."
+            f"{what} of stage {stage} contains NaN or inf: the weights in this checkpoint are "
+            f"broken; use an earlier one (--step={stage}=N)."
         )
 
 

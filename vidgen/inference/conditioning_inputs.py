@@ -214,7 +214,7 @@ class KnownFiles:
         return frames, max(0.0, overlap - frames / shape.fps)
 
     def _overlap(self, shape: VideoShape) -> float:
-        length = shape.frames / shape.fps
+        length = shape.seconds
         overlap = length / 4 if self.overlap is None else self.overlap
         videos = sum(f is not None and not f.is_still for f in self._files.values())
         if overlap * videos >= length:

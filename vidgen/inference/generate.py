@@ -27,17 +27,15 @@ from vidgen.inference.clips import Clip, check_finite, check_folder, clip_key
 from vidgen.inference.conditioning_inputs import Init, KnownFiles
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
-from vidgen.inference.sampling_settings import at_strength, check_negative, takes_negative
+from vidgen.inference.sampling_settings import Sampling, at_strength, check_negative, takes_negative
 from vidgen.inference.stage_progress import StageProgress
-from vidgen.inference.stages import Sampling, Stage, for_text, tell_of_images
+from vidgen.inference.stages import Stage, for_text, tell_of_images
 from vidgen.model import SampledModel
 from vidgen.train.batches import encode_captions, is_empty
 from vidgen.train.partitioning import Partitioner
 from vidgen.types import Known, Params, TextEmbedding, TextEncoder
 
 log = logging.getLogger(__name__)
-
-__all__ = ["BATCH_SIZE", "Clip", "Generate", "clip_key"]
 
 BATCH_SIZE = 8
 
@@ -166,11 +164,7 @@ class Generate:
             if model is last:
                 print(path, flush=True)
         shape = last.shape
-        log.info(
-            "%d clip(s) of %d frames of %dx%d at %g fps, %.2f s",
-            *(len(clips), shape.frames, shape.height, shape.width),
-            *(shape.fps, shape.frames / shape.fps),
-        )
+        log.info("%d clip(s) of %s, %.2f s", len(clips), shape.words, shape.seconds)
         return [clip.path for clip in clips]
 
     def clips(self) -> list[Clip]:
@@ -222,10 +216,11 @@ class Generate:
             rates = {"coarse_fps": chain.stages[0].shape.fps, "array_fps": chain.shape.fps}
             known = functools.partial(self.known.at, **rates)
         prompts = [clip.prompt for clip in clips]
-        with StageProgress(models, sizes, prompts, self.on_step) as progress:
+        bars = StageProgress(models, sizes, prompts, self.on_step)
+        with contextlib.closing(bars) as progress:
             for name, start, videos in chain.generate(
                 self._load,
-                self._encoded(clips),
+                self._encoded(prompts),
                 jnp.stack([clip_key(self.seed, clip.prompt, clip.sample) for clip in clips]),
                 low_res=low_res,
                 known=known,
@@ -233,7 +228,7 @@ class Generate:
                 sample=functools.partial(self._sample, progress),
             ):
                 for clip, video in zip(clips[start:], videos, strict=False):
-                    check_finite(name, clip, video)
+                    check_finite(name, f"the clip for {clip.prompt!r}", video)
                     yield models[name], clip, video
 
     def _batch_size(self, stage: str, clips: int) -> int:
@@ -250,7 +245,7 @@ class Generate:
         (stage,) = (stage for stage in self.stages if stage.model.name == name)
         return stage.load(self._step_of(stage), self.mesh)
 
-    def _encoded(self, clips: Sequence[Clip]) -> Callable[[str], TextEmbedding]:
+    def _encoded(self, prompts: Sequence[str]) -> Callable[[str], TextEmbedding]:
         """Encode the prompts of all clips by the encoder of a stage; equal encoders run once.
 
         Each prompt is encoded alone, so that it cannot depend on the others.
@@ -262,11 +257,10 @@ class Generate:
             for other, text in seen:
                 if other == encoder:
                     return text
-            prompts = dict.fromkeys(clip.prompt for clip in clips)
-            rows = {prompt: encode_captions([prompt], encoder) for prompt in prompts}
+            rows = {prompt: encode_captions([prompt], encoder) for prompt in dict.fromkeys(prompts)}
             text = jax.tree.map(
                 lambda *x: np.concatenate([np.asarray(a) for a in x]),
-                *(rows[clip.prompt] for clip in clips),
+                *(rows[prompt] for prompt in prompts),
             )
             seen.append((encoder, text))
             return text
@@ -301,23 +295,17 @@ class Generate:
         """Return the negative prompt and the video to begin with, of a model that takes them."""
         more: dict[str, Any] = {}
         if self.negative is not None and takes_negative(model):
-            row = self._negative_text(model.name)
+            row = self._negative_of(model.name)
             more["negative"] = jax.tree.map(lambda x: np.repeat(x, clips, axis=0), row)
         if self.strength is not None and model is self.chain.stages[0]:
             video = self._init_video
             more["init"] = np.broadcast_to(video, (clips, *video.shape))
         return more
 
-    def _negative_text(self, name: str) -> TextEmbedding:
-        """Encode the negative prompt by the encoder of a stage, once."""
-        if name not in self._negative_texts:
-            (encoder,) = (s.text_encoder for s in self.stages if s.model.name == name)
-            self._negative_texts[name] = encode_captions([self.negative or ""], encoder)
-        return self._negative_texts[name]
-
     @functools.cached_property
-    def _negative_texts(self) -> dict[str, TextEmbedding]:
-        return {}
+    def _negative_of(self) -> Callable[[str], TextEmbedding]:
+        """Encodes the negative prompt by the encoder of a stage, once."""
+        return self._encoded([self.negative or ""])
 
     @functools.cached_property
     def _init_video(self) -> Float[np.ndarray, "t h w c"]:

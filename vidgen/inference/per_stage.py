@@ -33,18 +33,28 @@ class PerStage(Generic[T]):
         return self.by_stage.get(stage, self.default)
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[T]):
+    """How people write a value.
+
+    Attributes:
+      read: makes the value of its text, or raises a ValueError.
+      words: what the text has to be.
+    """
+
+    read: Callable[[str], T]
+    words: str
+
+
 def parse(
-    flag: str,
-    text: str,
-    read: Callable[[str], T],
-    further: Callable[[], Collection[str]] = tuple,
+    flag: str, text: str, kind: Kind[T], further: Callable[[], Collection[str]] = tuple
 ) -> PerStage[T]:
     """Parse the text of a flag.
 
     Args:
       flag: its name, for messages.
       text: what was given, in the form of the module's docstring.
-      read: one value from its text; raises ValueError with what it takes.
+      kind: how a value is written.
       further: the stages beside those of the paper, asked for where another name is given.
 
     Returns:
@@ -67,9 +77,9 @@ def parse(
                 f"--{flag}={text} says twice what {stage or 'all stages'} should have."
             )
         try:
-            parsed = read(value)
-        except ValueError as error:
-            raise ValueError(f"--{flag}={text}: {value!r} is not {error}.") from None
+            parsed = kind.read(value)
+        except ValueError:
+            raise ValueError(f"--{flag}={text}: {value!r} is not {kind.words}.") from None
         if equals:
             named[stage] = parsed
         else:
@@ -90,94 +100,24 @@ def value(setting: T | PerStage[T] | None, stage: str) -> T | None:
     return setting(stage) if isinstance(setting, PerStage) else setting
 
 
-def whole(text: str) -> int:
-    """Parse a whole number.
-
-    Args:
-      text: as a person wrote it.
-
-    Returns:
-      The number.
-
-    Raises:
-      ValueError: it is none; like those of the other readers, the message says what is wanted.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("a whole number") from None
-
-
-def number(text: str) -> float:
-    """Parse a number.
-
-    Args:
-      text: as a person wrote it.
-
-    Returns:
-      The number.
-
-    Raises:
-      ValueError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("a number") from None
-
-
-def word(text: str) -> str:
-    """Accept any name that is not empty; whoever uses it checks that it exists.
-
-    Args:
-      text: as a person wrote it.
-
-    Returns:
-      The name.
-
-    Raises:
-      ValueError: it is empty.
-    """
+def _word(text: str) -> str:
     if not text:
-        raise ValueError("a name")
+        raise ValueError
     return text
 
 
-def interval(text: str) -> tuple[float, float]:
-    """Parse two numbers as LOW:HIGH.
-
-    Args:
-      text: as a person wrote it.
-
-    Returns:
-      (low, high), of which `GuidanceSpec` checks the order.
-
-    Raises:
-      ValueError: there are not two numbers.
-    """
-    low, colon, high = text.partition(":")
-    try:
-        if colon:
-            return float(low), float(high)
-    except ValueError:
-        pass
-    raise ValueError("two numbers as LOW:HIGH")
+def _interval(text: str) -> tuple[float, float]:
+    low, high = map(float, text.split(":"))
+    return low, high
 
 
-def weights(text: str) -> tuple[float, float | None]:
-    """Parse a guidance weight, or HIGH:LOW, between which guidance alternates.
-
-    Args:
-      text: as a person wrote it.
-
-    Returns:
-      (high, low); low is None for one constant weight.
-
-    Raises:
-      ValueError: it is neither.
-    """
+def _weights(text: str) -> tuple[float, float | None]:
     high, colon, low = text.partition(":")
-    try:
-        return float(high), float(low) if colon else None
-    except ValueError:
-        raise ValueError("a weight, or two as HIGH:LOW") from None
+    return float(high), float(low) if colon else None
+
+
+whole = Kind(int, "a whole number")
+number = Kind(float, "a number")
+word = Kind(_word, "a name")  # whoever uses it checks that it exists
+interval = Kind(_interval, "two numbers as LOW:HIGH")  # of which `GuidanceSpec` checks the order
+weights = Kind(_weights, "a weight, or two as HIGH:LOW")  # between which guidance alternates

@@ -182,25 +182,22 @@ def _tell_of_no_effect(model: DiffusionStage, wanted: dict[str, Any], guided: bo
     """Warn of settings that change nothing of this stage."""
     for flag, sampler in (("gamma", Ancestral), ("churn", Heun)):
         if wanted[flag] is not None and model.sampler.name != sampler.name:
-            _tell_of_sampler(model.name, flag, model.sampler.name, sampler.name)
+            _warn_once(
+                "--%s has no effect on %s, whose sampler is %s, not %s",
+                *(flag, model.name, model.sampler.name, sampler.name),
+            )
     if guided and model.learned is not None and model.learned.weight_range is None:
-        _tell_of_range(model.name)
+        _warn_once(
+            "%s is a distilled student whose configuration does not say which guidance weights it "
+            "has learned; others than those have no known effect (students.student.weight_range)",
+            model.name,
+        )
 
 
 @functools.cache
-def _tell_of_sampler(stage: str, flag: str, kind: str, wanted: str) -> None:
+def _warn_once(*message: str) -> None:
     """Warn once a process."""
-    log.warning("--%s has no effect on %s, whose sampler is %s, not %s", flag, stage, kind, wanted)
-
-
-@functools.cache
-def _tell_of_range(stage: str) -> None:
-    """Warn once a process."""
-    log.warning(
-        "%s is a distilled student whose configuration does not say which guidance weights it has "
-        "learned; others than those have no known effect (students.student.weight_range)",
-        stage,
-    )
+    log.warning(*message)
 
 
 def _replaced(stage: str, part: Any, settings: dict[str, tuple[str, Any]]) -> Any:

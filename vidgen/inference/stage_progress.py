@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from tqdm import tqdm
-
 from vidgen.inference.preview import Look, StepPreview
 from vidgen.model import SampledModel
 from vidgen.progress import progress_bar
@@ -14,7 +12,7 @@ from vidgen.types import OnStep, Predict
 
 
 class StageProgress:
-    """Shows the steps of a stage over all its batches, and the time left; for a `with` block."""
+    """Shows the steps of a stage over all its batches, and the time left, until it is closed."""
 
     def __init__(
         self,
@@ -33,14 +31,10 @@ class StageProgress:
         """
         self._models, self._sizes, self._look = models, sizes, look
         self._prompts = prompts
-        self._window = -1
-        self._bar: tqdm | None = None
-        self._stage = next(iter(models))
-        self._begin(self._stage)
+        self._begin(next(iter(models)))
 
     def _begin(self, stage: str) -> None:
         """Show the bar of the next stage."""
-        self.close()
         self._stage = stage
         place = f"{list(self._models).index(stage) + 1}/{len(self._models)} {stage}"
         steps = self._windows(stage) * self._models[stage].sampler.steps
@@ -56,6 +50,7 @@ class StageProgress:
           A callback for `Generator.generate`.
         """
         if model.name != self._stage:
+            self.close()
             self._begin(model.name)
         self._window += 1
         return functools.partial(self._step, model, self._window)
@@ -64,41 +59,27 @@ class StageProgress:
         return -(-len(self._prompts) // self._sizes[stage])
 
     def _step(
-        self,
-        model: SampledModel,
-        window: int,
-        done: int,
-        steps: int,
-        predict: Predict | None = None,
+        self, model: SampledModel, window: int, done: int, steps: int, predict: Predict
     ) -> None:
         """Count one more step, and show it to who looks."""
         windows, size = self._windows(model.name), self._sizes[model.name]
-        if self._bar is not None:
-            self._bar.total = windows * steps  # a sampler may take others than it was asked for
-            self._bar.update(1)
-        if self._look is None or predict is None:
+        self._bar.total = windows * steps  # a sampler may take others than it was asked for
+        self._bar.update(1)
+        if self._look is None:
             return
-        self._look(
-            StepPreview(
-                stage=model.name,
-                stages=tuple(self._models),
-                step=done,
-                steps=steps,
-                window=window,
-                windows=windows,
-                prompts=tuple(self._prompts[window * size :][:size]),
-                fps=model.shape.fps,
-                predict=predict,
-            )
+        preview = StepPreview(
+            stage=model.name,
+            stages=tuple(self._models),
+            step=done,
+            steps=steps,
+            window=window,
+            windows=windows,
+            prompts=tuple(self._prompts[window * size :][:size]),
+            fps=model.shape.fps,
+            predict=predict,
         )
+        self._look(preview)
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> StageProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._bar.close()

@@ -24,23 +24,11 @@ from vidgen.assets import model_folders, zoo
 from vidgen.config.gin_sessions import Sessions
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference import stage_folders
-from vidgen.inference.sampling_settings import Sampling
 from vidgen.model import SampledModel
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner
 from vidgen.train.weights import open_weights
 from vidgen.types import Frozen, Params, TextEmbedding, TextEncoder
-
-__all__ = [
-    "Sampling",
-    "Stage",
-    "build_trained",
-    "check_names",
-    "find",
-    "for_text",
-    "single",
-    "tell_of_images",
-]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

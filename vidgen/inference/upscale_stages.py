@@ -51,19 +51,20 @@ def find(names: str | None, model: str, elsewhere: str | None = None) -> tuple[P
     return tuple(folder / name for name in wanted)
 
 
-def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str) -> None:
+def check_names(stages: Sequence[Stage], folders: Sequence[Path], names: str | None) -> None:
     """Check that each folder holds the stage that --upscale names, and that it up-samples.
 
     Args:
       stages: as they were loaded.
       folders: where each was loaded from.
-      names: value of --upscale.
+      names: value of --upscale; None is none.
 
     Raises:
       ValueError: a folder holds another stage, or one that makes video from text alone.
     """
-    for stage, folder, name in zip(stages, folders, names.split(","), strict=True):
-        if stage.model.name != name.strip():
+    wanted = [] if names is None else [name.strip() for name in names.split(",")]
+    for stage, folder, name in zip(stages, folders, wanted, strict=True):
+        if stage.model.name != name:
             raise ValueError(
                 f"--upscale={names}: {folder} holds the stage {stage.model.name}, not {name}."
             )

@@ -178,3 +178,22 @@ def dense(
         bias_init=partitioned(initializers.zeros, names[1:]),
         name=name,
     )
+
+
+def layer_norm(name: str, axis: str = "norm", *, dtype: DTypeLike = "float32") -> nn.LayerNorm:
+    """Make a layer normalisation whose scale and shift carry the name of their axis.
+
+    Args:
+      name: of the layer.
+      axis: name of the features.
+      dtype: type of computation.
+
+    Returns:
+      The layer.
+    """
+    return nn.LayerNorm(
+        dtype=dtype,
+        scale_init=partitioned(initializers.ones, (axis,)),
+        bias_init=partitioned(initializers.zeros, (axis,)),
+        name=name,
+    )

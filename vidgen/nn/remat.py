@@ -1,4 +1,6 @@
-"""Rematerialisation by name: what of a block is kept for the backward pass, beside its input.
+"""Stacks of blocks, and rematerialisation: what of a block is kept for the backward pass.
+
+Beside its input a block keeps, by the name of a policy:
 
 none      all that the gradient needs
 products  the results of all matrix products, those of attention too
@@ -39,20 +41,6 @@ class Rematerialized(Protocol):
         ...
 
 
-def check(owner: str, policy: str) -> None:
-    """Check that a rematerialisation policy exists.
-
-    Args:
-      owner: the class that has the setting, for the message.
-      policy: one of `POLICIES`.
-
-    Raises:
-      ValueError: there is no such policy.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"{owner}.remat is {policy!r}; choose one of {tuple(POLICIES)}.")
-
-
 def rematerialized(block: type[nn.Module], policy: str, *, in_loop: bool) -> type[nn.Module]:
     """Wrap a module class so that it keeps what a policy says for the backward pass.
 
@@ -68,3 +56,36 @@ def rematerialized(block: type[nn.Module], policy: str, *, in_loop: bool) -> typ
     if policy == "none":
         return block
     return nn.remat(block, policy=POLICIES[policy], prevent_cse=not in_loop)
+
+
+def stacked(
+    block: type[nn.Module],
+    layers: int,
+    *,
+    policy: str = "none",
+    unroll: bool = False,
+    by_layer: bool = False,
+) -> Any:
+    """Put equal blocks on top of each other, in a loop over their stacked parameters.
+
+    Args:
+      block: the class; it is called with (x, one, all) and returns x and what it leaves.
+      layers: number of blocks.
+      policy: one of `POLICIES`.
+      unroll: whether the blocks stand one after the other, without a loop.
+      by_layer: whether `one` has a first axis of layers; otherwise all blocks get it whole.
+
+    Returns:
+      A class of a module that takes the fields of `block`, and returns what blocks leave, stacked.
+    """
+    scan: Any = nn.scan  # its stub knows one axis only
+    return scan(
+        rematerialized(block, policy, in_loop=not unroll),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0 if by_layer else nn.broadcast, nn.broadcast),
+        length=layers,
+        # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn.
+        unroll=layers + 1 if unroll else 1,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

@@ -15,7 +15,7 @@ that went before. Positions are the caller's: it adds features to x, or gives a 
 
 from __future__ import annotations
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,8 @@ from flax.struct import PyTreeNode
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes, initializers, remat
+from vidgen import checks
+from vidgen.nn import axes, remat
 from vidgen.nn.attention import attend, heads_of, merge_heads
 
 DTYPES = ("float32", "bfloat16")
@@ -119,11 +120,8 @@ class Transformer(nn.Module):
     dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"Transformer.layers is {self.layers}; it must be at least 1.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"Transformer.dtype is {self.dtype!r}; choose one of {DTYPES}.")
-        remat.check("Transformer", self.remat)
+        checks.at_least(self, layers=1)
+        checks.one_of(self, dtype=DTYPES, remat=remat.POLICIES)
         super().__post_init__()
 
     @nn.compact
@@ -162,24 +160,15 @@ class Transformer(nn.Module):
         if bias is not None:
             bias = bias.astype(self.dtype)
         x, present = stack(x.astype(self.dtype), past, (bias, mask, *seen))
-        return _norm("norm", self.dtype)(x), present
+        return axes.layer_norm("norm", dtype=self.dtype)(x), present
 
     def _stack(self, head_dim: int, *, train: bool, streams: bool) -> nn.Module:
         """Build all blocks: (x, past | None, what they share) -> (x, KV | None)."""
-        block = remat.rematerialized(_Block, self.remat, in_loop=not self.unroll)
-        scan: Any = nn.scan  # its stub knows one axis only
-        scanned = scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0 if streams else nn.broadcast, nn.broadcast),
-            length=self.layers,
-            # One more than there are blocks: with exactly as many, a loop of one turn is left.
-            unroll=self.layers + 1 if self.unroll else 1,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+        stack = remat.stacked(
+            _Block, self.layers, policy=self.remat, unroll=self.unroll, by_layer=streams
         )
         dropout = self.dropout if train else 0.0
-        return scanned(self.heads, head_dim, self.mlp, dropout, self.dtype, name="blocks")
+        return stack(self.heads, head_dim, self.mlp, dropout, self.dtype, name="blocks")
 
 
 class _Block(nn.Module):
@@ -195,17 +184,17 @@ class _Block(nn.Module):
     def __call__(self, x: Array, past: KV | None, shared: tuple) -> tuple[Array, KV | None]:
         bias, mask, text, text_mask = shared
         sizes = (self.heads, self.head_dim)
-        y = _norm("self_norm", self.dtype)(x)
+        y = axes.layer_norm("self_norm", dtype=self.dtype)(x)
         attention = _Attention(*sizes, dtype=self.dtype, name="self")
         y, present = attention(y, y, bias=bias, mask=mask, past=past)
         x = self._add(x, y)
         if text is not None:
-            y = _norm("cross_norm", self.dtype)(x)
+            y = axes.layer_norm("cross_norm", dtype=self.dtype)(x)
             attention = _Attention(*sizes, source="text", dtype=self.dtype, name="cross")
             mask = None if text_mask is None else text_mask[:, None, None, :]
             x = self._add(x, attention(y, text, mask=mask)[0])
         width, dtype = x.shape[-1], self.dtype
-        y = _norm("mlp_norm", dtype)(x)
+        y = axes.layer_norm("mlp_norm", dtype=dtype)(x)
         y = nn.gelu(axes.dense(self.mlp, ("embed", "mlp"), name="mlp_in", dtype=dtype)(y))
         out = axes.dense(width, ("mlp", "embed"), name="mlp_out", scale=0.0, dtype=dtype)
         return self._add(x, out(y)), present
@@ -247,13 +236,3 @@ class _Attention(nn.Module):
             present = KV(k=k, v=v)
         out = attend(q, k, v, bias=bias, mask=mask)
         return merge_heads(x.shape[-1], dtype=self.dtype)(out), present
-
-
-def _norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
-    """Build a LayerNorm with float32 statistics and result `dtype`."""
-    return nn.LayerNorm(
-        dtype=dtype,
-        scale_init=axes.partitioned(initializers.ones, ("norm",)),
-        bias_init=axes.partitioned(initializers.zeros, ("norm",)),
-        name=name,
-    )

@@ -7,6 +7,7 @@ of a prefix are the prefix of the latents, and an image is the first frame of a 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -152,3 +153,17 @@ class CausalAutoencoder(nn.Module):
                 f"the nearest is {near}."
             )
         self.grid(frames + later, height, width)
+
+
+def settings_of(module: nn.Module, settings: type[nn.Module]) -> dict[str, Any]:
+    """Read the settings that a module hands on to its halves.
+
+    Args:
+      module: the autoencoder.
+      settings: the class that declares them, of which both halves are.
+
+    Returns:
+      Their values by name.
+    """
+    names = {field.name for field in dataclasses.fields(settings)} - {"parent", "name"}
+    return {name: getattr(module, name) for name in names}

@@ -13,7 +13,6 @@ The latents also scale and shift the features at each level of the decoder (adap
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -21,6 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vidgen import checks
 from vidgen.nn import axes, remat
 from vidgen.nn.causal_conv import KERNELS, CausalConv, CausalDown, CausalUp, Chain, State
 from vidgen.nn.conv import (
@@ -32,7 +32,8 @@ from vidgen.nn.conv import (
     swish,
     upsample_nearest,
 )
-from vidgen.phenaki.autoencoder import CausalAutoencoder
+from vidgen.nn.transformer import DTYPES
+from vidgen.phenaki.autoencoder import CausalAutoencoder, settings_of
 
 
 class Block(nn.Module):
@@ -213,19 +214,8 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
 
     def __post_init__(self) -> None:
         self._check_levels()
-        remat.check("CausalConv3D", self.remat)
-        for name, least in (("blocks", 0), ("pixel_patch", 1), ("channels", 1)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise ValueError(f"CausalConv3D.{name} is {value}; it must be >= {least}.")
-        for name, choices in (
-            ("kernel", KERNELS),
-            ("norm", NORMS),
-            ("dtype", ("float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"CausalConv3D.{name} is {value!r}; choose one of {choices}.")
+        checks.at_least(self, blocks=0, pixel_patch=1, channels=1)
+        checks.one_of(self, kernel=KERNELS, norm=NORMS, remat=remat.POLICIES, dtype=DTYPES)
         super().__post_init__()
 
     def _check_levels(self) -> None:
@@ -242,10 +232,7 @@ class CausalConv3D(CausalAutoencoder, ConvSettings):
 
     def setup(self) -> None:
         """Make the encoder and the decoder."""
-        fields = dataclasses.fields(ConvSettings)
-        settings = {
-            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
-        }
+        settings = settings_of(self, ConvSettings)
         self.encoder = ConvEncoder(**settings)
         self.decoder = ConvDecoder(**settings)
 

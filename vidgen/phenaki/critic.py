@@ -71,8 +71,7 @@ class CriticModel(Model):
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
         """Draw fresh parameters of the critic; see `Model.init`."""
-        grid = token_batch.grid_of(batch, self.model.tokenizer)
-        tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
+        tokens = token_batch.blank_tokens(batch, self.model.tokenizer)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
 
     def loss(

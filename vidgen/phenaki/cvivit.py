@@ -19,8 +19,8 @@ fits any length.
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from vidgen.nn import axes, embeddings
 from vidgen.nn.attention import RelativeBias
 from vidgen.nn.conv import norm, spatial_conv, swish
 from vidgen.nn.transformer import KV, Transformer, causal_mask
-from vidgen.phenaki.autoencoder import CausalAutoencoder
+from vidgen.phenaki.autoencoder import CausalAutoencoder, settings_of
 
 # [guess] Six octaves an axis: the finest repeats after a sixteenth of the frame, which is a patch
 # of the published grid.
@@ -82,6 +82,19 @@ class CViViTSettings(nn.Module):
             present = present.last(self.window)
         return y.reshape(b, h, w, t, d).transpose(0, 3, 1, 2, 4), present
 
+    def _by_parts(
+        self, layer: Callable[[Array, int, str], Array], x: Float[Array, "b t *x"], starts: bool
+    ) -> Array:
+        """Apply a layer to the first frame or step of a clip, and one to the tubelets."""
+        parts = []
+        if starts and self.patch[0] > 1:
+            first, x = x[:, :1], x[:, 1:]
+            parts.append(layer(first, 1, "first"))
+        # A single frame has no tubelets, but their parameters are to be made all the same.
+        if x.shape[1] or self.is_initializing():
+            parts.append(layer(x, self.patch[0], "tubelets"))
+        return jnp.concatenate(parts, axis=1)
+
     def _transformer(self, layers: int, name: str) -> Transformer:
         return Transformer(
             layers,
@@ -127,14 +140,7 @@ class CViViTEncoder(CViViTSettings):
             names = ("pixels", "conv_out")
             x = spatial_conv(self.pixel_width, names, name="stem", dtype=self.dtype)(x)
             x = self._pixel_convs(x)
-        parts = []
-        if starts and self.patch[0] > 1:
-            first, x = x[:, :1], x[:, 1:]
-            parts.append(self._embed(first, 1, "first"))
-        # A single frame has no tubelets, but their parameters are to be made all the same.
-        if x.shape[1] or self.is_initializing():
-            parts.append(self._embed(x, self.patch[0], "tubelets"))
-        x = axes.constrain_video(jnp.concatenate(parts, axis=1))
+        x = axes.constrain_video(self._by_parts(self._embed, x, starts))
         return self._time(self._space(x), past)
 
     def _embed(self, x: Float[Array, "b t h w c"], frames: int, name: str) -> Array:
@@ -163,13 +169,7 @@ class CViViTDecoder(CViViTSettings):
         """
         x, present = self._time(latents.astype(self.dtype), past)
         x = axes.constrain_video(self._space(x))
-        parts = []
-        if starts and self.patch[0] > 1:
-            first, x = x[:, :1], x[:, 1:]
-            parts.append(self._pixels(first, 1, "first"))
-        if x.shape[1] or self.is_initializing():
-            parts.append(self._pixels(x, self.patch[0], "tubelets"))
-        return self._head(jnp.concatenate(parts, axis=1)), present
+        return self._head(self._by_parts(self._pixels, x, starts)), present
 
     def _pixels(self, x: Float[Array, "b gt gh gw d"], frames: int, name: str) -> Array:
         """Compute the pixels of every patch in float32, or `pixel_width` features of each pixel."""
@@ -212,10 +212,7 @@ class CViViT(CausalAutoencoder, CViViTSettings):
 
     def setup(self) -> None:
         """Make the encoder and the decoder."""
-        fields = dataclasses.fields(CViViTSettings)
-        settings = {
-            f.name: getattr(self, f.name) for f in fields if f.name not in ("parent", "name")
-        }
+        settings = settings_of(self, CViViTSettings)
         self.encoder = CViViTEncoder(**settings)
         self.decoder = CViViTDecoder(**settings)
 

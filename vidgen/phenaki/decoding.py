@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vidgen import checks
 from vidgen.diffusion.guidance import as_tree
 from vidgen.types import OnStep
 
@@ -156,8 +157,7 @@ class DecodingSpec:
 
     def __post_init__(self) -> None:
         mask_schedule(self.schedule)
-        if self.steps < 1:
-            raise ValueError(f"DecodingSpec.steps is {self.steps}; it must be >= 1.")
+        checks.at_least(self, steps=1)
         for name in ("temperature", "sample_temperature"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):

@@ -31,13 +31,14 @@ import jax.numpy as jnp
 from jax.nn import relu, softplus
 from jaxtyping import Array, Float
 
+from vidgen import checks
 from vidgen.nn import axes, initializers
 from vidgen.nn.convolution import conv_general_dilated
+from vidgen.nn.transformer import DTYPES
 
 Anchors = Mapping[str, Float[Array, ""]]  # "real" and "fake", the moving averages
 
 DIMS = ("2d", "3d")
-DTYPES = ("float32", "bfloat16")
 _SMALLEST = 4  # pixels
 _OUTER, _INNER = 1 / 8, 3 / 8  # weights of the blur: (1, 3, 3, 1) / 8
 
@@ -67,10 +68,7 @@ class Discriminator(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("dims", DIMS), ("dtype", DTYPES)):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"Discriminator.{name} is {value!r}; choose one of {choices}.")
+        checks.one_of(self, dims=DIMS, dtype=DTYPES)
         if not 1 <= self.width <= self.max_width:
             raise ValueError(
                 f"Discriminator.width is {self.width}; it must be from 1 to max_width, "

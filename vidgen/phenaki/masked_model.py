@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vidgen import checks
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, SampledModel, TokenizerModel
@@ -87,14 +88,8 @@ class MaskedVideoModel(SampledModel):
 
     def __post_init__(self) -> None:
         decoding.mask_schedule(self.schedule)
-        if self.batches not in BATCHES:
-            raise ValueError(
-                f"MaskedVideoModel.batches is {self.batches!r}; choose one of {BATCHES}."
-            )
-        for name in ("min_mask_rate", "label_smoothing", "text_drop_rate", "decoded_rate"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"MaskedVideoModel.{name} is {value}; it must be in [0, 1].")
+        checks.one_of(self, batches=BATCHES)
+        checks.share(self, "min_mask_rate", "label_smoothing", "text_drop_rate", "decoded_rate")
         if self.decoded_rate and self.batches != "videos":
             raise ValueError(
                 f"MaskedVideoModel.decoded_rate is {self.decoded_rate}, which needs the frames: "
@@ -127,21 +122,19 @@ class MaskedVideoModel(SampledModel):
         self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
     ) -> VideoBatch | TokenBatch:
         """Describe a training batch of videos, or of tokens; see `Model.batch_spec`."""
-        return token_batch.spec_of(
-            self.batches,
-            batch_size,
-            shape=self.shape,
-            grid=self.grid,
-            text=(text_length, text_dim),
-            captions_per_clip=captions_per_clip,
-        )
+        sizes = (batch_size, text_length, text_dim)
+        videos = super().batch_spec(*sizes, captions_per_clip=captions_per_clip)
+        if self.batches == "videos":
+            return videos
+        tokens: Any = jax.ShapeDtypeStruct((batch_size, *self.grid), jnp.int32)
+        alone = videos.independent_frames
+        return TokenBatch(tokens=tokens, text=videos.text, independent_frames=alone)
 
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch | TokenBatch) -> Params:
         """Draw fresh parameters of the transformer; see `Model.init`."""
-        grid = token_batch.grid_of(batch, self.tokenizer)
-        tokens = jnp.zeros((batch.independent_frames.shape[0], *grid), jnp.int32)
+        tokens = token_batch.blank_tokens(batch, self.tokenizer)
         return self.network.init(key, tokens, clip_text(batch.text), valid=None, train=False)
 
     def loss(

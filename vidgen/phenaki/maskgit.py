@@ -113,13 +113,13 @@ class TokenNetwork(nn.Module):
         """Normalise the states of the text; None where the network reads no text."""
         if not self.cross or text is None:
             return None, None
-        return _norm("text_norm", self.dtype, "text")(text.tokens), text.mask
+        return axes.layer_norm("text_norm", "text", dtype=self.dtype)(text.tokens), text.mask
 
     def _head(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Compute the features from which the output is read."""
         names = ("embed", "mlp")
         x = nn.gelu(axes.dense(self.width, names, name="head", dtype=self.dtype)(x))
-        return _norm("head_norm", self.dtype, "norm")(x)
+        return axes.layer_norm("head_norm", dtype=self.dtype)(x)
 
     def _check(self, tokens: Array, text: TextEmbedding | None) -> None:
         if any(have > most for have, most in zip(tokens.shape[1:], self.grid, strict=True)):
@@ -228,16 +228,6 @@ class FlatNetwork:
         grid = tokens.reshape(-1, *self.grid)
         out = apply_module(self.network, params, grid, text, valid=valid, train=False)
         return out.reshape(*tokens.shape, *out.shape[4:]).astype(jnp.float32)
-
-
-def _norm(name: str, dtype: str, axis: str) -> nn.LayerNorm:
-    """Build a LayerNorm with float32 statistics, whose result has this dtype."""
-    return nn.LayerNorm(
-        dtype=dtype,
-        scale_init=axes.partitioned(initializers.ones, (axis,)),
-        bias_init=axes.partitioned(initializers.zeros, (axis,)),
-        name=name,
-    )
 
 
 def _by(grid: tuple[int, ...]) -> str:

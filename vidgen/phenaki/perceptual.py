@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vidgen import checks
 from vidgen.assets import downloads
 from vidgen.pretrained import i3d, layers, squeezenet, vgg
 from vidgen.types import Params
@@ -54,10 +55,7 @@ class ImagePerceptual:
     required: bool = True
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(
-                f"ImagePerceptual.network is {self.network!r}; choose one of {', '.join(NETWORKS)}."
-            )
+        checks.one_of(self, network=NETWORKS)
         if (self.network == "vgg16") != (self.weights is not None):
             raise ValueError(
                 "ImagePerceptual.weights is the file of a VGG-16: set it together with "
@@ -180,14 +178,12 @@ def _scaled(x: Float[Array, "*n h w c"], size: int | None) -> Float[Array, "*n h
 
 
 def _check_settings(of: ImagePerceptual | VideoPerceptual, names: Sequence[str]) -> None:
-    who = type(of).__name__
     if of.layers:
         try:
             layers.check_layers(of.layers, names)
         except ValueError as error:
-            raise ValueError(f"{who}.layers: {error}") from None
-    if of.size is not None and of.size < 1:
-        raise ValueError(f"{who}.size is {of.size}; it must be None or a number of pixels.")
+            raise ValueError(f"{type(of).__name__}.layers: {error}") from None
+    checks.at_least(of, size=1)
 
 
 def _check_pair(a: Array, b: Array) -> None:

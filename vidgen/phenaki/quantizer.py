@@ -32,10 +32,11 @@ import numpy as np
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int
 
+from vidgen import checks
 from vidgen.nn import axes, initializers
+from vidgen.nn.transformer import DTYPES
 from vidgen.phenaki import scalar_codes
 
-DTYPES = ("float32", "bfloat16")
 MAX_BITS = 24  # the entropy of LFQ holds one number a code
 
 
@@ -64,9 +65,7 @@ class Quantizer(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            kind = type(self).__name__
-            raise ValueError(f"{kind}.dtype is {self.dtype!r}; choose one of {DTYPES}.")
+        checks.one_of(self, dtype=DTYPES)
         super().__post_init__()
 
     @property
@@ -110,12 +109,6 @@ class Quantizer(nn.Module):
         """
         raise NotImplementedError
 
-    def _check_at_least(self, **limits: int) -> None:
-        for name, limit in limits.items():
-            if not (value := getattr(self, name)) >= limit:
-                kind = type(self).__name__
-                raise ValueError(f"{kind}.{name} is {value}; it must be >= {limit}.")
-
 
 class VectorQuantizer(Quantizer):
     """The nearest of `codes` unit vectors, in a space of `dim` features (Phenaki 2.1, ViT-VQGAN).
@@ -136,7 +129,7 @@ class VectorQuantizer(Quantizer):
     revive: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_at_least(codes=2, dim=1, beta=0, revive=0)
+        checks.at_least(self, codes=2, dim=1, beta=0, revive=0)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -240,11 +233,10 @@ class LFQ(Quantizer):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        self._check_at_least(bits=1, entropy_weight=0, commitment=0)
+        checks.at_least(self, bits=1, entropy_weight=0, commitment=0)
         if self.bits > MAX_BITS:
             raise ValueError(f"LFQ.bits is {self.bits}; it must be <= {MAX_BITS}.")
-        if not self.temperature > 0:
-            raise ValueError(f"LFQ.temperature is {self.temperature}; it must be positive.")
+        checks.positive(self, "temperature")
         super().__post_init__()
 
     @property

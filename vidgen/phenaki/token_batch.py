@@ -6,77 +6,35 @@ tokens of the first time step exist (Phenaki B.3: of an image, loss on its own t
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vidgen.diffusion.schedules import expand
 from vidgen.model import TokenizerModel
-from vidgen.types import (
-    Frozen,
-    TextEmbedding,
-    TokenBatch,
-    VideoBatch,
-    VideoShape,
-    null_text_where,
-)
+from vidgen.types import Frozen, TextEmbedding, TokenBatch, VideoBatch, null_text_where
 
 BATCHES = ("videos", "tokens")
 
 
-def spec_of(
-    batches: str,
-    batch_size: int,
-    *,
-    shape: VideoShape,
-    grid: tuple[int, int, int],
-    text: tuple[int, int],
-    captions_per_clip: int = 1,
-) -> VideoBatch | TokenBatch:
-    """Describe a training batch.
-
-    Args:
-      batches: "videos" or "tokens".
-      batch_size: number of examples b.
-      shape: shape of a clip.
-      grid: grid of its tokens, (time, rows, columns).
-      text: number of tokens s of a prompt, and their width d.
-      captions_per_clip: number of captions of a clip, one for each frame where there are several.
-
-    Returns:
-      A batch of ShapeDtypeStructs.
-    """
-    spec: Any = jax.ShapeDtypeStruct  # stands for the arrays
-    lead = (batch_size,) if captions_per_clip == 1 else (batch_size, captions_per_clip)
-    texts = TextEmbedding(
-        tokens=spec((*lead, *text), jnp.float32), mask=spec((*lead, text[0]), jnp.bool_)
-    )
-    independent = spec((batch_size,), jnp.bool_)
-    if batches == "tokens":
-        tokens = spec((batch_size, *grid), jnp.int32)
-        return TokenBatch(tokens=tokens, text=texts, independent_frames=independent)
-    video = spec((batch_size, *shape.thwc), jnp.float32)
-    return VideoBatch(video=video, text=texts, independent_frames=independent)
-
-
-def grid_of(batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel) -> tuple[int, ...]:
-    """Find the grid of a batch's tokens.
+def blank_tokens(
+    batch: VideoBatch | TokenBatch, tokenizer: TokenizerModel
+) -> Int[Array, "b gt gh gw"]:
+    """Make tokens of the grid of a batch.
 
     Args:
       batch: a batch of tokens, or of videos that the tokenizer encodes.
       tokenizer: gives the grid of videos.
 
     Returns:
-      (time, rows, columns).
+      Tokens 0, as many as the batch has.
 
     Raises:
       ValueError: no grid fits the videos.
     """
     if isinstance(batch, TokenBatch):
-        return batch.tokens.shape[1:]
-    return tokenizer.grid(*batch.video.shape[1:4])
+        return jnp.zeros(batch.tokens.shape, jnp.int32)
+    return jnp.zeros((len(batch.video), *tokenizer.grid(*batch.video.shape[1:4])), jnp.int32)
 
 
 def tokens_of(

@@ -29,7 +29,6 @@ from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, TokenizerModel
 from vidgen.nn import axes, initializers
 from vidgen.nn.apply import apply_module
-from vidgen.phenaki import token_batch
 from vidgen.phenaki import tokenizer_losses as losses
 from vidgen.phenaki.autoencoder import CausalAutoencoder, State
 from vidgen.phenaki.discriminator import Discriminator, anchor_loss
@@ -108,21 +107,6 @@ class VideoTokenizer(TokenizerModel):
             "video_perceptual": self.video_perceptual,
         }
 
-    def batch_spec(
-        self, batch_size: int, text_length: int, text_dim: int, *, captions_per_clip: int = 1
-    ) -> VideoBatch:
-        """Describe a training batch of videos, whose text is not read; see `Model.batch_spec`."""
-        batch = token_batch.spec_of(
-            "videos",
-            batch_size,
-            shape=self.shape,
-            grid=self.grid(*self.shape.thwc[:3]),
-            text=(text_length, text_dim),
-            captions_per_clip=captions_per_clip,
-        )
-        assert isinstance(batch, VideoBatch)
-        return batch
-
     # ---- training ----------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""], batch: VideoBatch) -> Params:
@@ -157,7 +141,7 @@ class VideoTokenizer(TokenizerModel):
         """
         alone = batch.independent_frames
         real = as_stills(batch.video, alone)
-        fake, quantized, exists = self._reconstructed(params["generator"], real, alone, train)
+        fake, quantized, exists = self._reconstructed(params, real, alone, train)
         terms = {
             "vq": mean_where(quantized.loss.astype(jnp.float32), exists),
             "l2": jnp.mean((fake - real) ** 2, axis=(1, 2, 3, 4)),
@@ -187,23 +171,16 @@ class VideoTokenizer(TokenizerModel):
         return loss, metrics
 
     def _reconstructed(
-        self, generator: Params, real: Array, alone: Bool[Array, "b"], train: bool
+        self, params: Params, real: Array, alone: Bool[Array, "b"], train: bool
     ) -> tuple[Float[Array, "b t h w c"], Quantized, Bool[Array, "b gt gh gw"]]:
         """Compute the reconstructed clips, the quantized latents, and which of those exist."""
-        latents = apply_module(self.autoencoder, generator["autoencoder"], real, method="encode")
+        latents = self._autoencode(params, real, "encode")
         first = (jnp.arange(latents.shape[1]) == 0)[None, :, None, None]
         exists = jnp.broadcast_to(first | ~expand(alone, latents[..., 0]), latents.shape[:-1])
         weights = exists.astype(jnp.float32)
-        quantized = apply_module(
-            self.quantizer,
-            generator["quantizer"],
-            latents,
-            weights=weights,
-            train=train,
-        )
-        fake = apply_module(
-            self.autoencoder, generator["autoencoder"], quantized.latents, method="decode"
-        )
+        quantizer = params["generator"]["quantizer"]
+        quantized = apply_module(self.quantizer, quantizer, latents, weights=weights, train=train)
+        fake = self._autoencode(params, quantized.latents, "decode")
         return as_stills(fake.astype(jnp.float32), alone), quantized, exists
 
     # ---- use ---------------------------------------------------------------------------------

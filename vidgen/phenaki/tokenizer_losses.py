@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from vidgen import checks
 from vidgen.diffusion.schedules import expand
 from vidgen.nn.apply import apply_module
 from vidgen.phenaki import discriminator as game
@@ -58,12 +59,7 @@ class LossWeights:
     lecam: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                value = getattr(self, field.name)
-                raise ValueError(f"LossWeights.{field.name} is {value}; it must be >= 0.")
-        if self.r1_every < 1:
-            raise ValueError(f"LossWeights.r1_every is {self.r1_every}; it must be >= 1.")
+        checks.at_least(self, **dict.fromkeys(dataclasses.asdict(self), 0) | {"r1_every": 1})
 
     def total(self, terms: Mapping[str, Float[Array, "b"]]) -> Float[Array, "b"]:
         """Compute the weighted sum of the terms.

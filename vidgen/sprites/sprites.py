@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from vidgen import checks
 from vidgen.data.source import Example, Source
 from vidgen.sprites import grammar, scenes
 from vidgen.sprites import render as sprite_frames
@@ -106,49 +107,33 @@ class Sprites(Source):
             )
 
     def _check_numbers(self) -> None:
-        fps, frames = self.shape.fps, self.shape.frames
-        limit, length = len(grammar.TEMPLATES), frames / fps
+        checks.one_of(self, split=("train", "held_out", "all"))
+        checks.share(self, "held_out_fraction")
+        checks.at_least(self, jitter=0, size=1)
+        shape, scale, travel = self.shape, self.scale, self.travel
+        turns, arrivals, limit = self.turns, self.arrivals, len(grammar.TEMPLATES)
         for valid, message in (
-            (
-                self.split in ("train", "held_out", "all"),
-                f"split is {self.split!r}; choose train, held_out or all.",
-            ),
-            (
-                self.shape.channels == 3,
-                f"shape.channels is {self.shape.channels}; sprites are RGB, set 3.",
-            ),
+            (shape.channels == 3, f"shape.channels is {shape.channels}; sprites are RGB, set 3."),
             (
                 1 <= self.templates <= limit,
                 f"templates is {self.templates}; expected 1 to {limit}.",
             ),
+            (0 < scale[0] <= scale[1], f"scale is {scale}; expected 0 < low <= high."),
+            (0 <= travel[0] <= travel[1], f"travel is {travel}; expected 0 <= low <= high."),
             (
-                0 <= self.held_out_fraction <= 1,
-                f"held_out_fraction is {self.held_out_fraction}; expected 0 to 1.",
+                min(turns, arrivals) >= 0 and turns + arrivals <= 1,
+                f"turns is {turns} and arrivals is {arrivals}; expected shares from 0 to 1 that "
+                "add up to 1 at most.",
             ),
             (
-                0 < self.scale[0] <= self.scale[1],
-                f"scale is {self.scale}; expected 0 < low <= high.",
+                not self._walls or self.stills or shape.frames >= 3,
+                f"turns needs clips of 3 frames or more, not {shape.frames}.",
             ),
             (
-                0 <= self.travel[0] <= self.travel[1],
-                f"travel is {self.travel}; expected 0 <= low <= high.",
+                self.duration is None or self.duration >= shape.seconds - 1e-6,
+                f"duration is {self.duration} s, but its clips last {shape.seconds:g} s "
+                f"({shape.frames} frames at {shape.fps:g} a second).",
             ),
-            (self.jitter >= 0, f"jitter is {self.jitter}; it must be >= 0."),
-            (
-                min(self.turns, self.arrivals) >= 0 and self.turns + self.arrivals <= 1,
-                f"turns is {self.turns} and arrivals is {self.arrivals}; expected shares from 0 to "
-                "1 that add up to 1 at most.",
-            ),
-            (
-                not self._walls or self.stills or frames >= 3,
-                f"turns needs clips of 3 frames or more, not {frames}.",
-            ),
-            (
-                self.duration is None or self.duration >= length - 1e-6,
-                f"duration is {self.duration} s, but its clips last {length:g} s ({frames} frames "
-                f"at {fps:g} a second).",
-            ),
-            (self.size is None or self.size >= 1, f"size is {self.size}; it must be >= 1."),
         ):
             if not valid:
                 raise ValueError(f"Sprites.{message}")

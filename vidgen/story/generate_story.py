@@ -32,8 +32,8 @@ from vidgen.data.video.footage import FootageError
 from vidgen.inference import per_stage
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.preview import Look
-from vidgen.inference.sampling_settings import check_negative
-from vidgen.inference.stages import Sampling, Stage
+from vidgen.inference.sampling_settings import Sampling, check_negative
+from vidgen.inference.stages import Stage
 from vidgen.model import SampledModel
 from vidgen.story.first_frames import read_first_frames
 from vidgen.story.progress_bar import StoryProgress, shown_to
@@ -142,12 +142,8 @@ class GenerateStory:
         """
         path = self.write()
         print(path, flush=True)
-        shape, frames = self.model.shape, self.segments[-1].end_frame
-        log.info(
-            "%d scene(s), %d frames of %dx%d at %g fps, %.2f s",
-            *(len(self.story.scenes), frames, shape.height, shape.width),
-            *(shape.fps, frames / shape.fps),
-        )
+        shape = dataclasses.replace(self.model.shape, frames=self.segments[-1].end_frame)
+        log.info("%d scene(s), %s, %.2f s", len(self.story.scenes), shape.words, shape.seconds)
         return path
 
     def write(self) -> Path:
@@ -219,14 +215,8 @@ class GenerateStory:
           ResumeError: the unfinished video of this name has another identity, or another process
             makes it.
         """
-        shape = self.model.shape
         return ResumableVideo(
-            self.output,
-            fps=shape.fps,
-            height=shape.height,
-            width=shape.width,
-            identity=identity,
-            restart=self.restart,
+            self.output, self.model.shape, identity=identity, restart=self.restart
         )
 
     def fill(

@@ -17,7 +17,6 @@ the line, the scene (counted from 1) and the key.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import yaml
 
 from vidgen.story import storybench_task_files
-from vidgen.story.script import Scene, Story, StoryError
+from vidgen.story.script import Scene, Story, StoryError, unknown_key
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -151,21 +150,6 @@ def _nodes(node: yaml.MappingNode, where: str, known: Iterable[str]) -> dict[str
             raise StoryError(f"{where}{_line(key_node)}: the key {key} is there twice; keep one.")
         nodes[key] = value
     return nodes
-
-
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Write a sentence about an unknown key, with the nearest of those that are known.
-
-    Args:
-      key: as a person wrote it.
-      known: the keys that there are.
-
-    Returns:
-      The end of an error message.
-    """
-    close = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else "."
-    return f"unknown key {key!r}{hint} The keys are {', '.join(known)}."
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, where: str, kind: str) -> Any:

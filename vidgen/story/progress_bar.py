@@ -74,18 +74,18 @@ class StoryProgress:
             left = self._time_left(segment.first_frame)
             log.info("%s, %s/%s frames%s", place, segment.first_frame, self._total, left)
 
-    def step(self, done: int, total: int, predict: Predict | None = None) -> None:
+    def step(self, done: int, total: int, predict: Predict) -> None:
         """Show how far the segment is; this is the `on_step` of `Generator.generate`.
 
         Args:
           done: sampling steps that are finished.
           total: sampling steps of the segment.
-          predict: computes the current prediction; None shows none to who looks.
+          predict: computes the current prediction.
         """
         if self._current is not None and not self._bar.disable:
             self._bar.n = self._current.first_frame + self._current.frames * done / total
             self._bar.refresh()
-        if self._look is not None and self._current is not None and predict is not None:
+        if self._look is not None and self._current is not None:
             self._look(self._current, done, total, predict)
 
     def end(self, segment: Segment) -> None:

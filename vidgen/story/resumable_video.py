@@ -33,6 +33,7 @@ from jaxtyping import Float, UInt8
 from vidgen.data.video import stream as video_stream
 from vidgen.data.video import transforms
 from vidgen.data.video.stream import VideoStream
+from vidgen.types import VideoShape
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class ResumeError(ValueError):
 class ResumableVideo:
     """A growing video; use it in a `with` block, which leaves all that is finished on the disk.
 
-        with ResumableVideo("out.mp4", fps=8, height=64, width=64, identity={...}) as video:
+        with ResumableVideo("out.mp4", shape, identity={...}) as video:
             begin, context = video.resume()
             for segment in segments[begin:]:
                 frames, context = make(segment, context)
@@ -64,10 +65,8 @@ class ResumableVideo:
     def __init__(
         self,
         output: str | os.PathLike,
+        shape: VideoShape,
         *,
-        fps: float | int,
-        height: int,
-        width: int,
         identity: Mapping[str, Any],
         restart: bool = False,
     ) -> None:
@@ -75,9 +74,7 @@ class ResumableVideo:
 
         Args:
           output: the file to write; its suffix is the format, one that `VideoStream` can write.
-          fps: frames per second.
-          height: height of the frames in pixels.
-          width: width of the frames in pixels.
+          shape: height, width and rate of the frames; how many there will be is not read.
           identity: all that the video depends on, as plain data that JSON can hold.
           restart: remove the unfinished video and begin anew.
 
@@ -87,14 +84,14 @@ class ResumableVideo:
           OSError: the folder cannot be made or written.
         """
         video_stream.check_streamable(output)
-        video_stream.check_rate(output, fps)
+        video_stream.check_rate(output, shape.fps)
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.partial")
         self.growing = self.folder / self.output.name
         self.frames = 0
         self._ends: list[int] = []  # of each segment, in frames
-        self._size, self._fps = (height, width), fps
-        size = {"fps": float(fps), "height": height, "width": width}
+        self._size, self._fps = (shape.height, shape.width), shape.fps
+        size = {"fps": float(shape.fps), "height": shape.height, "width": shape.width}
         self._identity = json.loads(json.dumps({**identity, "film": size}))
         self._next: int | None = None  # known once `resume` was called
         self._stream: VideoStream | None = None

@@ -7,8 +7,9 @@ model makes one after the other.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 FITS = ("exact", "nearest", "trim")
@@ -161,3 +162,18 @@ def _check_numbers(where: str, holder: Scene | Story, names: tuple[str, ...]) ->
             raise StoryError(f"{where}: {name} is {value}; it must be {bound}.")
         if name == "seed" and value >= 2**32:
             raise StoryError(f"{where}: seed is {value}; it must be less than 2^32.")
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Write a sentence about an unknown key, with the nearest of those that are known.
+
+    Args:
+      key: as a person wrote it.
+      known: the keys that there are.
+
+    Returns:
+      The end of an error message.
+    """
+    close = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return f"unknown key {key!r}{hint} The keys are {', '.join(known)}."

@@ -17,11 +17,12 @@ story begins at the latter, E. The benchmark's videos hold the frames shown, so 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidgen.story.script import FirstFrames, Scene, Story, StoryError
+from vidgen.story.script import FirstFrames, Scene, Story, StoryError, unknown_key
 
 TASK_FPS = 8.0
 _TASK_KEYS = (
@@ -56,11 +57,9 @@ def parse(text: str, entry: str = "", source: str = "StoryBench") -> Story:
       StoryError: the file is no task file, or has no such entry.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_unique)
+        data = json.loads(text, object_pairs_hook=functools.partial(_unique, source))
     except json.JSONDecodeError as error:
         raise StoryError(f"{source}: not valid JSON: {error.msg} (line {error.lineno}).") from error
-    except _DuplicateKey as error:
-        raise StoryError(f"{source}: the key {error} is there twice in one object.") from error
     entries = data if isinstance(data, list) else [data]
     if not entries or not all(isinstance(one, dict) for one in entries):
         raise StoryError(f"{source}: expected a list of objects, as in StoryBench's task files.")
@@ -69,14 +68,11 @@ def parse(text: str, entry: str = "", source: str = "StoryBench") -> Story:
     return _task(entries[index], where)
 
 
-class _DuplicateKey(ValueError):
-    """An object has a key twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for i, (key, _) in enumerate(pairs):
-        if any(key == other for other, _ in pairs[:i]):
-            raise _DuplicateKey(key)
+def _unique(source: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise StoryError(f"{source}: the key {key} is there twice in one object.")
     return dict(pairs)
 
 
@@ -101,9 +97,7 @@ def _index(entries: Sequence[dict[str, Any]], entry: str, source: str) -> int:
 def _task(entry: dict[str, Any], where: str) -> Story:
     for key in entry:
         if key not in _TASK_KEYS:
-            close = difflib.get_close_matches(key, _TASK_KEYS, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise StoryError(f"{where}: unknown key {key!r}{hint}")
+            raise StoryError(f"{where}: {unknown_key(key, _TASK_KEYS)}")
     texts = _list(entry, "texts", str, "text", where)
     if entry.get("exact_frames_per_prompt") is None:
         seconds = [None] * len(texts)

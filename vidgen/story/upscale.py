@@ -21,7 +21,6 @@ import bisect
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -30,10 +29,11 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
 
 from vidgen.data.video import stream, transforms
+from vidgen.imagen.cascade import stage_keys
 from vidgen.inference import per_stage
+from vidgen.inference.clips import check_finite
 from vidgen.inference.per_stage import PerStage
 from vidgen.inference.sampling_settings import takes_negative
 from vidgen.inference.stages import Stage
@@ -115,10 +115,7 @@ class Upscale:
         path = self.write()
         print(path, flush=True)
         shape = self.passes[-1].upscaled
-        log.info(
-            "%d frames of %dx%d at %g fps, %.2f s",
-            *(shape.frames, shape.height, shape.width, shape.fps, shape.frames / shape.fps),
-        )
+        log.info("%s, %.2f s", shape.words, shape.seconds)
         return path
 
     def write(self) -> Path:
@@ -217,15 +214,7 @@ class Pass:
         Raises:
           ResumeError: the unfinished video has another identity, or another process makes it.
         """
-        shape = self.upscaled
-        return ResumableVideo(
-            path,
-            fps=shape.fps,
-            height=shape.height,
-            width=shape.width,
-            identity=identity,
-            restart=restart,
-        )
+        return ResumableVideo(path, self.upscaled, identity=identity, restart=restart)
 
     def fill(
         self,
@@ -268,11 +257,7 @@ class Pass:
                     inputs["negative"] = text(segment.negative)
                 clip = self.model.generate(params, text(prompt), **inputs, on_step=progress.step)
                 frames = np.asarray(clip, np.float32)[0, segment.context :][: segment.frames]
-                if not np.isfinite(frames).all():
-                    raise ValueError(
-                        f"the output of stage {name} contains NaN or inf: the weights in this "
-                        f"checkpoint are broken; use an earlier one (--step={name}=N)."
-                    )
+                check_finite(name, "the output", frames)
                 video.append(segment.index, frames)
                 progress.end(segment)
 
@@ -288,27 +273,13 @@ class Pass:
         known = transforms.to_float(video.read(first, segment.first_frame))
         inputs = {
             "low_res": transforms.to_float(low_res)[None],
-            "keys": stage_key(segment_key(segment), self.model.name)[None],
+            "keys": stage_keys(segment_key(segment)[None], self.model.name),
             "known": known_beginning(shape, known),
         }
         return _on_device(inputs)
 
     def _text(self, prompt: str) -> TextEmbedding:
         return _on_device(encode_captions([prompt], self.stage.text_encoder))
-
-
-def stage_key(key: Key[Array, ""], stage: str) -> Key[Array, ""]:
-    """Derive the random key of a stage (see the module's docstring).
-
-    Args:
-      key: the random key of the segment.
-      stage: name of the stage.
-
-    Returns:
-      A key that no other stage has.
-    """
-    number = int.from_bytes(hashlib.sha256(stage.encode()).digest()[:4], "little")
-    return jax.random.fold_in(key, np.uint32(number))
 
 
 def _chunks(generate: GenerateStory, frames: int, clip: int, known: int) -> list[Segment]:

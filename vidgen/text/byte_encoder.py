@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from vidgen import checks
 from vidgen.text import encoder
 from vidgen.types import TextEmbedding
 
@@ -31,9 +32,7 @@ class ByteEncoder:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ByteEncoder.{name} is {getattr(self, name)}; it must be >= 1.")
+        checks.at_least(self, dim=1, length=1)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vidgen import checks
 from vidgen.types import TextEmbedding, TextEncoder
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,7 @@ class CachedEncoder:
     )
 
     def __post_init__(self) -> None:
-        if self.capacity < 1:
-            raise ValueError(f"CachedEncoder.capacity is {self.capacity}; it must be >= 1.")
+        checks.at_least(self, capacity=1)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ from flax.core import meta
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Bool, Int
 
+from vidgen import checks
 from vidgen.nn.transformer import DTYPES
 from vidgen.text import encoder
 from vidgen.text.t5_files import T5FileError, T5Files, fingerprint
@@ -103,12 +104,10 @@ class T5:
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, str) and self.size not in SIZES:
-            raise ValueError(f"T5.size is {self.size!r}; choose one of {', '.join(SIZES)}.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"T5.dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
-        if self.length < 1:
-            raise ValueError(f"T5.length is {self.length}; it must be >= 1.")
+        if isinstance(self.size, str):
+            checks.one_of(self, size=SIZES)
+        checks.one_of(self, dtype=DTYPES)
+        checks.at_least(self, length=1)
 
     @property
     def shape(self) -> Size:
@@ -141,7 +140,9 @@ class T5:
         filled = [*prompts, *[""] * (-count % ways)]
         ids, mask = self.tokenize(filled)
         program, params = self._program
-        with self._context():
+        # The caller may be in another mesh, of more devices.
+        rules = contextlib.nullcontext() if self.mesh is None else self.mesh.context()
+        with rules, jax.set_mesh(self._devices):
             tokens = np.asarray(jax.device_get(program(params, ids, mask)))
         return encoder.host_embedding(tokens[:count], mask[:count])
 
@@ -225,13 +226,6 @@ class T5:
         kinds = (AxisType.Auto,) * len(sizes)
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), kinds, devices=own)
 
-    @contextlib.contextmanager
-    def _context(self) -> Iterator[None]:
-        """Enter the encoder's mesh: the caller may be in another, of more devices."""
-        rules = contextlib.nullcontext() if self.mesh is None else self.mesh.context()
-        with rules, jax.set_mesh(self._devices):
-            yield
-
     def _kept(self, path: tuple[object, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """Give a parameter's shape the dtype in which it is kept."""
         product = any(getattr(key, "key", "") in ("kernel", "embedding") for key in path)
@@ -259,12 +253,9 @@ class T5:
 def _filled(files: T5Files, shapes: Params, places: Params) -> Params:
     """Read the weights of `files` into the tree of `shapes`, on the devices of `places`."""
     params: Params = {"layers": {}}
-    for name, leaf in (("embedding", ""), ("distance", "bias"), ("norm", "scale")):
-        shape, place = shapes[name], places[name]
-        if leaf:
-            params[name] = {leaf: _placed(files.outer(name), shape[leaf], place[leaf])}
-        else:
-            params[name] = _placed(files.outer(name), shape, place)
+    for name in ("embedding", "distance", "norm"):  # an array, or one in a module of its own
+        placed = functools.partial(_placed, files.outer(name))
+        params[name] = jax.tree.map(placed, shapes[name], places[name])
     # Layer by layer: the host then holds one array at a time.
     pieces: dict[str, list[jax.Array]] = {name: [] for name in shapes["layers"]}
     for index in range(files.size.layers):

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vidgen.nn import axes, initializers
+from vidgen.nn import axes, initializers, remat
 from vidgen.nn.attention import RelativeBias, attend, heads_of, merge_heads
 
 BUCKETS = 32
@@ -96,15 +96,8 @@ class T5Encoder(nn.Module):
         table = self.param("embedding", init, (size.vocabulary, size.width), jnp.float32)
         x = axes.constrain(jnp.asarray(table)[ids].astype(dtype), "batch", "tokens", "channels")
         bias = RelativeBias(size.heads, BUCKETS, name="distance")(ids.shape[1])
-        layers = nn.scan(
-            _Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=size.layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        x, _ = layers(size, dtype, name="layers")(x, bias, mask[:, None, None, :])
+        layers = remat.stacked(_Layer, size.layers)(size, dtype, name="layers")
+        x, _ = layers(x, bias, mask[:, None, None, :])
         x = _norm("norm", "float32")(x)
         return x * mask[..., None]
 

@@ -1,6 +1,7 @@
 """How far a student follows its guidance weight: closed forms, and a student that learns it."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -9,17 +10,21 @@ import numpy as np
 import optax
 import pytest
 import tiny_unet as tiny
+from places import ROOT
 
 from vidgen.diffusion import parameterization
 from vidgen.diffusion.schedules import alpha_sigma, expand
 from vidgen.imagen.blocks import LevelSpec
 from vidgen.imagen.denoiser import DenoisingNetwork
 from vidgen.imagen.distillation import GuidanceDistillation
-from vidgen.imagen.guidance_response import guidance_response
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.imagen.students import student
 from vidgen.train.partitioning import unbox
 from vidgen.types import TextEmbedding, VideoBatch, VideoShape
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from guidance_response import guidance_response  # noqa: E402
 
 V = parameterization.by_name("v")
 
