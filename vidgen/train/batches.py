@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
@@ -173,7 +174,4 @@ def wait_for_all_processes(what: str) -> None:
     Args:
       what: a name of the moment, the same in every process, for the message of a mismatch.
     """
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
+    multihost_utils.sync_global_devices(what)

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -117,10 +118,7 @@ def fingerprint(params: Params) -> str:
     """
     leaves = named_leaves(params)
     sums = np.array([_sum_of_bits(x) for x in leaves.values()], np.uint32)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+    sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     digest = hashlib.sha256(sums.astype("<u4").tobytes())
     for name, leaf in leaves.items():
         digest.update(f"{name}:{tuple(leaf.shape)};".encode())

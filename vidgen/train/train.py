@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
@@ -312,8 +313,6 @@ class _Session:
             if self.step % self.run.log_every:
                 return False
             # All processes must stop at the same step, whichever of them got the request.
-            from jax.experimental import multihost_utils
-
             request = int(multihost_utils.process_allgather(np.int32(request)).max())
         self.stop_signal = max(request, 0)
         return request >= 0
