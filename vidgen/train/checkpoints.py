@@ -13,11 +13,12 @@ the only file that imports orbax; it keeps the newest `keep` steps and every `ke
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -38,6 +39,7 @@ from vidgen.train.state import TrainState
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound="WeightsReader")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,34 @@ class CheckpointSettings:
         )
 
 
-class Checkpointer:
+class WeightsReader(abc.ABC):
+    """What reads trained weights, to use in a `with` block; see `weights.open_weights`."""
+
+    def __enter__(self: R) -> R:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:  # noqa: B027 - not every reader keeps something open
+        """Close what is open; by default nothing is."""
+
+    @abc.abstractmethod
+    def latest_step(self) -> int | None:
+        """Return the newest step."""
+
+    @abc.abstractmethod
+    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
+        """Describe the weights by ShapeDtypeStructs; see `Checkpointer.stored_params`."""
+
+    @abc.abstractmethod
+    def restore_params(
+        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
+    ) -> Params:
+        """Read the weights; see `Checkpointer.restore_params`."""
+
+
+class Checkpointer(WeightsReader):
     """The checkpoints of one model directory."""
 
     def __init__(
@@ -109,12 +138,6 @@ class Checkpointer:
             raise FileNotFoundError(no_folder(self.directory))
         options = (settings or CheckpointSettings()).options(read_only=read_only)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-
-    def __enter__(self) -> Checkpointer:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""

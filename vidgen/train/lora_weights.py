@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from vidgen import paths
 from vidgen.assets import zoo
 from vidgen.train.checkpoint_errors import CheckpointError
-from vidgen.train.checkpoints import placed
+from vidgen.train.checkpoints import WeightsReader, placed
 from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
@@ -239,30 +239,7 @@ def base_folder(record: LoraRecord, model_dir: epath.Path) -> str:
     )
 
 
-@runtime_checkable
-class WeightsReader(Protocol):
-    """The reading methods of `Checkpointer` and `WeightsFile`."""
-
-    def latest_step(self) -> int | None:
-        """Return the newest step."""
-        ...
-
-    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Describe the weights by ShapeDtypeStructs; see `Checkpointer.stored_params`."""
-        ...
-
-    def restore_params(
-        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
-    ) -> Params:
-        """Read the weights; see `Checkpointer.restore_params`."""
-        ...
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *_: Any) -> None: ...
-
-
-class LoraWeights:
+class LoraWeights(WeightsReader):
     """The weights of a base with the products of a LoRA run added, read like a checkpoint's."""
 
     def __init__(
@@ -276,12 +253,10 @@ class LoraWeights:
         self._folder, self._record = model_dir, record
         self.adapters, self._base = adapters, base
 
-    def __enter__(self) -> LoraWeights:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.adapters.__exit__(*error)
-        self._base.__exit__(*error)
+    def close(self) -> None:
+        """Close both readers."""
+        self.adapters.close()
+        self._base.close()
 
     def latest_step(self) -> int | None:
         """Return the newest step of the LoRA run."""

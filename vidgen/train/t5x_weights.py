@@ -19,6 +19,7 @@ from etils import epath
 
 from vidgen.train import named_arrays
 from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.train.checkpoints import WeightsReader
 from vidgen.types import Params
 
 _STEP = re.compile(r"checkpoint_(\d+)")
@@ -39,18 +40,12 @@ def steps(folder: epath.PathLike) -> list[int]:
     return sorted(int(m[1]) for p in paths if p.is_dir() and (m := _STEP.fullmatch(p.name)))
 
 
-class T5xWeights:
+class T5xWeights(WeightsReader):
     """The checkpoints of a folder, with the reading methods of `Checkpointer`."""
 
     def __init__(self, model_dir: epath.PathLike) -> None:
         """Take a folder of this machine in which `steps` finds some."""
         self.folder = Path(model_dir)
-
-    def __enter__(self) -> T5xWeights:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Do nothing: no file stays open."""
 
     def latest_step(self) -> int:
         """Return the step of the newest checkpoint."""
