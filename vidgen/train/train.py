@@ -142,13 +142,9 @@ class _Session:
         self.every_so_often = (run.sample_writer, run.held_out, run.trainer.power_ema)
         self.saved = self.checkpointer.latest_step()
         self.position: Any = iterator.get_state()
-        self.snapshots = Snapshots.opened(
-            run.trainer.power_ema,
-            self.folder,
-            run.checkpoints,
-            resume_step=self.step,
-            stack=stack,
-        )
+        self.snapshots = None
+        if run.trainer.power_ema is not None:
+            self.snapshots = stack.enter_context(Snapshots(self.folder, run.checkpoints, self.step))
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
         self.batches = BatchPrefetcher(iterator, run.text_encoder)
@@ -272,7 +268,7 @@ class _Session:
             if "loss" in values:
                 say(throughput.log_line(self.step, run.train_steps, values))
         if self.snapshots is not None and self._is_due(run.trainer.power_ema):
-            self.snapshots.save(self.state)  # whole before any checkpoint of this step
+            self.snapshots.store(self.state)  # whole before any checkpoint of this step
         if self._is_due(run.checkpoint_every):
             self._save()
         if run.sample_writer is not None and self._is_due(run.sample_writer):
