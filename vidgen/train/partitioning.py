@@ -110,7 +110,7 @@ def state_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A jitted function that is called and traced inside the mesh and the axis rules.
+    """A jitted function that is called and lowered inside the mesh and the axis rules.
 
     Both contexts matter: without `jax.set_mesh` Linen drops activation constraints silently.
     """
@@ -134,6 +134,18 @@ class Program:
         """
         with self.context():
             return self.function.trace(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """Lower the program without running it.
+
+        Args:
+          *args: its arguments, arrays or ShapeDtypeStructs.
+
+        Returns:
+          The lowered program of JAX.
+        """
+        with self.context():
+            return self.function.lower(*args)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -343,7 +355,7 @@ class Partitioner:
             yield
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Program:
-        """Compile a function so that it runs and is traced inside `context()`.
+        """Compile a function so that it runs and lowers inside `context()`.
 
         Args:
           function: to compile.

@@ -209,12 +209,9 @@ class _Session:
         self._check(unchecked)
 
     def _next_batch(self, running: tuple[int, Metrics] | None) -> EncodedBatch | None:
-        """Return the next batch, and add up the time that the device was idle meanwhile."""
+        """Return the next batch, if any, and add up the time that the device was idle meanwhile."""
         loss: Any = None if running is None else running[1]["loss"].total
-        try:
-            return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
-        except StopIteration:
-            return None
+        return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
 
     def _train_step(self, encoded: EncodedBatch) -> Metrics:
         trainer = self.run.trainer
