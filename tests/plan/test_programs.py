@@ -228,6 +228,6 @@ def test_what_does_not_fit_is_reported(monkeypatch):
 
     monkeypatch.setattr(DiffusionStage, "step_spec", lambda self, *sizes: (Program(), ()))
     trainer = plan(stage()).trainers[0]
-    found = programs.sampling_step(trainer, 3, 8)
+    found = programs.compiled_sampling_step(trainer, 3, 8).report
     assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
     assert programs._sizes_in("RESOURCE_EXHAUSTED: something else") == (None, None)

@@ -18,7 +18,6 @@ from vidgen.train import derived_models
 from vidgen.train.checkpoints import Checkpointer, CheckpointError, CheckpointSettings
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.power_ema import LONGEST, PowerEma, Profile, combination, exponent
-from vidgen.train.power_ema import relative_length as length_of
 from vidgen.train.snapshots import FOLDER, Snapshots, open_snapshots, with_retries
 from vidgen.train.state import named_leaves
 from vidgen.train.train import Train
@@ -32,7 +31,9 @@ def test_the_exponents_of_the_paper():
     assert exponent(0.10) == pytest.approx(6.94, abs=0.005)
     assert exponent(LONGEST) == pytest.approx(0.0, abs=1e-9)
     for length in (0.001, 0.03, 0.2, 0.28):
-        assert length_of(exponent(length)) == pytest.approx(length, rel=1e-9)
+        g = exponent(length)
+        deviation = np.sqrt(g + 1) / ((g + 2) * np.sqrt(g + 3))
+        assert deviation == pytest.approx(length, rel=1e-9)
 
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.29, float("nan")])

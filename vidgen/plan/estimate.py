@@ -31,6 +31,7 @@ from vidgen.plan import bound, clip_time, memory, programs, sharding, tables
 from vidgen.train import chips, flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.state import named_leaves
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch, Params, TextEncoder
 
@@ -221,7 +222,8 @@ class Plan:
 
     def _sampling(self, trainer: Trainer, report: Report) -> Report:
         """Compile a step that samples a clip, and bound its seconds."""
-        sampling, steps = programs.sampling_step(trainer, *self._text), report["sampling_steps"]
+        sampling = programs.compiled_sampling_step(trainer, *self._text).report
+        steps = report["sampling_steps"]
         chip = chips.of(trainer.partitioner.mesh.devices.flat[0].device_kind)
         work = report["flops_per_clip"] / steps * sampling["clips"] / report["devices"]
         most = bound.of(sampling, work, chip)
@@ -285,10 +287,8 @@ def count_by_module(params: Params) -> dict[str, int]:
       Parameters by "FIRST/SECOND", in the order of the tree.
     """
     counts: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
-        if len(names) > 1 and names[0] == "params":  # Linen's collection
-            names = names[1:]
+    for path, leaf in named_leaves(params).items():
+        names = path.removeprefix("params/").split("/")  # Linen's collection
         module = "/".join(names[:-1][:_LEVELS] or names)
         counts[module] = counts.get(module, 0) + math.prod(leaf.shape)
     return counts

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from vidgen.model import SampledModel
 from vidgen.plan import bound, collectives, hlo
 from vidgen.train import chips, device_mesh, flops, frozen
-from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch
 
@@ -171,21 +171,6 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
     return Compiled(report, compiled, arguments)
 
 
-def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
-    """Compile a step that samples one whole clip a part of the batch, and read what it needs.
-
-    Args:
-      trainer: its model is sampled; its partitioner says for which devices.
-      text_length: tokens of a text.
-      text_dim: features of a token.
-
-    Returns:
-      `clips`, `shape` of a clip as "t h w c", and the report of the program as of `training_step`,
-      without the bound.
-    """
-    return compiled_sampling_step(trainer, text_length, text_dim).report
-
-
 def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
     """Compile a step that samples one whole clip for each part of the batch.
 
@@ -195,18 +180,15 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
       text_dim: features of a token.
 
     Returns:
-      The program, and a report as of `sampling_step`.
+      The program, and its report as of `training_step`, without the bound, with `clips` and the
+      `shape` of a clip as "t h w c".
     """
     partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
     planned = trainer.model
     assert isinstance(planned, SampledModel)
     boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
-    params = jax.tree.map(
-        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-        unbox(boxed),
-        partitioner.param_shardings(boxed),
-    )
+    params = laid_out(unbox(boxed), partitioner.param_shardings(boxed))
     program, arguments = planned.step_spec(params, clips, text_length, text_dim)
     arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
     with partitioner.context():

@@ -239,24 +239,26 @@ def base_folder(record: LoraRecord, model_dir: epath.Path) -> str:
     )
 
 
+@dataclasses.dataclass(frozen=True)
 class LoraWeights(WeightsReader):
-    """The weights of a base with the products of a LoRA run added, read like a checkpoint's."""
+    """The weights of a base with the products of a LoRA run added, read like a checkpoint's.
 
-    def __init__(
-        self,
-        model_dir: epath.Path,
-        record: LoraRecord,
-        adapters: WeightsReader,
-        base: WeightsReader,
-    ) -> None:
-        """Read from two readers, which are closed with this one."""
-        self._folder, self._record = model_dir, record
-        self.adapters, self._base = adapters, base
+    Attributes:
+      folder: of the run.
+      record: what its `lora.json` says.
+      adapters: reads the matrices of the run; it is closed with this reader, and so is `base`.
+      base: reads the weights that were fine-tuned.
+    """
+
+    folder: epath.Path
+    record: LoraRecord
+    adapters: WeightsReader
+    base: WeightsReader
 
     def close(self) -> None:
         """Close both readers."""
         self.adapters.close()
-        self._base.close()
+        self.base.close()
 
     def latest_step(self) -> int | None:
         """Return the newest step of the LoRA run."""
@@ -269,7 +271,7 @@ class LoraWeights(WeightsReader):
           FileNotFoundError: the run has no checkpoint of this step.
         """
         self.adapters.stored_params(step, averaged=averaged)  # is there such a step
-        return self._base.stored_params(self._record.step)
+        return self.base.stored_params(self.record.step)
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
@@ -300,16 +302,16 @@ class LoraWeights(WeightsReader):
         Raises:
           CheckpointError: the base holds other weights now.
         """
-        stored = self._base.stored_params(self._record.step)
+        stored = self.base.stored_params(self.record.step)
         dtypes = {name: x.dtype for name, x in named_leaves(stored).items()}
         wanted = stored if abstract is None else abstract
         names = iter(named_leaves(wanted))
         spec = jax.tree.map(lambda x: _with_dtype(x, dtypes.get(next(names), x.dtype)), wanted)
-        base = self._base.restore_params(spec, self._record.step)
-        if fingerprint(base) != self._record.fingerprint:
+        base = self.base.restore_params(spec, self.record.step)
+        if fingerprint(base) != self.record.fingerprint:
             raise CheckpointError(
-                f"{self._folder} holds LoRA weights of {self._record.base}, which has other "
-                f"weights now than those that were fine-tuned (step {self._record.step}); put them "
+                f"{self.folder} holds LoRA weights of {self.record.base}, which has other "
+                f"weights now than those that were fine-tuned (step {self.record.step}); put them "
                 "back, or fine-tune anew."
             )
         return base
@@ -325,7 +327,7 @@ class LoraWeights(WeightsReader):
         Returns:
           The sum W + (α / r) A B.
         """
-        scale = self._record.alpha / self._record.rank
+        scale = self.record.alpha / self.record.rank
         params = merged_on_devices(base, adapters, scale)
         wanted = params if abstract is None else abstract
         return jax.tree.map(lambda x, spec: x.astype(spec.dtype), params, wanted)

@@ -71,6 +71,21 @@ def unbox(boxed: Params) -> Params:
     return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=is_box)
 
 
+def laid_out(shapes: Any, shardings: Any) -> Any:
+    """Describe arrays with their layout.
+
+    Args:
+      shapes: a tree of arrays or ShapeDtypeStructs.
+      shardings: a tree like it.
+
+    Returns:
+      ShapeDtypeStructs with shardings.
+    """
+    return jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, shardings
+    )
+
+
 def state_layout(
     shapes: TrainState, params: Any, whole: Any, tx: optax.GradientTransformation
 ) -> TrainState:

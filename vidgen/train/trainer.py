@@ -26,7 +26,7 @@ from vidgen.model import Generator, Model, TokenizerModel
 from vidgen.train import fresh
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.optimizers import global_norm
-from vidgen.train.partitioning import Partitioner, Program, state_layout, unbox
+from vidgen.train.partitioning import Partitioner, Program, laid_out, state_layout, unbox
 from vidgen.train.power_ema import PowerEma
 from vidgen.train.state import TrainState, ema_update
 from vidgen.types import Batch, Frozen, Mean, Metrics, Params, TextEmbedding
@@ -119,9 +119,7 @@ class Trainer:
         boxed, mesh = self.boxed_params(batch_spec), self.partitioner
         shapes = self.state_shapes(unbox(boxed))
         layout = state_layout(shapes, mesh.param_shardings(boxed), mesh.replicated(), self.tx)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout
-        )
+        return laid_out(shapes, layout)
 
     def state_shapes(self, params: Params) -> TrainState:
         """Describe the train state without its layout; nothing is allocated.
