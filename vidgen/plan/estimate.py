@@ -120,14 +120,6 @@ class Plan:
         """The devices of the topology; None: the devices at hand."""
         return programs.topology(self.topology) if self.topology else None
 
-    @property
-    def _own_devices(self) -> int | None:
-        """Devices of the topology's first process; None: no topology."""
-        if self._devices is None:
-            return None
-        processes = [device.process_index for device in self._devices]
-        return processes.count(processes[0])
-
     def __call__(self) -> Report | None:
         """Print the report on standard output: tables, or with `as_json` one object.
 
@@ -179,7 +171,10 @@ class Plan:
             ]
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
-        text = memory.frozen_text(self.text_encoder, self.device_count or self._own_devices)
+        # Where a topology is planned for, it is on the devices of the first process.
+        hosts = [device.process_index for device in self._devices or ()]
+        count = self.device_count or (hosts.count(hosts[0]) if hosts else None)
+        text = memory.frozen_text(self.text_encoder, count)
         report = {"models": models, "totals": totals, "chained": self.chained, "text_encoder": text}
         if self.chained and self.sampling:
             device = (self._devices or jax.devices())[0]
@@ -206,9 +201,9 @@ class Plan:
             "devices": count,
         }
         work = ("flops_per_step", "flops_per_step_per_example", "flops_forward_per_example")
-        report |= dict.fromkeys(work)
-        if not brief:
-            report |= _training_flops(model, params, batch, self._text)
+        report |= (
+            dict.fromkeys(work) if brief else _training_flops(model, params, batch, self._text)
+        )
         report |= self._sampled(model, params)
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:

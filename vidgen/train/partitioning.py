@@ -196,9 +196,6 @@ class Partitioner:
             raise ValueError(
                 f"Partitioner.mesh_shape is {self.mesh_shape}; sizes are >= 1, and one may be -1."
             )
-        self._check_rules()
-
-    def _check_rules(self) -> None:
         for name, to in self.rules:
             unknown = [axis for axis in axes_of(to) if axis not in self.mesh_axes]
             if unknown:
@@ -413,8 +410,13 @@ def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Plac
         if not used & set(axes) and shape[at] % math.prod(sizes[a] for a in axes) == 0:
             chosen[at] = to
             used |= set(axes)
+    missed = []  # axes whose rules ask for several devices, and that got none
+    for i, name in enumerate(names):
+        wanted = [axes_of(to) for n, to in rules if n == name]
+        if any(math.prod(sizes[a] for a in axes) > 1 for axes in wanted) and i not in chosen:
+            missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
     spec = PartitionSpec(*(chosen.get(i) for i in range(len(shape))))
-    return Placement(path, shape, names, spec, _note(names, shape, chosen, rules, sizes))
+    return Placement(path, shape, names, spec, "; ".join(missed))
 
 
 def _check_names(
@@ -429,19 +431,3 @@ def _check_names(
             f"parameter {path} has the axis name {unknown[0]!r}, which no partitioning rule "
             f"mentions; add a rule (None replicates). Names with rules: {sorted(known)}."
         )
-
-
-def _note(
-    names: tuple[str | None, ...],
-    shape: tuple[int, ...],
-    chosen: Mapping[int, MeshAxes],
-    rules: Rules,
-    sizes: Mapping[str, int],
-) -> str:
-    """Return a clause for each axis whose rules ask for several devices and got none."""
-    missed = []
-    for i, name in enumerate(names):
-        wanted = [axes_of(to) for n, to in rules if n == name]
-        if any(math.prod(sizes[a] for a in axes) > 1 for axes in wanted) and i not in chosen:
-            missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
-    return "; ".join(missed)

@@ -85,11 +85,8 @@ class Trainer:
         return self.optimizer.build()
 
     @functools.cached_property
-    def _programs(self) -> dict[Any, Program]:
-        return {}
-
-    @functools.cached_property
-    def _boxed(self) -> dict[Any, Params]:
+    def _made(self) -> dict[Any, Any]:
+        """What was traced or compiled before."""
         return {}
 
     def boxed_params(self, batch_spec: Batch) -> Params:
@@ -102,10 +99,10 @@ class Trainer:
           ShapeDtypeStructs in Linen's boxes.
         """
         spec = _as_spec(batch_spec)
-        signature = _signature(spec)
-        if signature not in self._boxed:  # tracing a large network takes seconds
-            self._boxed[signature] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-        return self._boxed[signature]
+        cache_key = ("boxed_params", _signature(spec))
+        if cache_key not in self._made:  # tracing a large network takes seconds
+            self._made[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._made[cache_key]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """Describe the train state with its layout; nothing is allocated.
@@ -213,18 +210,18 @@ class Trainer:
           ValueError: the batch does not divide into microbatches, or those over the devices.
         """
         spec = _as_spec(batch)
-        cache_key = _signature(spec)
-        if cache_key not in self._programs:
+        cache_key = ("train", _signature(spec))
+        if cache_key not in self._made:
             self._check_microbatches(spec)
             state = _shardings(self.abstract_state(spec))
             spread, everywhere = self.partitioner.batch_sharding(), self.partitioner.replicated()
-            self._programs[cache_key] = self.partitioner.jit(
+            self._made[cache_key] = self.partitioner.jit(
                 self._train_step,
                 in_shardings=(state, None, spread, everywhere, everywhere),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
             )
-        return self._programs[cache_key]
+        return self._made[cache_key]
 
     def eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
@@ -280,10 +277,10 @@ class Trainer:
 
     def _whole(self, name: str, function: Callable[..., Any]) -> Program:
         """Return the one program of a function; every process gets its whole result."""
-        if name not in self._programs:
+        if name not in self._made:
             whole = self.partitioner.replicated()
-            self._programs[name] = self.partitioner.jit(function, out_shardings=whole)
-        return self._programs[name]
+            self._made[name] = self.partitioner.jit(function, out_shardings=whole)
+        return self._made[name]
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]
