@@ -175,11 +175,11 @@ class LoraRecord:
           CheckpointError: the run was begun with another base, rank or alpha.
         """
         if before is not None:
-            for name in ("rank", "alpha", "step", "fingerprint"):
+            for name, what in _WORDS.items():
                 ours, theirs = getattr(self, name), getattr(before, name)
                 if ours != theirs:
                     raise CheckpointError(
-                        f"{model_dir} was begun with the {_WORDS[name]} {theirs}, not {ours}; "
+                        f"{model_dir} was begun with the {what} {theirs}, not {ours}; "
                         f"name another MODEL_DIR, or the base that it began with ({before.base})."
                     )
         if jax.process_index() == 0 and before != self:
