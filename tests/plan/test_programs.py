@@ -142,10 +142,10 @@ def test_the_topology_is_what_is_compiled_for(monkeypatch):
 
     def compile_for(trainer, text_length, text_dim):
         compiled.append((trainer.partitioner, trainer.model.name, text_length, text_dim))
-        return {"clips": 1}
+        return programs.Compiled({"clips": 1}, None, ())
 
     monkeypatch.setattr(topologies, "get_topology_desc", describe)
-    monkeypatch.setattr(programs, "sampling_step", compile_for)
+    monkeypatch.setattr(programs, "compiled_sampling_step", compile_for)
     plan(stage(), sampling=True, topology="v5p:2x2x1").report(brief=True)
     ((partitioner, *rest),) = compiled
     assert partitioner.mesh.devices.tolist() == jax.devices()[:1] and rest == ["ssr3", 3, 8]
@@ -181,9 +181,9 @@ def test_the_effort_of_the_compiler_is_for_one_report(monkeypatch):
 
     def noted(*_):
         seen.append(jax.config.jax_optimization_level)
-        return {"clips": 1}
+        return programs.Compiled({"clips": 1}, None, ())
 
-    monkeypatch.setattr(programs, "sampling_step", noted)
+    monkeypatch.setattr(programs, "compiled_sampling_step", noted)
     plan(stage(), sampling=True, effort="O1").report(brief=True)
     plan(stage(), sampling=True).report(brief=True)
     assert seen == ["O1", "UNKNOWN"] and jax.config.jax_optimization_level == "UNKNOWN"
@@ -228,6 +228,6 @@ def test_what_does_not_fit_is_reported(monkeypatch):
 
     monkeypatch.setattr(DiffusionStage, "step_spec", lambda self, *sizes: (Program(), ()))
     trainer = plan(stage()).trainers[0]
-    found = programs.sampling_step(trainer, 3, 8)
+    found = programs.compiled_sampling_step(trainer, 3, 8).report
     assert found["fits"] is False and found["peak_bytes_per_device"] == 2 * 2**30
     assert programs._sizes_in("RESOURCE_EXHAUSTED: something else") == (None, None)

@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
     for n in range(6):
         state, _ = trainer.train_step(state, frozen, toy.batch(8, n), jax.random.key(7))
         if n % 2:
-            stored.save(state)
+            stored.store(state)
     stored.close()
     save(root / "lora", state)
     return root, trainer, state, frozen

@@ -197,6 +197,7 @@ class Corrections:
         return sum(known.values()) / len(known)
 
 
+@dataclasses.dataclass(eq=False)
 class Estimator:
     """Estimates of candidates for one model and one kind of chip.
 
@@ -210,19 +211,14 @@ class Estimator:
       corrections: from what was compiled.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        meshes: Mapping[str, Partitioner],
-        text: tuple[int, int],
-        work: Work,
-        chip: Chip,
-        slices: int,
-    ) -> None:
-        self.trainer, self.meshes, self.text = trainer, meshes, text
-        self.work, self.chip, self.slices = work, chip, slices
-        self.corrections = Corrections()
-        self._held: dict[Any, Mapping[str, int]] = {}
+    trainer: Trainer
+    meshes: Mapping[str, Partitioner]
+    text: tuple[int, int]
+    work: Work
+    chip: Chip
+    slices: int
+    corrections: Corrections = dataclasses.field(default_factory=Corrections)
+    _held: dict[Any, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def candidates(self, chips: int, batch: int) -> Iterator[Candidate]:
         """List the ways to train on a slice.

@@ -31,6 +31,7 @@ from vidgen.plan import bound, clip_time, memory, programs, sharding, tables
 from vidgen.train import chips, flops
 from vidgen.train import frozen as trained
 from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.state import named_leaves
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch, Params, TextEncoder
 
@@ -119,14 +120,6 @@ class Plan:
         """The devices of the topology; None: the devices at hand."""
         return programs.topology(self.topology) if self.topology else None
 
-    @property
-    def _own_devices(self) -> int | None:
-        """Devices of the topology's first process; None: no topology."""
-        if self._devices is None:
-            return None
-        processes = [device.process_index for device in self._devices]
-        return processes.count(processes[0])
-
     def __call__(self) -> Report | None:
         """Print the report on standard output: tables, or with `as_json` one object.
 
@@ -178,7 +171,10 @@ class Plan:
             ]
         sums = ("parameters", "published_parameters", "flops_per_clip")
         totals = {name: _sum([model[name] for model in models]) for name in sums}
-        text = memory.frozen_text(self.text_encoder, self.device_count or self._own_devices)
+        # Where a topology is planned for, it is on the devices of the first process.
+        hosts = [device.process_index for device in self._devices or ()]
+        count = self.device_count or (hosts.count(hosts[0]) if hosts else None)
+        text = memory.frozen_text(self.text_encoder, count)
         report = {"models": models, "totals": totals, "chained": self.chained, "text_encoder": text}
         if self.chained and self.sampling:
             device = (self._devices or jax.devices())[0]
@@ -205,9 +201,9 @@ class Plan:
             "devices": count,
         }
         work = ("flops_per_step", "flops_per_step_per_example", "flops_forward_per_example")
-        report |= dict.fromkeys(work)
-        if not brief:
-            report |= _training_flops(model, params, batch, self._text)
+        report |= (
+            dict.fromkeys(work) if brief else _training_flops(model, params, batch, self._text)
+        )
         report |= self._sampled(model, params)
         report |= memory.bytes_per_device(trainer, boxed, batch, count)
         if self.compile:
@@ -221,7 +217,8 @@ class Plan:
 
     def _sampling(self, trainer: Trainer, report: Report) -> Report:
         """Compile a step that samples a clip, and bound its seconds."""
-        sampling, steps = programs.sampling_step(trainer, *self._text), report["sampling_steps"]
+        sampling = programs.compiled_sampling_step(trainer, *self._text).report
+        steps = report["sampling_steps"]
         chip = chips.of(trainer.partitioner.mesh.devices.flat[0].device_kind)
         work = report["flops_per_clip"] / steps * sampling["clips"] / report["devices"]
         most = bound.of(sampling, work, chip)
@@ -285,10 +282,8 @@ def count_by_module(params: Params) -> dict[str, int]:
       Parameters by "FIRST/SECOND", in the order of the tree.
     """
     counts: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
-        if len(names) > 1 and names[0] == "params":  # Linen's collection
-            names = names[1:]
+    for path, leaf in named_leaves(params).items():
+        names = path.removeprefix("params/").split("/")  # Linen's collection
         module = "/".join(names[:-1][:_LEVELS] or names)
         counts[module] = counts.get(module, 0) + math.prod(leaf.shape)
     return counts

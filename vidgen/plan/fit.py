@@ -25,7 +25,7 @@ from jax.errors import JaxRuntimeError
 from vidgen.model import Model
 from vidgen.plan import candidates, programs
 from vidgen.plan.bound import networks_with_remat
-from vidgen.plan.candidates import Candidate, Estimate, Estimator
+from vidgen.plan.candidates import Candidate, Estimator
 from vidgen.plan.estimate import Plan
 from vidgen.train import chips as chip_facts
 from vidgen.train.partitioning import Partitioner
@@ -195,33 +195,25 @@ class Fit:
     ) -> Report:
         fitting = [entry for entry in compiled if entry.report["bound"]]
         best = max(fitting, key=lambda x: rank(x.report["bound"]), default=None)
-        report: Report = {
-            "model": self.plan.trainers[0].model.name,
+        limits = best and best.report["bound"]
+        lost = [_row(x.candidate, x.report, limits) for x in compiled if x is not best]
+        model, chosen = self.plan.trainers[0].model, None
+        if best is not None:
+            chosen = _row(best.candidate, best.report, None)
+            chosen |= {"flags": flags(best.candidate, model), "report": best.report}
+            shown = {x.candidate for x in compiled}
+            rivals = dict.fromkeys(_rivals(estimator, ways, best.candidate))
+            lost += [_estimated_row(way, best, estimator) for way in rivals if way not in shown]
+        return {
+            "model": model.name,
             "chips": self.chips,
             "topology": topology(self.chips),
             "effort": self.plan.effort,
             "candidates": len(ways),
             "compiled": len(compiled),
-            "best": None,
-            "lost": [],
+            "best": chosen,
+            "lost": lost,
         }
-        if best is None:
-            report["lost"] = [_row(x.candidate, x.report, None) for x in compiled]
-            return report
-        report["best"] = _row(best.candidate, best.report, None) | {
-            "flags": flags(best.candidate, self.plan.trainers[0].model),
-            "report": best.report,
-        }
-        report["lost"] = [
-            _row(x.candidate, x.report, best.report["bound"]) for x in compiled if x is not best
-        ]
-        shown = {x.candidate for x in compiled}
-        for way in _rivals(estimator, ways, best.candidate):
-            if way not in shown:
-                shown.add(way)
-                estimate = estimator.estimate(way)
-                report["lost"].append(_estimated_row(way, estimate, best, estimator))
-        return report
 
 
 def _part(way: Candidate) -> tuple[object, ...]:
@@ -322,9 +314,8 @@ def _row(way: Candidate, report: Report, best: Mapping[str, Any] | None) -> Repo
     return row
 
 
-def _estimated_row(
-    way: Candidate, x: Estimate, best: CompiledCandidate, estimator: Estimator
-) -> Report:
+def _estimated_row(way: Candidate, best: CompiledCandidate, estimator: Estimator) -> Report:
+    x = estimator.estimate(way)
     there = (estimator.chip.memory or 0) * 2**30
     limits = best.report["bound"]
     if x.peak > _ROOM * there:

@@ -19,6 +19,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)(?:e\dm\d\w*)?)\[([\d,]*)\](\{[^{}]*\})?")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
@@ -72,6 +74,8 @@ class Program:
                 lines.append(line)
         partitions = re.search(r"num_partitions=(\d+)", text[: text.find("\n")])
         self.partitions = int(partitions[1]) if partitions else 1
+        self._called: dict[str, Sequence[tuple[str, int]]] = {}
+        self._parsed: dict[str, list[Instruction]] = {}
 
     @functools.cached_property
     def runs(self) -> Mapping[str, int]:
@@ -97,10 +101,6 @@ class Program:
                 calls += [(inner, trips) for inner in called]
             self._called[name] = calls
         return self._called[name]
-
-    @functools.cached_property
-    def _called(self) -> dict[str, Sequence[tuple[str, int]]]:
-        return {}
 
     def _trips(self, line: str) -> int:
         """Return how often a loop runs."""
@@ -147,13 +147,9 @@ class Program:
           The instructions in their order, the root last; empty where there is no such computation.
         """
         if name not in self._parsed:
-            parsed = (_instruction(line) for line in self.lines.get(name, ()))
+            parsed = map(_instruction, self.lines.get(name, ()))
             self._parsed[name] = [instruction for instruction in parsed if instruction]
         return self._parsed[name]
-
-    @functools.cached_property
-    def _parsed(self) -> dict[str, list[Instruction]]:
-        return {}
 
     def operations(self) -> int:
         """Return the floating-point operations of a device in one run."""
@@ -194,10 +190,7 @@ class Program:
             return 2 * in_memory(x.result)
         if x.opcode in ("dynamic-update-slice", "scatter"):  # over the operand
             return 2 * in_memory(operands[-1 if x.opcode == "scatter" else 1])
-        if x.opcode.endswith("-start") or x.opcode in (
-            "send",
-            "recv",
-        ):  # (operands, results, flags)
+        if x.opcode.endswith(("-start", "send", "recv")):  # (operands, results, flags)
             return in_memory(x.result)
         return in_memory(x.result) + sum(map(in_memory, operands))
 
@@ -336,15 +329,6 @@ def _products(length: int, taps: int, outputs: int, window: Mapping[str, str]) -
     stride, hole = int(window.get("stride", 1)), int(window.get("lhs_dilate", 1))
     step = int(window.get("rhs_dilate", 1))
     before = int(window.get("pad", "0_0").split("_")[0])
-    count = 0
-    for tap in range(taps):
-        offset = tap * step - before
-        # o from 0: 0 <= o * stride + offset <= (length - 1) * hole, a multiple of hole
-        if hole == 1:
-            first = max(0, -(offset // stride)) if offset < 0 else 0
-            last = min(outputs - 1, (length - 1 - offset) // stride)
-            count += max(0, last - first + 1)
-        else:
-            places = (o * stride + offset for o in range(outputs))
-            count += sum(0 <= p <= (length - 1) * hole and p % hole == 0 for p in places)
-    return count
+    places = np.arange(outputs) * stride + np.arange(taps)[:, None] * step - before
+    there = (places >= 0) & (places <= (length - 1) * hole) & (places % hole == 0)
+    return int(np.count_nonzero(there))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from vidgen.data.cache.text_cache import EncodedText
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
-from vidgen.train.partitioning import Partitioner, axes_of, map_optimizer_state, unbox
+from vidgen.train.partitioning import Partitioner, axes_of, state_layout, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch, Params, TextEncoder
 
@@ -35,30 +35,20 @@ def bytes_per_device(trainer: Trainer, boxed: Params, batch: Batch, device_count
     Raises:
       ValueError: the batch does not divide over the devices.
     """
-    partitioner, tx = trainer.partitioner, trainer.tx
+    partitioner = trainer.partitioner
     sizes = partitioner.sizes(device_count)
-    params = unbox(boxed)
+    shapes = trainer.state_shapes(unbox(boxed))
     placements = partitioner.placements(boxed, device_count)
-    specs = jax.tree.unflatten(jax.tree.structure(params), [p.spec for p in placements])
-    state = jax.eval_shape(tx.init, params)
-    # As Partitioner.state_shardings: what has a parameter's shape lies like the parameter.
-    state_bytes = map_optimizer_state(
-        tx,
-        lambda x, p, spec: shard_bytes(x, spec if x.shape == p.shape else PartitionSpec(), sizes),
-        state,
-        params,
-        specs,
-        transform_non_params=lambda x: shard_bytes(x, PartitionSpec(), sizes),
-    )
-    weights = sum(
-        jax.tree.leaves(jax.tree.map(lambda x, s: shard_bytes(x, s, sizes), params, specs))
-    )
+    specs = jax.tree.unflatten(jax.tree.structure(shapes.params), [p.spec for p in placements])
+    layout = state_layout(shapes, specs, PartitionSpec(), trainer.tx)
+    parts = jax.tree.map(lambda x, spec: shard_bytes(x, spec, sizes), shapes, layout)
+    weights = sum(jax.tree.leaves(parts.params))
     partitioner.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_count)
     spread = partitioner.batch_spec()
     held = {
         "parameters": weights,
-        "optimizer_state": sum(jax.tree.leaves(state_bytes)),
-        "averaged_parameters": weights * trainer.averages,
+        "optimizer_state": sum(jax.tree.leaves(parts.opt_state)),
+        "averaged_parameters": sum(jax.tree.leaves((parts.ema, parts.power_ema))),
         "gradients": weights,
         "batch": sum(shard_bytes(x, spread, sizes) for x in jax.tree.leaves(batch)),
     }

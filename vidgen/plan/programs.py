@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from vidgen.model import SampledModel
 from vidgen.plan import bound, collectives, hlo
 from vidgen.train import chips, device_mesh, flops, frozen
-from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.trainer import Trainer
 from vidgen.types import Batch
 
@@ -167,30 +167,8 @@ def compiled_training_step(trainer: Trainer, batch: Batch) -> Compiled:
     arguments = (trainer.abstract_state(batch), frozen.spec(trainer.model), batch, key, limit)
     program = trainer.train_program(batch)
     what = f"the training step of {model.name}"
-    traced = program.trace(*arguments)
-
-    def lower() -> Any:
-        with trainer.partitioner.context():
-            return traced.lower()
-
-    report, compiled = _compiled(trainer.partitioner, what, lower)
-    _add_kernels(report, traced.jaxpr, trainer.partitioner)
+    report, compiled = _compiled(trainer.partitioner, what, program.trace(*arguments))
     return Compiled(report, compiled, arguments)
-
-
-def sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Report:
-    """Compile a step that samples one whole clip a part of the batch, and read what it needs.
-
-    Args:
-      trainer: its model is sampled; its partitioner says for which devices.
-      text_length: tokens of a text.
-      text_dim: features of a token.
-
-    Returns:
-      `clips`, `shape` of a clip as "t h w c", and the report of the program as of `training_step`,
-      without the bound.
-    """
-    return compiled_sampling_step(trainer, text_length, text_dim).report
 
 
 def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) -> Compiled:
@@ -202,37 +180,22 @@ def compiled_sampling_step(trainer: Trainer, text_length: int, text_dim: int) ->
       text_dim: features of a token.
 
     Returns:
-      The program, and a report as of `sampling_step`.
+      The program, and its report as of `training_step`, without the bound, with `clips` and the
+      `shape` of a clip as "t h w c".
     """
     partitioner = trainer.partitioner
     clips = partitioner.batch_ways()
     planned = trainer.model
     assert isinstance(planned, SampledModel)
     boxed = trainer.boxed_params(planned.batch_spec(clips, text_length, text_dim))
-    params = jax.tree.map(
-        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-        unbox(boxed),
-        partitioner.param_shardings(boxed),
-    )
+    params = laid_out(unbox(boxed), partitioner.param_shardings(boxed))
     program, arguments = planned.step_spec(params, clips, text_length, text_dim)
     arguments = jax.tree.map(functools.partial(_placed, partitioner), arguments)
     with partitioner.context():
         traced = program.trace(*arguments)
-
-    def lower() -> Any:
-        with partitioner.context():
-            return traced.lower()
-
-    report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", lower)
-    _add_kernels(report, traced.jaxpr, partitioner)
+    report, compiled = _compiled(partitioner, f"a sampling step of {planned.name}", traced)
     about = {"clips": clips, "shape": list(planned.shape.thwc)}
     return Compiled(about | report, compiled, arguments)
-
-
-def _add_kernels(report: Report, jaxpr: Any, partitioner: Partitioner) -> None:
-    """Add the operations within kernels to those of a device that the program's text shows."""
-    if report.get("operations_per_device") is not None:
-        report["operations_per_device"] += flops.count_kernels(jaxpr) // partitioner.mesh.size
 
 
 def _placed(partitioner: Partitioner, x: Any) -> Any:
@@ -243,7 +206,7 @@ def _placed(partitioner: Partitioner, x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
 
 
-def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> tuple[Report, Any]:
+def _compiled(partitioner: Partitioner, what: str, traced: Any) -> tuple[Report, Any]:
     """Return what the compiler says of a program, and the program (None if it does not fit)."""
     print(f"vidgen: compiling {what} ...", file=sys.stderr, flush=True)
     device, devices = partitioner.mesh.devices.flat[0], partitioner.mesh.size
@@ -254,7 +217,9 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
     try:
         with _uncached():
-            compiled, text = _compile(lower(), device.platform)
+            with partitioner.context():
+                lowered = traced.lower()
+            compiled, text = _compile(lowered, device.platform)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -270,40 +235,44 @@ def _compiled(partitioner: Partitioner, what: str, lower: Callable[[], Any]) -> 
     report |= {"fits": fits, "peak_bytes_per_device": peak, "device_bytes": limit}
     report["temporary_bytes_per_device"] = stats.temp_size_in_bytes
     slices = len({getattr(device, "slice_index", 0) for device in partitioner.mesh.devices.flat})
-    return report | _work(text, slices), compiled
+    report |= _work(text, slices)
+    if text:  # which does not show the operations within kernels
+        report["operations_per_device"] += flops.count_kernels(traced.jaxpr) // devices
+    return report, compiled
+
+
+@contextlib.contextmanager
+def _option(name: str, value: Any) -> Iterator[None]:
+    """Set an option of JAX inside the block, and set it back behind it."""
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """Compile anew inside the block: a program for a TPU from the cache knows no sizes."""
-    config: Any = jax.config
-    before = config.jax_enable_compilation_cache
     try:
-        jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()
-        yield
+        with _option("jax_enable_compilation_cache", False):
+            compilation_cache.reset_cache()
+            yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
 
 
-@contextlib.contextmanager
-def effort(level: str) -> Iterator[None]:
+def effort(level: str) -> contextlib.AbstractContextManager[None]:
     """Set the compiler's effort inside the block, and set it back behind it.
 
     Args:
       level: one of `EFFORTS`; "" leaves it as it is.
 
-    Yields:
-      Nothing.
+    Returns:
+      What a `with` block takes.
     """
-    config: Any = jax.config
-    before = config.jax_optimization_level
-    try:
-        config.update("jax_optimization_level", level or before)
-        yield
-    finally:
-        config.update("jax_optimization_level", before)
+    return _option("jax_optimization_level", level) if level else contextlib.nullcontext()
 
 
 def _compile(lowered: Any, platform: str) -> tuple[Any, str]:

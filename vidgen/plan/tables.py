@@ -84,16 +84,16 @@ def _row(model: Report, units: Sequence[tuple[str, float]]) -> tuple[str, ...]:
         _difference(model["parameters"], published),
         *(_used(operators, axis) for axis in ("spatial", "temporal", "text")),
         f"{model['bytes_per_device']['total'] / space:,.1f}",
-        _scaled(model["flops_per_evaluation"], each),
+        scaled(model["flops_per_evaluation"], each),
         f"{model['evaluations'] or '-'}",
-        _scaled(model["flops_per_clip"], clip),
+        scaled(model["flops_per_clip"], clip),
     )
 
 
 def _sum_row(total: Report, scale: float) -> tuple[str, ...]:
     ours, published = total["parameters"], total["published_parameters"]
     counts = (_count(published), _count(ours), _difference(ours, published))
-    return ("sum", "", "", *counts, *[""] * 6, _scaled(total["flops_per_clip"], scale))
+    return ("sum", "", "", *counts, *[""] * 6, scaled(total["flops_per_clip"], scale))
 
 
 def _used(operators: Report | None, axis: str) -> str:
@@ -232,8 +232,16 @@ def _unit(values: Sequence[Any], units: Sequence[tuple[str, float]]) -> tuple[st
     return next((unit for unit in units if largest >= unit[1]), units[-1])
 
 
-def _scaled(count: int | float | None, unit: float) -> str:
-    """Return a number in a unit with three figures or more: "61.6", "1,234", "0.00123"."""
+def scaled(count: int | float | None, unit: float) -> str:
+    """Return a number in a unit with three figures or more: "61.6", "1,234", "0.00123".
+
+    Args:
+      count: of one; None: unknown.
+      unit: what it is divided by.
+
+    Returns:
+      The number without its unit; "-" for None.
+    """
     if count is None:
         return "-"
     value = count / unit

@@ -25,6 +25,7 @@ import numpy as np
 
 from vidgen.data.cache import text_cache
 from vidgen.plan import programs
+from vidgen.plan.tables import scaled
 from vidgen.text.encoder import CachedEncoder
 from vidgen.text.t5 import T5
 from vidgen.train import chips, flops
@@ -163,12 +164,6 @@ def _cheaper(beside: Report, cache: Report) -> str:
     return "cache" if cache[by] < beside[by] else "beside"
 
 
-def _number(value: int | float | None, unit: float) -> str:
-    if value is None:
-        return "unknown"
-    return f"{value / unit:,.0f}" if value >= 100 * unit else f"{value / unit:.3g}"
-
-
 def table(report: Report) -> str:
     """Write a plan as text.
 
@@ -188,7 +183,7 @@ def table(report: Report) -> str:
         ("moved_bytes", "over the network, GB", 1e9),
     ):
         values = [way[name] for way in report["ways"].values()]
-        rows.append((title, *(_number(value, unit) for value in values)))
+        rows.append((title, *("unknown" if x is None else scaled(x, unit) for x in values)))
     lines = [
         f"{report['encoder']}: {report['parameters']:,} parameters; "
         f"{report['captions']:,} captions, {report['epochs']:g} epochs, {report['devices']}"

@@ -7,13 +7,14 @@ training on it must hold; the reader itself is already one batch further.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vidgen.data.source import Batches
 from vidgen.data.video.transforms import to_float
@@ -106,7 +107,7 @@ def _encoded(captions: list[str], encoder: TextEncoder) -> TextEmbedding:
 
 
 class BatchPrefetcher:
-    """Iterator over `EncodedBatch`; `waited` adds up the seconds in which nothing else ran."""
+    """Prepares each `EncodedBatch`; `waited` adds up the seconds in which nothing else ran."""
 
     def __init__(self, iterator: Batches, encoder: TextEncoder) -> None:
         """Start to prepare the first batch at the iterator's position."""
@@ -116,13 +117,7 @@ class BatchPrefetcher:
         self._next: Future[EncodedBatch | None] = self._pool.submit(self._prepare)
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[EncodedBatch]:
-        return self
-
-    def __next__(self) -> EncodedBatch:
-        return self.next_while(lambda: False)
-
-    def next_while(self, is_running: Callable[[], bool]) -> EncodedBatch:
+    def next_while(self, is_running: Callable[[], bool]) -> EncodedBatch | None:
         """Return the next batch, and add to `waited` the time when nothing ran.
 
         A batch may come late because its captions are encoded on the device that the step before
@@ -132,10 +127,7 @@ class BatchPrefetcher:
           is_running: whether the device still has work.
 
         Returns:
-          The batch.
-
-        Raises:
-          StopIteration: the data ended.
+          The batch; None where the data ended.
         """
         is_there = False
         while not is_there:
@@ -144,9 +136,8 @@ class BatchPrefetcher:
             if not is_running():
                 self.waited += time.perf_counter() - start
         encoded = self._next.result()
-        if encoded is None:
-            raise StopIteration
-        self._next = self._pool.submit(self._prepare)
+        if encoded is not None:
+            self._next = self._pool.submit(self._prepare)
         return encoded
 
     def _prepare(self) -> EncodedBatch | None:
@@ -173,7 +164,4 @@ def wait_for_all_processes(what: str) -> None:
     Args:
       what: a name of the moment, the same in every process, for the message of a mismatch.
     """
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
+    multihost_utils.sync_global_devices(what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -31,8 +30,8 @@ def check_shapes(where: str, stored: Params, wanted: Params) -> None:
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
             raise CheckpointError(
-                f"{where} does not fit this model: {name} is {_shape_words(there.get(name))} there "
-                f"and {_shape_words(here.get(name))} here; use the configuration it was trained "
+                f"{where} does not fit this model: {name} is {there.get(name, 'absent')} there "
+                f"and {here.get(name, 'absent')} here; use the configuration it was trained "
                 "with (MODEL_DIR/config.gin), or another MODEL_DIR."
             )
 
@@ -54,25 +53,14 @@ def check_item(where: str, item: str, stored: Any, wanted: Any) -> None:
                 f"({differing[0][0]} differs)."
             )
     elif item == "power_ema":
-        check_lengths(where, stored, wanted)
+        if set(stored) != set(wanted):  # the lengths of the averages
+            raise CheckpointError(
+                f"{where} has power-function averages of the lengths {sorted(stored)}, not "
+                f"{sorted(wanted)} (PowerEma.lengths): they begin with the first step; name "
+                "another MODEL_DIR."
+            )
     else:
         check_shapes(where, stored, wanted)
-
-
-def check_lengths(where: str, stored: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise CheckpointError unless two sets of power-function averages have the same lengths.
-
-    Args:
-      where: what is read, for the message.
-      stored: lengths there.
-      wanted: those of the run.
-    """
-    if set(stored) != set(wanted):
-        raise CheckpointError(
-            f"{where} has power-function averages of the lengths {sorted(stored)}, not "
-            f"{sorted(wanted)} (PowerEma.lengths): they begin with the first step; name another "
-            "MODEL_DIR."
-        )
 
 
 def no_folder(directory: epath.Path) -> str:
@@ -101,10 +89,6 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
       Shapes by paths such as "params/stem/kernel".
     """
     return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
-
-
-def _shape_words(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(shape)
 
 
 def first_line(error: BaseException) -> str:

@@ -13,11 +13,12 @@ the only file that imports orbax; it keeps the newest `keep` steps and every `ke
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -38,6 +39,7 @@ from vidgen.train.state import TrainState
 from vidgen.types import Params
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound="WeightsReader")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,34 @@ class CheckpointSettings:
         )
 
 
-class Checkpointer:
+class WeightsReader(abc.ABC):
+    """What reads trained weights, to use in a `with` block; see `weights.open_weights`."""
+
+    def __enter__(self: R) -> R:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:  # noqa: B027 - not every reader keeps something open
+        """Close what is open; by default nothing is."""
+
+    @abc.abstractmethod
+    def latest_step(self) -> int | None:
+        """Return the newest step."""
+
+    @abc.abstractmethod
+    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
+        """Describe the weights by ShapeDtypeStructs; see `Checkpointer.stored_params`."""
+
+    @abc.abstractmethod
+    def restore_params(
+        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
+    ) -> Params:
+        """Read the weights; see `Checkpointer.restore_params`."""
+
+
+class Checkpointer(WeightsReader):
     """The checkpoints of one model directory."""
 
     def __init__(
@@ -109,12 +138,6 @@ class Checkpointer:
             raise FileNotFoundError(no_folder(self.directory))
         options = (settings or CheckpointSettings()).options(read_only=read_only)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-
-    def __enter__(self) -> Checkpointer:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
@@ -142,10 +165,8 @@ class Checkpointer:
         record = {"processes": positions.gathered(data_state)}
         record |= {"arrays": {name: checksums.sums(x) for name, x in trees.items()}}
         items["data"] = ocp.args.JsonSave(record | {"checksum": checksums.of_json(record)})
-        try:
+        with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # orbax lets those of tensorstore and of the system through
-            raise self._cannot_write(error) from error
 
     def restore(
         self, abstract: TrainState, step: int | None = None
@@ -169,19 +190,12 @@ class Checkpointer:
           DamagedCheckpoint: it cannot be read.
         """
         step = self._existing(step)
-        kept = self._items(step)
-        trees = _items_of(abstract)
-        if "ema" in trees and "ema" not in kept:
-            del trees["ema"]  # averaging that begins later begins at the weights of that moment
+        begins = abstract.ema is not None and "ema" not in self._items(step)
+        trees = _items_of(abstract.replace(ema=None) if begins else abstract)
         restored, processes = self._read(step, trees)
-        state = TrainState(
-            **restored["optimizer"],
-            params=restored["params"],
-            ema=None if abstract.ema is None else restored.get("ema"),
-            power_ema=restored.get("power_ema"),
-        )
-        if abstract.ema is not None and state.ema is None:
-            state = state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params))
+        if begins:  # averaging that begins later begins at the weights of that moment
+            restored["ema"] = jax.tree.map(lambda x: x.copy(), restored["params"])
+        state = TrainState(**restored.pop("optimizer"), **restored)
         return state, [positions.decoded(text) for text in processes]
 
     def _read(self, step: int, trees: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -312,18 +326,14 @@ class Checkpointer:
         Raises:
           CheckpointError: a write failed.
         """
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._cannot_write(error) from error
 
     def close(self) -> None:
         """Wait for the last write, and close the folder."""
-        try:
+        with self._writing():
             self._manager.close()
-        except Exception as error:
-            raise self._cannot_write(error) from error
 
     def _existing(self, step: int | None) -> int:
         steps = self.steps()
@@ -375,17 +385,21 @@ class Checkpointer:
                 f"({first_line(error)})."
             ) from error
 
-    def _cannot_write(self, error: Exception) -> CheckpointError:
-        """Delete what was written of a failed checkpoint, and return the error for a user."""
-        if jax.process_index() == 0:
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-                checkpoint_folders.remove_folder(unfinished)
-        last = max((s for s in self.steps()), default=None)
-        kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
-        return CheckpointError(
-            f"cannot write a checkpoint to {self.directory} ({reason(error)}); {kept}. Make room "
-            "there; re-running the same command resumes from the newest checkpoint."
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where the block fails, delete what was written, and raise CheckpointError."""
+        try:
+            yield
+        except Exception as error:  # orbax lets those of tensorstore and of the system through
+            if jax.process_index() == 0:
+                for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                    checkpoint_folders.remove_folder(unfinished)
+            last = max(self.steps(), default=None)
+            kept = "no checkpoint is complete yet" if last is None else f"step {last} is safe"
+            raise CheckpointError(
+                f"cannot write a checkpoint to {self.directory} ({reason(error)}); {kept}. Make "
+                "room there; re-running the same command resumes from the newest checkpoint."
+            ) from error
 
 
 def _items_of(state: TrainState) -> dict[str, Any]:

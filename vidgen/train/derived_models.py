@@ -20,9 +20,10 @@ from etils import epath
 from vidgen import paths
 from vidgen.assets import zoo
 from vidgen.train import lora_weights, weights
+from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.lora_weights import LoraWeights
 from vidgen.train.power_ema import Combination, Profile, combination, exponent
-from vidgen.train.snapshots import StoredSnapshots
+from vidgen.train.snapshots import open_snapshots
 from vidgen.types import Params
 
 _POOR = 0.1  # [guess] error of a profile of which a user is warned
@@ -91,13 +92,13 @@ def average(model_dir: str, length: float, output: str, step: int | None = None)
     """
     gamma = exponent(length)
     _check_output(model_dir, output)
-    with StoredSnapshots(model_dir) as snapshots:
+    with open_snapshots(model_dir) as snapshots:
         steps = snapshots.steps()
         step = steps[-1] if step is None else step
         if step not in steps:
             raise ValueError(f"no snapshot of step {step} in {model_dir}; there are {steps}.")
         steps = [n for n in steps if n <= step]
-        names = snapshots.lengths(step)
+        names = sorted(snapshots.stored_params(step))
         stored = [Profile(exponent(float(name)), n) for n in steps for name in names]
         fit = combination(stored, Profile(gamma, step))
         params = _combined(snapshots, steps, names, fit)
@@ -106,27 +107,22 @@ def average(model_dir: str, length: float, output: str, step: int | None = None)
     of = f"of {len(steps)} snapshots with the lengths {' and '.join(names)}"
     what = f"the average of relative length {length:g} of {model_dir} at step {step}, made {of}"
     path = _write(model_dir, output, params, step, what)
-    return Derived(path, step, f"{what}; error of the profile {fit.error:.2%}", _warning(fit))
-
-
-def _warning(fit: Combination) -> str:
-    """Say that an average is not what was asked for."""
-    if fit.error < _POOR:
-        return ""
-    return (
+    warning = (
         f"the snapshots give the profile of that length only to {fit.error:.0%}; a length nearer "
         "to theirs, or more snapshots (PowerEma.every), come closer"
     )
+    of_profile = f"{what}; error of the profile {fit.error:.2%}"
+    return Derived(path, step, of_profile, warning if fit.error >= _POOR else "")
 
 
 def _combined(
-    snapshots: StoredSnapshots, steps: list[int], names: list[str], fit: Combination
+    snapshots: Checkpointer, steps: list[int], names: list[str], fit: Combination
 ) -> Params:
     """Return the sum of the stored averages times their coefficients, added up in float64."""
     total: Any = None
     coefficients = iter(fit.coefficients)
     for step in steps:
-        read = snapshots.read(step)
+        read = snapshots.restore_params(step=step)
         for name in names:
             x = float(next(coefficients))
             part = jax.tree.map(lambda leaf, x=x: x * np.asarray(leaf, np.float64), read[name])

@@ -16,7 +16,7 @@ from etils import epath
 
 from vidgen.assets import model_folders
 from vidgen.model import Model
-from vidgen.train.partitioning import Partitioner, unbox
+from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
 from vidgen.types import Frozen, Params
@@ -101,11 +101,7 @@ def restored(
     boxed = _boxed_shapes(model, text)
     shapes = unbox(boxed)
     if mesh is not None:
-        shapes = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            mesh.param_shardings(boxed),
-        )
+        shapes = laid_out(shapes, mesh.param_shardings(boxed))
     with open_weights(model_dir) as checkpointer:
         return checkpointer.restore_params(shapes, step)
 

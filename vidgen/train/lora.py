@@ -28,6 +28,7 @@ from vidgen.nn import axes, initializers
 from vidgen.train import lora_weights
 from vidgen.train.frozen import restored
 from vidgen.train.lora_weights import A, B, LoraRecord, fingerprint, merged, merged_on_devices
+from vidgen.train.named_arrays import nested
 from vidgen.train.partitioning import Partitioner, is_box
 from vidgen.train.weights import open_weights
 from vidgen.types import (
@@ -90,19 +91,16 @@ class LoRA:
         Raises:
           ValueError: the model has no kernel of these kinds.
         """
-        tree: Params = {}
+        pairs: dict[str, Any] = {}
         for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
-            *parents, name = (str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-            if name != "kernel" or not is_box(box) or _kind(box.names) not in self.layers:
-                continue
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            kernel_key = jax.random.fold_in(key, zlib.crc32("/".join(parents).encode()))
-            node[name] = self._pair(box, kernel_key)
-        if not tree:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            layer, _, last = name.rpartition("/")
+            if last == "kernel" and is_box(box) and _kind(box.names) in self.layers:
+                pair = self._pair(box, jax.random.fold_in(key, zlib.crc32(layer.encode())))
+                pairs |= {f"{name}/{leaf}": x for leaf, x in pair.items()}
+        if not pairs:
             raise ValueError(f"the model has no kernels of the kinds {self.layers} (LoRA.layers).")
-        return tree
+        return nested(pairs)
 
     def _pair(self, box: Any, key: Key[Array, ""]) -> dict[str, Any]:
         """Return A and B for one kernel."""
@@ -270,5 +268,4 @@ class LoraBase:
             alpha=self.model.lora.alpha,
         )
         record.write(self.model_dir, before)
-        others = None if self.others is None else self.others()
-        return {**(others or {}), BASE: params}
+        return {**((self.others and self.others()) or {}), BASE: params}

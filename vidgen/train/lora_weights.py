@@ -15,18 +15,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vidgen import paths
 from vidgen.assets import zoo
 from vidgen.train.checkpoint_errors import CheckpointError
-from vidgen.train.checkpoints import placed
+from vidgen.train.checkpoints import WeightsReader, placed
 from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
@@ -117,10 +118,7 @@ def fingerprint(params: Params) -> str:
     """
     leaves = named_leaves(params)
     sums = np.array([_sum_of_bits(x) for x in leaves.values()], np.uint32)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+    sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     digest = hashlib.sha256(sums.astype("<u4").tobytes())
     for name, leaf in leaves.items():
         digest.update(f"{name}:{tuple(leaf.shape)};".encode())
@@ -177,11 +175,11 @@ class LoraRecord:
           CheckpointError: the run was begun with another base, rank or alpha.
         """
         if before is not None:
-            for name in ("rank", "alpha", "step", "fingerprint"):
+            for name, what in _WORDS.items():
                 ours, theirs = getattr(self, name), getattr(before, name)
                 if ours != theirs:
                     raise CheckpointError(
-                        f"{model_dir} was begun with the {_WORDS[name]} {theirs}, not {ours}; "
+                        f"{model_dir} was begun with the {what} {theirs}, not {ours}; "
                         f"name another MODEL_DIR, or the base that it began with ({before.base})."
                     )
         if jax.process_index() == 0 and before != self:
@@ -241,49 +239,26 @@ def base_folder(record: LoraRecord, model_dir: epath.Path) -> str:
     )
 
 
-@runtime_checkable
-class WeightsReader(Protocol):
-    """The reading methods of `Checkpointer` and `WeightsFile`."""
+@dataclasses.dataclass(frozen=True)
+class LoraWeights(WeightsReader):
+    """The weights of a base with the products of a LoRA run added, read like a checkpoint's.
 
-    def latest_step(self) -> int | None:
-        """Return the newest step."""
-        ...
+    Attributes:
+      folder: of the run.
+      record: what its `lora.json` says.
+      adapters: reads the matrices of the run; it is closed with this reader, and so is `base`.
+      base: reads the weights that were fine-tuned.
+    """
 
-    def stored_params(self, step: int | None = None, *, averaged: bool = True) -> Params:
-        """Describe the weights by ShapeDtypeStructs; see `Checkpointer.stored_params`."""
-        ...
+    folder: epath.Path
+    record: LoraRecord
+    adapters: WeightsReader
+    base: WeightsReader
 
-    def restore_params(
-        self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
-    ) -> Params:
-        """Read the weights; see `Checkpointer.restore_params`."""
-        ...
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *_: Any) -> None: ...
-
-
-class LoraWeights:
-    """The weights of a base with the products of a LoRA run added, read like a checkpoint's."""
-
-    def __init__(
-        self,
-        model_dir: epath.Path,
-        record: LoraRecord,
-        adapters: WeightsReader,
-        base: WeightsReader,
-    ) -> None:
-        """Read from two readers, which are closed with this one."""
-        self._folder, self._record = model_dir, record
-        self.adapters, self._base = adapters, base
-
-    def __enter__(self) -> LoraWeights:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.adapters.__exit__(*error)
-        self._base.__exit__(*error)
+    def close(self) -> None:
+        """Close both readers."""
+        self.adapters.close()
+        self.base.close()
 
     def latest_step(self) -> int | None:
         """Return the newest step of the LoRA run."""
@@ -296,7 +271,7 @@ class LoraWeights:
           FileNotFoundError: the run has no checkpoint of this step.
         """
         self.adapters.stored_params(step, averaged=averaged)  # is there such a step
-        return self._base.stored_params(self._record.step)
+        return self.base.stored_params(self.record.step)
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
@@ -327,16 +302,16 @@ class LoraWeights:
         Raises:
           CheckpointError: the base holds other weights now.
         """
-        stored = self._base.stored_params(self._record.step)
+        stored = self.base.stored_params(self.record.step)
         dtypes = {name: x.dtype for name, x in named_leaves(stored).items()}
         wanted = stored if abstract is None else abstract
         names = iter(named_leaves(wanted))
         spec = jax.tree.map(lambda x: _with_dtype(x, dtypes.get(next(names), x.dtype)), wanted)
-        base = self._base.restore_params(spec, self._record.step)
-        if fingerprint(base) != self._record.fingerprint:
+        base = self.base.restore_params(spec, self.record.step)
+        if fingerprint(base) != self.record.fingerprint:
             raise CheckpointError(
-                f"{self._folder} holds LoRA weights of {self._record.base}, which has other "
-                f"weights now than those that were fine-tuned (step {self._record.step}); put them "
+                f"{self.folder} holds LoRA weights of {self.record.base}, which has other "
+                f"weights now than those that were fine-tuned (step {self.record.step}); put them "
                 "back, or fine-tune anew."
             )
         return base
@@ -352,7 +327,7 @@ class LoraWeights:
         Returns:
           The sum W + (α / r) A B.
         """
-        scale = self._record.alpha / self._record.rank
+        scale = self.record.alpha / self.record.rank
         params = merged_on_devices(base, adapters, scale)
         wanted = params if abstract is None else abstract
         return jax.tree.map(lambda x, spec: x.astype(spec.dtype), params, wanted)

@@ -25,13 +25,9 @@ from vidgen.train import wandb_board
 from vidgen.types import Mean, Metrics
 
 
-def _is_mean(x: Any) -> bool:
-    return isinstance(x, Mean)
-
-
 @jax.jit
 def _merged(a: Metrics, b: Metrics) -> Metrics:
-    return jax.tree.map(lambda x, y: x.merge(y), dict(a), dict(b), is_leaf=_is_mean)
+    return {name: mean.merge(b[name]) for name, mean in a.items()}
 
 
 @jax.jit
@@ -150,7 +146,9 @@ class MetricsWriter:
         if not self._active:
             return
         first = {"loss": values["loss"]} if "loss" in values else {}
-        line = {"step": int(step)} | {k: _finite(v) for k, v in (first | dict(values)).items()}
+        line = {"step": int(step)} | {
+            k: float(v) if math.isfinite(v) else None for k, v in (first | dict(values)).items()
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         counted = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -178,11 +176,6 @@ class MetricsWriter:
         """Write what is buffered, and close the boards."""
         while self._boards:
             self._boards.pop().close()
-
-
-def _finite(value: float) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 def _step_of(line: str) -> float:

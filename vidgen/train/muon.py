@@ -25,6 +25,7 @@ import optax
 from optax import contrib
 
 from vidgen.train.optimizers import LearningRate, check_common, clipped
+from vidgen.train.state import named_leaves
 from vidgen.types import Params
 
 
@@ -50,10 +51,7 @@ class Muon:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        check_common("Muon", self.clip_norm, self.weight_decay)
-        for name in ("momentum", "beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"Muon.{name} is {getattr(self, name)}; it must be in [0, 1).")
+        check_common(self, "momentum", "beta1", "beta2")
 
     def build(self) -> optax.GradientTransformation:
         """Return the optax transformation that these settings describe."""
@@ -79,23 +77,18 @@ def matrices(params: Params) -> Any:
     Returns:
       A tree like it of the axes over which a layer sums and of those that it writes, or None.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    ranks = {_names(path): leaf.ndim for path, leaf in leaves}
+    ranks = {name: leaf.ndim for name, leaf in named_leaves(params).items()}
 
     def axes(path: Any, leaf: Any) -> contrib.MuonDimensionNumbers | None:
-        names = _names(path)
-        if names[-1] != "kernel" or leaf.ndim < 2:
+        *parents, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if name != "kernel" or leaf.ndim < 2:
             return None
-        layer = names[-2] if len(names) > 1 else ""
+        layer = parents.pop() if parents else ""
         read, written = (leaf.ndim - 2,), (leaf.ndim - 1,)
         if layer in ("query", "key", "value"):  # features -> (head, feature of a head)
             read, written = (leaf.ndim - 3,), (leaf.ndim - 2, leaf.ndim - 1)
-        elif layer == "out" and ranks.get((*names[:-2], "query", "kernel")) == leaf.ndim:
+        elif layer == "out" and ranks.get("/".join([*parents, "query", "kernel"])) == leaf.ndim:
             read = (leaf.ndim - 3, leaf.ndim - 2)  # (head, feature of a head) -> features
         return contrib.MuonDimensionNumbers(reduction_axis=read, output_axis=written)
 
     return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(str(getattr(key, "key", key)) for key in path)

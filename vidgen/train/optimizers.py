@@ -171,21 +171,25 @@ def _divided_by_rate(rate: LearningRate) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_schedule(rate).init, update)
 
 
-def check_common(owner: str, clip_norm: float | None, weight_decay: float) -> None:
-    """Check the settings that all optimizers share.
+def check_common(settings: Any, *fractions: str) -> None:
+    """Check the settings that optimizers share.
 
     Args:
-      owner: name of the settings class, for the message.
-      clip_norm: must be positive, or None.
-      weight_decay: must be 0 or more.
+      settings: those of an optimizer. Its `clip_norm` must be positive, or None; its
+        `weight_decay`, if it has one, 0 or more.
+      *fractions: names of fields that must be in [0, 1), or None.
 
     Raises:
       ValueError: one of them is out of range.
     """
+    owner, clip_norm = type(settings).__name__, settings.clip_norm
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"{owner}.clip_norm is {clip_norm}; it must be positive, or None.")
-    if weight_decay < 0:
-        raise ValueError(f"{owner}.weight_decay is {weight_decay}; it must be >= 0.")
+    if (decay := getattr(settings, "weight_decay", 0.0)) < 0:
+        raise ValueError(f"{owner}.weight_decay is {decay}; it must be >= 0.")
+    for name in fractions:
+        if (value := getattr(settings, name)) is not None and not 0.0 <= value < 1.0:
+            raise ValueError(f"{owner}.{name} is {value}; it must be in [0, 1).")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,10 +213,7 @@ class AdamW:
     moment_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_common("AdamW", self.clip_norm, self.weight_decay)
-        for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"AdamW.{name} is {getattr(self, name)}; it must be in [0, 1).")
+        check_common(self, "beta1", "beta2")
         if self.moment_dtype not in MOMENT_DTYPES:
             raise ValueError(
                 f"AdamW.moment_dtype is {self.moment_dtype!r}; choose one of {MOMENT_DTYPES}."
@@ -253,9 +254,7 @@ class Adafactor:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        check_common("Adafactor", self.clip_norm, self.weight_decay)
-        if self.momentum is not None and not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"Adafactor.momentum is {self.momentum}; it must be in [0, 1).")
+        check_common(self, "momentum")
 
     def build(self) -> optax.GradientTransformation:
         """Return the optax transformation that these settings describe."""
@@ -290,7 +289,7 @@ class SGD:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        check_common("SGD", self.clip_norm, 0.0)
+        check_common(self)
 
     def build(self) -> optax.GradientTransformation:
         """Return the optax transformation that these settings describe."""

@@ -71,40 +71,56 @@ def unbox(boxed: Params) -> Params:
     return jax.tree.map(lambda b: getattr(b, "value", b), boxed, is_leaf=is_box)
 
 
-def map_optimizer_state(
-    tx: optax.GradientTransformation,
-    function: Callable[..., Any],
-    opt_state: optax.OptState,
-    *params_like: Params,
-    transform_non_params: Callable[[Any], Any],
-) -> Any:
-    """Apply a function to what an optimizer's state keeps for each parameter.
-
-    It is optax's own `tree_map_params`, but passes over the parameters that an optimizer of a group
-    leaves out.
+def laid_out(shapes: Any, shardings: Any) -> Any:
+    """Describe arrays with their layout.
 
     Args:
-      tx: the optimizer.
-      function: gets a leaf of the state, and the leaf of each `params_like` that belongs to it.
-      opt_state: the state of `tx`.
-      *params_like: trees like the parameters.
-      transform_non_params: gets the leaves that belong to no parameter, such as counters.
+      shapes: a tree of arrays or ShapeDtypeStructs.
+      shardings: a tree like it.
 
     Returns:
-      A tree like the state.
+      ShapeDtypeStructs with shardings.
+    """
+    return jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, shardings
+    )
+
+
+def state_layout(
+    shapes: TrainState, params: Any, whole: Any, tx: optax.GradientTransformation
+) -> TrainState:
+    """Return the layout of a train state: what has a parameter's shape lies like it.
+
+    These are Adam's moments and the averaged weights; factored moments and counters are small
+    and replicated.
+
+    Args:
+      shapes: the state as ShapeDtypeStructs.
+      params: the layout of each parameter, a tree like theirs.
+      whole: the layout of what is replicated.
+      tx: the optimizer whose state it has.
+
+    Returns:
+      A state with layouts for leaves.
     """
 
-    def left_out(x: Any) -> bool:
-        return isinstance(x, optax.MaskedNode)
+    def like(x: Any, param: Any, layout: Any) -> Any:
+        if isinstance(x, optax.MaskedNode):  # of a parameter that a group's optimizer leaves out
+            return x
+        return layout if x.shape == param.shape else whole
 
-    return optax.tree_utils.tree_map_params(
+    opt_state = optax.tree_utils.tree_map_params(
         tx,
-        lambda x, *rest: x if left_out(x) else function(x, *rest),
-        opt_state,
-        *params_like,
-        transform_non_params=transform_non_params,
-        is_leaf=left_out,
+        like,
+        shapes.opt_state,
+        shapes.params,
+        params,
+        transform_non_params=lambda _: whole,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
+    ema = None if shapes.ema is None else params
+    power = shapes.power_ema and dict.fromkeys(shapes.power_ema, params)
+    return TrainState(step=whole, params=params, opt_state=opt_state, ema=ema, power_ema=power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +196,6 @@ class Partitioner:
             raise ValueError(
                 f"Partitioner.mesh_shape is {self.mesh_shape}; sizes are >= 1, and one may be -1."
             )
-        self._check_rules()
-
-    def _check_rules(self) -> None:
         for name, to in self.rules:
             unknown = [axis for axis in axes_of(to) if axis not in self.mesh_axes]
             if unknown:
@@ -260,36 +273,6 @@ class Partitioner:
         """
         specs = [NamedSharding(self.mesh, p.spec) for p in self.placements(boxed_params)]
         return jax.tree.unflatten(jax.tree.structure(unbox(boxed_params)), specs)
-
-    def state_shardings(
-        self, abstract: TrainState, boxed_params: Params, tx: optax.GradientTransformation
-    ) -> TrainState:
-        """Return the shardings of a train state: what has a parameter's shape lies like it.
-
-        These are Adam's moments and the averaged weights; factored moments and counters are small
-        and replicated.
-
-        Args:
-          abstract: the state as ShapeDtypeStructs.
-          boxed_params: its parameters in their boxes.
-          tx: the optimizer whose state it has.
-
-        Returns:
-          A state with shardings for leaves.
-        """
-        params = self.param_shardings(boxed_params)
-        opt_state = map_optimizer_state(
-            tx,
-            lambda x, param, sharding: sharding if x.shape == param.shape else self.replicated(),
-            abstract.opt_state,
-            abstract.params,
-            params,
-            transform_non_params=lambda _: self.replicated(),
-        )
-        ema = None if abstract.ema is None else params
-        power = abstract.power_ema and dict.fromkeys(abstract.power_ema, params)
-        step: Any = self.replicated()
-        return TrainState(step=step, params=params, opt_state=opt_state, ema=ema, power_ema=power)
 
     def replicated(self) -> NamedSharding:
         """Return the sharding of a value that every device holds."""
@@ -427,8 +410,13 @@ def _place(path: str, leaf: Any, rules: Rules, sizes: Mapping[str, int]) -> Plac
         if not used & set(axes) and shape[at] % math.prod(sizes[a] for a in axes) == 0:
             chosen[at] = to
             used |= set(axes)
+    missed = []  # axes whose rules ask for several devices, and that got none
+    for i, name in enumerate(names):
+        wanted = [axes_of(to) for n, to in rules if n == name]
+        if any(math.prod(sizes[a] for a in axes) > 1 for axes in wanted) and i not in chosen:
+            missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
     spec = PartitionSpec(*(chosen.get(i) for i in range(len(shape))))
-    return Placement(path, shape, names, spec, _note(names, shape, chosen, rules, sizes))
+    return Placement(path, shape, names, spec, "; ".join(missed))
 
 
 def _check_names(
@@ -443,19 +431,3 @@ def _check_names(
             f"parameter {path} has the axis name {unknown[0]!r}, which no partitioning rule "
             f"mentions; add a rule (None replicates). Names with rules: {sorted(known)}."
         )
-
-
-def _note(
-    names: tuple[str | None, ...],
-    shape: tuple[int, ...],
-    chosen: Mapping[int, MeshAxes],
-    rules: Rules,
-    sizes: Mapping[str, int],
-) -> str:
-    """Return a clause for each axis whose rules ask for several devices and got none."""
-    missed = []
-    for i, name in enumerate(names):
-        wanted = [axes_of(to) for n, to in rules if n == name]
-        if any(math.prod(sizes[a] for a in axes) > 1 for axes in wanted) and i not in chosen:
-            missed.append(f"{name} ({shape[i]}) replicated: no free, dividing mesh axis")
-    return "; ".join(missed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 def encoded(position: Any) -> str:
@@ -45,12 +45,7 @@ def gathered(position: Any) -> list[str]:
     Returns:
       One text for each process, in order; every process gets them all.
     """
-    text = encoded(position)
-    if jax.process_count() == 1:
-        return [text]
-    from jax.experimental import multihost_utils
-
-    data = np.frombuffer(text.encode(), np.uint8)
+    data = np.frombuffer(encoded(position).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: data.size] = data
@@ -67,8 +62,4 @@ def everywhere(condition: bool) -> bool:
     Returns:
       True where it holds in all of them.
     """
-    if jax.process_count() == 1:
-        return condition
-    from jax.experimental import multihost_utils
-
     return bool(multihost_utils.process_allgather(np.bool_(condition)).all())

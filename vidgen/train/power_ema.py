@@ -61,18 +61,6 @@ def exponent(length: float) -> float:
     return max(0.0, float(np.real(roots).max()))
 
 
-def relative_length(gamma: float) -> float:
-    """Return the relative length of a power function, the inverse of `exponent`.
-
-    Args:
-      gamma: its exponent γ >= 0.
-
-    Returns:
-      σ_rel, at most `LONGEST`.
-    """
-    return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
-
-
 class Profile(NamedTuple):
     """A power-function profile p_{γ,t}.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -41,7 +42,8 @@ def saved_config(model_dir: str, text: str) -> Iterator[None]:
     if old == text:
         yield
         return
-    kept = _free_name(folder)
+    names = (folder / f"config.{number}.gin" for number in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
     if old is not None:
         _write(kept, old)
     _write(target, text)
@@ -67,13 +69,6 @@ def _clear(folder: epath.Path, is_new: bool) -> None:
             (folder / "checkpoints").rmdir()
         if is_new:
             folder.rmdir()
-
-
-def _free_name(folder: epath.Path) -> epath.Path:
-    number = 1
-    while (folder / f"config.{number}.gin").exists():
-        number += 1
-    return folder / f"config.{number}.gin"
 
 
 def _checkpoints(folder: epath.Path) -> set[str]:

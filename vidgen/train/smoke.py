@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vidgen import __version__
 from vidgen.data.source import Batches, Dataset
@@ -134,11 +135,8 @@ class Smoke:
         """Train undisturbed once more where the logs differ; return what differs even so."""
         first = jax.process_index() == 0
         differs = first and bool(smoke_report.difference(folder, folder / "undisturbed"))
-        if jax.process_count() > 1:  # all of them have to train
-            from jax.experimental import multihost_utils
-
-            differs = bool(multihost_utils.broadcast_one_to_all(np.int32(differs)))
-        if not differs:
+        # All processes have to train.
+        if not multihost_utils.broadcast_one_to_all(np.int32(differs)):
             return ""
         say("smoke test: the logs differ; the same steps undisturbed once more")
         with _part("training undisturbed once more"):

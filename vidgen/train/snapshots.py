@@ -8,24 +8,21 @@ killed and goes on from a checkpoint has all of them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from etils import epath
 
 from vidgen.train.checkpoint_errors import CheckpointError
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
-from vidgen.train.power_ema import PowerEma
 from vidgen.train.state import TrainState
 from vidgen.train.throughput import say
-from vidgen.types import Params
 
 FOLDER = "snapshots"
 
 
-class Snapshots:
+class Snapshots(Checkpointer):
     """The snapshots of a run that is being trained."""
 
     def __init__(
@@ -33,38 +30,10 @@ class Snapshots:
     ) -> None:
         """Open the folder; snapshots after `resume_step` are deleted, as they are made again."""
         self._settings = dataclasses.replace(settings, keep_every=1)  # all of them
-        self._checkpointer = Checkpointer(model_dir, self._settings, name=FOLDER)
-        self._checkpointer.delete_after(resume_step)
+        super().__init__(model_dir, self._settings, name=FOLDER)
+        self.delete_after(resume_step)
 
-    @classmethod
-    def opened(
-        cls,
-        power_ema: PowerEma | None,
-        model_dir: epath.PathLike,
-        settings: CheckpointSettings,
-        *,
-        resume_step: int,
-        stack: contextlib.ExitStack,
-    ) -> Snapshots | None:
-        """Open the snapshots of a run, which `stack` closes.
-
-        Args:
-          power_ema: which averages the run keeps; None for none.
-          model_dir: folder of the run.
-          settings: how its checkpoints are written; all snapshots are kept.
-          resume_step: the step from which the run resumes; later snapshots are deleted.
-          stack: closes them.
-
-        Returns:
-          The snapshots; None where the run keeps no such averages.
-        """
-        if power_ema is None:
-            return None
-        snapshots = cls(model_dir, settings, resume_step)
-        stack.callback(snapshots.close)
-        return snapshots
-
-    def save(self, state: TrainState) -> None:
+    def store(self, state: TrainState) -> None:
         """Store the averages of a state, and wait until they are written.
 
         Args:
@@ -78,14 +47,10 @@ class Snapshots:
 
         def write(again: bool) -> None:
             del again
-            self._checkpointer.save(step, kept)
-            self._checkpointer.wait()
+            self.save(step, kept)
+            self.wait()
 
         with_retries(write, self._settings)
-
-    def close(self) -> None:
-        """Close the folder."""
-        self._checkpointer.close()
 
 
 def with_retries(write: Callable[[bool], None], settings: CheckpointSettings) -> None:
@@ -110,53 +75,26 @@ def with_retries(write: Callable[[bool], None], settings: CheckpointSettings) ->
             time.sleep(pause)
 
 
-class StoredSnapshots:
-    """The snapshots of a run, to read."""
+def open_snapshots(model_dir: epath.PathLike) -> Checkpointer:
+    """Open the snapshots of a run to read them.
 
-    def __init__(self, model_dir: epath.PathLike) -> None:
-        """Open the folder.
+    Args:
+      model_dir: folder of the run.
 
-        Raises:
-          FileNotFoundError: the run has no snapshots.
-        """
-        folder = epath.Path(model_dir).expanduser()
-        if not (folder / FOLDER).is_dir():
-            raise FileNotFoundError(
-                f"there are no snapshots of averages in {folder}: train with "
-                "--gin_file=experiments/post_hoc_ema.gin, or name the folder of such a run."
-            )
-        self._checkpointer = Checkpointer(folder, read_only=True, name=FOLDER)
-        if not self._checkpointer.steps():
-            raise FileNotFoundError(f"there is no whole snapshot in {folder / FOLDER} yet.")
+    Returns:
+      A reader, to use in a `with` block; the parameters of a snapshot are its averages, by their
+      relative lengths as text, such as "0.05" and "0.1".
 
-    def __enter__(self) -> StoredSnapshots:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
-
-    def steps(self) -> list[int]:
-        """Return the steps of all snapshots."""
-        return self._checkpointer.steps()
-
-    def lengths(self, step: int) -> list[str]:
-        """Return the names of the averages in a snapshot.
-
-        Args:
-          step: the step of the snapshot.
-
-        Returns:
-          Their relative lengths as text, sorted, such as ["0.05", "0.1"].
-        """
-        return sorted(self._checkpointer.stored_params(step))
-
-    def read(self, step: int) -> Mapping[str, Params]:
-        """Read the averages of a snapshot.
-
-        Args:
-          step: the step of the snapshot.
-
-        Returns:
-          Weights by the names that `lengths` has.
-        """
-        return self._checkpointer.restore_params(step=step)
+    Raises:
+      FileNotFoundError: the run has no snapshots.
+    """
+    folder = epath.Path(model_dir).expanduser()
+    if not (folder / FOLDER).is_dir():
+        raise FileNotFoundError(
+            f"there are no snapshots of averages in {folder}: train with "
+            "--gin_file=experiments/post_hoc_ema.gin, or name the folder of such a run."
+        )
+    snapshots = Checkpointer(folder, read_only=True, name=FOLDER)
+    if not snapshots.steps():
+        raise FileNotFoundError(f"there is no whole snapshot in {folder / FOLDER} yet.")
+    return snapshots

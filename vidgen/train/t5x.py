@@ -156,26 +156,18 @@ def task(name: str, source: Source, encoder: TextEncoder, *, split: str = "train
       ValueError: seqio is not installed, the name is taken or no name, or the source has a caption
         for each frame.
     """
-    return seqio_tasks.register(name, source, split=split, encoder=_Captions(encoder))
+    captions = _Captions(encoder.name, encoder.dim, encoder.length, encoder)
+    return seqio_tasks.register(name, source, split=split, encoder=captions)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Captions:
     """A text encoder for which an empty caption has no tokens, as in vidgen's own batches."""
 
+    name: str
+    dim: int
+    length: int
     encoder: TextEncoder
-
-    @property
-    def name(self) -> str:
-        return self.encoder.name
-
-    @property
-    def dim(self) -> int:
-        return self.encoder.dim
-
-    @property
-    def length(self) -> int:
-        return self.encoder.length
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         return encode_captions(list(prompts), self.encoder)

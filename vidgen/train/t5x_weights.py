@@ -19,6 +19,7 @@ from etils import epath
 
 from vidgen.train import named_arrays
 from vidgen.train.checkpoint_errors import CheckpointError
+from vidgen.train.checkpoints import WeightsReader
 from vidgen.types import Params
 
 _STEP = re.compile(r"checkpoint_(\d+)")
@@ -39,18 +40,12 @@ def steps(folder: epath.PathLike) -> list[int]:
     return sorted(int(m[1]) for p in paths if p.is_dir() and (m := _STEP.fullmatch(p.name)))
 
 
-class T5xWeights:
+class T5xWeights(WeightsReader):
     """The checkpoints of a folder, with the reading methods of `Checkpointer`."""
 
     def __init__(self, model_dir: epath.PathLike) -> None:
         """Take a folder of this machine in which `steps` finds some."""
         self.folder = Path(model_dir)
-
-    def __enter__(self) -> T5xWeights:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Do nothing: no file stays open."""
 
     def latest_step(self) -> int:
         """Return the step of the newest checkpoint."""
@@ -61,8 +56,7 @@ class T5xWeights:
 
         t5x keeps no averages, so `averaged` makes no difference.
         """
-        arrays, read = self._open(step)
-        return named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
+        return self._open(step)[0]
 
     def restore_params(
         self, abstract: Params | None = None, step: int | None = None, *, averaged: bool = True
@@ -75,16 +69,15 @@ class T5xWeights:
           FileNotFoundError: there is no such checkpoint.
           CheckpointError: it has no weights, or those of another model.
         """
-        arrays, read = self._open(step)
-        stored = named_arrays.spec({name: read(place).shape for name, place in arrays.items()})
+        stored, opened = self._open(step)
 
         def value(name: str) -> np.ndarray:
-            return np.asarray(read(arrays[name]).read().result(), np.float32)
+            return np.asarray(opened(name).read().result(), np.float32)
 
         return named_arrays.restored(str(self.folder), stored, value, abstract)
 
-    def _open(self, step: int | None) -> tuple[dict[str, str], Callable[[str], Any]]:
-        """Return the places of the parameters by name, and what opens a place.
+    def _open(self, step: int | None) -> tuple[Params, Callable[[str], Any]]:
+        """Return the shapes of the parameters, and what opens one by its name.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
@@ -110,8 +103,8 @@ class T5xWeights:
         if not arrays:
             raise CheckpointError(f"{folder} holds no weights that t5x wrote with orbax.")
 
-        def read(place: str) -> Any:
-            spec = {"driver": "zarr", "kvstore": store | {"path": store["path"] + place}}
+        def opened(name: str) -> Any:
+            spec = {"driver": "zarr", "kvstore": store | {"path": store["path"] + arrays[name]}}
             return tensorstore.open(spec).result()
 
-        return arrays, read
+        return named_arrays.spec({name: opened(name).shape for name in arrays}), opened

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
@@ -141,13 +142,9 @@ class _Session:
         self.every_so_often = (run.sample_writer, run.held_out, run.trainer.power_ema)
         self.saved = self.checkpointer.latest_step()
         self.position: Any = iterator.get_state()
-        self.snapshots = Snapshots.opened(
-            run.trainer.power_ema,
-            self.folder,
-            run.checkpoints,
-            resume_step=self.step,
-            stack=stack,
-        )
+        self.snapshots = None
+        if run.trainer.power_ema is not None:
+            self.snapshots = stack.enter_context(Snapshots(self.folder, run.checkpoints, self.step))
         self.writer = MetricsWriter(self.folder, resume_step=self.step)
         stack.callback(self.writer.close)
         self.batches = BatchPrefetcher(iterator, run.text_encoder)
@@ -212,12 +209,9 @@ class _Session:
         self._check(unchecked)
 
     def _next_batch(self, running: tuple[int, Metrics] | None) -> EncodedBatch | None:
-        """Return the next batch, and add up the time that the device was idle meanwhile."""
+        """Return the next batch, if any, and add up the time that the device was idle meanwhile."""
         loss: Any = None if running is None else running[1]["loss"].total
-        try:
-            return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
-        except StopIteration:
-            return None
+        return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
 
     def _train_step(self, encoded: EncodedBatch) -> Metrics:
         trainer = self.run.trainer
@@ -271,7 +265,7 @@ class _Session:
             if "loss" in values:
                 say(throughput.log_line(self.step, run.train_steps, values))
         if self.snapshots is not None and self._is_due(run.trainer.power_ema):
-            self.snapshots.save(self.state)  # whole before any checkpoint of this step
+            self.snapshots.store(self.state)  # whole before any checkpoint of this step
         if self._is_due(run.checkpoint_every):
             self._save()
         if run.sample_writer is not None and self._is_due(run.sample_writer):
@@ -312,8 +306,6 @@ class _Session:
             if self.step % self.run.log_every:
                 return False
             # All processes must stop at the same step, whichever of them got the request.
-            from jax.experimental import multihost_utils
-
             request = int(multihost_utils.process_allgather(np.int32(request)).max())
         self.stop_signal = max(request, 0)
         return request >= 0

@@ -26,7 +26,7 @@ from vidgen.model import Generator, Model, TokenizerModel
 from vidgen.train import fresh
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.optimizers import global_norm
-from vidgen.train.partitioning import Partitioner, Program, unbox
+from vidgen.train.partitioning import Partitioner, Program, laid_out, state_layout, unbox
 from vidgen.train.power_ema import PowerEma
 from vidgen.train.state import TrainState, ema_update
 from vidgen.types import Batch, Frozen, Mean, Metrics, Params, TextEmbedding
@@ -84,18 +84,9 @@ class Trainer:
         """The gradient transformation; it is built once, as it is part of the compiled program."""
         return self.optimizer.build()
 
-    @property
-    def averages(self) -> int:
-        """How many averages of the weights a state holds."""
-        power = 0 if self.power_ema is None else len(self.power_ema.lengths)
-        return power + (self.ema_decay is not None)
-
     @functools.cached_property
-    def _programs(self) -> dict[Any, Program]:
-        return {}
-
-    @functools.cached_property
-    def _boxed(self) -> dict[Any, Params]:
+    def _made(self) -> dict[Any, Any]:
+        """What was traced or compiled before."""
         return {}
 
     def boxed_params(self, batch_spec: Batch) -> Params:
@@ -108,10 +99,10 @@ class Trainer:
           ShapeDtypeStructs in Linen's boxes.
         """
         spec = _as_spec(batch_spec)
-        signature = _signature(spec)
-        if signature not in self._boxed:  # tracing a large network takes seconds
-            self._boxed[signature] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-        return self._boxed[signature]
+        cache_key = ("boxed_params", _signature(spec))
+        if cache_key not in self._made:  # tracing a large network takes seconds
+            self._made[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._made[cache_key]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """Describe the train state with its layout; nothing is allocated.
@@ -122,20 +113,28 @@ class Trainer:
         Returns:
           ShapeDtypeStructs with shardings, as `Checkpointer.restore` takes them.
         """
-        boxed = self.boxed_params(batch_spec)
-        params = unbox(boxed)
+        boxed, mesh = self.boxed_params(batch_spec), self.partitioner
+        shapes = self.state_shapes(unbox(boxed))
+        layout = state_layout(shapes, mesh.param_shardings(boxed), mesh.replicated(), self.tx)
+        return laid_out(shapes, layout)
+
+    def state_shapes(self, params: Params) -> TrainState:
+        """Describe the train state without its layout; nothing is allocated.
+
+        Args:
+          params: the parameters as ShapeDtypeStructs. Without their boxes: factored moments have
+            fewer axes than the names in a box.
+
+        Returns:
+          ShapeDtypeStructs.
+        """
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        shapes = TrainState(
+        return TrainState(
             step=step,
             params=params,
-            # Unboxed: factored moments have fewer axes than the names in a box.
             opt_state=jax.eval_shape(self.tx.init, params),
             ema=None if self.ema_decay is None else params,
             power_ema=self.power_ema and dict.fromkeys(self.power_ema.names, params),
-        )
-        shardings = self.partitioner.state_shardings(shapes, boxed, self.tx)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
     def init_state(self, key: Key[Array, ""], batch_spec: Batch) -> TrainState:
@@ -171,12 +170,9 @@ class Trainer:
             opt_state=jax.jit(self.tx.init, out_shardings=shardings.opt_state)(params),
             # A copy, since state buffers are donated one by one.
             ema=None if self.ema_decay is None else copied(params),
-            power_ema=self._first_averages(params),
+            # What these begin with gets no share in them.
+            power_ema=self.power_ema and {name: copied(params) for name in self.power_ema.names},
         )
-
-    def _first_averages(self, params: Params) -> dict[str, Params] | None:
-        """Return what the power-function averages begin with, which gets no share in them."""
-        return self.power_ema and {name: copied(params) for name in self.power_ema.names}
 
     def train_step(
         self,
@@ -215,17 +211,17 @@ class Trainer:
         """
         spec = _as_spec(batch)
         cache_key = ("train", _signature(spec))
-        if cache_key not in self._programs:
+        if cache_key not in self._made:
             self._check_microbatches(spec)
             state = _shardings(self.abstract_state(spec))
             spread, everywhere = self.partitioner.batch_sharding(), self.partitioner.replicated()
-            self._programs[cache_key] = self.partitioner.jit(
+            self._made[cache_key] = self.partitioner.jit(
                 self._train_step,
                 in_shardings=(state, None, spread, everywhere, everywhere),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
             )
-        return self._programs[cache_key]
+        return self._made[cache_key]
 
     def eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
@@ -241,12 +237,7 @@ class Trainer:
         Returns:
           `loss` and the metrics of the model.
         """
-        cache_key = ("eval", _signature(_as_spec(batch)))
-        if cache_key not in self._programs:
-            self._programs[cache_key] = self.partitioner.jit(
-                self._eval_step, out_shardings=self.partitioner.replicated()
-            )
-        return self._programs[cache_key](params, frozen, batch, key)
+        return self._whole("eval", self._eval_step)(params, frozen, batch, key)
 
     def sample(
         self,
@@ -284,12 +275,12 @@ class Trainer:
         assert isinstance(self.model, TokenizerModel)
         return self._whole("reconstruct", self.model.reconstruct)(params, video)
 
-    def _whole(self, name: str, function: Callable[..., Array]) -> Program:
-        """Return the program of a method of the model; every process gets its whole result."""
-        if (name,) not in self._programs:
+    def _whole(self, name: str, function: Callable[..., Any]) -> Program:
+        """Return the one program of a function; every process gets its whole result."""
+        if name not in self._made:
             whole = self.partitioner.replicated()
-            self._programs[(name,)] = self.partitioner.jit(function, out_shardings=whole)
-        return self._programs[(name,)]
+            self._made[name] = self.partitioner.jit(function, out_shardings=whole)
+        return self._made[name]
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]

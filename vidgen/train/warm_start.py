@@ -51,8 +51,7 @@ class WarmStart:
                 wanted = named_leaves(fresh)
                 stored = checkpointer.stored_params(self.step, averaged=self.averaged)
                 self._check_shapes(wanted, named_leaves(stored))
-                placed = _map_named(stored, lambda name, x: wanted.get(name, x))
-                spec = _as_spec(placed)
+                spec = _map_named(stored, lambda name, x: wanted.get(name, x))
                 loaded = checkpointer.restore_params(spec, self.step, averaged=self.averaged)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no weights to start from: {error}") from error
@@ -90,13 +89,6 @@ def _map_named(tree: Params, function: Callable[[str, Any], Any]) -> Params:
     """Return `tree` with `function(path, leaf)` for each leaf."""
     leaves = [function(name, leaf) for name, leaf in named_leaves(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def _as_spec(tree: Params) -> Params:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-        tree,
-    )
 
 
 def _listed(names: Sequence[str], shown: int = 6) -> str:

@@ -22,7 +22,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -32,7 +31,7 @@ from etils import epath
 from vidgen.assets import model_folders
 from vidgen.train import lora_weights, named_arrays, t5x_weights
 from vidgen.train.checkpoint_errors import CheckpointError
-from vidgen.train.checkpoints import Checkpointer
+from vidgen.train.checkpoints import Checkpointer, WeightsReader
 from vidgen.train.lora_weights import LoraWeights
 from vidgen.train.state import named_leaves
 from vidgen.train.t5x_weights import T5xWeights
@@ -45,11 +44,11 @@ _LARGEST = ":largest"
 _STEP = "step"
 _TINY = 2.0**-14  # the least normal number of half precision
 _LEAST = 4096  # values of a kernel that is worth 8 bits
+_NOT_WHOLE = (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError)
+_NOT_WHOLE += (KeyError, TypeError, ValueError)
 
 
-def open_weights(
-    model_dir: epath.PathLike,
-) -> Checkpointer | WeightsFile | T5xWeights | LoraWeights:
+def open_weights(model_dir: epath.PathLike) -> WeightsReader:
     """Open the weights in a folder: its checkpoints, ours or t5x's, or its file.
 
     Args:
@@ -72,7 +71,7 @@ def open_weights(
     return LoraWeights(folder, record, adapters=reader, base=base)
 
 
-def open_own_weights(model_dir: epath.PathLike) -> Checkpointer | WeightsFile | T5xWeights:
+def open_own_weights(model_dir: epath.PathLike) -> WeightsReader:
     """Open what a folder itself holds: of a LoRA run the thin matrices alone.
 
     Args:
@@ -165,8 +164,8 @@ def _eight_bits(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(kernel * (127 / half.astype(np.float32))).astype(np.int8), half
 
 
-class WeightsFile:
-    """A weight file, with the reading methods of `Checkpointer`."""
+class WeightsFile(WeightsReader):
+    """A weight file; what is open of it is a mapping, which goes with this object."""
 
     def __init__(self, path: epath.PathLike) -> None:
         """Open a .safetensors file, whose tensors are read when they are asked for, or an .npz.
@@ -180,21 +179,10 @@ class WeightsFile:
             self._shapes, self._read, self._step = opened(self.path)
             shapes = {n: shape for n, shape in self._shapes.items() if not n.endswith(_LARGEST)}
             self._tree = named_arrays.spec(shapes)
-        except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise self._error(error) from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._error(error) from error
-
-    def _error(self, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} is not a whole weight file of vidgen ({error}); fetch it again."
-        )
-
-    def __enter__(self) -> WeightsFile:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Do nothing: what is open is a mapping of the file, which goes with this object."""
+        except _NOT_WHOLE as error:
+            raise CheckpointError(
+                f"{self.path} is not a whole weight file of vidgen ({error}); fetch it again."
+            ) from error
 
     def latest_step(self) -> int:
         """Return the step that the weights were trained to."""
@@ -206,7 +194,10 @@ class WeightsFile:
         Raises:
           FileNotFoundError: `step` is not that of the file.
         """
-        self._check(step)
+        if step not in (None, self._step):
+            raise FileNotFoundError(
+                f"no weights of step {step} in {self.path}; there is {self._step} alone."
+            )
         return self._tree
 
     def restore_params(
@@ -243,12 +234,6 @@ class WeightsFile:
         if name + _LARGEST not in self._shapes:
             return value
         return value * (self._read(name + _LARGEST).astype(np.float32) / 127)
-
-    def _check(self, step: int | None) -> None:
-        if step not in (None, self._step):
-            raise FileNotFoundError(
-                f"no weights of step {step} in {self.path}; there is {self._step} alone."
-            )
 
 
 # The shapes in a file, what reads an array of it, and the step.
