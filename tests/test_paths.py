@@ -7,6 +7,7 @@ import sys
 import fsspec
 import numpy as np
 import pytest
+from etils import epath
 
 from vidgen import paths
 
@@ -24,7 +25,18 @@ def folder(request, tmp_path, store):
 def test_what_has_a_scheme_is_remote(tmp_path):
     for path in ("gs://bucket/a.mp4", "https://host/a b.tar", "memory://x", "s3a://x/{0..3}.tar"):
         assert paths.is_remote(path)
-    for path in ("a.mp4", "/data/a.mp4", "./x:/y", "C:/x", "", tmp_path, "://x"):
+    assert paths.is_remote(epath.Path("gs://bucket/run") / "lora.json")
+    for path in (
+        epath.Path("/data"),
+        None,
+        "a.mp4",
+        "/data/a.mp4",
+        "./x:/y",
+        "C:/x",
+        "",
+        tmp_path,
+        "://x",
+    ):
         assert not paths.is_remote(path)
 
 

@@ -72,12 +72,12 @@ def is_remote(path: object) -> bool:
     """Whether a path has a scheme, as objects in a store have.
 
     Args:
-      path: anything; only a str can have a scheme.
+      path: anything; a str or a path object of a package that knows stores can have a scheme.
 
     Returns:
       True for "gs://bucket/name" and its like.
     """
-    return isinstance(path, str) and _SCHEME.match(path) is not None
+    return isinstance(path, str | os.PathLike) and _SCHEME.match(os.fspath(path)) is not None
 
 
 def expanded(path: Path) -> str:
