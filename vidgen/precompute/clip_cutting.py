@@ -260,7 +260,7 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.
     options = AV_KINDS[_KIND].options | {"crf": str(cutter.quality), "threads": "1"}
     kind = dataclasses.replace(AV_KINDS[_KIND], options=options)
-    sink = AvSink(buffer, kind, shape.fps, (shape.height, shape.width), growing=False)
+    sink = AvSink(buffer, shape.fps, (shape.height, shape.width), kind=kind, growing=False)
     pixels = np.zeros((0,))
     for frame in frames:
         if last is None or frame.number != last.number:

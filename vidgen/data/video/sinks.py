@@ -61,19 +61,19 @@ class AvSink:
     def __init__(
         self,
         target: str | io.BytesIO,
-        kind: AvKind,
         fps: float | int,
         size: tuple[int, int],
         *,
+        kind: AvKind,
         growing: bool = True,
     ) -> None:
         """Open the file.
 
         Args:
           target: a path, or a buffer where not `growing`.
-          kind: the format.
           fps: frames per second.
           size: height and width of the frames.
+          kind: the format.
           growing: whether the file is to be readable before it is closed.
         """
         options = kind.growing | {"flush_packets": "1"} if growing else {}
@@ -85,11 +85,8 @@ class AvSink:
         height, width = size
         context = stream.codec_context
         # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
-        stream.height, stream.width, stream.pix_fmt = (
-            height + height % 2,
-            width + width % 2,
-            "yuv420p",
-        )
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         if growing:
@@ -116,6 +113,8 @@ class AvSink:
             self._output.mux(self._stream.encode(None))
         finally:
             self._output.close()
+
+    end = close  # a buffer stays open
 
 
 class NpySink:
