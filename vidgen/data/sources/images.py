@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ImageOps
 
 from vidgen.data.source import BadExample, Example, Source, TokenExample, captioned
 from vidgen.data.sources.captions import MISSING_CAPTIONS
@@ -31,6 +30,7 @@ from vidgen.data.sources.files import File, as_bad_example
 from vidgen.data.sources.folder import FolderSource
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
+from vidgen.data.video.orientation import upright
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -168,8 +168,7 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
       BadExample: no such file, not a picture, or damaged.
     """
     with as_bad_example(path), pictures.opened(path) as image:
-        upright: Any = ImageOps.exif_transpose(image)
-        return pictures.to_rgb(upright)
+        return pictures.to_rgb(upright(image))
 
 
 def read_content(
