@@ -19,7 +19,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vidgen import paths
 
@@ -163,14 +163,22 @@ class FileNames:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, tuple[str, ...]]:
-        return _grouped((_key(file), file) for file in self._wanted)
+        return grouped((_key(file), file) for file in self._wanted)
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, tuple[str, ...]]:
-        return _grouped((stem(file), file) for file in self._wanted)
+        return grouped((stem(file), file) for file in self._wanted)
 
 
-def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Group files by what they have in common.
+
+    Args:
+      pairs: (key, file) of each.
+
+    Returns:
+      The files of each key, in their order.
+    """
     groups: dict[str, tuple[str, ...]] = {}
     for key, file in pairs:
         groups[key] = (*groups.get(key, ()), file)
