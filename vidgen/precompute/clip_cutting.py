@@ -30,7 +30,7 @@ from vidgen.data.sources.array_records import SUFFIX, write_records
 from vidgen.data.sources.clip_records import ClipRecord
 from vidgen.data.video.files import shrink
 from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
-from vidgen.data.video.sinks import AV_KINDS, AvSink
+from vidgen.data.video.sinks import AvSink
 from vidgen.precompute.shots import (
     THUMBNAIL,
     CutDetector,
@@ -258,9 +258,9 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
     """Encode frames into a record while they come."""
     shape, buffer, first, last, count = cutter.shape, io.BytesIO(), None, None, 0
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.
-    options = AV_KINDS[_KIND].options | {"crf": str(cutter.quality), "threads": "1"}
-    kind = dataclasses.replace(AV_KINDS[_KIND], options=options)
-    sink = AvSink(buffer, shape.fps, (shape.height, shape.width), kind=kind, growing=False)
+    options = {"crf": str(cutter.quality), "threads": "1"}
+    size = shape.height, shape.width
+    sink = AvSink(buffer, shape.fps, size, kind=_KIND, growing=False, **options)
     pixels = np.zeros((0,))
     for frame in frames:
         if last is None or frame.number != last.number:

@@ -139,7 +139,7 @@ def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
 
 
 _ENCODERS = {
-    kind: functools.partial(_encoded, functools.partial(AvSink, kind=AV_KINDS[kind], growing=False))
+    kind: functools.partial(_encoded, functools.partial(AvSink, kind=kind, growing=False))
     for kind in AV_KINDS
 } | {
     ".gif": functools.partial(_encoded, GifSink),

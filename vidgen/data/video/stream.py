@@ -100,8 +100,7 @@ class VideoStream:
         self._factor = max(1, math.ceil(min_side / min(self._size)))
         height, width = (self._factor * side for side in self._size)
         if self._suffix in AV_KINDS:
-            kind = AV_KINDS[self._suffix]
-            return AvSink(str(self.growing), fps, (height, width), kind=kind)
+            return AvSink(str(self.growing), fps, (height, width), kind=self._suffix)
         sink = GifSink if self._suffix == ".gif" else functools.partial(WebpSink, lossless=True)
         return sink(self.growing.open("wb"), fps, (height, width))
 
