@@ -264,7 +264,7 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
     pixels = np.zeros((0,))
     for frame in frames:
         if last is None or frame.number != last.number:
-            pixels = shrink(frame.frame, shape)
+            pixels = shrink(frame, shape)
         first, last, count = first or frame, frame, count + 1
         sink.write(pixels[None])
     sink.close()

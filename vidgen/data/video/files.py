@@ -197,13 +197,8 @@ def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
     """
     orientation = frame.orientation
     aspect = 1 / frame.aspect if orientation.swap else frame.aspect
-    return _fit(orientation.apply(_av_to_rgb(frame.image)), shape, aspect)
-
-
-def _fit(pixels: np.ndarray, shape: VideoShape, aspect: float = 1.0) -> np.ndarray:
-    # cropped in stored pixels, so that the picture as displayed has the wanted ratio
-    cropped = transforms.crop_to_aspect(pixels, shape.height * aspect, shape.width)
-    return transforms.resize(cropped, shape.height, shape.width)
+    pixels = orientation.apply(_av_to_rgb(frame.image))
+    return transforms.fit(pixels, shape.height, shape.width, aspect)
 
 
 def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
@@ -223,7 +218,8 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         small = {}
         for i in sorted(set(chosen.tolist())):
             pictures.seek(image, i)
-            small[i] = _fit(pictures.to_rgb(upright(image)), shape)
+            pixels = pictures.to_rgb(upright(image))
+            small[i] = transforms.fit(pixels, shape.height, shape.width)
         return np.stack([small[i] for i in chosen.tolist()])
 
 

@@ -109,11 +109,10 @@ class Footage:
         """
         if self.kind == "array":
             return self._from_array(shape, start)
-        if self.is_still:
-            with _as_footage_error():
-                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
-            return np.broadcast_to(transforms.to_float(frame), shape.thwc)
         with _as_footage_error():
+            if self.is_still:
+                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
+                return np.broadcast_to(transforms.to_float(frame), shape.thwc)
             return transforms.to_float(read_clip(self.path, shape, float(start)))
 
     def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
