@@ -226,30 +226,19 @@ class BatchIterator:
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
         """Return the caption in the form that the source declares: one, or one for every frame."""
-        count = self._source.captions_per_clip
-        if isinstance(example.caption, str):
-            return example.caption if count == 1 else (example.caption,) * count
-        if len(example.caption) != count:
+        count, captions = self._source.captions_per_clip, example.caption
+        if isinstance(captions, str):
+            captions = (captions,) * count
+        if len(captions) != count:
             raise ValueError(
-                f"{self._source} gave {len(example.caption)} captions for a clip, and says that it "
+                f"{self._source} gave {len(captions)} captions for a clip, and says that it "
                 f"gives {count} (captions_per_clip)."
             )
-        return example.caption[0] if count == 1 else example.caption
+        return captions[0] if count == 1 else captions
 
     def get_state(self) -> dict[str, Any]:
         """Return the position after the last batch, as a dict that JSON can hold."""
         return self._examples.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position.
-
-        Args:
-          state: what `get_state` of an equal pipeline returned.
-
-        Raises:
-          ValueError: it is a position in other data.
-        """
-        self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Go to where the processes of a run were, however many they were.

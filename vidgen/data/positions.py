@@ -11,7 +11,7 @@ process p of P         the p-th block of B / P of each batch, its examples numbe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -81,7 +81,8 @@ class Blocks:
 class Indexed:
     """The examples of one process; reading begins when the first is asked for."""
 
-    def __init__(self, blocks: Blocks, read: Callable[[int], Iterator[Any]]) -> None:
+    def __init__(self, blocks: Blocks, read: Callable[[int], Any]) -> None:
+        """Take what reads the examples from one's number on; it can be closed."""
         self._blocks, self._read = blocks, read
         self._number, self._reader = 0, None
 
@@ -122,7 +123,6 @@ class Indexed:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        close = getattr(self._reader, "close", None)
-        if close is not None:
-            close()
+        if self._reader is not None:
+            self._reader.close()
         self._reader = None
