@@ -115,11 +115,9 @@ class Indexed:
                 "on with the data that the run began with, or begin anew with INIT_FROM."
             )
         layout = {name: value for name, value in self.get_state().items() if name != "position"}
-        places = [int(state["position"]) for state in states]
-        same_part = [
-            at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
-        ]
-        self._number = self._blocks.numbers(same_part[0] if same_part else max(places))
+        own = [state for state in states if layout.items() <= state.items()]
+        places = [int(state["position"]) for state in own[:1] or states]
+        self._number = self._blocks.numbers(max(places))
 
     def close(self) -> None:
         """Stop reading ahead."""

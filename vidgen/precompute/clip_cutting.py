@@ -232,8 +232,7 @@ def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[Cl
         for first in frames:
             rest = itertools.islice(frames, cutter.most - 1)
             clip = _clip(film, cutter, itertools.chain([first], rest))
-            frames_of_clip = clip.metadata["frames"]
-            if frames_of_clip < cutter.shape.frames:
+            if clip.metadata["frames"] < cutter.shape.frames:
                 counts["rejected clips", f"fewer than {cutter.shape.frames} frames"] += 1
                 continue
             _count(counts, clip, cutter.shape.fps)
@@ -270,23 +269,22 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
     sink.close()
     assert first is not None and last is not None
     height, width = first.size
-    metadata = {
-        "film": film.name,
-        "first_frame": first.number,
-        "last_frame": last.number,
-        "start": first.time,
-        "frames": count,
-        "film_height": height,
-        "film_width": width,
-        "film_fps": 1 / first.step,
-    }
     return ClipRecord(
         key=hashlib.sha256(f"{film.name}\n{first.number}".encode()).hexdigest()[:32],
         caption=film.captions[0] if film.captions else "",
         other_captions=film.captions[1:],
         suffix=_KIND,
         content=buffer.getvalue(),
-        metadata=metadata,
+        metadata={
+            "film": film.name,
+            "first_frame": first.number,
+            "last_frame": last.number,
+            "start": first.time,
+            "frames": count,
+            "film_height": height,
+            "film_width": width,
+            "film_fps": 1 / first.step,
+        },
     )
 
 

@@ -176,16 +176,10 @@ class Prepare:
             shutil.rmtree(old, ignore_errors=True)
         if not statistics["clips"]:
             raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} says why.")
-        log.info(
-            "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)",
-            statistics["clips"],
-            statistics["seconds"],
-            statistics["bytes"] / 1e6,
-            statistics["films"] - bad,
-            self.output,
-            bad,
-            REJECTED,
-        )
+        text = "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)"
+        clips, seconds, size = (statistics[name] for name in ("clips", "seconds", "bytes"))
+        used = statistics["films"] - bad
+        log.info(text, clips, seconds, size / 1e6, used, self.output, bad, REJECTED)
 
 
 # What the workers do: functions of the module, so that they can be sent to other processes. -------

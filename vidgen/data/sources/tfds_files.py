@@ -34,13 +34,11 @@ class Feature:
     Attributes:
       kind: "video" (also a sequence of images), "image", "text", "label", "string", "number", or
         "other".
-      many: there is a sequence of them.
       dtype: the type of pixels.
       classes: names of the classes of a label.
     """
 
     kind: str
-    many: bool = False
     dtype: str = "uint8"
     classes: tuple[str, ...] = ()
 
@@ -174,8 +172,7 @@ def _features(
         kind, about = _kind(tree, depth)
         classes = _classes(folder, path, about) if kind == "label" else ()
         dtype = about.get("dtype", "uint8")
-        many = depth > 0 and kind != "video"
-        yield "/".join(path), Feature(kind=kind, many=many, dtype=dtype, classes=classes)
+        yield "/".join(path), Feature(kind=kind, dtype=dtype, classes=classes)
 
 
 def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
