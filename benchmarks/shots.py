@@ -47,7 +47,7 @@ def cut(
     for _, group in itertools.groupby(marked, key=lambda found: found[0]):
         shot: list[np.ndarray] = []
         for _, last in group:
-            shot.append(last.frame.image.to_ndarray(format="rgb24"))
+            shot.append(last.image.to_ndarray(format="rgb24"))
         if limit is not None and last.number >= limit:
             break
         if len(shot) < least:

@@ -191,14 +191,14 @@ def test_another_batch_size_goes_on_too():
     old = Pipeline(**settings, batch_size=8).iterator()
     _take(old, 2)
     new = Pipeline(**settings, batch_size=4).iterator()
-    new.set_state(old.get_state())
+    new.set_states([old.get_state()])
     assert [c for batch in _take(new, 4) for c in batch["caption"]] == captions[16:]
 
 
 def test_a_position_of_something_else_is_refused():
     iterator = Pipeline(source=Numbers(), batch_size=2).iterator()
     with pytest.raises(ValueError, match="position .*INIT_FROM"):
-        iterator.set_state({"next_index": 3})
+        iterator.set_states([{"next_index": 3}])
 
 
 @pytest.mark.parametrize("bad", [(), (1, 4)], ids=["good", "some bad"])
@@ -209,9 +209,9 @@ def test_resume_is_exact(bad):
     state = json.loads(json.dumps(iterator.get_state()))
     expected = _take(iterator, 4)
     fresh = pipeline.iterator()
-    fresh.set_state(state)
+    fresh.set_states([state])
     assert _same(_take(fresh, 4), expected)
-    iterator.set_state(state)  # going back works too
+    iterator.set_states([state])  # going back works too
     assert _same(_take(iterator, 4), expected)
 
 
@@ -228,7 +228,7 @@ def test_workers_change_nothing():
     state = json.loads(json.dumps(iterator.get_state()))
     assert _same(_take(iterator, 1), expected[3:4])
     assert state == without
-    iterator.set_state(state)
+    iterator.set_states([state])
     assert _same(_take(iterator, 3), expected[3:])
     iterator.close()
 

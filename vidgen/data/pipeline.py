@@ -19,8 +19,8 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -85,9 +85,6 @@ class Pipeline(Dataset):
             )
         elif len(self.source) == 0:
             raise ValueError(f"Pipeline.source is empty: {self.source}.")
-        self._check_crop()
-
-    def _check_crop(self) -> None:
         crop, shape = self.crop, self.source.shape
         if crop and (
             crop.frames != shape.frames or crop.height > shape.height or crop.width > shape.width
@@ -127,9 +124,7 @@ class Pipeline(Dataset):
             elements = self.source.elements(
                 seed=self.seed, shuffle=self.shuffle, repeat=self.repeat, process=process
             )
-            examples = _Streamed(
-                elements, _Load(self.source, self.crop, self.crop_attempts), self.seed
-            )
+            examples = _Streamed(elements, self._load, self.seed)
             return BatchIterator(examples, batch_size=local, source=self.source, hopeless=_HOPELESS)
         blocks = Blocks(batch=self.batch_size, index=index, count=count)
         examples = Indexed(blocks, functools.partial(self._reader, blocks))
@@ -144,9 +139,7 @@ class Pipeline(Dataset):
             positions = positions.shuffle(seed=self.seed % 2**32)
         if self.repeat:
             positions = positions.repeat()
-        loaded = positions.random_map(
-            _Load(source, self.crop, self.crop_attempts), seed=self.seed % 2**32
-        )
+        loaded = positions.random_map(self._load_at, seed=self.seed % 2**32)
         # Of an incomplete last batch some processes would have their part, and wait for the others.
         end = len(loaded) - (len(loaded) % blocks.batch if blocks.count > 1 else 0)
         own = grain.MapDataset.range(first, max(first, blocks.numbers(end)))
@@ -155,6 +148,24 @@ class Pipeline(Dataset):
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         )
         return iter(_by_workers(dataset, self.workers, ahead=ahead))
+
+    def _load_at(self, index: int, rng: np.random.Generator) -> Example | TokenExample | _Bad:
+        return self._load(int(index), int(index), rng)
+
+    def _load(
+        self, number: int, what: Any, rng: np.random.Generator
+    ) -> Example | TokenExample | _Bad:
+        """Load what `source.load` takes as `what`; `number` identifies it if it is bad."""
+        try:
+            example = self.source.load(what, rng)
+        except BadExample as bad:
+            return _Bad(number, bad.path, bad.reason)
+        crop = self.crop
+        if crop is None or isinstance(example, TokenExample):
+            return example
+        size = crop.height, crop.width
+        window = random_crop(example.video, *size, rng, attempts=self.crop_attempts)
+        return dataclasses.replace(example, video=window)
 
 
 class BatchIterator:
@@ -179,7 +190,7 @@ class BatchIterator:
         self._batch_size = batch_size
         self._source = source
         self._good = False
-        self._bad_indices: set[int] = set()
+        self._bad_numbers: set[int] = set()
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __iter__(self) -> BatchIterator:
@@ -190,7 +201,7 @@ class BatchIterator:
         while len(batch) < self._batch_size:
             loaded = self._loaded()
             if isinstance(loaded, _Bad):
-                self._skip(loaded)
+                self._skip(*loaded)
             else:
                 self._good = True
                 batch.append(loaded)
@@ -215,30 +226,19 @@ class BatchIterator:
 
     def _caption(self, example: Example | TokenExample) -> str | tuple[str, ...]:
         """Return the caption in the form that the source declares: one, or one for every frame."""
-        count = self._source.captions_per_clip
-        if isinstance(example.caption, str):
-            return example.caption if count == 1 else (example.caption,) * count
-        if len(example.caption) != count:
+        count, captions = self._source.captions_per_clip, example.caption
+        if isinstance(captions, str):
+            captions = (captions,) * count
+        if len(captions) != count:
             raise ValueError(
-                f"{self._source} gave {len(example.caption)} captions for a clip, and says that it "
+                f"{self._source} gave {len(captions)} captions for a clip, and says that it "
                 f"gives {count} (captions_per_clip)."
             )
-        return example.caption[0] if count == 1 else example.caption
+        return captions[0] if count == 1 else captions
 
     def get_state(self) -> dict[str, Any]:
         """Return the position after the last batch, as a dict that JSON can hold."""
         return self._examples.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position.
-
-        Args:
-          state: what `get_state` of an equal pipeline returned.
-
-        Raises:
-          ValueError: it is a position in other data.
-        """
-        self._examples.set_states([state])
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Go to where the processes of a run were, however many they were.
@@ -258,59 +258,31 @@ class BatchIterator:
         """End the worker processes."""
         self._examples.close()
 
-    def _skip(self, bad: _Bad) -> None:
-        if bad.path not in self.skipped:
+    def _skip(self, number: int, path: str, reason: str) -> None:
+        if path not in self.skipped:
             count = len(self.skipped) + 1
-            log.warning("skipped %s: %s (%d bad so far)", bad.path, bad.reason, count)
-        self.skipped[bad.path] += 1
-        self._bad_indices |= set() if self._good else {bad.index}
-        if not self._good and len(self._bad_indices) >= self._hopeless:
+            log.warning("skipped %s: %s (%d bad so far)", path, reason, count)
+        self.skipped[path] += 1
+        self._bad_numbers |= set() if self._good else {number}
+        if not self._good and len(self._bad_numbers) >= self._hopeless:
             raise ValueError(
                 f"none of the first {self._hopeless} examples of {self._source} can be used; "
-                f"the last one was {bad.path}: {bad.reason}."
+                f"the last one was {path}: {reason}."
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Bad:
+class _Bad(NamedTuple):
     """Stands in the place of an example that could not be loaded."""
 
-    index: int
+    number: int
     path: str
     reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Load:
-    """A function from (index, rng) to an example, or to the reason why there is none."""
-
-    source: Source | Stream
-    crop: VideoShape | None = None
-    crop_attempts: int = 1
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Example | TokenExample | _Bad:
-        return self.loaded(int(index), int(index), rng)
-
-    def loaded(
-        self, index: int, what: Any, rng: np.random.Generator
-    ) -> Example | TokenExample | _Bad:
-        """Load what `source.load` takes as `what`; `index` identifies it if it is bad."""
-        try:
-            example = self.source.load(what, rng)
-        except BadExample as bad:
-            return _Bad(index=index, path=bad.path, reason=bad.reason)
-        crop = self.crop
-        if crop is None or isinstance(example, TokenExample):
-            return example
-        size = crop.height, crop.width
-        window = random_crop(example.video, *size, rng, attempts=self.crop_attempts)
-        return dataclasses.replace(example, video=window)
 
 
 class _Streamed:
     """The examples of a stream; the one at position i is loaded with random generator i."""
 
-    def __init__(self, elements: PartsInOrder, load: _Load, seed: int) -> None:
+    def __init__(self, elements: PartsInOrder, load: Callable[..., Any], seed: int) -> None:
         self._elements, self._load, self._seed = elements, load, seed
         self.get_state, self.set_states = elements.get_state, elements.set_states
         self.close = elements.close
@@ -318,7 +290,7 @@ class _Streamed:
     def __next__(self) -> Example | TokenExample | _Bad:
         position, element = next(self._elements)
         rng = np.random.default_rng((self._seed, position))
-        return self._load.loaded(position, element, rng)
+        return self._load(position, element, rng)
 
 
 def in_order(
@@ -337,24 +309,19 @@ def in_order(
       The examples; a BadExample takes the place of one that cannot be used.
     """
     positions = grain.MapDataset.range(len(numbers))
-    loaded = positions.map(_LoadOrTell(source, numbers, seed))
+    loaded = positions.map(functools.partial(_load_or_tell, source, numbers, seed))
     dataset = loaded.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD))
     return iter(_by_workers(dataset, workers, ahead=_AHEAD))
 
 
-@dataclasses.dataclass(frozen=True)
-class _LoadOrTell:
-    """A function from a position to an example, or to the reason why there is none."""
-
-    source: Source
-    numbers: Sequence[int]
-    seed: int
-
-    def __call__(self, position: int) -> Example | TokenExample | BadExample:
-        number = self.numbers[int(position)]
-        rng = np.random.default_rng((self.seed, number))
-        example = _Load(self.source).loaded(number, number % len(self.source), rng)
-        return BadExample(example.path, example.reason) if isinstance(example, _Bad) else example
+def _load_or_tell(
+    source: Source, numbers: Sequence[int], seed: int, position: int
+) -> Example | TokenExample | BadExample:
+    number = numbers[int(position)]
+    try:
+        return source.load(number % len(source), np.random.default_rng((seed, number)))
+    except BadExample as bad:
+        return BadExample(bad.path, bad.reason)  # without the frames of its traceback
 
 
 def _by_workers(dataset: grain.IterDataset, workers: int, *, ahead: int) -> grain.IterDataset:

@@ -11,7 +11,7 @@ process p of P         the p-th block of B / P of each batch, its examples numbe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -81,7 +81,8 @@ class Blocks:
 class Indexed:
     """The examples of one process; reading begins when the first is asked for."""
 
-    def __init__(self, blocks: Blocks, read: Callable[[int], Iterator[Any]]) -> None:
+    def __init__(self, blocks: Blocks, read: Callable[[int], Any]) -> None:
+        """Take what reads the examples from one's number on; it can be closed."""
         self._blocks, self._read = blocks, read
         self._number, self._reader = 0, None
 
@@ -114,15 +115,12 @@ class Indexed:
                 "on with the data that the run began with, or begin anew with INIT_FROM."
             )
         layout = {name: value for name, value in self.get_state().items() if name != "position"}
-        places = [int(state["position"]) for state in states]
-        same_part = [
-            at for at, state in zip(places, states, strict=True) if layout.items() <= state.items()
-        ]
-        self._number = self._blocks.numbers(same_part[0] if same_part else max(places))
+        own = [state for state in states if layout.items() <= state.items()]
+        places = [int(state["position"]) for state in own[:1] or states]
+        self._number = self._blocks.numbers(max(places))
 
     def close(self) -> None:
         """Stop reading ahead."""
-        close = getattr(self._reader, "close", None)
-        if close is not None:
-            close()
+        if self._reader is not None:
+            self._reader.close()
         self._reader = None

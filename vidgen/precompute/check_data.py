@@ -99,6 +99,7 @@ class CheckData:
         numbers = self._numbers()
         files = [file for file in self.probed().values() if file is not None]
         loaded = list(self._each(self._load, numbers, "reading"))
+        sizes = collections.Counter(f"{file.height}x{file.width}" for file in files)
         refused = [one.refused for one in loaded if one.refused is not None]
         shape, encoder = self.source.shape, self.text_encoder
         length = None if encoder is None else encoder.length
@@ -110,7 +111,7 @@ class CheckData:
             "image_packs": sum(one.images for one in loaded),
             "seconds": summary([file.seconds for file in files]),
             "fps": summary([file.fps for file in files]),
-            "sizes": _counted(f"{file.height}x{file.width}" for file in files),
+            "sizes": dict(sizes.most_common()),
             "captions": caption_facts(self._captions(loaded), length),
             "refused": [{"file": name, "why": why} for name, why in refused],
             "left_out": [{"file": name, "why": why} for name, why in self.source.left_out()],
@@ -203,10 +204,6 @@ def of_shape(source: Source, shape: VideoShape) -> Source:
 def _spread(count: int, wanted: int) -> list[int]:
     """Return so many numbers of 0 ... count - 1, evenly spread, each once."""
     return [number * count // wanted for number in range(wanted)]
-
-
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    return dict(collections.Counter(values).most_common())
 
 
 def summary(values: Sequence[float | int]) -> dict[str, float] | None:

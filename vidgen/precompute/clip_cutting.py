@@ -30,7 +30,7 @@ from vidgen.data.sources.array_records import SUFFIX, write_records
 from vidgen.data.sources.clip_records import ClipRecord
 from vidgen.data.video.files import shrink
 from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
-from vidgen.data.video.sinks import AV_KINDS, AvSink
+from vidgen.data.video.sinks import AvSink
 from vidgen.precompute.shots import (
     THUMBNAIL,
     CutDetector,
@@ -232,8 +232,7 @@ def _clips(film: SourceVideo, cutter: ClipCutter, counts: Counts) -> Iterator[Cl
         for first in frames:
             rest = itertools.islice(frames, cutter.most - 1)
             clip = _clip(film, cutter, itertools.chain([first], rest))
-            frames_of_clip = clip.metadata["frames"]
-            if frames_of_clip < cutter.shape.frames:
+            if clip.metadata["frames"] < cutter.shape.frames:
                 counts["rejected clips", f"fewer than {cutter.shape.frames} frames"] += 1
                 continue
             _count(counts, clip, cutter.shape.fps)
@@ -258,35 +257,34 @@ def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]
     """Encode frames into a record while they come."""
     shape, buffer, first, last, count = cutter.shape, io.BytesIO(), None, None, 0
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.
-    options = AV_KINDS[_KIND].options | {"crf": str(cutter.quality), "threads": "1"}
-    kind = dataclasses.replace(AV_KINDS[_KIND], options=options)
-    sink = AvSink(buffer, kind, shape.fps, (shape.height, shape.width), growing=False)
+    options = {"crf": str(cutter.quality), "threads": "1"}
+    size = shape.height, shape.width
+    sink = AvSink(buffer, shape.fps, size, kind=_KIND, growing=False, **options)
     pixels = np.zeros((0,))
     for frame in frames:
         if last is None or frame.number != last.number:
-            pixels = shrink(frame.frame, shape)
+            pixels = shrink(frame, shape)
         first, last, count = first or frame, frame, count + 1
         sink.write(pixels[None])
     sink.close()
     assert first is not None and last is not None
     height, width = first.size
-    metadata = {
-        "film": film.name,
-        "first_frame": first.number,
-        "last_frame": last.number,
-        "start": first.time,
-        "frames": count,
-        "film_height": height,
-        "film_width": width,
-        "film_fps": 1 / first.step,
-    }
     return ClipRecord(
         key=hashlib.sha256(f"{film.name}\n{first.number}".encode()).hexdigest()[:32],
         caption=film.captions[0] if film.captions else "",
         other_captions=film.captions[1:],
         suffix=_KIND,
         content=buffer.getvalue(),
-        metadata=metadata,
+        metadata={
+            "film": film.name,
+            "first_frame": first.number,
+            "last_frame": last.number,
+            "start": first.time,
+            "frames": count,
+            "film_height": height,
+            "film_width": width,
+            "film_fps": 1 / first.step,
+        },
     )
 
 

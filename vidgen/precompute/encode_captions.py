@@ -76,13 +76,12 @@ class Encode:
         shards = text_cache.TextShards(self.output)
         done = set(shards.keys_of(part))
         fresh = text_cache.own_captions(self.source.captions(), part, parts, done)
-        before = len(done)
-        with progress_bar(initial=before, unit=" captions", desc="encoding") as progress:
+        with progress_bar(initial=len(done), unit=" captions", desc="encoding") as progress:
             while shard := list(itertools.islice(fresh, self.shard_size)):
                 text = self._encoded(encoder, shard, progress)
                 shards.add(part, shards.count(part), shard, text, dtype=self.dtype)
         count = shards.finish_part(part)
-        log.info("%d captions are in %s, %d of them new", count, self.output, count - before)
+        log.info("%d captions are in %s, %d of them new", count, self.output, count - len(done))
         wait_for_all_processes("captions encoded")
 
     def _encoded(self, encoder: TextEncoder, captions: list[str], progress: tqdm) -> TextEmbedding:

@@ -103,12 +103,9 @@ class EncodeTokens:
             total, initial=total - len(numbers), unit=" clips", desc="encoding"
         ) as progress:
             for number in range(done, manifest.shards(part)):
-                first = (number - done) * self.shard_size
-                count = min(self.shard_size, len(numbers) - first)
+                of_shard = itertools.islice(loaded, self.shard_size)
                 shard: list[TokenExample | BadExample] = []
-                while len(shard) < count:
-                    wanted = min(self.batch_size, count - len(shard))
-                    batch = list(itertools.islice(loaded, wanted))
+                while batch := list(itertools.islice(of_shard, self.batch_size)):
                     shard += self._encoded(encode, params, batch)
                     progress.update(len(batch))
                 shards.add(part, number, shard, manifest.dtype)

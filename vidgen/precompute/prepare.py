@@ -24,7 +24,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from vidgen import paths
 from vidgen.data.sources.array_records import read_record
@@ -176,28 +176,13 @@ class Prepare:
             shutil.rmtree(old, ignore_errors=True)
         if not statistics["clips"]:
             raise ValueError(f"no clip came of {bad} videos; {self.output}/{REJECTED} says why.")
-        log.info(
-            "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)",
-            statistics["clips"],
-            statistics["seconds"],
-            statistics["bytes"] / 1e6,
-            statistics["films"] - bad,
-            self.output,
-            bad,
-            REJECTED,
-        )
+        text = "%d clips (%.0f s, %.1f MB) of %d videos are in %s; %d videos were rejected (%s)"
+        clips, seconds, size = (statistics[name] for name in ("clips", "seconds", "bytes"))
+        used = statistics["films"] - bad
+        log.info(text, clips, seconds, size / 1e6, used, self.output, bad, REJECTED)
 
 
 # What the workers do: functions of the module, so that they can be sent to other processes. -------
-
-
-class _Place(NamedTuple):
-    """The place of a clip in the records of its video; sorts in the order of a shard."""
-
-    without_caption: bool
-    key: str
-    records: str
-    number: int
 
 
 def _listed(work: str) -> Iterator[SourceVideo]:
@@ -216,17 +201,15 @@ def _cut(film: SourceVideo, cutter: ClipCutter, work: str, skip: bool) -> Cut:
 
 
 def _places(cut: Cut, shards: int) -> Iterator[tuple[int, tuple]]:
+    """Say where each clip is, for its shard; sorted, these are in the order of the shard."""
     for number, key in enumerate(cut.keys):
-        place = _Place(not cut.captioned, key, cut.records, number)
-        yield int(key, 16) % shards, tuple(place)
+        yield int(key, 16) % shards, (not cut.captioned, key, cut.records, number)
 
 
 def _write(group: tuple[int, Iterable[tuple | None]], shards: int, work: str) -> Shard:
     number, places = group
-    places_in_order = sorted(_Place(*place) for place in places if place is not None)
-    clips = (
-        ClipRecord.unpack(read_record(place.records, place.number)) for place in places_in_order
-    )
+    in_order = sorted(place for place in places if place is not None)
+    clips = (ClipRecord.unpack(read_record(records, row)) for *_, records, row in in_order)
     return write_shard(os.path.join(work, "shards"), number, shards, clips)
 
 

@@ -149,15 +149,14 @@ def by_list(frames: Iterable[F], shots: Sequence[Shot]) -> Iterator[tuple[int, F
     Yields:
       (number of the shot, frame).
     """
-    numbered = iter(enumerate(shots))
-    current = next(numbered, None)
+    shot = 0
     for number, frame in enumerate(frames):
-        while current is not None and number >= current[1][1]:
-            current = next(numbered, None)
-        if current is None:
+        while shot < len(shots) and number >= shots[shot][1]:
+            shot += 1
+        if shot == len(shots):
             return
-        if number >= current[1][0]:
-            yield current[0], frame
+        if number >= shots[shot][0]:
+            yield shot, frame
 
 
 def shots_file(video: str | os.PathLike) -> pathlib.Path:

@@ -65,12 +65,11 @@ def suggest(files: Sequence[Probed]) -> Suggestion:
         frames = max(1, min(frames, math.floor(seconds * fps + 0.1)))
     height, width = _sides(base, [math.log(file.width / file.height) for file in files])
     shape = dataclasses.replace(base, frames=frames, fps=fps, height=height, width=width)
-    changed = {
-        field: getattr(shape, field)
-        for field in ("frames", "height", "width", "fps")
-        if getattr(shape, field) != getattr(base, field)
-    }
-    changes = tuple(f"base/VideoShape.{field}={value!r}" for field, value in changed.items())
+    changes = tuple(
+        f"base/VideoShape.{field}={value!r}"
+        for field, value in dataclasses.asdict(shape).items()
+        if value != getattr(base, field)
+    )
     return Suggestion(name, shape, changes)
 
 

@@ -180,7 +180,7 @@ def test_one_of_several_is_drawn_at_each_visit(several):
         pipeline = Pipeline(source=source, batch_size=2, seed=seed, workers=workers)
         iterator = pipeline.iterator(process=process)
         if state:
-            iterator.set_state(state)
+            iterator.set_states([state])
         found = [next(iterator)["caption"] for _ in range(count)]
         saved = iterator.get_state()
         iterator.close()

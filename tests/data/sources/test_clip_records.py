@@ -224,7 +224,7 @@ def test_exact_resume(pipeline):
     state = json.loads(json.dumps(one.get_state()))
     rest = [next(one) for _ in range(5)]
     two = pipeline.iterator()
-    two.set_state(state)
+    two.set_states([state])
     for batch in rest:
         found = next(two)
         assert found["caption"] == batch["caption"]

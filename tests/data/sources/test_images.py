@@ -235,7 +235,7 @@ def test_resume_is_exact():
     state = json.loads(json.dumps(iterator.get_state()))
     expected = take(iterator, 4)
     fresh = pipeline.iterator()
-    fresh.set_state(state)
+    fresh.set_states([state])
     assert same(take(fresh, 4), expected)
 
 

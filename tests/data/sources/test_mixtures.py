@@ -80,7 +80,7 @@ def test_processes_and_restarts_change_nothing():
     for _ in range(3):
         next(again)
     restarted = pipeline.iterator()
-    restarted.set_state(again.get_state())
+    restarted.set_states([again.get_state()])
     assert [next(restarted)["caption"] for _ in range(5)] == whole[3:]
 
 

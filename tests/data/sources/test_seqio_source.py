@@ -101,7 +101,7 @@ def test_going_on_is_exact(before):
     expected = taken(iterator, 4)
     iterator.close()
     again = pipeline.iterator()
-    again.set_state(state)
+    again.set_states([state])
     assert same(taken(again, 4), expected)
 
 

@@ -226,7 +226,7 @@ def test_a_stream_in_a_pipeline(crop):
     state = json.loads(json.dumps(iterator.get_state()))
     iterator.close()
     again = pipeline.iterator()
-    again.set_state(state)
+    again.set_states([state])
     assert same(taken(again, 7), whole[5:])
 
 

@@ -218,7 +218,7 @@ def test_batches_do_not_depend_on_processes(tmp_path, clip):
     state = again.get_state()
     following = next(again)["caption"]
     third = pipeline.iterator()
-    third.set_state(state)
+    third.set_states([state])
     assert next(third)["caption"] == following == whole[1]
 
 

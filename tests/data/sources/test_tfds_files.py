@@ -28,13 +28,13 @@ def test_features(tfds_sets):
     assert bair["image_main"] == bair["image_aux1"] == Feature(kind="video")
     assert bair["action"].kind == "other"
     described = open_split("described", "train", str(tfds_sets)).features
-    assert {name: (f.kind, f.many) for name, f in described.items()} == {
-        "captions": ("text", True),
-        "clip/frames": ("video", False),
-        "file": ("string", False),
-        "fps": ("number", False),
-        "rank": ("label", False),
-        "title": ("text", False),
+    assert {name: feature.kind for name, feature in described.items()} == {
+        "captions": "text",
+        "clip/frames": "video",
+        "file": "string",
+        "fps": "number",
+        "rank": "label",
+        "title": "text",
     }
     assert described["rank"].classes == tuple("012345678")
     photos = open_split("photos", "train", str(tfds_sets)).features

@@ -158,7 +158,7 @@ def test_images(source):
 def batches(pipeline, count, process=(0, 1), state=None):
     iterator = pipeline.iterator(process=process)
     if state is not None:
-        iterator.set_state(state)
+        iterator.set_states([state])
     found = [next(iterator)["video"] for _ in range(count)]
     state = iterator.get_state()
     iterator.close()

@@ -4,7 +4,6 @@ import av
 import numpy as np
 import pytest
 
-from vidgen.data.video.decode import Timed
 from vidgen.data.video.encode import write_video
 from vidgen.data.video.files import BadExample
 from vidgen.data.video.frames import StreamedFrame, at_rate, stream_frames
@@ -60,7 +59,7 @@ def test_a_film_that_ends_too_early(tmp_path):
 def at(fps, count):
     """Frames at a rate; nothing looks at their pictures."""
     picture = av.VideoFrame(2, 2)
-    return [StreamedFrame(i, 1 / fps, Timed(i / fps, picture)) for i in range(count)]
+    return [StreamedFrame(i / fps, picture, number=i, step=1 / fps) for i in range(count)]
 
 
 def rated(frames, fps):

@@ -58,8 +58,8 @@ def test_composite_is_linear_in_alpha():
     frame = np.zeros((1, 3, 4), np.uint8)
     frame[..., 0] = 200
     frame[0, :, 3] = 0, 51, 255
-    out = transforms.composite(frame, (100, 100, 100))
-    assert out[0].tolist() == [[100, 100, 100], [120, 80, 80], [200, 0, 0]]
+    out = transforms.composite(frame)
+    assert out[0].tolist() == [[255, 255, 255], [244, 204, 204], [200, 0, 0]]
 
 
 def test_invisible_color_does_not_leak_when_resizing():

@@ -218,18 +218,15 @@ class EncodedText:
     @functools.cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
         """All keys in order, and (part, shard, record) of each."""
-        shards, keys, places = TextShards(self.path), [], []
+        shards = TextShards(self.path)
         names = shards.list_names()
+        keys, places = [np.zeros(0, f"S{_HASH}")], [np.zeros((0, 3), np.int32)]
         for part in range(self._manifest.parts):
             for number in range(shards.count(part, names)):
                 table = shards.keys(part, number).view(f"S{_HASH}").reshape(-1)
                 keys.append(table)
-                rows = np.arange(len(table), dtype=np.int32)
-                places.append(
-                    np.stack([np.full_like(rows, part), np.full_like(rows, number), rows], 1)
-                )
-        if not keys:
-            return np.zeros(0, f"S{_HASH}"), np.zeros((0, 3), np.int32)
+                places.append(np.full((len(table), 3), (part, number, 0), np.int32))
+                places[-1][:, 2] = np.arange(len(table))
         flat = np.concatenate(keys)
         order = np.argsort(flat, kind="stable")
         return flat[order], np.concatenate(places)[order]

@@ -33,16 +33,13 @@ class RecordsError(ValueError):
 
 def write_records(
     path: str | os.PathLike, records: Iterable[bytes], *, compressed: bool = True
-) -> int:
+) -> None:
     """Write a file of records, whole or not at all.
 
     Args:
       path: the path of the file, which is replaced.
       records: taken one at a time.
       compressed: False for what is packed already, such as videos.
-
-    Returns:
-      How many records it has.
 
     Raises:
       OSError: it cannot be written; names the path.
@@ -52,9 +49,17 @@ def write_records(
         writer = array_record_module.ArrayRecordWriter(
             str(partial), _OPTIONS if compressed else f"{_OPTIONS},uncompressed"
         )
-        count = _write(writer, records, path)
+        try:
+            for record in records:
+                with _errors_naming(path):
+                    writer.write(record)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                writer.close()
+            raise
+        with _errors_naming(path):
+            writer.close()
         paths.move_to(partial, path)
-    return count
 
 
 @contextlib.contextmanager
@@ -70,22 +75,6 @@ def _partial(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _write(writer: Any, records: Iterable[bytes], path: str | os.PathLike) -> int:
-    count = 0
-    try:
-        for record in records:
-            with _errors_naming(path):
-                writer.write(record)
-            count += 1
-    except BaseException:
-        with contextlib.suppress(RuntimeError):
-            writer.close()
-        raise
-    with _errors_naming(path):
-        writer.close()
-    return count
 
 
 @contextlib.contextmanager

@@ -53,9 +53,8 @@ def csv_rows(
     rows = csv.reader(_lines(table, ""), strict=True, skipinitialspace=True)
     header = _next(table, rows) or []
     names = [name.strip() for name in header]
-    if not {name_column, "caption"} <= set(names) or len(set(names) - {""}) < len(
-        names
-    ) - names.count(""):
+    named = [name for name in names if name]
+    if not {name_column, "caption"} <= set(named) or len(set(named)) < len(named):
         raise ValueError(_wrong_header(table, name_column, names))
     name_at, caption_at = names.index(name_column), names.index("caption")
     while True:
@@ -134,14 +133,12 @@ def jsonl_rows(table: str) -> Iterator[CaptionRow]:
             entry = parsed(line)
         except ValueError as error:
             entry, what = None, f" ({error})"
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("file"), str)
-            or "caption" not in entry
-        ):
-            example = json.dumps({"file": "a.mp4", "caption": "a cat runs"})
-            raise ValueError(f"{table} line {number} is not like {example}{what}.")
-        yield CaptionRow(number, entry["file"].strip(), entry["caption"])
+        match entry:
+            case {"file": str(name), "caption": caption}:
+                yield CaptionRow(number, name.strip(), caption)
+            case _:
+                example = json.dumps({"file": "a.mp4", "caption": "a cat runs"})
+                raise ValueError(f"{table} line {number} is not like {example}{what}.")
 
 
 def _lines(table: str, newline: str) -> Iterator[str]:

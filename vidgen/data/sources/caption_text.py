@@ -93,12 +93,11 @@ def captions_in(value: object) -> tuple[str, ...]:
     """
     if value is None or (isinstance(value, float) and value != value):
         return ()
-    values: Sequence[object] = value if isinstance(value, list | tuple) else [value]
-    texts = [text for text in values if isinstance(text, str)]
-    if len(texts) < len(values):
-        wrong = next(text for text in values if not isinstance(text, str))
-        where = "is a list with " if values is value else "is "
-        raise ValueError(f"its caption {where}{_kind(wrong)}, not text")
+    texts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            where = "is a list with " if texts is value else "is "
+            raise ValueError(f"its caption {where}{_kind(text)}, not text")
     return unique(texts)
 
 

@@ -13,6 +13,7 @@ no file are counted in the log, as are files that are neither read nor captions.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import posixpath
@@ -29,7 +30,7 @@ from vidgen.data.sources.caption_text import (
     parsed,
     unique,
 )
-from vidgen.data.sources.file_names import FileNames, stem, suffix
+from vidgen.data.sources.file_names import FileNames, grouped, stem, suffix
 
 MISSING_CAPTIONS = ("skip", "empty")
 CaptionedFile = tuple[str, tuple[str, ...]]  # a file and its captions
@@ -202,22 +203,17 @@ def _none(path: str, kind: str, missing: Sequence[str], found: FolderCaptions) -
     """Say why no file can be used."""
     count = len(missing) + len(found.unreadable)
     text = f"the data folder {path} holds {count} {kind}s but no caption for any: "
-    text += "".join(f"{notice}; " for notice in found.notices)
+    why = list(found.notices)
     if found.unreadable:
         bad, reason = next(iter(found.unreadable.items()))
-        text += f"{len(found.unreadable)} have a caption that cannot be read, e.g. {bad}: {reason}"
-        return text + ("; and " if missing else ".") + _looked_for(missing)
-    return text + _looked_for(missing)
-
-
-def _looked_for(missing: Sequence[str]) -> str:
-    if not missing:
-        return ""
-    name = posixpath.splitext(posixpath.basename(missing[0]))[0]
-    return (
-        f"looked for {name}.txt and the like, captions.jsonl and captions.csv "
-        "(columns file, caption)."
-    )
+        why.append(
+            f"{len(found.unreadable)} have a caption that cannot be read, e.g. {bad}: {reason}"
+        )
+    if missing:
+        name = posixpath.splitext(posixpath.basename(missing[0]))[0]
+        tables = "captions.jsonl and captions.csv (columns file, caption)"
+        why.append(f"looked for {name}.txt and the like, {tables}")
+    return f"{text}{'; '.join(why)}."
 
 
 def folder_captions(path: str, files: Sequence[str], wanted: Sequence[str]) -> FolderCaptions:
@@ -273,9 +269,8 @@ def _of_json(data: bytes) -> tuple[str, ...]:
     value = parsed(data.decode("utf-8-sig"))
     if isinstance(value, dict):
         return captions_in(value.get("caption"))
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
-        return captions_in(texts)
+    with contextlib.suppress(ValueError):  # it may be about anything
+        return captions_in(value)
     return ()
 
 
@@ -286,20 +281,11 @@ def _beside(files: Sequence[str], wanted: Sequence[str], ending: str) -> dict[st
       ValueError: there are two.
     """
     there = {file for file in files if suffix(file) == ending}
-    beside, rest = {}, []
-    for file in wanted if there else ():
-        name = posixpath.splitext(file)[0] + ending
-        if name in there:
-            beside[file] = name
-        else:
-            rest.append(file)
-    if not rest:
-        return beside
-    by_stem: dict[str, list[str]] = {}
-    for file in sorted(there - set(beside.values())):
-        by_stem.setdefault(stem(file), []).append(file)
-    for file in rest if by_stem else ():
-        candidates = by_stem.get(stem(file), ())
+    names = ((file, posixpath.splitext(file)[0] + ending) for file in wanted)
+    beside = {file: name for file, name in names if name in there}
+    by_stem = grouped((stem(file), file) for file in sorted(there - set(beside.values())))
+    for file in wanted if by_stem else ():
+        candidates = () if file in beside else by_stem.get(stem(file), ())
         if len(candidates) > 1:
             raise ValueError(f"{file} has both {' and '.join(candidates)} beside it; leave one.")
         if candidates:

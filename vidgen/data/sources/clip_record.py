@@ -46,8 +46,7 @@ class ClipRecord:
         Returns:
           A msgpack map; `other_captions` is left out where there are none.
         """
-        fields = dataclasses.fields(self)
-        found = {field.name: getattr(self, field.name) for field in fields}
+        found = dict(vars(self))
         if not self.other_captions:
             del found["other_captions"]
         return cast(bytes, msgpack.packb(found, unicode_errors="surrogatepass"))

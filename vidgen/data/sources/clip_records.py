@@ -30,7 +30,6 @@ from vidgen import paths
 from vidgen.data.source import BadExample, Example, Source, captioned
 from vidgen.data.sources.array_records import (
     SUFFIX,
-    RecordsError,
     count_records,
     read_record,
     write_records,
@@ -155,7 +154,8 @@ def write_shard(
       ValueError: a clip with a caption comes after one without.
       OSError: it cannot be written.
     """
-    path = paths.join(folder, shard_name(number, shards))
+    file = shard_name(number, shards)
+    path = paths.join(folder, file)
     lines: list[str] = []
     captioned = 0
 
@@ -171,10 +171,10 @@ def write_shard(
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
             yield clip.pack()
 
-    count = write_records(path, packed(), compressed=False)
+    write_records(path, packed(), compressed=False)
     paths.write(captions_file(path), "".join(lines).encode("utf-8", "surrogatepass"))
     size = paths.stat(path).size or 0
-    return Shard(file=shard_name(number, shards), examples=count, captioned=captioned, size=size)
+    return Shard(file=file, examples=len(lines), captioned=captioned, size=size)
 
 
 def captions_file(shard: str | os.PathLike) -> str:
@@ -302,7 +302,7 @@ class ClipRecords(Source):
         name = f"{shard}[{record}]"
         try:
             clip = ClipRecord.unpack(read_record(shard, record))
-        except (RecordsError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             reason = str(error).removeprefix(f"{shard}: ").rstrip(".")
             raise BadExample(name, reason) from error
         return Packed(f"{name}/{clip.key}{clip.suffix}", clip.content), clip

@@ -19,7 +19,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vidgen import paths
 
@@ -92,7 +92,8 @@ class FileNames:
         literal = posixpath.normpath(posixpath.join(table_folder, name))
         if literal in self._all:
             return literal
-        for places in (self._direct(name, table_folder), self._by_own_name(name, table_folder)):
+        direct = self._direct(name, table_folder)
+        for places in ((direct,), self._by_own_name(name, table_folder)):
             matches = dict.fromkeys(file for place in places for file in self._at(place))
             if len(matches) > 1:
                 first, second, *_ = matches
@@ -112,21 +113,17 @@ class FileNames:
         """
         return suffix(text) in self._suffixes
 
-    def _direct(self, name: str, table_folder: str) -> Iterator[str]:
-        """Yield the first place at which the path itself has a file."""
+    def _direct(self, name: str, table_folder: str) -> str:
+        """Return the first place at which the path itself has a file; "" where there is none."""
         name = _slashed(name)
         if not _is_absolute(name):
             bases = (table_folder, "") if "/" in name else (table_folder,)
             for base, root in itertools.product(dict.fromkeys(bases), self._roots):
                 inside = self._inside(posixpath.join(root, base, name))
                 if inside and self._at(inside):
-                    yield inside
-                    return
-            return
-        for path in (name, self._real(name)):
-            if inside := self._inside(path):
-                yield inside
-                return
+                    return inside
+            return ""
+        return self._inside(name) or self._inside(self._real(name))
 
     def _by_own_name(self, name: str, table_folder: str) -> Iterator[str]:
         """Yield the places that follow a part of the path that has the folder's name."""
@@ -163,14 +160,22 @@ class FileNames:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, tuple[str, ...]]:
-        return _grouped((_key(file), file) for file in self._wanted)
+        return grouped((_key(file), file) for file in self._wanted)
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, tuple[str, ...]]:
-        return _grouped((stem(file), file) for file in self._wanted)
+        return grouped((stem(file), file) for file in self._wanted)
 
 
-def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Group files by what they have in common.
+
+    Args:
+      pairs: (key, file) of each.
+
+    Returns:
+      The files of each key, in their order.
+    """
     groups: dict[str, tuple[str, ...]] = {}
     for key, file in pairs:
         groups[key] = (*groups.get(key, ()), file)

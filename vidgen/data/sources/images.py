@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ImageOps
 
 from vidgen.data.source import BadExample, Example, Source, TokenExample, captioned
 from vidgen.data.sources.captions import MISSING_CAPTIONS
@@ -31,6 +30,7 @@ from vidgen.data.sources.files import File, as_bad_example
 from vidgen.data.sources.folder import FolderSource
 from vidgen.data.video import pictures, transforms
 from vidgen.data.video.files import VIDEO_SUFFIXES, read_clip
+from vidgen.data.video.orientation import upright
 from vidgen.types import VideoShape
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -81,8 +81,7 @@ class Joint(Source):
 
     def __post_init__(self) -> None:
         for name in ("videos", "images"):
-            source: object = getattr(self, name)
-            if not isinstance(source, Source):
+            if not isinstance(source := getattr(self, name), Source):
                 raise ValueError(f"Joint.{name} is {source!r}, which is not read in random order.")
             if not len(source):
                 raise ValueError(f"Joint.{name} is empty: {source}.")
@@ -138,21 +137,19 @@ class Joint(Source):
             independent_frames=True,
         )
 
-    def _image(self, index: int, rng: np.random.Generator) -> Example:
-        """Load image `index`, or another if it cannot be read: one bad file loses no pack."""
-        bad: BadExample | None = None
-        for _ in range(_DRAWS):
-            try:
-                example = self.images.load(index, rng)
-                if not isinstance(example, Example):
-                    raise ValueError(f"Joint.images gives tokens: {self.images}.")
-                return example
-            except BadExample as error:
-                bad = error
-                _warn_replaced(bad.path, bad.reason)
-                index = int(rng.integers(len(self.images)))
-        assert bad is not None  # _DRAWS is positive
-        raise BadExample(bad.path, f"{bad.reason}; {_DRAWS - 1} others cannot be used either")
+    def _image(self, index: int, rng: np.random.Generator, others: int = _DRAWS - 1) -> Example:
+        """Load image `index`, or one of so many others: a bad file loses no pack."""
+        try:
+            example = self.images.load(index, rng)
+        except BadExample as error:
+            _warn_replaced(error.path, error.reason)
+            if not others:
+                reason = f"{error.reason}; {_DRAWS - 1} others cannot be used either"
+                raise BadExample(error.path, reason) from error
+            return self._image(int(rng.integers(len(self.images))), rng, others - 1)
+        if not isinstance(example, Example):
+            raise ValueError(f"Joint.images gives tokens: {self.images}.")
+        return example
 
 
 def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
@@ -168,8 +165,7 @@ def read_image(path: File) -> UInt8[np.ndarray, "h w 3"]:
       BadExample: no such file, not a picture, or damaged.
     """
     with as_bad_example(path), pictures.opened(path) as image:
-        upright: Any = ImageOps.exif_transpose(image)
-        return pictures.to_rgb(upright)
+        return pictures.to_rgb(upright(image))
 
 
 def read_content(

@@ -92,6 +92,4 @@ class Mixture(Source):
         """The cumulative probabilities of the sources; the last is 1, which no draw reaches."""
         sizes = [len(source) for source in self.sources]
         rates = np.cumsum(np.asarray(sizes if self.rates is None else self.rates, np.float64))
-        shares = rates / rates[-1]
-        shares[shares >= 1] = 1.0
-        return shares
+        return rates / rates[-1]

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -106,13 +107,10 @@ class SeqioSource(Stream):
         if not self.caption:
             yield ""
             return
-        for task in range(len(self._tasks)):
-            for part in range(self.parts):
-                for where, values in self._part(
-                    task=task, part=part, seed=0, shuffle=False, skip=0
-                ):
-                    with contextlib.suppress(BadExample):
-                        yield from self._captions(where, values)
+        for task, part in itertools.product(range(len(self._tasks)), range(self.parts)):
+            for where, values in self._part(task=task, part=part, seed=0, shuffle=False, skip=0):
+                with contextlib.suppress(BadExample):
+                    yield from self._captions(where, values)
 
     def load(self, element: tuple[str, dict[str, Any]], rng: np.random.Generator) -> Example:
         """Cut a clip from a random place of an element's video, or take its image.

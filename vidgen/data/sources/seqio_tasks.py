@@ -64,13 +64,12 @@ def register(
 
 def _arrays(source: Source, encoder: TextEncoder | None) -> dict[str, np.ndarray]:
     """Return an empty example: the features with their shapes and dtypes."""
+    video = {"video": np.zeros(source.shape.thwc, np.uint8)}
     if encoder is None:
-        return {"video": np.zeros(source.shape.thwc, np.uint8), "caption": np.array(b"", object)}
-    text = np.zeros((encoder.length, encoder.dim), np.float32)
+        return video | {"caption": np.array(b"", object)}
     grid = getattr(source, "grid", None)  # of tokens (data/cache/token_cache.py)
-    pixels = {"tokens": np.zeros(grid, np.int32)} if grid else {}
-    return (pixels or {"video": np.zeros(source.shape.thwc, np.uint8)}) | {
-        "text": text,
+    return ({"tokens": np.zeros(grid, np.int32)} if grid else video) | {
+        "text": np.zeros((encoder.length, encoder.dim), np.float32),
         "text_mask": np.zeros(encoder.length, bool),
         "independent_frames": np.array(False),
     }

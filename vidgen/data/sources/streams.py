@@ -78,9 +78,14 @@ class PartsInOrder:
         own = range(index % lanes, lanes, count)
         self._start = {"position": index, "lanes": {str(lane): None for lane in own}}
         self._lanes_of_all, self._processes, self._index = lanes, count, index
-        self._make: Callable[[int], _Lane] = lambda lane: _Lane(
-            open_part, rates, parts, (lane, lanes), (seed, shuffle, repeat)
-        )
+        shares = np.cumsum(np.asarray(rates, np.float64))
+
+        def lane_of(number: int) -> _Lane:
+            order = (seed, shuffle, repeat)
+            tasks = [_Task(open_part, k, parts, (number, lanes), order) for k in range(len(rates))]
+            return _Lane((seed, number), shares / shares[-1], tasks)
+
+        self._make = lane_of
         self.set_state(self._start)
 
     def __iter__(self) -> PartsInOrder:
@@ -162,18 +167,8 @@ def check_lanes(parts: int, lanes: int) -> None:
 class _Lane:
     """One lane: elements of its tasks, mixed at their rates."""
 
-    def __init__(
-        self,
-        open_part: OpenPart,
-        rates: Sequence[float | int],
-        parts: int,
-        lane: tuple[int, int],
-        order: tuple[int, bool, bool],
-    ) -> None:
-        self._seed, self._number, self._taken = order[0], lane[0], 0
-        shares = np.cumsum(np.asarray(rates, np.float64))
-        self._shares = shares / shares[-1]
-        self._tasks = [_Task(open_part, k, parts, lane, order) for k in range(len(rates))]
+    def __init__(self, seed: tuple[int, int], shares: np.ndarray, tasks: list[_Task]) -> None:
+        self._seed, self._shares, self._tasks, self._taken = seed, shares, tasks, 0
 
     def take(self, number: int) -> Any:
         """Return element `number`; those between the last one and this are read and left out."""
@@ -187,8 +182,8 @@ class _Lane:
         """Draw the task of the next element, as a function of its number."""
         if len(self._tasks) == 1:
             return 0
-        draw = np.random.default_rng((self._seed, self._number, self._taken)).random()
-        return min(int(np.searchsorted(self._shares, draw, side="right")), len(self._tasks) - 1)
+        draw = np.random.default_rng((*self._seed, self._taken)).random()
+        return int(np.searchsorted(self._shares, draw, side="right"))  # the last share is 1
 
     def get_state(self) -> dict[str, Any]:
         return {"taken": self._taken, "tasks": [task.get_state() for task in self._tasks]}

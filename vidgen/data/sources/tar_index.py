@@ -164,33 +164,26 @@ def _find_rows(shard: str, suffixes: Sequence[str]) -> Iterator[tuple[Any, ...]]
         unused[name] = None
         if (ending := ending.lower()) in (*suffixes, ".txt", ".json"):
             stems.setdefault(composed(stem), {})[ending] = (offset, size, name)
-    keys = collections.Counter(
-        _key(stem) for stem, parts in stems.items() if _content(parts, suffixes)
-    )
-    for stem, parts in stems.items():
-        if not (content := _content(parts, suffixes)):
-            continue
+    samples = {stem: end for stem, parts in stems.items() if (end := _content(parts, suffixes))}
+    keys = collections.Counter(map(_key, samples))
+    for stem, content in samples.items():
+        parts = stems[stem]
         texts = {ending: parts[ending] for ending in (".txt", ".json") if ending in parts}
         if (key := _key(stem)) != stem:
             of_key = stems.get(key, {})
             shared = {e: of_key[e] for e in (".txt", ".json") if e in of_key}
             if keys[key] == 1:
                 texts = shared | texts
-            elif not texts and (shared or _content(of_key, suffixes)):
+            elif not texts and (shared or key in samples):
                 continue  # one of several members of a key, and none says what it is
         for *_, name in (parts[content], *texts.values()):
             unused.pop(name, None)
-        places = [texts.get(ending, (0, 0))[:2] for ending in (".txt", ".json")]
-        yield (
-            stem.encode(errors="backslashreplace")[-64:],
-            suffixes.index(content),
-            *parts[content][:2],
-            *(
-                number
-                for at, size in places
-                for number in ((at, size) if size <= JSON_BYTES else (0, 0))
-            ),
-        )
+        row = [stem.encode(errors="backslashreplace")[-64:], suffixes.index(content)]
+        row += parts[content][:2]
+        for ending in (".txt", ".json"):
+            at, size, _ = texts.get(ending, (0, 0, ""))
+            row += (at, size) if size <= JSON_BYTES else (0, 0)
+        yield tuple(row)
     if unused:
         example = next(iter(unused)).encode(errors="backslashreplace")[-64:]
         yield example, _UNUSED, 0, len(unused), 0, 0, 0, 0

@@ -148,11 +148,8 @@ class TarShards(Source):
                 for row in samples[~has_caption(samples)]:
                     yield self._name(shard, row), "it has no caption"
             if len(rows) > len(samples):
-                example = rows["key"][-1].decode(errors="replace")
-                yield (
-                    f"{shard}/{example}",
-                    f"no part of a sample, as {rows['size'][-1]} file(s) here",
-                )
+                example = f"{shard}/{rows['key'][-1].decode(errors='replace')}"
+                yield example, f"no part of a sample, as {rows['size'][-1]} file(s) here"
 
     def load(self, index: int, rng: np.random.Generator) -> Example:
         """Read a clip from a random place of a sample's video, or its image; see `Source.load`."""

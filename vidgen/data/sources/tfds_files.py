@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
@@ -34,19 +34,16 @@ class Feature:
     Attributes:
       kind: "video" (also a sequence of images), "image", "text", "label", "string", "number", or
         "other".
-      many: there is a sequence of them.
       dtype: the type of pixels.
       classes: names of the classes of a label.
     """
 
     kind: str
-    many: bool = False
     dtype: str = "uint8"
     classes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A split of a prepared data set.
 
     Attributes:
@@ -55,7 +52,7 @@ class Prepared:
     """
 
     records: ArrayRecordDataSource
-    features: Mapping[str, Feature]
+    features: dict[str, Feature]
 
 
 def import_tfds(module: str) -> Any:
@@ -96,7 +93,7 @@ def open_split(name: str, split: str, data_dir: str) -> Prepared:
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = _folder(name, epath.Path(data_dir or default).expanduser())
     features = _features(json.loads((folder / "features.json").read_text()), folder)
-    return Prepared(records=_records(name, split, folder), features=dict(features))
+    return Prepared(_records(name, split, folder), dict(features))
 
 
 def _folder(name: str, root: epath.Path) -> epath.Path:
@@ -113,9 +110,8 @@ def _folder(name: str, root: epath.Path) -> epath.Path:
     versions = sorted(_versions(folder), key=lambda x: tuple(map(int, x.name.split("."))))
     wanted = [x for x in versions if parts["version"] in (None, x.name)]
     if not wanted:
-        there = [x.name for x in versions] or sorted(
-            {x.name for x in _folders(root)} - {"downloads"}
-        )
+        there = [x.name for x in versions]
+        there = there or sorted({x.name for x in _folders(root)} - {"downloads"})
         raise FileNotFoundError(
             f"{root} holds no prepared data set {name} (but {', '.join(there) or 'nothing'}); "
             f"prepare it with tfds build {name} --data_dir={root} --file_format={_FORMAT}."
@@ -124,10 +120,8 @@ def _folder(name: str, root: epath.Path) -> epath.Path:
 
 
 def _folders(folder: epath.Path) -> list[epath.Path]:
-    hidden = (".", "_")
-    if not folder.is_dir():
-        return []
-    return [x for x in folder.iterdir() if x.is_dir() and not x.name.startswith(hidden)]
+    inner = folder.iterdir() if folder.is_dir() else ()
+    return [x for x in inner if x.is_dir() and not x.name.startswith((".", "_"))]
 
 
 def _versions(folder: epath.Path) -> list[epath.Path]:
@@ -178,15 +172,13 @@ def _features(
         kind, about = _kind(tree, depth)
         classes = _classes(folder, path, about) if kind == "label" else ()
         dtype = about.get("dtype", "uint8")
-        many = depth > 0 and kind != "video"
-        yield "/".join(path), Feature(kind=kind, many=many, dtype=dtype, classes=classes)
+        yield "/".join(path), Feature(kind=kind, dtype=dtype, classes=classes)
 
 
 def _kind(tree: Mapping[str, Any], depth: int) -> tuple[str, Mapping[str, Any]]:
     """Return the kind of a feature, and its further description."""
     kinds = {"text": "text", "classLabel": "label"}
-    frames = "video" if depth == 1 else "image"
-    kinds |= {"video": "other" if depth else "video", "image": "other" if depth > 1 else frames}
+    kinds |= {"video": "other" if depth else "video", "image": "video" if depth else "image"}
     for key, kind in kinds.items():
         if key in tree:
             return ("other" if depth > 1 else kind), tree[key]

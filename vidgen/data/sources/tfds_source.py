@@ -76,8 +76,8 @@ class TfdsSource(Source):
             raise ValueError(f"TfdsSource.fps is {self.fps}; it must be positive.")
         labels.check_template(self.template, "TfdsSource.template")
         _ = self._pixels, self._text, self._by_class  # reports wrong settings early
-        if isinstance(self.fps, str) and self._features[self._known(self.fps)].kind != "number":
-            raise ValueError(f"TfdsSource.fps is {self.fps!r}, which is no number in {self.name}.")
+        if isinstance(self.fps, str):
+            self._chosen("fps", self._of_kinds("number"), "is no number")
 
     def __len__(self) -> int:
         return len(self._prepared.records)
@@ -89,7 +89,7 @@ class TfdsSource(Source):
         """
         if not self._text:
             yield ""
-        elif self._features[self._text].kind == "label":
+        elif self._prepared.features[self._text].kind == "label":
             yield from self._by_class
         else:
             for index in range(len(self)):
@@ -105,7 +105,7 @@ class TfdsSource(Source):
         captions = self._captions(where, values)
         caption = drawn(captions, rng)
         found = values.get(self._pixels, ())
-        feature = self._features[self._pixels]
+        feature = self._prepared.features[self._pixels]
         if not found:
             raise BadExample(where, f"it has no {self._pixels}")
         if feature.kind == "string":
@@ -139,7 +139,7 @@ class TfdsSource(Source):
         found = values.get(self._text, ())
         if not found:
             raise BadExample(where, f"it has no {self._text}")
-        if self._features[self._text].kind != "label":
+        if self._prepared.features[self._text].kind != "label":
             texts = unique([text_of(where, text) for text in found])
             if not texts:
                 raise BadExample(where, "its caption is blank")
@@ -160,26 +160,17 @@ class TfdsSource(Source):
     def _prepared(self) -> Prepared:
         return tfds_files.open_split(self.name, self.split, self.data_dir)
 
-    @property
-    def _features(self) -> dict[str, Feature]:
-        return dict(self._prepared.features)
-
     @functools.cached_property
     def _pixels(self) -> str:
         """The feature that holds the video or image."""
         kinds = _HOLDS[self.kind]
-        fits = {n: f for n, f in self._features.items() if f.kind in kinds and f.dtype != "float32"}
+        fits = {n: f for n, f in self._of_kinds(*kinds).items() if f.dtype != "float32"}
         if self.feature:
-            if self._known(self.feature) not in fits:
-                raise ValueError(
-                    f"TfdsSource.feature is {self.feature!r}, which holds no {self.kind} in "
-                    f"{self.name}; {self._listing(fits)}."
-                )
-            return self.feature
+            return self._chosen("feature", fits, f"holds no {self.kind}")
         first = [n for n, f in fits.items() if f.kind == kinds[0]]
         candidates = first or [n for n, f in fits.items() if f.kind == "video"]
         if len(candidates) != 1:
-            listing = self._listing(self._features)
+            listing = self._listing(self._prepared.features)
             few = f"{self.name} has no feature that holds {self.kind}: {listing}."
             many = f"several features of {self.name} hold {self.kind}: {self._listing(fits)}; set "
             raise ValueError(many + "TfdsSource.feature." if candidates else few)
@@ -188,14 +179,9 @@ class TfdsSource(Source):
     @functools.cached_property
     def _text(self) -> str:
         """The feature that holds the caption, or ""."""
-        fits = {n: f for n, f in self._features.items() if f.kind in _CAPTIONS}
+        fits = self._of_kinds(*_CAPTIONS)
         if self.caption:
-            if self._known(self.caption) not in fits:
-                raise ValueError(
-                    f"TfdsSource.caption is {self.caption!r}, which is no text and no label in "
-                    f"{self.name}; {self._listing(fits)}."
-                )
-            return self.caption
+            return self._chosen("caption", fits, "is no text and no label")
         for kind in ("text", "label"):
             candidates = [n for n, f in fits.items() if f.kind == kind]
             if len(candidates) > 1:
@@ -210,27 +196,33 @@ class TfdsSource(Source):
     @functools.cached_property
     def _by_class(self) -> tuple[str, ...]:
         """The captions by class, if captions come from labels."""
-        if not self._text or self._features[self._text].kind != "label":
+        if not self._text or self._prepared.features[self._text].kind != "label":
             if self.label_captions:
                 raise ValueError(
                     f"TfdsSource.label_captions is set, but the captions of {self.name} are no "
-                    f"labels; {self._listing(self._features)}."
+                    f"labels; {self._listing(self._prepared.features)}."
                 )
             return ()
         table = labels.read_table(self.label_captions) if self.label_captions else None
-        names = self._features[self._text].classes
+        names = self._prepared.features[self._text].classes
         return labels.captions_of_labels(names, template=self.template, table=table)
 
-    def _known(self, feature: str) -> str:
-        if feature not in self._features:
+    def _chosen(self, setting: str, fits: dict[str, Feature], wrong: str) -> str:
+        """Return the feature that a setting names, if it is one of those that fit."""
+        feature, every = getattr(self, setting), self._prepared.features
+        if feature not in every:
+            raise ValueError(f"{self.name} has no feature {feature!r}; {self._listing(every)}.")
+        if feature not in fits:
             raise ValueError(
-                f"{self.name} has no feature {feature!r}; {self._listing(self._features)}."
+                f"TfdsSource.{setting} is {feature!r}, which {wrong} in {self.name}; "
+                f"{self._listing(fits)}."
             )
         return feature
 
+    def _of_kinds(self, *kinds: str) -> dict[str, Feature]:
+        return {name: f for name, f in self._prepared.features.items() if f.kind in kinds}
+
     def _listing(self, features: dict[str, Feature]) -> str:
         """Describe features for a message."""
-        listing = ", ".join(
-            f"{name} ({feature.kind})" for name, feature in sorted(features.items())
-        )
+        listing = ", ".join(f"{name} ({features[name].kind})" for name in sorted(features))
         return f"there are {listing}" if listing else "there are none"

@@ -40,25 +40,33 @@ def fastest(suffix: str) -> float:
     return _UNITS[suffix] / (SHORTEST * _UNITS[suffix] // 1000 + 1)
 
 
-class _Delays:
-    """How long one frame after the other is shown, in whole units."""
+class _Animation:
+    """A file that frames are added to, one after the other."""
 
-    def __init__(self, suffix: str, fps: float | int) -> None:
-        self._step, self._frames = _UNITS[suffix] / fps, 0
+    def __init__(self, file: io.BufferedIOBase, suffix: str, fps: float | int) -> None:
+        self._file, self._step, self._frames = file, _UNITS[suffix] / fps, 0
+        self._before: np.ndarray | None = None
 
-    def next(self) -> int:
-        """Return the delay of the next frame."""
+    def _next_delay(self) -> int:
+        """Return how long the next frame is shown, in whole units."""
         self._frames += 1
         return round(self._frames * self._step) - round((self._frames - 1) * self._step)
 
+    def end(self) -> None:
+        """End the animation, without closing the file."""
 
-class GifSink:
+    def close(self) -> None:
+        """End the animation and close the file."""
+        self.end()
+        self._file.close()
+
+
+class GifSink(_Animation):
     """A GIF that grows: each frame has a palette of its own."""
 
     def __init__(self, file: io.BufferedIOBase, fps: float | int, size: tuple[int, int]) -> None:
         """Begin an animation of frames of this (height, width)."""
-        self._file, self._delays = file, _Delays(".gif", fps)
-        self._before: np.ndarray | None = None
+        super().__init__(file, ".gif", fps)
         file.write(struct.pack(_GIF_HEADER, b"GIF89a", *size[::-1], 0, 0, 0) + _GIF_LOOP)
 
     def write(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
@@ -70,23 +78,18 @@ class GifSink:
         for pixels in frames:
             part, top, left = _changed(self._before, pixels, even=False)
             image = Image.fromarray(part).quantize(256)
-            delay = struct.pack("<BBBBHBB", 0x21, 0xF9, 4, _GIF_FRAME, self._delays.next(), 0, 0)
+            delay = struct.pack("<BBBBHBB", 0x21, 0xF9, 4, _GIF_FRAME, self._next_delay(), 0, 0)
             data = GifImagePlugin.getdata(image, (left, top), include_color_table=True)
             self._file.write(delay + b"".join(data))
             self._before = pixels
         self._file.flush()
 
     def end(self) -> None:
-        """End the animation."""
+        """End the animation, without closing the file."""
         self._file.write(b"\x3b")
 
-    def close(self) -> None:
-        """End the animation and close the file."""
-        self.end()
-        self._file.close()
 
-
-class WebpSink:
+class WebpSink(_Animation):
     """A WebP that grows; the length at its beginning is written again with every addition."""
 
     def __init__(
@@ -100,8 +103,8 @@ class WebpSink:
           size: height and width of the frames.
           options: options of Pillow, such as `lossless` or `quality`.
         """
-        self._file, self._delays, self._options = file, _Delays(".webp", fps), options
-        self._before: np.ndarray | None = None
+        super().__init__(file, ".webp", fps)
+        self._options = options
         animated = struct.pack("<I", 2) + _three(size[1] - 1) + _three(size[0] - 1)
         white, for_ever = 0xFFFFFFFF, 0
         file.write(b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", animated))
@@ -118,7 +121,7 @@ class WebpSink:
             still = io.BytesIO()
             Image.fromarray(part).save(still, "WEBP", **self._options)
             place = (left // 2, top // 2, part.shape[1] - 1, part.shape[0] - 1)
-            head = b"".join(map(_three, (*place, self._delays.next())))
+            head = b"".join(map(_three, (*place, self._next_delay())))
             replaces = b"\x02"  # what was there, instead of lying over it
             self._file.write(_chunk(b"ANMF", head + replaces + still.getvalue()[12:]))
             self._before = pixels
@@ -127,13 +130,6 @@ class WebpSink:
         self._file.write(struct.pack("<I", length - 8))
         self._file.seek(length)
         self._file.flush()
-
-    def end(self) -> None:
-        """Do nothing: no frame is held back."""
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _changed(

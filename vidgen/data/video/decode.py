@@ -183,7 +183,7 @@ class VideoReader:
         if not len(self._packets.rows):
             raise BadExample(self._path, "has no frame that can be decoded")
         # what the decoder has learned by then, and which frame is the first that it gives
-        self._index = index = index_of(self._packets, 0, by_order)
+        self._index = index_of(self._packets, 0, by_order)
         self._origin = 0.0
         first = next(self._decoded(0), None)
         if first is None:
@@ -193,7 +193,7 @@ class VideoReader:
         last = float(np.max(index.slots)) - self._origin
         step = last / (len(index.slots) - 1) if last > 0 else self._step
         self.span = Span(last, step)
-        end = max(last, index.end - (0.0 if self._is_avi else self._origin))
+        end = max(last, index.packets.end - (0.0 if self._is_avi else self._origin))
         if self._stated is not None and end + step + LACKING < self._stated.last:
             self.span = self._stated
 
@@ -216,7 +216,7 @@ class VideoReader:
         packets = [*itertools.islice(self._demuxed(), 4)]
         if not packets or not packets[0].is_keyframe or packets[0].is_discard:
             return False
-        if self._is_avi and any(packet.dts for packet in packets[:1]):
+        if self._is_avi and packets[0].dts:
             return False
         stamps = [p for p in map(self._stamp_of, packets) if p is not None]
         self._first_stamp = stamps[0] if stamps else 0
@@ -276,22 +276,19 @@ class VideoReader:
         """Decode frames from a key packet on; their pts is the number of their packet."""
         index = self._index
         assert index is not None
-        for number, packet in self._packets_from(index, key):
+        sizes, first_key = index.packets.rows[:, 2], next(iter(index.places))
+        landed, packets = self._landed(index, key)
+        for number, packet in enumerate(packets, landed):
+            if number >= len(sizes) or packet.size != sizes[number]:
+                raise BadExample(self._path, "damaged: it reads differently after a seek")
+            if number < first_key:  # nothing can be decoded before it
+                continue
             if index.broken[number]:
                 where = float(index.slots[min(number, len(index.slots) - 1)]) - self._origin
                 raise BadExample(self._path, f"damaged: data are missing at {where:.2f} s")
             packet.pts = packet.dts = number
             yield from self._decoder.decode(packet)
         yield from self._decoder.decode(None)
-
-    def _packets_from(self, index: PacketIndex, key: int) -> Iterator[tuple[int, av.Packet]]:
-        first_key = next(iter(index.places))
-        landed, packets = self._landed(index, key)
-        for number, packet in enumerate(packets, landed):
-            if number >= len(index.sizes) or packet.size != index.sizes[number]:
-                raise BadExample(self._path, "damaged: it reads differently after a seek")
-            if number >= first_key:  # nothing can be decoded before it
-                yield number, packet
 
     def _landed(self, index: PacketIndex, key: int) -> tuple[int, Iterator[av.Packet]]:
         """Seek until packet `key` is the next: (its number, the packets from it on)."""
@@ -329,21 +326,16 @@ class VideoReader:
         return Timed(time, image, self._aspect)
 
 
-@contextlib.contextmanager
-def opened_video(path: File) -> Iterator[VideoReader]:
+def opened_video(path: File) -> contextlib.closing[VideoReader]:
     """Open the first video stream of a file; to be used inside `as_bad_example`.
 
     Args:
       path: the path of the file, here or in an object store, or a packed one.
 
-    Yields:
-      A reader, which is closed after the block.
+    Returns:
+      What gives a reader to a `with` block, after which it is closed.
 
     Raises:
       BadExample: there is none, or none that can be shown.
     """
-    reader = VideoReader(path)
-    try:
-        yield reader
-    finally:
-        reader.close()
+    return contextlib.closing(VideoReader(path))

@@ -25,18 +25,7 @@ from PIL import Image
 from vidgen.data.video import stream, transforms
 from vidgen.data.video.animated_pictures import GifSink, WebpSink
 from vidgen.data.video.sinks import AV_KINDS, AvSink
-from vidgen.data.video.stream import STREAM_SUFFIXES, VideoStream, check_rate, check_streamable
-
-__all__ = [
-    "STREAM_SUFFIXES",
-    "SUFFIXES",
-    "VideoStream",
-    "animation",
-    "check_rate",
-    "check_streamable",
-    "check_suffix",
-    "write_video",
-]
+from vidgen.data.video.stream import check_rate
 
 
 def write_video(
@@ -89,11 +78,7 @@ def check_suffix(path: str | os.PathLike) -> None:
     Raises:
       ValueError: it has none.
     """
-    suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(
-            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {', '.join(SUFFIXES)}."
-        )
+    stream.check_suffix_among(SUFFIXES, path)
 
 
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
@@ -102,10 +87,9 @@ def _write_whole(path: pathlib.Path, data: bytes) -> None:
         with stream.errors_naming(path):
             part.write_bytes(data)
             os.replace(part, path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise
 
 
 def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3"]:
@@ -119,14 +103,6 @@ def _tile(clips: UInt8[np.ndarray, "b t h w 3"]) -> UInt8[np.ndarray, "t h2 w2 3
     return np.ascontiguousarray(grid.reshape(t, rows * h, columns * w, c))
 
 
-def _encode_av(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, suffix: str) -> bytes:
-    frames, buffer = _tile(clips), io.BytesIO()
-    sink = AvSink(buffer, AV_KINDS[suffix], fps, frames.shape[1:3], growing=False)
-    sink.write(frames)
-    sink.close()
-    return buffer.getvalue()
-
-
 def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options: object) -> bytes:
     """Encode all clips side by side as one animated WebP that repeats for ever.
 
@@ -138,16 +114,18 @@ def animation(clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int, **options
     Returns:
       The bytes of the file.
     """
-    return _grown(functools.partial(WebpSink, **options), clips, fps)
+    return _encoded(functools.partial(WebpSink, **options), clips, fps)
 
 
-def _grown(
-    sink: Callable[..., GifSink | WebpSink], clips: UInt8[np.ndarray, "b t h w 3"], fps: float | int
+def _encoded(
+    make_sink: Callable[..., AvSink | GifSink | WebpSink],
+    clips: UInt8[np.ndarray, "b t h w 3"],
+    fps: float | int,
 ) -> bytes:
     frames, buffer = _tile(clips), io.BytesIO()
-    animated = sink(buffer, fps, frames.shape[1:3])
-    animated.write(frames)
-    animated.end()
+    sink = make_sink(buffer, fps, frames.shape[1:3])
+    sink.write(frames)
+    sink.end()
     return buffer.getvalue()
 
 
@@ -161,9 +139,10 @@ def _encode_png(clips: np.ndarray, fps: float | int) -> bytes:
 
 
 _ENCODERS = {
-    ".mp4": functools.partial(_encode_av, suffix=".mp4"),
-    ".webm": functools.partial(_encode_av, suffix=".webm"),
-    ".gif": functools.partial(_grown, GifSink),
+    kind: functools.partial(_encoded, functools.partial(AvSink, kind=kind, growing=False))
+    for kind in AV_KINDS
+} | {
+    ".gif": functools.partial(_encoded, GifSink),
     ".webp": functools.partial(animation, lossless=True),
     ".png": _encode_png,
 }

@@ -55,11 +55,7 @@ class Probed(NamedTuple):
 
 
 class _TooShort(BadExample):
-    """The video is too short, as far as its length is known."""
-
-
-class _EndsEarly(Exception):
-    """The frames of the file end before the clip does."""
+    """The video is too short, as far as its length is known, or ends before that."""
 
 
 def read_clip(path: File, shape: VideoShape, start: Start) -> UInt8[np.ndarray, "t h w c"]:
@@ -158,7 +154,7 @@ def _start(path: File, span: Span, shape: VideoShape, start: Start) -> float:
 
 
 def _nearest(
-    decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
+    path: File, decoded: Iterator[Timed], start: float, span: Span, shape: VideoShape
 ) -> UInt8[np.ndarray, "t h w c"]:
     """Pick the clip that begins at `start` from frames as they are decoded."""
     wanted = collections.deque(start + k / shape.fps for k in range(shape.frames))
@@ -180,7 +176,7 @@ def _nearest(
         previous, shrunk = frame, small
     if previous is None or wanted[-1] > previous.time + span.step:
         end = 0.0 if previous is None else previous.time
-        raise _EndsEarly(f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
+        raise _TooShort(path, f"damaged: its frames end at {end:.2f} s of {span.last:.2f} s")
     last = shrink(previous, shape) if shrunk is None else shrunk
     return np.stack(video + [last] * len(wanted))
 
@@ -197,13 +193,8 @@ def shrink(frame: Timed, shape: VideoShape) -> UInt8[np.ndarray, "h w c"]:
     """
     orientation = frame.orientation
     aspect = 1 / frame.aspect if orientation.swap else frame.aspect
-    return _fit(orientation.apply(_av_to_rgb(frame.image)), shape, aspect)
-
-
-def _fit(pixels: np.ndarray, shape: VideoShape, aspect: float = 1.0) -> np.ndarray:
-    # cropped in stored pixels, so that the picture as displayed has the wanted ratio
-    cropped = transforms.crop_to_aspect(pixels, shape.height * aspect, shape.width)
-    return transforms.resize(cropped, shape.height, shape.width)
+    pixels = orientation.apply(_av_to_rgb(frame.image))
+    return transforms.fit(pixels, shape.height, shape.width, aspect)
 
 
 def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
@@ -223,7 +214,8 @@ def _read_pillow(path: File, shape: VideoShape, start: Start) -> np.ndarray:
         small = {}
         for i in sorted(set(chosen.tolist())):
             pictures.seek(image, i)
-            small[i] = _fit(pictures.to_rgb(upright(image)), shape)
+            pixels = pictures.to_rgb(upright(image))
+            small[i] = transforms.fit(pixels, shape.height, shape.width)
         return np.stack([small[i] for i in chosen.tolist()])
 
 
@@ -233,15 +225,11 @@ def _read_av(path: File, shape: VideoShape, start: Start) -> np.ndarray:
             try:
                 begin = _start(path, reader.span, shape, start)
                 frames = reader.frames_from(begin)
-                clip = _nearest(frames, begin, reader.span, shape)
+                clip = _nearest(path, frames, begin, reader.span, shape)
                 reader.check_order(frames)
                 return clip
             except NotInOrder:
                 reader.read_index(by_order=reader.is_indexed)
-            except _EndsEarly as error:
-                if reader.is_indexed:
-                    raise BadExample(path, str(error)) from error
-                reader.read_index()
             except _TooShort:
                 if reader.is_indexed:
                     raise

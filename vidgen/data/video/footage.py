@@ -24,7 +24,7 @@ from jaxtyping import Float
 from vidgen.data.source import BadExample
 from vidgen.data.sources.images import read_image
 from vidgen.data.video import transforms
-from vidgen.data.video.files import PILLOW_SUFFIXES, probe, read_clip
+from vidgen.data.video.files import probe, read_clip
 from vidgen.types import VideoShape
 
 STILL_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -109,11 +109,10 @@ class Footage:
         """
         if self.kind == "array":
             return self._from_array(shape, start)
-        if self.is_still:
-            with _as_footage_error():
-                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
-            return np.broadcast_to(transforms.to_float(frame), shape.thwc)
         with _as_footage_error():
+            if self.is_still:
+                frame = transforms.fit(read_image(self.path), shape.height, shape.width)
+                return np.broadcast_to(transforms.to_float(frame), shape.thwc)
             return transforms.to_float(read_clip(self.path, shape, float(start)))
 
     def _from_array(self, shape: VideoShape, start: float) -> Float[np.ndarray, "t h w c"]:
@@ -152,10 +151,10 @@ def open_footage(path: str | os.PathLike) -> Footage:
         return Footage(path, "array", *video.shape[1:3], frames=len(video))
     with _as_footage_error():
         probed = None if suffix in STILL_SUFFIXES else probe(path)
-        if probed is None or (probed.frames == 1 and suffix in PILLOW_SUFFIXES):
+        if probed is None or probed.frames == 1:
             return Footage(path, "still", *read_image(path).shape[:2])
-        rate = probed.fps if probed.frames is None else probed.frames / probed.seconds
-        return Footage(path, "video", probed.height, probed.width, seconds=probed.seconds, fps=rate)
+        seconds, fps, height, width, _ = probed
+        return Footage(path, "video", height, width, seconds=seconds, fps=fps)
 
 
 @contextlib.contextmanager

@@ -22,29 +22,17 @@ from vidgen.data.video.header import MICROSECOND
 from vidgen.data.video.orientation import upright
 
 
-@dataclasses.dataclass(frozen=True)
-class StreamedFrame:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamedFrame(Timed):
     """A frame of a video, with its number.
 
     Attributes:
       number: from 0, in the order in which frames are shown.
       step: seconds between frames, on average over the film.
-      frame: the frame itself.
     """
 
     number: int
     step: float
-    frame: Timed
-
-    @property
-    def time(self) -> float:
-        """When the frame is shown, in seconds from the first frame."""
-        return self.frame.time
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The height and width as displayed, in pixels."""
-        return self.frame.size
 
     def thumbnail(self, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
         """Scale the stored frame, without regard to its aspect and orientation.
@@ -56,7 +44,7 @@ class StreamedFrame:
         Returns:
           RGB; two of them can be compared, but not shown to people.
         """
-        return self.frame.image.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        return self.image.reformat(width=width, height=height, format="rgb24").to_ndarray()
 
 
 def stream_frames(path: File) -> Iterator[StreamedFrame]:
@@ -80,7 +68,7 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
                     pictures.seek(image, number)
                     rgb = np.ascontiguousarray(pictures.to_rgb(upright(image)))
                     pixels = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-                    yield StreamedFrame(number, step, Timed(time, pixels))
+                    yield StreamedFrame(time, pixels, number=number, step=step)
             return
         with opened_video(path) as reader:
             if not reader.is_indexed:  # all of it is read anyway, and can't be taken back
@@ -88,7 +76,7 @@ def stream_frames(path: File) -> Iterator[StreamedFrame]:
             span, end = reader.span, -1.0
             try:
                 for number, frame in enumerate(reader.frames_from(0.0)):
-                    yield StreamedFrame(number, span.step, frame)
+                    yield StreamedFrame(**vars(frame), number=number, step=span.step)
                     end = frame.time
             except NotInOrder as error:
                 reason = f"damaged: its times run backwards after {end:.2f} s"

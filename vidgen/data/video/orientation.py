@@ -10,7 +10,7 @@ a rectangle on its sides; a matrix that turns by other angles counts as the near
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -84,8 +84,7 @@ def upright(image: Image.Image) -> Image.Image:
     Returns:
       The picture as it is shown.
     """
-    shown: Any = ImageOps.exif_transpose(image)
-    return shown
+    return ImageOps.exif_transpose(image)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -21,7 +21,7 @@ import zlib
 import numpy as np
 from av import Packet, VideoStream
 from av.container import InputContainer
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from vidgen.data.video.header import unit_of
 
@@ -48,30 +48,26 @@ def mark_of(packet: Packet) -> Mark:
 
 @dataclasses.dataclass(frozen=True)
 class PacketIndex:
-    """The packets of a video stream.
+    """The packets of a video stream, and when the frame of each is shown.
 
     Attributes:
+      packets: the facts that it was worked out from.
       times: when the frame of each packet is shown, in seconds; NaN where that is unknown.
       slots: when frames are shown, in the order in which they are.
       by_order: `times` cannot be relied on, the k-th frame is shown at `slots[k]`.
       stamps: what to seek, in units of the stream; NaN where there is none.
-      sizes: in bytes.
       places: the packets from which decoding can begin, ascending, and if `by_order` which slot
         is that of their frame.
-      marks: numbers of the key packets by their marks.
       broken: the data behind this packet are lost.
-      end: seconds, of the last packet of any stream.
     """
 
+    packets: Packets
     times: Float[np.ndarray, " n"]
     slots: Float[np.ndarray, " k"]
     by_order: bool
     stamps: Float[np.ndarray, " n"]
-    sizes: Int[np.ndarray, " n"]
     places: dict[int, int]
-    marks: dict[Mark, list[int]]
     broken: Bool[np.ndarray, " n"]
-    end: float
 
     def number_of(self, packet: Packet) -> int | None:
         """Recognize a key packet.
@@ -82,11 +78,9 @@ class PacketIndex:
         Returns:
           Its number; None if it is not known, or equal to others.
         """
-        numbers = self.marks.get(mark_of(packet), [])
+        numbers = self.packets.marks.get(mark_of(packet), [])
         if len(numbers) > 1:
-            numbers = [
-                n for n in numbers if packet.dts is not None and self.stamps[n] == packet.dts
-            ]
+            numbers = [n for n in numbers if self.stamps[n] == packet.dts]
         return numbers[0] if len(numbers) == 1 else None
 
 
@@ -184,7 +178,7 @@ def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketInde
     Returns:
       The index; where pts are missing or derived, its frames are known by their order.
     """
-    pts, dts, sizes, flags = packets.rows.T
+    pts, dts, _, flags = packets.rows.T
     bits = flags.astype(int)
     if packets.format == "avi":
         pts = dts  # it has no other; what FFmpeg reports is derived
@@ -205,15 +199,13 @@ def index_of(packets: Packets, depth: int, by_order: bool = False) -> PacketInde
         places = {keys[0]: 0} | {k: k + n - keys[0] for k, n in whole.items() if k > keys[0]}
     gaps = np.append(np.diff(clock * packets.unit + shift) > 2.5 * step, False)
     return PacketIndex(
+        packets=packets,
         times=times,
         slots=slots,
         by_order=by_order,
         stamps=np.where(np.isnan(dts), pts, dts),
-        sizes=sizes.astype(int),
         places=places,
-        marks=packets.marks,
         broken=_broken((bits & _CORRUPT) > 0, (bits & _KEY) > 0, gaps),
-        end=packets.end,
     )
 
 

@@ -27,27 +27,23 @@ class AvKind:
     """A format that PyAV encodes.
 
     Attributes:
-      container: name of the format.
       codec: name of the encoder.
       options: options of the encoder.
       growing: options of the container for a file that is read while it grows.
     """
 
-    container: str
     codec: str
     options: dict[str, str]
-    growing: dict[str, str] = dataclasses.field(default_factory=dict)
+    growing: dict[str, str]
 
 
 AV_KINDS = {
     ".mp4": AvKind(
-        container="mp4",
         codec="libx264",
         options={"crf": "16"},
         growing={"movflags": "+frag_keyframe+empty_moov+default_base_moof"},
     ),
     ".webm": AvKind(
-        container="webm",
         codec="libvpx-vp9",
         options={"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"},
         growing={"cluster_time_limit": str(int(1000 * _FRAGMENT_SECONDS))},
@@ -61,35 +57,35 @@ class AvSink:
     def __init__(
         self,
         target: str | io.BytesIO,
-        kind: AvKind,
         fps: float | int,
         size: tuple[int, int],
         *,
+        kind: str,
         growing: bool = True,
+        **options: str,
     ) -> None:
         """Open the file.
 
         Args:
           target: a path, or a buffer where not `growing`.
-          kind: the format.
           fps: frames per second.
           size: height and width of the frames.
+          kind: the format, one of `AV_KINDS`.
           growing: whether the file is to be readable before it is closed.
+          **options: options of the encoder in place of those that the format has.
         """
-        options = kind.growing | {"flush_packets": "1"} if growing else {}
-        self._output = av.open(target, "w", format=kind.container, container_options=options)
+        found = AV_KINDS[kind]
+        for_file = found.growing | {"flush_packets": "1"} if growing else {}
+        self._output = av.open(target, "w", format=kind[1:], container_options=for_file)
         rate = fractions.Fraction(fps).limit_denominator(1001)
-        stream = self._output.add_stream(kind.codec, rate=rate, options=kind.options)
+        stream = self._output.add_stream(found.codec, rate=rate, options=found.options | options)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         height, width = size
         context = stream.codec_context
         # yuv420p shares color among 2 x 2 pixels, so odd sides grow by one repeated row or column
-        stream.height, stream.width, stream.pix_fmt = (
-            height + height % 2,
-            width + width % 2,
-            "yuv420p",
-        )
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         if growing:
@@ -116,6 +112,8 @@ class AvSink:
             self._output.mux(self._stream.encode(None))
         finally:
             self._output.close()
+
+    end = close  # a buffer stays open
 
 
 class NpySink:
@@ -149,11 +147,8 @@ class NpySink:
 
     def _header(self, shape: tuple[int, ...]) -> None:
         # numpy leaves room for the first axis to grow, so the header keeps its length
-        fields = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(self._dtype)),
-            "fortran_order": False,
-            "shape": (self._length, *shape),
-        }
+        kind = np.lib.format.dtype_to_descr(np.dtype(self._dtype))
+        fields = {"descr": kind, "fortran_order": False, "shape": (self._length, *shape)}
         self._file.seek(0)
         np.lib.format.write_array_header_1_0(self._file, fields)
         self._file.flush()

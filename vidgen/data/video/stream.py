@@ -20,8 +20,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import av.error
 import numpy as np
@@ -32,6 +31,7 @@ from vidgen.data.video.animated_pictures import GifSink, WebpSink, fastest
 from vidgen.data.video.sinks import AV_KINDS, AvSink, NpySink, PngSink, defragment
 
 _WRITING_ERRORS = (OSError, av.error.FFmpegError)
+_Sink = AvSink | GifSink | WebpSink | NpySink | PngSink
 _STILLS = (".npy", ".png")  # which have no frame rate
 STREAM_SUFFIXES = (*AV_KINDS, ".gif", ".webp", *_STILLS)
 # Most frames a second by kind: WebM counts milliseconds, as MP4 with such a rate does here.
@@ -100,7 +100,7 @@ class VideoStream:
         self._factor = max(1, math.ceil(min_side / min(self._size)))
         height, width = (self._factor * side for side in self._size)
         if self._suffix in AV_KINDS:
-            return AvSink(str(self.growing), AV_KINDS[self._suffix], fps, (height, width))
+            return AvSink(str(self.growing), fps, (height, width), kind=self._suffix)
         sink = GifSink if self._suffix == ".gif" else functools.partial(WebpSink, lossless=True)
         return sink(self.growing.open("wb"), fps, (height, width))
 
@@ -168,10 +168,8 @@ class VideoStream:
 
     def discard(self) -> None:
         """End the video and remove it."""
-        sink, self._sink = self._sink, None
-        with contextlib.suppress(*_WRITING_ERRORS):
-            if sink is not None:
-                sink.close()
+        with contextlib.suppress(OSError):
+            self.end()
         with contextlib.suppress(OSError):
             remove(self.growing)
 
@@ -197,11 +195,23 @@ def check_streamable(path: str | os.PathLike) -> None:
     Raises:
       ValueError: it cannot.
     """
+    check_suffix_among(STREAM_SUFFIXES, path)
+
+
+def check_suffix_among(suffixes: Sequence[str], path: str | os.PathLike) -> None:
+    """Check the suffix of a file that will be written.
+
+    Args:
+      suffixes: those that there is a format for, in lower case.
+      path: the path of the file.
+
+    Raises:
+      ValueError: it has another.
+    """
     suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in STREAM_SUFFIXES:
-        choices = ", ".join(STREAM_SUFFIXES)
+    if suffix not in suffixes:
         raise ValueError(
-            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {choices}."
+            f"cannot write {str(path)!r}: unknown suffix {suffix!r}; choose {', '.join(suffixes)}."
         )
 
 
@@ -255,11 +265,3 @@ def errors_naming(path: pathlib.Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         text = f"cannot write the video ({reason})"
         raise OSError(error.errno, text, str(path)) from error
-
-
-class _Sink(Protocol):
-    """A writer of one format."""
-
-    def write(self, frames: np.ndarray) -> None: ...
-
-    def close(self) -> None: ...

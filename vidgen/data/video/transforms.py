@@ -124,18 +124,22 @@ def random_crop(
     return max(windows, key=lambda window: window.std(axis=(1, 2)).mean())
 
 
-def fit(frame: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
+def fit(
+    frame: UInt8[np.ndarray, "h w c"], height: int, width: int, pixel_aspect: float = 1.0
+) -> UInt8[np.ndarray, "h2 w2 c"]:
     """Crop a frame around its center to the wanted aspect ratio, then resize it.
 
     Args:
       frame: a frame of any number of channels.
       height: the height of the result, in pixels.
       width: likewise.
+      pixel_aspect: width of a pixel of `frame` relative to its height.
 
     Returns:
       The frame at that size, undistorted.
     """
-    return resize(crop_to_aspect(frame, height, width), height, width)
+    # cropped in stored pixels, so that the picture as displayed has the wanted ratio
+    return resize(crop_to_aspect(frame, height * pixel_aspect, width), height, width)
 
 
 def frame_indices(
@@ -164,21 +168,18 @@ def frame_indices(
     return np.where(wanted - stamps[left] <= stamps[right] - wanted, left, right)
 
 
-def composite(
-    frame: UInt8[np.ndarray, "h w 4"], background: tuple[int, int, int] = (255, 255, 255)
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Put a straight-alpha RGBA frame over a plain color: a c + (1 - a) g.
+def composite(frame: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Put a straight-alpha RGBA frame over white, as pages are: a c + (1 - a) 255.
 
     Args:
       frame: color c and alpha a.
-      background: the color g, 0..255; white by default, as pages are.
 
     Returns:
       What is seen.
     """
-    color = np.asarray(background, np.float32)
+    white = np.float32(255)
     result = np.empty((*frame.shape[:2], 3), np.uint8)
     for row, pixels in enumerate(frame):  # a large picture need not be in memory as floats
         alpha = pixels[:, 3:].astype(np.float32) / 255
-        result[row] = np.rint(pixels[:, :3] * alpha + color * (1 - alpha))
+        result[row] = np.rint(pixels[:, :3] * alpha + white * (1 - alpha))
     return result
