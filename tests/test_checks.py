@@ -49,11 +49,11 @@ def test_errors_say_what_is_allowed(check, limit, value, message):
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
 def test_what_is_not_positive_is_refused(value):
-    with pytest.raises(ValueError, match=rf"Settings.value is {value}; it must be positive\."):
+    with pytest.raises(ValueError, match=rf"Settings.value is {value}; .*positive"):
         checks.positive(Settings(value), "value")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_what_is_no_share_is_refused(value):
-    with pytest.raises(ValueError, match=rf"Settings.value is {value}; it must be in \[0, 1\]\."):
+    with pytest.raises(ValueError, match=rf"Settings.value is {value}; .*\[0, 1\]"):
         checks.share(Settings(value), "value")
