@@ -73,7 +73,7 @@ _STAGES: tuple[Row, ...] = (
     ("--keep_stages", SWITCH, "also write the video of every stage: out.base.mp4, "
      "out.tsr1.mp4, ..."),
 )  # fmt: skip
-_SAMPLING: tuple[Row, ...] = (
+SAMPLING: tuple[Row, ...] = (
     ("--steps", EACH, "sampling steps; a distilled student accepts only its own number"),
     ("--sampler", EACH, "{samplers}, or one that a --gin_file brings"),
     ("--gamma", EACH, "noise that the ancestral sampler adds, 0 to 1"),
@@ -150,20 +150,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_rows(parser, _GENERAL)
     for title, rows in (
         ("stages of a cascade", _STAGES),
-        ("sampling", _SAMPLING),
+        ("sampling", SAMPLING),
         ("content that stays as it is", _KNOWN),
         ("a story, of any length", _STORY),
     ):
         add_rows(parser.add_argument_group(title), rows)
-
-
-def add_sampling(group: argparse._ActionsContainer) -> None:
-    """Add the flags that say how the stages sample.
-
-    Args:
-      group: a parser or a group of one; it is changed.
-    """
-    add_rows(group, _SAMPLING)
 
 
 def models(flags: argparse.Namespace) -> tuple[str, str | None]:
@@ -212,13 +203,10 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
             if flags.long:
                 raise ValueError(f"{flag} is not for --long, which makes one video of one prompt.")
             raise ValueError(f"{flag} is not for a story; the --story says what is shown.")
-    optional = {
-        "output": flags.output,
+    optional = {name: getattr(flags, name) for name in ("output", "seed", "negative")} | {
         "on_step": _preview(flags),
-        "seed": flags.seed,
         "restart": flags.restart or None,
         "context_frames": flags.context,
-        "negative": flags.negative,
         "first": None if flags.first is None else FirstFrames(path=flags.first),
     }
     fields = sampling_settings(flags) | _without_none(optional)
@@ -280,18 +268,12 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
             )
     names = ("first", "last", "inpaint", "mask", "overlap")
     known = KnownFiles(**{name: getattr(flags, name) for name in names})
-    optional = {
-        "frames": flags.frames,
+    same = ("frames", "fps", "negative", "strength", "output", "seed", "num_samples")
+    optional = {name: getattr(flags, name) for name in same} | {
         "size": None if flags.size is None else read_size(flags.size),
-        "fps": flags.fps,
         "init": _init(flags),
-        "negative": flags.negative,
-        "strength": flags.strength,
         "known": known or None,
-        "output": flags.output,
         "on_step": _preview(flags),
-        "seed": flags.seed,
-        "num_samples": flags.num_samples,
         "keep_stages": flags.keep_stages or None,
     }
     fields = sampling_settings(flags) | _without_none(optional)
@@ -324,15 +306,13 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     from vidgen.inference import per_stage
     from vidgen.inference.stages import Sampling
 
-    readers = {"steps": per_stage.whole, "gamma": per_stage.number, "guidance": per_stage.weights}
-    readers |= {"sampler": per_stage.word, "threshold": per_stage.word}
-    readers |= {"batch_size": per_stage.whole, "step": per_stage.whole}
-    readers |= {"guidance_interval": per_stage.interval, "resample": per_stage.whole}
-    readers |= {"resample_jump": per_stage.whole, "churn": per_stage.number}
-    readers |= {
-        f"guidance_{n}": per_stage.number for n in ("rescale", "parallel", "norm", "momentum")
-    }
-    readers |= {"reconstruction": per_stage.number, "temperature": per_stage.number}
+    whole = ("steps", "batch_size", "step", "resample", "resample_jump")
+    number = ("gamma", "churn", "reconstruction", "temperature", "guidance_rescale")
+    number += ("guidance_parallel", "guidance_norm", "guidance_momentum")
+    readers: dict[str, Any] = dict.fromkeys(whole, per_stage.whole)
+    readers |= dict.fromkeys(number, per_stage.number)
+    readers |= dict.fromkeys(("sampler", "threshold"), per_stage.word)
+    readers |= {"guidance": per_stage.weights, "guidance_interval": per_stage.interval}
     each: dict[str, Any] = {
         name: per_stage.parse(name, getattr(flags, name), read)
         for name, read in readers.items()
