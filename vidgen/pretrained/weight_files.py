@@ -161,17 +161,13 @@ class TorchFile:
             tensors = _state_dict(state, self._path)
             self._tensors = {str(n): v for n, v in tensors.items() if isinstance(v, _Tensor)}
         except BaseException:
-            self.close()
+            self._stream.close()
             raise
 
     def __enter__(self) -> TorchFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._stream.close()
 
     @property
