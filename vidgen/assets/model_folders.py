@@ -54,7 +54,8 @@ def find(model: str) -> str:
     if not paths.is_remote(model):
         return zoo.find(model)
     address = model.rstrip("/")
-    if is_run(address):
+    # Of a training run, whose checkpoints this process reads where they lie.
+    if address.startswith(_ORBAX) and "checkpoints" in paths.names_in(address):
         return address
     try:
         files = _files(address)
@@ -69,18 +70,6 @@ def find(model: str) -> str:
             "or folders of stages that have both); `vidgen export` writes one."
         )
     return str(_copy(address, files))
-
-
-def is_run(address: str) -> bool:
-    """Whether a folder of a store is that of a training run, with checkpoints.
-
-    Args:
-      address: without a slash at its end.
-
-    Returns:
-      False for all stores from which checkpoints cannot be read.
-    """
-    return address.startswith(_ORBAX) and "checkpoints" in paths.names_in(address)
 
 
 def check_local(flag: str, folder: str) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal
 
 
@@ -123,6 +122,4 @@ _SQUEEZENET = Asset(
     credit="the SqueezeNet authors (DeepScale, UC Berkeley, Stanford), converted by Primoz Godec",
 )
 
-ASSETS: Mapping[str, Asset] = MappingProxyType(
-    {asset.name: asset for asset in (_MINILM, _I3D, _SQUEEZENET)}
-)
+ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in (_MINILM, _I3D, _SQUEEZENET)}

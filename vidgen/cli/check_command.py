@@ -15,12 +15,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from vidgen import paths
-from vidgen.cli.generate_flags import COUNT, FILE, SWITCH, Row, add_rows
+from vidgen.cli.generate_flags import COUNT, FILE, SWITCH, Row
 
 if TYPE_CHECKING:
     from vidgen.precompute.check_data import CheckData
 
-_FLAGS: tuple[Row, ...] = (
+ROWS: tuple[Row, ...] = (
     ("data", FILE | {"metavar": "DATA_DIR", "nargs": "?"}, "a folder of captioned videos, of tar "
      "shards or of records, here or in an object store, or a pattern of shards; without it, "
      "--gin_file=data/... names the data"),
@@ -38,15 +38,6 @@ _SHARDS = ("data/tar_shards.gin", "SHARDS")
 _RECORDS = ("data/clip_records.gin", "RECORDS")
 
 Facts = Mapping[str, Any]
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add all flags of `vidgen check` but those of the configuration.
-
-    Args:
-      parser: of the sub-command; it is changed.
-    """
-    add_rows(parser, _FLAGS)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any] | None:
@@ -142,12 +133,9 @@ def command(
         name = re.sub(r"[^\w-]+", "_", place.stem).strip("_") or "data"
         bindings.append(f"MODEL_DIR='runs/{name}'")
     words = [f"--gin_file={_quoted(file)}" for file in files]
-    words += [f"--gin.{name}={_quoted(value)}" for name, _, value in map(_parts, bindings)]
+    parts = (binding.partition("=") for binding in bindings)
+    words += [f"--gin.{name}={_quoted(value)}" for name, _, value in parts]
     return " \\\n    ".join(["vidgen train", *words])
-
-
-def _parts(binding: str) -> tuple[str, str, str]:
-    return binding.partition("=")
 
 
 def _quoted(word: str) -> str:

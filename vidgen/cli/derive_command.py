@@ -8,19 +8,20 @@ import sys
 from vidgen.cli import startup
 from vidgen.cli.generate_flags import FILE, Row
 
-_OUTPUT = FILE | {"required": True, "metavar": "FOLDER"}
-_STEP: Row = ("--step", {"type": int, "metavar": "N"}, "use this checkpoint; default: the newest")
+_BOTH: tuple[Row, ...] = (
+    ("-o --output", FILE | {"required": True, "metavar": "FOLDER"}, "write config.gin and "
+     "model.safetensors there"),
+    ("--step", {"type": int, "metavar": "N"}, "use this checkpoint; default: the newest"),
+)  # fmt: skip
 MERGE: tuple[Row, ...] = (
     ("model", {"metavar": "MODEL_DIR"}, "the folder of a LoRA run (experiments/lora.gin)"),
-    ("-o --output", _OUTPUT, "write config.gin and model.safetensors there"),
-    _STEP,
-)  # fmt: skip
+    *_BOTH,
+)
 AVERAGE: tuple[Row, ...] = (
     ("model", {"metavar": "MODEL_DIR"}, "a run with snapshots (experiments/post_hoc_ema.gin)"),
     ("--length", {"type": float, "required": True, "metavar": "SIGMA"}, "relative length of the "
      "average, its standard deviation over the steps of the run: 0.1; at most 0.2887, their mean"),
-    ("-o --output", _OUTPUT, "write config.gin and model.safetensors there"),
-    _STEP,
+    *_BOTH,
 )  # fmt: skip
 
 

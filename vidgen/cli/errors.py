@@ -6,18 +6,6 @@ import errno
 import sys
 
 
-def report(error: Exception) -> int:
-    """Print what is wrong on stderr, in one sentence.
-
-    Args:
-      error: as it was raised.
-
-    Returns:
-      The exit status; see `sentence`.
-    """
-    return fail(*sentence(error))
-
-
 def sentence(error: Exception) -> tuple[str, int]:
     """Say what is wrong in one sentence.
 

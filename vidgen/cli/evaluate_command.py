@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vidgen import paths
 from vidgen.cli import generate_flags
 from vidgen.config import gin_files
@@ -99,9 +97,8 @@ def _of_files(flags: argparse.Namespace) -> Any:
     )
     protocol = Protocol(name="files", clips=len(generated if real is None else real))
     settings = {"stride": flags.stride, "fps read": flags.fps or "own"}
-    reports = _reports(flags)
-    reports["settings"] = settings
-    return Evaluate(data=data, protocol=protocol, title=generated.name, **reports)
+    fields = _reports(flags) | {"title": generated.name, "settings": settings}
+    return Evaluate(data=data, protocol=protocol, **fields)
 
 
 def _of_model(flags: argparse.Namespace) -> Any:
@@ -146,12 +143,14 @@ def _of_model(flags: argparse.Namespace) -> Any:
     title = flags.model.rstrip("/")
     data = setup.model_data(model, task, inputs, title, reports["folder"])
     curves = folders[-1] / "metrics.jsonl"
-    reports["curves"] = str(curves) if curves.exists() else None
+    reports |= {"curves": str(curves)} if curves.exists() else {}
     return Evaluate(data=data, protocol=protocol, title=title, **reports)
 
 
 def _stories(flags: argparse.Namespace) -> None:
     """Make the videos of StoryBench, and compare them with the true ones, if these are here."""
+    import numpy as np
+
     from vidgen.config.gin_sessions import Sessions
     from vidgen.inference import stages
     from vidgen.story import storybench_task_files
@@ -172,9 +171,8 @@ def _stories(flags: argparse.Namespace) -> None:
     ]
     fields = generate_flags.sampling_settings(flags)
     fields.pop("batch_size", None)  # a film is made one segment at a time
-    fields |= {"stage": stages.single(trained)}
+    fields |= {"stage": stages.single(trained), "output": str(folder / "films" / "film.npy")}
     fields |= {} if flags.seed is None else {"seed": flags.seed}
-    fields |= {"output": str(folder / "films" / "film.npy")}
     fields |= {} if flags.given is None else {"context_frames": flags.given}
     story = storybench_task_files.parse(tasks.read_text(encoding="utf-8"), "0", source=str(tasks))
     generate = sessions.build(GenerateStory, story=story, **fields)
@@ -193,8 +191,8 @@ def _stories(flags: argparse.Namespace) -> None:
     if truth is None or run.samples > 1:
         return
     frames = min(len(np.load(path)["video"]) for path in [*generated.iterdir(), *truth.iterdir()])
-    other = {"frames": flags.frames or frames, "inputs": [str(generated), str(truth)]}
-    other |= {"output": None, "clips": None}
+    other = {"inputs": [str(generated), str(truth)], "output": None, "clips": None}
+    other |= {"frames": flags.frames or frames}
     _of_files(argparse.Namespace(**vars(flags) | other))()
 
 
@@ -209,12 +207,12 @@ def _pinned(flags: argparse.Namespace, protocol: Any) -> Any:
 
 
 def _weights(flags: argparse.Namespace) -> dict[str, Any]:
-    for name in ("inception", "clip"):
-        path = getattr(flags, name)
-        if path is not None and not os.path.exists(os.path.expanduser(path)):
+    given = {"inception": flags.inception, "clip": flags.clip}
+    fields: dict[str, Any] = {name: path for name, path in given.items() if path is not None}
+    for name, path in fields.items():
+        if not os.path.exists(path):
             raise FileNotFoundError(f"--{name}: there is no {path}.")
-    names, size = ("inception", "clip"), flags.batch_size
-    fields = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    size = flags.batch_size
     if size is None:
         return fields
     if not size.isdecimal() or not int(size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vidgen.cli.generate_flags import COUNT, EACH, FILE, SWITCH, Row, add_rows, add_sampling
+from vidgen.cli.generate_flags import COUNT, EACH, FILE, SAMPLING, SWITCH, Row, add_rows
 
 _GENERAL: tuple[Row, ...] = (
     ("inputs", FILE | {"metavar": "CLIPS", "nargs": "*"}, "folders of videos, arrays, or results "
@@ -49,5 +49,4 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_rows(parser, _GENERAL)
     add_rows(parser.add_argument_group("which frames of files"), _FRAMES)
     group = parser.add_argument_group("sampling from a model")
-    add_rows(group, _MODEL)
-    add_sampling(group)
+    add_rows(group, (*_MODEL, *SAMPLING))

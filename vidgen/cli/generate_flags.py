@@ -74,7 +74,7 @@ _STAGES: tuple[Row, ...] = (
     ("--keep_stages", SWITCH, "also write the video of every stage: out.base.mp4, "
      "out.tsr1.mp4, ..."),
 )  # fmt: skip
-_SAMPLING: tuple[Row, ...] = (
+SAMPLING: tuple[Row, ...] = (
     ("--steps", EACH, "sampling steps; a distilled student accepts only its own number"),
     ("--sampler", EACH, "{samplers}, or one that a --gin_file brings"),
     ("--gamma", EACH, "noise that the ancestral sampler adds, 0 to 1"),
@@ -151,20 +151,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_rows(parser, _GENERAL)
     for title, rows in (
         ("stages of a cascade", _STAGES),
-        ("sampling", _SAMPLING),
+        ("sampling", SAMPLING),
         ("content that stays as it is", _KNOWN),
         ("a story, of any length", _STORY),
     ):
         add_rows(parser.add_argument_group(title), rows)
-
-
-def add_sampling(group: argparse._ActionsContainer) -> None:
-    """Add the flags that say how the stages sample.
-
-    Args:
-      group: a parser or a group of one; it is changed.
-    """
-    add_rows(group, _SAMPLING)
 
 
 def models(flags: argparse.Namespace) -> tuple[str, str | None]:
@@ -213,13 +204,10 @@ def story_settings(flags: argparse.Namespace) -> dict[str, Any]:
             if flags.long:
                 raise ValueError(f"{flag} is not for --long, which makes one video of one prompt.")
             raise ValueError(f"{flag} is not for a story; the --story says what is shown.")
-    optional = {
-        "output": flags.output,
+    optional = {name: getattr(flags, name) for name in ("output", "seed", "negative")} | {
         "on_step": _preview(flags),
-        "seed": flags.seed,
         "restart": flags.restart or None,
         "context_frames": flags.context,
-        "negative": flags.negative,
         "first": None if flags.first is None else FirstFrames(path=flags.first),
     }
     fields = sampling_settings(flags) | _without_none(optional)
@@ -281,18 +269,12 @@ def settings(flags: argparse.Namespace) -> dict[str, Any]:
             )
     names = ("first", "last", "inpaint", "mask", "overlap")
     known = KnownFiles(**{name: getattr(flags, name) for name in names})
-    optional = {
-        "frames": flags.frames,
+    same = ("frames", "fps", "negative", "strength", "output", "seed", "num_samples")
+    optional = {name: getattr(flags, name) for name in same} | {
         "size": None if flags.size is None else read_size(flags.size),
-        "fps": flags.fps,
         "init": _init(flags),
-        "negative": flags.negative,
-        "strength": flags.strength,
         "known": known or None,
-        "output": flags.output,
         "on_step": _preview(flags),
-        "seed": flags.seed,
-        "num_samples": flags.num_samples,
         "keep_stages": flags.keep_stages or None,
     }
     fields = sampling_settings(flags) | _without_none(optional)
@@ -326,8 +308,8 @@ def sampling_settings(flags: argparse.Namespace) -> dict[str, Any]:
     from vidgen.inference.sampling_settings import Sampling
 
     whole = ("steps", "batch_size", "step", "resample", "resample_jump")
-    number = ("gamma", "churn", "reconstruction", "temperature")
-    number += tuple(f"guidance_{name}" for name in ("rescale", "parallel", "norm", "momentum"))
+    number = ("gamma", "churn", "reconstruction", "temperature", "guidance_rescale")
+    number += ("guidance_parallel", "guidance_norm", "guidance_momentum")
     readers: dict[str, Any] = dict.fromkeys(whole, per_stage.whole)
     readers |= dict.fromkeys(number, per_stage.number)
     readers |= dict.fromkeys(("sampler", "threshold"), per_stage.word)

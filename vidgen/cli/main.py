@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +22,14 @@ from typing import Any, NoReturn
 
 from vidgen import __version__
 from vidgen.assets import model_folders
-from vidgen.cli import (
-    check_command,
-    evaluate_flags,
-    export_command,
-    generate_flags,
-    plan_command,
-    startup,
-    web_command,
-)
+from vidgen.cli import check_command as check
 from vidgen.cli import derive_command as derive
-from vidgen.cli.errors import fail, report
+from vidgen.cli import evaluate_command as evaluate
+from vidgen.cli import evaluate_flags, generate_flags, startup
+from vidgen.cli import export_command as export
+from vidgen.cli import plan_command as plan
+from vidgen.cli import web_command as web
+from vidgen.cli.errors import fail, sentence
 from vidgen.cli.examples import EXAMPLES
 from vidgen.cli.generate_flags import FILE, SWITCH, Row, add_rows, as_path
 from vidgen.config import gin_files
@@ -67,16 +64,12 @@ _ASSETS: tuple[Row, ...] = (
 )
 
 
-class _UsageError(ValueError):
-    """A command line that cannot be read."""
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, as one sentence."""
-        raise _UsageError(f"{message} (see {self.prog} --help).")
+        raise ValueError(f"{message} (see {self.prog} --help).")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         flags = _parsed(sys.argv[1:] if argv is None else argv)
-    except _UsageError as error:
+    except ValueError as error:
         return fail(str(error))
     try:
         _call(flags)
@@ -104,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if flags.debug:
             raise
-        return report(error)
+        return fail(*sentence(error))
 
 
 def call(argv: Sequence[str]) -> Any:
@@ -134,6 +127,8 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 def _call(flags: argparse.Namespace) -> Any:
     with gin_files.searching(getattr(flags, "gin_search_paths", ())):
+        if flags.command not in (_assets, derive.run):  # which work by themselves
+            _start_jax(flags)
         return flags.command(flags)
 
 
@@ -142,22 +137,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"vidgen {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    train, processes, none = [_GIN, _PROCESSES, _TRAIN], [_GIN, _PROCESSES], [_GIN]
+    train, both, none = [_GIN, _PROCESSES, _TRAIN], [_GIN, _PROCESSES], [_GIN]
+    data = [check.ROWS, _GIN]
     for name, text, command, rows in (
         ("train", "train a model, or resume its training", _train, train),
         ("generate", "generate videos from prompts", _generate, none),
-        ("encode", "encode the captions or the videos of a data set, once", _encode, processes),
+        ("encode", "encode the captions or the videos of a data set, once", _encode, both),
         ("prepare", "cut raw videos into clips to train on", _prepare, none),
-        ("check", "read a folder as training would, and say what it holds", _check, none),
-        ("evaluate", "compute metrics of a model, or of two sets of clips", _evaluate, processes),
-        (
-            "plan",
-            "count parameters, FLOPs and memory of a configuration",
-            _plan,
-            [plan_command.ROWS, _GIN],
-        ),
-        ("web", "serve a page that generates, in a browser", _web, [web_command.FLAGS, _GIN]),
-        ("export", "write a trained model to a folder to hand on", _export, [export_command.ROWS]),
+        ("check", "read a folder as training would, and say what it holds", check.run, data),
+        ("evaluate", "compute metrics of a model, or of two sets of clips", evaluate.run, both),
+        ("plan", "count parameters, FLOPs and memory of a configuration", _plan, [plan.ROWS, _GIN]),
+        ("web", "serve a page that generates, in a browser", _web, [web.FLAGS, _GIN]),
+        ("export", "write a trained model to a folder to hand on", export.run, [export.ROWS]),
         ("merge", "write a LoRA run and its base as one model", derive.run, [derive.MERGE]),
         ("average", "average the weights of a run over any length", derive.run, [derive.AVERAGE]),
         ("assets", "list or fetch the third-party files that vidgen uses", _assets, [_ASSETS]),
@@ -172,11 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
         sub.set_defaults(command=command)
-        if module := {
-            "generate": generate_flags,
-            "check": check_command,
-            "evaluate": evaluate_flags,
-        }.get(name):
+        if module := {"generate": generate_flags, "evaluate": evaluate_flags}.get(name):
             module.add(sub)
         for group in rows:
             title = "configuration" if group is _GIN else None
@@ -208,18 +195,13 @@ def _encode(flags: argparse.Namespace) -> None:
 
 
 def _prepare(flags: argparse.Namespace) -> None:
-    run, config = _build(flags, "prepare", "precompute.prepare.Prepare")
+    run, config = _build(flags, "prepare", "precompute.prepare:Prepare")
     if not _is_dry(flags, config):
         run()
 
 
-def _check(flags: argparse.Namespace) -> Any:
-    _start_jax(flags)
-    return check_command.run(flags)
-
-
 def _plan(flags: argparse.Namespace) -> Any:
-    return plan_command.run(flags, functools.partial(_build, flags, "plan"))
+    return plan.run(flags, functools.partial(_build, flags, "plan"))
 
 
 def _is_dry(flags: argparse.Namespace, config: str) -> bool:
@@ -244,12 +226,12 @@ def _build(
       flags: of the command.
       mode: `runs/MODE.gin` is read before the files of the flags, so that a user names only those,
         and `vidgen plan` and `vidgen generate` read a training configuration as it is.
-      class_path: of the run; None is what the files name by `macro`, as in RUN = @train.Train().
+      class_path: of the run, as in plan.estimate:Plan; None is what the files name by `macro`, as
+        in RUN = @train.Train().
       macro: see `class_path`.
       bindings: NAME=VALUE, after those of the flags.
       **fields: of the run, which win over gin's.
     """
-    _start_jax(flags)
     from vidgen.config import gin_sessions, gin_utils, untrusted
 
     teacher = _trained_configs(flags.bindings, "TEACHER_DIR")
@@ -261,12 +243,8 @@ def _build(
     all_bindings = [*flags.bindings, *bindings]
     trusted = untrusted.packages_of(flags.gin_file) if teacher or excerpts else ()
     with gin_utils.session(files, all_bindings, renamed, excerpts, trusted):
-        if class_path is None:
-            run_class = gin_utils.named_by(macro)
-        else:
-            module, _, name = class_path.rpartition(".")
-            run_class = getattr(importlib.import_module(f"vidgen.{module}"), name)
-        run = gin_utils.build(run_class, **fields)
+        named = pkgutil.resolve_name(f"vidgen.{class_path}") if class_path else None
+        run = gin_utils.build(named or gin_utils.named_by(macro), **fields)
         config = gin_utils.operative_config()
         unused = gin_utils.unused_bindings()
     gin_sessions.note(gin_sessions.without_effect(flags.bindings, unused))
@@ -274,7 +252,6 @@ def _build(
 
 
 def _generate(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
     from vidgen.cli import generate_command
 
     run, configs = generate_command.build(flags)
@@ -286,20 +263,7 @@ def _generate(flags: argparse.Namespace) -> None:
 
 
 def _web(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
-    web_command.run(flags, lambda words: _parsed(["generate", *words]))
-
-
-def _evaluate(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
-    from vidgen.cli import evaluate_command
-
-    evaluate_command.run(flags)
-
-
-def _export(flags: argparse.Namespace) -> None:
-    _start_jax(flags)
-    export_command.run(flags)
+    web.run(flags, lambda words: _parsed(["generate", *words]))
 
 
 def _assets(flags: argparse.Namespace) -> None:
@@ -326,12 +290,14 @@ def _trained_configs(bindings: Sequence[str], macro: str) -> list[str]:
 
 def _start_jax(flags: argparse.Namespace) -> None:
     """Set up logging, the cache of compiled programs and, where declared, the process group."""
+    if getattr(flags, "topology", "") or getattr(flags, "chips", ""):
+        # Of `vidgen plan` nothing runs: leave alone what accelerators there are.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     startup.setup_process(flags.debug)
-    takes_processes = hasattr(flags, "distributed")  # not every command has this flag
     declared = os.environ.get("VIDGEN_DISTRIBUTED", "") not in ("", "0")
-    if takes_processes and (flags.distributed or declared):
-        startup.initialize_distributed()
-    elif os.environ.get("JAX_COORDINATOR_ADDRESS"):
+    # Not every command has this flag.
+    asked = hasattr(flags, "distributed") and (flags.distributed or declared)
+    if asked or os.environ.get("JAX_COORDINATOR_ADDRESS"):
         startup.initialize_distributed()
 
 

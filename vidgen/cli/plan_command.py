@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -53,15 +52,11 @@ def run(flags: argparse.Namespace, build: Callable[..., tuple[Any, str]]) -> Any
         raise ValueError(
             "--fit and --chips=v5p:64 go together, and choose what --topology and --compile say."
         )
-    if flags.topology or flags.chips:  # nothing runs: leave alone what accelerators there are
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    run, names = (
-        "plan.estimate.Plan",
-        ("compile", "sampling", "student_steps", "topology", "effort"),
-    )
-    names += ("details", "explain")
-    if flags.captions is not None:
-        run, names = "plan.text_encoding.TextPlan", ("captions", "epochs", "topology")
+    if flags.captions is None:
+        run, names = "plan.estimate:Plan", ("compile", "sampling", "student_steps", "topology")
+        names += ("effort", "details", "explain")
+    else:
+        run, names = "plan.text_encoding:TextPlan", ("captions", "epochs", "topology")
     fields = {name: getattr(flags, name) for name in names} | {"as_json": flags.json}
     plan, config = build(run, **fields)
     if flags.dry_run:

@@ -114,10 +114,9 @@ def initialize_distributed() -> None:
     """
     import jax
 
-    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
     numbers = {
         "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
         "process_id": os.environ.get("JAX_PROCESS_ID"),
     }
     known: dict[str, Any] = {name: int(value) for name, value in numbers.items() if value}
-    jax.distributed.initialize(coordinator_address=coordinator, **known)
+    jax.distributed.initialize(**known)  # which reads the address itself

@@ -113,11 +113,8 @@ def parts(path: Path) -> Iterator[tuple[str, str | None, int]]:
     for number, line in enumerate(lines):
         if match := _INCLUDE.match(line):
             yield "\n".join([*before, *lines[start:number]]), match[2], number + 1
-            part = lines[start:number]
-            before += [line if line.startswith(("import ", "from ")) else "" for line in part] + [
-                ""
-            ]
-            start = number + 1
+            part, start = lines[start : number + 1], number + 1
+            before += [line if line.startswith(("import ", "from ")) else "" for line in part]
     yield "\n".join([*before, *lines[start:]]), None, len(lines)
 
 
@@ -201,8 +198,7 @@ def plain(error: Exception, file: str, hint: Callable[[str, str], str]) -> str:
         return f"{place}, line {error.lineno}: cannot read {line!r} ({error.msg})"
     message = str(error)
     where = re.search(r'In file "([^"]+)", line (\d+)', message)
-    what = re.split(r"\n\s+In (?:call to|file|bindings)", message)[0]
-    what = re.split(r"\n\s+No values supplied", what)[0]
+    what = re.split(r"\n\s+(?:In (?:call to|file|bindings)|No values supplied)", message)[0]
     what = re.sub(r"\s+", " ", what).strip() or type(error).__name__
     if match := re.match(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", what):
         what = f"{match[1]} has no parameter {match[2]!r}" + hint(match[1], match[2])

@@ -104,14 +104,13 @@ def _per_pair(
     """Return the distance of clips "b t h w c", one value per clip."""
     params, program = distance.load(), jax.jit(distance.__call__)
 
-    def of_clips(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.asarray(program(params, a, b))
-
-    def of_frames(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        if isinstance(distance, VideoPerceptual):
+            return np.asarray(program(params, a, b))
         frames = program(params, a.reshape(-1, *a.shape[2:]), b.reshape(-1, *b.shape[2:]))
         return np.asarray(frames).reshape(a.shape[:2]).mean(1)
 
-    return of_frames if isinstance(distance, ImagePerceptual) else of_clips
+    return per_pair
 
 
 # ---- captions ------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class ClipSet(Protocol):
         """Names by which clips of two sets are paired; None: clips are paired by their numbers."""
         ...
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex digits that differ for different clips."""
         ...
@@ -89,13 +89,9 @@ class SourceClips:
         """The size of every clip."""
         return self.source.shape
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the settings of the source, and of its files as far as it lists them."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         return digest(repr(self.source), _listed_files(self.source), self.count, self.seed)
 
     def __len__(self) -> int:

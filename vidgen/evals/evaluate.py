@@ -23,6 +23,7 @@ from vidgen import __version__, paths
 from vidgen.data.video.encode import write_video
 from vidgen.data.video.stream import RATES
 from vidgen.evals import collect, metrics
+from vidgen.evals.clips import ClipSet
 from vidgen.evals.generated_clips import GeneratedClips
 from vidgen.evals.metrics import EvalData, Metric
 from vidgen.evals.protocols import Protocol
@@ -147,22 +148,23 @@ class Evaluate:
     def _shown(self) -> dict[str, Any]:
         """Write some clips as files, and return them with the curves, for the page."""
         generated, real = self.data.generated, self.data.real
-        videos = []
-        for number in range(min(SHOWN, len(generated))):
-            clip, caption = generated.read(number)
-            entry: dict[str, Any] = {"prompt": caption or f"clip {number}", "real": None}
-            entry["made"] = self._write("made", generated.fingerprint, number, clip)
-            if real is not None and number < len(real):
-                truth = real.read(number)[0]
-                entry["real"] = self._write("real", real.fingerprint, number, truth)
-            videos.append(entry)
+        videos = [
+            {
+                "prompt": generated.read(number)[1] or f"clip {number}",
+                "made": self._write("made", generated, number),
+                "real": self._write("real", real, number),
+            }
+            for number in range(min(SHOWN, len(generated)))
+        ]
         return {"videos": videos, "curves": self.curves}
 
-    def _write(self, side: str, fingerprint: str, number: int, clip: np.ndarray) -> str:
+    def _write(self, side: str, clips: ClipSet | None, number: int) -> str | None:
+        if clips is None or number >= len(clips):
+            return None
         fps = self.data.generated.shape.fps
         suffix = ".webp" if fps <= RATES[".webp"] else ".webm"
-        path = self.folder / "shown" / f"{side}-{fingerprint}-{number}{suffix}"
+        path = self.folder / "shown" / f"{side}-{clips.fingerprint}-{number}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_video(path, clip, fps)
+            write_video(path, clips.read(number)[0], fps)
         return str(path)

@@ -56,13 +56,9 @@ class GeneratedClips:
         """The size of every clip."""
         return self.task.shape
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the task, and of the clips that it is given."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         return digest(self.task.task, self.task.identity, self.real.fingerprint, self.samples)
 
     def __len__(self) -> int:

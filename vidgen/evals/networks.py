@@ -133,7 +133,7 @@ class FeatureNetwork:
 
 
 def _compute(network: FeatureNetwork, batch_size: int, batch: ClipBatch) -> np.ndarray:
-    params, mesh = _on_devices(network)
+    program, params, mesh = _on_devices(network)
     ways = mesh.devices.size
     size = -(-min(batch_size, len(batch.video)) // ways) * ways
     rows = []
@@ -141,21 +141,19 @@ def _compute(network: FeatureNetwork, batch_size: int, batch: ClipBatch) -> np.n
         part = batch.video[start : start + size]
         full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
         placed = jax.device_put(full, NamedSharding(mesh, PartitionSpec("clips")))
-        features = _program(network)(params, placed)
+        features = program(params, placed)
         rows.append(np.asarray(features, np.float32)[: len(part)])
     return np.concatenate(rows)
 
 
 @functools.lru_cache(maxsize=8)
-def _on_devices(network: FeatureNetwork) -> tuple[Params, jax.sharding.Mesh]:
-    """Copy the parameters to every device of this process; return them and these devices."""
+def _on_devices(
+    network: FeatureNetwork,
+) -> tuple[Callable[..., Array], Params, jax.sharding.Mesh]:
+    """Copy the parameters to every device of this process; return program, copies and devices."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("clips",))
-    return jax.device_put(network.load(), NamedSharding(mesh, PartitionSpec())), mesh
-
-
-@functools.lru_cache(maxsize=8)
-def _program(network: FeatureNetwork) -> Callable[..., Array]:
-    return jax.jit(network.features)
+    params = jax.device_put(network.load(), NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(network.features), params, mesh
 
 
 @functools.lru_cache(maxsize=4)

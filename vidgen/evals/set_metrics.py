@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -47,11 +48,9 @@ class _OfFeatures(Metric):
 
         See `Metric.measurements`.
         """
-        network, size = self.feature_network(data.inputs), data.inputs.batch_size
-        generated = network.measurement("generated", size)
-        return (
-            (generated, network.measurement("real", size)) if self.compares_sets else (generated,)
-        )
+        network = self.feature_network(data.inputs)
+        sides = ("generated", "real") if self.compares_sets else ("generated",)
+        return [network.measurement(side, data.inputs.batch_size) for side in sides]
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
         """Describe the layer, hash and preprocessing of the network; see `Metric.network`."""
@@ -89,10 +88,8 @@ class FrechetDistance(_OfFeatures):
 
 
 def _merged(parts: list[distances.Moments], without: int | None) -> distances.Moments:
-    first, *rest = [part for i, part in enumerate(parts) if i != without]
-    for other in rest:
-        first = first.merge(other)
-    return first
+    kept = (part for i, part in enumerate(parts) if i != without)
+    return functools.reduce(distances.Moments.merge, kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,17 +134,13 @@ class InceptionScore(_OfFeatures):
 _POOL = 2048  # of the features of Inception-v3: the logits follow
 
 
-def _i3d(inputs: MetricInputs) -> FeatureNetwork:
-    del inputs
-    return networks.kinetics_i3d()
-
-
-def _inception(inputs: MetricInputs) -> FeatureNetwork:
-    return networks.inception_v3(inputs.inception_file)
-
-
-_OF_CLIPS: dict[str, Any] = {"feature_network": _i3d, "frames": i3d.MIN_FRAMES}
-_OF_FRAMES: dict[str, Any] = {"feature_network": _inception}
+_OF_CLIPS: dict[str, Any] = {
+    "feature_network": lambda inputs: networks.kinetics_i3d(),
+    "frames": i3d.MIN_FRAMES,
+}
+_OF_FRAMES: dict[str, Any] = {
+    "feature_network": lambda inputs: networks.inception_v3(inputs.inception_file)
+}
 _DISTANCE: dict[str, Any] = {"better": "lower", "needs": ("real",)}
 _FRAME_DISTANCE = _OF_FRAMES | {"better": "lower", "needs": ("real", "inception"), "last": _POOL}
 _SCORE: dict[str, Any] = {"better": "higher", "least_clips": LEAST_FVD}

@@ -27,7 +27,6 @@ from vidgen.data.video.footage import (
     SLACK,
     STILL_SUFFIXES,
     Footage,
-    FootageError,
     open_footage,
 )
 from vidgen.evals.clips import ClipSet, digest
@@ -111,13 +110,9 @@ class FolderClips:
         root = Path(self.name).expanduser()
         return tuple(str(file.relative_to(root).with_suffix("")) for file in self.files)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the files' names and content, their captions, and the window."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         content = [(n, content_hash(f)) for n, f in zip(self.names, self.files, strict=True)]
         return digest(content, self.window, self.captions)
 
@@ -130,11 +125,8 @@ class FolderClips:
         Raises:
           ValueError: the file is damaged.
         """
-        try:
-            footage = _open(self.files[number], self.window)
-            return footage.read(self.shapes[number]), self.captions[number]
-        except FootageError as error:
-            raise ValueError(str(error)) from error
+        footage = _open(self.files[number], self.window)
+        return footage.read(self.shapes[number]), self.captions[number]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,13 +146,9 @@ class ArrayClips:
     shape: VideoShape
     names: None = None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the file's content, the window, and the number of clips."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         return digest(content_hash(self.name), self.window, len(self.array))
 
     def __len__(self) -> int:
@@ -248,10 +236,7 @@ def _open(file: Path, window: Window) -> Footage:
 
 def _shape_of(file: Path, window: Window) -> VideoShape:
     """Return the clip that is taken of a file, at the rate at which that takes the right frames."""
-    try:
-        footage = _open(file, window)
-    except FootageError as error:
-        raise ValueError(str(error)) from error
+    footage = _open(file, window)
     rate = window.fps or footage.fps
     count = 1 if footage.is_still else math.floor(footage.seconds * rate + 0.5 + SLACK)
     height, width = window.size or (footage.height, footage.width)

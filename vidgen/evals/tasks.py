@@ -5,6 +5,8 @@
     RestoreTask       from a small version of it: a super-resolution stage
     ReconstructTask   from its tokens: a tokenizer
 
+All have `task`, which is the name; `shape`, the size of a clip; `identity`, plain data that names
+all that the clips depend on besides the data set; and `settings`, which are shown with the result.
 A clip depends on (seed, its number, its caption, the true clip, weights, settings) alone, so any
 process may make any of them, and re-running the same command resumes.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,44 +33,6 @@ from vidgen.train.batches import encode_captions
 from vidgen.types import Known, Params, VideoShape
 
 Video = Float[np.ndarray, "b t h w c"]
-
-
-@runtime_checkable
-class EvalTask(Protocol):
-    """A way to make a clip for each clip of a data set."""
-
-    @property
-    def task(self) -> str:
-        """One of "generate", "predict", "restore", "reconstruct"."""
-        ...
-
-    @property
-    def shape(self) -> VideoShape:
-        """The size of a clip that it makes."""
-        ...
-
-    @property
-    def identity(self) -> Any:
-        """Plain data that names all that the clips depend on, besides the clips of the data set."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that are shown with the result."""
-        ...
-
-    def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Make one clip for each true clip.
-
-        Args:
-          numbers: the numbers of the clips, which their random keys depend on.
-          truth: the true clips, in [-1, 1].
-          captions: their captions.
-
-        Returns:
-          Clips, about in [-1, 1].
-        """
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +70,16 @@ class GenerateTask:
         return per_stage.value(self.run.checkpoint_step, stage)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Make clips of the captions alone: clip n is sample n of its caption."""
+        """Make clips of the captions alone: clip n is sample n of its caption.
+
+        Args:
+          numbers: the numbers of the clips, which their random keys depend on.
+          truth: the true clips, in [-1, 1].
+          captions: their captions.
+
+        Returns:
+          One clip for each true one, about in [-1, 1].
+        """
         run = dataclasses.replace(self.run, prompts=tuple(captions), samples=tuple(numbers))
         return np.stack([video for _, video in run.videos()])
 
@@ -176,7 +149,7 @@ class PredictTask(_OneStage):
         return super().settings | {"given": self.given, "text": self.text}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Make clips whose first frames are those of the true clip."""
+        """Make clips whose first frames are those of the true clip; see `GenerateTask`."""
         words = list(captions) if self.text else [""] * len(captions)
         text = encode_captions(words, self.stage.text_encoder)
         mask = np.arange(self.shape.frames) < self.given
@@ -197,7 +170,10 @@ class RestoreTask(_OneStage):
         return super().settings | {"from": str(self.stage.model.input_shape)}
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Make clips from small versions of the true ones, made as in training."""
+        """Make clips from small versions of the true ones, made as in training.
+
+        See `GenerateTask`.
+        """
         text = encode_captions(list(captions), self.stage.text_encoder)
         model = for_text(self.stage.model, text)
         low_res = model.degrade(jnp.asarray(truth))
@@ -259,16 +235,18 @@ class ReconstructTask:
         Returns:
           The number of codes, then all tokens, of each clip.
         """
-        tokens = np.asarray(self._programs[0](self._params, jnp.asarray(video)))
+        tokens = np.asarray(self._programs[0](self._params, video))
         tokens = tokens.reshape(len(video), -1)
         return np.concatenate([np.full((len(video), 1), self.model.codes), tokens], axis=1)
 
     def __call__(self, numbers: Sequence[int], truth: Video, captions: Sequence[str]) -> Video:
-        """Encode the true clips, and decode their tokens."""
+        """Encode the true clips, and decode their tokens; see `GenerateTask`."""
         del numbers, captions
         encode, decode = self._programs
-        video = jnp.asarray(truth)
-        return np.asarray(decode(self._params, encode(self._params, video)), np.float32)
+        return np.asarray(decode(self._params, encode(self._params, truth)), np.float32)
+
+
+EvalTask = GenerateTask | PredictTask | RestoreTask | ReconstructTask
 
 
 def sampling_of(model: SampledModel) -> dict[str, Any]:

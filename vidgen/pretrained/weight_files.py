@@ -161,17 +161,13 @@ class TorchFile:
             tensors = _state_dict(state, self._path)
             self._tensors = {str(n): v for n, v in tensors.items() if isinstance(v, _Tensor)}
         except BaseException:
-            self.close()
+            self._stream.close()
             raise
 
     def __enter__(self) -> TorchFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._stream.close()
 
     @property
@@ -244,16 +240,6 @@ def _load(reader: _Reader, path: Path) -> Any:
         raise WeightFileError(f"{path} is not a readable weight file ({error}).") from error
 
 
-def _torch_names() -> dict[tuple[str, str], Any]:
-    names: dict[tuple[str, str], Any] = {
-        ("torch", name): np.dtype(dtype) for name, dtype in _STORAGES.items()
-    }
-    names["torch._utils", "_rebuild_tensor_v2"] = _tensor
-    names["torch._utils", "_rebuild_parameter"] = _parameter
-    names["collections", "OrderedDict"] = collections.OrderedDict
-    return names
-
-
 def _tensor(
     storage: object, offset: int, size: Iterable[int], stride: Iterable[int], *_: object
 ) -> _Tensor:
@@ -262,8 +248,12 @@ def _tensor(
     return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
-def _parameter(data: _Tensor, *_: object) -> _Tensor:
-    return data
+_TORCH_NAMES: Mapping[tuple[str, str], Any] = {
+    **{("torch", name): np.dtype(dtype) for name, dtype in _STORAGES.items()},
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+}
 
 
 def _read_zip(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]:
@@ -279,7 +269,7 @@ def _read_zip(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStorage]
     root = index.split("/")[0]
     if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
         raise WeightFileError(f"{path} was written on a big-endian machine.")
-    state = _load(_Reader(io.BytesIO(archive.read(index)), _torch_names()), path)
+    state = _load(_Reader(io.BytesIO(archive.read(index)), _TORCH_NAMES), path)
 
     def load(storage: _Storage) -> np.ndarray:
         return np.frombuffer(archive.read(f"{root}/data/{storage.key}"), storage.dtype)
@@ -294,7 +284,7 @@ def _read_legacy(stream: io.BufferedReader, path: Path) -> tuple[Any, _LoadStora
         raise WeightFileError(f"{path} was not written by torch.save.")
     if not machine.get("little_endian", True):
         raise WeightFileError(f"{path} was written on a big-endian machine.")
-    reader = _Reader(stream, _torch_names())
+    reader = _Reader(stream, _TORCH_NAMES)
     state = _load(reader, path)
     places: dict[str, tuple[int, int]] = {}
     for key in _load(_Reader(stream, {}), path):  # for each storage: how many elements, elements

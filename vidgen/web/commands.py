@@ -17,9 +17,7 @@ from vidgen.story import parse
 MAX_TEXT = 1000  # [guess] characters of a prompt; text encoders read some 128 to 512 tokens
 MAX_SCENES = 12  # [guess] what a page shows at once; a file of --story has any number
 OUTPUT = "clip.mp4"
-PICTURES = (".png", ".jpg", ".jpeg")
-VIDEOS = (".mp4", ".webm", ".mov", ".mkv", ".gif", ".webp")
-UPLOADS = VIDEOS + PICTURES
+UPLOADS = (".mp4", ".webm", ".mov", ".mkv", ".gif", ".webp", ".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,14 @@ from vidgen.web import commands, views
 from vidgen.web.commands import MAX_SCENES, MAX_TEXT, Command
 from vidgen.web.jobs import Job, Worker
 from vidgen.web.models import Offers
-from vidgen.web.parts import Result, Sampling, hint, result_parts, sampling_fields, stages_of
+from vidgen.web.parts import (
+    Result,
+    hint,
+    result_parts,
+    sampling_fields,
+    sampling_flags,
+    stages_of,
+)
 
 CSS = Path(__file__).with_name("page.css")
 THEME = Default(
@@ -68,7 +75,7 @@ class Page:
                     **_PRIVATE,
                 )
             result.stop.click(self._stop, queue=False, **_PRIVATE)
-            blocks.unload(self._leave)
+            blocks.unload(self._stop)
         self.blocks = blocks
 
     # What can be typed -----------------------------------------------------------------------
@@ -108,12 +115,10 @@ class Page:
         def read(prompt: str, model: str, until: str | None, *sampled: Any) -> Command:
             stages = self._offers.named(model).stages
             last = until if until in stages[:-1] else None
-            return self._with_more(
-                commands.clip(prompt, model=model, until=last, **Sampling.flags(*sampled))
-            )
+            return commands.clip(prompt, model=model, until=last, **sampling_flags(*sampled))
 
         go = gr.Button("Generate", variant="primary", elem_id="vg-generate")
-        return go, [prompt, model, until, *sampling.fields], read
+        return go, [prompt, model, until, *sampling], read
 
     def _story_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
         count = gr.State(len(SCENES))
@@ -143,12 +148,12 @@ class Page:
 
         def read(count: int, *values: Any) -> Command:
             prompts, sampled = values[:MAX_SCENES], values[MAX_SCENES:]
-            flags = Sampling.flags(*sampled)
+            flags = sampling_flags(*sampled)
             model = self._offers.stories.name
-            return self._with_more(commands.story(prompts[:count], model=model, **flags))
+            return commands.story(prompts[:count], model=model, **flags)
 
         go = gr.Button("Tell the story", variant="primary", elem_id="vg-tell")
-        return go, [count, *scenes, *sampling.fields], read
+        return go, [count, *scenes, *sampling], read
 
     def _upscale_inputs(self) -> tuple[gr.Button, list[Any], Callable[..., Command]]:
         model = self._offers.clips[0]
@@ -165,14 +170,11 @@ class Page:
 
         def read(upload: str | None, prompt: str, first: str, last: str, *sampled: Any) -> Command:
             flags = {"model": model.name, "from": first, "until": last}
-            flags |= Sampling.flags(*sampled)
-            return self._with_more(commands.upscaling(upload, prompt, **flags))
+            flags |= sampling_flags(*sampled)
+            return commands.upscaling(upload, prompt, **flags)
 
         go = gr.Button("Upscale", variant="primary", elem_id="vg-upscale")
-        return go, [upload, prompt, first, last, *sampling.fields], read
-
-    def _with_more(self, command: Command) -> Command:
-        return dataclasses.replace(command, flags=(*command.flags, *self._more))
+        return go, [upload, prompt, first, last, *sampling], read
 
     # What becomes of it ----------------------------------------------------------------------
 
@@ -185,7 +187,8 @@ class Page:
             session = str(request.session_hash)
             try:
                 command = read(*values)
-                job = self._worker.submit(command)
+                flags = (*command.flags, *self._more)
+                job = self._worker.submit(dataclasses.replace(command, flags=flags))
             except ValueError as error:
                 yield {result.progress: views.message(str(error), "error")}
                 return
@@ -218,14 +221,10 @@ class Page:
             await asyncio.sleep(_LOOK_EVERY)
 
     def _stop(self, request: gr.Request) -> None:
-        """Stop the generation of a page."""
+        """Stop the generation of a page, which may be closed."""
         job = self._jobs.get(str(request.session_hash))
         if job is not None:
             self._worker.stop(job)
-
-    def _leave(self, request: gr.Request) -> None:
-        """End the generation of a page that was closed."""
-        self._stop(request)
 
 
 def _scenes_shown(count: int) -> list[Any]:
@@ -234,10 +233,9 @@ def _scenes_shown(count: int) -> list[Any]:
 
 
 def _at_the_start(result: Result, starts: list[gr.Button]) -> dict[Any, Any]:
-    hidden = {part: gr.update(visible=False) for part in (result.video, result.download)}
+    hidden = (result.video, result.download, result.command)
     return {
-        **hidden,
-        result.command: gr.update(visible=False),
+        **{part: gr.update(visible=False) for part in hidden},
         result.picture: gr.update(value=views.EMPTY, visible=True),
         result.stop: gr.update(visible=True),
         **{button: gr.update(interactive=False) for button in starts},

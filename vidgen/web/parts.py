@@ -16,41 +16,6 @@ _RANDOM = "() => Math.floor(Math.random() * 4294967296)"  # a seed, made in the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """The fields that say how to sample."""
-
-    negative: gr.Textbox
-    guidance: gr.Textbox
-    steps: gr.Textbox
-    seed: gr.Number
-
-    @property
-    def fields(self) -> list[Any]:
-        """The fields, in the order in which `flags` takes their values."""
-        return [self.negative, self.guidance, self.steps, self.seed]
-
-    @staticmethod
-    def flags(negative: str, guidance: str, steps: str, seed: int | None) -> dict[str, str | None]:
-        """Turn the values of the fields into flags.
-
-        Args:
-          negative: text that guidance leads away from.
-          guidance: weight, or a weight for each stage, as --guidance takes it.
-          steps: number, or a number for each stage, as --steps takes it.
-          seed: of all noise; None: the field is empty.
-
-        Returns:
-          Values by the name of the flag; an empty one or None leaves the choice to the model.
-        """
-        return {
-            "negative": negative,
-            "guidance": guidance,
-            "steps": steps,
-            "seed": None if seed is None else str(int(seed)),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
 class Result:
     """What shows a generation."""
 
@@ -62,14 +27,14 @@ class Result:
     command: gr.Textbox
 
 
-def sampling_fields(part: str) -> Sampling:
+def sampling_fields(part: str) -> list[Any]:
     """Lay out the fields that say how to sample.
 
     Args:
       part: of the page; the fields' ids begin with "vg-PART-".
 
     Returns:
-      The fields.
+      The fields, in the order in which `sampling_flags` takes their values.
     """
     options: dict[str, Any] = {"placeholder": "default", "max_lines": 1, "min_width": 90}
     negative = gr.Textbox(
@@ -86,7 +51,25 @@ def sampling_fields(part: str) -> Sampling:
     with gr.Row(elem_classes="vg-seed"):
         random = gr.Button("Another seed", size="sm", scale=0, min_width=130)
     random.click(None, None, seed, js=_RANDOM)
-    return Sampling(negative, guidance, steps, seed)
+    return [negative, guidance, steps, seed]
+
+
+def sampling_flags(
+    negative: str, guidance: str, steps: str, seed: int | None
+) -> dict[str, str | None]:
+    """Turn the values of the fields that say how to sample into flags.
+
+    Args:
+      negative: text that guidance leads away from.
+      guidance: weight, or a weight for each stage, as --guidance takes it.
+      steps: number, or a number for each stage, as --steps takes it.
+      seed: of all noise; None: the field is empty.
+
+    Returns:
+      Values by the name of the flag; an empty one or None leaves the choice to the model.
+    """
+    number = None if seed is None else str(int(seed))
+    return {"negative": negative, "guidance": guidance, "steps": steps, "seed": number}
 
 
 def stages_of(model: Offer) -> dict[str, Any]:

@@ -22,9 +22,6 @@ from vidgen.web.jobs import Build, Worker
 
 log = logging.getLogger(__name__)
 
-HOST, PORT = "127.0.0.1", 7860
-UPLOAD_MB = 64  # [guess] a minute of a phone's video; a stage reads a few seconds of it
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -41,9 +38,9 @@ class Settings:
 
     model: str | None = None
     story_model: str | None = None
-    host: str = HOST
-    port: int = PORT
-    upload_mb: int = UPLOAD_MB
+    host: str = "127.0.0.1"
+    port: int = 7860
+    upload_mb: int = 64  # [guess] a minute of a phone's video; a stage reads a few seconds of it
     more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

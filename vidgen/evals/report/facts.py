@@ -64,13 +64,12 @@ def value_text(metric: Metric | None) -> str:
     Returns:
       "812 ± 20 dB", "812.3" or "inf"; "-" where there is no value.
     """
-    value = None if metric is None else metric["value"]
-    if metric is None or value is None:
+    if metric is None or metric["value"] is None:
         return "-"
-    error = metric.get("stderr")
-    text = _rounded(float(value))
+    value, error = float(metric["value"]), metric.get("stderr")
+    text = _rounded(value)
     if math.isfinite(value) and error is not None and math.isfinite(error):
-        text = _with_error(float(value), float(error))
+        text = _with_error(value, float(error))
     unit = metric.get("unit") or ""
     return f"{text} {unit}".rstrip()
 

@@ -61,13 +61,10 @@ def page(results: Sequence[Result]) -> str:
     cards = _cards(results)
     most = max((len(figures) for _, figures in cards), default=0)
     settings = _settings(results)
-    environment.globals |= {
-        "plots": plots,
-        "results": results,
-        "all_keys": lambda columns: dict.fromkeys(key for column in columns for key in column),
-        "network_settings": _network_settings,
-    }
     return environment.get_template("page.html").render(
+        plots=plots,
+        results=results,
+        all_keys=lambda columns: dict.fromkeys(key for column in columns for key in column),
         title=" and ".join(dict.fromkeys(result["title"] for result in results)),
         real_sets=_distinct(r["real"]["what"] for r in results if r.get("real") is not None),
         remarks=facts.remarks(results),
@@ -79,6 +76,7 @@ def page(results: Sequence[Result]) -> str:
         settings=settings[:1] if all(column == settings[0] for column in settings) else settings,
         apart=facts.different_settings(results),
         networks=facts.networks(results),
+        network_settings=_network_settings,
         versions=" and ".join(_distinct(result.get("vidgen", "?") for result in results)),
     )
 
