@@ -151,6 +151,9 @@ def test_eight_bits_and_again(folder, vidgen, tmp_path):
     places = (folder, tmp_path / "small", tmp_path / "again")
     assert len({(place / "maskgit" / "config.gin").read_text() for place in places}) == 1
     assert not (tmp_path / "small" / "samples").exists()
+    about = [json.loads((place / "config.json").read_text())["models"] for place in places]
+    losses = [{name: model["metrics"] for name, model in models.items()} for models in about]
+    assert losses[0] == losses[1] == losses[2] and all(losses[0].values())
 
 
 def test_into_a_store(folder, vidgen, tmp_path):

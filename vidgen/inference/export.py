@@ -164,7 +164,7 @@ class Export:
             "parameters": count,
             "trained_steps": step,
             "weights": "8 bits" if self.eight_bits else "float32",
-            "metrics": _last_metrics(source),
+            "metrics": _last_metrics(source, model.name),
         }
 
     def _sample(self, folder: Path, models: Sequence[Model]) -> list[Sample]:
@@ -239,13 +239,21 @@ def _data(config: str) -> dict[str, Any]:
     }
 
 
-def _last_metrics(source: Path) -> dict[str, float]:
-    """Return the last losses that training logged, of its own examples and of others."""
+def _last_metrics(source: Path, name: str) -> dict[str, float]:
+    """Return the last losses that training logged, of its own examples and of others.
+
+    Of a model that was exported before, they are those that its config.json says.
+    """
     path, losses = source / "metrics.jsonl", {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        row = json.loads(line)
-        losses |= {n: row[n] for n in ("loss", "eval_loss") if row.get(n) is not None}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            losses |= {n: row[n] for n in ("loss", "eval_loss") if row.get(n) is not None}
+        return losses
+    for about in (source / "config.json", source.resolve().parent / "config.json"):
+        if about.is_file():
+            models = json.loads(about.read_text(encoding="utf-8")).get("models", {})
+            losses |= models.get(name, {}).get("metrics", {})
     return losses
 
 
