@@ -1,7 +1,7 @@
 """What a model makes of the first held-out prompts by seed: successes and failures, none chosen.
 
-    python benchmarks/held_out_sheet.py --model=imagen_demo -o sheet.png
-    python benchmarks/held_out_sheet.py --model=film_demo --data=shots/held_out -o shots.png
+    python benchmarks/held_out_sheet.py --model=imagen_demo -o sheet.webp
+    python benchmarks/held_out_sheet.py --model=film_demo --data=shots/held_out -o shots.webp
 
 Prompts are combinations of subject, motion and background that training never showed, in the order
 of sprite_probe.py; above each clip stands its prompt, and what the probe reads in it where that is
@@ -54,7 +54,7 @@ def of_folder(model: Any, flags: argparse.Namespace, options: dict[str, Any]):
     """The clips of a folder that are long enough, each followed by the one of its caption."""
     folder = stages.find(flags.model, None, flags.until)[-1]
     stage = stages.build_trained(Sessions(["runs/generate.gin"], [], []), stages.Stage, folder)
-    source = FolderSource(path=flags.data, shape=stage.model.shape)
+    source = FolderSource(path=flags.data, shape=stage.model.shape, missing_captions="empty")
     examples = []
     for index in range(len(source)):
         try:
@@ -62,6 +62,8 @@ def of_folder(model: Any, flags: argparse.Namespace, options: dict[str, Any]):
         except BadExample as error:
             print(f"left out: {error}")
     examples = examples[: flags.clips]
+    if not examples:
+        raise SystemExit(f"{flags.data} has no clip that is long enough for {flags.model}.")
     prompts = [example.first_caption for example in examples]
     videos = model.generate(prompts, **options).video
     pairs = zip(prompts, examples, videos, strict=True)
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--steps", type=int, default=None, help="sampling steps")
     parser.add_argument("--moments", type=int, default=4, help="frames of a clip that are drawn")
-    parser.add_argument("-o", "--output", type=Path, default=Path("held_out.png"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("held_out.webp"))
     flags = parser.parse_args(arguments)
     options = {} if flags.steps is None else {"steps": flags.steps}
     model = vidgen.load(flags.model, until=flags.until)

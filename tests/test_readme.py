@@ -115,6 +115,11 @@ CHEAPER = (
     Cheaper(r"--protocol=storybench", "--given=3", "the tiny clip has five frames"),
     Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
     Cheaper(r"drift.py", "--clips=2 --frames=17", "minutes"),
+    Cheaper(r"held_out_sheet.py", "--clips=1 --steps=1", "minutes"),
+    Cheaper(r"held_out_sheet.py .*(imagen|film)_demo", "--until=base", "it compiles in seconds"),
+    Cheaper(r"held_out_sheet.py .*film_demo", "--data=shots/train", "the others are too short"),
+    Cheaper(r"^vidgen generate .*film_demo", "--until=base --steps=1", "as above"),
+    Cheaper(r"MODEL_DIR='runs/film/", "--dry_run", "as cascade/base and the others"),
     Cheaper(r"distillation.py", "--teacher_steps=2,base=3 --until=tsr1", "minutes"),
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=80", "ten thousand clips"),
@@ -263,7 +268,7 @@ MAKES = {
         "--model=runs/a --steps=32 --all_steps": files("runs/a/probe.jsonl", "runs/a/probe_2.png"),
         "plot_run.py": files("curves.png"),
     },
-    "The demo cascade": resolved("demo"),
+    "The demo cascade": resolved("demo") | {"held_out_sheet.py": files("held_out.webp")},
     "An earlier cascade and its students": trained("cascade/base")
     | resolved("tiny", "cascade/tsr1", "cascade8/tsr1")
     | {
@@ -275,11 +280,18 @@ MAKES = {
     | {
         "--story=benchmarks": array("film.npy", 71, 32, 32, 3),
         "story_strip.py": files("story.png", "story.json"),
+        "held_out_sheet.py": files("held_out.webp"),
         "drift.py": all_of(files("drift.png"), says("| first of 2 videos", "| of 2 true clips")),
         "--temperature=4": files("probe.jsonl"),
         "--true": all_of(files("probe.jsonl", "probe_true.png"), says("true clips held_out")),
         "shots.py": files("shots/train/shot_001.mp4", "shots/held_out/shot_000.mp4"),
         "tokenizer.py": says("bunny", "bunny_per_frame"),
+    },
+    "Shots of a film": resolved("film/base", "film/ssr1")
+    | {
+        "shots.py": files("shots/train/captions.csv", "shots/held_out/captions.csv"),
+        "held_out_sheet.py": files("shots.webp"),
+        "vidgen generate": video("squirrel.mp4", 16),
     },
     "Evaluated": {"evaluations.py": says("C-ViViT", "MaskGIT", "teachers")},
     "Options of training": {"training_options.py": says("not told", "8 fps")},

@@ -283,7 +283,7 @@ def test_it_fits_a_phone(page):
 def test_models_to_choose_from():
     """Without flags all that come with vidgen; those of the flags otherwise."""
     own = models.offers(None, None)
-    others = ["imagen_distilled", "imagen_teachers"]
+    others = ["film_demo", "imagen_distilled", "imagen_teachers"]
     assert [offer.name for offer in own.clips] == [zoo.DEFAULT, zoo.STORIES, *others]
     assert own.named(zoo.DEFAULT).upscaling == STAGES[1:] and own.named(zoo.STORIES).stages == ()
     given = models.offers("imagen_demo/base", "phenaki_demo")

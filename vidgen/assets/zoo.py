@@ -3,7 +3,8 @@
     vidgen/zoo_models/NAME/STAGE/{config.gin, model.safetensors}
 
 Commands take NAME, or NAME/STAGE, in the place of the folder of a trained model. The models are
-small, and trained on the sprite videos; `vidgen export --weights=8bit` wrote them.
+small, and trained on the sprite videos, film_demo on shots of Big Buck Bunny; `vidgen export
+--weights=8bit` wrote them.
 """
 
 from __future__ import annotations
