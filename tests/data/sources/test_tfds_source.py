@@ -261,6 +261,6 @@ def test_a_damaged_record_is_skipped(source):
         def __getitem__(self, index):
             return b"\xff" * 40
 
-    object.__setattr__(ucf101._prepared, "records", Damaged())
+    vars(ucf101)["_prepared"] = ucf101._prepared._replace(records=Damaged())
     with pytest.raises(BadExample, match=r"ucf101/ucf101_1 train\[2\]: cannot be read"):
         ucf101.load(2, np.random.default_rng(0))
