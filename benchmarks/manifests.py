@@ -62,7 +62,7 @@ def states(experiment: str) -> tuple[Any, Any]:
     spec = one.trainer.model.batch_spec(DEVICES, encoder.length, encoder.dim)
     first = one.trainer.abstract_state(spec)
     second = dataclasses.replace(one.trainer, partitioner=other.trainer.partitioner)
-    second._boxed.update(one.trainer._boxed)
+    second._cached.update(one.trainer._cached)
     return first, second.abstract_state(spec)
 
 

@@ -232,7 +232,7 @@ def test_a_film_through_stages_of_a_cascade(generate, cascade, tmp_path):
     "flags, words",
     [
         (["--story=a", "--upscale=ssr1"], "there is no trained ssr1"),
-        (["--story=a", "--upscale=base"], "base makes video from text alone"),
+        (["--story=a", "--upscale=base"], "no trained base"),
         (["--story=a", "--upscale_model=x"], "the stages of --upscale are, which is missing"),
         (["a tiger", "--upscale=ssr1"], "--upscale is for"),
         (["--story=a", "--keep_stages"], "--keep_stages is not for"),

@@ -273,8 +273,8 @@ def test_chain_of_shapes():
     ("make", "words"),
     [
         (lambda: SpatialUpsample(factor=1), "SpatialUpsample.factor is 1.*>= 2"),
-        (lambda: TemporalUpsample(fill="mirror"), "'mirror'.*'repeat', 'blank', 'interpolate'"),
-        (lambda: Augmentation(noised="output"), "'output'.*'input', 'upsampled'"),
+        (lambda: TemporalUpsample(fill="mirror"), "'mirror'.*repeat, blank, interpolate"),
+        (lambda: Augmentation(noised="output"), "'output'.*input, upsampled"),
         (
             lambda: SpatialUpsample(factor=4).degrade(jnp.zeros((1, 1, 6, 8, 3))),
             "6x8 .*multiples of 4",

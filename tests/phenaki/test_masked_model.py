@@ -453,7 +453,7 @@ def test_the_program_of_a_sampling_step(guidance):
     ("settings", "message"),
     [
         ({"schedule": "cosines"}, "Unknown mask schedule 'cosines'"),
-        ({"batches": "frames"}, "batches is 'frames'.*'videos', 'tokens'"),
+        ({"batches": "frames"}, "batches is 'frames'.*videos, tokens"),
         ({"min_mask_rate": 1.5}, "min_mask_rate is 1.5"),
         ({"text_drop_rate": -0.1}, "text_drop_rate is -0.1"),
         (

@@ -85,7 +85,7 @@ class Trainer:
         return self.optimizer.build()
 
     @functools.cached_property
-    def _made(self) -> dict[Any, Any]:
+    def _cached(self) -> dict[Any, Any]:
         """What was traced or compiled before."""
         return {}
 
@@ -100,9 +100,9 @@ class Trainer:
         """
         spec = _as_spec(batch_spec)
         cache_key = ("boxed_params", _signature(spec))
-        if cache_key not in self._made:  # tracing a large network takes seconds
-            self._made[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
-        return self._made[cache_key]
+        if cache_key not in self._cached:  # tracing a large network takes seconds
+            self._cached[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+        return self._cached[cache_key]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
         """Describe the train state with its layout; nothing is allocated.
@@ -211,17 +211,17 @@ class Trainer:
         """
         spec = _as_spec(batch)
         cache_key = ("train", _signature(spec))
-        if cache_key not in self._made:
+        if cache_key not in self._cached:
             self._check_microbatches(spec)
             state = _shardings(self.abstract_state(spec))
             spread, everywhere = self.partitioner.batch_sharding(), self.partitioner.replicated()
-            self._made[cache_key] = self.partitioner.jit(
+            self._cached[cache_key] = self.partitioner.jit(
                 self._train_step,
                 in_shardings=(state, None, spread, everywhere, everywhere),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
             )
-        return self._made[cache_key]
+        return self._cached[cache_key]
 
     def eval_step(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key[Array, ""]
@@ -277,10 +277,10 @@ class Trainer:
 
     def _whole(self, name: str, function: Callable[..., Any]) -> Program:
         """Return the one program of a function; every process gets its whole result."""
-        if name not in self._made:
+        if name not in self._cached:
             whole = self.partitioner.replicated()
-            self._made[name] = self.partitioner.jit(function, out_shardings=whole)
-        return self._made[name]
+            self._cached[name] = self.partitioner.jit(function, out_shardings=whole)
+        return self._cached[name]
 
     def _check_microbatches(self, batch: Batch) -> None:
         size = jax.tree.leaves(batch)[0].shape[0]
