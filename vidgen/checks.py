@@ -6,7 +6,7 @@ Each takes the object and the names of its fields. A field that is None is not s
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 
 def one_of(owner: object, **choices: Collection[str]) -> None:
@@ -51,10 +51,7 @@ def positive(owner: object, *names: str) -> None:
     Raises:
       ValueError: a field is not.
     """
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not 0 < value < math.inf:
-            raise _error(owner, name, f"{value}; it must be positive.")
+    _check_all(owner, names, lambda value: 0 < value < math.inf, "positive")
 
 
 def share(owner: object, *names: str) -> None:
@@ -67,10 +64,16 @@ def share(owner: object, *names: str) -> None:
     Raises:
       ValueError: a field is not.
     """
+    _check_all(owner, names, lambda value: 0 <= value <= 1, "in [0, 1]")
+
+
+def _check_all(
+    owner: object, names: Collection[str], is_allowed: Callable[[float], bool], words: str
+) -> None:
     for name in names:
         value = getattr(owner, name)
-        if value is not None and not 0 <= value <= 1:
-            raise _error(owner, name, f"{value}; it must be in [0, 1].")
+        if value is not None and not is_allowed(value):
+            raise _error(owner, name, f"{value}; it must be {words}.")
 
 
 def _error(owner: object, name: str, text: str) -> ValueError:
