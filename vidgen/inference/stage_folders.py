@@ -50,10 +50,13 @@ def names(folder: Path) -> tuple[str, ...]:
     """
     here = {path.parent.name for path in folder.glob("*/config.gin")}
     published = [name for name in PUBLISHED if name in here]
-    others = [name for name in sorted(here - {*published}) if _is_stage(folder / name)]
+    others = {
+        name: stage for name in sorted(here - {*published}) if (stage := _stage(folder / name))
+    }
     if not others:
         return tuple(published)
-    return tuple(sorted([*published, *others], key=lambda name: _pixels(folder / name)))
+    models = others | {name: _model(folder / name) for name in published}
+    return tuple(sorted(models, key=lambda name: math.prod(models[name].shape.thwc[:3])))
 
 
 def of_models(models: Iterable[str]) -> frozenset[str]:
@@ -87,15 +90,11 @@ def _model(folder: Path) -> Model:
     return Sessions(["runs/generate.gin"], [], []).build_trained(Trained, folder).model
 
 
-def _is_stage(folder: Path) -> bool:
-    """Whether a folder holds a stage of its own name: not a tokenizer, nor an older training."""
+def _stage(folder: Path) -> Model | None:
+    """Return the stage of its own name in a folder; None: a tokenizer, or an older training."""
     try:
         model = _model(folder)
     except GinError as error:
         log.warning("%s is no stage of the cascade: %s", folder, error)
-        return False
-    return isinstance(model, SampledModel) and model.name == folder.name
-
-
-def _pixels(folder: Path) -> int:
-    return math.prod(_model(folder).shape.thwc[:3])
+        return None
+    return model if isinstance(model, SampledModel) and model.name == folder.name else None
