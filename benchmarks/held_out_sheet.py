@@ -57,11 +57,12 @@ def of_folder(model: Any, flags: argparse.Namespace, options: dict[str, Any]):
     source = FolderSource(path=flags.data, shape=stage.model.shape, missing_captions="empty")
     examples = []
     for index in range(len(source)):
+        if len(examples) == flags.clips:
+            break
         try:
             examples.append(source.load(index, np.random.default_rng(index)))
         except BadExample as error:
             print(f"left out: {error}")
-    examples = examples[: flags.clips]
     if not examples:
         raise SystemExit(f"{flags.data} has no clip that is long enough for {flags.model}.")
     prompts = [example.first_caption for example in examples]
