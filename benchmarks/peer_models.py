@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from peer_timing import Job, serve
 
+from vidgen.cli import startup
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.blocks import LevelSpec
@@ -321,5 +322,6 @@ def phenaki_jobs(spec: Phenaki) -> dict[str, Callable[[], Job]]:
 
 
 if __name__ == "__main__":
+    startup.setup_process()  # as `vidgen` does
     jax.devices()
     serve(rows()[sys.argv[1]])

@@ -76,13 +76,13 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What importing and collecting made stays: no search for garbage looks through it again."""
-    from vidgen.cli import startup as start  # once the import hook of the type checks is there
+    from vidgen.cli import allocator, startup  # once the import hook of the type checks is there
 
     gc.collect()
     gc.freeze()
     gc.enable()
-    start.search_for_garbage_less_often()
-    start.keep_freed_memory()
+    startup.search_for_garbage_less_often()
+    allocator.keep_freed_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,9 +3,6 @@
 import gc
 import logging
 import os
-import platform
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -32,44 +29,6 @@ def test_garbage_is_searched_for_less_often(before, after):
         assert gc.get_threshold() == (after, 9, 8)
     finally:
         gc.set_threshold(*kept)
-
-
-_PAGES = """
-import ctypes, resource, sys
-from vidgen.cli import startup
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-
-def use(size=2**26):  # 16,384 pages
-    address = libc.malloc(ctypes.c_size_t(size))
-    ctypes.memset(address, 1, size)
-    libc.free(address)
-
-if sys.argv[1] == "keep":
-    startup.keep_freed_memory()
-use()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    use()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does")
-@pytest.mark.parametrize(
-    ("words", "variables", "least", "most"),
-    [
-        ("keep", {}, 0, 1000),
-        ("as it is", {}, 100_000, 10**9),
-        ("keep", {"MALLOC_ARENA_MAX": "4"}, 100_000, 10**9),  # the user's settings stay
-    ],
-)
-def test_freed_memory_is_used_again(words, variables, least, most):
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    command = [sys.executable, "-c", _PAGES, words]
-    faults = subprocess.run(command, env=plain | variables, capture_output=True, check=True)
-    assert least <= int(faults.stdout) <= most
 
 
 def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):

@@ -15,7 +15,15 @@ def test_gpu_settings_where_there_is_the_plugin(monkeypatch, plugin):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
     xla_flags.set_defaults()
     found = os.environ["XLA_FLAGS"].split()
-    assert found == ["--xla_a=1", *(xla_flags.GPU if plugin else ())]
+    assert found == ["--xla_a=1", *xla_flags.CPU, *(xla_flags.GPU if plugin else ())]
+
+
+def test_what_the_user_says_of_cpus_stays(monkeypatch):
+    mine = "--xla_backend_extra_options=xla_cpu_optimize_for_size"
+    monkeypatch.setenv("XLA_FLAGS", mine)
+    xla_flags.set_defaults()
+    assert mine in os.environ["XLA_FLAGS"].split()
+    assert not set(xla_flags.CPU) & set(os.environ["XLA_FLAGS"].split())
 
 
 def test_the_users_word_stays_and_nothing_is_added_twice(monkeypatch):

@@ -1,5 +1,6 @@
 """Convolutions, resampling and norms against explicit arithmetic."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +83,45 @@ def test_group_norm_closed_form():
     std = np.sqrt(groups.var((2, 3, 5), keepdims=True) + 1e-6)
     expected = ((groups - mean) / std).reshape(x.shape)
     np.testing.assert_allclose(apply_norm("group", jnp.asarray(x)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(1, 6), (4, 8), (32, 96)])
+def test_group_norm_and_its_gradient_are_those_of_linen(groups, channels):
+    x = 3 * normal(0, 2, 3, 4, 5, channels) + 1
+    scale, bias, weight = 1 + normal(1, channels), normal(2, channels), normal(3, *x.shape)
+
+    def linen(x, scale, bias):
+        layer = nn.GroupNorm(groups, epsilon=1e-6, reduction_axes=(-3, -2, -1))
+        return layer.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    def ours(x, scale, bias):
+        return conv.group_norm(groups, 1e-6, x, scale, bias)
+
+    np.testing.assert_allclose(ours(x, scale, bias), linen(x, scale, bias), atol=1e-5)
+    found, expected = (
+        jax.grad(lambda *args, f=f: jnp.sum(weight * jnp.sin(f(*args))), (0, 1, 2))(x, scale, bias)
+        for f in (ours, linen)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.max(np.abs(other)))
+
+
+def test_the_gradient_of_group_norm_has_a_gradient():
+    x, weight = normal(0, 1, 2, 2, 3, 4), normal(1, 1, 2, 2, 3, 4)
+
+    def slope(layer, x):
+        gradient = jax.grad(lambda x: jnp.sum(weight * jnp.sin(layer(x))))(x)
+        return jnp.sum(gradient**2)
+
+    def linen(x):
+        layer = nn.GroupNorm(2, epsilon=1e-6, reduction_axes=(-3, -2, -1))
+        return layer.apply({"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}, x)
+
+    def ours(x):
+        return conv.group_norm(2, 1e-6, x, jnp.ones(4), jnp.zeros(4))
+
+    found, expected = (jax.grad(lambda x, f=f: slope(f, x))(x) for f in (ours, linen))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(np.abs(expected)))
 
 
 def test_channel_norm_closed_form():

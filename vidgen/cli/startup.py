@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.metadata
 import importlib.util
 import logging
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 from vidgen import paths
-from vidgen.cli import xla_flags
+from vidgen.cli import allocator, xla_flags
 
 # Objects made and kept between two searches for garbage. Tracing a network makes a million that
 # stay, and looking through them after each 700, as Python does, is a tenth of the time to the first
 # step of a tiny model (.76 of 7.0 processor seconds; with these .23 of 6.4, and 60 MB more).
 _OBJECTS = 20_000
-
-# glibc's names for them (malloc.h). A step of a network on a CPU allocates and frees hundreds of
-# large arrays; by default each is a mapping of its own, whose pages the kernel clears at the first
-# touch: an eighth of the time of a small training, and 1.5 million page faults in 15 steps of it.
-_MALLOPT = {
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_TOP_PAD": (-2, 2**26),
-    "M_ARENA_MAX": (-8, 1),  # other arenas than the first consist of mappings of 64 MB
-}
 
 _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 
@@ -42,7 +30,7 @@ def setup_process(debug: bool = False) -> None:
     """
     xla_flags.set_defaults()
     search_for_garbage_less_often()
-    keep_freed_memory()
+    allocator.keep_freed_memory()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("vidgen: %(message)s"))
     logger = logging.getLogger("vidgen")
@@ -63,6 +51,7 @@ def setup_process(debug: bool = False) -> None:
         config.update("jax_compilation_cache_dir", folder)
         if config.jax_platforms is None:
             config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
+    allocator.after_compiling()
 
 
 def search_for_garbage_less_often() -> None:
@@ -70,20 +59,6 @@ def search_for_garbage_less_often() -> None:
     first, *others = gc.get_threshold()
     if first:
         gc.set_threshold(max(first, _OBJECTS), *others)
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator use freed memory again instead of giving it back to the system.
-
-    At most 2 GiB that are free stay with the process. Whatever the user has set in the environment
-    (MALLOC_ARENA_MAX and its like) stays as well, and nothing happens without glibc.
-    """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in _MALLOPT.values():
-        mallopt(parameter, value)
 
 
 def only_cpus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
