@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from peer_timing import Job, serve
 
+from vidgen import allocator
 from vidgen.cli import startup
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
@@ -228,12 +229,14 @@ def training(model: Any, frozen: Callable[[], Any] | None = None, codes: int = 0
     )
     spec = model.batch_spec(BATCH, *TEXT)
     batch = trainer.partitioner.to_global(filled(spec, codes))
-    held = {"state": trainer.init_state(jax.random.key(0), spec)}
+    held = {"state": trainer.init_state(jax.random.key(0), spec), "compiles": True}
     read, key = None if frozen is None else frozen(), jax.random.key(1)
 
     def call() -> None:
         held["state"], metrics = trainer.train_step(held["state"], read, batch, key)
         jax.block_until_ready((held["state"], metrics))
+        if held.pop("compiles", False):
+            allocator.set_holes_aside()  # as `vidgen train` does
 
     def work() -> int:
         return flops.loss_and_gradient(model, held["state"].params, read, batch)

@@ -76,13 +76,15 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What importing and collecting made stays: no search for garbage looks through it again."""
-    from vidgen.cli import allocator, startup  # once the import hook of the type checks is there
+    from vidgen import allocator
+    from vidgen.cli import startup  # once the import hook of the type checks is there
 
     gc.collect()
     gc.freeze()
     gc.enable()
     startup.search_for_garbage_less_often()
     allocator.keep_freed_memory()
+    allocator.set_holes_aside = lambda: None  # no program here runs for long
 
 
 @pytest.fixture(autouse=True, scope="module")

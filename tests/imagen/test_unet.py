@@ -287,7 +287,9 @@ def test_bfloat16_computes_in_half_but_keeps_parameters_and_head_in_float32():
     convs, dots, exps = ([], [], [])
     kinds = {"conv_general_dilated": convs, "dot_general": dots, "exp": exps}
     for equation in equations(jaxpr.jaxpr):
-        if equation.primitive.name in kinds:
+        # Statistics of norms are products of the highest precision.
+        statistics = str(equation.params.get("precision")).count("HIGHEST") == 2
+        if equation.primitive.name in kinds and not statistics:
             kinds[equation.primitive.name].append(equation.invars[0].aval)
     assert [x.dtype.name for x in convs].count("float32") == 1  # the head
     assert len(convs) > 8

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vidgen import paths
-from vidgen.cli import allocator, xla_flags
+from vidgen import allocator, paths
+from vidgen.cli import xla_flags
 
 # Objects made and kept between two searches for garbage. Tracing a network makes a million that
 # stay, and looking through them after each 700, as Python does, is a tenth of the time to the first
@@ -51,7 +51,6 @@ def setup_process(debug: bool = False) -> None:
         config.update("jax_compilation_cache_dir", folder)
         if config.jax_platforms is None:
             config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
-    allocator.after_compiling()
 
 
 def search_for_garbage_less_often() -> None:

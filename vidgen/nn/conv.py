@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from vidgen.nn import axes, initializers
+from vidgen.nn import axes, initializers, platforms
 from vidgen.nn.convolution import conv_general_dilated
 
 NORMS = ("group", "channel")
@@ -108,11 +108,17 @@ def norm(kind: str, channels: int, *, name: str, dtype: DTypeLike = "float32") -
         raise ValueError(f"unknown norm {kind!r}; choose one of {', '.join(NORMS)}.")
     # At least two channels a group: with one, an image loses its own mean and scale.
     groups = largest_divisor(channels, max(1, min(32, channels // 2)))
-    return GroupNorm(groups, dtype=dtype, name=name)
+    if platforms.current() == "cpu":
+        return GroupNorm(groups, dtype=dtype, name=name)
+    bias = axes.partitioned(initializers.zeros, ("norm",))
+    across = (-3, -2, -1)
+    return nn.GroupNorm(
+        groups, scale_init=scale, bias_init=bias, dtype=dtype, reduction_axes=across, name=name
+    )
 
 
 class GroupNorm(nn.Module):
-    """Normalisation of each group of neighbouring channels of a frame, scaled and shifted.
+    """Linen's GroupNorm over the pixels of one frame, in the form that a CPU runs well.
 
     Attributes:
       groups: number of groups; the number of channels is a multiple.
@@ -153,9 +159,9 @@ def group_norm(
 ) -> Float[Array, "*b h w c"]:
     """Compute (x - mean) / std of each group of channels of a frame, times scale, plus bias.
 
-    It is Linen's with a gradient by hand. All that both read of the pixels are sums for each
-    channel, which XLA:CPU takes from a library, as it takes the products by which channels get the
-    mean of their group: half as many kernels are left to compile as of the gradient by JAX.
+    All that it and its gradient, which is written by hand, read of the pixels are sums for each
+    channel. XLA:CPU takes these from a library, as it takes the products by which channels get the
+    mean of their group: half as many kernels are left to compile as of Linen's.
 
     Args:
       groups: number of groups of neighbouring channels.

@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from vidgen import allocator
 from vidgen.data.source import Batches, Dataset
 from vidgen.data.video.encode import check_rate
 from vidgen.progress import duration, engineering, progress_bar
@@ -152,6 +153,7 @@ class _Session:
         self.key = jax.random.fold_in(jax.random.key(run.seed), 1)
         self.timer = throughput.StepTimer()
         self.flops: float | None = None
+        self.compiled = 0
         self.trace = profiler.Trace(
             run.profile, self.folder / "profile", run.train_steps - self.step
         )
@@ -227,6 +229,7 @@ class _Session:
         self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)
         if not self.timer.compiled:
             jax.block_until_ready(metrics)
+            self._after_compiling()
             self.bar.set_description("training")
         self.timer.step()
         self.step += 1
@@ -272,7 +275,14 @@ class _Session:
             merged = run.trainer.model.merge_params(params, self.frozen)
             clips = run.sample_writer(self.step, run.trainer, merged, run.text_encoder, self.folder)
             self.writer.write_video(self.step, "samples", clips)
+        self._after_compiling()
         self.timer.pause(time.perf_counter() - began)
+
+    def _after_compiling(self) -> None:
+        """Tidy up on a CPU if programs were compiled: for a step, held-out losses or samples."""
+        if self.compiled < self.run.trainer.compiled and jax.default_backend() == "cpu":
+            allocator.set_holes_aside()
+        self.compiled = self.run.trainer.compiled
 
     def _save(self, *, last: bool = False) -> None:
         """Begin to write a checkpoint, and try again if that fails; wait for the `last` one.

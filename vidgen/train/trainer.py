@@ -275,6 +275,11 @@ class Trainer:
         assert isinstance(self.model, TokenizerModel)
         return self._whole("reconstruct", self.model.reconstruct)(params, video)
 
+    @property
+    def compiled(self) -> int:
+        """The number of programs that were compiled, or are at their first call."""
+        return len(self._cached)
+
     def _whole(self, name: str, function: Callable[..., Any]) -> Program:
         """Return the one program of a function; every process gets its whole result."""
         if name not in self._cached:

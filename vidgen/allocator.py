@@ -16,7 +16,6 @@ import array
 import ctypes
 import os
 import platform
-from typing import Any
 
 # glibc's names for them (malloc.h).
 _MALLOPT = {
@@ -26,9 +25,7 @@ _MALLOPT = {
     "M_ARENA_MAX": (-8, 1),  # other arenas than the first consist of mappings of 64 MB
 }
 _SMALLEST, _LARGEST = 2**10, 2**18  # bytes of a hole that is set aside; few are larger
-_LONG_COMPILATION = 1.0  # seconds; shorter ones leave few holes
 _set_aside = array.array("Q")  # addresses of the holes
-_listens = False  # to the compilations of JAX
 
 
 def keep_freed_memory() -> None:
@@ -53,30 +50,14 @@ def is_as_it_comes() -> bool:
     return known and not chosen
 
 
-def after_compiling() -> None:
-    """From now on set the holes aside after each long compilation for a CPU; imports JAX."""
-    global _listens
-    if is_as_it_comes() and not _listens:
-        from jax import monitoring
-
-        monitoring.register_event_duration_secs_listener(_on_duration)
-        _listens = True
-
-
-def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
-    """Listen to JAX: an event, perhaps a compilation, took these seconds and has ended."""
-    if event == "/jax/core/compile/backend_compile_duration" and duration_secs > _LONG_COMPILATION:
-        import jax
-
-        if jax.default_backend() == "cpu":
-            set_holes_aside()
-
-
 def set_holes_aside() -> None:
     """Give free pages back to the system, and allocate all small holes so that none is looked at.
 
-    Holes of an earlier call are freed first, so they are never more than one compilation leaves.
+    It is for a program that runs many times, once it has been compiled. Holes of an earlier call
+    are freed first. Nothing happens where `keep_freed_memory` does nothing.
     """
+    if not is_as_it_comes():
+        return
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
