@@ -3,6 +3,7 @@
 import importlib.util
 import os
 
+import compiled_programs
 import pytest
 
 from vidgen.cli import xla_flags
@@ -24,6 +25,10 @@ def test_what_the_user_says_of_cpus_stays(monkeypatch):
     xla_flags.set_defaults()
     assert mine in os.environ["XLA_FLAGS"].split()
     assert not set(xla_flags.CPU) & set(os.environ["XLA_FLAGS"].split())
+
+
+def test_the_tests_compile_with_what_a_command_sets():
+    assert compiled_programs.XLA_FLAGS.endswith(" ".join(xla_flags.CPU))
 
 
 def test_the_users_word_stays_and_nothing_is_added_twice(monkeypatch):

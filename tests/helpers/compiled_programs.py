@@ -7,8 +7,14 @@ import sys
 
 # Options of XLA's compiler for CPUs, of jaxlib 0.10. The newer emitter of fused loops goes through
 # MLIR, and code in parts is for several threads: without both, a small U-Net compiles in a third of
-# the time (gradient 8.1 -> 2.7, forward 2.0 -> 0.8 processor seconds), of the same fusions.
-XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# the time (gradient 8.1 -> 2.7, forward 2.0 -> 0.8 processor seconds), of the same fusions. The
+# others are those that `vidgen` sets itself (vidgen/cli/xla_flags.py): with them a program has the
+# same key in the cache whether a command ran in its process before or not.
+XLA_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_extra_options="
+    "xla_cpu_disable_slp_vectorizer,xla_cpu_disable_loop_unrolling,xla_cpu_disable_tiled_emitter"
+)
 
 # Bytes of a process from which on it forgets them: all files compile the same hundreds of tiny
 # programs, and many the same networks, but to keep all of every file is gigabytes.
