@@ -16,7 +16,7 @@ from vidgen import allocator
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 
-def use(size=2**26):  # 16,384 pages
+def use(size=int(sys.argv[2])):
     address = libc.malloc(ctypes.c_size_t(size))
     ctypes.memset(address, 1, size)
     libc.free(address)
@@ -39,15 +39,17 @@ def output_of(program, *arguments, **variables):
 
 
 @pytest.mark.parametrize(
-    ("words", "variables", "least", "most"),
+    ("words", "mebibytes", "variables", "least", "most"),
     [
-        ("keep", {}, 0, 1000),
-        ("as it is", {}, 100_000, 10**9),
-        ("keep", {"MALLOC_ARENA_MAX": "4"}, 100_000, 10**9),  # the user's settings stay
+        ("keep", 64, {}, 0, 1000),
+        ("keep", 2100, {}, 0, 1000),
+        ("as it is", 64, {}, 100_000, 10**9),
+        ("keep", 64, {"MALLOC_ARENA_MAX": "4"}, 100_000, 10**9),  # the user's settings stay
     ],
 )
-def test_freed_memory_is_used_again(words, variables, least, most):
-    assert least <= int(output_of(_PAGES, words, **variables)) <= most
+def test_freed_memory_is_used_again(words, mebibytes, variables, least, most):
+    faults = int(output_of(_PAGES, words, str(mebibytes * 2**20), **variables))
+    assert least <= faults <= most
 
 
 _HOLES = """

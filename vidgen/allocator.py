@@ -20,7 +20,7 @@ import platform
 # glibc's names for them (malloc.h).
 _MALLOPT = {
     "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TRIM_THRESHOLD": (-1, -1),  # never: what a step frees last, it needs first in the next
     "M_TOP_PAD": (-2, 2**26),
     "M_ARENA_MAX": (-8, 1),  # other arenas than the first consist of mappings of 64 MB
 }
@@ -31,9 +31,9 @@ _set_aside = array.array("Q")  # addresses of the holes
 def keep_freed_memory() -> None:
     """Let the allocator use freed memory again instead of giving it back to the system.
 
-    At most 2 GiB that are free stay with the process. Nothing happens without glibc, where another
-    allocator is preloaded, or where the user has set one of its variables (MALLOC_ARENA_MAX and its
-    like).
+    All of it stays with the process until `set_holes_aside`. Nothing happens without glibc, where
+    another allocator is preloaded, or where the user has set one of its variables (MALLOC_ARENA_MAX
+    and its like).
     """
     if is_as_it_comes():
         mallopt = ctypes.CDLL(None).mallopt
