@@ -25,6 +25,7 @@ import toy_training as toy
 from fake_models import FakeTokenizer
 from places import PYTHONPATH
 
+from vidgen import allocator
 from vidgen.train.callbacks import HeldOutLoss, SampleReconstructions, SampleUpsampled, SampleVideos
 from vidgen.train.checkpoints import Checkpointer, CheckpointSettings
 from vidgen.train.guard import DivergencePolicy, TrainingDiverged
@@ -373,6 +374,14 @@ def test_samples_and_held_out_loss(tmp_path, whole):
     keys = jax.random.fold_in(jax.random.key(1), 1)[None]
     alone = jax.jit(toy.ToyModel().generate)(state.ema, text, None, keys)
     np.testing.assert_allclose(clips[1], alone[0], rtol=1e-4, atol=1e-6)
+
+
+def test_holes_are_set_aside_whenever_programs_were_compiled(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(allocator, "set_holes_aside", lambda: calls.append(len(calls)))
+    held_out = HeldOutLoss(dataset=toy.ToyData(), every=6, batches=2)
+    make(tmp_path, held_out=held_out, log_every=1)()
+    assert len(calls) == 2  # after the first step, and after the first held-out loss
 
 
 def test_sample_sheet_is_written(tmp_path):

@@ -4,8 +4,9 @@ They are read once, when the first device is asked for, so `vidgen` sets them wh
 user has set in XLA_FLAGS or LIBTPU_INIT_ARGS stays.
 
 On a CPU a kernel of vidgen is a loop over elements, or a call of a library. LLVM's vectorizer of
-straight code, its unrolling of loops and XLA's emitter of tiles took a quarter of the time in which
-the step of a small U-Net compiles (25.1 s, 18.7 without them), and make no step faster.
+straight code, its unrolling of loops and XLA's emitter of tiles took a third of the time in which
+the step of a small U-Net compiles (23.7 s, 15.9 without them), and make no step faster. Names that
+XLA does not know are ignored here, where an unknown flag ends the process.
 
 The latency-hiding scheduler itself is on by default on TPUs. What is set for TPUs is good for every
 generation: _fuse_all_gather, which is often recommended beside it, is an error on all but v5e. The
