@@ -278,7 +278,7 @@ class Trainer:
     @property
     def compiled(self) -> int:
         """The number of programs that were compiled, or are at their first call."""
-        return len(self._cached)
+        return sum(isinstance(one, Program) for one in self._cached.values())
 
     def _whole(self, name: str, function: Callable[..., Any]) -> Program:
         """Return the one program of a function; every process gets its whole result."""
