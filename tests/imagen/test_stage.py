@@ -2,7 +2,6 @@
 
 Tests of vidgen/imagen/denoiser.py too.
 Tests of vidgen/imagen/error_by_noise.py too.
-Tests of vidgen/imagen/layout.py too.
 """
 
 import dataclasses

@@ -156,7 +156,7 @@ def first_carry(x0_fn: X0Fn, sampler: Sampler, z: Data) -> tuple:
     Returns:
       (z, x̂ of the steps before, the sums of momenta), the x̂ as zeros.
     """
-    before = jnp.zeros_like(z)
+    before = jax.device_put(np.zeros(z.shape, z.dtype))  # compiles nothing
     momenta = jax.tree.leaves(x0_fn, is_leaf=_is_momentum)
     sums = [leaf.before for leaf in momenta if _is_momentum(leaf)]
     return z, before if sampler.memory == 1 else (before,) * sampler.memory, sums

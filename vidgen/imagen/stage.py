@@ -14,6 +14,7 @@ network gives both halves of classifier-free guidance (Imagen Video; Imagen).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from vidgen import checks
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
-from vidgen.imagen import conditioning, layout, self_conditioning
+from vidgen.imagen import conditioning, self_conditioning
 from vidgen.imagen.conditioning import Conditioner, NoLowRes
 from vidgen.imagen.denoiser import Denoiser, DenoisingNetwork
 from vidgen.imagen.earlier_frames import EarlierFrames
@@ -34,7 +35,8 @@ from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.frame_rate import at_rate
 from vidgen.imagen.guided import guided, guided_student
 from vidgen.imagen.learned import Learned, check_no_negative, check_student
-from vidgen.model import SampledModel
+from vidgen.model import ByValue, SampledModel
+from vidgen.nn import axes
 from vidgen.types import (
     Conditioning,
     Frozen,
@@ -308,24 +310,12 @@ class DiffusionStage(SampledModel):
         negative: TextEmbedding | None = None,
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
-        split = jax.vmap(jax.random.split)(keys)
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
-        cond = self.conditioner.for_sampling(low_res, first, split[:, 0])
-        if self.fps_condition:
-            cond = at_rate(cond, None, self.shape.fps)
-        if isinstance(self.conditioner, EarlierFrames):
-            cond = self.conditioner.with_known(cond, known, self.shape.thwc)
-        if cond.low_res is not None:
-            cond = cond.replace(low_res=layout.laid_out(cond.low_res))
-        if self.joint and self._size(cond)[0] == 1:
-            cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
-        z = layout.initial_noise(split[:, 1], self._size(cond))
-        if self.self_conditioning:
-            cond = self_conditioning.without_estimate(cond, z.shape)
+        cond, z, keys = _conditioned_noise(ByValue(self), low_res, first, keys, known)
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix, negative)
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
-        return x0_fn, z, split[:, 1]
+        return x0_fn, z, keys
 
     @property
     def evaluations(self) -> int:
@@ -385,3 +375,33 @@ class DiffusionStage(SampledModel):
     @property
     def _denoiser(self) -> Denoiser:
         return Denoiser(self.network, self.parameterization)
+
+
+# One program, where single operations would be 120 of the demo's seven stages. It lays the arrays
+# out over the mesh as activations are: each device makes its own part of the noise, and a mesh
+# whose devices do not divide an axis is no error.
+@functools.partial(jax.jit, static_argnums=0)
+def _conditioned_noise(
+    by_value: ByValue[DiffusionStage],
+    low_res: Float[Array, "b t0 h0 w0 c"] | None,
+    text: TextEmbedding,
+    keys: Key[Array, "b"],
+    known: Known | None,
+) -> tuple[Conditioning, Float[Array, "b t h w c"], Key[Array, "b"]]:
+    """Make what the network gets besides z, the z that sampling starts from, and its keys."""
+    stage = by_value.value
+    split = jax.vmap(jax.random.split)(keys)
+    cond = stage.conditioner.for_sampling(low_res, text, split[:, 0])
+    if stage.fps_condition:
+        cond = at_rate(cond, None, stage.shape.fps)
+    if isinstance(stage.conditioner, EarlierFrames):
+        cond = stage.conditioner.with_known(cond, known, stage.shape.thwc)
+    if cond.low_res is not None:
+        cond = cond.replace(low_res=axes.constrain_video(cond.low_res))
+    size = stage._size(cond)
+    if stage.joint and size[0] == 1:
+        cond = cond.replace(independent_frames=jnp.ones(len(keys), bool))
+    z = axes.constrain_video(sampling.initial_noise(split[:, 1], size))
+    if stage.self_conditioning:
+        cond = self_conditioning.without_estimate(cond, z.shape)
+    return cond, z, split[:, 1]

@@ -88,4 +88,6 @@ def stacked(
         # One more than there are blocks: with exactly as many, JAX keeps a loop of one turn.
         unroll=layers + 1 if unroll else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
+        # The check traces the block a second time; no variable here is shared between blocks.
+        check_constancy_invariants=False,
     )

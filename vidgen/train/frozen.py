@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from vidgen.assets import model_folders
-from vidgen.model import Model
+from vidgen.model import ByValue, Model
 from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
@@ -98,7 +98,7 @@ def restored(
       FileNotFoundError: the folder has no such checkpoint.
       CheckpointError: the checkpoint holds another kind or size of model.
     """
-    boxed = _boxed_shapes(model, text)
+    boxed = _boxed_shapes(ByValue(model), text)
     shapes = unbox(boxed)
     if mesh is not None:
         shapes = laid_out(shapes, mesh.param_shardings(boxed))
@@ -106,19 +106,14 @@ def restored(
         return checkpointer.restore_params(shapes, step)
 
 
-def _boxed_shapes(model: Model, text: tuple[int, int]) -> Params:
-    """Return fresh parameters as boxed ShapeDtypeStructs."""
-    try:
-        hash(model)
-    except TypeError:  # a setting is a list
-        return _traced.__wrapped__(model, text)
-    return _traced(model, text)
-
-
 @functools.lru_cache(maxsize=32)
-def _traced(model: Model, text: tuple[int, int]) -> Params:
-    """Trace a model once for all equal ones: that takes longer than reading its weights."""
-    return jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(1, *text))
+def _boxed_shapes(model: ByValue[Model], text: tuple[int, int]) -> Params:
+    """Return fresh parameters as boxed ShapeDtypeStructs.
+
+    A model is traced once for all equal ones: that takes longer than reading its weights.
+    """
+    spec = model.value.batch_spec(1, *text)
+    return jax.eval_shape(model.value.init, jax.random.key(0), spec)
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:
