@@ -216,7 +216,7 @@ class _Session:
         return self.batches.next_while(lambda: loss is not None and not loss.is_ready())
 
     def _train_step(self, encoded: EncodedBatch) -> Metrics:
-        trainer = self.run.trainer
+        trainer, began = self.run.trainer, time.perf_counter()
         if not self.timer.compiled:
             _check_shapes(encoded.batch, self.spec, trainer.partitioner.batch_part()[1])
         batch = trainer.partitioner.to_global(encoded.batch)
@@ -228,7 +228,8 @@ class _Session:
         limit = self.monitor.limit(self.step + 1)
         self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)
         if not self.timer.compiled:
-            jax.block_until_ready(metrics)
+            line = throughput.log_line(self.step + 1, self.run.train_steps, to_floats(metrics))
+            say(f"{line}  {duration(time.perf_counter() - began)} with compiling")
             self._after_compiling()
             self.bar.set_description("training")
         self.timer.step()
