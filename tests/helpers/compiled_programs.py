@@ -1,9 +1,11 @@
 """How the processes of the tests compile, and the compiled programs that one of them keeps."""
 
+import functools
 import os
 import pathlib
 import resource
 import sys
+import threading
 
 # Options of XLA's compiler for CPUs, of jaxlib 0.10. The newer emitter of fused loops goes through
 # MLIR, and code in parts is for several threads: without both, a small U-Net compiles in a third of
@@ -31,6 +33,35 @@ def environment_with_libtpu():
     flags = os.environ["XLA_FLAGS"].replace(XLA_FLAGS, "").strip()
     others = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return others | ({"XLA_FLAGS": flags} if flags else {})
+
+
+# Programs that are lowered in one context of MLIR; what a context has seen is kept until it goes.
+IN_ONE_CONTEXT = 200
+
+
+def share_contexts():
+    """Lowers programs in one context of MLIR after the other, instead of in one each.
+
+    JAX makes a context for every program, loads all dialects into it, and takes it down again. For
+    a program of one operation, of which the tests have tens of thousands, that was two thirds of
+    what is not compiling: with it lowering took 3.7 ms and reading from the cache 2.1, without it
+    0.5 and 1.2.
+    """
+    from jax._src.interpreters import mlir
+
+    own, make = threading.local(), mlir.ModuleContext.__init__
+
+    def shared():
+        own.left = getattr(own, "left", 0) - 1
+        if own.left < 0:
+            own.context, own.left = mlir.make_ir_context(), IN_ONE_CONTEXT - 1
+        return own.context
+
+    @functools.wraps(make)
+    def init(self, *, context=None, **settings):
+        make(self, context=context or shared(), **settings)
+
+    mlir.ModuleContext.__init__ = init
 
 
 def forget_if_large():
