@@ -1,6 +1,7 @@
 """How the processes of the tests compile, and the compiled programs that one of them keeps."""
 
 import functools
+import gc
 import os
 import pathlib
 import resource
@@ -65,9 +66,12 @@ def share_contexts():
 
 
 def forget_if_large():
-    """Where this process has become large."""
+    """Where this process has become large; what is left is not looked through for garbage again."""
     if "jax" in sys.modules and _resident_bytes() > LARGE:
+        gc.unfreeze()
         sys.modules["jax"].clear_caches()
+    gc.collect()
+    gc.freeze()
 
 
 def _resident_bytes():
