@@ -1,9 +1,11 @@
 """How the processes of the tests compile, and the compiled programs that one of them keeps."""
 
+import ctypes
 import functools
 import gc
 import os
 import pathlib
+import platform
 import resource
 import sys
 import threading
@@ -67,11 +69,14 @@ def share_contexts():
 
 def forget_if_large():
     """Where this process has become large; what is left is not looked through for garbage again."""
-    if "jax" in sys.modules and _resident_bytes() > LARGE:
+    large = "jax" in sys.modules and _resident_bytes() > LARGE
+    if large:
         gc.unfreeze()
         sys.modules["jax"].clear_caches()
     gc.collect()
     gc.freeze()
+    if large and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # or it would be as large after every file from now on
 
 
 def _resident_bytes():
