@@ -21,6 +21,10 @@ XLA_FLAGS = (
     "xla_cpu_disable_slp_vectorizer,xla_cpu_disable_loop_unrolling,xla_cpu_disable_tiled_emitter"
 )
 
+# Of `jax.jit`, for a program that runs for seconds: half the time of a step of a small U-Net (15 ms
+# instead of 32) for a second more of compiling. conftest.py says 0 for all others.
+RUNS_LONG = {"xla_backend_optimization_level": 1}
+
 # Bytes of a process from which on it forgets them: all files compile the same hundreds of tiny
 # programs, and many the same networks, but to keep all of every file is gigabytes.
 LARGE = 5 * 2**29
