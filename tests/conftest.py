@@ -79,7 +79,6 @@ def pytest_collection_finish():
     from vidgen import allocator
     from vidgen.cli import startup  # once the import hook of the type checks is there
 
-    gc.collect()
     gc.freeze()
     gc.enable()
     startup.search_for_garbage_less_often()
