@@ -83,7 +83,7 @@ def test_a_network_trains_and_generates(written):
     text = TextEmbedding(tokens=jnp.ones((2, 3, 5)), mask=jnp.ones((2, 3), bool))
     video = jax.random.normal(jax.random.key(1), (2, *SHAPE.thwc))
     batch = VideoBatch(video=video, text=text, independent_frames=jnp.array([False, True]))
-    params = unbox(model.init(jax.random.key(0), batch))
+    params = unbox(jax.jit(model.init)(jax.random.key(0), batch))
 
     adam = optax.adam(0.01)
     state, losses = adam.init(params), []

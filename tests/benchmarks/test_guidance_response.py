@@ -1,9 +1,11 @@
 """How far a student follows its guidance weight: closed forms, and a student that learns it."""
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
+import compiled_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +144,7 @@ def test_student_learns_to_follow_its_weight():
     updates = 400
     tx = optax.adam(optax.linear_schedule(1e-2, 0, updates), b2=0.99)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiled_programs.RUNS_LONG)
     def step(params, state, key):
         data_key, loss_key = jax.random.split(key)
         data = batch(data_key, 128)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import compiled_programs
 import made_videos
 import numpy as np
 import places
@@ -24,7 +25,7 @@ SIZE = Size(width=32, layers=2, heads=4, mlp=64, head_dim=8, vocabulary=32128)
 def start(folder, number, port):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": compiled_programs.xla_flags(2),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": str(number),

@@ -16,6 +16,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import compiled_programs
 import places
 
 SECONDS = 300  # then a program is ended
@@ -51,6 +52,7 @@ def _serve():
     import vidgen.train.train  # noqa: F401
 
     assert not jax._src.xla_bridge.backends_are_initialized()
+    compiled_programs.share_contexts()
     gc.freeze()  # or the first search would copy every page
     for line in sys.stdin:
         child = os.fork()

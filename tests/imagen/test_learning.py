@@ -1,7 +1,9 @@
 """A tiny stage learns, in seconds, what a clip of two words looks like and where it moves."""
 
 import dataclasses
+import functools
 
+import compiled_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +89,7 @@ def trained():
     params = nn.meta.unbox(jax.jit(MODEL.init)(jax.random.key(0), draw(rng)))
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, 20, STEPS, 1e-4))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiled_programs.RUNS_LONG)
     def step(params, state, batch, key):
         gradient = jax.value_and_grad(MODEL.loss, has_aux=True)
         (loss, _), gradient = gradient(params, None, batch, key, train=True)

@@ -105,10 +105,10 @@ def test_a_fresh_stage_begins_at_the_best_linear_guess():
         independent_frames=jnp.zeros(2, bool),
     )
     key = jax.random.key(0)
-    params = stage.init(key, batch)
+    params = jax.jit(stage.init)(key, batch)
     x, cond = stage.conditioner.for_training(batch, key)
     z, logsnr = tiny.normal(5, *x.shape), jnp.array([-2.0, 6.0])
-    out = stage.network.apply(params, z, logsnr, cond)
+    out = jax.jit(stage.network.apply)(params, z, logsnr, cond)
     mean, _, _ = preconditioning.posterior(z, logsnr, cond)
     np.testing.assert_allclose(out, mean, rtol=1e-5, atol=1e-6)
 

@@ -51,7 +51,7 @@ def setup():
     )
     shapes = model.batch_spec(2, 3, 5)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    params = unbox(model.init(jax.random.key(0), batch))
+    params = unbox(jax.jit(model.init)(jax.random.key(0), batch))
     tokens = jax.random.normal(jax.random.key(1), (2, 3, 5))
     text = TextEmbedding(tokens=tokens, mask=jnp.ones((2, 3), bool))
     return model, {"maskgit": params, "tokenizer": {}}, text

@@ -1,5 +1,6 @@
 """Perceptual distances on real sprite clips: what they order, what they refuse, what they need."""
 
+import compiled_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def damaged(clips):
 def image():
     """What compares frames of clips: one compiled program."""
     distance = ImagePerceptual()
-    run = jax.jit(distance.__call__)
+    run = jax.jit(distance.__call__, compiler_options=compiled_programs.RUNS_LONG)
     params = distance.load()
     return lambda a, b: run(params, a.reshape(-1, 32, 32, 3), b.reshape(-1, 32, 32, 3))
 
@@ -45,7 +46,7 @@ def image():
 @pytest.fixture(scope="module")
 def video():
     distance = VideoPerceptual()
-    run = jax.jit(distance.__call__)
+    run = jax.jit(distance.__call__, compiler_options=compiled_programs.RUNS_LONG)
     params = distance.load()
     return lambda a, b: run(params, a, b)
 

@@ -8,6 +8,7 @@ So the config.gin of every training run, and a user's own files, go on working a
 
 from __future__ import annotations
 
+import functools
 import re
 
 # Modules by their path in the package, before and now: those with what a configuration can build.
@@ -70,6 +71,7 @@ RENAMED = {
 _IMPORT = re.compile(r"^from vidgen\.([\w.]+) import (\w+)(?: as (\w+))?[ \t]*$", re.MULTILINE)
 
 
+@functools.lru_cache(maxsize=256)  # a command reads the same few files again and again
 def with_new_names(text: str) -> str:
     """Rewrite a configuration with today's name of every module, class and setting.
 

@@ -213,9 +213,17 @@ group_norm.defvjp(_group_norm, _group_norm_gradient)
 
 def _group_mean(groups: int, pixels: int, sums: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Give each channel the mean of its group: sums over pixels, times a matrix of 0 and 1/n."""
-    size = sums.shape[-1] // groups
-    matrix = np.kron(np.eye(groups), np.full((size, size), 1 / (size * pixels)))
-    return jnp.matmul(sums, matrix.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
+    matrix = _group_matrix(groups, sums.shape[-1] // groups, pixels)
+    return jnp.matmul(sums, matrix, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.lru_cache(maxsize=8)  # one for each width of a network; a program holds it once
+def _group_matrix(groups: int, size: int, pixels: int) -> np.ndarray:
+    """Return 1/n where two channels are of one group, and 0 elsewhere."""
+    matrix = np.zeros((groups, size, groups, size), np.float32)
+    matrix[np.arange(groups), :, np.arange(groups)] = 1 / (size * pixels)
+    matrix.flags.writeable = False
+    return matrix.reshape(groups * size, groups * size)
 
 
 def _of_pixels(x: Float[Array, "*b c"]) -> Float[Array, "*b 1 1 c"]:

@@ -68,17 +68,19 @@ def check(path, ticks, fps, plain=None):
     assert (np.diff(drawn) >= 0).all() and drawn[-1] < len(ticks)
 
 
-@pytest.mark.parametrize("name", CONTAINERS)
-@pytest.mark.parametrize("bframes", [0, 2])
+@pytest.mark.parametrize(
+    ("bframes", "name"),
+    [(0, name) for name in CONTAINERS]
+    + [(2, name) for name, (codec, *_) in CONTAINERS.items() if codec in REORDERS],
+)
 def test_every_gop_and_offset(tmp_path, name, bframes):
     codec, fps, container = CONTAINERS[name]
-    if bframes and codec not in REORDERS:
-        bframes = 0  # the same again: a codec that never reorders
     # an AVI begins at 0: FFmpeg passes over empty chunks in front of the first frame
     late = 0 if name.endswith("avi") else 3 * fps
-    for gop, offset in [(1, 0), (9, 0), (300, late), (9, late)]:
+    cases = [(1, 0), (9, 0), (300, late), (9, late)]
+    for gop, offset in cases[bool(bframes) :]:  # one frame a group reorders nothing
         ticks = ticks_of("constant", offset)
-        settings = {"fps": fps, "gop": gop, "bframes": bframes if gop > 1 else 0}
+        settings = {"fps": fps, "gop": gop, "bframes": bframes}
         path = tmp_path / f"{gop}_{offset}_{name}"
         check(write_timed(path, ticks, codec, container=container, **settings), ticks, fps)
 
