@@ -141,6 +141,7 @@ CHEAPER = (
     Cheaper(r"manifests.py", "--from=benchmarks/manifests.jsonl", "minutes; the rows of then"),
     Cheaper(r"faults.py", "--from=benchmarks/faults.jsonl", "an hour; the trials of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
+    Cheaper(r"waiting.py", "--from=benchmarks/waiting.jsonl", "a whole cascade compiles"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
 
@@ -299,6 +300,7 @@ MAKES = {
         "--clips=320": says("PyAV", "folder", "tar"),
         "--clips=10000": says("tar | 0", "tar | 2"),
     },
+    "How long one waits": {"waiting.py": measured_table},
     "Beside the PyTorch packages": {"peers.py": measured_table},
 }
 
