@@ -12,6 +12,7 @@ from fake_models import FakeSampled
 from vidgen.inference.stages import Stage
 from vidgen.phenaki.decoding import DecodingSpec
 from vidgen.text.byte_encoder import ByteEncoder
+from vidgen.train import frozen
 from vidgen.train.checkpoints import Checkpointer, CheckpointError
 from vidgen.train.frozen import FrozenParams
 
@@ -92,6 +93,18 @@ def test_a_stage_needs_no_mesh_of_its_training(folder):
         frozen=trained(path, mesh=pod),
     )
     jax.tree.map(np.testing.assert_array_equal, stage.load(), ema)
+
+
+def test_what_a_loss_reads_in_shapes(folder):
+    class Reader(ToyWithoutText):
+        frozen_networks = {"tokenizer": ToyWithoutText(), "another": None}
+
+    _, ema = folder
+    found = frozen.spec(Reader())
+    assert found["another"] is None
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ema)
+    assert found["tokenizer"] == shapes
+    assert frozen.spec(ToyWithoutText()) is None
 
 
 def test_a_folder_that_moved_with_its_reader(folder):

@@ -147,7 +147,5 @@ def spec(model: Model, text: tuple[int, int] = (1, 1)) -> Frozen:
     Returns:
       ShapeDtypeStructs by the names of `Model.frozen_networks`; None for a model that reads none.
     """
-    networks = model.frozen_networks
-    return {
-        name: other and unbox(_boxed_shapes(other, text)) for name, other in networks.items()
-    } or None
+    networks = model.frozen_networks.items()
+    return {name: m and unbox(_boxed_shapes(ByValue(m), text)) for name, m in networks} or None
