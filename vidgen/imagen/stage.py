@@ -311,7 +311,7 @@ class DiffusionStage(SampledModel):
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
-        cond, z, keys = _conditioned_noise(ByValue(self), low_res, first, keys, known)
+        cond, z, keys = _conditioned_noise(ByValue(self), keys, low_res, first, known)
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix, negative)
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)
@@ -379,13 +379,15 @@ class DiffusionStage(SampledModel):
 
 # One program, where single operations would be 120 of the demo's seven stages. It lays the arrays
 # out over the mesh as activations are: each device makes its own part of the noise, and a mesh
-# whose devices do not divide an axis is no error.
+# whose devices do not divide an axis is no error. The keys come first, since JAX gives results the
+# layout of the first argument where that is equal, in the words in which it was given ("data" of
+# one device): z would then not be laid out as the result of a step, which was compiled twice.
 @functools.partial(jax.jit, static_argnums=0)
 def _conditioned_noise(
     by_value: ByValue[DiffusionStage],
+    keys: Key[Array, "b"],
     low_res: Float[Array, "b t0 h0 w0 c"] | None,
     text: TextEmbedding,
-    keys: Key[Array, "b"],
     known: Known | None,
 ) -> tuple[Conditioning, Float[Array, "b t h w c"], Key[Array, "b"]]:
     """Make what the network gets besides z, the z that sampling starts from, and its keys."""
