@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import child_rows
+
 HERE = Path(__file__).parent
 VIDGEN = [sys.executable, "-m", "vidgen"]
 # By row: a command, in which FOLDER is an empty one, and how the line begins that one waits for.
@@ -98,9 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = map(measure, ROWS)
     for row in rows:
         print(f"| {row['row']} | {row['first']:.1f} | {row['again']:.1f} |", flush=True)
-        if flags.output:
-            with flags.output.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        child_rows.append(row, flags.output)
 
 
 if __name__ == "__main__":
