@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What importing and collecting made stays: no search for garbage looks through it again."""
-    from vidgen import allocator
+    from vidgen import allocator, traced
     from vidgen.cli import startup  # once the import hook of the type checks is there
 
     gc.freeze()
@@ -84,6 +84,7 @@ def pytest_collection_finish():
     startup.search_for_garbage_less_often()
     allocator.keep_freed_memory()
     allocator.set_holes_aside = lambda: None  # no program here runs for long
+    traced.enabled = False  # a test that replaces a function would leave its programs to others
     compiled_programs.share_contexts()
 
 

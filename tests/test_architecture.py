@@ -18,7 +18,7 @@ PACKAGE = ROOT / "vidgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the package. A module may always import its own part.
-BASE = {"types", "paths", "progress", "checks", "allocator"}
+BASE = {"types", "paths", "progress", "checks", "allocator", "traced"}
 CONTRACT = BASE | {"model"}
 MODELS = {"imagen", "phenaki", "diffusion", "text"}
 ALLOWED = {
@@ -27,6 +27,7 @@ ALLOWED = {
     "model": {"types", "diffusion"},
     "paths": set(),
     "allocator": set(),
+    "traced": set(),
     "progress": set(),
     "config": set(),
     "assets": {"paths"},

@@ -1,10 +1,7 @@
 """What models declare, and the defaults of what they leave out."""
 
 import dataclasses
-import functools
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 from fake_models import FakeSampled, FakeTokenizer
@@ -13,7 +10,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.imagen.distillation import Distillation
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.model import ByValue, Generator, Model, SampledModel, Student, TokenizerModel
+from vidgen.model import Generator, Model, SampledModel, Student, TokenizerModel
 from vidgen.phenaki.critic import CriticModel
 from vidgen.phenaki.masked_model import MaskedVideoModel
 from vidgen.phenaki.tokenizer import VideoTokenizer
@@ -67,23 +64,3 @@ def test_a_tokenizer_reconstructs_by_its_halves():
 
     video = jnp.linspace(-0.9, 0.8, 8).reshape(1, 1, 2, 4, 1).repeat(3, axis=-1)
     assert (Signs().reconstruct(None, video) == jnp.sign(video)).all()
-
-
-@dataclasses.dataclass(frozen=True)
-class Listed:
-    numbers: Any
-
-
-@pytest.mark.parametrize("numbers, others", [((1, 2), (1, 3)), ([1, 2], [1, 3])])
-def test_equal_settings_share_a_program(numbers, others):
-    traced = []
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def add(settings, x):
-        traced.append(settings.value)
-        return x + sum(settings.value.numbers)
-
-    results = [add(ByValue(Listed(each)), 1) for each in (numbers, others, list(numbers), numbers)]
-    assert results[:2] == [4, 5] and results[3] == 4
-    expected = [Listed(numbers), Listed(others)]
-    assert traced == (expected if numbers == list(numbers) else [*expected, Listed([1, 2])])

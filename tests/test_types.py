@@ -1,10 +1,15 @@
 """What the shared types refuse, and what they compute."""
 
+import dataclasses
+import functools
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidgen.types import Mean, TextEmbedding, VideoShape, null_text
+from vidgen.types import ByValue, Mean, TextEmbedding, VideoShape, null_text
 
 
 @pytest.mark.parametrize("field", ["frames", "height", "width", "channels", "fps"])
@@ -31,3 +36,23 @@ def test_the_null_prompt_attends_to_nothing():
     text = TextEmbedding(tokens=jnp.ones((2, 3, 4)), mask=jnp.ones((2, 3), bool))
     null = null_text(text)
     assert null.tokens.shape == (2, 3, 4) and not null.tokens.any() and not null.mask.any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    numbers: Any
+
+
+@pytest.mark.parametrize("numbers, others", [((1, 2), (1, 3)), ([1, 2], [1, 3])])
+def test_equal_settings_share_a_program(numbers, others):
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def add(settings, x):
+        traced.append(settings.value)
+        return x + sum(settings.value.numbers)
+
+    results = [add(ByValue(Listed(each)), 1) for each in (numbers, others, list(numbers), numbers)]
+    assert results[:2] == [4, 5] and results[3] == 4
+    expected = [Listed(numbers), Listed(others)]
+    assert traced == (expected if numbers == list(numbers) else [*expected, Listed([1, 2])])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,23 +35,6 @@ from vidgen.types import (
     VideoBatch,
     VideoShape,
 )
-
-Settings = TypeVar("Settings")
-
-
-@dataclasses.dataclass(frozen=True)
-class ByValue(Generic[Settings]):
-    """Settings as a static argument of a compiled function: equal ones share their program.
-
-    Attributes:
-      value: a model, or another dataclass of settings. A list among them, which a configuration or
-        a notebook may well give, has no hash; this has the one of what they are printed as.
-    """
-
-    value: Settings
-
-    def __hash__(self) -> int:
-        return hash(repr(self.value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

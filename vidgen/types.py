@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, no_type_check, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vidgen import checks
 
+Settings = TypeVar("Settings")
 Params = Any  # a PyTree of arrays, or of Linen boxes that carry logical axis names
 Frozen = Any  # a PyTree that a loss may read and must not change: teachers, feature networks
 Batch = Any  # a PyTree of arrays whose first axis is the batch: VideoBatch, TokenBatch
@@ -68,6 +69,21 @@ class VideoShape:
 
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ByValue(Generic[Settings]):
+    """Settings as a static argument of a compiled function: equal ones share their program.
+
+    Attributes:
+      value: a model, or another dataclass of settings. A list among them, which a configuration or
+        a notebook may well give, has no hash; this has the one of what they are printed as.
+    """
+
+    value: Settings
+
+    def __hash__(self) -> int:
+        return hash(repr(self.value))
 
 
 @no_type_check

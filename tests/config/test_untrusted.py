@@ -130,7 +130,9 @@ def test_a_module_of_the_users_own_is_read_where_a_file_of_the_user_imports_it(o
 
 def test_sessions_take_the_word_of_the_users_files(own):
     (own / "m").mkdir()
-    (own / "m" / "config.gin").write_text(HEAD + "import own_net\nMODEL = @own_net.Net()\n")
+    (own / "m" / "config.gin").write_text(
+        HEAD + "import own_net\nMODEL = @own_net.Net()\n# no width\n"
+    )
     with pytest.raises(GinError, match="imports own_net"):
         Sessions(["runs/generate.gin"], [], []).trained_values(own / "m", "MODEL", "width")
     sessions = Sessions(["runs/generate.gin"], [str(own / "own.gin")], [])

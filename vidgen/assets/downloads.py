@@ -20,6 +20,7 @@ archive before that. registry.py lists the assets.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -177,9 +178,21 @@ def _is_complete(asset: Asset, folder: Path) -> bool:
     pairs = [(folder / file.name, file) for file in asset.files]
     try:
         sizes_fit = all(path.stat().st_size == file.size for path, file in pairs)
-        return sizes_fit and all(_sha256(path) == file.sha256 for path, file in pairs)
+        return sizes_fit and all(_sha256_once(path) == file.sha256 for path, file in pairs)
     except OSError:
         return False
+
+
+def _sha256_once(path: Path) -> str:
+    """Return the hash of a file's content; each state of the file is read once."""
+    state = path.stat()
+    return _sha256_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of_state(path: Path, *state: int) -> str:
+    del state
+    return _sha256(path)
 
 
 def _check(path: Path, file: AssetFile, asset: Asset) -> None:

@@ -19,10 +19,10 @@ from vidgen.cli import xla_flags
 # step of a tiny model (.76 of 7.0 processor seconds; with these .23 of 6.4, and 60 MB more).
 _OBJECTS = 20_000
 
-# Seconds of compiling from which on a program is kept on disk. JAX keeps those of a second, and the
-# twenty programs of a cascade that draw noise and resize would be compiled again in each call of
-# `generate`: 6.5 of its 28 processor seconds.
-_SHORTEST = "0.05"
+# Seconds of compiling from which on a program is kept on disk. JAX keeps those of a second; the
+# fifty small ones of `generate`, which draw noise, resize and the like, take 10 ms each to compile
+# and 1 to read.
+_SHORTEST = "0"
 
 _GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus, and of other devices of its cloud
 

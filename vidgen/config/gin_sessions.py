@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vidgen.config import gin_utils, untrusted
+from vidgen.config import gin_files, gin_utils, untrusted
 
 T = TypeVar("T")
 
@@ -111,6 +111,9 @@ class Sessions:
           Its values in all objects that the macro leads to (`gin_utils.reached_values`).
         """
         files, _ = _of_training(folder)
+        config, field = folder / "config.gin", parameter.rpartition(".")[2]
+        if config.is_file() and field not in gin_files.read(config):
+            return []  # without parsing it, which takes 60 ms
         with gin_utils.session(files, trusted=self._trusted):
             return gin_utils.reached_values(macro, parameter)
 

@@ -15,6 +15,7 @@ Those of higher order are in `solvers`, what a sampler is in `sampler_step`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ from vidgen.diffusion.schedules import (
 
 # They are in `SAMPLERS` once they are imported, and configurations find them here too.
 from vidgen.diffusion.solvers import DpmSolverPP2M, DpmSolverPP2S, DpmSolverPP3M, Heun, UniPC  # noqa: F401
+from vidgen.types import ByValue
 
 SPACINGS = ("time", "logsnr", "edm")
 
@@ -278,7 +280,7 @@ class SamplerSpec:
         """
         with jax.ensure_compile_time_eval():
             u = jnp.asarray(np.linspace(1.0, 0.0, self.steps + 1))
-            levels = np.asarray(jax.jit(lambda u: schedule(u))(u))
+            levels = np.asarray(_at_times(ByValue(schedule), u))
         noise, data = float(levels[0]), float(levels[-1])
         if self.spacing == "logsnr":
             return np.linspace(noise, data, self.steps + 1, dtype=levels.dtype)
@@ -291,3 +293,10 @@ class SamplerSpec:
         low, high = max(0.002, np.exp(-data / 2)), min(80.0, np.exp(-noise / 2))
         sigmas = edm_sigmas(self.steps, rho=self.rho, sigma_min=float(low), sigma_max=float(high))
         return -2 * np.log(sigmas)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # the stages of a cascade share their schedules
+def _at_times(
+    schedule: ByValue[LogSnrSchedule], u: Float[Array, "levels"]
+) -> Float[Array, "levels"]:
+    return schedule.value(u)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from vidgen import traced
 from vidgen.diffusion.guidance import X0Fn, as_tree
 from vidgen.diffusion.guidance_rules import Momentum
 from vidgen.diffusion.sampler_step import Sampler, StepLevels, fold, normal_like
@@ -89,10 +90,12 @@ def sample(
         return jax.lax.scan(step, carry, plan)[0][0]
     # Laid out as z is, or the second step, whose x̂ before is a result, would be compiled anew.
     carry = jax.tree.map(lambda x: jax.device_put(x, z.sharding), carry)
-    steps = len(walk)
+    steps, program = len(walk), None
     for i in range(steps):
         xs = jax.tree.map(lambda a, i=i: a[i], plan)
-        carry = jax.block_until_ready(compiled_step(as_tree(x0_fn), sampler, keys, carry, *xs))
+        args = (as_tree(x0_fn), sampler, keys, carry, *xs)
+        program = program or traced.program(compiled_step, *args, static=(1,))
+        carry = jax.block_until_ready(program(*args))
         x0 = carry[1][0] if sampler.memory > 1 else carry[1]
         on_step(i + 1, steps, functools.partial(jnp.asarray, x0))
     return carry[0]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from vidgen import checks
+from vidgen import checks, traced
 from vidgen.diffusion import guidance, parameterization, sampling, schedules
 from vidgen.diffusion import known as known_content
 from vidgen.diffusion.samplers import SamplerSpec
@@ -35,9 +35,10 @@ from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.frame_rate import at_rate
 from vidgen.imagen.guided import guided, guided_student
 from vidgen.imagen.learned import Learned, check_no_negative, check_student
-from vidgen.model import ByValue, SampledModel
+from vidgen.model import SampledModel
 from vidgen.nn import axes
 from vidgen.types import (
+    ByValue,
     Conditioning,
     Frozen,
     Known,
@@ -311,7 +312,8 @@ class DiffusionStage(SampledModel):
     ) -> tuple[guidance.X0Fn, Float[Array, "b t h w c"], Key[Array, "b"]]:
         """Build the denoiser, and draw the noise and the keys that sampling starts from."""
         mix, first = (text, text.first) if isinstance(text, TextMix) else (None, text)
-        cond, z, keys = _conditioned_noise(ByValue(self), keys, low_res, first, known)
+        args = (ByValue(self), keys, low_res, first, known)
+        cond, z, keys = traced.call(_conditioned_noise, *args, static=(0,))
         x0_fn = self.x0_fn(params, cond, self.sampler.steps, known, mix, negative)
         if known is not None:
             x0_fn = known_content.replace_known(x0_fn, known, z)

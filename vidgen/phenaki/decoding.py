@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen import checks
+from vidgen import checks, traced
 from vidgen.diffusion.guidance import as_tree
 from vidgen.types import OnStep
 
@@ -224,11 +224,12 @@ def parallel_decode(
     masked = jnp.where(known, tokens, mask_id), ~known
     if on_step is None:
         return _scan(functions, spec, mask_id, known, keys, counts, masked)
+    program = None
     for i in range(spec.steps):
         now = jnp.asarray(i, jnp.int32)
-        masked, filled = jax.block_until_ready(
-            compiled_step(functions, spec, mask_id, known, keys, masked, now, counts[:, i])
-        )
+        args = (functions, spec, mask_id, known, keys, masked, now, counts[:, i])
+        program = program or traced.program(compiled_step, *args, static=(1, 2))
+        masked, filled = jax.block_until_ready(program(*args))
         on_step(i + 1, spec.steps, functools.partial(jnp.asarray, filled))
     return masked[0]
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vidgen import checks
+from vidgen import checks, traced
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.schedules import expand
 from vidgen.model import Model, SampledModel, TokenizerModel
@@ -336,12 +336,12 @@ class MaskedVideoModel(SampledModel):
             raise ValueError("the transformer makes video from text and known frames alone.")
         video, mask = generation.known_content(known, self.shape, len(keys))
         tokenizer, weights = self.tokenizer, params["tokenizer"]
-        tokens, kept = generation.encode_known(tokenizer, self.grid, weights, video, mask)
+        args = (tokenizer, self.grid, weights, video, mask)
+        tokens, kept = traced.call(generation.encode_known, *args, static=(0, 1))
 
         def decoded(tokens: Int[Array, "b *n"]) -> Float[Array, "b t h w c"]:
-            return generation.decode_known(
-                tokenizer, weights, tokens.reshape(kept.shape), video, mask
-            )
+            args = (tokenizer, weights, tokens.reshape(kept.shape), video, mask)
+            return traced.call(generation.decode_known, *args, static=(0,))
 
         more = {"negative": negative, "on_step": generation.decoded_steps(on_step, decoded)}
         return decoded(self.sample_tokens(params["maskgit"], text, tokens, kept, keys, **more))

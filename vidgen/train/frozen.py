@@ -11,15 +11,17 @@ import hashlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from vidgen import traced
 from vidgen.assets import model_folders
-from vidgen.model import ByValue, Model
+from vidgen.model import Model
 from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
-from vidgen.types import Frozen, Params
+from vidgen.types import ByValue, Frozen, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,14 @@ def _boxed_shapes(model: ByValue[Model], text: tuple[int, int]) -> Params:
 
     A model is traced once for all equal ones: that takes longer than reading its weights.
     """
-    spec = model.value.batch_spec(1, *text)
-    return jax.eval_shape(model.value.init, jax.random.key(0), spec)
+    return traced.shapes(_fresh, model.value, text)
+
+
+def _fresh(model: Model, text: tuple[int, int]) -> Params:
+    """Draw fresh parameters."""
+    spec = model.batch_spec(1, *text)
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
+    return model.init(jax.random.key(0), batch)
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:

@@ -1,0 +1,292 @@
+"""Programs and shapes that an earlier run traced: found again, told apart, and left alone."""
+
+import copy
+import dataclasses
+import functools
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_unet
+
+from vidgen import traced
+from vidgen.config.gin_sessions import Sessions
+from vidgen.diffusion import sampling
+from vidgen.diffusion.guidance import GuidanceSpec
+from vidgen.diffusion.samplers import Ddim, SamplerSpec, _at_times
+from vidgen.diffusion.schedules import Cosine
+from vidgen.imagen.stage import DiffusionStage
+from vidgen.inference import stages
+from vidgen.phenaki.cvivit import CViViT
+from vidgen.phenaki.decoding import DecodingSpec
+from vidgen.phenaki.masked_model import MaskedVideoModel
+from vidgen.phenaki.maskgit import MaskGIT
+from vidgen.phenaki.quantizer import VectorQuantizer
+from vidgen.phenaki.tokenizer import VideoTokenizer
+from vidgen.train import frozen
+from vidgen.train.partitioning import unbox
+from vidgen.types import ByValue, VideoShape
+
+TIMES = np.linspace(1.0, 0.0, 5, dtype=np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfATest:
+    number: int = 1
+
+
+@pytest.fixture
+def counted(monkeypatch, tmp_path):
+    """An empty folder of programs, and the names of those that are traced."""
+    names = []
+    export, eval_shape = jax.export.export, jax.eval_shape
+
+    def counting_shapes(function, *args):
+        if isinstance(function, functools.partial):  # those of `traced`; Linen asks for others
+            names.append(function.func.__name__)
+        return eval_shape(function, *args)
+
+    monkeypatch.setattr(traced, "enabled", True)
+    monkeypatch.setattr(traced, "_programs", {})
+    monkeypatch.setattr(jax.export, "export", lambda f: names.append(f.__name__) or export(f))
+    monkeypatch.setattr(jax, "eval_shape", counting_shapes)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path, names
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def files(folder):
+    return sorted(path for path in (folder / "traced").rglob("*") if path.is_file())
+
+
+def at_times(schedule, times, **how):
+    return traced.call(_at_times, ByValue(schedule), times, static=(0,), **how)
+
+
+def test_a_program_is_traced_once_and_read_by_the_next_process(counted, monkeypatch):
+    folder, names = counted
+    for _ in range(3):
+        monkeypatch.setattr(traced, "_programs", {})  # as in a new process
+        np.testing.assert_array_equal(
+            at_times(Cosine(), TIMES), _at_times(ByValue(Cosine()), TIMES)
+        )
+    assert names == ["_at_times"] and len(files(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "times"),
+    [
+        (Cosine(shift=1.0), TIMES),
+        (Cosine(logsnr_min=-15.0), TIMES),
+        (Cosine(), TIMES[1:]),
+        (Cosine(), TIMES.astype(np.float16)),
+    ],
+)
+def test_other_settings_shapes_and_dtypes_are_other_programs(counted, schedule, times):
+    folder, _ = counted
+    at_times(Cosine(), TIMES)
+    expected = _at_times(ByValue(schedule), times)
+    np.testing.assert_array_equal(at_times(schedule, times), expected)
+    assert len(files(folder)) == 2
+
+
+def test_settings_of_jax_and_flags_of_the_compiler_count(counted, monkeypatch):
+    folder, _ = counted
+    at_times(Cosine(), TIMES)
+    with jax.default_matmul_precision("float32"):  # of this thread alone
+        at_times(Cosine(), TIMES)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    at_times(Cosine(), TIMES)
+    assert len(files(folder)) == 3
+
+
+def test_another_source_replaces_the_programs(counted, monkeypatch):
+    folder, names = counted
+    at_times(Cosine(), TIMES)
+    (first,) = files(folder)
+    monkeypatch.setattr(traced, "_source", lambda: "edited")
+    at_times(Cosine(), TIMES)
+    (second,) = files(folder)
+    assert second.parent.name == "edited" != first.parent.name and second.name == first.name
+    assert names == ["_at_times"] * 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"no pickle", pickle.dumps("x")[:-1]])
+def test_a_damaged_file_is_written_again(counted, monkeypatch, damage):
+    folder, names = counted
+    expected = at_times(Cosine(), TIMES)
+    (path,) = files(folder)
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    monkeypatch.setattr(traced, "_programs", {})
+    np.testing.assert_array_equal(at_times(Cosine(), TIMES), expected)
+    assert names == ["_at_times"] * 2 and len(path.read_bytes()) == len(whole)
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(counted):
+    folder, names = counted
+    (folder / "traced").write_text("a file")
+    expected = _at_times(ByValue(Cosine()), TIMES)
+    np.testing.assert_array_equal(at_times(Cosine(), TIMES), expected)
+    assert names == ["_at_times"] and (folder / "traced").read_text() == "a file"
+
+
+@pytest.mark.parametrize("how", ["off", "no folder", "store", "traced", "mesh", "other device"])
+def test_where_nothing_can_be_kept_the_function_itself_runs(counted, monkeypatch, how):
+    folder, names = counted
+    if how == "off":
+        monkeypatch.setattr(traced, "enabled", False)
+    if how == "no folder":
+        jax.config.update("jax_compilation_cache_dir", None)
+    if how == "store":
+        jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
+    if how == "other device":
+        monkeypatch.setattr(jax, "local_devices", lambda: [None])
+    schedule, program = ByValue(Cosine()), functools.partial(traced.program, static=(0,))
+    if how == "traced":
+        jax.make_jaxpr(lambda u: names.append(program(_at_times, schedule, u) is _at_times))(TIMES)
+        assert names == [True]
+    elif how == "mesh":
+        with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+            assert program(_at_times, schedule, TIMES) is _at_times
+    else:
+        assert program(_at_times, schedule, jnp.asarray(TIMES)) is _at_times
+    assert not files(folder)
+
+
+NUMBERS = (1, 1.0, True, "1", b"1", np.float32(1), np.float64(1), 1 + 0j)
+FAMILY = [
+    None,
+    *NUMBERS,
+    *[(number,) for number in NUMBERS],
+    [1],
+    ((1,),),
+    {"a": 1},
+    {"a": 1.0},
+    {"b": 1},
+    jnp.float32,
+    np.dtype("float32"),
+    float("nan"),
+    Cosine,
+    Cosine(),
+    Cosine(shift=2.0),
+    Cosine(shift=1.0),
+    SamplerSpec(),
+    SamplerSpec(kind=Ddim()),
+    sampling.walk_of,
+    functools.partial(sampling.walk_of, 3),
+    functools.partial(sampling.walk_of, first=3),
+    jax.tree_util.Partial(sampling.walk_of, 3),
+    VideoShape(frames=1, height=2, width=3),
+    VideoShape(frames=1, height=3, width=2),
+]
+
+
+def test_different_settings_have_different_descriptions():
+    texts = [traced.described(value) for value in FAMILY]
+    assert len(set(texts)) == len(texts)
+    assert texts == [traced.described(value) for value in copy.deepcopy(FAMILY)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda x: x,
+        functools.partial(lambda x: x, 1),
+        jax.jit(Cosine().__call__),
+        object(),
+        np.zeros(2),
+        jnp.zeros(2),
+        OfATest(),
+        OfATest,
+        [OfATest()],
+        {"a": (object(),)},
+        ByValue(np.ones(2)),
+        Cosine().__call__,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_told_apart_has_no_description(value):
+    with pytest.raises(ValueError, match="no description"):
+        traced.described(value)
+
+
+def test_an_array_among_settings_counts_by_its_shape_where_it_is_an_argument():
+    array = jnp.zeros((2, 3))
+    assert "(2, 3) float32" in traced.described([array], frozenset([id(array)]))
+
+
+def test_shapes_are_those_of_the_function(counted):
+    folder, names = counted
+    model = masked_model()
+    first, again = (traced.shapes(frozen._fresh, model, (4, 8)) for _ in range(2))
+    assert names == ["_fresh"] and len(files(folder)) == 1
+    assert jax.tree.structure(first) == jax.tree.structure(again)
+    assert jax.tree.leaves(first) == jax.tree.leaves(again) and jax.tree.leaves(first)
+
+
+@pytest.mark.parametrize("name", ["imagen_demo", "imagen_distilled", "phenaki_demo", "film_demo"])
+def test_programs_of_the_models_that_come_with_vidgen_are_kept(name):
+    sessions = Sessions(["runs/generate.gin"], [], [])
+    for folder in stages.find(name):
+        model = stages.build_trained(sessions, stages.Stage, folder).model
+        assert model.name in traced.described((model, model.sampler, model.guidance))
+
+
+def diffusion_stage():
+    return DiffusionStage(
+        shape=VideoShape(frames=2, height=4, width=4),
+        network=tiny_unet.network(tiny_unet.ONE_LEVEL, cond_width=8),
+        sampler=SamplerSpec(kind="ddim", steps=2),
+        guidance=GuidanceSpec(weight=1.0, momentum=0.5),
+    )
+
+
+def masked_model():
+    shape = VideoShape(frames=3, height=8, width=8)
+    autoencoder = CViViT(patch=(2, 4, 4), width=8, mlp=8, heads=2)
+    tokenizer = VideoTokenizer(
+        shape=shape, autoencoder=autoencoder, quantizer=VectorQuantizer(codes=8, dim=4)
+    )
+    network = MaskGIT(codes=8, grid=(2, 2, 2), layers=1, width=8, heads=2, mlp=8)
+    sampler = DecodingSpec(steps=2)
+    return MaskedVideoModel(shape=shape, tokenizer=tokenizer, network=network, sampler=sampler)
+
+
+def weights(model):
+    """Of all parts, as `generate` reads them."""
+    parts = {name: weights(part) for name, part in model.frozen_networks.items()}
+    shapes = unbox(traced.shapes(frozen._fresh, model, (4, 8)))
+    own = jax.tree.map(lambda x: tiny_unet.normal(0, *x.shape), shapes)
+    return model.merge_params(own, parts)
+
+
+@pytest.mark.parametrize(
+    ("make", "programs"),
+    [
+        (diffusion_stage, ["_conditioned_noise", "_step"]),
+        (masked_model, ["encode_known", "_step", "decode_known"]),
+    ],
+)
+def test_clips_are_the_same_from_kept_programs(counted, monkeypatch, make, programs):
+    """Also those of an equal model, which a second command builds anew."""
+    folder, names = counted
+    text = tiny_unet.text(b=1, s=4, d=8)
+    params, keys = weights(make()), jax.random.split(jax.random.key(0), 1)
+    names.clear()
+    before = len(files(folder))
+
+    def clip():
+        video = make().generate(params, text, None, keys, on_step=lambda *_: None)
+        return np.asarray(video)
+
+    first = clip()
+    assert names == programs and len(files(folder)) == before + len(programs)
+    monkeypatch.setattr(traced, "_programs", {})
+    np.testing.assert_array_equal(clip(), first)
+    assert names == programs
+    monkeypatch.setattr(traced, "enabled", False)
+    np.testing.assert_array_equal(clip(), first)
