@@ -22,15 +22,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 from absl import flags
+from etils import epy
 
 from vidgen.data.positions import Blocks, Indexed
 from vidgen.data.source import BadExample, Dataset, Example, Source, Stream, TokenExample
 from vidgen.data.sources.streams import PartsInOrder
 from vidgen.data.video.transforms import random_crop
 from vidgen.types import VideoShape
+
+with epy.lazy_imports():  # 0.2 s, for commands that read a configuration and train nothing
+    import grain
 
 _AHEAD = 32  # examples read ahead by `in_order`
 # [guess] After so many examples of a stream, none of which can be used, there is no hope.

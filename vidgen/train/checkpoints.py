@@ -21,9 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
-from etils import epath
-from orbax.checkpoint import checkpoint_managers as policies
+from etils import epath, epy
 
 from vidgen.train import checkpoint_folders, checksums, positions
 from vidgen.train.checkpoint_errors import (
@@ -37,6 +35,10 @@ from vidgen.train.checkpoint_errors import (
 )
 from vidgen.train.state import TrainState
 from vidgen.types import Params
+
+with epy.lazy_imports():  # a tenth of a second, for commands that read a weight file
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound="WeightsReader")
