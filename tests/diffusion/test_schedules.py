@@ -276,3 +276,30 @@ def test_time_samplers_are_deterministic(times):
     first, again = (times(jax.random.key(3), 5) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert np.any(np.asarray(first) != np.asarray(times(jax.random.key(4), 5)))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_noise_is_that_of_jax(shape, dtype):
+    """Drawn as one axis, also where keys are a batch."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    expected = jnp.stack([jax.random.normal(key, shape, dtype) for key in keys])
+    drawn = jax.vmap(lambda key: schedules.draw_noise(key, shape, dtype))(keys)
+    assert drawn.dtype == expected.dtype
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_devices_of_a_mesh_draw_their_own_part(monkeypatch):
+    shapes = []
+    draw = jax.random.normal
+
+    def noting(key, shape, dtype):
+        shapes.append(shape)
+        return draw(key, shape, dtype)
+
+    monkeypatch.setattr(jax.random, "normal", noting)
+    for axes in (1, 2):
+        mesh = jax.sharding.AbstractMesh((axes,), ("data",))
+        with jax.sharding.use_abstract_mesh(mesh):
+            jax.eval_shape(lambda: schedules.draw_noise(jax.random.key(0), (2, 3, 4)))
+    assert shapes == [(24,), (2, 3, 4)]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from vidgen.diffusion.schedules import Data, LogSnr, alpha_sigma, expand
+from vidgen.diffusion.schedules import Data, LogSnr, alpha_sigma, draw_noise, expand
 
 SAMPLERS: dict[str, type[Sampler]] = {}  # by name; `Sampler` fills it
 
@@ -157,7 +157,7 @@ def normal_like(keys: Key[Array, "b"], z: Data) -> Data:
     Returns:
       The noise; that of an example does not depend on the others.
     """
-    return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, z)
+    return jax.vmap(lambda key, x: draw_noise(key, x.shape, x.dtype))(keys, z)
 
 
 def fold(keys: Key[Array, "b"], data: int | Int[Array, ""]) -> Key[Array, "b"]:

@@ -25,7 +25,7 @@ from vidgen import traced
 from vidgen.diffusion.guidance import X0Fn, as_tree
 from vidgen.diffusion.guidance_rules import Momentum
 from vidgen.diffusion.sampler_step import Sampler, StepLevels, fold, normal_like
-from vidgen.diffusion.schedules import Data, renoise
+from vidgen.diffusion.schedules import Data, draw_noise, renoise
 from vidgen.types import Estimate, OnStep
 
 Ladder = Float[Array, "levels"] | Float[np.ndarray, "levels"]
@@ -41,7 +41,7 @@ def initial_noise(keys: Key[Array, "b"], shape: tuple[int, ...]) -> Float[Array,
     Returns:
       float32 noise; an example has the same noise in any batch.
     """
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0))
+    return jax.vmap(lambda key: draw_noise(key, shape))(fold(keys, 0))
 
 
 def sample(

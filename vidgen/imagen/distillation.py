@@ -43,7 +43,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from vidgen.diffusion import guidance, parameterization, samplers, schedules
-from vidgen.diffusion.schedules import LogSnr, expand
+from vidgen.diffusion.schedules import LogSnr, draw_noise, expand
 from vidgen.imagen.error_by_noise import by_noise
 from vidgen.imagen.learned import checked_range
 from vidgen.imagen.stage import DiffusionStage
@@ -171,7 +171,7 @@ class Distillation(Student):
         cond_key, time_key, noise_key, weight_key = jax.random.split(key, 4)
         x, cond = stage.conditioned(batch, cond_key)
         levels = self.levels(time_key, size)
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
+        eps = draw_noise(noise_key, x.shape, x.dtype)
         z = schedules.diffuse(x, eps, levels.t)
         low, high = self.weight_range
         weight = jax.random.uniform(weight_key, (size,), minval=low, maxval=high)

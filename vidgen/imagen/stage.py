@@ -203,7 +203,7 @@ class DiffusionStage(SampledModel):
         cond_key, time_key, noise_key, drop_key, dropout_key = jax.random.split(key, 5)
         x, cond = self.conditioned(batch, cond_key)
         logsnr = schedules.draw_logsnrs(self.times, self.schedule, time_key, x.shape[0])
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
+        eps = schedules.draw_noise(noise_key, x.shape, x.dtype)
         dropped = jax.random.bernoulli(drop_key, self.text_drop_rate, (x.shape[0],))
         cond = cond.replace(text=null_text_where(dropped, cond.text))
         z = schedules.diffuse(x, eps, logsnr)
