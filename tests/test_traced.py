@@ -25,7 +25,7 @@ from vidgen.phenaki.masked_model import MaskedVideoModel
 from vidgen.phenaki.maskgit import MaskGIT
 from vidgen.phenaki.quantizer import VectorQuantizer
 from vidgen.phenaki.tokenizer import VideoTokenizer
-from vidgen.train import frozen
+from vidgen.train import fresh
 from vidgen.train.partitioning import unbox
 from vidgen.types import ByValue, VideoShape
 
@@ -182,6 +182,9 @@ FAMILY = [
     jax.tree_util.Partial(sampling.walk_of, 3),
     VideoShape(frames=1, height=2, width=3),
     VideoShape(frames=1, height=3, width=2),
+    jax.ShapeDtypeStruct((2,), "float32"),
+    jax.ShapeDtypeStruct((2, 1), "float32"),
+    jax.ShapeDtypeStruct((2,), "int32"),
 ]
 
 
@@ -222,10 +225,15 @@ def test_an_array_among_settings_counts_by_its_shape_where_it_is_an_argument():
 def test_shapes_are_those_of_the_function(counted):
     folder, names = counted
     model = masked_model()
-    first, again = (traced.shapes(frozen._fresh, model, (4, 8)) for _ in range(2))
+    first, again = (fresh.boxed_shapes(model, model.batch_spec(2, 4, 8)) for _ in range(2))
     assert names == ["_fresh"] and len(files(folder)) == 1
     assert jax.tree.structure(first) == jax.tree.structure(again)
     assert jax.tree.leaves(first) == jax.tree.leaves(again) and jax.tree.leaves(first)
+    expected = jax.eval_shape(model.init, jax.random.key(0), model.batch_spec(2, 4, 8))
+    assert jax.tree.structure(again) == jax.tree.structure(expected)
+    assert jax.tree.leaves(again) == jax.tree.leaves(expected)
+    fresh.boxed_shapes(model, model.batch_spec(2, 4, 9))
+    assert names == ["_fresh"] * 2 and len(files(folder)) == 2
 
 
 @pytest.mark.parametrize("name", ["imagen_demo", "imagen_distilled", "phenaki_demo", "film_demo"])
@@ -259,7 +267,7 @@ def masked_model():
 def weights(model):
     """Of all parts, as `generate` reads them."""
     parts = {name: weights(part) for name, part in model.frozen_networks.items()}
-    shapes = unbox(traced.shapes(frozen._fresh, model, (4, 8)))
+    shapes = unbox(fresh.boxed_shapes(model, model.batch_spec(1, 4, 8)))
     own = jax.tree.map(lambda x: tiny_unet.normal(0, *x.shape), shapes)
     return model.merge_params(own, parts)
 

@@ -83,7 +83,7 @@ def shapes(function: Callable[..., Any], *settings: Any) -> Any:
 
     Args:
       function: returns a PyTree of arrays; it is a function of a module, without a closure.
-      *settings: its arguments.
+      *settings: its arguments, ShapeDtypeStructs among them.
 
     Returns:
       The PyTree of ShapeDtypeStructs.
@@ -127,7 +127,7 @@ def _described(value: Any, arrays: frozenset[int]) -> str:
         return "None"
     if isinstance(value, bool | int | float | complex | str | bytes):
         return f"{_name(type(value))} {value!r}"
-    if isinstance(value, enum.Enum | np.dtype | np.generic):
+    if isinstance(value, enum.Enum | np.dtype | np.generic | jax.ShapeDtypeStruct):
         return f"{_name(type(value))} {value!r}"
     if isinstance(value, functools.partial):  # jax.tree_util.Partial is one
         parts = (value.func, value.args, value.keywords)

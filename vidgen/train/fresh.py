@@ -10,11 +10,32 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from vidgen import traced
+from vidgen.model import Model
 from vidgen.train.partitioning import is_box
-from vidgen.types import Params
+from vidgen.types import Batch, Params
+
+
+def boxed_shapes(model: Model, batch: Batch) -> Params:
+    """Describe fresh parameters with the names of their axes; nothing is allocated.
+
+    Args:
+      model: the model.
+      batch: ShapeDtypeStructs of a batch.
+
+    Returns:
+      ShapeDtypeStructs in Linen's boxes, from an earlier run if there was one (vidgen/traced.py).
+    """
+    return traced.shapes(_fresh, model, batch)
+
+
+def _fresh(model: Model, batch: Batch) -> Params:
+    arrays = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+    return model.init(jax.random.key(0), arrays)
 
 
 def is_described(boxed_params: Params) -> bool:

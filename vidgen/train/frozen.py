@@ -10,14 +10,12 @@ import functools
 import hashlib
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vidgen import traced
 from vidgen.assets import model_folders
 from vidgen.model import Model
+from vidgen.train import fresh
 from vidgen.train.partitioning import Partitioner, laid_out, unbox
 from vidgen.train.state import named_leaves
 from vidgen.train.weights import open_weights
@@ -114,14 +112,7 @@ def _boxed_shapes(model: ByValue[Model], text: tuple[int, int]) -> Params:
 
     A model is traced once for all equal ones: that takes longer than reading its weights.
     """
-    return traced.shapes(_fresh, model.value, text)
-
-
-def _fresh(model: Model, text: tuple[int, int]) -> Params:
-    """Draw fresh parameters."""
-    spec = model.batch_spec(1, *text)
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
-    return model.init(jax.random.key(0), batch)
+    return fresh.boxed_shapes(model.value, model.value.batch_spec(1, *text))
 
 
 def fingerprint(weights: Callable[[], Frozen]) -> str:

@@ -101,7 +101,7 @@ class Trainer:
         spec = _as_spec(batch_spec)
         cache_key = ("boxed_params", _signature(spec))
         if cache_key not in self._cached:  # tracing a large network takes seconds
-            self._cached[cache_key] = jax.eval_shape(self.model.init, jax.random.key(0), spec)
+            self._cached[cache_key] = fresh.boxed_shapes(self.model, spec)
         return self._cached[cache_key]
 
     def abstract_state(self, batch_spec: Batch) -> TrainState:
