@@ -155,3 +155,18 @@ def test_modules_that_a_data_set_would_import_are_left_out(tmp_path):
             assert gin_utils.reached_values("DATASET", "SeqioSource.name") == ["a"]
     with gin_utils.session([saved], ["SeqioSource.modules=('mine',)"]):
         assert gin_utils.reached_values("DATASET", "SeqioSource.modules") == [("mine",)]
+
+
+@pytest.mark.parametrize("detour", ["", "vidgen/../"])
+def test_only_what_lies_in_the_package_came_with_it(tmp_path, monkeypatch, detour):
+    """Not what a path or a link leads to from there."""
+    (tmp_path / "vidgen").mkdir()
+    monkeypatch.setattr(gin_files, "PACKAGE", tmp_path / "vidgen")
+    own, strange = tmp_path / "vidgen" / "config.gin", tmp_path / detour / "config.gin"
+    own.write_text(HEAD + "import os\n")
+    strange.write_text(HEAD + "import os\n")
+    (tmp_path / "vidgen" / "link.gin").symlink_to(strange)
+    assert untrusted.checked(Untrusted(own)) == own
+    for path in (strange, tmp_path / "vidgen" / "link.gin"):
+        with pytest.raises(GinError, match="imports os"):
+            untrusted.checked(Untrusted(path))

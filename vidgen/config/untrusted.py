@@ -63,7 +63,7 @@ def checked(name: str, trusted: Collection[str] = ()) -> Path:
     """Find a configuration file, and check it where it came with weights.
 
     Args:
-      name: the name of the file; one that is `Untrusted` is checked.
+      name: the name of the file; one that is `Untrusted` is checked, unless it came with vidgen.
       trusted: packages outside vidgen that it may use (`packages_of`).
 
     Returns:
@@ -73,7 +73,7 @@ def checked(name: str, trusted: Collection[str] = ()) -> Path:
       GinError: there is no such file, or it does more than to build settings.
     """
     path = gin_files.find_file(name)
-    if isinstance(name, Untrusted):
+    if isinstance(name, Untrusted) and not path.resolve().is_relative_to(gin_files.PACKAGE):
         check(gin_files.read(path), str(path), trusted)
     return path
 
