@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, b
 
 import compiled_programs  # noqa: E402
 import places  # noqa: E402
+import type_checks  # noqa: E402
 import warm_process  # noqa: E402
 from told import Told  # noqa: E402
 
@@ -34,6 +35,7 @@ if compiled_programs.XLA_FLAGS not in os.environ.get("XLA_FLAGS", ""):  # as in 
     flags = f"{compiled_programs.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
     os.environ["XLA_FLAGS"] = flags.strip()
 
+type_checks.install()
 gc.disable()  # until all is collected: nothing of it becomes garbage
 
 if "jax" in sys.modules:  # some plugin was quicker, and jax has read the environment already
