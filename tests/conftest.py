@@ -29,6 +29,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "vidgen" / "test
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Every program: the smallest takes 11 ms to compile and 1 to read.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Each worker has a core: products of NumPy in more threads wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if compiled_programs.XLA_FLAGS not in os.environ.get("XLA_FLAGS", ""):  # as in a worker of pytest
