@@ -1,9 +1,11 @@
 """Settings of every test process. They act through the environment, so sub-processes share them."""
 
+import fcntl
 import gc
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import uuid
@@ -17,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, b
 
 import compiled_programs  # noqa: E402
 import places  # noqa: E402
+import type_checks  # noqa: E402
 import warm_process  # noqa: E402
 from told import Told  # noqa: E402
 
@@ -28,12 +31,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "vidgen" / "test
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Every program: the smallest takes 11 ms to compile and 1 to read.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Each worker has a core: products of NumPy in more threads wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tiny programs that run a step or two: it is compiling that takes time, and this halves it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if compiled_programs.XLA_FLAGS not in os.environ.get("XLA_FLAGS", ""):  # as in a worker of pytest
     flags = f"{compiled_programs.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
     os.environ["XLA_FLAGS"] = flags.strip()
 
+type_checks.install()
 gc.disable()  # until all is collected: nothing of it becomes garbage
 
 if "jax" in sys.modules:  # some plugin was quicker, and jax has read the environment already
@@ -198,23 +204,43 @@ def store(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def tfds_sets(tmp_path_factory, worker_id):
-    """The folder of the data sets that tests/helpers/tfds_sets.py writes, once for all workers."""
+def once(tmp_path_factory, worker_id):
+    """Makes a folder once for all workers: (name, what fills an empty folder) -> the folder."""
     root = tmp_path_factory.getbasetemp()
     root = root if worker_id == "master" else root.parent
-    made = root / "tfds_sets"
-    if not made.exists():
-        partial = tmp_path_factory.mktemp("tfds_sets")
-        script = places.HELPERS / "tfds_sets.py"
-        subprocess.run([sys.executable, str(script), str(partial)], check=True, capture_output=True)
-        if not made.exists():  # another worker was quicker
-            partial.rename(made)
-    return made
+
+    def folder(name, fill):
+        made, whole = root / name, root / f"{name}.whole"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
+            if not whole.exists():
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                fill(made)
+                whole.touch()
+        return made
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def phenaki(tmp_path_factory):
+def tfds_sets(once):
+    """The folder of the data sets that tests/helpers/tfds_sets.py writes."""
+
+    def write(folder):
+        script = places.HELPERS / "tfds_sets.py"
+        subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+
+    return once("tfds_sets", write)
+
+
+@pytest.fixture(scope="session")
+def phenaki(once, tmp_path_factory):
     """A folder that holds cvivit/ and maskgit/, tiny, each trained for two steps."""
     import tiny_phenaki
 
-    return tiny_phenaki.train(tmp_path_factory.mktemp("phenaki"))
+    made, own = once("trained_phenaki", tiny_phenaki.train), tmp_path_factory.mktemp("phenaki")
+    shutil.copytree(made, own, dirs_exist_ok=True)
+    config = own / "maskgit" / "config.gin"  # which names its tokenizer
+    config.write_text(config.read_text().replace(str(made), str(own)))
+    return own

@@ -122,7 +122,7 @@ CHEAPER = (
     Cheaper(r"MODEL_DIR='runs/film/", "--dry_run", "as cascade/base and the others"),
     Cheaper(r"distillation.py", "--teacher_steps=2,base=3 --until=tsr1", "minutes"),
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
-    Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=80", "ten thousand clips"),
+    Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
     Cheaper(
         r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"

@@ -6,7 +6,7 @@ import sys
 
 import compiled_programs
 import pytest
-from places import PYTHONPATH, ROOT
+from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -25,7 +25,7 @@ def compiled(tmp_path_factory):
     output = tmp_path_factory.mktemp("plans") / "rows.jsonl"
     done = subprocess.run(
         [*SCRIPT, "--rows=v6e-8 tsr1$", f"--output={output}"],
-        env=ENVIRONMENT | {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         timeout=400,

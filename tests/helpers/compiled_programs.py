@@ -10,6 +10,8 @@ import resource
 import sys
 import threading
 
+import places
+
 # Options of XLA's compiler for CPUs, of jaxlib 0.10. The newer emitter of fused loops goes through
 # MLIR, and code in parts is for several threads: without both, a small U-Net compiles in a third of
 # the time (gradient 8.1 -> 2.7, forward 2.0 -> 0.8 processor seconds), of the same fusions. The
@@ -36,10 +38,16 @@ def xla_flags(devices):
 
 
 def environment_with_libtpu():
-    """Of a process that loads libtpu, which ends it when it reads an option for CPUs."""
+    """Of a process that loads libtpu, which ends it when it reads an option for CPUs.
+
+    What the compiler says in it is kept: see tpu_programs.py. It has no options of libtpu, which a
+    command that ran in this process may have set.
+    """
     flags = os.environ["XLA_FLAGS"].replace(XLA_FLAGS, "").strip()
-    others = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return others | ({"XLA_FLAGS": flags} if flags else {})
+    options = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+    others = {name: value for name, value in os.environ.items() if name not in options}
+    path = os.pathsep.join([str(places.HELPERS / "for_tpu"), places.PYTHONPATH])
+    return others | {"PYTHONPATH": path} | ({"XLA_FLAGS": flags} if flags else {})
 
 
 # Programs that are lowered in one context of MLIR; what a context has seen is kept until it goes.

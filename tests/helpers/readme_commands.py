@@ -211,8 +211,9 @@ def _script(words: Sequence[str]) -> None:
                     del sys.modules[name]
 
 
-def _process(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> Told:
+def _process(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Told:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**environment, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = environment or {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**environment, "PATH": path}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     return Told(done.returncode, done.stdout, done.stderr)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas
-from places import HELPERS, PYTHONPATH
+from places import HELPERS
 
 from vidgen.nn import fused_attention, platforms
 from vidgen.train import flops
@@ -245,7 +245,7 @@ def test_every_device_has_its_examples_and_heads(on_devices):
 
 @pytest.mark.parametrize("topology", ["v5e:2x2"])
 def test_a_tpu_compiles_the_kernel_and_needs_a_fraction_of_the_memory(topology):
-    env = compiled_programs.environment_with_libtpu() | {"PYTHONPATH": PYTHONPATH}
+    env = compiled_programs.environment_with_libtpu()
     env["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # or there are no sizes
     command = [sys.executable, str(HELPERS / "flash_for_tpu.py"), topology]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)

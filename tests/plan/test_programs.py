@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import toy_training as toy
+from jax._src import compiler
 from jax.experimental import topologies
 
 from vidgen.diffusion import sampling
@@ -65,6 +66,18 @@ def test_the_peak_is_said_and_grows_with_the_clip(capsys):
     text = tables.tables(reports[0], details=False)
     peak = f"{small['peak_bytes_per_device'] / 2**30:.3f} GiB"
     assert text.count(f"ssr3:  sampling step  1 x cpu  peak {peak}, there is ") == 2, text
+
+
+def test_a_program_from_the_cache_says_the_same(monkeypatch):
+    """Sizes and text, by which a program for a CPU need not be compiled anew."""
+
+    def report():
+        jax.clear_caches()  # of what this process compiled; files stay
+        return plan(stage(), sampling=True).report(brief=True)["models"][0]["sampling"]
+
+    first = report()
+    monkeypatch.setattr(compiler, "backend_compile_and_load", lambda *_, **__: pytest.fail("anew"))
+    assert report() == first and first["operations_per_device"] > 0
 
 
 def test_the_step_that_is_planned_is_the_one_that_runs(monkeypatch):

@@ -5,8 +5,13 @@ import subprocess
 import sys
 
 import compiled_programs
+import jax
+import jax.numpy as jnp
 import pytest
-from places import HELPERS, PYTHONPATH
+import tpu_programs
+from places import HELPERS
+
+from vidgen.plan import programs
 
 TINY = "--gin_file=experiments/phenaki_maskgit_tiny.gin --compile --effort=O0"
 COMMANDS = {
@@ -24,7 +29,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def plans():
     env = compiled_programs.environment_with_libtpu()
-    env |= {"PYTHONPATH": PYTHONPATH, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, str(HELPERS / "plans_for_tpu.py")],
         input="\n".join(COMMANDS.values()),
@@ -100,3 +105,37 @@ def test_what_cannot_be_planned_is_one_sentence(plans):
         plan = plans[name]
         assert plan["status"] == 2 and plan["errors"].splitlines()[-1].startswith("vidgen: error")
         assert words in plan["errors"]
+
+
+# ---- tests/helpers/tpu_programs.py ---------------------------------------------------------------
+
+
+def said_by(program):
+    stats = program.memory_analysis()
+    return stats.argument_size_in_bytes, stats.temp_size_in_bytes
+
+
+def test_what_is_kept_is_what_the_compiler_said_of_just_this_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    asked = []
+
+    def compiler(lowered, platform):
+        asked.append(lowered)
+        program = lowered.compile()
+        return program, program.as_text()
+
+    compile_or_read = tpu_programs.kept(compiler)
+    lowered = None
+    for number, function in enumerate((jnp.sin, jnp.cumsum), 1):
+        lowered = jax.jit(function).lower(jnp.ones(3))
+        program, text = compiler(lowered, "tpu")
+        for _ in range(2):
+            found, again = compile_or_read(lowered, "tpu")
+            assert (said_by(found), again) == (said_by(program), text)
+        assert len(asked) == 2 * number
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--other")
+    compile_or_read(lowered, "tpu")
+    with programs.effort("O0"):
+        compile_or_read(lowered, "tpu")
+    compile_or_read(lowered, "cpu")
+    assert len(asked) == 7

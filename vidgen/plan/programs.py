@@ -216,7 +216,7 @@ def _compiled(partitioner: Partitioner, what: str, traced: Any) -> tuple[Report,
     how = "" if level == "UNKNOWN" else f", effort {level}"
     report: Report = {"compiled_for": f"{devices} x {device.device_kind}{how}"}
     try:
-        with _uncached():
+        with _with_sizes(device.platform):
             with partitioner.context():
                 lowered = traced.lower()
             compiled, text = _compile(lowered, device.platform)
@@ -253,8 +253,11 @@ def _option(name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _uncached() -> Iterator[None]:
-    """Compile anew inside the block: a program for a TPU from the cache knows no sizes."""
+def _with_sizes(platform: str) -> Iterator[None]:
+    """Compile anew inside the block, but for a CPU: others from the cache may know no sizes."""
+    if platform == "cpu":  # from the cache it knows what it knew, its text as well
+        yield
+        return
     try:
         with _option("jax_enable_compilation_cache", False):
             compilation_cache.reset_cache()
