@@ -134,7 +134,10 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(counted):
     assert names == ["_at_times"] and (folder / "traced").read_text() == "a file"
 
 
-@pytest.mark.parametrize("how", ["off", "no folder", "store", "traced", "mesh", "other device"])
+@pytest.mark.parametrize(
+    "how",
+    ["off", "no folder", "store", "edited", "gone", "archive", "traced", "mesh", "other device"],
+)
 def test_where_nothing_can_be_kept_the_function_itself_runs(counted, monkeypatch, how):
     folder, names = counted
     if how == "off":
@@ -143,6 +146,13 @@ def test_where_nothing_can_be_kept_the_function_itself_runs(counted, monkeypatch
         jax.config.update("jax_compilation_cache_dir", None)
     if how == "store":
         jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
+    if how == "edited":  # and perhaps loaded again by this process, perhaps not
+        path = next(iter(traced._SOURCES))
+        monkeypatch.setitem(traced._SOURCES, path, (0, 0))
+    if how == "gone":
+        monkeypatch.setitem(traced._SOURCES, str(folder / "traced.py"), (0, 0))
+    if how == "archive":
+        monkeypatch.setattr(traced, "_SOURCES", {})
     if how == "other device":
         monkeypatch.setattr(jax, "local_devices", lambda: [None])
     schedule, program = ByValue(Cosine()), functools.partial(traced.program, static=(0,))

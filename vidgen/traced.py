@@ -7,7 +7,7 @@ of parameters. They are found again by all that they depend on:
 
     the function, and the settings among its arguments, field by field (`described`)
     tree, shapes and dtypes of the arrays among them
-    the source of vidgen; the versions of JAX, Flax and NumPy
+    the source of vidgen, unless it was edited since; the versions of JAX, Flax and NumPy
     JAX's configuration, and where the program runs
 
 Where one of these cannot be told, nothing is kept and the function is called as it is: settings of
@@ -22,7 +22,6 @@ import dataclasses
 import enum
 import functools
 import hashlib
-import inspect
 import os
 import pickle
 import shutil
@@ -39,6 +38,7 @@ from jax import core
 enabled = True  # False: every function is called as it is
 _FOLDER = "traced"  # in the folder of compiled programs
 _PACKAGES = {"builtins", "vidgen", "jax", "jaxlib", "flax", "numpy", "ml_dtypes", "functools"}
+_ROOT = Path(__file__).parent
 _programs: dict[Path, Callable[..., Any]] = {}  # those of this process
 
 
@@ -60,7 +60,7 @@ def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[.
     """
     arrays = [x for i, x in enumerate(args) if i not in static]
     settings = [x for i, x in enumerate(args) if i in static]
-    path = _path(jitted, settings, arrays)
+    path = _path(jitted, settings, arrays) or _path(jitted.__wrapped__, settings, arrays)
     if path is None:
         return jitted
     if path not in _programs:
@@ -150,9 +150,7 @@ def _name(value: Any) -> str:
     found: Any = sys.modules.get(str(module))
     for part in str(name).split("."):
         found = getattr(found, part, None)
-    own = inspect.unwrap(value, stop=inspect.ismethod)  # of what jax.jit made of it
-    is_known = inspect.unwrap(found) is own and not inspect.ismethod(own)  # which has an object
-    if not is_known or str(module).partition(".")[0] not in _PACKAGES:
+    if found is not value or str(module).partition(".")[0] not in _PACKAGES:
         raise _Unknown(f"{value!r:.100}")
     return f"{module}.{name}"
 
@@ -161,16 +159,10 @@ def _path(function: Any, settings: Any, arrays: Any) -> Path | None:
     """Return the file of a program, or None where it cannot be kept."""
     config: Any = jax.config
     folder, leaves = config.jax_compilation_cache_dir, jax.tree.leaves(arrays)
-    is_on = enabled and config.jax_enable_compilation_cache
-    if (
-        not is_on
-        or not folder
-        or "://" in folder
-        or not all(map(_is_on_this_cpu, leaves))
-        or jax.process_count() > 1
-    ):
-        return None
-    if not jax.sharding.get_abstract_mesh().empty or jax.default_backend() != "cpu":
+    is_on = enabled and config.jax_enable_compilation_cache and folder and "://" not in folder
+    is_alone = is_on and jax.default_backend() == "cpu" and jax.process_count() == 1
+    is_alone = is_alone and jax.sharding.get_abstract_mesh().empty
+    if not is_alone or not all(map(_is_on_this_cpu, leaves)) or not _is_as_it_was():
         return None
     try:
         what = _described((function, settings), frozenset())
@@ -188,15 +180,31 @@ def _is_on_this_cpu(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or leaf.sharding.device_set == {jax.local_devices()[0]}
 
 
+def _state(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+# The files of vidgen as they were when this process began; none in a zip archive.
+_SOURCES = {str(path): _state(str(path)) for path in sorted(_ROOT.rglob("*.py"))}
+
+
+def _is_as_it_was() -> bool:
+    """Whether the source is there and was not edited since."""
+    try:
+        return bool(_SOURCES) and all(_state(path) == state for path, state in _SOURCES.items())
+    except OSError:
+        return False
+
+
 @functools.cache
 def _source() -> str:
     """Return a hash of the source of vidgen, and of what else programs are made by."""
     digest = hashlib.sha256()
     for module in (jax, jax.lib, flax, np):
         digest.update(f"{module.__name__} {module.__version__}".encode())
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    for path in map(Path, _SOURCES):
+        digest.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -233,7 +241,7 @@ def _read(path: Path) -> Any:
     """Return what a file holds; None where there is none, or none that can be read."""
     try:
         return pickle.loads(path.read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+    except Exception:  # damage has no error of its own
         return None
 
 
