@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import pickle
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,14 @@ def test_a_damaged_file_is_written_again(counted, monkeypatch, damage):
     monkeypatch.setattr(traced, "_programs", {})
     np.testing.assert_array_equal(at_times(Cosine(), TIMES), expected)
     assert names == ["_at_times"] * 2 and len(path.read_bytes()) == len(whole)
+
+
+def test_arrays_are_not_kept(counted):
+    times = jnp.asarray(TIMES)
+    alive = weakref.ref(times)
+    at_times(Cosine(), times)
+    del times  # without a search for garbage
+    assert alive() is None
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(counted):
