@@ -14,7 +14,7 @@ import tiny_unet
 
 from vidgen import traced
 from vidgen.config.gin_sessions import Sessions
-from vidgen.diffusion import sampling
+from vidgen.diffusion import sampling, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import Ddim, SamplerSpec, _at_times
 from vidgen.diffusion.schedules import Cosine
@@ -125,6 +125,20 @@ def test_a_damaged_file_is_written_again(counted, monkeypatch, damage):
     monkeypatch.setattr(traced, "_programs", {})
     np.testing.assert_array_equal(at_times(Cosine(), TIMES), expected)
     assert names == ["_at_times"] * 2 and len(path.read_bytes()) == len(whole)
+
+
+def test_a_function_that_is_not_jitted(counted):
+    folder, _ = counted
+
+    def own(times):
+        return 2 * times
+
+    assert traced.program(own, TIMES) is own and not files(folder)
+    np.testing.assert_array_equal(traced.call(own, TIMES), 2 * TIMES)
+    logsnrs = jnp.asarray(TIMES)
+    for _ in range(2):
+        found = traced.call(schedules.alpha_sigma, logsnrs)
+        np.testing.assert_allclose(found, schedules.alpha_sigma(logsnrs), rtol=1e-6)
 
 
 def test_arrays_are_not_kept(counted):

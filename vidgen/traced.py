@@ -60,7 +60,8 @@ def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[.
     """
     arrays = [x for i, x in enumerate(args) if i not in static]
     settings = [x for i, x in enumerate(args) if i in static]
-    path = _path(jitted, settings, arrays) or _path(jitted.__wrapped__, settings, arrays)
+    # A module has it by its name as a function, or as what `jax.jit` made of it.
+    path = _path(jitted, settings, arrays) or _path(_function(jitted), settings, arrays)
     if path is None:
         return jitted
     if path not in _programs:
@@ -155,6 +156,10 @@ def _name(value: Any) -> str:
     return f"{module}.{name}"
 
 
+def _function(jitted: Any) -> Any:
+    return getattr(jitted, "__wrapped__", jitted)
+
+
 def _path(function: Any, settings: Any, arrays: Any) -> Path | None:
     """Return the file of a program, or None where it cannot be kept."""
     config: Any = jax.config
@@ -216,11 +221,11 @@ def _exported(path: Path, jitted: Any, args: tuple, static: tuple[int, ...]) -> 
     def of_leaves(*leaves: Any) -> Any:
         left = iter(tree.unflatten(leaves))
         whole = [x if i in static else next(left) for i, x in enumerate(args)]
-        values, structure = jax.tree.flatten(jitted.__wrapped__(*whole))
+        values, structure = jax.tree.flatten(_function(jitted)(*whole))
         result.append(structure)
         return values
 
-    of_leaves.__name__ = jitted.__wrapped__.__name__
+    of_leaves.__name__ = _function(jitted).__name__
     exported = bytes(jax.export.export(jax.jit(of_leaves))(*leaves).serialize())
     _write(path, (exported, result[-1], of_leaves.__name__))
     return _runner(exported, result[-1], of_leaves.__name__)
