@@ -121,7 +121,8 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.7",
         "av>=13",
-        "etils[epath]>=1.9",
+        "etils[epath,epy]>=1.9",
+        "flatbuffers>=24.3",  # which jax.export asks for
         "flax>=0.12.8",
         "fsspec>=2024.6",
         "gin-config>=0.5.0",

@@ -141,6 +141,16 @@ def test_a_function_that_is_not_jitted(counted):
         np.testing.assert_allclose(found, schedules.alpha_sigma(logsnrs), rtol=1e-6)
 
 
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError, ImportError])
+def test_a_program_that_cannot_be_exported_runs_as_it_is(counted, monkeypatch, error):
+    def refused(jitted):
+        raise error("no portable form")
+
+    monkeypatch.setattr(jax.export, "export", refused)
+    assert traced.program(_at_times, ByValue(Cosine()), TIMES, static=(0,)) is _at_times
+    assert not files(counted[0])
+
+
 def test_arrays_are_not_kept(counted):
     times = jnp.asarray(TIMES)
     alive = weakref.ref(times)

@@ -68,7 +68,8 @@ def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[.
         stored = _read(path)
         try:
             _programs[path] = _runner(*stored) if stored else _exported(path, jitted, args, static)
-        except (ValueError, NotImplementedError):  # an operation without a portable form
+        # An operation without a portable form, or JAX without its package for the file.
+        except (ValueError, NotImplementedError, ImportError):
             return jitted
     run = _programs[path]
     return lambda *args: run([x for i, x in enumerate(args) if i not in static])
