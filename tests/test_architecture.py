@@ -27,7 +27,7 @@ ALLOWED = {
     "model": {"types", "diffusion"},
     "paths": set(),
     "allocator": set(),
-    "traced": set(),
+    "traced": {"paths"},
     "progress": set(),
     "config": set(),
     "assets": {"paths"},

@@ -183,7 +183,7 @@ def test_where_nothing_can_be_kept_the_function_itself_runs(counted, monkeypatch
         path = next(iter(traced._SOURCES))
         monkeypatch.setitem(traced._SOURCES, path, (0, 0))
     if how == "gone":
-        monkeypatch.setitem(traced._SOURCES, str(folder / "traced.py"), (0, 0))
+        monkeypatch.setitem(traced._SOURCES, folder / "traced.py", (0, 0))
     if how == "archive":
         monkeypatch.setattr(traced, "_SOURCES", {})
     if how == "other device":

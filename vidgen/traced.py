@@ -35,15 +35,13 @@ import jax
 import numpy as np
 from jax import core
 
+from vidgen import paths
+
 enabled = True  # False: every function is called as it is
 _FOLDER = "traced"  # in the folder of compiled programs
 _PACKAGES = {"builtins", "vidgen", "jax", "jaxlib", "flax", "numpy", "ml_dtypes", "functools"}
 _ROOT = Path(__file__).parent
 _programs: dict[Path, Callable[..., Any]] = {}  # those of this process
-
-
-class _Unknown(Exception):
-    """Something has no description."""
 
 
 def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[..., Any]:
@@ -115,13 +113,6 @@ def described(value: Any, arrays: frozenset[int] = frozenset()) -> str:
     Raises:
       ValueError: it holds anything else; an object whose fields are not known, for example.
     """
-    try:
-        return _described(value, arrays)
-    except _Unknown as error:
-        raise ValueError(f"{error} has no description.") from None
-
-
-def _described(value: Any, arrays: frozenset[int]) -> str:
     if id(value) in arrays:
         is_weak = getattr(value, "weak_type", False)
         return f"{type(value).__name__} {value.shape} {value.dtype} {is_weak}"
@@ -133,15 +124,15 @@ def _described(value: Any, arrays: frozenset[int]) -> str:
         return f"{_name(type(value))} {value!r}"
     if isinstance(value, functools.partial):  # jax.tree_util.Partial is one
         parts = (value.func, value.args, value.keywords)
-        return f"{_name(type(value))}{_described(parts, arrays)}"
+        return f"{_name(type(value))}{described(parts, arrays)}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return f"{_name(type(value))}{_described(parts, arrays)}"
+        return f"{_name(type(value))}{described(parts, arrays)}"
     if isinstance(value, Mapping):
-        parts = ", ".join(f"{key!r}: {_described(x, arrays)}" for key, x in value.items())
+        parts = ", ".join(f"{key!r}: {described(x, arrays)}" for key, x in value.items())
         return f"{_name(type(value))}{{{parts}}}"
     if isinstance(value, tuple | list):
-        parts = ", ".join(_described(x, arrays) for x in value)
+        parts = ", ".join(described(x, arrays) for x in value)
         return f"{_name(type(value))}({parts})"
     return _name(value)
 
@@ -153,7 +144,7 @@ def _name(value: Any) -> str:
     for part in str(name).split("."):
         found = getattr(found, part, None)
     if found is not value or str(module).partition(".")[0] not in _PACKAGES:
-        raise _Unknown(f"{value!r:.100}")
+        raise ValueError(f"{value!r:.100} has no description.")
     return f"{module}.{name}"
 
 
@@ -171,9 +162,9 @@ def _path(function: Any, settings: Any, arrays: Any) -> Path | None:
     if not is_alone or not all(map(_is_on_this_cpu, leaves)) or not _is_as_it_was():
         return None
     try:
-        what = _described((function, settings), frozenset())
-        what += _described(arrays, frozenset(map(id, leaves)))
-    except _Unknown:
+        what = described((function, settings))
+        what += described(arrays, frozenset(map(id, leaves)))
+    except ValueError:
         return None
     what += f"{[getattr(config, name, None) for name in sorted(config.values)]}"
     what += f"{os.environ.get('XLA_FLAGS')}"
@@ -186,19 +177,14 @@ def _is_on_this_cpu(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or leaf.sharding.device_set == {jax.local_devices()[0]}
 
 
-def _state(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
 # The files of vidgen as they were when this process began; none in a zip archive.
-_SOURCES = {str(path): _state(str(path)) for path in sorted(_ROOT.rglob("*.py"))}
+_SOURCES = {path: paths.stat(path) for path in sorted(_ROOT.rglob("*.py"))}
 
 
 def _is_as_it_was() -> bool:
     """Whether the source is there and was not edited since."""
     try:
-        return bool(_SOURCES) and all(_state(path) == state for path, state in _SOURCES.items())
+        return bool(_SOURCES) and all(paths.stat(path) == stat for path, stat in _SOURCES.items())
     except OSError:
         return False
 
@@ -209,7 +195,7 @@ def _source() -> str:
     digest = hashlib.sha256()
     for module in (jax, jax.lib, flax, np):
         digest.update(f"{module.__name__} {module.__version__}".encode())
-    for path in map(Path, _SOURCES):
+    for path in _SOURCES:
         digest.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -253,10 +239,7 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, content: Any) -> None:
     """Write a file whole or not at all, and remove those of another source."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # a full disk, or a folder that may not be written
         if not path.parent.exists():
             shutil.rmtree(path.parent.parent, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(pickle.dumps(content))
-        partial.replace(path)
+        paths.write(path, pickle.dumps(content))

@@ -178,20 +178,17 @@ def _is_complete(asset: Asset, folder: Path) -> bool:
     pairs = [(folder / file.name, file) for file in asset.files]
     try:
         sizes_fit = all(path.stat().st_size == file.size for path, file in pairs)
-        return sizes_fit and all(_sha256_once(path) == file.sha256 for path, file in pairs)
+        return sizes_fit and all(
+            _sha256_of(path, paths.version(path)) == file.sha256 for path, file in pairs
+        )
     except OSError:
         return False
 
 
-def _sha256_once(path: Path) -> str:
-    """Return the hash of a file's content; each state of the file is read once."""
-    state = path.stat()
-    return _sha256_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
 @functools.lru_cache(maxsize=64)
-def _sha256_of_state(path: Path, *state: int) -> str:
-    del state
+def _sha256_of(path: Path, version: tuple[str, ...]) -> str:
+    """Return the hash of a file's content; each version of the file is read once."""
+    del version
     return _sha256(path)
 
 
