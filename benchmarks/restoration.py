@@ -1,19 +1,28 @@
 """How well the stages after the base restore clips that they were not trained on.
 
     python benchmarks/restoration.py --model=runs/cascade --model=runs/cascade8 --clips=16
+    python benchmarks/restoration.py --model=imagen_demo --steps=1,2,4,8,32 --output=steps.jsonl
 
 Held-out clips of every stage's own data, of the size it trains on, are made small as the stage
-before would have them, and sampled at full size with the settings of the stage. PSNR in dB (peak
-2, the range of [-1, 1]; mean over clips, without those that are identical to the truth, which JSON
-counts) of what comes out, of the frames that a temporal stage adds, and beside it that of
-interpolation: bilinear in space, the mean of both neighbors in time.
-A Markdown table goes to standard output, one JSON line a folder to FOLDER/restoration.jsonl.
+before would have them, and sampled at full size with the settings of the stage, or with as many
+steps as --steps says. Of what comes out, of temporal stages of the frames that they add:
+
+    PSNR        in dB (peak 2, the range of [-1, 1]); mean over clips, without those that are
+                identical to the truth, which JSON counts
+    distance    from the truth in features of SqueezeNet (vidgen/phenaki/perceptual.py)
+    detail      mean of |4x - left - right - above - below| over that of the truth: below 1 what
+                comes out is softer, above 1 it has grain that is not in the truth
+
+and the same of interpolation: bilinear in space, the mean of both neighbors in time. A Markdown
+table of "PSNR / distance / detail" goes to standard output, a JSON line a cell to --output.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +36,11 @@ from vidgen.config.gin_sessions import Sessions
 from vidgen.evals import pictures, uncertainty
 from vidgen.imagen.conditioning import TemporalUpsample
 from vidgen.inference import stages
+from vidgen.phenaki.perceptual import ImagePerceptual
 from vidgen.train.batches import encode_batch
 from vidgen.train.callbacks import HeldOutLoss
+
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def held_out(folder: Path, encoder: Any, count: int):
@@ -54,51 +66,96 @@ def interpolated(conditioner: Any, low: jax.Array) -> jax.Array:
     return (low[:, before] + low[:, after]) / 2
 
 
-def measure(folder: Path, count: int) -> dict[str, np.ndarray]:
-    """PSNR of the stage in `folder` and of interpolation, a number a clip."""
+def edges(video: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of a pixel and its four neighbors, times four; one value a clip."""
+    inner, sides = video[:, :, 1:-1, 1:-1], (slice(None, -2), slice(2, None))
+    rows = sum(video[:, :, side, 1:-1] for side in sides)
+    columns = sum(video[:, :, 1:-1, side] for side in sides)
+    return np.abs(4 * inner - rows - columns).mean(axis=(1, 2, 3, 4))
+
+
+def measures() -> dict[str, Measure]:
+    """By name: (made, truth), both "b t h w c" in [-1, 1], to one value a clip."""
+    # It was trained at 224 pixels; the windows of these clips have 16 to 64.
+    network = ImagePerceptual(size=128)
+    params, program = network.load(), jax.jit(network.__call__)
+
+    def distance(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        frames = [video.reshape(-1, *video.shape[2:]) for video in (made, truth)]
+        return np.asarray(program(params, *frames)).reshape(made.shape[:2]).mean(1)
+
+    return {
+        "psnr": pictures.psnr,
+        "distance": distance,
+        "detail": lambda made, truth: np.full(len(made), edges(made).mean() / edges(truth).mean()),
+    }
+
+
+def measure(
+    folder: Path, count: int, steps: list[int], measured_by: dict[str, Measure]
+) -> dict[str, dict[str, np.ndarray]]:
+    """By number of steps, and of interpolation: each measure's values, one a clip."""
     stage = stages.build_trained(Sessions(["runs/generate.gin"], [], []), stages.Stage, folder)
     model, params = stage.model, stage.load()
-    generate = jax.jit(model.generate)
-    found: dict[str, list[np.ndarray]] = {"stage": [], "interpolation": []}
+    makers: dict[str, Any] = {}
+    for number in steps or [model.sampler.steps]:
+        sampler = dataclasses.replace(model.sampler, steps=number)
+        makers[str(number)] = jax.jit(dataclasses.replace(model, sampler=sampler).generate)
+    rows: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in (*makers, "interpolation")}
     for number, batch in enumerate(held_out(folder, stage.text_encoder, count)):
         low = model.conditioner.degrade(jnp.asarray(batch.video))
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), number), len(low))
-        made = generate(params, batch.text, low, keys)
         known = model.conditioner.known_frames(low)
         added = slice(None) if known is None else np.flatnonzero(~np.asarray(known[0]))
-        truth = batch.video[:, added]
-        for name, video in (
-            ("stage", made),
-            ("interpolation", interpolated(model.conditioner, low)),
-        ):
-            made_frames = np.clip(np.asarray(video, np.float32), -1, 1)[:, added]
-            found[name].append(pictures.psnr(made_frames, truth))
-    return {name: np.concatenate(rows) for name, rows in found.items()}
+        for name, values in rows.items():
+            if name in makers:
+                video = makers[name](params, batch.text, low, keys)
+            else:
+                video = interpolated(model.conditioner, low)
+            frames = np.clip(np.asarray(video, np.float32), -1, 1)[:, added]
+            truth = np.asarray(batch.video[:, added], np.float32)
+            values.append({key: by(frames, truth) for key, by in measured_by.items()})
+    return {
+        name: {key: np.concatenate([batch[key] for batch in values]) for key in measured_by}
+        for name, values in rows.items()
+    }
+
+
+def report(model: str, clips: int, steps: list[int], output: str | None) -> None:
+    """Print a row for each stage of a folder but the base."""
+    measured_by = measures()
+    for folder in stages.find(model):
+        if folder.name == "base":
+            continue
+        cells = [Path(model).name, folder.name]
+        for name, values in measure(folder, clips, steps, measured_by).items():
+            psnr, _, identical = uncertainty.of_different(values["psnr"])
+            distance, detail = (float(np.mean(values[key])) for key in ("distance", "detail"))
+            cells.append(f"{psnr:.2f} / {distance:.2f} / {detail:.2f}")
+            if output:
+                row = {"model": Path(model).name, "stage": folder.name, "steps": name}
+                row |= {"clips": clips, "identical": identical, "detail": detail}
+                row |= {"psnr": psnr if np.isfinite(psnr) else None, "distance": distance}
+                with open(output, "a") as log:
+                    log.write(json.dumps(row) + "\n")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     """Measure all stages of all folders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", action="append", required=True, help="a cascade; repeatable")
-    parser.add_argument("--clips", type=int, default=16, help="of each stage; default: 16")
+    add = parser.add_argument
+    add("--model", action="append", required=True, help="a cascade; repeatable")
+    add("--clips", type=int, default=16, help="of each stage; default: 16")
+    add("--steps", default="", help="numbers of sampling steps, as 1,2,4; default: the stage's")
+    add("--output", metavar="FILE", help="a JSON line a row is added to it")
     flags = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.ERROR)
-    print("| model | stage | PSNR, dB | interpolation, dB |\n|---|---|---|---|")
+    steps = [int(number) for number in flags.steps.split(",") if number]
+    columns = ["model", "stage", *([f"{n} steps" for n in steps] or ["its steps"]), "interpolation"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for model in flags.model:
-        rows, identical = {}, {}
-        for folder in stages.find(model):
-            if folder.name == "base":
-                continue
-            found = measure(folder, flags.clips).items()
-            means = {name: uncertainty.of_different(values) for name, values in found}
-            cells = (Path(model).name, folder.name, *(f"{mean[0]:.2f}" for mean in means.values()))
-            print(f"| {' | '.join(cells)} |", flush=True)
-            finite = {n: v if np.isfinite(v) else None for n, (v, _, _) in means.items()}
-            rows[folder.name] = finite
-            identical[folder.name] = {name: count for name, (_, _, count) in means.items()}
-        with open(Path(model) / "restoration.jsonl", "a") as log:
-            line = {"clips": flags.clips, "psnr": rows, "identical": identical}
-            log.write(json.dumps(line) + "\n")
+        report(model, flags.clips, steps, flags.output)
 
 
 if __name__ == "__main__":
