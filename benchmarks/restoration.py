@@ -2,6 +2,7 @@
 
     python benchmarks/restoration.py --model=runs/cascade --model=runs/cascade8 --clips=16
     python benchmarks/restoration.py --model=imagen_demo --steps=1,2,4,8,32 --output=steps.jsonl
+    python benchmarks/restoration.py --from=steps.jsonl    # the table once more
 
 Held-out clips of every stage's own data, of the size it trains on, are made small as the stage
 before would have them, and sampled at full size with the settings of the stage, or with as many
@@ -121,41 +122,69 @@ def measure(
     }
 
 
-def report(model: str, clips: int, steps: list[int], output: str | None) -> None:
-    """Print a row for each stage of a folder but the base."""
-    measured_by = measures()
-    for folder in stages.find(model):
-        if folder.name == "base":
-            continue
-        cells = [Path(model).name, folder.name]
-        for name, values in measure(folder, clips, steps, measured_by).items():
-            psnr, _, identical = uncertainty.of_different(values["psnr"])
-            distance, detail = (float(np.mean(values[key])) for key in ("distance", "detail"))
-            cells.append(f"{psnr:.2f} / {distance:.2f} / {detail:.2f}")
-            if output:
-                row = {"model": Path(model).name, "stage": folder.name, "steps": name}
-                row |= {"clips": clips, "identical": identical, "detail": detail}
-                row |= {"psnr": psnr if np.isfinite(psnr) else None, "distance": distance}
-                with open(output, "a") as log:
-                    log.write(json.dumps(row) + "\n")
-        print(f"| {' | '.join(cells)} |", flush=True)
+def rows_of(folder: Path, model: str, flags: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each number of steps of one stage, and one of interpolation."""
+    rows = []
+    for name, values in measure(folder, flags.clips, flags.steps, measures()).items():
+        psnr, _, identical = uncertainty.of_different(values["psnr"])
+        row: dict[str, Any] = {"model": model, "stage": folder.name, "steps": name}
+        row |= {"clips": flags.clips, "identical": identical}
+        row |= {"psnr": psnr if np.isfinite(psnr) else None}
+        rows.append(row | {key: float(np.mean(values[key])) for key in ("distance", "detail")})
+    return rows
+
+
+def cell(row: dict[str, Any]) -> str:
+    """What the table says of one row."""
+    psnr = "all identical" if row["psnr"] is None else f"{row['psnr']:.2f}"
+    return f"{psnr} / {row['distance']:.2f} / {row['detail']:.2f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line a stage, a column a number of steps."""
+    columns = list(dict.fromkeys(row["steps"] for row in rows))
+    columns = [name for name in columns if name.isdigit()] + ["interpolation"]
+    names = [{"1": "1 step"}.get(name, f"{name} steps") for name in columns[:-1]] + columns[-1:]
+    lines = [f"| model | stage | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for model, stage in dict.fromkeys((row["model"], row["stage"]) for row in rows):
+        own = {
+            row["steps"]: cell(row)
+            for row in rows
+            if (row["model"], row["stage"]) == (model, stage)
+        }
+        lines.append(f"| {model} | {stage} | {' | '.join(own.get(name, '') for name in columns)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure all stages of all folders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--model", action="append", required=True, help="a cascade; repeatable")
+    add("--model", action="append", default=[], help="a cascade; repeatable")
     add("--clips", type=int, default=16, help="of each stage; default: 16")
-    add("--steps", default="", help="numbers of sampling steps, as 1,2,4; default: the stage's")
-    add("--output", metavar="FILE", help="a JSON line a row is added to it")
+    add(
+        "--steps",
+        type=lambda text: [int(number) for number in text.split(",")],
+        default=[],
+        help="numbers of sampling steps, as 1,2,4; default: the stage's own",
+    )
+    add("--output", metavar="FILE", help="a JSON line a cell is added to it")
+    add("--from", dest="source", metavar="FILE", help="print the table of such lines and stop")
     flags = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.ERROR)
-    steps = [int(number) for number in flags.steps.split(",") if number]
-    columns = ["model", "stage", *([f"{n} steps" for n in steps] or ["its steps"]), "interpolation"]
-    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    if flags.source:
+        print(table([json.loads(line) for line in Path(flags.source).read_text().splitlines()]))
+        return
+    rows = []
     for model in flags.model:
-        report(model, flags.clips, steps, flags.output)
+        for folder in stages.find(model):
+            if folder.name == "base":
+                continue
+            rows += (new := rows_of(folder, Path(model).name, flags))
+            if flags.output:
+                with open(flags.output, "a") as log:
+                    log.writelines(json.dumps(row) + "\n" for row in new)
+    print(table(rows))
 
 
 if __name__ == "__main__":

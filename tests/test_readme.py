@@ -141,6 +141,7 @@ CHEAPER = (
     Cheaper(r"manifests.py", "--from=benchmarks/manifests.jsonl", "minutes; the rows of then"),
     Cheaper(r"faults.py", "--from=benchmarks/faults.jsonl", "an hour; the trials of then"),
     Cheaper(r"memory.py", "--batch_size=2 --gin_file=small.gin", "it compiles and runs each step"),
+    Cheaper(r"restoration.py", "--from=benchmarks/restoration.jsonl", "8 min; the cells of then"),
     Cheaper(r"waiting.py", "--from=benchmarks/waiting.jsonl", "a whole cascade compiles"),
     Cheaper(r"peers.py", "--from=benchmarks/peers.jsonl", "an hour; the rows are those of then"),
 )
@@ -269,7 +270,8 @@ MAKES = {
         "--model=runs/a --steps=32 --all_steps": files("runs/a/probe.jsonl", "runs/a/probe_2.png"),
         "plot_run.py": files("curves.png"),
     },
-    "The demo cascade": resolved("demo") | {"held_out_sheet.py": files("held_out.webp")},
+    "The demo cascade": resolved("demo")
+    | {"held_out_sheet.py": files("held_out.webp"), "restoration.py": measured_table},
     "An earlier cascade and its students": trained("cascade/base")
     | resolved("tiny", "cascade/tsr1", "cascade8/tsr1")
     | {
