@@ -4,7 +4,6 @@ No device has been asked for in it, so each fork reads its own XLA_FLAGS. Run as
 that process: it starts what is asked for at its socket, several at a time.
 """
 
-import atexit
 import contextlib
 import gc
 import json
@@ -73,6 +72,12 @@ class Warm:
                 _, status = int(answers.readline()), int(answers.readline())
             return subprocess.CompletedProcess(script, status, *(p.read_text() for p in paths))
 
+    def start(self, program: Path, *arguments, **options) -> subprocess.Popen:
+        """A fork as a process to wait for and to send signals to; options are those of Popen."""
+        path = Path(tempfile.mkdtemp(dir=Path(self.address).parent), "command")
+        self.command(path, program)
+        return subprocess.Popen([path, *map(str, arguments)], **options)
+
     def command(self, path: Path, program: Path) -> None:
         """Writes a command that runs `program` in a fork, with the arguments that it gets."""
         settings = {"address": self.address, "program": str(program)}
@@ -86,7 +91,9 @@ def started():
     env = os.environ | {"PYTHONPATH": places.PYTHONPATH, "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         address = os.path.join(folder, "socket")
-        command = [sys.executable, "-W", "error", __file__, address]
+        # As pyproject.toml has it: a program whose writer was killed is compiled again.
+        damaged = "ignore:Error reading persistent compilation cache entry:UserWarning"
+        command = [sys.executable, "-W", "error", "-W", damaged, __file__, address]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout.readline() == "ready\n"
@@ -187,11 +194,19 @@ def _run(fds, current, script, arguments, environment):
     except BaseException:
         traceback.print_exc()
         status = 1
-    threading._shutdown()
-    atexit._run_exitfuncs()  # of jax.distributed, which waits for the others
+    threading._shutdown()  # waits for what they write
+    _leave_others()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _leave_others():
+    """As at a usual end of one of several processes; all that JAX does then takes far longer."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
