@@ -1,6 +1,7 @@
 """Settings of every test process. They act through the environment, so sub-processes share them."""
 
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -90,7 +91,7 @@ def pytest_collection_finish():
     startup.search_for_garbage_less_often()
     allocator.keep_freed_memory()
     allocator.set_holes_aside = lambda: None  # no program here runs for long
-    traced.enabled = False  # a test that replaces a function would leave its programs to others
+    traced.enabled = False  # but see `kept_programs`
     compiled_programs.share_contexts()
 
 
@@ -98,6 +99,38 @@ def pytest_collection_finish():
 def _programs_of_earlier_files():
     yield
     compiled_programs.forget_if_large()
+
+
+@pytest.fixture(scope="module")
+def kept_programs():
+    """What was traced is found again by later runs, as commands do, and not traced anew.
+
+    For files whose tests replace no function of a network: its programs would be left to others.
+    """
+    from vidgen import traced  # once the import hook of the type checks is there
+
+    traced.enabled = True
+    yield
+    traced.enabled = False
+
+
+@pytest.fixture(scope="module")
+def shared_steps():
+    """Trainers of equal settings have one training step, which is traced and lowered once a file.
+
+    For files that train by commands, again and again, and replace no function of a network.
+    """
+    from vidgen import traced  # once the import hook of the type checks is there
+    from vidgen.train.trainer import Trainer
+
+    programs = {}
+
+    def cached(trainer):
+        return programs.setdefault(traced.described(trainer), {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_cached", property(functools.cache(cached)))
+        yield
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from vidgen.display.sheets import SceneRow
 from vidgen.evals.report import results
 from vidgen.inference.preview import StopGenerating
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 PROMPT = "a tiger moving right on a green background"
 FEWEST = {"sampler": "ddim", "steps": 4}  # that the students have learned
 STORY = "a frog moving up on a blue background. then a frog moving down on a blue background"

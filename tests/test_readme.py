@@ -114,7 +114,7 @@ CHEAPER = (
     Cheaper(r"--protocol=bair", "--samples=2 --steps=1", "a hundred for each clip"),
     Cheaper(r"--protocol=storybench", "--given=3", "the tiny clip has five frames"),
     Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
-    Cheaper(r"drift.py", "--clips=2 --frames=17", "minutes"),
+    Cheaper(r"drift.py", "--clips=2 --frames=11", "a window of synthesis takes two seconds"),
     Cheaper(r"held_out_sheet.py", "--clips=1 --steps=1", "minutes"),
     Cheaper(r"held_out_sheet.py .*(imagen|film)_demo", "--until=base", "it compiles in seconds"),
     Cheaper(r"held_out_sheet.py .*film_demo", "--data=shots/train", "the others are too short"),
@@ -339,8 +339,8 @@ def check_of(command: Command):
 class Reader:
     """Follows the documents in a folder, section by section, each once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.left = folder, list(SECTIONS)
+    def __init__(self, folder: Path, warm) -> None:
+        self.folder, self.warm, self.left = folder, warm, list(SECTIONS)
 
     def follow(self, section: str) -> None:
         """All sections up to this one, since it may need what an earlier one makes.
@@ -365,7 +365,7 @@ class Reader:
                 make(self.folder)
         began = time.time_ns() - 20_000_000  # the clock of a file system is a little late
         seconds = processor_seconds()
-        told = readme_commands.run(words)
+        told = readme_commands.run(words, self.warm)
         seconds = processor_seconds() - seconds
         print(f"{seconds:.1f} s, status {told.status}: {' '.join(words)}")
         where = f"{command.place}\nwas run as `{' '.join(words)}` and said\n{told.err}"
@@ -382,7 +382,7 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, tfds_sets):
+def reader(tmp_path_factory, tfds_sets, warm, kept_programs, shared_steps):
     """In a folder of its own, with caches of its own but for what is fetched."""
     folder = tmp_path_factory.mktemp("reader")
     readme_files.bring(folder, tfds_sets)
@@ -393,7 +393,7 @@ def reader(tmp_path_factory, tfds_sets):
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setitem(t5.__dict__, "SIZES", {**t5.SIZES, "base": readme_files.T5_BASE})
-        yield Reader(folder)
+        yield Reader(folder, warm)
 
 
 # ---- the tests -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Tests of benchmarks/fault_processes.py, benchmarks/faults_network.py too.
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -17,15 +16,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults  # noqa: E402
 
 
-def test_a_trial_of_each_kind(tmp_path):
+def test_a_trial_of_each_kind(warm, tmp_path):
     """One run of two processes goes from fault to fault, to the bits of an undisturbed one."""
+    (tmp_path / "f").mkdir()  # whose programs would be compiled in every run
+    (tmp_path / "f" / "programs").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
     flags = ["--trials=4", "--processes=2", "--steps=24", "--seed=2", f"--folder={tmp_path}/f"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/faults.py", *flags, f"--output={tmp_path}/lines"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = warm(ROOT / "benchmarks/faults.py", *flags, f"--output={tmp_path}/lines")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(text) for text in (tmp_path / "lines").read_text().splitlines()]
     assert [line["kind"] for line in lines] == list(faults.KINDS)

@@ -19,6 +19,8 @@ from vidgen.evals.clips import SourceClips
 from vidgen.text.byte_encoder import ByteEncoder
 from vidgen.types import VideoShape
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 TRAIN = [
     "--gin_file=experiments/imagen_base_tiny.gin",
     "--gin.TRAIN_STEPS=2",

@@ -11,6 +11,8 @@ from vidgen.cli import main
 from vidgen.data.video.encode import write_video
 from vidgen.types import STAGES
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 # frames, height, width of sizes/tiny_imagen.gin
 SHAPES = {
     "base": (8, 16, 16),

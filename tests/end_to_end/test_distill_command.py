@@ -15,6 +15,8 @@ from vidgen.inference.generate import clip_key
 from vidgen.inference.stages import Stage
 from vidgen.types import STAGES
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 EXPERIMENTS = sorted((ROOT / "gin_configs" / "experiments").glob("imagen_distill_*.gin"))
 TINY = "--gin_file=experiments/imagen_distill_tiny.gin"
 

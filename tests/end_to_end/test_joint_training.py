@@ -16,6 +16,8 @@ from vidgen.inference.stages import Stage, build_trained, tell_of_images
 from vidgen.train.checkpoints import Checkpointer
 from vidgen.train.train import Train
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 
 # One level without anything that is tested elsewhere, and an encoder without weights.
 @pytest.fixture(scope="module")

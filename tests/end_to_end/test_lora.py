@@ -18,6 +18,8 @@ SHORT = ["BATCH_SIZE=2", "CHECKPOINT_EVERY=1", "Train.log_every=1", "LORA_RANK=2
 SHORT = [f"--gin.{name}" for name in (*SHORT, "SAMPLE_VIDEOS=None", "HELD_OUT_LOSS=None")]
 PROMPT = "a tiger moving right on a green background"
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

@@ -15,6 +15,8 @@ from vidgen.config import gin_utils
 from vidgen.data.sources.clip_records import ClipRecord, ShardsManifest, write_shard
 from vidgen.train.train import Train
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 STEPS = 20
 
 

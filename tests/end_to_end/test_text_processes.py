@@ -1,12 +1,10 @@
 """Two processes train with T5 beside the model and from a cache that they fill: the same losses."""
 
-import contextlib
+import functools
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
+from concurrent import futures
 
 import compiled_programs
 import made_videos
@@ -22,23 +20,20 @@ from vidgen.text.t5_network import Size
 SIZE = Size(width=32, layers=2, heads=4, mlp=64, head_dim=8, vocabulary=32128)
 
 
-def start(folder, number, port):
-    env = os.environ | {
+def start(warm, folder, port, number):
+    own = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": compiled_programs.xla_flags(2),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": str(number),
-        "PYTHONPATH": places.PYTHONPATH,
         "XDG_CACHE_HOME": str(folder / "home"),
     }
-    command = [sys.executable, str(places.HELPERS / "text_two_ways.py"), str(folder)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=env, text=True, **pipes)
+    return warm(places.HELPERS / "text_two_ways.py", folder, **own)
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes(warm, tmp_path_factory):
     """What each of two processes of two devices prints, and the folder of both runs."""
     folder = tmp_path_factory.mktemp("two")
     made_videos.squares(folder / "videos", count=6, frames=8)
@@ -51,15 +46,11 @@ def processes(tmp_path_factory):
         free.bind(("", 0))
         port = free.getsockname()[1]
     printed = []
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(start(folder, number, port)) for number in range(2)]
-        for process in started:
-            stack.callback(process.kill)
-        for process in started:
-            out, err = process.communicate(timeout=200)
-            assert process.returncode == 0, err
-            (line,) = (line for line in out.splitlines() if line.startswith("{"))  # gloo talks, too
-            printed.append(json.loads(line))
+    with futures.ThreadPoolExecutor(2) as pool:
+        for done in pool.map(functools.partial(start, warm, folder, port), range(2)):
+            assert done.returncode == 0, done.stderr
+            (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+            printed.append(json.loads(line))  # gloo talks, too
     return folder, printed
 
 

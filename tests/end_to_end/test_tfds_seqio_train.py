@@ -11,6 +11,8 @@ from vidgen.data.sources.seqio_source import SeqioSource, import_seqio
 from vidgen.data.sources.tfds_source import TfdsSource
 from vidgen.train.train import Train
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 UCF101 = {"a person applying eye makeup", "a person shooting with a bow and arrow"}
 
 

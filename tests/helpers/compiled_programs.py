@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 import threading
+from unittest import mock
 
 import places
 
@@ -77,6 +78,24 @@ def share_contexts():
         make(self, context=context or shared(), **settings)
 
     mlir.ModuleContext.__init__ = init
+
+
+def keep_those_of_all_processes():
+    """Writes to the cache what any of several processes that train together has compiled.
+
+    JAX leaves it to the first, as others would write the same. On CPUs programs of another process
+    have other keys: it compiled each anew in every run, which was half of its processor seconds.
+    """
+    from jax._src import compiler, distributed
+
+    write = compiler._cache_write
+
+    @functools.wraps(write)
+    def as_first(*arguments):
+        with mock.patch.object(distributed.global_state, "process_id", 0):
+            write(*arguments)
+
+    compiler._cache_write = as_first
 
 
 def forget_if_large():

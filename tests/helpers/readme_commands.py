@@ -5,6 +5,7 @@ other shell syntax nothing is known, which is an error and not a command that go
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -12,7 +13,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -164,8 +165,10 @@ def cheaper(words: Sequence[str], table: Iterable[Cheaper]) -> list[str]:
 # ---- run -----------------------------------------------------------------------------------------
 
 
-def run(words: Sequence[str]) -> Told:
+def run(words: Sequence[str], warm: Callable[..., subprocess.CompletedProcess]) -> Told:
     """Runs `vidgen` and Python's scripts in this process, shell scripts in their own.
+
+    Scripts that a script starts, for each row of a table, are forks of `warm`.
 
     Raises:
       ValueError: it is none of these.
@@ -180,7 +183,8 @@ def run(words: Sequence[str]) -> Told:
         if words[0] == "vidgen":
             status = _status(_vidgen, words[1:])
         elif words[0] == "python":
-            status = _status(_script, words[1:])
+            with mock.patch("subprocess.run", functools.partial(_forked, subprocess.run, warm)):
+                status = _status(_script, words[1:])
         else:
             raise ValueError(f"tests/helpers/readme_commands.py cannot run {words[0]!r}.")
     return Told(status, out.getvalue(), err.getvalue())
@@ -209,6 +213,15 @@ def _script(words: Sequence[str]) -> None:
             for name in set(sys.modules) - before:
                 if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
                     del sys.modules[name]
+
+
+def _forked(run, warm, command: Sequence[str], **options) -> subprocess.CompletedProcess:
+    if command[0] != sys.executable or not command[1].endswith(".py"):
+        return run(command, **options)
+    done = warm(*command[1:], **(options.get("env") or os.environ))
+    if options.get("check"):
+        assert done.returncode == 0, done.stderr
+    return done
 
 
 def _process(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Told:

@@ -1,7 +1,7 @@
 """Programs in forks of a process that has imported JAX and the package, which takes seconds.
 
 No device has been asked for in it, so each fork reads its own XLA_FLAGS. Run as a program, this is
-that process: it starts what the lines of its standard input say, one after the other.
+that process: it starts what is asked for at its socket, several at a time.
 """
 
 import contextlib
@@ -9,10 +9,13 @@ import gc
 import json
 import os
 import runpy
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
@@ -21,29 +24,85 @@ import places
 
 SECONDS = 300  # then a program is ended
 
+# A command that runs as a fork. It passes signals on, ends as the fork does, and is quickly there.
+COMMAND = """#!{python} -IS
+import json, os, signal, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+asked = [os.getcwd(), {program!r}, sys.argv[1:], dict(os.environ)]
+socket.send_fds(server, [b"."], [0, 1, 2])
+signals = signal.SIGTERM, signal.SIGINT
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+server.sendall(json.dumps(asked).encode() + b"\\n")
+answers = server.makefile()
+fork = int(answers.readline())
+for number in signals:
+    signal.signal(number, lambda number, _: os.kill(fork, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+status = int(answers.readline())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+class Warm:
+    """Runs a program in a fork: (script, arguments, environment) -> what it did."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __call__(self, script, *arguments, **environment):
+        program = [str(script), [str(argument) for argument in arguments]]
+        asked = [
+            os.getcwd(),
+            *program,
+            dict(os.environ, PYTHONPATH=places.PYTHONPATH) | environment,
+        ]
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+            with contextlib.ExitStack() as stack:
+                paths = [Path(folder, name) for name in ("out", "err")]
+                files = [stack.enter_context(path.open("wb")) for path in paths]
+                null = stack.enter_context(open(os.devnull, "rb"))
+                server.connect(self.address)
+                socket.send_fds(server, [b"."], [null.fileno(), *(f.fileno() for f in files)])
+            server.sendall(json.dumps(asked).encode() + b"\n")
+            with server.makefile() as answers:
+                _, status = int(answers.readline()), int(answers.readline())
+            return subprocess.CompletedProcess(script, status, *(p.read_text() for p in paths))
+
+    def start(self, program: Path, *arguments, **options) -> subprocess.Popen:
+        """A fork as a process to wait for and to send signals to; options are those of Popen."""
+        path = Path(tempfile.mkdtemp(dir=Path(self.address).parent), "command")
+        self.command(path, program)
+        return subprocess.Popen([path, *map(str, arguments)], **options)
+
+    def command(self, path: Path, program: Path) -> None:
+        """Writes a command that runs `program` in a fork, with the arguments that it gets."""
+        settings = {"address": self.address, "program": str(program)}
+        path.write_text(COMMAND.format(python=sys.executable, **settings))
+        path.chmod(0o755)
+
 
 @contextlib.contextmanager
 def started():
-    """Yields a function that runs a program: (script, arguments, environment) -> what it did."""
-    command = [sys.executable, "-W", "error", __file__]
+    """Yields a `Warm`."""
     env = os.environ | {"PYTHONPATH": places.PYTHONPATH, "JAX_PLATFORMS": "cpu"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=env, **pipes) as process:
-
-        def run(script, *arguments, **environment):
-            with tempfile.TemporaryDirectory() as folder:
-                asked = [folder, str(script), arguments, environment]
-                process.stdin.write(json.dumps(asked) + "\n")
-                process.stdin.flush()
-                status = int(process.stdout.readline())
-                out, err = ((Path(folder) / name).read_text() for name in ("out", "err"))
-            return subprocess.CompletedProcess(script, status, out, err)
-
-        yield run
-        process.stdin.close()  # it ends
+    with tempfile.TemporaryDirectory() as folder:
+        address = os.path.join(folder, "socket")
+        # As pyproject.toml has it: a program whose writer was killed is compiled again.
+        damaged = "ignore:Error reading persistent compilation cache entry:UserWarning"
+        command = [sys.executable, "-W", "error", "-W", damaged, __file__, address]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout.readline() == "ready\n"
+                yield Warm(address)
+            finally:
+                process.terminate()
 
 
-def _serve():
+def _serve(address):
     import jax._src.xla_bridge
 
     import vidgen.cli.main  # noqa: F401
@@ -53,30 +112,102 @@ def _serve():
 
     assert not jax._src.xla_bridge.backends_are_initialized()
     compiled_programs.share_contexts()
+    compiled_programs.keep_those_of_all_processes()
     gc.freeze()  # or the first search would copy every page
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            _run(*json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    ended, wakeup = socket.socketpair()  # one byte for each fork that ended
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    print("ready", flush=True)
+    waiting = selectors.DefaultSelector()
+    waiting.register(listener, selectors.EVENT_READ)
+    waiting.register(ended, selectors.EVENT_READ)
+    forks = {}
+    while True:
+        for key, _ in waiting.select():
+            if key.fileobj is listener:
+                asks = listener.accept()[0]
+                forks[_begin(asks)] = asks
+                waiting.register(asks, selectors.EVENT_READ)
+            elif key.fileobj is ended:
+                ended.recv(100)
+            else:  # who asked for it is gone
+                waiting.unregister(key.fileobj)
+                _end(fork for fork, asks in forks.items() if asks is key.fileobj)
+        _tell(forks, waiting)
 
 
-def _run(folder, script, arguments, environment):
+def _begin(asks):
+    """Starts what a client asks for; the number of the fork."""
+    fds = socket.recv_fds(asks, 1, 3)[1]
+    with asks.makefile() as lines:
+        asked = json.loads(lines.readline())
+    fork = os.fork()
+    if not fork:
+        _run(fds, *asked)
+    for fd in fds:
+        os.close(fd)
+    asks.sendall(f"{fork}\n".encode())
+    return fork
+
+
+def _end(forks):
+    for fork in forks:
+        os.kill(fork, signal.SIGKILL)
+
+
+def _tell(forks, waiting):
+    """Tells the clients of those that have ended."""
+    for fork, asks in list(forks.items()):
+        ended, status = os.waitpid(fork, os.WNOHANG)
+        if ended:
+            with contextlib.suppress(KeyError):
+                waiting.unregister(asks)
+            with contextlib.suppress(BrokenPipeError):
+                asks.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            asks.close()
+            del forks[fork]
+
+
+def _run(fds, current, script, arguments, environment):
     """In a fork, and ends it."""
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.clear()
     os.environ.update(environment)
     signal.alarm(SECONDS)
+    os.chdir(current)
     sys.argv, status = [script, *arguments], 0
+    sys.path[0] = os.path.dirname(script)  # as `python FILE` has it
     try:
         runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if status and status is not stop.code:
+            print(stop.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         status = 1
+    threading._shutdown()  # waits for what they write
+    _leave_others()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
+def _leave_others():
+    """As at a usual end of one of several processes; all that JAX does then takes far longer."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

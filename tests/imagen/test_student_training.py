@@ -2,17 +2,15 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 import toy_training as toy
-from places import HELPERS, PYTHONPATH
+from places import HELPERS
 from toy_distilling import NAMES, STEPS, ToySchedule, make, make_teacher
 
 from vidgen.train.checkpoints import Checkpointer
@@ -138,16 +136,14 @@ class BreakingData(toy.ToyData):
         return inner
 
 
-def start(model_dir, teacher_dir, *, pause=0.0):
-    env = os.environ | {"PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": "cpu"}
-    script = str(HELPERS / "toy_distilling.py")
-    command = [sys.executable, script, str(model_dir), str(teacher_dir), str(pause)]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+def start(warm, *arguments):
+    script = HELPERS / "toy_distilling.py"
+    return warm.start(script, *arguments, stderr=subprocess.PIPE, text=True)
 
 
-def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole, teacher):
+def test_kill_9_then_the_same_command_is_bit_equal(warm, tmp_path, whole, teacher):
     folder = tmp_path / "student"
-    process = start(folder, teacher[0], pause=0.3)
+    process = start(warm, folder, teacher[0], 0.3)
     end = time.monotonic() + 90
     while not (folder / "phases" / NAMES[1] / "checkpoints" / "2").is_dir():
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
@@ -155,7 +151,7 @@ def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole, teacher):
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    again = start(folder, teacher[0])
+    again = start(warm, folder, teacher[0], 0.0)
     errors = again.communicate(timeout=90)[1]
     assert again.returncode == 0, errors
     assert "resuming from step 2" in errors and "phase 1 of 3" not in errors

@@ -7,11 +7,9 @@ import dataclasses
 import functools
 import gzip
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +21,6 @@ import optax
 import pytest
 import toy_training as toy
 from fake_models import FakeTokenizer
-from places import PYTHONPATH
 
 from vidgen import allocator
 from vidgen.train.callbacks import HeldOutLoss, SampleReconstructions, SampleUpsampled, SampleVideos
@@ -174,10 +171,16 @@ Train(trainer=toy.make_trainer(), dataset=Slow(), text_encoder=toy.ToyEncoder(),
 """
 
 
-def start(model_dir, *, pause=0.0):
-    env = os.environ | {"PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", SCRIPT, str(model_dir), str(pause)]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def start(warm, tmp_path_factory):
+    """Starts a process that trains in a folder, and waits before each batch."""
+    script = tmp_path_factory.mktemp("script") / "script.py"
+    script.write_text(SCRIPT)
+
+    def start(model_dir, *, pause=0.0):
+        return warm.start(script, model_dir, pause, stderr=subprocess.PIPE, text=True)
+
+    return start
 
 
 def wait_for(condition, process):
@@ -187,7 +190,7 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole):
+def test_kill_9_then_the_same_command_is_bit_equal(start, tmp_path, whole):
     process = start(tmp_path, pause=0.25)
     wait_for(lambda: (tmp_path / "checkpoints" / "6").is_dir(), process)
     process.kill()
@@ -207,7 +210,7 @@ def test_kill_9_then_the_same_command_is_bit_equal(tmp_path, whole):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"]
 )
-def test_signal_saves_and_ends_well(tmp_path, number, status):
+def test_signal_saves_and_ends_well(start, tmp_path, number, status):
     """A preempted run says by its status that it wants to be run again."""
     process = start(tmp_path, pause=0.25)
     wait_for(lambda: (tmp_path / "checkpoints" / "3").is_dir(), process)
