@@ -31,6 +31,13 @@ def test_garbage_is_searched_for_less_often(before, after):
         gc.set_threshold(*kept)
 
 
+def test_no_garbage_is_searched_for_at_the_end(monkeypatch):
+    calls = []
+    monkeypatch.setattr(startup.atexit, "register", calls.append)
+    startup.search_for_garbage_less_often()
+    assert calls == [gc.freeze]
+
+
 def test_the_cache_is_the_one_of_the_user(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
