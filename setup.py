@@ -143,6 +143,8 @@ setup(
         "tensorstore>=0.1.70",
         "tokenizers>=0.21",
         "tqdm>=4.66",
+        # JAX compresses the programs that it keeps with it, and else with zlib, which is slower.
+        "zstandard>=0.22; python_version < '3.14'",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vidgen = vidgen.cli.main:main"]},

@@ -46,6 +46,7 @@ from vidgen.phenaki.maskgit import MaskGIT
 from vidgen.phenaki.quantizer import VectorQuantizer
 from vidgen.phenaki.tokenizer import VideoTokenizer
 from vidgen.train import flops
+from vidgen.train import fresh as fresh_parameters
 from vidgen.train.optimizers import AdamW, Grouped, LearningRate
 from vidgen.train.partitioning import Partitioner, unbox
 from vidgen.train.trainer import Trainer
@@ -208,13 +209,11 @@ def count(params: Any) -> int:
 
 
 def fresh(model: Any) -> Any:
-    """Initial parameters."""
-    spec = model.batch_spec(BATCH, *TEXT)
-
-    def init(key: Any) -> Any:
-        return unbox(model.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)))
-
-    return jax.jit(init)(jax.random.key(0))
+    """Initial parameters, as a training draws them."""
+    boxed = fresh_parameters.boxed_shapes(model, model.batch_spec(BATCH, *TEXT))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    layout = jax.tree.map(lambda _: device, unbox(boxed))
+    return fresh_parameters.draw(boxed, jax.random.key(0), layout)
 
 
 def training(model: Any, frozen: Callable[[], Any] | None = None, codes: int = 0) -> Job:

@@ -63,9 +63,9 @@ def timed(call: Callable[[], Any]) -> dict[str, float]:
 def serve(make: Callable[[], Job]) -> None:
     """Makes the job, says what that took, and answers until no line comes any more.
 
-    It must be the first that this process does: what is in memory before counts for nothing.
+    It must be the first that this process does: what it has imported before is told apart.
     """
-    baseline = resident()
+    imports = resident()
     began = time.process_time()
     job = make()
     made = time.process_time() - began
@@ -77,14 +77,28 @@ def serve(make: Callable[[], Job]) -> None:
             "parameters": job.parameters,
             "init_seconds": made,
             "first_seconds": first["cpu_seconds"],
-            "first_peak_bytes": first_peak - baseline,
+            "first_peak_bytes": first_peak,
+            "imports_bytes": imports,
         }
     )
     for line in sys.stdin:
         if line.strip() == "call":
-            _say(timed(job.call) | {"peak_bytes": peak() - baseline})
+            _say(timed(job.call) | {"peak_bytes": peak()})
         else:
             _say({"flops": job.flops()})
+
+
+def first_call(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """What the job of a command says of itself, which is ended then.
+
+    Raises:
+      RuntimeError: it failed; with its last words.
+    """
+    job = _Process(command, environment)
+    try:
+        return job.answer()
+    finally:
+        job.stop()
 
 
 def alternate(
