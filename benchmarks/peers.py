@@ -21,7 +21,7 @@ is before and behind a "/", the first is ours:
     ratio       ours over theirs
     peak        the most memory that this process is resident in during these calls, in MiB; what
                 it took to make the model and its programs has been given back
-    imports     what of it Python and the packages take before anything is made, in MiB
+    of imports  what of it Python and the packages take before anything is made, in MiB
 
 Each process has as many processors as --threads says (Linux only). A training step is that of
 vidgen's trainer and of theirs: loss, gradient, clipping, AdamW (Adam in ImagenTrainer); averaged
@@ -67,9 +67,9 @@ def measure(name: str, peers: str | None, repeats: int) -> dict[str, Any]:
         own = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": programs}
         first = first_call(commands["ours"], own)
         row |= alternate(commands, own, repeats)
-    row["ours"] |= {name: first[name] for name in ("first_seconds", "first_peak_bytes")} | {
-        "again_seconds": row["ours"]["first_seconds"]
-    }
+    ours = row["ours"]
+    ours["again_seconds"] = ours["first_seconds"]
+    ours |= {key: first[key] for key in ("first_seconds", "first_peak_bytes")}
     return row | {"load_after": os.getloadavg()[0], "threads": len(os.sched_getaffinity(0))}
 
 

@@ -35,6 +35,7 @@ from absl import logging as absl_logging
 from vidgen.config import gin_utils
 from vidgen.config.gin_sessions import Sessions
 from vidgen.evals import pictures, uncertainty
+from vidgen.evals.clip_metrics import distance_per_pair
 from vidgen.imagen.conditioning import TemporalUpsample
 from vidgen.inference import stages
 from vidgen.phenaki.perceptual import ImagePerceptual
@@ -67,28 +68,21 @@ def interpolated(conditioner: Any, low: jax.Array) -> jax.Array:
     return (low[:, before] + low[:, after]) / 2
 
 
-def edges(video: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of a pixel and its four neighbors, times four; one value a clip."""
+def edges(video: np.ndarray) -> float:
+    """Mean absolute difference of a pixel and the mean of its four neighbors, times four."""
     inner, sides = video[:, :, 1:-1, 1:-1], (slice(None, -2), slice(2, None))
     rows = sum(video[:, :, side, 1:-1] for side in sides)
     columns = sum(video[:, :, 1:-1, side] for side in sides)
-    return np.abs(4 * inner - rows - columns).mean(axis=(1, 2, 3, 4))
+    return np.abs(4 * inner - rows - columns).mean()
 
 
 def measures() -> dict[str, Measure]:
     """By name: (made, truth), both "b t h w c" in [-1, 1], to one value a clip."""
-    # It was trained at 224 pixels; the windows of these clips have 16 to 64.
-    network = ImagePerceptual(size=128)
-    params, program = network.load(), jax.jit(network.__call__)
-
-    def distance(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        frames = [video.reshape(-1, *video.shape[2:]) for video in (made, truth)]
-        return np.asarray(program(params, *frames)).reshape(made.shape[:2]).mean(1)
-
     return {
         "psnr": pictures.psnr,
-        "distance": distance,
-        "detail": lambda made, truth: np.full(len(made), edges(made).mean() / edges(truth).mean()),
+        # It was trained at 224 pixels; the windows of these clips have 16 to 64.
+        "distance": distance_per_pair(ImagePerceptual(size=128)),
+        "detail": lambda made, truth: np.full(len(made), edges(made) / edges(truth)),
     }
 
 
@@ -108,13 +102,13 @@ def measure(
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), number), len(low))
         known = model.conditioner.known_frames(low)
         added = slice(None) if known is None else np.flatnonzero(~np.asarray(known[0]))
+        truth = np.asarray(batch.video[:, added], np.float32)
         for name, values in rows.items():
             if name in makers:
                 video = makers[name](params, batch.text, low, keys)
             else:
                 video = interpolated(model.conditioner, low)
             frames = np.clip(np.asarray(video, np.float32), -1, 1)[:, added]
-            truth = np.asarray(batch.video[:, added], np.float32)
             values.append({key: by(frames, truth) for key, by in measured_by.items()})
     return {
         name: {key: np.concatenate([batch[key] for batch in values]) for key in measured_by}
@@ -142,16 +136,14 @@ def cell(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line a stage, a column a number of steps."""
-    columns = list(dict.fromkeys(row["steps"] for row in rows))
-    columns = [name for name in columns if name.isdigit()] + ["interpolation"]
-    names = [{"1": "1 step"}.get(name, f"{name} steps") for name in columns[:-1]] + columns[-1:]
+    steps = dict.fromkeys(row["steps"] for row in rows if row["steps"].isdigit())
+    columns = [*steps, "interpolation"]
+    names = [*({"1": "1 step"}.get(name, f"{name} steps") for name in steps), "interpolation"]
     lines = [f"| model | stage | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-    for model, stage in dict.fromkeys((row["model"], row["stage"]) for row in rows):
-        own = {
-            row["steps"]: cell(row)
-            for row in rows
-            if (row["model"], row["stage"]) == (model, stage)
-        }
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault((row["model"], row["stage"]), {})[row["steps"]] = cell(row)
+    for (model, stage), own in cells.items():
         lines.append(f"| {model} | {stage} | {' | '.join(own.get(name, '') for name in columns)} |")
     return "\n".join(lines)
 
@@ -171,6 +163,8 @@ def main() -> None:
     add("--output", metavar="FILE", help="a JSON line a cell is added to it")
     add("--from", dest="source", metavar="FILE", help="print the table of such lines and stop")
     flags = parser.parse_args()
+    if not (flags.model or flags.source):
+        parser.error("name a cascade with --model, or measured cells with --from.")
     absl_logging.set_verbosity(absl_logging.ERROR)
     if flags.source:
         print(table([json.loads(line) for line in Path(flags.source).read_text().splitlines()]))

@@ -1,10 +1,7 @@
 """Two processes train with T5 beside the model and from a cache that they fill: the same losses."""
 
-import functools
 import json
 import pathlib
-import socket
-from concurrent import futures
 
 import compiled_programs
 import made_videos
@@ -20,18 +17,6 @@ from vidgen.text.t5_network import Size
 SIZE = Size(width=32, layers=2, heads=4, mlp=64, head_dim=8, vocabulary=32128)
 
 
-def start(warm, folder, port, number):
-    own = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": compiled_programs.xla_flags(2),
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(number),
-        "XDG_CACHE_HOME": str(folder / "home"),
-    }
-    return warm(places.HELPERS / "text_two_ways.py", folder, **own)
-
-
 @pytest.fixture(scope="module")
 def processes(warm, tmp_path_factory):
     """What each of two processes of two devices prints, and the folder of both runs."""
@@ -42,15 +27,16 @@ def processes(warm, tmp_path_factory):
         tiny_cascade.SETTINGS + tiny_cascade.NETWORK.format(stage="base")
     )
     (folder / "t5.gin").write_text(text_two_ways.T5_SIZE)
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": compiled_programs.xla_flags(2),
+        "XDG_CACHE_HOME": str(folder / "home"),
+    }
     printed = []
-    with futures.ThreadPoolExecutor(2) as pool:
-        for done in pool.map(functools.partial(start, warm, folder, port), range(2)):
-            assert done.returncode == 0, done.stderr
-            (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
-            printed.append(json.loads(line))  # gloo talks, too
+    for done in warm.group(2, places.HELPERS / "text_two_ways.py", folder, **own):
+        assert done.returncode == 0, done.stderr
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+        printed.append(json.loads(line))  # gloo talks, too
     return folder, printed
 
 

@@ -1,8 +1,6 @@
 """The papers' protocols, each on stand-in files of the layout that it asks for."""
 
 import json
-import socket
-from concurrent import futures
 
 import clip_folders
 import compiled_programs
@@ -117,17 +115,8 @@ def test_two_processes_share_the_work(vidgen, warm, tmp_path):
 
     alone = vidgen(*command("one"))
     assert alone.status == 0, alone.err
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-
-    def one_of_two(process):
-        own = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-        own |= {"JAX_PROCESS_ID": str(process), "XLA_FLAGS": compiled_programs.XLA_FLAGS}
-        return warm(ROOT / "vidgen" / "__main__.py", *command("two"), **own)
-
-    with futures.ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(one_of_two, range(2)))
+    entry = ROOT / "vidgen" / "__main__.py"
+    said = warm.group(2, entry, *command("two"), XLA_FLAGS=compiled_programs.XLA_FLAGS)
     assert [done.returncode for done in said] == [0, 0], said
     assert "{" not in said[1].stdout and said[0].stdout.endswith(alone.out)  # process 0 speaks
     found = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]

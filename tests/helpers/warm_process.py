@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from concurrent import futures
 from pathlib import Path
 
 import compiled_programs
@@ -71,6 +72,20 @@ class Warm:
             with server.makefile() as answers:
                 _, status = int(answers.readline()), int(answers.readline())
             return subprocess.CompletedProcess(script, status, *(p.read_text() for p in paths))
+
+    def group(self, count, script, *arguments, **environment):
+        """What each of `count` processes that JAX joins to one group did."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        joint = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
+
+        def one(number):
+            own = environment | joint | {"JAX_PROCESS_ID": str(number)}
+            return self(script, *arguments, **own)
+
+        with futures.ThreadPoolExecutor(count) as pool:
+            return list(pool.map(one, range(count)))
 
     def start(self, program: Path, *arguments, **options) -> subprocess.Popen:
         """A fork as a process to wait for and to send signals to; options are those of Popen."""

@@ -81,7 +81,7 @@ class PerceptualMetric(Metric):
     def measurements(self, data: EvalData) -> Sequence[Measurement]:
         """Measure the distance of each pair; see `Metric.measurements`."""
         weights = digest(repr(self.distance), self._sha256)
-        return (pair_measurement(self.name, weights, _per_pair(self.distance), data.given),)
+        return (pair_measurement(self.name, weights, distance_per_pair(self.distance), data.given),)
 
     def network(self, data: EvalData) -> dict[str, Any] | None:
         """Return the hash of the weights, and settings that are not the network's own.
@@ -98,10 +98,20 @@ class PerceptualMetric(Metric):
 
 
 @functools.lru_cache(maxsize=4)
-def _per_pair(
+def distance_per_pair(
     distance: ImagePerceptual | VideoPerceptual,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the distance of clips "b t h w c", one value per clip."""
+    """Load the network of a distance once, and compile it for clips.
+
+    Args:
+      distance: of frames, of which a clip has the mean, or of clips.
+
+    Returns:
+      A function of two videos "b t h w c" in [-1, 1] to one distance >= 0 per clip, "b".
+
+    Raises:
+      vidgen.assets.downloads.AssetError: the weights cannot be found or fetched.
+    """
     params, program = distance.load(), jax.jit(distance.__call__)
 
     def per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
