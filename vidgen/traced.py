@@ -7,12 +7,12 @@ of parameters. They are found again by all that they depend on:
 
     the function, and the settings among its arguments, field by field (`described`)
     tree, shapes and dtypes of the arrays among them
-    the source of vidgen, unless it was edited since; the versions of JAX, Flax and NumPy
+    the source of vidgen, unless it was edited since; the versions of what it computes with
     JAX's configuration, and where the program runs
 
 Where one of these cannot be told, nothing is kept and the function is called as it is: settings of
-another package, lambdas, a mesh, several devices or processes, an accelerator, arguments that are
-being traced. The same holds without a folder of compiled programs (JAX_COMPILATION_CACHE_DIR).
+another package, lambdas, several devices or processes, an accelerator, arguments that are being
+traced. The same holds without a folder of compiled programs (JAX_COMPILATION_CACHE_DIR).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pickle
 import shutil
@@ -30,7 +31,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 from jax import core
@@ -39,12 +39,39 @@ from vidgen import paths
 
 enabled = True  # False: every function is called as it is
 _FOLDER = "traced"  # in the folder of compiled programs
-_PACKAGES = {"builtins", "vidgen", "jax", "jaxlib", "flax", "numpy", "ml_dtypes", "functools"}
+_VERSIONED = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "optax")
+_PACKAGES = {"builtins", "functools", "vidgen", *_VERSIONED}
 _ROOT = Path(__file__).parent
-_programs: dict[Path, Callable[..., Any]] = {}  # those of this process
+_programs: dict[Path, Kept] = {}  # those of this process
 
 
-def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[..., Any]:
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A program that was found, or traced and kept.
+
+    Attributes:
+      run: takes the arguments that are no settings, as a list.
+      static: numbers of the arguments that are settings.
+      summary: what the `summary` given to `program` made of the jaxpr when it was traced.
+    """
+
+    run: Callable[[list[Any]], Any]
+    static: tuple[int, ...]
+    summary: Any
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it."""
+        return self.run([x for i, x in enumerate(args) if i not in self.static])
+
+
+def program(
+    jitted: Any,
+    *args: Any,
+    static: tuple[int, ...] = (),
+    donated: tuple[int, ...] = (),
+    out_shardings: Any = None,
+    summary: Callable[[Any], Any] | None = None,
+) -> Callable[..., Any]:
     """Prepare a jitted function for calls with arguments such as these.
 
     Args:
@@ -52,9 +79,12 @@ def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[.
       *args: arguments of its first call. Those of later ones have the same tree, shapes and
         settings.
       static: numbers of the arguments that are settings, as `static_argnums` of `jax.jit` has them.
+      donated: numbers of the arguments that a call consumes, as `donate_argnums` has them.
+      out_shardings: those of `jax.jit`.
+      summary: a function of the jaxpr whose result is kept with the program; it can be pickled.
 
     Returns:
-      A function of all its arguments; `jitted` itself where nothing can be kept.
+      A `Kept`, a function of all its arguments; `jitted` itself where nothing can be kept.
     """
     arrays = [x for i, x in enumerate(args) if i not in static]
     settings = [x for i, x in enumerate(args) if i in static]
@@ -62,15 +92,21 @@ def program(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Callable[.
     path = _path(jitted, settings, arrays) or _path(_function(jitted), settings, arrays)
     if path is None:
         return jitted
-    if path not in _programs:
-        stored = _read(path)
-        try:
-            _programs[path] = _runner(*stored) if stored else _exported(path, jitted, args, static)
-        # An operation without a portable form, or JAX without its package for the file.
-        except (ValueError, NotImplementedError, ImportError):
-            return jitted
-    run = _programs[path]
-    return lambda *args: run([x for i, x in enumerate(args) if i not in static])
+    if path in _programs:
+        return _programs[path]
+    try:
+        stored = _read(path) or _exported(path, jitted, args, static, summary)
+    # An operation without a portable form, or JAX without its package for the file.
+    except (ValueError, NotImplementedError, ImportError):
+        return jitted
+    text, structure, name, summarized = stored
+    sizes = [0 if i in static else len(jax.tree.leaves(x)) for i, x in enumerate(args)]
+    leaves = [n + sum(sizes[:i]) for i in donated for n in range(sizes[i])]
+    options = {"donate_argnums": leaves, "out_shardings": out_shardings}
+    kept = Kept(_runner(text, structure, name, options), static, summarized)
+    if not donated:  # a training has its step in hand, and ends with it
+        _programs[path] = kept
+    return kept
 
 
 def call(jitted: Any, *args: Any, static: tuple[int, ...] = ()) -> Any:
@@ -158,7 +194,8 @@ def _path(function: Any, settings: Any, arrays: Any) -> Path | None:
     folder, leaves = config.jax_compilation_cache_dir, jax.tree.leaves(arrays)
     is_on = enabled and config.jax_enable_compilation_cache and folder and "://" not in folder
     is_alone = is_on and jax.default_backend() == "cpu" and jax.process_count() == 1
-    is_alone = is_alone and jax.sharding.get_abstract_mesh().empty
+    mesh = jax.sharding.get_abstract_mesh()
+    is_alone = is_alone and (mesh.empty or mesh.size == 1)
     if not is_alone or not all(map(_is_on_this_cpu, leaves)) or not _is_as_it_was():
         return None
     try:
@@ -167,7 +204,7 @@ def _path(function: Any, settings: Any, arrays: Any) -> Path | None:
     except ValueError:
         return None
     what += f"{[getattr(config, name, None) for name in sorted(config.values)]}"
-    what += f"{os.environ.get('XLA_FLAGS')}"
+    what += f"{mesh} {os.environ.get('XLA_FLAGS')}"
     return Path(folder, _FOLDER, _source(), hashlib.sha256(what.encode()).hexdigest())
 
 
@@ -193,40 +230,53 @@ def _is_as_it_was() -> bool:
 def _source() -> str:
     """Return a hash of the source of vidgen, and of what else programs are made by."""
     digest = hashlib.sha256()
-    for module in (jax, jax.lib, flax, np):
-        digest.update(f"{module.__name__} {module.__version__}".encode())
+    for package in _VERSIONED:
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     for path in _SOURCES:
         digest.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _exported(path: Path, jitted: Any, args: tuple, static: tuple[int, ...]) -> Callable[..., Any]:
-    """Trace, lower and keep a program."""
+def _exported(
+    path: Path,
+    jitted: Any,
+    args: tuple,
+    static: tuple[int, ...],
+    summary: Callable[[Any], Any] | None,
+) -> tuple[bytes, Any, str, Any]:
+    """Trace, lower and keep a program: its text, the tree of its result, its name, its summary."""
     leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in static])
-    result = []
+    function, result = _function(jitted), []
 
     def of_leaves(*leaves: Any) -> Any:
         left = iter(tree.unflatten(leaves))
         whole = [x if i in static else next(left) for i, x in enumerate(args)]
-        values, structure = jax.tree.flatten(_function(jitted)(*whole))
+        values, structure = jax.tree.flatten(function(*whole))
         result.append(structure)
         return values
 
-    of_leaves.__name__ = _function(jitted).__name__
-    exported = bytes(jax.export.export(jax.jit(of_leaves))(*leaves).serialize())
-    _write(path, (exported, result[-1], of_leaves.__name__))
-    return _runner(exported, result[-1], of_leaves.__name__)
+    of_leaves.__name__ = getattr(function, "func", function).__name__  # of a functools.partial
+    alone = jax.jit(of_leaves)
+    exported = bytes(jax.export.export(alone)(*leaves).serialize())
+    # It was traced just now, and is not traced again.
+    summarized = None if summary is None else summary(alone.trace(*leaves).jaxpr)
+    stored = exported, result[-1], of_leaves.__name__, summarized
+    _write(path, stored)
+    return stored
 
 
-def _runner(program: bytes, structure: Any, name: str) -> Callable[..., Any]:
+def _runner(
+    program: bytes, structure: Any, name: str, options: dict[str, Any]
+) -> Callable[[list[Any]], Any]:
+    """Return a function of a list of arguments, compiled with these options of `jax.jit`."""
     exported = jax.export.deserialize(bytearray(program))
 
     def call(*leaves: Any) -> Any:
-        return exported.call(*leaves)
+        return structure.unflatten(exported.call(*leaves))
 
     call.__name__ = name  # a profile shows it
-    jitted = jax.jit(call)
-    return lambda arrays: structure.unflatten(jitted(*jax.tree.leaves(arrays)))
+    jitted = jax.jit(call, **options)
+    return lambda arrays: jitted(*jax.tree.leaves(arrays))
 
 
 def _read(path: Path) -> Any:

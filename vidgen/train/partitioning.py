@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn  # only for its axis rules: layers stay out of this package
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vidgen import traced
 from vidgen.train import device_mesh
 from vidgen.train.state import TrainState
 from vidgen.types import Batch, Params
@@ -127,16 +129,41 @@ def state_layout(
 class Program:
     """A jitted function that is called and lowered inside the mesh and the axis rules.
 
-    Both contexts matter: without `jax.set_mesh` Linen drops activation constraints silently.
+    Both contexts matter: without `jax.set_mesh` Linen drops activation constraints silently. On one
+    CPU it is traced by the first process that needs it, and found again by others
+    (vidgen/traced.py).
+
+    Attributes:
+      function: what `jax.jit` returned.
+      context: enters the mesh and the rules.
+      options: of `traced.program`.
     """
 
     function: Any
     context: Callable[[], contextlib.AbstractContextManager[None]]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _kept: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *args: Any) -> Any:
         """Run the function."""
         with self.context():
-            return self.function(*args)
+            return self.kept(*args)(*args)
+
+    def kept(self, *args: Any) -> Callable[..., Any]:
+        """Prepare the program for arguments of these shapes.
+
+        Args:
+          *args: arrays.
+
+        Returns:
+          `traced.Kept`, or the function where nothing can be kept.
+        """
+        leaves, tree = jax.tree.flatten(args)
+        signature = tree, tuple((np.shape(x), x.dtype) for x in leaves)
+        if signature not in self._kept:
+            with self.context():
+                self._kept[signature] = traced.program(self.function, *args, **self.options)
+        return self._kept[signature]
 
     def trace(self, *args: Any) -> Any:
         """Trace the program without lowering it.
@@ -366,17 +393,28 @@ class Partitioner:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
             yield
 
-    def jit(self, function: Callable[..., Any], **options: Any) -> Program:
+    def jit(
+        self,
+        function: Callable[..., Any],
+        summary: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> Program:
         """Compile a function so that it runs and lowers inside `context()`.
 
         Args:
           function: to compile.
+          summary: see `traced.program`.
           **options: options of `jax.jit`.
 
         Returns:
           The program; nothing is compiled before its first call.
         """
-        return Program(jax.jit(function, **options), self.context)
+        kept = {
+            "donated": options.get("donate_argnums", ()),
+            "out_shardings": options.get("out_shardings"),
+            "summary": summary,
+        }
+        return Program(jax.jit(function, **options), self.context, kept)
 
 
 def axes_of(to: MeshAxes) -> tuple[str, ...]:

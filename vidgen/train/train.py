@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -221,9 +220,7 @@ class _Session:
             _check_shapes(encoded.batch, self.spec, trainer.partitioner.batch_part()[1])
         batch = trainer.partitioner.to_global(encoded.batch)
         if not self.timer.compiled:
-            program = trainer.train_program(batch)
-            traced = program.trace(self.state, self.frozen, batch, self.key, np.float32(math.inf))
-            self.flops = float(flops.count_jaxpr(traced.jaxpr))
+            self.flops = float(trainer.step_flops(self.state, self.frozen, batch, self.key))
             self.bar.set_description("compiling")
         limit = self.monitor.limit(self.step + 1)
         self.state, metrics = trainer.train_step(self.state, self.frozen, batch, self.key, limit)

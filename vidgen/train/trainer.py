@@ -22,8 +22,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from vidgen import traced
 from vidgen.model import Generator, Model, TokenizerModel
-from vidgen.train import fresh
+from vidgen.train import flops, fresh
 from vidgen.train.guard import DivergencePolicy
 from vidgen.train.optimizers import global_norm
 from vidgen.train.partitioning import Partitioner, Program, laid_out, state_layout, unbox
@@ -197,6 +198,26 @@ class Trainer:
         """
         return self.train_program(batch)(state, frozen, batch, key, np.float32(limit))
 
+    def step_flops(
+        self, state: TrainState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> int:
+        """Count the floating-point operations of a step; its program is traced, and not compiled.
+
+        Args:
+          state: arrays, as for `train_step`, which are left as they are.
+          frozen: likewise.
+          batch: likewise.
+          key: likewise.
+
+        Returns:
+          Those of `flops.count_jaxpr`, on all devices.
+        """
+        program, args = self.train_program(batch), (state, frozen, batch, key, np.float32(0))
+        kept = program.kept(*args)
+        if isinstance(kept, traced.Kept):
+            return kept.summary
+        return flops.count_jaxpr(program.trace(*args).jaxpr)
+
     def train_program(self, batch: Batch) -> Program:
         """Return the program behind `train_step` for batches of one shape; it compiles once.
 
@@ -216,7 +237,8 @@ class Trainer:
             state = _shardings(self.abstract_state(spec))
             spread, everywhere = self.partitioner.batch_sharding(), self.partitioner.replicated()
             self._cached[cache_key] = self.partitioner.jit(
-                self._train_step,
+                _method(self, "_train_step"),
+                summary=flops.count_jaxpr,
                 in_shardings=(state, None, spread, everywhere, everywhere),
                 out_shardings=(state, everywhere),
                 donate_argnums=(0,),
@@ -237,7 +259,7 @@ class Trainer:
         Returns:
           `loss` and the metrics of the model.
         """
-        return self._whole("eval", self._eval_step)(params, frozen, batch, key)
+        return self._whole("eval", _method(self, "_eval_step"))(params, frozen, batch, key)
 
     def sample(
         self,
@@ -258,7 +280,7 @@ class Trainer:
           Clips, about in [-1, 1]; every process gets all of them.
         """
         assert isinstance(self.model, Generator)
-        return self._whole("generate", self.model.generate)(params, text, low_res, keys)
+        return self._whole("generate", _method(self.model, "generate"))(params, text, low_res, keys)
 
     def reconstruct(
         self, params: Params, video: Float[np.ndarray, "b t h w c"]
@@ -273,7 +295,7 @@ class Trainer:
           Clips in [-1, 1]; every process gets all of them.
         """
         assert isinstance(self.model, TokenizerModel)
-        return self._whole("reconstruct", self.model.reconstruct)(params, video)
+        return self._whole("reconstruct", _method(self.model, "reconstruct"))(params, video)
 
     @property
     def compiled(self) -> int:
@@ -359,6 +381,11 @@ class Trainer:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         (grads, metrics), _ = jax.lax.scan(body, zeros, (jnp.arange(count), parts))
         return jax.tree.map(lambda g: g / count, grads), metrics
+
+
+def _method(owner: Any, name: str) -> Callable[..., Any]:
+    """Return a method as a function of its class, by which a traced program is found again."""
+    return functools.partial(getattr(type(owner), name), owner)
 
 
 def _rate(optimizer: Optimizer, step: Int[Array, ""]) -> Float[Array, ""]:
