@@ -120,7 +120,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.7",
-        "av>=13",
+        "av>=17",
         "etils[epath,epy]>=1.9",
         "flatbuffers>=24.3",  # which jax.export asks for
         "flax>=0.12.8",

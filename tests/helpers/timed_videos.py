@@ -47,6 +47,7 @@ def write_timed(path, ticks, codec="libx264", **settings):
         track.codec_context.gop_size = settings.get("gop", 12)
         track.codec_context.max_b_frames = settings.get("bframes", 0)
         track.codec_context.time_base = unit
+        track.codec_context.thread_count = 1  # to start others takes longer than so few pixels
         pixels = [picture(i)[:: -1 if settings.get("flipped") else 1] for i in range(len(ticks))]
         frames = [av.VideoFrame.from_ndarray(p.copy(), "rgb24") for p in pixels]
         for frame, tick in zip(frames, ticks, strict=True):
@@ -81,4 +82,5 @@ def with_matrix(path, matrix):
 def plain_decode(path):
     """The numbers that a decoder gives that is fed the whole file."""
     with av.open(str(path)) as container:
-        return [number_of(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        frames = container.decode(video=0)
+        return [number_of(frame.to_ndarray(format="rgb24", threads=1)) for frame in frames]

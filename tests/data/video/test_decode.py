@@ -26,7 +26,7 @@ SHAPE = VideoShape(frames=4, height=16, width=32, fps=float(FPS))
 
 
 def streamed(path):
-    return [number_of(f.image.to_ndarray(format="rgb24")) for f in stream_frames(path)]
+    return [number_of(f.image.to_ndarray(format="rgb24", threads=1)) for f in stream_frames(path)]
 
 
 def check_regular(path, first=0, count=40):

@@ -44,7 +44,8 @@ class StreamedFrame(Timed):
         Returns:
           RGB; two of them can be compared, but not shown to people.
         """
-        return self.image.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        small = self.image.reformat(width=width, height=height, format="rgb24", threads=1)
+        return small.to_ndarray()
 
 
 def stream_frames(path: File) -> Iterator[StreamedFrame]:

@@ -104,7 +104,7 @@ class AvSink:
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        return frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+        return frame.reformat(format="yuv420p", dst_colorspace="ITU709", threads=1)
 
     def close(self) -> None:
         """Write the frames that are held back, and close the file."""
