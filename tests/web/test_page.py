@@ -31,6 +31,8 @@ from vidgen.data.video.footage import open_footage
 from vidgen.types import STAGES
 from vidgen.web import models, server
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 WAIT = 120_000  # milliseconds: a busy machine compiles for long
 STEPS = "#vg-clip-steps input, #vg-clip-steps textarea"
 PLAYS = "video => video.readyState >= 3 && video.currentTime > 0.1"
