@@ -115,7 +115,7 @@ def test_preemption_starts_it_again(tmp_path):
 
 def test_the_log_is_shown_whole_however_late_it_is_written(tmp_path):
     script(tmp_path / "vidgen", "echo it is broken; [ $JAX_PROCESS_ID = 1 ] || exit 2; sleep 60")
-    script(tmp_path / "tee", f'sleep 1; exec {shutil.which("tee")} "$@"')
+    script(tmp_path / "tee", f'sleep 0.5; exec {shutil.which("tee")} "$@"')
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     told = run("local_multiprocess.sh", "2", status=2, PATH=path)
     assert "process 0 ended with status 2:\nit is broken\n" in told.stderr
