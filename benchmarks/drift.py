@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="phenaki_demo", help="a model that tells stories")
     parser.add_argument("--frames", type=int, default=203)
     parser.add_argument("--clips", type=int, default=8, help="prompts, at least 2")
+    parser.add_argument("--steps", help="of each clip, as of `vidgen generate`")
     parser.add_argument("-o", "--output", type=Path, default=Path("drift.png"))
     flags = parser.parse_args(arguments)
     sprites = world(flags.model)
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = vidgen.load(flags.model)
     readings, true, strips = [], [], {}
     for seed, scene in enumerate(asked):
-        video = model.story(sprites.caption(scene), frames=flags.frames, seed=seed).video
+        told = {"frames": flags.frames, "steps": flags.steps, "seed": seed}
+        video = model.story(sprites.caption(scene), **told).video
         readings.append(read_windows(video, scene, sprites))
         true.append(read_windows(to_float(sprites.render(scene)), scene, sprites))
         strips[f"{seed}: {sprites.caption(scene)}"] = video

@@ -188,16 +188,16 @@ def test_a_name_that_is_not_there_is_told():
 
 
 def test_plans_are_those_of_the_command(vidgen, capsys):
-    report = face.plan("experiments/imagen_base_tiny.gin", BATCH_SIZE=4)
+    report = face.plan("experiments/phenaki_cvivit_tiny.gin", BATCH_SIZE=4)
     printed = capsys.readouterr().out
-    told = vidgen("plan", "--gin_file=experiments/imagen_base_tiny.gin", "--gin.BATCH_SIZE=4")
+    told = vidgen("plan", "--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.BATCH_SIZE=4")
     assert printed == told.out
     told = vidgen(
-        "plan", "--gin_file=experiments/imagen_base_tiny.gin", "--gin.BATCH_SIZE=4", "--json"
+        "plan", "--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin.BATCH_SIZE=4", "--json"
     )
     assert json.loads(told.out) == json.loads(json.dumps(report))
     with pytest.raises(ValueError, match="unrecognized arguments: --details_=1"):
-        face.plan("experiments/imagen_base_tiny.gin", details_=1)
+        face.plan("experiments/phenaki_cvivit_tiny.gin", details_=1)
 
 
 # ---- what a loaded model does --------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_a_call_that_was_ended_gives_its_memory_back(kind, base, phenaki):
         if kind == "film":
             phenaki.story(STORY, frames=17, steps=2, on_step=on_step)
         else:
-            base.generate(PROMPT, num_samples=3, on_step=on_step, **FEWEST)
+            base.generate(PROMPT, num_samples=2, on_step=on_step, **FEWEST)
 
     call()  # reads the weights
     before = bytes_on_devices()

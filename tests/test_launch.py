@@ -115,7 +115,7 @@ def test_preemption_starts_it_again(tmp_path):
 
 def test_the_log_is_shown_whole_however_late_it_is_written(tmp_path):
     script(tmp_path / "vidgen", "echo it is broken; [ $JAX_PROCESS_ID = 1 ] || exit 2; sleep 60")
-    script(tmp_path / "tee", f'sleep 1; exec {shutil.which("tee")} "$@"')
+    script(tmp_path / "tee", f'sleep 0.5; exec {shutil.which("tee")} "$@"')
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     told = run("local_multiprocess.sh", "2", status=2, PATH=path)
     assert "process 0 ended with status 2:\nit is broken\n" in told.stderr
@@ -124,8 +124,42 @@ def test_the_log_is_shown_whole_however_late_it_is_written(tmp_path):
 
 # ---- processes that train together ---------------------------------------------------------------
 
-TINY = ["--gin_file=experiments/phenaki_cvivit_tiny.gin", "--gin_file=mesh/fsdp.gin"]
-TINY += ["--gin.BATCH_SIZE=4", "--gin.train.Train.log_every=1", "--gin.SAMPLE_VIDEOS=None"]
+# Of two layers, which is traced in a fraction of the time of a network of vidgen's own; processes
+# train one of those in tests/end_to_end/test_text_processes.py.
+TOY = """# Defines: Requires: Often overridden:
+from __gin__ import dynamic_registration
+
+from vidgen import types
+from vidgen.train import train
+import toy_training
+
+include "runs/train.gin"
+include "data/sprites.gin"
+include "mesh/fsdp.gin"
+
+MODEL = @toy_training.ToyModel()
+TEXT_ENCODER = @toy_training.ToyEncoder()
+CLIP_SHAPE = @types.VideoShape()
+types.VideoShape:
+  frames = 5
+  height = 16
+  width = 16
+  fps = 8.0
+toy_training.ToyModel.shape = %CLIP_SHAPE
+SAMPLE_VIDEOS = None
+BATCH_SIZE = 4
+TRAIN_STEPS = 3
+LEARNING_RATE = 1e-3
+train.Train.log_every = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Flags of a training."""
+    file = tmp_path_factory.mktemp("toy") / "toy.gin"
+    file.write_text(TOY)
+    return [f"--gin_file={file}"]
 
 
 def losses(folder):
@@ -145,15 +179,15 @@ def path(warm, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, path):
+def one(tmp_path_factory, tiny, path):
     """The losses of one process with two devices, over five steps."""
     folder = tmp_path_factory.mktemp("one")
-    run_one(folder, 5, path)
+    run_one(folder, 5, tiny, path)
     return losses(folder)
 
 
-def run_one(folder, steps, path):
-    flags = [*TINY, f"--gin.MODEL_DIR='{folder}'", f"--gin.TRAIN_STEPS={steps}"]
+def run_one(folder, steps, tiny, path):
+    flags = [*tiny, f"--gin.MODEL_DIR='{folder}'", f"--gin.TRAIN_STEPS={steps}"]
     flags += ["--gin.HELD_OUT_LOSS=None"]  # two processes compute it
     subprocess.run(
         ["vidgen", "train", *flags],
@@ -163,18 +197,18 @@ def run_one(folder, steps, path):
     )
 
 
-def test_two_processes_train_as_one_and_one_goes_on(tmp_path, one, path):
-    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=3"]
+def test_two_processes_train_as_one_and_one_goes_on(tmp_path, one, tiny, path):
+    flags = [*tiny, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=3"]
     told = run("local_multiprocess.sh", "2", *flags, PATH=path)
-    assert "training 46.1 k parameters on 2 device(s)" in told.stdout
+    assert "training 188.8 k parameters on 2 device(s)" in told.stdout
     found = losses(tmp_path)
     assert found == pytest.approx({step: one[step] for step in (1, 2, 3)}, rel=1e-5)
-    run_one(tmp_path, 5, path)
+    run_one(tmp_path, 5, tiny, path)
     assert losses(tmp_path) == pytest.approx(one, rel=1e-5)
 
 
-def test_a_signal_reaches_all_processes_and_they_save(tmp_path, path):
-    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=100000"]
+def test_a_signal_reaches_all_processes_and_they_save(tmp_path, tiny, path):
+    flags = [*tiny, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=100000"]
     launcher = subprocess.Popen(
         [LAUNCH / "local_multiprocess.sh", "2", *flags],
         env=environment(PATH=path),
@@ -198,7 +232,12 @@ def test_a_signal_reaches_all_processes_and_they_save(tmp_path, path):
 
 def test_one_that_fails_takes_all_with_it(tmp_path):
     (tmp_path / "file").write_text("")
-    flags = [*TINY, f"--gin.MODEL_DIR='{tmp_path}/file'", "--gin.TRAIN_STEPS=3"]
+    flags = [
+        "--gin_file=experiments/phenaki_cvivit_tiny.gin",
+        "--gin_file=mesh/fsdp.gin",
+        f"--gin.MODEL_DIR='{tmp_path}/file'",
+        "--gin.TRAIN_STEPS=3",
+    ]
     told = run("local_multiprocess.sh", "2", *flags, status=2)
     assert "ended with status 2" in told.stderr and "is a file; name a folder" in told.stderr
 
@@ -206,9 +245,9 @@ def test_one_that_fails_takes_all_with_it(tmp_path):
 # ---- --smoke: the first thing that is run on new hardware ----------------------------------------
 
 
-def test_smoke(tmp_path, path):
+def test_smoke(tmp_path, tiny, path):
     """Ten steps, SIGTERM, the script starts it again, a clip, and an undisturbed run beside it."""
-    flags = ["--smoke", *TINY, "--gin.BATCH_SIZE=2", f"--gin.MODEL_DIR='{tmp_path}'"]
+    flags = ["--smoke", *tiny, "--gin.BATCH_SIZE=2", f"--gin.MODEL_DIR='{tmp_path}'"]
     told = run("local_multiprocess.sh", "2", *flags, timeout=1200, PATH=path)
     assert told.stderr.count("preempted; starting again (99 more times)") == 1
     assert "equal to the last bit to an undisturbed run's" in told.stdout

@@ -81,13 +81,18 @@ CHEAPER = (
     Cheaper(r"held_out_loss.py .*imagen_teachers", "--models=runs/a,runs/lora", "as above"),
     Cheaper(r"negatives.py", "--clips=3", "twenty"),
     Cheaper(r"^vidgen plan .*--topology", "--gin_file=small.gin --effort=O0", "as in training"),
-    Cheaper(r"^vidgen generate .*--model=runs|^vidgen generate .*--story", "--steps=2", "minutes"),
+    Cheaper(r"^vidgen generate .*--model=runs", "--steps=2", "minutes"),
+    Cheaper(r"^vidgen generate .*--story", "--steps=1", "minutes"),
     Cheaper(r"--resample=5", "--resample=2 --resample_jump=1", "minutes"),
     Cheaper(r"^vidgen export", "--samples=0", "minutes; tests/inference/test_export.py makes one"),
     Cheaper(r"--model=tiger_model", "--steps=2", "as with --model=runs"),
     Cheaper(r"--model=imagen_teachers", "--until=ssr1 --steps=1", "minutes"),
     Cheaper(r"--steps=64,base=256", "--steps=2,base=3", "minutes"),
-    Cheaper(r"--frames=256", "--frames=72 --size=64x96", "longer and wider than the tiny clip too"),
+    Cheaper(
+        r"--frames=256",
+        "--frames=72 --size=64x96 --steps=1",
+        "longer and wider than the tiny clip too",
+    ),
     Cheaper(r"--long --frames=512", "--frames=24 --until=tsr1", "three chunks instead of hundreds"),
     Cheaper(r"training_options.py", "--steps=2 --seeds=1 --clips=4", "minutes"),
     Cheaper(
@@ -114,7 +119,7 @@ CHEAPER = (
     Cheaper(r"--protocol=bair", "--samples=2 --steps=1", "a hundred for each clip"),
     Cheaper(r"--protocol=storybench", "--given=3", "the tiny clip has five frames"),
     Cheaper(r"sprite_probe.py", "--clips=2 --steps=2", "minutes"),
-    Cheaper(r"drift.py", "--clips=2 --frames=11", "a window of synthesis takes two seconds"),
+    Cheaper(r"drift.py", "--clips=2 --frames=11 --steps=1", "a window is read for two seconds"),
     Cheaper(r"held_out_sheet.py", "--clips=1 --steps=1", "minutes"),
     Cheaper(r"held_out_sheet.py .*(imagen|film)_demo", "--until=base", "it compiles in seconds"),
     Cheaper(r"held_out_sheet.py .*film_demo", "--data=shots/train", "the others are too short"),
@@ -124,6 +129,7 @@ CHEAPER = (
     Cheaper(r"tokenizer.py", "--clips=2", "64 clips of two models"),
     Cheaper(r"loader.py", "--made=2 --made_size=32x32 --clips=8", "ten thousand clips"),
     Cheaper(r"loader.py --made=24 --clips=320", "--workers=0", "a process for each row"),
+    Cheaper(r"loader.py .*--workers=0,2", "--workers=0,1", "a process for each worker"),
     Cheaper(
         r"loader.py .*--rows=folder,tar", "--rows=tar", "the same; the folder is in the row before"
     ),
@@ -300,7 +306,7 @@ MAKES = {
     "Options of training": {"training_options.py": says("not told", "8 fps")},
     "Loading": {
         "--clips=320": says("PyAV", "folder", "tar"),
-        "--clips=10000": says("tar | 0", "tar | 2"),
+        "--clips=10000": says("tar | 0", "tar | 1"),
     },
     "How long one waits": {"waiting.py": measured_table},
     "Beside the PyTorch packages": {"peers.py": measured_table},

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -27,16 +25,11 @@ TRAINED = ("base", "ssr2", "ssr3", "cvivit_gan", "maskgit")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(warm, tmp_path_factory):
     """What one run of the whole prints, and the rows that it writes, by name."""
     output = tmp_path_factory.mktemp("accelerator") / "rows.jsonl"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "accelerator.py"), "--size=tiny"]
-        + [f"--output={output}", "--seconds=3000"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    flags = ["--size=tiny", f"--output={output}", "--seconds=3000"]
+    done = warm(ROOT / "benchmarks" / "accelerator.py", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return done.stdout, {row["row"]: row for row in rows}
@@ -185,14 +178,9 @@ def test_fresh_parameters_are_those_of_the_trainer():
 # ---- rows that fail ------------------------------------------------------------------------------
 
 
-def test_a_row_that_fails_is_a_line_and_the_rest_goes_on(tmp_path):
+def test_a_row_that_fails_is_a_line_and_the_rest_goes_on(warm, tmp_path):
     output = tmp_path / "rows.jsonl"
-    done = subprocess.run(
-        [sys.executable, str(HELPERS / "failing_rows.py"), f"--output={output}"] + ["--seconds=60"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = warm(HELPERS / "failing_rows.py", f"--output={output}", "--seconds=60")
     assert done.returncode == 1, done.stderr
     rows = {row["row"]: row for row in map(json.loads, output.read_text().splitlines())}
     failures = {name: row.get("failure", "") for name, row in rows.items()}

@@ -1,7 +1,7 @@
 """benchmarks/plans.py and benchmarks/weak_scaling.py, of experiments of tiny size."""
 
 import json
-import subprocess
+import os
 import sys
 
 import compiled_programs
@@ -16,25 +16,30 @@ import weak_scaling  # noqa: E402
 ENVIRONMENT = compiled_programs.environment_with_libtpu()
 
 
-def run(script, *arguments):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
-        env=ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs one of the scripts in this process, whose rows are processes that load libtpu."""
+    for name in set(os.environ) - set(ENVIRONMENT):
+        monkeypatch.delenv(name)
+    for name, value in (ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
+        monkeypatch.setenv(name, value)
+
+    def call(script, *arguments):
+        script.main(arguments)
+        told = capsys.readouterr()
+        return told.out.splitlines(), told.err
+
+    return call
 
 
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_row_is_searched_once(tmp_path, capsys):
+def test_a_row_is_searched_once(run, tmp_path):
     output = tmp_path / "plans.jsonl"
     flags = ("--size=tiny", "--effort=O0", "--compiles=1", "--rows=^v5p phenaki maskgit$")
-    lines, told = run("plans.py", *flags, f"--output={output}")
+    lines, told = run(plans, *flags, f"--output={output}")
     assert "v5p phenaki maskgit: " in told
     assert len(lines) == 2 + len(plans.ROWS) and len(output.read_text().splitlines()) == 1
     (row,) = (line for line in lines if "not measured" not in line and "maskgit" in line)
@@ -47,16 +52,15 @@ def test_a_row_is_searched_once(tmp_path, capsys):
     )
     assert remat in ("none", "products", "dots", "full") and ways.startswith("1 of ")
     assert limits.count(" / ") == 1 and waits in ("compute", "memory", "links")
-    again, told = run("plans.py", *flags, f"--output={output}")
+    again, told = run(plans, *flags, f"--output={output}")
     assert again == lines and told == ""  # nothing is compiled again
-    plans.main([f"--from={output}"])
-    assert capsys.readouterr().out.splitlines() == lines
+    assert run(plans, f"--from={output}")[0] == lines
 
 
-def test_rows_that_scale(tmp_path):
+def test_rows_that_scale(run, tmp_path):
     output = tmp_path / "weak_scaling.jsonl"
     flags = ("--size=tiny", "--effort=O0", f"--output={output}")
-    lines, _ = run("weak_scaling.py", *flags, "--rows=^phenaki_maskgit (64|2 x 64)$")
+    lines, _ = run(weak_scaling, *flags, "--rows=^phenaki_maskgit (64|2 x 64)$")
     rows = {tuple(cells(line)[:2]): cells(line) for line in lines[2:]}
     first, slices = (rows["phenaki maskgit", f"{n} x v5p"] for n in ("64", "2 x 64"))
     assert first[2].split() == [first[2]] and slices[2].startswith(f"{first[2]} (")

@@ -7,14 +7,11 @@ import dataclasses
 import json
 import logging
 import multiprocessing
-import os
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
-from places import HELPERS, PYTHONPATH
+from places import HELPERS
 
 from vidgen.data.pipeline import Pipeline
 from vidgen.data.source import BadExample, Example, Source
@@ -323,12 +320,10 @@ def many_kinds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "leaking"])
-def test_memory_stays_flat(many_kinds, tmp_path, kind):
-    """In a fresh process: one that has let go of much grows into that, unseen."""
+def test_memory_stays_flat(warm, many_kinds, tmp_path, kind):
+    """In a process of its own: one that has let go of much grows into that, unseen."""
     script = HELPERS / "memory_of_loading.py"
-    paths = {"PYTHONPATH": PYTHONPATH, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, str(script), str(many_kinds), kind]
-    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
+    done = warm(script, many_kinds, kind, XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     growth = int(done.stdout)
     # The measurement sees a leak where there is one.

@@ -14,7 +14,7 @@ from vidgen.train.weights import open_own_weights, open_weights
 
 TINY = ["--gin_file=experiments/imagen_base_tiny.gin", "--gin_file=small.gin"]
 LORA = "--gin_file=experiments/lora.gin"
-SHORT = ["BATCH_SIZE=2", "CHECKPOINT_EVERY=1", "Train.log_every=1", "LORA_RANK=2"]
+SHORT = ["BATCH_SIZE=2", "CHECKPOINT_EVERY=99", "Train.log_every=1", "LORA_RANK=2"]
 SHORT = [f"--gin.{name}" for name in (*SHORT, "SAMPLE_VIDEOS=None", "HELD_OUT_LOSS=None")]
 PROMPT = "a tiger moving right on a green background"
 

@@ -25,6 +25,8 @@ from vidgen.precompute.prepare import Prepare
 from vidgen.train.train import Train
 from vidgen.types import VideoShape
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 SHAPE = VideoShape(frames=16, height=16, width=32, fps=8.0)
 REORDERED = {"bframes": 2, "gop": 8}
 

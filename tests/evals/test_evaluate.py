@@ -15,6 +15,8 @@ from vidgen.cli import evaluate_command, examples
 from vidgen.config import gin_files
 from vidgen.data.video.encode import write_video
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 
 @pytest.fixture(scope="module")
 def cascade(tmp_path_factory):

@@ -11,6 +11,8 @@ from places import ROOT
 
 from vidgen.data.video.encode import write_video
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 
 @pytest.fixture
 def videos(tmp_path):

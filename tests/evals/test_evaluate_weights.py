@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch_files
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 METRICS = "fid,kid,inception_score,clip_score,clip_score_r_precision"
 
 
@@ -26,7 +28,7 @@ def test_fid_and_clip_score(vidgen, phenaki, inception, tmp_path):
     made = clip_folders.tokenizer(True)
     clip_folders.write(folder, clip_folders.config(2), made, clip_folders.state())
     command = [
-        "evaluate", f"--model={phenaki / 'maskgit'}", "--clips=3", "--steps=1",
+        "evaluate", f"--model={phenaki / 'maskgit'}", "--clips=2", "--steps=1",
         f"--metrics={METRICS}", f"--inception={inception}", f"--clip={folder}", "--json",
         f"--cache={tmp_path / 'cache'}",
     ]  # fmt: skip
@@ -37,7 +39,7 @@ def test_fid_and_clip_score(vidgen, phenaki, inception, tmp_path):
         assert np.isfinite(metrics[name]["value"]), name
         assert len(metrics[name]["network"]["sha256"]) == 64, name
     assert -1 <= metrics["clip_score"]["value"] <= 1
-    assert metrics["clip_score_r_precision"]["value"] in (0, 1 / 3, 2 / 3, 1)
+    assert metrics["clip_score_r_precision"]["value"] in (0, 1 / 2, 1)
     assert metrics["fid"]["network"]["size"] == 299 and metrics["fid"]["value"] > 0
     clip = metrics["clip_score"]["network"]
     assert (clip["size"], clip["resize"], clip["antialias"]) == (32, "bicubic", True)

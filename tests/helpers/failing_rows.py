@@ -40,7 +40,7 @@ if __name__ == "__main__":
     accelerator.ROWS = {
         "raises": accelerator.Row(raises, 1.0),
         "ends": accelerator.Row(ends, 1.0),
-        "hangs": accelerator.Row(hangs, 0.1),
+        "hangs": accelerator.Row(hangs, 0.04),
         "goes on": accelerator.Row(goes_on, 1.0),
     }
     sys.exit(accelerator.main())

@@ -40,6 +40,11 @@ BINDINGS = {
         "tokenizer/discriminator.Discriminator.max_width=16",
     ],
     "maskgit": ["TOKENIZER_DIR='unused'"],
+    # One level of the two: the whole network is that of "stage".
+    "distillation": [
+        "ssr1/unet.VideoUNet.levels=(@ssr1/level1/blocks.LevelSpec(),)",
+        "ssr1/level1/blocks.LevelSpec.stride=1",
+    ],
 }
 
 

@@ -1,4 +1,4 @@
-"""Prints by how many bytes a clip a fresh process grows that loads clips; run by test_pipeline.py.
+"""Prints by how many bytes a clip a process grows that loads clips; run by test_pipeline.py.
 
 python memory_of_loading.py FOLDER folder|tar|leaking
 """

@@ -76,7 +76,7 @@ def _clips(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("made", "real"):
         made_videos.squares(folder / name, count=2)
-        clips = rng.integers(0, 256, (2, 16, 16, 16, 3), dtype=np.uint8)
+        clips = rng.integers(0, 256, (2, 9, 16, 16, 3), dtype=np.uint8)  # I3D needs 9 frames
         np.savez(folder / f"{name}.npz", clips)
         np.save(folder / f"{name}.npy", clips)
     for name in "ab":

@@ -95,18 +95,21 @@ def make(model_dir, teacher_dir, *, schedule=None, **settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlowData(toy.ToyData):
-    """Waits before every batch."""
+class EndlessWait(toy.ToyData):
+    """Never gives the last batch of phase number `phase`, counted from 0."""
 
-    pause: float
+    phase: int
+    begun: list = dataclasses.field(default_factory=list)
 
     def iterator(self, *, process=(0, 1)):
         inner = super().iterator(process=process)
-        pause = self.pause
+        waits = len(self.begun) == self.phase
+        self.begun.append(None)
 
         class Waiting(type(inner)):
             def __next__(this):
-                time.sleep(pause)
+                if waits and this.at == STEPS - 1:
+                    time.sleep(600)
                 return super().__next__()
 
         inner.__class__ = Waiting
@@ -114,4 +117,4 @@ class SlowData(toy.ToyData):
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], sys.argv[2], dataset=SlowData(pause=float(sys.argv[3])))()
+    make(sys.argv[1], sys.argv[2], dataset=EndlessWait(phase=int(sys.argv[3])))()

@@ -23,6 +23,8 @@ from vidgen.train.state import named_leaves
 from vidgen.train.train import Train
 from vidgen.train.weights import open_weights
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 PROMPT = "a tiger moving right on a green background"
 
 

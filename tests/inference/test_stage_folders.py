@@ -11,6 +11,8 @@ from vidgen.cli import main
 from vidgen.config.gin_sessions import Sessions
 from vidgen.inference import stage_folders, stages, upscale_stages
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 
 def rename(folder, name, side):
     """Make the trained ssr1 of a folder a stage of another name and size."""

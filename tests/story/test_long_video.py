@@ -22,6 +22,8 @@ from vidgen.story.generate_story import GenerateStory
 from vidgen.story.script import Scene, Story
 from vidgen.story.upscale import Upscale
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 STAGES = ("base", "tsr1", "ssr1")
 RATES = "models/imagen/fps.gin"
 

@@ -30,6 +30,12 @@ from vidgen.train.train import Train
 from vidgen.types import VideoShape
 
 
+@functools.cache
+def plain():
+    """The trainer of most runs, whose step is traced once."""
+    return toy.make_trainer()
+
+
 def make(model_dir, *, trainer=None, **settings):
     values = {
         "dataset": toy.ToyData(),
@@ -39,8 +45,7 @@ def make(model_dir, *, trainer=None, **settings):
         "checkpoint_every": 3,
         "checkpoints": CheckpointSettings(keep=100),
     }
-    trainer = trainer or toy.make_trainer()
-    return Train(trainer=trainer, model_dir=str(model_dir), **(values | settings))
+    return Train(trainer=trainer or plain(), model_dir=str(model_dir), **(values | settings))
 
 
 def lines(model_dir):
@@ -148,24 +153,26 @@ def test_crash_then_resume_is_bit_equal(tmp_path, whole, at):
 
 
 SCRIPT = """
+import os
 import sys
+import time
 import toy_training as toy
 from fake_models import FakeTokenizer
 from vidgen.train.train import Train
 from vidgen.train.checkpoints import CheckpointSettings
 
-class Slow(toy.ToyData):
+class Held(toy.ToyData):
     def iterator(self, *, process=(0, 1)):
-        import time
         inner = super().iterator(process=process)
         class Waiting(type(inner)):
             def __next__(self):
-                time.sleep(float(sys.argv[2]))
+                while self.at == int(sys.argv[2]) and not os.path.exists(f"{sys.argv[1]}.go"):
+                    time.sleep(0.01)
                 return super().__next__()
         inner.__class__ = Waiting
         return inner
 
-Train(trainer=toy.make_trainer(), dataset=Slow(), text_encoder=toy.ToyEncoder(),
+Train(trainer=toy.make_trainer(), dataset=Held(), text_encoder=toy.ToyEncoder(),
       model_dir=sys.argv[1], train_steps=12, log_every=4, checkpoint_every=3,
       checkpoints=CheckpointSettings(keep=100))()
 """
@@ -173,12 +180,12 @@ Train(trainer=toy.make_trainer(), dataset=Slow(), text_encoder=toy.ToyEncoder(),
 
 @pytest.fixture(scope="module")
 def start(warm, tmp_path_factory):
-    """Starts a process that trains in a folder, and waits before each batch."""
+    """Starts a process that trains in FOLDER; batch `until` comes when there is FOLDER.go."""
     script = tmp_path_factory.mktemp("script") / "script.py"
     script.write_text(SCRIPT)
 
-    def start(model_dir, *, pause=0.0):
-        return warm.start(script, model_dir, pause, stderr=subprocess.PIPE, text=True)
+    def start(model_dir, *, until=-1):
+        return warm.start(script, model_dir, until, stderr=subprocess.PIPE, text=True)
 
     return start
 
@@ -191,7 +198,7 @@ def wait_for(condition, process):
 
 
 def test_kill_9_then_the_same_command_is_bit_equal(start, tmp_path, whole):
-    process = start(tmp_path, pause=0.25)
+    process = start(tmp_path, until=10)
     wait_for(lambda: (tmp_path / "checkpoints" / "6").is_dir(), process)
     process.kill()
     process.communicate()
@@ -212,14 +219,21 @@ def test_kill_9_then_the_same_command_is_bit_equal(start, tmp_path, whole):
 )
 def test_signal_saves_and_ends_well(start, tmp_path, number, status):
     """A preempted run says by its status that it wants to be run again."""
-    process = start(tmp_path, pause=0.25)
-    wait_for(lambda: (tmp_path / "checkpoints" / "3").is_dir(), process)
+    folder = tmp_path / "run"
+    process = start(folder, until=6)
+    wait_for(lambda: (folder / "checkpoints" / "3").is_dir(), process)
     process.send_signal(number)
-    errors = process.communicate(timeout=60)[1]
+    stops = f"{number.name}: stopping after this step"
+    errors = ""
+    while stops not in errors:
+        line = process.stderr.readline()
+        assert line, errors
+        errors += line
+    (tmp_path / "run.go").touch()
+    errors += process.communicate(timeout=60)[1]
     assert process.returncode == status, errors
-    assert f"{number.name}: stopping after this step" in errors
     assert "re-running the same command resumes" in errors
-    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+    with Checkpointer(folder, read_only=True) as checkpointer:
         assert 3 <= checkpointer.latest_step() < 12
         assert f"step {checkpointer.latest_step()} is saved" in errors
 
@@ -384,7 +398,7 @@ def test_holes_are_set_aside_whenever_programs_were_compiled(tmp_path, monkeypat
     calls = []
     monkeypatch.setattr(allocator, "set_holes_aside", lambda: calls.append(len(calls)))
     held_out = HeldOutLoss(dataset=toy.ToyData(), every=6, batches=2)
-    make(tmp_path, held_out=held_out, log_every=1)()
+    make(tmp_path, trainer=toy.make_trainer(), held_out=held_out, log_every=1)()
     assert len(calls) == 2  # after the first step, and after the first held-out loss
 
 
