@@ -75,6 +75,11 @@ _LONGEST = (
 )
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores, as workers wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Brings the longest files to the front; the others keep their order."""
     place = {name: number for number, name in enumerate(_LONGEST)}
