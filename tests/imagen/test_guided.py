@@ -14,9 +14,12 @@ from vidgen.diffusion import sampling
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.diffusion.schedules import alpha_sigma, diffuse, expand
+from vidgen.imagen.denoiser import Denoiser
+from vidgen.imagen.guided import Halves
 from vidgen.imagen.learned import Learned
 from vidgen.imagen.stage import DiffusionStage
-from vidgen.types import Known, TextEmbedding, TextMix, VideoShape
+from vidgen.nn import platforms
+from vidgen.types import Conditioning, Known, TextEmbedding, TextMix, VideoShape
 
 SHAPE = VideoShape(frames=2, height=4, width=4)
 MEAN, STD = 0.2, 0.3
@@ -53,6 +56,31 @@ def made(model, text, count=2, **more):
 
 def numbers(model, text, count=2, **more):
     return made(model, text, count, **more).mean((1, 2, 3, 4))
+
+
+# ---- both halves ---------------------------------------------------------------------------------
+
+
+def test_halves_in_turn_are_those_of_one_batch(monkeypatch):
+    """On one CPU; over several devices, and elsewhere, the network sees all clips at once."""
+    sizes = []
+
+    def network(z, logsnr, cond):
+        sizes.append(len(z))
+        return said(z, logsnr, cond) + 0.1 * z * expand(logsnr, z)
+
+    halves = Halves(Denoiser(Fake(network), "x0"))
+    one_clip = jnp.zeros(6, bool)
+    cond = Conditioning(text=prompts(1, None, 2, None, 3, None), independent_frames=one_clip)
+    z, logsnr = tiny.normal(0, 6, *SHAPE.thwc), jnp.linspace(-1, 1, 6)
+    in_turn = halves({}, cond, z, logsnr, jnp.int32(0))
+    assert sizes == [3]  # traced once
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((2,), ("data",))):
+        assert halves({}, cond, z, logsnr, jnp.int32(0)).shape == z.shape
+    monkeypatch.setattr(platforms, "current", lambda: "tpu")
+    at_once = halves({}, cond, z, logsnr, jnp.int32(0))
+    assert sizes == [3, 6, 6]
+    np.testing.assert_allclose(in_turn, at_once, rtol=1e-6)
 
 
 # ---- negative prompts ----------------------------------------------------------------------------

@@ -335,8 +335,8 @@ def test_step_by_step_gives_the_same_bits(kind, weight):
     np.testing.assert_array_equal(stepwise, generate(model, text, keys))
 
 
-@pytest.mark.parametrize("weight, expected", [(0.0, [3] * 2), (2.0, [6] * 2)])
-def test_network_is_called_once_a_step(weight, expected):
+@pytest.mark.parametrize("weight, expected", [(0.0, [3] * 2), (2.0, [3] * 4)])
+def test_network_is_called_once_for_each_half_of_a_step(weight, expected):
     sizes = []
 
     def count(params, z, logsnr, cond):

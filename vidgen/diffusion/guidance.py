@@ -208,9 +208,9 @@ def classifier_free_batched(
 ) -> Partial:
     """Guide x0, or logits, by one evaluation of twice the batch.
 
-    Two evaluations of the batch are nowhere faster: on one core of a CPU a batch of 2 clips took
-    679 ms in two and 672 in one (transformer, 576 tokens of 256 features), 26 and 23 (144 of 128),
-    147 and 143 (U-Net, 8 x 16 x 16).
+    Two evaluations of the batch are no faster for a transformer: on one core of a CPU a batch of 2
+    clips took 679 ms in two and 672 in one (576 tokens of 256 features), 26 and 23 (144 of 128).
+    For a U-Net see imagen/guided.py.
 
     Args:
       both_fn: predicts for a batch of 2b in the order of `pair`: example 0 with its condition,
