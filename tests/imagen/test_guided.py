@@ -15,7 +15,7 @@ from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import SamplerSpec
 from vidgen.diffusion.schedules import alpha_sigma, diffuse, expand
 from vidgen.imagen.denoiser import Denoiser
-from vidgen.imagen.guided import Halves
+from vidgen.imagen.guided import _Halves
 from vidgen.imagen.learned import Learned
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.nn import platforms
@@ -69,7 +69,7 @@ def test_halves_in_turn_are_those_of_one_batch(monkeypatch):
         sizes.append(len(z))
         return said(z, logsnr, cond) + 0.1 * z * expand(logsnr, z)
 
-    halves = Halves(Denoiser(Fake(network), "x0"))
+    halves = _Halves(Denoiser(Fake(network), "x0"))
     one_clip = jnp.zeros(6, bool)
     cond = Conditioning(text=prompts(1, None, 2, None, 3, None), independent_frames=one_clip)
     z, logsnr = tiny.normal(0, 6, *SHAPE.thwc), jnp.linspace(-1, 1, 6)

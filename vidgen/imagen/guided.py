@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-from jaxtyping import Array, Float, Int
 
 from vidgen.diffusion import guidance
 from vidgen.diffusion.guidance import GuidanceSpec, X0Fn
@@ -24,52 +23,6 @@ from vidgen.nn import platforms
 from vidgen.types import Conditioning, Params, TextEmbedding, null_text
 
 Partial = jax.tree_util.Partial
-
-
-@dataclasses.dataclass(frozen=True)
-class Halves:
-    """Predicts for the clips of `guidance.pair`: all at once, or on one CPU one half in turn.
-
-    A dataclass, not a closure: equal denoisers compare equal, so compiled steps are reused.
-
-    Attributes:
-      denoiser: x̂ by one evaluation.
-    """
-
-    denoiser: Denoiser
-
-    def __call__(
-        self,
-        params: Params,
-        cond: Conditioning,
-        z: Float[Array, "b t h w c"],
-        logsnr: Float[Array, "b"],
-        step: Int[Array, ""] | None = None,
-    ) -> Float[Array, "b t h w c"]:
-        """Compute x̂ of all clips.
-
-        Args:
-          params: parameters of the network.
-          cond: what the network reads besides z; b is even.
-          z: noisy clips.
-          logsnr: λ of each.
-          step: number of the sampling step.
-
-        Returns:
-          x̂, not thresholded.
-        """
-        if platforms.current() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:
-            return self.denoiser(params, cond, z, logsnr, step)
-
-        def in_halves(x: Array) -> Array:
-            return x.reshape(-1, 2, *x.shape[1:]).swapaxes(0, 1)
-
-        def one_half(arrays: tuple[Conditioning, Array, Array]) -> Array:
-            cond, z, logsnr = arrays
-            return self.denoiser(params, cond, z, logsnr, step)
-
-        x0 = jax.lax.map(one_half, jax.tree.map(in_halves, (cond, z, logsnr)))
-        return x0.swapaxes(0, 1).reshape(z.shape)
 
 
 def guided(
@@ -104,7 +57,7 @@ def guided(
         without, mask = negative, mask | negative.mask
     weights = guidance.with_text(spec.weights(steps), mask)
     both = guidance.pair(cond, cond.replace(text=without))
-    denoise = Partial(Halves(denoiser), params, both)
+    denoise = Partial(_Halves(denoiser), params, both)
     momentum = None
     if spec.momentum:
         nothing = jax.numpy.zeros((len(mask), *size))
@@ -145,3 +98,27 @@ def _inside(spec: GuidanceSpec, guided: Partial, alone: Partial) -> X0Fn:
     if spec.interval is None:
         return guided
     return within(NoiseInterval(*spec.interval), guided, alone)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Halves:
+    """Predicts for the clips of `guidance.pair`: all at once, or on one CPU one half in turn.
+
+    A dataclass, not a closure: equal denoisers compare equal, so compiled steps are reused.
+    """
+
+    denoiser: Denoiser
+
+    def __call__(self, params, cond, z, logsnr, step):
+        if platforms.current() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:
+            return self.denoiser(params, cond, z, logsnr, step)
+
+        def in_halves(x):
+            return x.reshape(-1, 2, *x.shape[1:]).swapaxes(0, 1)
+
+        def one_half(arrays):
+            cond, z, logsnr = arrays
+            return self.denoiser(params, cond, z, logsnr, step)
+
+        x0 = jax.lax.map(one_half, jax.tree.map(in_halves, (cond, z, logsnr)))
+        return x0.swapaxes(0, 1).reshape(z.shape)

@@ -202,7 +202,7 @@ def _av_to_rgb(image: av.VideoFrame) -> np.ndarray:
     # What players take colors for that a file says nothing of; FFmpeg would take BT.601 for all.
     if image.colorspace == _UNKNOWN and (image.width >= 1280 or image.height > 576):
         image.colorspace = _BT709
-    # By default PyAV starts a thread per core for each frame, which takes 10 times what a frame of
+    # By default PyAV starts a thread per core for each frame, which takes 15 times what a frame of
     # 128 x 72 takes; and the cores are those of the loader's other processes.
     if kind.startswith("pal") or any(part.is_alpha for part in image.format.components):
         return transforms.composite(image.to_ndarray(format="rgba", threads=1))
