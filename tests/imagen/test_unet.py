@@ -305,6 +305,23 @@ def test_bfloat16_is_close_to_float32():
     assert 1e-4 < far(full(*args), half(*args)) < 0.05
 
 
+def test_a_loop_of_evaluations_gives_what_the_compiler_gives_without_its_library():
+    """XLA:CPU had keys that frames share in one YNNPACK graph with the products: NaN, in a loop."""
+    level = LevelSpec(width=16, blocks=1, temporal="attention", text="attention", head_dim=16)
+    net = tiny.network((level,), norm="channel", patch=1, pool_queries=1, cond_width=16)
+    z, logsnr, cond = tiny.inputs(1, 16, 16, 16)
+    params = tiny.random_params(net, z, logsnr, cond)
+
+    def twice(z, logsnr, cond):
+        both = jax.tree.map(lambda x: jnp.stack([x, x]), (z, logsnr, cond))
+        return jax.lax.map(lambda one: net.apply(params, *one), both)
+
+    lowered = jax.jit(twice).lower(z, logsnr, cond)
+    alone = lowered.compile(compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
+    expected = alone(z, logsnr, cond)
+    np.testing.assert_allclose(lowered.compile()(z, logsnr, cond), expected, atol=1e-4)
+
+
 # ---- sizes ---------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,22 @@ def test_closed_form(heads):
     np.testing.assert_allclose(found, softmax_attention(*heads, np.zeros(1), True), atol=1e-5)
 
 
+@pytest.mark.parametrize("clips", [1, 2])
+def test_rows_of_queries_that_share_keys_are_as_if_each_had_its_own(clips):
+    """Three rows of queries for each of keys, where one mask hides all keys of the last clip."""
+    q = normal(0, 3 * clips, 5, 2, 8)
+    k, v = normal(1, clips, 7, 2, 8), normal(2, clips, 7, 2, 8)
+    mask = np.random.default_rng(4).random((clips, 1, 1, 7)) < 0.6
+    mask[-1] = clips == 1
+    several = (np.repeat(x, 3, axis=0) for x in (k, v))
+    expected = softmax_attention(q, *several, np.zeros(1), np.repeat(mask, 3, axis=0))
+    found = attention.attend(q, k, v, mask=jnp.asarray(mask))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    several = (np.repeat(x, 3, axis=0) for x in (k, v))
+    expected = softmax_attention(q, *several, np.zeros(1), True)
+    np.testing.assert_allclose(attention.attend(q, k, v), expected, atol=1e-5)
+
+
 def test_a_fully_masked_query_gives_zero(heads):
     mask = np.ones((2, 1, 5, 7), bool)
     mask[1, 0, 2] = False
@@ -267,11 +283,17 @@ def test_buckets_match_the_table(relative):
     np.testing.assert_array_equal(bias(5)[0], np.asarray(table)[:, index])
 
 
-@pytest.mark.parametrize("tokens", [5, 7])
-def test_a_compiled_program_reads_a_text_that_frames_share_as_single_operations_do(tokens):
-    """XLA:CPU fused the repetition of the keys over two frames of 48 x 48 into wrong products."""
-    module = attention.TextAttention(1, norm="channel")
-    args = normal(0, 1, 2, 48, 48, 8), normal(1, 1, tokens, 12), jnp.ones((1, tokens), bool)
+@pytest.mark.parametrize("heads, frames, pixels, tokens", [(1, 2, 2304, 5), (2, 3, 256, 80)])
+def test_a_compiled_program_reads_a_text_that_frames_share_as_single_operations_do(
+    heads, frames, pixels, tokens
+):
+    """XLA:CPU fused the repetition of the keys over two frames of 48 x 48 into wrong products.
+
+    Of 256 pixels and 80 tokens the heads are taken one by one.
+    """
+    module, height = attention.TextAttention(heads, norm="channel"), int(pixels**0.5)
+    x, text = normal(0, 1, frames, height, height, 8 * heads), normal(1, 1, tokens, 12)
+    args = x, text, jnp.ones((1, tokens), bool)
     params = random_params(module, *args)
     expected = module.apply(params, *args)
     np.testing.assert_allclose(jax.jit(module.apply)(params, *args), expected, atol=1e-5)

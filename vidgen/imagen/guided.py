@@ -110,7 +110,7 @@ class _Halves:
     denoiser: Denoiser
 
     def __call__(self, params, cond, z, logsnr, step):
-        if platforms.current() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:
+        if platforms.current() != "cpu" or not platforms.is_one_device():
             return self.denoiser(params, cond, z, logsnr, step)
 
         def in_halves(x):

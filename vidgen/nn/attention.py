@@ -23,11 +23,11 @@ from vidgen.nn.conv import norm
 
 def attend(
     q: Float[Array, "n q h d"],
-    k: Float[Array, "n k h d"],
-    v: Float[Array, "n k h d"],
+    k: Float[Array, "m k h d"],
+    v: Float[Array, "m k h d"],
     *,
     bias: Float[Array, "#n h q k"] | None = None,
-    mask: Bool[Array, "#n #h #q k"] | None = None,
+    mask: Bool[Array, "#m #h #q k"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "n q h d"]:
     """Compute softmax attention, with the softmax in float32.
@@ -36,7 +36,7 @@ def attend(
 
     Args:
       q: queries.
-      k: keys.
+      k: keys, of as many rows; or of fewer, each for n / m rows of queries in succession.
       v: values.
       bias: added to the logits.
       mask: True where a query may look; a query that may look nowhere gives 0.
@@ -48,8 +48,10 @@ def attend(
     out = fused_attention.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
     if mask is None:
         return out
-    seen = jnp.any(mask, axis=-1, keepdims=True)  # n h q 1
-    return out * jnp.swapaxes(seen, 1, 2).astype(out.dtype)
+    seen = jnp.swapaxes(jnp.any(mask, axis=-1, keepdims=True), 1, 2)  # n q h 1
+    if 1 < len(seen) < len(out):
+        seen = jnp.repeat(seen, len(out) // len(seen), axis=0)
+    return out * seen.astype(out.dtype)
 
 
 def heads_of(
@@ -194,10 +196,7 @@ class TextAttention(nn.Module):
         y = y.reshape(b * t, h * w, c)
         project = functools.partial(heads_of, self.heads, head_dim, source="text", dtype=self.dtype)
         q = heads_of(self.heads, head_dim, name="query", dtype=self.dtype)(y)
-        k, v, mask = (
-            jnp.repeat(one, b * t // len(text), axis=0)
-            for one in (project(name="key")(text), project(name="value")(text), mask)
-        )
+        k, v = project(name="key")(text), project(name="value")(text)
         out = attend(q, k, v, mask=mask[:, None, None, :])
         return merge_heads(c, dtype=self.dtype)(out).reshape(x.shape)
 

@@ -41,26 +41,33 @@ _LANES = 128  # tokens come in multiples of this on a TPU
 
 def dot_product_attention(
     q: Float[Array, "n q h d"],
-    k: Float[Array, "n k h d"],
-    v: Float[Array, "n k h d"],
+    k: Float[Array, "m k h d"],
+    v: Float[Array, "m k h d"],
     *,
     bias: Float[Array, "#n h q k"] | None = None,
-    mask: Bool[Array, "#n #h #q k"] | None = None,
+    mask: Bool[Array, "#m #h #q k"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "n q h d"]:
     """Compute attention by the kernel that fits platform and sizes.
 
     Args:
       q: queries.
-      k: keys.
+      k: keys, of as many rows; or of fewer, each for n / m rows of queries in succession.
       v: values.
-      bias: added to the logits.
+      bias: added to the logits; None where there are fewer rows of keys.
       mask: True where a query may look; the result of a query that sees no key is undefined.
       scale: factor of the logits; None is 1/√d.
 
     Returns:
       The values of each query, as `jax.nn.dot_product_attention` gives them.
+
+    Raises:
+      ValueError: there are fewer rows of keys, and a bias.
     """
+    if len(k) < len(q):
+        if bias is not None:
+            raise ValueError(f"A bias needs keys for each of {len(q)} rows, got {len(k)}.")
+        return shared_keys(q, k, v, mask, scale)
     logits = q.shape[1] * k.shape[1]
     platform = platforms.current() if logits >= KERNEL_FROM and bias is None else ""
     if platform == "tpu" and (mask is None or mask.shape[1:3] == (1, 1)):
@@ -70,6 +77,43 @@ def dot_product_attention(
     if logits >= BLOCKS_FROM:
         return by_blocks(q, k, v, bias, mask, scale, block=max(1, _BLOCK_LOGITS // k.shape[1]))
     return products(q, k, v, bias, mask, scale)
+
+
+def shared_keys(
+    q: Float[Array, "n q h d"],
+    k: Float[Array, "m k h d"],
+    v: Float[Array, "m k h d"],
+    mask: Bool[Array, "#m #h #q k"] | None,
+    scale: float | None,
+) -> Float[Array, "n q h d"]:
+    """Compute attention where n / m rows of queries in succession have the same keys.
+
+    On a CPU keys are not repeated for products of a batch: XLA (jax 0.10.2) can take such a product
+    and the repetition into one YNNPACK graph, which then reads behind the keys (16 frames of 16 x
+    16 pixels, 12 keys, one head of 8: wrong values, and others at each call). Whether it does so
+    depends on what is around them; `optimization_barrier` prevents it in some programs only.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      mask: True where a query may look; None is everywhere.
+      scale: factor of the logits; None is 1/√d.
+
+    Returns:
+      The values of each query, as of `dot_product_attention` with the keys repeated.
+    """
+    rows = len(q) // len(k)
+    head_by_head = q.shape[1] * k.shape[1] >= _HEADS_FROM and platforms.is_one_device()
+    if platforms.current() == "cpu" and not head_by_head:
+        together = jnp.moveaxis(q.reshape(-1, rows, *q.shape[1:]), 3, 1)  # m h rows q d
+        k, v = (jnp.swapaxes(x, 1, 2)[:, :, None] for x in (k, v))
+        out = _heads_first(scale, together, k, v, None, None if mask is None else mask[:, :, None])
+        return jnp.moveaxis(out, 1, 3).reshape(q.shape)
+    k, v = (jnp.repeat(x, rows, axis=0) for x in (k, v))
+    if mask is not None and len(mask) > 1:
+        mask = jnp.repeat(mask, rows, axis=0)
+    return dot_product_attention(q, k, v, mask=mask, scale=scale)
 
 
 def products(
@@ -95,29 +139,28 @@ def products(
     """
     if platforms.current() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
-    head = functools.partial(_heads_first, q.shape[-1] ** -0.5 if scale is None else scale)
-    # XLA:CPU (jax 0.10.2) takes products, and the repetition of keys over frames, into one YNNPACK
-    # graph, which is wrong for some sizes (2 x 2304 queries, 5 keys): what goes in is made before.
+    # For some callers that repeat keys this is enough; see `shared_keys`.
     q, k, v = jax.lax.optimization_barrier(tuple(jnp.swapaxes(x, 1, 2) for x in (q, k, v)))
-    mesh = jax.sharding.get_abstract_mesh()
     # Of examples that lie on several devices a loop would gather one after the other.
-    if q.shape[2] * k.shape[2] >= _HEADS_FROM and (mesh.empty or mesh.size == 1):
-        heads = functools.partial(_one_by_one, jax.checkpoint(head))
+    if q.shape[2] * k.shape[2] >= _HEADS_FROM and platforms.is_one_device():
+        head = jax.checkpoint(functools.partial(_heads_first, scale))
+        heads = functools.partial(_one_by_one, head)
         return jnp.swapaxes(_one_by_one(heads, q, k, v, bias, mask), 1, 2)
-    return jnp.swapaxes(head(q, k, v, bias, mask), 1, 2)
+    return jnp.swapaxes(_heads_first(scale, q, k, v, bias, mask), 1, 2)
 
 
 def _heads_first(
-    scale: float,
+    scale: float | None,
     q: Float[Array, "*n q d"],
-    k: Float[Array, "*n k d"],
-    v: Float[Array, "*n k d"],
+    k: Float[Array, "*#n k d"],
+    v: Float[Array, "*#n k d"],
     bias: Float[Array, "*#n q k"] | None,
     mask: Bool[Array, "*#n #q k"] | None,
 ) -> Float[Array, "*n q d"]:
     """Compute attention of heads that lie before their tokens; divide by the sum at the end."""
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     kind = jnp.promote_types(q.dtype, jnp.float32)
-    logits = scale * jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=kind)
+    logits = factor * jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=kind)
     logits = logits if bias is None else logits + bias
     logits = logits if mask is None else jnp.where(mask, logits, _HIDDEN)
     most = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

@@ -15,3 +15,8 @@ def current() -> str:
         return jax.default_backend()
     kind = device.device_kind.lower()
     return "tpu" if "tpu" in kind else "cpu" if kind == "cpu" else "gpu"
+
+
+def is_one_device() -> bool:
+    """Whether the program is for one device: there is no mesh, or one of a single device."""
+    return jax.sharding.get_abstract_mesh().size <= 1
