@@ -18,6 +18,7 @@ from vidgen.diffusion import sampling, schedules
 from vidgen.diffusion.guidance import GuidanceSpec
 from vidgen.diffusion.samplers import Ddim, SamplerSpec, _at_times
 from vidgen.diffusion.schedules import Cosine
+from vidgen.imagen.blocks import LevelSpec
 from vidgen.imagen.stage import DiffusionStage
 from vidgen.inference import stages
 from vidgen.nn import axes
@@ -43,7 +44,10 @@ class OfATest:
 
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
-    """An empty folder of programs, and the names of those that are traced."""
+    """An empty folder of programs, and the names of those that are traced.
+
+    What the compiler makes of them is kept where it is for all tests.
+    """
     names = []
     export, eval_shape = jax.export.export, jax.eval_shape
 
@@ -54,10 +58,10 @@ def counted(monkeypatch, tmp_path):
 
     monkeypatch.setattr(traced, "enabled", True)
     monkeypatch.setattr(traced, "_programs", {})
+    monkeypatch.setattr(traced, "_FOLDER", str(tmp_path / "traced"))
     monkeypatch.setattr(jax.export, "export", lambda f: names.append(f.__name__) or export(f))
     monkeypatch.setattr(jax, "eval_shape", counting_shapes)
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     yield tmp_path, names
     jax.config.update("jax_compilation_cache_dir", before)
 
@@ -292,9 +296,10 @@ def test_programs_of_the_models_that_come_with_vidgen_are_kept(name):
 
 
 def diffusion_stage():
+    level = LevelSpec(width=8, blocks=1, text="attention", head_dim=8)
     return DiffusionStage(
         shape=VideoShape(frames=2, height=4, width=4),
-        network=tiny_unet.network(tiny_unet.ONE_LEVEL, cond_width=8),
+        network=tiny_unet.network((level,), cond_width=8, cond_layers=1, pool_queries=1),
         sampler=SamplerSpec(kind="ddim", steps=2),
         guidance=GuidanceSpec(weight=1.0, momentum=0.5),
     )

@@ -29,8 +29,9 @@ XLA_FLAGS = (
 RUNS_LONG = {"xla_backend_optimization_level": 1}
 
 # Bytes of a process from which on it forgets them: all files compile the same hundreds of tiny
-# programs, and many the same networks, but to keep all of every file is gigabytes.
-LARGE = 5 * 2**29
+# programs, and many the same networks, but to keep all of every file is gigabytes. At most a sixth
+# of the machine's: there are up to four workers, and what they start needs some.
+LARGE = min(2**32, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 6)
 
 
 def xla_flags(devices):
