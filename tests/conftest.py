@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import uuid
 
@@ -19,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, by their names
 
 import compiled_programs  # noqa: E402
+import kept_sets  # noqa: E402
 import places  # noqa: E402
 import type_checks  # noqa: E402
 import warm_process  # noqa: E402
@@ -263,13 +263,9 @@ def once(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session")
 def tfds_sets(once):
-    """The folder of the data sets that tests/helpers/tfds_sets.py writes."""
+    """The folder of the data sets that tests/helpers/tfds_sets.py writes, in one of all runs."""
 
-    def write(folder):
-        script = places.HELPERS / "tfds_sets.py"
-        subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
-
-    return once("tfds_sets", write)
+    return once("tfds_sets", kept_sets.bring)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Every kind of data set trains a stage: 20 steps, as `vidgen train` builds them.
+"""Every kind of data set trains a stage: eight steps, as `vidgen train` builds them.
 
 A kind of data set is a function in SOURCES: from a folder of videos with captions and a folder to
 write, to the layer of its gin file and the macros that this needs.
@@ -17,7 +17,7 @@ from vidgen.train.train import Train
 
 pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
 
-STEPS = 20
+STEPS = 8  # six passes of five clips
 
 
 def folder(videos, target):

@@ -1,4 +1,7 @@
-"""Networks over tokens that are one Python function, a tokenizer that reads pixels, and batches."""
+"""Networks over tokens that are one Python function, a tokenizer that reads pixels, and batches.
+
+The batches are made by NumPy, which compiles nothing.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -63,22 +66,26 @@ def model(function=uniform, **changes):
 
 
 def text(b, seed=0):
-    tokens = jax.random.normal(jax.random.key(seed), (b, *TEXT))
-    return TextEmbedding(tokens=tokens, mask=jnp.arange(TEXT[0]) < 1 + jnp.arange(b)[:, None] % 4)
+    tokens = np.random.default_rng(seed).normal(size=(b, *TEXT))
+    mask = np.arange(TEXT[0]) < 1 + np.arange(b)[:, None] % 4
+    return TextEmbedding(tokens=jnp.asarray(tokens, jnp.float32), mask=jnp.asarray(mask))
 
 
 def images(b, which):
-    return jnp.full(b, which) if isinstance(which, bool) else jnp.array(which)
+    return jnp.asarray(np.full(b, which) if isinstance(which, bool) else which)
 
 
 def videos(b=4, independent=False, seed=0):
-    video = jax.random.uniform(jax.random.key(seed), (b, *SHAPE.thwc), minval=-1, maxval=1)
+    video = np.random.default_rng(seed).uniform(-1, 1, (b, *SHAPE.thwc))
+    video = jnp.asarray(video, jnp.float32)
     return VideoBatch(video=video, text=text(b), independent_frames=images(b, independent))
 
 
 def cached(b=4, independent=False, seed=0, tokens=None):
     if tokens is None:
-        tokens = jax.random.randint(jax.random.key(seed), (b, *GRID), 0, CODES)
+        tokens = jnp.asarray(
+            np.random.default_rng(seed).integers(CODES, size=(b, *GRID)), jnp.int32
+        )
     return TokenBatch(tokens=tokens, text=text(b), independent_frames=images(b, independent))
 
 

@@ -98,7 +98,7 @@ def test_equal_ratios_are_equal_steps_of_the_features():
 
 
 def test_the_network_reads_the_rate_of_clips_and_not_of_images():
-    net, rates = tiny.network(), jnp.array([8.0, 24.0])
+    net, rates = tiny.network(tiny.ONE_LEVEL), jnp.array([8.0, 24.0])
     given = tiny.inputs(fps=rates)
     network = tiny.Compiled.of(net, *given)
     clips = network(*given)

@@ -22,7 +22,7 @@ from vidgen.types import TextEmbedding, VideoBatch, VideoShape
 SHAPE = VideoShape(frames=4, height=8, width=8)
 COLORS = np.array([[0.8, -0.8, -0.8], [-0.8, 0.6, -0.8], [-0.8, -0.8, 0.8]], np.float32)
 RIGHT, LEFT = 0, 1
-STEPS = 350
+STEPS = 280
 
 LEVEL = LevelSpec(width=48, blocks=1, text="attention", temporal="attention+conv", head_dim=16)
 MODEL = DiffusionStage(
@@ -54,7 +54,7 @@ def prompts(color, way):
     return TextEmbedding(tokens=jnp.asarray(tokens), mask=jnp.ones((len(color), 2), bool))
 
 
-def draw(rng, b=16):
+def draw(rng, b=10):
     color, way = rng.integers(len(COLORS), size=b), rng.integers(2, size=b)
     return VideoBatch(
         video=jnp.asarray(clips(color, way, rng)),
@@ -87,7 +87,7 @@ class Trained:
 def trained():
     rng = np.random.default_rng(0)
     params = nn.meta.unbox(jax.jit(MODEL.init)(jax.random.key(0), draw(rng)))
-    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, 20, STEPS, 1e-4))
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0, 4e-3, 20, STEPS, 1e-4))
 
     @functools.partial(jax.jit, compiler_options=compiled_programs.RUNS_LONG)
     def step(params, state, batch, key):

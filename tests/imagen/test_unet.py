@@ -236,11 +236,16 @@ REPEATED = (LevelSpec(width=8, blocks=3, temporal="attention", head_dim=8),)
 
 
 @functools.cache
+def repeated_params():
+    """Of the network of `training`, however it is compiled."""
+    return tiny.random_params(tiny.network(REPEATED), *tiny.inputs(t=2))
+
+
+@functools.cache
 def training(remat, unroll):
     """(output, gradient, bytes of working memory), always of the same parameters."""
     net = tiny.network(REPEATED, remat=remat, unroll=unroll)
-    args = tiny.inputs(t=2)
-    params = tiny.random_params(net, *args)
+    args, params = tiny.inputs(t=2), repeated_params()
 
     def loss(params):
         out = net.apply(params, *args)
@@ -351,20 +356,20 @@ def test_many_levels(patch):
     net = tiny.network(levels, patch=patch)
     assert net.stride == 8 * patch
     args = tiny.inputs(b=1, t=3, h=16, w=32)
-    params = tiny.shapes(net, *args)
+    out, params = nn.meta.unbox(jax.eval_shape(net.init_with_output, jax.random.key(0), *args))
     for i in range(4):
         for way in ("down", "up"):
             query = params["params"][f"{way}{i}"]["temporal_attention"]["query"]["kernel"]
             assert query.shape == (i + 1, 8 * (i + 1), i + 1, 8)
     assert params["params"]["head"]["kernel"].shape[-1] == 3 * patch**2
-    assert jax.eval_shape(net.apply, params, *args).shape == (1, 3, 16, 32, 3)
+    assert out.shape == (1, 3, 16, 32, 3)
 
 
 def test_width_may_change_between_levels_of_one_resolution():
     levels = [LevelSpec(width=8, blocks=1), LevelSpec(width=16, blocks=1)]
     args = tiny.inputs(h=5, w=7)
-    params = tiny.shapes(tiny.network(levels), *args)
-    assert jax.eval_shape(tiny.network(levels).apply, params, *args).shape == (2, 4, 5, 7, 3)
+    init = tiny.network(levels).init_with_output
+    assert jax.eval_shape(init, jax.random.key(0), *args)[0].shape == (2, 4, 5, 7, 3)
 
 
 # ---- settings ------------------------------------------------------------------------------------

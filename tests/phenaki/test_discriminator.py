@@ -1,5 +1,7 @@
 """The discriminator: what a logit depends on, its sizes; the losses against closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,10 @@ from vidgen.phenaki import discriminator
 from vidgen.phenaki.discriminator import Discriminator, half
 from vidgen.train.optimizers import SGD, LearningRate
 
-CLIPS = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
+CLIPS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8, 8, 3)), jnp.float32)
 
 
+@functools.cache
 def made(dims="2d", **settings):
     """A small one with its parameters, and its compiled call."""
     module = Discriminator(dims=dims, **{"width": 4, "max_width": 8} | settings)

@@ -21,6 +21,8 @@ from vidgen.text.encoder import CachedEncoder
 from vidgen.train.batches import encode_captions
 from vidgen.types import VideoShape
 
+pytestmark = pytest.mark.usefixtures("kept_programs", "shared_steps")
+
 SCRIPT = HELPERS / "encode_to_kill.py"
 
 

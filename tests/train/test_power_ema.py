@@ -4,6 +4,7 @@ Tests of vidgen/train/snapshots.py too.
 """
 
 import dataclasses
+import functools
 from fractions import Fraction
 
 import jax
@@ -177,11 +178,15 @@ def test_settings_out_of_range(settings, message):
 # A run --------------------------------------------------------------------------------------------
 
 
-def make(folder, *, power, steps=24, **settings):
+# Equal ones are one, whose step is traced once.
+trainer_of = functools.cache(toy.make_trainer)
+
+
+def make(folder, *, power, steps=24):
     (folder / "config.gin").parent.mkdir(exist_ok=True)
     (folder / "config.gin").write_text("MODEL_DIR = 'x'\n")
     return Train(
-        trainer=toy.make_trainer(power_ema=power, **settings),
+        trainer=trainer_of(power_ema=power),
         dataset=toy.ToyData(),
         text_encoder=toy.ToyEncoder(),
         model_dir=str(folder),
@@ -321,7 +326,7 @@ def test_a_skipped_step_counts_as_one_without_change():
 
 
 def test_a_write_that_fails_is_tried_again(tmp_path, monkeypatch):
-    trainer = toy.make_trainer(power_ema=PowerEma(every=1))
+    trainer = trainer_of(power_ema=PowerEma(every=1))
     state = trainer.init_state(jax.random.key(0), toy.spec())
     settings = CheckpointSettings(retries=2, retry_seconds=0)
     snapshots, failures = Snapshots(tmp_path, settings, 0), [OSError("quota"), OSError("quota")]
@@ -360,7 +365,7 @@ def test_averages_lie_like_the_weights(on_devices):
 
 
 def test_a_plan_counts_every_average():
-    trainer = toy.make_trainer(power_ema=PowerEma(every=1))
+    trainer = trainer_of(power_ema=PowerEma(every=1))
     state = trainer.abstract_state(toy.spec())
     averages = jax.tree.leaves((state.ema, state.power_ema))
     weights = jax.tree.leaves(state.params)

@@ -4,6 +4,7 @@ Tests of vidgen/train/smoke_report.py too.
 """
 
 import dataclasses
+import functools
 import json
 import signal
 from pathlib import Path
@@ -28,11 +29,17 @@ KEYS = {
 }
 
 
+@functools.cache
+def plain():
+    """The trainer of most runs, whose step is traced once."""
+    return toy.make_trainer()
+
+
 def smoke(folder, **settings):
     values = {"train_steps": 100_000, "log_every": 50, "model_dir": str(folder)}
     values |= {"dataset": toy.ToyData(), "text_encoder": toy.ToyEncoder()}
     values |= {
-        "trainer": toy.make_trainer(),
+        "trainer": plain(),
         "sample_writer": SampleVideos(every=9, prompts=("a",)),
     }
     return Smoke(run=Train(**values | settings))
@@ -46,8 +53,8 @@ def preempted(folder, **settings):
 
 
 def test_two_lives(tmp_path, capsys):
-    preempted(tmp_path)
-    report = smoke(tmp_path)()
+    preempted(tmp_path, trainer=toy.make_trainer())  # of which nothing is compiled yet
+    report = smoke(tmp_path, trainer=toy.make_trainer())()
     assert set(report) == KEYS
     assert json.loads((tmp_path / "smoke/report.json").read_text()) == report
     assert report["devices"] == report["processes"] == 1 and report["parameters"] > 1000

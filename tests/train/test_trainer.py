@@ -17,6 +17,10 @@ from vidgen.train.state import TrainState
 RATE = optimizers.LearningRate(peak=1e-2, warmup_steps=2)
 
 
+# Equal ones are one, whose step is traced once.
+trainer_of = functools.cache(toy.make_trainer)
+
+
 def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
@@ -28,7 +32,7 @@ def assert_equal(a, b):
 
 
 def test_fresh_state():
-    t = toy.make_trainer()
+    t = trainer_of()
     state = t.init_state(jax.random.key(3), toy.spec())
     assert int(state.step) == 0
     assert_equal(state.ema, state.params)
@@ -73,7 +77,7 @@ def test_microbatches_equal_the_whole_batch(count):
     quiet = toy.ToyModel(noise=0.0)  # noise is drawn for each microbatch: not comparable
     states, losses = [], []
     for microbatches in (1, count):
-        t = toy.make_trainer(model=quiet, microbatches=microbatches)
+        t = trainer_of(model=quiet, microbatches=microbatches)
         state, found = toy.run_steps(t, t.init_state(jax.random.key(0), toy.spec()), 0, 3)
         states.append(state)
         losses.append(found)
@@ -105,7 +109,7 @@ def test_batch_that_cannot_be_cut():
 
 
 def test_noise_differs_between_steps_and_repeats_between_runs():
-    t = toy.make_trainer()
+    t = trainer_of()
     runs = [toy.run_steps(t, t.init_state(jax.random.key(0), toy.spec()), 0, 3) for _ in range(2)]
     assert runs[0][1] == runs[1][1]
     batch = t.partitioner.to_global(toy.batch())
@@ -118,13 +122,13 @@ def test_noise_differs_between_steps_and_repeats_between_runs():
 
 
 def test_learns():
-    t = toy.make_trainer()
+    t = trainer_of()
     _, losses = toy.run_steps(t, t.init_state(jax.random.key(0), toy.spec()), 0, 60)
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
 
 
 def test_eval_step_uses_the_key_as_it_is():
-    t = toy.make_trainer()
+    t = trainer_of()
     params = t.init_state(jax.random.key(0), toy.spec()).params
     batch, key = toy.batch(), jax.random.key(5)
     found = t.eval_step(params, None, t.partitioner.to_global(batch), key)
@@ -194,7 +198,7 @@ def test_eight_devices_give_the_losses_of_one(on_devices):
 
 
 def test_state_survives_flattening():
-    state = toy.make_trainer().init_state(jax.random.key(0), toy.spec())
+    state = trainer_of().init_state(jax.random.key(0), toy.spec())
     leaves_, structure = jax.tree.flatten(state)
     assert isinstance(jax.tree.unflatten(structure, leaves_), TrainState)
 
