@@ -19,6 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, by their names
 
 import compiled_programs  # noqa: E402
+import kept_folders  # noqa: E402
 import places  # noqa: E402
 import type_checks  # noqa: E402
 import warm_process  # noqa: E402
@@ -265,11 +266,16 @@ def once(tmp_path_factory, worker_id):
 def tfds_sets(once):
     """The folder of the data sets that tests/helpers/tfds_sets.py writes."""
 
+    script = places.HELPERS / "tfds_sets.py"
+
     def write(folder):
-        script = places.HELPERS / "tfds_sets.py"
         subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
 
-    return once("tfds_sets", write)
+    packages = ("tensorflow_datasets", "tensorflow", "array_record", "av", "numpy")
+    fill = functools.partial(
+        kept_folders.copied, "tfds_sets", fill=write, sources=[script], packages=packages
+    )
+    return once("tfds_sets", fill)
 
 
 @pytest.fixture(scope="session")
