@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 
-def copied(name, target, fill, sources, packages=()):
+def copied(name, target, fill, *, sources, packages=(), settings=()):
     """Fills `target`, by `fill` or with what it was filled with in an earlier run.
 
     Args:
@@ -18,8 +18,9 @@ def copied(name, target, fill, sources, packages=()):
       fill: writes into the folder that it gets.
       sources: files that say what is written.
       packages: those whose versions do, too.
+      settings: what else does.
     """
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{sys.version} {settings}".encode())
     for package in packages:
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     for source in sources:
