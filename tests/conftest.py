@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import uuid
 
@@ -18,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "helpers"))  # modules, by their names
 
 import compiled_programs  # noqa: E402
-import kept_sets  # noqa: E402
+import kept_folders  # noqa: E402
 import places  # noqa: E402
 import type_checks  # noqa: E402
 import warm_process  # noqa: E402
@@ -264,8 +265,16 @@ def once(tmp_path_factory, worker_id):
 @pytest.fixture(scope="session")
 def tfds_sets(once):
     """The folder of the data sets that tests/helpers/tfds_sets.py writes, in one of all runs."""
+    script = places.HELPERS / "tfds_sets.py"
 
-    return once("tfds_sets", kept_sets.bring)
+    def write(folder):
+        subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+
+    packages = ("tensorflow_datasets", "tensorflow", "array_record", "av", "numpy")
+    fill = functools.partial(
+        kept_folders.copied, "tfds_sets", fill=write, sources=[script], packages=packages
+    )
+    return once("tfds_sets", fill)
 
 
 @pytest.fixture(scope="session")

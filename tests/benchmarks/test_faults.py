@@ -5,22 +5,61 @@ Tests of benchmarks/fault_processes.py, benchmarks/faults_network.py too.
 
 import json
 import os
+import platform
 import sys
+from pathlib import Path
 
+import kept_folders
 import numpy as np
 import pytest
-from places import ROOT
+from places import HELPERS, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import faults  # noqa: E402
 
+PROCESSES, STEPS = 2, 24
 
-def test_a_trial_of_each_kind(warm, tmp_path):
-    """One run of two processes goes from fault to fault, to the bits of an undisturbed one."""
-    (tmp_path / "f").mkdir()  # whose programs would be compiled in every run
+
+def sources():
+    """The files by which a training gets other numbers."""
+    files = [*ROOT.glob("benchmarks/fault*"), HELPERS / "undisturbed_run.py"]
+    files += [*ROOT.glob("vidgen/**/*.py"), *ROOT.glob("gin_configs/**/*.gin")]
+    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
+
+
+@pytest.fixture
+def folder(warm, tmp_path):
+    """What `faults.undisturbed` leaves: the shards, and the log, to the bits, on such a machine."""
+
+    def train(folder):
+        numbers = (STEPS, PROCESSES, os.environ["JAX_COMPILATION_CACHE_DIR"])
+        done = warm(HELPERS / "undisturbed_run.py", folder, *numbers)
+        assert done.returncode == 0, done.stderr
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    machine = sorted({line for line in lines if line.startswith(("model name", "flags"))} or lines)
+    flags = [os.environ.get(name) for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")]
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "av", "grain")
+    settings = (PROCESSES, STEPS, machine, os.cpu_count(), flags)
+    kept_folders.copied(
+        "undisturbed",
+        tmp_path / "f",
+        train,
+        sources=sources(),
+        packages=packages,
+        settings=settings,
+    )
+    # Or its programs would be compiled in every run.
     (tmp_path / "f" / "programs").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    flags = ["--trials=4", "--processes=2", "--steps=24", "--seed=2", f"--folder={tmp_path}/f"]
+    return tmp_path / "f"
+
+
+def test_a_trial_of_each_kind(warm, folder, tmp_path):
+    """One run of two processes goes from fault to fault, to the bits of an undisturbed one."""
+    flags = [f"--processes={PROCESSES}", f"--steps={STEPS}", f"--folder={folder}"]
+    flags += ["--trials=4", "--seed=2"]
     done = warm(ROOT / "benchmarks/faults.py", *flags, f"--output={tmp_path}/lines")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(text) for text in (tmp_path / "lines").read_text().splitlines()]

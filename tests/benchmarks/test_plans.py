@@ -4,25 +4,26 @@ import json
 import os
 import sys
 
-import compiled_programs
 import pytest
-from places import ROOT
+from places import HELPERS, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plans  # noqa: E402
 import weak_scaling  # noqa: E402
 
-ENVIRONMENT = compiled_programs.environment_with_libtpu()
+VIDGEN = os.path.join(os.path.dirname(sys.executable), "vidgen")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs one of the scripts in this process, whose rows are processes that load libtpu."""
-    for name in set(os.environ) - set(ENVIRONMENT):
-        monkeypatch.delenv(name)
-    for name, value in (ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
-        monkeypatch.setenv(name, value)
+def run(warm, monkeypatch, capsys):
+    """Runs one of the scripts in this process, whose rows are forks that load libtpu."""
+
+    def forked(command, *, capture_output, text):
+        assert command[:3] == [sys.executable, "-m", "vidgen.cli.main"] and capture_output and text
+        return warm(HELPERS / "fork_for_tpu.py", VIDGEN, *command[3:], TF_CPP_MIN_LOG_LEVEL="3")
+
+    monkeypatch.setattr("subprocess.run", forked)
 
     def call(script, *arguments):
         script.main(arguments)

@@ -1,12 +1,10 @@
 """benchmarks/sampling_time.py: a row of the tiny cascade compiled for TPUs, and its tables."""
 
 import json
-import subprocess
 import sys
 
-import compiled_programs
 import pytest
-from places import ROOT
+from places import HELPERS, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -14,22 +12,15 @@ import sampling_time  # noqa: E402
 
 from vidgen.types import STAGES  # noqa: E402
 
-SCRIPT = [sys.executable, str(ROOT / "benchmarks" / "sampling_time.py"), "--size=tiny"]
-
-ENVIRONMENT = compiled_programs.environment_with_libtpu()
+SCRIPT = [HELPERS / "fork_for_tpu.py", ROOT / "benchmarks" / "sampling_time.py", "--size=tiny"]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(warm, tmp_path_factory):
     """The row of one stage, and what was printed."""
     output = tmp_path_factory.mktemp("plans") / "rows.jsonl"
-    done = subprocess.run(
-        [*SCRIPT, "--rows=v6e-8 tsr1$", f"--output={output}"],
-        env=ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    flags = ["--rows=v6e-8 tsr1$", f"--output={output}"]
+    done = warm(*SCRIPT, *flags, TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr
     return output, done.stdout
 

@@ -1,4 +1,4 @@
-"""Runs `vidgen plan` for each line of standard input, in one process, which loads libtpu once.
+"""Runs `vidgen plan` for each of its arguments, in one process, which loads libtpu once.
 
 Prints what each said; see plan/test_tpu.py.
 """
@@ -22,4 +22,4 @@ def run(line):
 
 
 if __name__ == "__main__":
-    print(json.dumps([run(line) for line in sys.stdin.read().splitlines()]))
+    print(json.dumps([run(line) for line in sys.argv[1:]]))

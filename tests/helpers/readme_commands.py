@@ -13,14 +13,17 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import compiled_programs
-from places import ROOT
+from places import HELPERS, ROOT
 from told import Told
+from warm_process import Warm
+
+VIDGEN = Path(sys.executable).parent / "vidgen"  # the entry point
 
 # In the order in which a reader follows them: later ones use what earlier ones make.
 DOCUMENTS = (
@@ -165,19 +168,21 @@ def cheaper(words: Sequence[str], table: Iterable[Cheaper]) -> list[str]:
 # ---- run -----------------------------------------------------------------------------------------
 
 
-def run(words: Sequence[str], warm: Callable[..., subprocess.CompletedProcess]) -> Told:
+def run(words: Sequence[str], warm: Warm) -> Told:
     """Runs `vidgen` and Python's scripts in this process, shell scripts in their own.
 
-    Scripts that a script starts, for each row of a table, are forks of `warm`.
+    Scripts that a script starts, for each row of a table, are forks of `warm`, as is the `vidgen`
+    of a shell script.
 
     Raises:
       ValueError: it is none of these.
     """
     if words[0].startswith("launch/"):
-        return _process(words)
+        return _shell_script(words, warm)
     # libtpu would stay in this process, and ends one that has options of XLA for CPUs.
     if any(word.startswith(("--topology", "--chips")) for word in words):
-        return _process([sys.executable, "-m", *words], compiled_programs.environment_with_libtpu())
+        done = warm(HELPERS / "fork_for_tpu.py", VIDGEN, *words[1:])
+        return Told(done.returncode, done.stdout, done.stderr)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         if words[0] == "vidgen":
@@ -224,9 +229,11 @@ def _forked(run, warm, command: Sequence[str], **options) -> subprocess.Complete
     return done
 
 
-def _process(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Told:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = environment or {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment = {**environment, "PATH": path}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+def _shell_script(words: Sequence[str], warm: Warm) -> Told:
+    """Of launch/, which finds a `vidgen` that begins as a fork."""
+    with tempfile.TemporaryDirectory() as folder:
+        warm.command(Path(folder, "vidgen"), VIDGEN)
+        path = os.pathsep.join([folder, str(VIDGEN.parent), os.environ["PATH"]])
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     return Told(done.returncode, done.stdout, done.stderr)

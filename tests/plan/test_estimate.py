@@ -5,10 +5,7 @@ Tests of vidgen/plan/memory.py too.
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 
 import compiled_programs
 import flax.linen as nn
@@ -16,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
-from places import PYTHONPATH
 
 from vidgen.model import Model
 from vidgen.plan.estimate import Plan, count_by_module
@@ -257,9 +253,8 @@ assert planned + 4 == real, (planned, real)  # 4: the step counter
 
 
 @pytest.mark.multidevice
-def test_bytes_are_those_of_the_trainer_on_eight_devices():
-    environment = os.environ | {"XLA_FLAGS": compiled_programs.xla_flags(8)}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
-    command = [sys.executable, "-c", PROGRAM, __file__]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_bytes_are_those_of_the_trainer_on_eight_devices(warm, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    flags = compiled_programs.xla_flags(8)
+    done = warm(tmp_path / "program.py", __file__, XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,7 @@
 """Real programs for TPUs, by the compiler in libtpu; there is no TPU here."""
 
 import json
-import subprocess
-import sys
 
-import compiled_programs
 import jax
 import jax.numpy as jnp
 import pytest
@@ -27,17 +24,9 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def plans():
-    env = compiled_programs.environment_with_libtpu()
-    env |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, str(HELPERS / "plans_for_tpu.py")],
-        input="\n".join(COMMANDS.values()),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+def plans(warm):
+    program = [HELPERS / "fork_for_tpu.py", HELPERS / "plans_for_tpu.py"]
+    done = warm(*program, *COMMANDS.values(), TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr
     return dict(zip(COMMANDS, json.loads(done.stdout), strict=True))
 
