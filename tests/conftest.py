@@ -64,7 +64,7 @@ hypothesis.settings.register_profile("long", deadline=None, max_examples=3000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
-# Files that take minutes. They come first, or at the end one worker would wait for the other.
+# Files that take long. They come first, or at the end one worker would wait for the others.
 _LONGEST = (
     "test_notebooks.py",
     "test_readme.py",
@@ -73,6 +73,8 @@ _LONGEST = (
     "test_launch.py",
     "test_unet.py",
     "test_tpu.py",
+    "test_train.py",
+    "test_page.py",
 )
 
 
