@@ -48,17 +48,17 @@ def test_closed_form(heads):
 
 @pytest.mark.parametrize("clips", [1, 2])
 def test_rows_of_queries_that_share_keys_are_as_if_each_had_its_own(clips):
-    """Three rows of queries for each of keys, where one mask hides all keys of the last clip."""
+    """Three rows of queries for each of keys, the last of two clips with none that it may see."""
     q = normal(0, 3 * clips, 5, 2, 8)
     k, v = normal(1, clips, 7, 2, 8), normal(2, clips, 7, 2, 8)
     mask = np.random.default_rng(4).random((clips, 1, 1, 7)) < 0.6
-    mask[-1] = clips == 1
-    several = (np.repeat(x, 3, axis=0) for x in (k, v))
-    expected = softmax_attention(q, *several, np.zeros(1), np.repeat(mask, 3, axis=0))
+    if clips > 1:
+        mask[-1] = False
+    own = [np.repeat(x, 3, axis=0) for x in (k, v)]
+    expected = softmax_attention(q, *own, np.zeros(1), np.repeat(mask, 3, axis=0))
     found = attention.attend(q, k, v, mask=jnp.asarray(mask))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    several = (np.repeat(x, 3, axis=0) for x in (k, v))
-    expected = softmax_attention(q, *several, np.zeros(1), True)
+    expected = softmax_attention(q, *own, np.zeros(1), True)
     np.testing.assert_allclose(attention.attend(q, k, v), expected, atol=1e-5)
 
 
@@ -283,7 +283,9 @@ def test_buckets_match_the_table(relative):
     np.testing.assert_array_equal(bias(5)[0], np.asarray(table)[:, index])
 
 
-@pytest.mark.parametrize("heads, frames, pixels, tokens", [(1, 2, 2304, 5), (2, 3, 256, 80)])
+@pytest.mark.parametrize(
+    "heads, frames, pixels, tokens", [(1, 2, 2304, 5), (1, 2, 2304, 7), (2, 3, 256, 80)]
+)
 def test_a_compiled_program_reads_a_text_that_frames_share_as_single_operations_do(
     heads, frames, pixels, tokens
 ):

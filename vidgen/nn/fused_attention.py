@@ -139,7 +139,7 @@ def products(
     """
     if platforms.current() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
-    # For some callers that repeat keys this is enough; see `shared_keys`.
+    # Where a caller has repeated keys: it spares some programs what `shared_keys` tells of.
     q, k, v = jax.lax.optimization_barrier(tuple(jnp.swapaxes(x, 1, 2) for x in (q, k, v)))
     # Of examples that lie on several devices a loop would gather one after the other.
     if q.shape[2] * k.shape[2] >= _HEADS_FROM and platforms.is_one_device():

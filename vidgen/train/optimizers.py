@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vidgen.nn import platforms
 from vidgen.types import Params
 
 DECAYS = ("constant", "cosine", "linear", "rsqrt")
@@ -119,7 +120,7 @@ def global_norm(tree: Params) -> Float[Array, ""]:
       The Euclidean norm.
     """
     leaves = jax.tree.leaves(tree)
-    small = [x for x in leaves if x.size < _SMALL and jax.sharding.get_abstract_mesh().size <= 1]
+    small = [x for x in leaves if x.size < _SMALL] if platforms.is_one_device() else []
     if len(small) > 1:
         leaves = [x for x in leaves if x.size >= _SMALL]
         leaves.append(jnp.concatenate([x.reshape(-1) for x in small]))
