@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import io
 import itertools
@@ -254,23 +253,11 @@ def _in_shots(film: SourceVideo, cutter: ClipCutter) -> Iterator[tuple[int, Stre
     yield from by_list(frames, shots)
 
 
-@functools.cache
-def _without_avx512() -> dict[str, str]:
-    """Return the option that leaves x264's code for AVX-512 out, where the processor has that.
-
-    In some processes x264 165 gave other bytes for the same frames with it, in up to one clip of
-    twenty, which its code for AVX2 never did.
-    """
-    processor = pathlib.Path("/proc/cpuinfo")
-    has_it = processor.exists() and " avx512f " in processor.read_text()
-    return {"x264-params": "asm=avx2"} if has_it else {}
-
-
 def _clip(film: SourceVideo, cutter: ClipCutter, frames: Iterable[StreamedFrame]) -> ClipRecord:
     """Encode frames into a record while they come."""
     shape, buffer, first, last, count = cutter.shape, io.BytesIO(), None, None, 0
     # One thread: Beam runs many of these, and the same film gives the same bytes on any machine.
-    options = {"crf": str(cutter.quality), "threads": "1"} | _without_avx512()
+    options = {"crf": str(cutter.quality), "threads": "1"}
     size = shape.height, shape.width
     sink = AvSink(buffer, shape.fps, size, kind=_KIND, growing=False, **options)
     pixels = np.zeros((0,))

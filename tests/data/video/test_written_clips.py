@@ -1,5 +1,8 @@
 """A clip that vidgen wrote is read back frame by frame at its own rate, from every format."""
 
+import ctypes
+import platform
+
 import numpy as np
 import pytest
 
@@ -76,6 +79,32 @@ def test_a_clip_in_which_nothing_moves_is_as_long(tmp_path, suffix, write):
     footage = open_footage(path)
     assert (footage.is_still, footage.frames_at(24.0)) == (False, 32)
     assert sum(1 for _ in stream_frames(path)) == 32
+
+
+@pytest.fixture
+def fresh_memory():
+    """Says of which byte the memory is full that this process is given from now on."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("M_PERTURB is of glibc")
+    option, of_each_byte = -6, ctypes.CDLL(None).mallopt
+    yield lambda byte: of_each_byte(option, 255 - byte if byte else 0)
+    of_each_byte(option, 0)
+
+
+@pytest.mark.parametrize("write", [write_whole, write_growing])
+@pytest.mark.parametrize("suffix", PLAYED)
+def test_bytes_do_not_depend_on_what_memory_held(tmp_path, suffix, write, fresh_memory):
+    rows, columns = np.mgrid[:48, :80]
+    waves = np.sin((rows / 11 + columns / 7)[..., None] + np.arange(3))
+    noise = np.random.default_rng(0).normal(scale=0.03, size=(16, 48, 80, 3))
+    video = np.stack([np.roll(waves, 3 * k, axis=1) for k in range(16)]) + noise
+    written = set()
+    for byte in (0, 85, 170, 1):
+        fresh_memory(byte)
+        path = tmp_path / f"{byte}{suffix}"
+        write(path, video.clip(-1, 1).astype(np.float32), 8.0)
+        written.add(path.read_bytes())
+    assert len(written) == 1
 
 
 def test_what_cannot_play_is_told_by_name(tmp_path):

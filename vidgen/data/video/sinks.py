@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import functools
 import io
 import os
 import pathlib
@@ -30,11 +31,13 @@ class AvKind:
       codec: name of the encoder.
       options: options of the encoder.
       growing: options of the container for a file that is read while it grows.
+      container: other options of the container.
     """
 
     codec: str
     options: dict[str, str]
     growing: dict[str, str]
+    container: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 AV_KINDS = {
@@ -47,8 +50,21 @@ AV_KINDS = {
         codec="libvpx-vp9",
         options={"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"},
         growing={"cluster_time_limit": str(int(1000 * _FRAGMENT_SECONDS))},
+        container={"fflags": "+bitexact"},  # or it names its parts by random numbers
     ),
 }
+
+
+@functools.cache
+def _without_avx512() -> dict[str, str]:
+    """Return the option that leaves x264's code for AVX-512 out, where the processor has that.
+
+    That code (x264 165) reads memory that nobody wrote: the same frames became other bytes in some
+    processes, and in the first file of a process.
+    """
+    processor = pathlib.Path("/proc/cpuinfo")
+    has_it = processor.exists() and " avx512f " in processor.read_text()
+    return {"x264-params": "asm=avx2"} if has_it else {}
 
 
 class AvSink:
@@ -75,10 +91,12 @@ class AvSink:
           **options: options of the encoder in place of those that the format has.
         """
         found = AV_KINDS[kind]
-        for_file = found.growing | {"flush_packets": "1"} if growing else {}
+        for_file = found.container | (found.growing | {"flush_packets": "1"} if growing else {})
         self._output = av.open(target, "w", format=kind[1:], container_options=for_file)
         rate = fractions.Fraction(fps).limit_denominator(1001)
-        stream = self._output.add_stream(found.codec, rate=rate, options=found.options | options)
+        of_codec = _without_avx512() if found.codec == "libx264" else {}
+        options = found.options | of_codec | options
+        stream = self._output.add_stream(found.codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         height, width = size
