@@ -286,7 +286,15 @@ def tfds_sets(once):
     def write(folder):
         subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
 
-    packages = ("tensorflow_datasets", "tensorflow", "array_record", "av", "numpy")
+    packages = (
+        "tensorflow_datasets",
+        "tensorflow",
+        "array_record",
+        "av",
+        "numpy",
+        "etils",
+        "pillow",
+    )
     fill = functools.partial(
         kept_folders.copied, "tfds_sets", fill=write, sources=[script], packages=packages
     )
